@@ -1,0 +1,192 @@
+"""The configuration of every Tidepool process, read from the environment once, at the start.
+
+This module is the only reader of the environment. Each field is the variable of the same name in
+capitals; its description gives meaning, unit, special values and default. `load` either returns
+settings that were checked as a whole or raises `SettingsError`, whose text has one line for each
+variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+class SettingsError(Exception):
+    """The environment does not make a valid configuration: one line for each variable that is wrong."""
+
+
+class Settings(BaseSettings):
+    """Every setting, with unit, default and bounds. Immutable."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True)
+
+    # Where the servers are. Neither PostgreSQL nor Redis named: embedded servers under DATA_DIR.
+    database_url: SecretStr | None = None
+    """PostgreSQL as `postgresql://user:password@host:port/name`. Wins over the DB_* variables."""
+    db_host: str | None = None
+    """Host of PostgreSQL, where DATABASE_URL is not given."""
+    db_port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """Port of PostgreSQL. Default 5432."""
+    db_name: str = "tidepool"
+    """Database. Default tidepool."""
+    db_user: str = "tidepool"
+    """Role. Default tidepool."""
+    db_password: SecretStr | None = None
+    """Password of the role. Default none."""
+    redis_url: SecretStr | None = None
+    """Redis as `redis://`, `rediss://` (TLS) or `unix://`, with the database's number as path or `?db=`."""
+    data_dir: Path = Path(".data")
+    """Directory of the embedded servers' data. Default .data."""
+
+    # The connection pool of one process.
+    pool_min_size: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Connections that are kept open. Default 1."""
+    pool_max_size: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Connections at the most, and so batches that are committed at a time. Default 4: fewer connections
+    make larger batches, and on small machines larger batches win."""
+    pool_max_queries: Annotated[int, Field(ge=1)] = 50_000
+    """Queries after which a connection is replaced. Default 50,000."""
+    pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """Seconds after which an idle connection is closed; 0 = never. Default 300."""
+    acquire_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds to wait for a connection of the pool. Default 10."""
+    command_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds that one statement may take, seen from here and, as statement_timeout, on the server. Default 10."""
+    connect_timeout: Annotated[float, Field(gt=0, le=300)] = 5.0
+    """Seconds to wait for a new connection, of PostgreSQL and of Redis. Default 5."""
+    migrate_on_start: bool = True
+    """Apply missing migrations when a worker starts. Default true; else run `python -m worker migrate`."""
+
+    # Jobs.
+    queue_name: Annotated[str, Field(min_length=1)] = "arq:queue"
+    """The queue's key in Redis. Default arq:queue, which is arq's."""
+    max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Jobs that a process works on at a time, waiting for their batch included. Default 1,000."""
+    max_tries: Annotated[int, Field(ge=1, le=100)] = 5
+    """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
+    job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """Seconds that a handler may take over one batch before it counts as hung. Default 60."""
+    lease: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """Seconds after which the jobs of a worker that is gone run elsewhere. Default 10."""
+    batch_limit: Annotated[int, Field(ge=1, le=5000)] = 250
+    """Jobs in one transaction at the most. Default 250."""
+    poll_delay: Annotated[float, Field(gt=0, le=60)] = 0.02
+    """Seconds between two looks into an empty queue, where Redis cannot wake a worker (a proxy). Default 0.02."""
+    keep_result: Annotated[float, Field(ge=60, le=31_536_000)] = 3600.0
+    """Seconds that Redis keeps an outcome for `Job.result()`; the ledger keeps it longer. Default 3,600."""
+    shutdown_wait: Annotated[int, Field(ge=1, le=3600)] = 15
+    """Seconds that a worker which was told to stop gives to the jobs it has. Default 15."""
+
+    # Watching.
+    worker_name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\x21-\x7e]+$")] = Field(
+        default_factory=lambda: socket.gethostname()[:40]
+    )
+    """What `arq --check` asks for; give each worker of one host its own. Default the host's name."""
+    enable_monitoring: bool = True
+    """Write pool snapshots. Default true."""
+    stats_interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+    """Seconds between two pool snapshots; ticks are multiples of it. Default 5."""
+    snapshot_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 7.0
+    """Days after which snapshots are pruned. Default 7."""
+    result_keep_days: Annotated[float, Field(ge=2, le=36_500)] = 30.0
+    """Days after which ledger rows are pruned. At least 2: a job may come back from Redis for a day, and only its
+    ledger row keeps it from being applied again. Default 30."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least level that is logged. Default INFO."""
+
+    # The producer's generated workloads.
+    simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    """Bulk enqueues that the producer has under way at a time. Default 4."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.pool_min_size > self.pool_max_size:
+            raise ValueError(f"POOL_MIN_SIZE: is {self.pool_min_size}, more than POOL_MAX_SIZE, {self.pool_max_size}")
+        if self.database is None and self.redis_url is not None:
+            raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
+        if self.database is not None and self.redis_url is None:
+            raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
+        _require_scheme("DATABASE_URL", self.database, POSTGRES_SCHEMES)
+        _require_scheme("REDIS_URL", self.redis_url, REDIS_SCHEMES)
+        return self
+
+    @property
+    def database(self) -> SecretStr | None:
+        """PostgreSQL's URL, put together from the DB_* variables where DATABASE_URL is absent; None = embedded."""
+        if self.database_url is not None or self.db_host is None:
+            return self.database_url
+        password = f":{quote(self.db_password.get_secret_value(), safe='')}" if self.db_password else ""
+        host = f"[{self.db_host}]" if ":" in self.db_host else quote(self.db_host, safe="")
+        user, name = quote(self.db_user, safe=""), quote(self.db_name, safe="")
+        return SecretStr(f"postgresql://{user}{password}@{host}:{self.db_port}/{name}")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this process uses the embedded servers."""
+        return self.database is None
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and check the settings.
+
+    *environment* replaces the process's own, for tests. Raises `SettingsError`.
+    """
+    try:
+        if environment is None:
+            return Settings()
+        known = {name.lower(): value for name, value in environment.items() if value}
+        return Settings.model_validate({k: v for k, v in known.items() if k in Settings.model_fields})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(detail) for detail in error.errors(include_input=False))) from None
+
+
+def load_or_exit() -> Settings:
+    """Read and check the settings; where they are wrong, say so on standard error and exit with status 2."""
+    try:
+        return load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  (the start of every command)
+        raise SystemExit(2) from None
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with some variables changed, for a process that it starts."""
+    return {**os.environ, **variables}
+
+
+def without_password(url: str) -> str:
+    """Return *url* as it may be logged: user, host and path, no password and no query but the host."""
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    name = f"{user.split(':')[0]}@" if user.split(":")[0] else ""
+    kept = "&".join(word for word in parts.query.split("&") if word.startswith(("host=", "db=")))
+    return f"{parts.scheme}://{name}{hosts}{parts.path}" + (f"?{kept}" if kept else "")
+
+
+def _require_scheme(variable: str, url: SecretStr | None, schemes: tuple[str, ...]) -> None:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url.get_secret_value())
+        _ = "," in parts.netloc or parts.port  # raises where it is not a number; PostgreSQL's may name several hosts
+    except ValueError:
+        raise ValueError(f"{variable}: is not a URL") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"{variable}: must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+
+
+def _line(detail: ErrorDetails) -> str:
+    if not detail["loc"]:
+        return detail["msg"].removeprefix("Value error, ")
+    return f"{str(detail['loc'][0]).upper()}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

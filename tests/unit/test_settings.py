@@ -1,0 +1,267 @@
+"""The settings: what each is by default, and what is said about one that is wrong."""
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import settings
+from settings import Settings, SettingsError, load, without_password
+
+SERVERS = {"DATABASE_URL": "postgresql://ada:hunter2@db.example.org:5433/shop", "REDIS_URL": "redis://:hunter2@r:6379"}
+
+DEFAULTS: dict[str, Any] = {
+    "database_url": None,
+    "db_host": None,
+    "db_port": 5432,
+    "db_name": "tidepool",
+    "db_user": "tidepool",
+    "db_password": None,
+    "redis_url": None,
+    "data_dir": settings.Path(".data"),
+    "pool_min_size": 1,
+    "pool_max_size": 4,
+    "pool_max_queries": 50_000,
+    "pool_max_inactive_time": 300.0,
+    "acquire_timeout": 10.0,
+    "command_timeout": 10.0,
+    "connect_timeout": 5.0,
+    "migrate_on_start": True,
+    "queue_name": "arq:queue",
+    "max_jobs": 1000,
+    "max_tries": 5,
+    "job_timeout": 60.0,
+    "lease": 10.0,
+    "batch_limit": 250,
+    "poll_delay": 0.02,
+    "keep_result": 3600.0,
+    "shutdown_wait": 15,
+    "enable_monitoring": True,
+    "stats_interval": 5.0,
+    "snapshot_keep_days": 7.0,
+    "result_keep_days": 30.0,
+    "log_level": "INFO",
+    "simulation_concurrency": 4,
+}
+
+
+def test_the_defaults_are_pinned() -> None:
+    """Whoever changes a default changes this table, and the README."""
+    assert load({}).model_dump(exclude={"worker_name"}) == DEFAULTS
+
+
+def test_the_worker_is_named_after_its_host_by_default() -> None:
+    """The name may not be longer than its bound, whatever the host is called."""
+    assert load({}).worker_name == settings.socket.gethostname()[:40]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DB_PORT", "0"),
+        ("DB_PORT", "65536"),
+        ("DB_PORT", "five"),
+        ("POOL_MIN_SIZE", "-1"),
+        ("POOL_MAX_SIZE", "0"),
+        ("POOL_MAX_SIZE", "1.5"),
+        ("POOL_MAX_QUERIES", "0"),
+        ("POOL_MAX_INACTIVE_TIME", "-1"),
+        ("POOL_MAX_INACTIVE_TIME", "nan"),
+        ("ACQUIRE_TIMEOUT", "0"),
+        ("COMMAND_TIMEOUT", "0"),
+        ("COMMAND_TIMEOUT", "3601"),
+        ("CONNECT_TIMEOUT", "inf"),
+        ("MIGRATE_ON_START", "perhaps"),
+        ("MAX_JOBS", "0"),
+        ("MAX_JOBS", "100001"),
+        ("MAX_TRIES", "0"),
+        ("JOB_TIMEOUT", "0.5"),
+        ("LEASE", "0.5"),
+        ("BATCH_LIMIT", "5001"),
+        ("POLL_DELAY", "0"),
+        ("KEEP_RESULT", "59"),
+        ("SHUTDOWN_WAIT", "0"),
+        ("WORKER_NAME", "two words"),
+        ("WORKER_NAME", "x" * 41),
+        ("ENABLE_MONITORING", "2"),
+        ("STATS_INTERVAL", "0.01"),
+        ("STATS_INTERVAL", "nan"),
+        ("SNAPSHOT_KEEP_DAYS", "0"),
+        ("RESULT_KEEP_DAYS", "1"),
+        ("LOG_LEVEL", "LOUD"),
+        ("SIMULATION_CONCURRENCY", "65"),
+    ],
+)
+def test_a_bad_value_is_told_in_one_line_that_names_the_variable(variable: str, value: str) -> None:
+    """One variable wrong: one line, beginning with its name."""
+    with pytest.raises(SettingsError) as told:
+        load({variable: value})
+    assert [variable] == [line.split(":")[0] for line in str(told.value).splitlines()]
+
+
+@pytest.mark.parametrize(
+    "variable", ["KEEP_RESULT", "POOL_MAX_INACTIVE_TIME", "SNAPSHOT_KEEP_DAYS", "RESULT_KEEP_DAYS"]
+)
+def test_an_endless_duration_is_refused(variable: str) -> None:
+    """The pruner and arq compute with these; infinity would end them with an OverflowError, long after the start."""
+    with pytest.raises(SettingsError, match=variable):
+        load({variable: "inf"})
+
+
+def test_all_wrong_variables_are_told_at_once() -> None:
+    """Nobody wants to start a worker three times to learn of three mistakes."""
+    with pytest.raises(SettingsError) as told:
+        load({"MAX_JOBS": "0", "DB_PORT": "x", "POLL_DELAY": "-1"})
+    assert {"MAX_JOBS", "DB_PORT", "POLL_DELAY"} == {line.split(":")[0] for line in str(told.value).splitlines()}
+
+
+def test_the_least_size_of_the_pool_may_not_exceed_the_greatest() -> None:
+    """The line names both."""
+    with pytest.raises(SettingsError, match=r"^POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 2$"):
+        load({"POOL_MIN_SIZE": "9", "POOL_MAX_SIZE": "2"})
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    """Compose files pass unset variables on as empty ones."""
+    assert load({}).model_dump() == load({"DATABASE_URL": "", "MAX_JOBS": "", "DB_HOST": ""}).model_dump()
+
+
+def test_unknown_variables_are_left_alone() -> None:
+    """The environment has many owners."""
+    assert load({}).model_dump() == load({"PATH": "/bin", "DB_HOSTS": "x"}).model_dump()
+
+
+def test_the_process_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are in capitals there."""
+    monkeypatch.setenv("MAX_JOBS", "77")
+    assert 77 == load().max_jobs
+
+
+def test_wrong_settings_end_the_process_with_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on standard error and no traceback."""
+    monkeypatch.setenv("MAX_JOBS", "none")
+    with pytest.raises(SystemExit) as exit_info:
+        settings.load_or_exit()
+    assert 2 == exit_info.value.code
+    assert capsys.readouterr().err.startswith("MAX_JOBS: ")
+
+
+def test_settings_do_not_change() -> None:
+    """They were checked as a whole."""
+    with pytest.raises(ValueError, match="frozen"):
+        load({}).max_jobs = 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_secrets_are_in_no_repr() -> None:
+    """A log line or traceback may hold the settings."""
+    loaded = load({**SERVERS, "DB_PASSWORD": "hunter2"})
+    assert "hunter2" not in f"{loaded!r} {loaded} {loaded.database!r} {loaded.model_dump()}"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"DATABASE_URL": "mysql://ada:hunter2@h/d", "REDIS_URL": "redis://r"},
+        {"DATABASE_URL": "postgresql://ada:hunter2@h:port/d", "REDIS_URL": "redis://r"},
+        {"DATABASE_URL": "postgresql://ada:hunter2@[h/d", "REDIS_URL": "redis://r"},
+        {"DATABASE_URL": "postgresql://ada:hunter2@h/d"},
+        {"REDIS_URL": "redis://:hunter2@r"},
+        {"REDIS_URL": "http://:hunter2@r", "DB_HOST": "h"},
+    ],
+)
+def test_secrets_are_in_no_error(environment: dict[str, str]) -> None:
+    """The line names the variable and never its value."""
+    with pytest.raises(SettingsError) as told:
+        load(environment)
+    assert "hunter2" not in f"{told.value!s} {told.value!r}"
+    assert str(told.value).startswith(("DATABASE_URL: ", "REDIS_URL: "))
+
+
+@pytest.mark.parametrize("password", ["p@ss", "a/b:c", "sp ace", "%41", "ü€", "#?&=", "'\"\\", "[x]"])
+def test_an_awkward_password_survives_the_composition(password: str) -> None:
+    """What asyncpg reads from the URL is what was given."""
+    loaded = load(
+        {"DB_HOST": "h", "DB_USER": "us@er", "DB_NAME": "na/me", "DB_PASSWORD": password, "REDIS_URL": "redis://r"}
+    )
+    assert loaded.database is not None
+    parts = urlsplit(loaded.database.get_secret_value())
+    assert (password, "us@er", "na/me") == (
+        unquote(parts.password or ""),
+        unquote(parts.username or ""),
+        unquote(parts.path[1:]),
+    )
+    assert ("h", 5432) == (parts.hostname, parts.port)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({"DB_HOST": "h"}, "postgresql://tidepool@h:5432/tidepool"),
+        ({"DB_HOST": "::1", "DB_PORT": "5433"}, "postgresql://tidepool@[::1]:5433/tidepool"),
+        ({"DB_HOST": "h", "DATABASE_URL": "postgres://x/y"}, "postgres://x/y"),
+    ],
+)
+def test_the_database_url_is_composed_unless_given(environment: dict[str, str], url: str) -> None:
+    """DATABASE_URL wins; an IPv6 address gets its brackets."""
+    database = load({**environment, "REDIS_URL": "redis://r"}).database
+    assert database is not None
+    assert url == database.get_secret_value()
+
+
+def test_the_host_may_be_the_directory_of_a_socket() -> None:
+    """As in libpq; asyncpg reads a quoted host as such."""
+    database = load({"DB_HOST": "/var/run/postgresql", "REDIS_URL": "redis://r"}).database
+    assert database is not None
+    assert "%2Fvar%2Frun%2Fpostgresql" in database.get_secret_value()
+
+
+def test_several_hosts_may_be_named() -> None:
+    """A standby takes over without a new configuration: asyncpg tries the hosts in turn."""
+    url = "postgresql://ada:hunter2@h1:5432,h2:5433/shop"
+    database = load({**SERVERS, "DATABASE_URL": url}).database
+    assert database is not None
+    assert "postgresql://ada@h1:5432,h2:5433/shop" == without_password(url)
+
+
+@pytest.mark.parametrize(
+    ("environment", "missing"),
+    [
+        ({"DB_HOST": "h"}, "REDIS_URL"),
+        ({"DATABASE_URL": "postgresql://h/d"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://r"}, "DATABASE_URL"),
+    ],
+)
+def test_both_servers_are_named_or_neither(environment: dict[str, str], missing: str) -> None:
+    """Half an embedded service would be a surprise."""
+    with pytest.raises(SettingsError, match=f"^{missing}: is not set"):
+        load(environment)
+
+
+def test_neither_server_named_means_embedded() -> None:
+    """And both named means not."""
+    assert load({}).embedded
+    assert not load(SERVERS).embedded
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada:hunter2@h:5432/shop", "postgresql://ada@h:5432/shop"),
+        ("postgresql://ada@h/shop?password=hunter2&host=/run&x=hunter2", "postgresql://ada@h/shop?host=/run"),
+        ("redis://:hunter2@r:6379/0", "redis://r:6379/0"),
+        ("unix:///run/redis.sock?password=hunter2&db=3", "unix:///run/redis.sock?db=3"),
+        ("postgresql://ada:hunter2@[::1]:5432/shop", "postgresql://ada@[::1]:5432/shop"),
+        ("postgresql://h/shop#hunter2", "postgresql://h/shop"),
+    ],
+)
+def test_a_url_is_logged_without_its_password(url: str, shown: str) -> None:
+    """Nor anything of its query but where the server is."""
+    assert shown == without_password(url)
+
+
+def test_every_setting_has_a_description() -> None:
+    """The README's table and the errors assume that the fields speak for themselves."""
+    source = settings.Path(settings.__file__).read_text()
+    assert [] == [name for name in Settings.model_fields if f"    {name}: " not in source]
