@@ -1,0 +1,94 @@
+"""The connection to Redis: its limits, what it hides, and that it can be given up."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from worker.broker import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for, wait_for_redis
+
+
+async def test_a_task_that_talks_to_redis_can_be_cancelled(redis: ArqRedis) -> None:
+    """At once, whatever it is just doing: a worker that is told to stop must not go on polling."""
+
+    async def poll() -> None:
+        while True:
+            await redis.zrange("arq:queue", 0, 9)
+
+    await redis.ping()
+    lost = 0
+    for turns in range(40):
+        polling = asyncio.create_task(poll())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        polling.cancel()
+        await asyncio.wait([polling], timeout=0.05)
+        while not polling.done():
+            lost += 1
+            polling.cancel()
+            await asyncio.wait([polling], timeout=0.05)
+    assert 0 == lost
+
+
+async def test_a_silent_server_is_given_up(redis: ArqRedis) -> None:
+    """The library has no limit of its own."""
+    options: dict[str, Any] = redis.connection_pool.connection_kwargs
+    assert SOCKET_TIMEOUT_S == options["socket_timeout"]
+    assert 5.0 == options["socket_connect_timeout"]
+
+
+async def test_tls_checks_the_servers_name() -> None:
+    """redis-py does not by default."""
+    options: dict[str, Any] = open_redis("rediss://r", queue_name="q").connection_pool.connection_kwargs
+    assert options["ssl_check_hostname"]
+    assert redis_settings("rediss://r").ssl_check_hostname
+
+
+def test_a_password_is_in_no_repr_of_arqs_settings() -> None:
+    """The arq command prints them."""
+    assert "hunter2" not in repr(redis_settings("redis://:hunter2@r:6379/3"))
+    assert "hunter2" == redis_settings("redis://:hunter2@r:6379/3").password
+
+
+async def test_a_server_that_answers_is_not_waited_for(redis: ArqRedis, redis_url: str, logs: list[Any]) -> None:
+    """And nothing is said."""
+    await wait_for_redis(redis, redis_url)
+    assert [] == logs
+
+
+async def test_a_server_that_is_away_is_waited_for_and_told_once(logs: list[Any]) -> None:
+    """With its address, which has no password any more."""
+    answers = iter([RedisConnectionError("refused"), RedisConnectionError("refused"), "PONG"])
+
+    async def attempt() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert "PONG" == await wait_for(attempt, "redis", "redis://r", 10, (RedisConnectionError,))
+    assert [("server.waited_for", "redis", "redis://r")] == [(x["event"], x["server"], x["address"]) for x in logs]
+
+
+async def test_patience_ends_with_the_last_error() -> None:
+    """As the caller's error."""
+    away = open_redis("unix:///nowhere/redis.sock", queue_name="q")
+    with pytest.raises(RedisConnectionError):
+        await wait_for_redis(away, "unix:///nowhere/redis.sock", patience_s=0.1)
+    await away.aclose(close_connection_pool=True)
+
+
+async def test_a_refused_password_is_not_tried_again() -> None:
+    """Waiting cannot help; some servers lock out who tries too often."""
+    attempts: list[int] = []
+
+    async def attempt() -> None:
+        attempts.append(1)
+        raise AuthenticationError("invalid username-password pair")
+
+    with pytest.raises(AuthenticationError):
+        await wait_for(attempt, "redis", "r", 60, (RedisConnectionError,), (AuthenticationError,))
+    assert 1 == len(attempts)

@@ -1,0 +1,128 @@
+"""The connection to Redis, as every process of the service makes it.
+
+redis-py 5 has no timeouts and no keepalive of its own: a silent peer would hold a worker for ever. No
+command is retried here, since a pipeline that was cut may have been applied; who can repeat safely does
+it where that is known.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis, RedisSettings
+from redis.asyncio import ConnectionPool
+from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArgsError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from settings import without_password
+from worker import wire
+from worker.cancelling import heed_cancel
+
+log = structlog.get_logger(__name__)
+
+SOCKET_TIMEOUT_S = 5.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
+_REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError)
+
+
+def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> ArqRedis:
+    """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
+    pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
+    pool.connection_class = type("Connection", (_HeedsCancel, pool.connection_class), {})
+    return ArqRedis(
+        pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize, default_queue_name=queue_name
+    )
+
+
+def redis_settings(url: str) -> RedisSettings:
+    """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
+    settings = _QuietRedisSettings(**vars(RedisSettings.from_dsn(url)))
+    settings.ssl_check_hostname = True
+    return settings
+
+
+async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None = None) -> None:
+    """Wait until Redis answers, saying once what is waited for.
+
+    Raises the last error, of `redis.exceptions` or `OSError`, when *patience_s* is over; None waits for ever.
+    A refused password is raised at once.
+    """
+    await wait_for(redis.ping, "redis", without_password(url), patience_s, (RedisError, OSError), _REFUSALS)
+
+
+async def wait_for(
+    attempt: Callable[[], Awaitable[Any]],
+    server: str,
+    address: str,
+    patience_s: float | None,
+    absent: tuple[type[Exception], ...],
+    refused: tuple[type[Exception], ...] = (),
+) -> Any:
+    """Return what *attempt* returns, trying again with growing delays while it raises one of *absent*."""
+    loop = asyncio.get_running_loop()
+    deadline = None if patience_s is None else loop.time() + patience_s
+    delay_s = _FIRST_DELAY_S
+    while True:
+        heed_cancel()
+        try:
+            return await attempt()
+        except refused:
+            raise
+        except absent as error:
+            if deadline is not None and loop.time() + delay_s > deadline:
+                raise
+            if delay_s == _FIRST_DELAY_S:
+                log.warning("server.waited_for", server=server, address=address, error=str(error))
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
+
+
+def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
+    if not url.startswith("unix:"):
+        options["socket_keepalive"] = True
+    if url.startswith("rediss:"):
+        options["ssl_check_hostname"] = True
+    return options
+
+
+class _HeedsCancel:
+    """Makes redis-py's connections heed a cancel while they write.
+
+    Theirs write under `asyncio.wait_for`, which on Python 3.11 loses about every second cancel that arrives then,
+    and makes a task of each command.
+    """
+
+    is_connected: bool
+    socket_timeout: float | None
+    connect: Any
+    check_health: Any
+    disconnect: Any
+    _writer: Any
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Write a command that is encoded. Raises what redis-py raises."""
+        if not self.is_connected:
+            await self.connect()
+        elif check_health:
+            await self.check_health()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                self._writer.writelines([command] if isinstance(command, bytes) else command)
+                await self._writer.drain()
+        except BaseException as error:
+            await self.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise RedisTimeoutError("Timeout writing to socket") from None
+            if isinstance(error, OSError):
+                raise RedisConnectionError(f"{type(error).__name__} while writing to socket: {error}") from error
+            raise
+
+
+class _QuietRedisSettings(RedisSettings):
+    """arq's settings without the password in their repr."""
+
+    def __repr__(self) -> str:
+        return f"RedisSettings(host={self.host!r}, port={self.port}, database={self.database})"

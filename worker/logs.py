@@ -1,0 +1,57 @@
+"""Logging: structlog for ours and for everybody else's lines, to standard error.
+
+Readable on a terminal, one JSON object a line otherwise. The events of the service, noun.past:
+
+| event | level | when |
+|---|---|---|
+| `worker.started`, `worker.stopped` | info | a process began and ended its work |
+| `jobs.settled` | info | every STATS_INTERVAL in which jobs were: outcomes and the pool's figures |
+| `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
+| `database.unavailable`, `database.back` | warning, info | once each an outage |
+| `server.waited_for` | warning | PostgreSQL or Redis does not answer at the start |
+| `snapshot.late` | warning | a sample could not be written yet and is kept |
+| `migration.applied` | info | a schema migration was applied |
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(level: str) -> None:
+    """Send all log lines of *level* and above through structlog. A second call replaces the first."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering()))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    _take_over_arq()
+
+
+def _rendering() -> list[Any]:
+    strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    if sys.stderr.isatty():
+        # Plain tracebacks: the pretty ones print local variables, and so the content of jobs.
+        return [strip, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [strip, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _take_over_arq() -> None:
+    """Undo the handler that the `arq` command has given arq's logger, and drop its two lines a job."""
+    arq = logging.getLogger("arq")
+    arq.handlers.clear()
+    arq.propagate = True
+    if logging.getLogger().level > logging.DEBUG:
+        logging.getLogger("arq.worker.job").setLevel(logging.WARNING)
