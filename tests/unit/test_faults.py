@@ -1,0 +1,130 @@
+"""What database errors mean: one table, and nothing beside it."""
+
+from typing import Any
+
+import asyncpg
+import pytest
+
+from worker.db.faults import Conflict, DatabaseFault, DataFault, PoolTimeout, Refused, Unavailable, classify, translated
+from worker.outcomes import Reason
+
+
+def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = None) -> asyncpg.PostgresError:
+    """Return an error as the server sends it; its text holds what nobody may repeat."""
+    error = kind("hunter2")
+    error.constraint_name = constraint
+    return error
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (asyncpg.ConnectionDoesNotExistError, Unavailable),
+        (asyncpg.ConnectionFailureError, Unavailable),
+        (asyncpg.TooManyConnectionsError, Unavailable),
+        (asyncpg.DiskFullError, Unavailable),
+        (asyncpg.OutOfMemoryError, Unavailable),
+        (asyncpg.AdminShutdownError, Unavailable),
+        (asyncpg.CrashShutdownError, Unavailable),
+        (asyncpg.CannotConnectNowError, Unavailable),
+        (asyncpg.PostgresIOError, Unavailable),
+        (asyncpg.ReadOnlySQLTransactionError, Unavailable),
+        (asyncpg.InvalidPasswordError, Refused),
+        (asyncpg.InvalidAuthorizationSpecificationError, Refused),
+        (asyncpg.InvalidCatalogNameError, Refused),
+        (asyncpg.SerializationError, Conflict),
+        (asyncpg.DeadlockDetectedError, Conflict),
+        (asyncpg.LockNotAvailableError, Conflict),
+        (asyncpg.IdleInTransactionSessionTimeoutError, Conflict),
+        (asyncpg.UniqueViolationError, DataFault),
+        (asyncpg.CheckViolationError, DataFault),
+        (asyncpg.NotNullViolationError, DataFault),
+        (asyncpg.ForeignKeyViolationError, DataFault),
+        (asyncpg.NumericValueOutOfRangeError, DataFault),
+        (asyncpg.StringDataRightTruncationError, DataFault),
+        (asyncpg.CharacterNotInRepertoireError, DataFault),
+        (asyncpg.UntranslatableCharacterError, DataFault),
+        (asyncpg.InvalidTextRepresentationError, DataFault),
+        (asyncpg.QueryCanceledError, type(None)),
+        (asyncpg.UndefinedTableError, type(None)),
+        (asyncpg.PostgresSyntaxError, type(None)),
+        (asyncpg.InsufficientPrivilegeError, type(None)),
+        (asyncpg.InternalServerError, type(None)),
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_the_servers_errors(kind: type[asyncpg.PostgresError], fault: type) -> None:
+    """By SQLSTATE; a bug and a slow statement pass unchanged."""
+    assert fault is type(classify(server_error(kind)))
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (ConnectionRefusedError(), Unavailable),
+        (ConnectionResetError(), Unavailable),
+        (FileNotFoundError("no socket"), Unavailable),
+        (TimeoutError(), Unavailable),
+        (asyncpg.InterfaceError("connection is closed"), Unavailable),
+        (asyncpg.InterfaceError("the server expects 1 argument for this query, 0 were passed"), type(None)),
+        (asyncpg.OutdatedSchemaCacheError("types changed"), Unavailable),
+        (asyncpg.DataError("invalid input for query argument $1"), DataFault),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), DataFault),
+        (ValueError("a bug"), type(None)),
+        (KeyError("a bug"), type(None)),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else type(value).__name__,
+)
+def test_errors_on_our_side(error: Exception, fault: type) -> None:
+    """A cut connection is nobody's fault; a value that cannot be encoded is its job's."""
+    assert fault is type(classify(error))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "reason"),
+    [
+        ("users_username_key", Reason.USERNAME_TAKEN),
+        ("users_email_key", Reason.EMAIL_TAKEN),
+        ("products_sku_key", Reason.SKU_TAKEN),
+        ("orders_user_id_fkey", Reason.UNKNOWN_USER),
+        ("orders_product_id_fkey", Reason.UNKNOWN_PRODUCT),
+        ("products_price_check", Reason.INVALID),
+        (None, Reason.INVALID),
+    ],
+)
+def test_a_constraint_tells_the_reason(constraint: str | None, reason: Reason) -> None:
+    """And the text names it, never the data."""
+    fault = classify(server_error(asyncpg.UniqueViolationError, constraint))
+    assert isinstance(fault, DataFault)
+    assert reason is fault.reason
+    assert (constraint or "23505") in str(fault)
+    assert "hunter2" not in str(fault)
+
+
+def test_a_pool_timeout_counts_as_unavailable() -> None:
+    """The ledger waits and tries again for both."""
+    assert issubclass(PoolTimeout, Unavailable)
+
+
+async def test_a_translated_block_raises_our_errors_with_the_drivers_as_cause() -> None:
+    """So that the traceback shows both."""
+    error = server_error(asyncpg.DeadlockDetectedError)
+    with pytest.raises(Conflict) as told:
+        async with translated():
+            raise error
+    assert error is told.value.__cause__
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), Conflict("ours"), DataFault(Reason.INVALID, "ours")])
+async def test_what_is_no_drivers_error_passes_unchanged(error: Exception) -> None:
+    """Bugs, and what was translated already."""
+    with pytest.raises(type(error)) as told:
+        async with translated():
+            raise error
+    assert error is told.value
+
+
+def test_every_fault_has_one_base() -> None:
+    """Callers that only log need to name one class."""
+    faults: list[Any] = [Unavailable, PoolTimeout, Refused, Conflict, DataFault]
+    assert all(issubclass(fault, DatabaseFault) for fault in faults)

@@ -1,0 +1,107 @@
+"""What database errors mean to the rest of the service: classified here, once.
+
+Callers of `worker.db` see five classes, and decide by them alone:
+
+- `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
+- `Refused`: it does not let us in. Seen at the start only.
+- `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
+- `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
+- anything else is a bug, or a statement that took too long, and passes unchanged.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from worker.outcomes import Reason
+
+_UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
+_REFUSED_CLASSES = ("28", "3D")
+_READ_ONLY = "25006"
+_SERVER_ENDED_TRANSACTION = ("25P03", "25P04")
+_CONFLICTS = ("40001", "40P01", "55P03", *_SERVER_ENDED_TRANSACTION)
+_DATA_CLASSES = ("22", "23")
+
+_REASONS = {
+    "users_username_key": Reason.USERNAME_TAKEN,
+    "users_email_key": Reason.EMAIL_TAKEN,
+    "products_sku_key": Reason.SKU_TAKEN,
+    "orders_user_id_fkey": Reason.UNKNOWN_USER,
+    "orders_product_id_fkey": Reason.UNKNOWN_PRODUCT,
+}
+
+
+class DatabaseFault(Exception):
+    """The base of the faults; the driver's error is its cause."""
+
+
+class Refused(DatabaseFault):
+    """PostgreSQL does not let us in: password, role or database are wrong. Waiting cannot help."""
+
+
+class Unavailable(DatabaseFault):
+    """PostgreSQL cannot serve now."""
+
+
+class PoolTimeout(Unavailable):
+    """No connection became free in time; the text says how long the wait was and how full the pool."""
+
+
+class PoolClosed(DatabaseFault):
+    """The pool has been closed: this process is shutting down."""
+
+
+class Conflict(DatabaseFault):
+    """The transaction got in another's way and was rolled back."""
+
+
+class DataFault(DatabaseFault):
+    """A job's data cannot be stored.
+
+    *reason* is what the job is rejected for. The text names the constraint or the kind of error, never the data.
+    """
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@asynccontextmanager
+async def translated() -> AsyncGenerator[None]:
+    """Raise what the block raises in the words of this module."""
+    try:
+        yield
+    except Exception as error:
+        fault = classify(error)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def classify(error: Exception) -> DatabaseFault | None:
+    """Return what *error* means, or None where it is none of the driver's or a bug."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _classify_state(error)
+    if isinstance(error, (asyncpg.DataError, UnicodeEncodeError)):
+        return DataFault(Reason.INVALID, "a value does not fit its column's type")
+    if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
+        return None  # we misuse the driver: repeating that would go on for ever
+    if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    return None
+
+
+def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:
+    state: str = getattr(error, "sqlstate", None) or ""
+    if state.startswith(_UNAVAILABLE_CLASSES) or state == _READ_ONLY:
+        return Unavailable(f"{state} {type(error).__name__}")
+    if state.startswith(_REFUSED_CLASSES):
+        return Refused(str(error))
+    if state in _CONFLICTS:
+        return Conflict(f"{state} {type(error).__name__}")
+    if state.startswith(_DATA_CLASSES):
+        constraint: str = getattr(error, "constraint_name", None) or ""
+        text = f"breaks {constraint}" if constraint else f"does not fit the database ({state} {type(error).__name__})"
+        return DataFault(_REASONS.get(constraint, Reason.INVALID), text)
+    return None

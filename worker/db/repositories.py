@@ -1,0 +1,19 @@
+"""What one connection offers: a repository per table."""
+
+from worker.db.connection import Connection
+from worker.db.orders import OrderRepository
+from worker.db.products import ProductRepository
+from worker.db.results import ResultRepository
+from worker.db.snapshots import SnapshotRepository
+from worker.db.users import UserRepository
+
+
+class Repositories:
+    """The repositories over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.users = UserRepository(connection)
+        self.products = ProductRepository(connection)
+        self.orders = OrderRepository(connection)
+        self.results = ResultRepository(connection)
+        self.snapshots = SnapshotRepository(connection)

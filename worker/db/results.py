@@ -1,0 +1,121 @@
+"""The job_results table: the ledger's rows."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from worker.db import queries
+from worker.db.connection import Connection, Row
+from worker.outcomes import Applied, Failed, Outcome, Rejected
+
+_SQL = queries.load("results")
+
+
+class Entry(NamedTuple):
+    """A ledger row to be written, in the order of the query's parameters. Times are Unix milliseconds."""
+
+    job_id: str
+    function: str
+    status: str
+    result: str | None
+    """JSON, of an applied job."""
+    reason: str | None
+    error: str | None
+    args: str | None
+    """The job's content as JSON, kept only where the job may be enqueued again."""
+    attempts: int
+    enqueued_at_ms: int
+    started_at_ms: int
+    queue_us: int
+    pool_wait_us: int
+
+
+class Finished(NamedTuple):
+    """What a run's report counts of one job."""
+
+    job_id: str
+    function: str
+    status: str
+    reason: str | None
+    queue_us: int
+
+
+class Requeued(NamedTuple):
+    """A job to be enqueued again, under its own id."""
+
+    job_id: str
+    function: str
+    args: dict[str, Any]
+
+
+class ResultRepository:
+    """Ledger rows, over one connection. Opens no transaction: writes belong to the ledger's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
+        """Return the outcomes that are stored for these jobs, by id."""
+        rows = await self._connection.fetch(_SQL["lookup"], job_ids)
+        return {row["job_id"]: _outcome(row) for row in rows}
+
+    async def write(self, entries: Sequence[Entry], *, worker_id: str, db_us: int) -> int:
+        """Store *entries*; returns how many. Fewer than given: somebody else has stored one, so roll back."""
+        columns = zip(*entries, strict=True)
+        rows = await self._connection.fetch(_SQL["write"], *columns, db_us, worker_id)
+        return len(rows)
+
+    async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
+        """Return those of these jobs that have an outcome."""
+        rows = await self._connection.fetch(_SQL["finished"], job_ids)
+        return [Finished(*(row[i] for i in range(5))) for row in rows]
+
+    async def newest(
+        self,
+        *,
+        job_ids: Sequence[str] | None = None,
+        status: str | None = None,
+        function: str | None = None,
+        since: datetime | None = None,
+        limit: int = 20,
+    ) -> list[dict[str, Any]]:
+        """Return up to *limit* rows, the newest first."""
+        rows = await self._connection.fetch(_SQL["newest"], job_ids, status, function, since, limit)
+        return [_row(row) for row in rows]
+
+    async def mark_requeued(
+        self, job_ids: Sequence[str] | None, *, status: str | None, function: str | None, after_id: str, limit: int
+    ) -> list[Requeued]:
+        """Take back up to *limit* rejected or failed outcomes; their jobs are to be enqueued next.
+
+        Returns them in the order of their ids, from after *after_id*. A caller that dies in between leaves
+        marked rows, which the next call returns again.
+        """
+        rows = await self._connection.fetch(_SQL["mark_requeued"], job_ids, status, function, after_id, limit)
+        rows.sort(key=lambda row: row["job_id"].encode())
+        return [Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in rows]
+
+    async def prune(self, before: datetime, *, limit: int = 1000) -> int:
+        """Delete up to *limit* rows that finished before *before*; returns how many were there."""
+        return await self._connection.fetchval(_SQL["prune"], before, limit)
+
+
+def status_of(outcome: Outcome) -> str:
+    """Return the word that the ledger uses for *outcome*."""
+    return type(outcome).__name__.lower()
+
+
+def _outcome(row: Row) -> Outcome:
+    if row["status"] == "applied":
+        return Applied(json.loads(row["result"]))
+    if row["status"] == "rejected":
+        return Rejected(row["reason"], row["error"])
+    return Failed(row["error"])
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        name: json.loads(value) if name in ("result", "args") and value is not None else value
+        for name, value in row.items()
+    }

@@ -1,0 +1,33 @@
+"""The pool_snapshots table."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from worker.db import queries
+from worker.db.connection import Connection
+
+_SQL = queries.load("snapshots")
+
+
+class SnapshotRepository:
+    """Pool snapshots, over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def write(self, samples: Sequence[dict[str, Any]]) -> None:
+        """Store *samples*, JSON-ready rows by column name. One that is stored already is left alone."""
+        await self._connection.execute(_SQL["write"], json.dumps(samples))
+
+    async def newest(
+        self, *, worker_id: str | None = None, since: datetime | None = None, limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """Return up to *limit* rows, the newest first."""
+        rows = await self._connection.fetch(_SQL["newest"], worker_id, since, limit)
+        return [dict(row.items()) for row in rows]
+
+    async def prune(self, before: datetime, *, limit: int = 1000) -> int:
+        """Delete up to *limit* rows of ticks before *before*; returns how many were there."""
+        return await self._connection.fetchval(_SQL["prune"], before, limit)

@@ -1,0 +1,42 @@
+-- name: create
+-- Insert many products, leaving out those whose sku exists; without a sku there is nothing to clash with.
+-- Answers every given row in order: the new id or null.
+-- $1 sku text[], $2 name text[], $3 description text[], $4 price numeric[], $5 category text[], $6 in_stock boolean[]
+WITH given AS (
+    SELECT *, nextval('products_id_seq') AS id
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[], $6::boolean[])
+        WITH ORDINALITY AS g (sku, name, description, price, category, in_stock, position)
+), created AS (
+    INSERT INTO products (id, sku, name, description, price, category, in_stock)
+    OVERRIDING SYSTEM VALUE
+    SELECT id, sku, name, description, price, category, in_stock FROM given ORDER BY sku, position
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
+
+-- name: set_stock
+-- Set the stock of many products; of several commands for one product the last one counts.
+-- Answers every given row in order: the product's id or null. Rows are locked in the order of their ids.
+-- $1 id bigint[], $2 sku text[], $3 in_stock boolean[]
+WITH given AS (
+    SELECT found.id, g.in_stock, g.position
+    FROM unnest($1::bigint[], $2::text[], $3::boolean[]) WITH ORDINALITY AS g (id, sku, in_stock, position)
+    LEFT JOIN LATERAL (
+        SELECT id FROM products WHERE id = g.id
+        UNION ALL
+        SELECT id FROM products WHERE sku = g.sku
+    ) AS found ON true
+), locked AS (
+    SELECT id FROM products WHERE id IN (SELECT id FROM given) ORDER BY id FOR NO KEY UPDATE
+), last AS (
+    SELECT DISTINCT ON (id) id, in_stock FROM given JOIN locked USING (id) ORDER BY id, position DESC
+), changed AS (
+    UPDATE products SET in_stock = last.in_stock FROM last WHERE products.id = last.id RETURNING products.id
+)
+SELECT changed.id FROM given LEFT JOIN changed USING (id) ORDER BY given.position
+
+-- name: by_category
+-- The products of a category in the order of their ids, from after one of them.
+-- $1 category text, $2 after_id bigint, $3 limit bigint
+SELECT * FROM products WHERE category = $1 AND id > $2 ORDER BY id LIMIT $3

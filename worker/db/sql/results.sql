@@ -1,0 +1,74 @@
+-- name: lookup
+-- The outcomes that these jobs have already. A requeued row is no outcome any more.
+-- $1 job_id text[]
+SELECT job_id, status, result, reason, error
+FROM job_results
+WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
+
+-- name: write
+-- Store outcomes. A row that exists is left alone and not returned, unless it was requeued: somebody else
+-- was faster, and the caller must roll back. Sorted by key, against deadlocks between batches.
+-- $1 job_id text[], $2 function text[], $3 status text[], $4 result text[], $5 reason text[], $6 error text[],
+-- $7 args text[], $8 attempts integer[], $9 enqueued_at ms bigint[], $10 started_at ms bigint[],
+-- $11 queue_us bigint[], $12 pool_wait_us bigint[], $13 db_us bigint, $14 worker_id text
+INSERT INTO job_results (job_id, function, status, result, reason, error, args, attempts, worker_id,
+                         enqueued_at, started_at, finished_at, queue_us, pool_wait_us, db_us)
+SELECT job_id, function, status, result::jsonb, reason, error, args::jsonb, attempts, $14,
+       timestamptz 'epoch' + enqueued_ms * interval '1 ms', timestamptz 'epoch' + started_ms * interval '1 ms',
+       clock_timestamp(), queue_us, pool_wait_us, $13
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::integer[],
+            $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+    AS g (job_id, function, status, result, reason, error, args, attempts,
+          enqueued_ms, started_ms, queue_us, pool_wait_us)
+ORDER BY job_id
+ON CONFLICT (job_id) DO UPDATE
+SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,
+    error = excluded.error, args = excluded.args, attempts = excluded.attempts, worker_id = excluded.worker_id,
+    enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
+    queue_us = excluded.queue_us, pool_wait_us = excluded.pool_wait_us, db_us = excluded.db_us, requeued_at = NULL
+WHERE job_results.requeued_at IS NOT NULL
+RETURNING job_id
+
+-- name: finished
+-- Of these jobs, those that have an outcome, with what a run's report counts.
+-- $1 job_id text[]
+SELECT job_id, function, status, reason, queue_us
+FROM job_results
+WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
+
+-- name: newest
+-- The newest rows first; a null leaves its condition out.
+-- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
+SELECT * FROM job_results
+WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
+  AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+ORDER BY finished_at DESC, job_id
+LIMIT $5
+
+-- name: mark_requeued
+-- Take back the outcomes of jobs that had no effect and can be enqueued again; nothing else is touched.
+-- Rows that an interrupted requeue left marked are returned again. A null leaves its condition out.
+-- $1 job_id text[], $2 status text, $3 function text, $4 after_id text, $5 limit bigint
+UPDATE job_results
+SET requeued_at = clock_timestamp()
+WHERE job_id IN (
+    SELECT job_id FROM job_results
+    WHERE status <> 'applied' AND args IS NOT NULL
+      AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
+      AND ($3::text IS NULL OR function = $3) AND job_id COLLATE "C" > $4
+    ORDER BY job_id COLLATE "C"
+    LIMIT $5
+    FOR UPDATE
+)
+RETURNING job_id, function, args
+
+-- name: prune
+-- Delete one small batch of rows that are past their time. Answers how many.
+-- $1 before timestamptz, $2 limit bigint
+WITH gone AS (
+    DELETE FROM job_results
+    WHERE job_id IN (SELECT job_id FROM job_results WHERE finished_at < $1 ORDER BY finished_at LIMIT $2
+                     FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+)
+SELECT count(*) FROM gone

@@ -1,0 +1,26 @@
+-- name: write
+-- Store samples, matched to the columns by name. One that is there already is left alone.
+-- $1 samples jsonb, an array of objects
+INSERT INTO pool_snapshots
+SELECT * FROM jsonb_populate_recordset(null::pool_snapshots, $1::jsonb)
+ON CONFLICT (instance_id, tick) DO NOTHING
+
+-- name: newest
+-- The newest rows first; a null leaves its condition out.
+-- $1 worker_id text, $2 since timestamptz, $3 limit bigint
+SELECT * FROM pool_snapshots
+WHERE ($1::text IS NULL OR worker_id = $1) AND ($2::timestamptz IS NULL OR tick >= $2)
+ORDER BY tick DESC, worker_id
+LIMIT $3
+
+-- name: prune
+-- Delete one small batch of rows that are past their time. Answers how many.
+-- $1 before timestamptz, $2 limit bigint
+WITH gone AS (
+    DELETE FROM pool_snapshots
+    WHERE (instance_id, tick) IN (
+        SELECT instance_id, tick FROM pool_snapshots WHERE tick < $1 ORDER BY tick LIMIT $2
+        FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+)
+SELECT count(*) FROM gone

@@ -1,0 +1,59 @@
+-- name: create
+-- Insert many users, leaving out those whose username or email exists. Sorted by key, so that two
+-- batches take their locks in one order; of twins within the batch the first one given wins.
+-- Answers every given row in order: the new id or null.
+-- $1 username text[], $2 email text[], $3 full_name text[], $4 is_active boolean[]
+WITH given AS (
+    SELECT *, nextval('users_id_seq') AS id
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
+        WITH ORDINALITY AS g (username, email, full_name, is_active, position)
+), created AS (
+    INSERT INTO users (id, username, email, full_name, is_active)
+    OVERRIDING SYSTEM VALUE
+    SELECT id, username, email, full_name, is_active FROM given ORDER BY username, position
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
+
+-- name: taken_usernames
+-- Which of these usernames exist. A statement of its own, after the insert: it sees what others committed meanwhile.
+-- $1 username text[]
+SELECT username FROM users WHERE username = ANY ($1::text[])
+
+-- name: lock
+-- Find users by id or username and lock them in the order of their ids, against deadlocks between batches.
+-- $1 id bigint[], $2 username text[]
+SELECT id, username
+FROM users
+WHERE id = ANY ($1::bigint[]) OR username = ANY ($2::text[])
+ORDER BY id
+FOR NO KEY UPDATE
+
+-- name: update
+-- Set the fields that are given, null meaning "not given": no column of these three can be null. Ids are distinct.
+-- $1 id bigint[], $2 email text[], $3 full_name text[], $4 is_active boolean[]
+UPDATE users
+SET email = coalesce(given.email, users.email),
+    full_name = coalesce(given.full_name, users.full_name),
+    is_active = coalesce(given.is_active, users.is_active),
+    updated_at = now()
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[]) AS given (id, email, full_name, is_active)
+WHERE users.id = given.id
+
+-- name: get_by_id
+-- $1 id bigint
+SELECT * FROM users WHERE id = $1
+
+-- name: get_by_email
+-- $1 email text
+SELECT * FROM users WHERE email = $1
+
+-- name: get_by_username
+-- $1 username text
+SELECT * FROM users WHERE username = $1
+
+-- name: list_page
+-- Users in the order of their ids, from after one of them: paging that stays fast on page 10,000.
+-- $1 after_id bigint, $2 limit bigint
+SELECT * FROM users WHERE id > $1 ORDER BY id LIMIT $2
