@@ -1,0 +1,104 @@
+"""Builders that read aloud: each gives something valid, of which a test names only what it is about."""
+
+import itertools
+import time
+from typing import Any
+
+from producer.submission import Submission
+from worker.db.results import Finished
+from worker.delivery import Delivery, now_ms
+from worker.jobs import JOBS
+from worker.jobs.create_product import CreateProduct
+from worker.jobs.create_user import CreateUser
+from worker.jobs.fields import Command
+from worker.jobs.job import Job
+from worker.jobs.place_order import PlaceOrder
+from worker.jobs.set_stock import SetStock
+from worker.jobs.update_user import UpdateUser
+from worker.outcomes import Failed, Rejected
+
+_NUMBERS = itertools.count(1)
+_FUNCTIONS = {job_type.command: job_type.name for job_type in JOBS}
+
+
+def user_fields(username: str = "ada", **fields: Any) -> dict[str, Any]:
+    """Return the content of a create_user job."""
+    return {"username": username, "email": f"{username}@example.org", "full_name": "Ada Lovelace", **fields}
+
+
+def product_fields(sku: str = "LAMP", **fields: Any) -> dict[str, Any]:
+    """Return the content of a create_product job."""
+    return {"sku": sku, "name": "Brass Lamp", "price": "12.50", "category": "Home", **fields}
+
+
+def a_user(username: str = "ada", **fields: Any) -> CreateUser:
+    """Return a command that creates a user; the email follows from the username."""
+    return CreateUser(**user_fields(username, **fields))
+
+
+def a_product(sku: str | None = "LAMP", **fields: Any) -> CreateProduct:
+    """Return a command that creates a product; None: one without a sku."""
+    content = {**product_fields(), "sku": sku, **fields}
+    return CreateProduct(**{name: value for name, value in content.items() if value is not None})
+
+
+def an_order(username: str = "ada", sku: str = "LAMP", quantity: int = 1, **fields: Any) -> PlaceOrder:
+    """Return a command that orders; an id in *fields* takes the place of the name."""
+    user = {} if "user_id" in fields else {"username": username}
+    product = {} if "product_id" in fields else {"sku": sku}
+    return PlaceOrder(**{**user, **product, "quantity": quantity, **fields})
+
+
+def a_change(username: str = "ada", **fields: Any) -> UpdateUser:
+    """Return a command that changes a user; a user_id in *fields* takes the place of the username."""
+    return UpdateUser(**({} if "user_id" in fields else {"username": username}), **fields)
+
+
+def a_stock(sku: str = "LAMP", *, in_stock: bool, **fields: Any) -> SetStock:
+    """Return a command that sets a product's stock; a product_id in *fields* takes the place of the sku."""
+    return SetStock(**({} if "product_id" in fields else {"sku": sku}), in_stock=in_stock, **fields)
+
+
+def a_job(command: Any, job_id: str | None = None) -> Job[Any]:
+    """Return *command* as a job."""
+    return Job(job_id or f"job-{next(_NUMBERS)}", command)
+
+
+def a_delivery(
+    command: Command | Rejected | Failed | None = None,
+    job_id: str | None = None,
+    *,
+    function: str | None = None,
+    content: Any = None,
+    attempt: int = 1,
+    last_try: bool = False,
+    looked_again: bool = True,
+) -> Delivery:
+    """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way."""
+    command = command or a_user()
+    if content is None and isinstance(command, Command):
+        content = command.model_dump(mode="json", exclude_unset=True)
+    return Delivery(
+        id=job_id or f"job-{next(_NUMBERS)}",
+        function=function or _FUNCTIONS.get(type(command), "create_user"),  # pyright: ignore[reportArgumentType]
+        command=command,
+        content=content,
+        attempt=attempt,
+        last_try=last_try,
+        enqueued_at_ms=now_ms() - 1000,
+        due_at_ms=now_ms() - 1000,
+        taken_at_ms=now_ms(),
+        taken_ns=time.perf_counter_ns(),
+        looked_again=looked_again,
+    )
+
+
+def a_submission(username: str = "ada", job_id: str | None = None) -> Submission:
+    """Return a create_user job as the producer hands it in."""
+    return Submission(job_id or f"job-{next(_NUMBERS)}", "create_user", user_fields(username))
+
+
+def a_finished_job(status: str = "applied", **fields: Any) -> Finished:
+    """Return what a report counts of one job."""
+    given: dict[str, Any] = {"function": "create_user", "reason": None, "queue_us": 1000, **fields}
+    return Finished(job_id=f"job-{next(_NUMBERS)}", status=status, **given)

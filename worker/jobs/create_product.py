@@ -1,0 +1,34 @@
+"""Create a product."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
+
+from worker.jobs.fields import Command, LeftOut, Money, Name, Sku, Text
+from worker.jobs.job import Job, JobType
+from worker.jobs.ports import Repositories
+from worker.outcomes import Applied, Reason, Rejected, Verdict
+
+
+class CreateProduct(Command):
+    """A new product. A sku is unique where one is given; products without one are never the same."""
+
+    sku: LeftOut[Sku] = None
+    name: Name
+    description: Text = ""
+    price: Annotated[Money, Field(le=Decimal("99999999.99"))]
+    category: Annotated[Text, Field(min_length=1, max_length=100)]
+    in_stock: bool = True
+
+
+async def create_product(jobs: Sequence[Job[CreateProduct]], repositories: Repositories) -> list[Verdict]:
+    """Insert the products; one whose sku is taken is rejected."""
+    created = await repositories.products.create([job.command for job in jobs])
+    return [
+        Rejected(product) if isinstance(product, Reason) else Applied({"product_id": product}) for product in created
+    ]
+
+
+JOB = JobType("create_product", CreateProduct, create_product)

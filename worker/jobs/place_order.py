@@ -1,0 +1,47 @@
+"""Place an order."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from worker.jobs.fields import Command, Id, LeftOut, Money, Sku, Text, Username
+from worker.jobs.job import Job, JobType
+from worker.jobs.ports import PlacedOrder, Repositories
+from worker.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
+
+_MAY_STILL_COME = (Reason.UNKNOWN_USER, Reason.UNKNOWN_PRODUCT)
+
+
+class PlaceOrder(Command):
+    """An order of one product by one user, each named by its id or by its own key."""
+
+    user_id: LeftOut[Id] = None
+    username: LeftOut[Username] = None
+    product_id: LeftOut[Id] = None
+    sku: LeftOut[Sku] = None
+    quantity: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    total_price: LeftOut[Annotated[Money, Field(le=Decimal("999999999999999999.99"))]] = None
+    """Default: the product's price times the quantity."""
+    status: Annotated[Text, Field(min_length=1, max_length=50)] = "pending"
+
+    @model_validator(mode="after")
+    def _names_one_of_each(self) -> Self:
+        self.require_exactly_one("user_id", "username")
+        self.require_exactly_one("product_id", "sku")
+        return self
+
+
+async def place_order(jobs: Sequence[Job[PlaceOrder]], repositories: Repositories) -> list[Verdict]:
+    """Insert the orders. One may overtake the job that creates its user or product: then it is tried again."""
+    return [_verdict(order) for order in await repositories.orders.place(jobs)]
+
+
+def _verdict(order: PlacedOrder | Reason) -> Verdict:
+    if isinstance(order, PlacedOrder):
+        return Applied({"order_id": order.order_id, "total_price": str(order.total_price)})
+    return Unresolved(order) if order in _MAY_STILL_COME else Rejected(order)
+
+
+JOB = JobType("place_order", PlaceOrder, place_order)

@@ -1,0 +1,37 @@
+"""Change a user."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import model_validator
+
+from worker.jobs.fields import Command, Email, Id, LeftOut, Name, Username
+from worker.jobs.job import Job, JobType
+from worker.jobs.ports import Repositories
+from worker.outcomes import Applied, Reason, Unresolved, Verdict
+
+
+class UpdateUser(Command):
+    """New values for the fields that are given; the others stay as they are."""
+
+    user_id: LeftOut[Id] = None
+    username: LeftOut[Username] = None
+    email: LeftOut[Email] = None
+    full_name: LeftOut[Name] = None
+    is_active: LeftOut[bool] = None
+
+    @model_validator(mode="after")
+    def _names_a_user_and_a_change(self) -> Self:
+        self.require_exactly_one("user_id", "username")
+        if not self.model_fields_set & {"email", "full_name", "is_active"}:
+            raise ValueError("give one or more of email, full_name and is_active")
+        return self
+
+
+async def update_user(jobs: Sequence[Job[UpdateUser]], repositories: Repositories) -> list[Verdict]:
+    """Apply the changes. A user that is not there yet may be on its way: then the job is tried again."""
+    updated = await repositories.users.update([job.command for job in jobs])
+    return [Unresolved(user) if isinstance(user, Reason) else Applied({"user_id": user}) for user in updated]
+
+
+JOB = JobType("update_user", UpdateUser, update_user)

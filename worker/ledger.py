@@ -1,0 +1,245 @@
+"""One batch from commands to outcomes, in one transaction.
+
+This is where effects become exactly-once. A batch's transaction
+
+1. looks up which of its jobs have an outcome already: a redelivered job gets the stored one,
+2. lets the handler decide about the others and make their effects,
+3. writes their ledger rows, keyed by job id,
+4. commits effects and rows together, or neither.
+
+Two workers that hold the same job at once both pass step 1, but only one of them can write the row in
+step 3; the other rolls its effects back, runs again, and finds the row.
+
+Where a transaction fails, somebody is to blame. Nobody's job: the server is away or two transactions
+got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
+halves until that job stands alone, and the others' outcomes are what they would have been without it.
+"""
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from worker.cancelling import heed_cancel
+from worker.db.faults import Conflict, DataFault, PoolClosed, Unavailable
+from worker.db.pool import Pool
+from worker.db.repositories import Repositories
+from worker.db.results import Entry, status_of
+from worker.delivery import Delivery
+from worker.jobs.job import Job, JobType, JobTypes
+from worker.outcomes import Applied, Failed, Outcome, Rejected, RetryLater, Unresolved, Verdict
+
+log = structlog.get_logger(__name__)
+
+UNRESOLVED_DELAYS_S = (0.5, 2.5, 4.0, 5.0)
+"""Before tries 2, 3, …: in all two seconds longer than the default lease of a dead worker, since it may hold the
+job that is waited for; and no longer, since the order is not settled before."""
+ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
+"""The same after an unexpected error."""
+UNAVAILABLE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
+"""While the server is away; the last one goes on until it is back."""
+_MOST_CONFLICTS = 8
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_ERROR_LENGTH = 500
+
+
+@dataclass(slots=True)
+class Tally:
+    """Outcomes that this process committed since it started."""
+
+    applied: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count *outcomes*."""
+        self.applied += sum(isinstance(outcome, Applied) for outcome in outcomes)
+        self.rejected += sum(isinstance(outcome, Rejected) for outcome in outcomes)
+        self.failed += sum(isinstance(outcome, Failed) for outcome in outcomes)
+
+
+class HandlerError(Exception):
+    """A handler broke its contract; the text says how."""
+
+
+class Ledger:
+    """Settles batches for one worker process."""
+
+    def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
+        self.tally = Tally()
+        self.database_is_away = False
+        """Whether the last transaction found PostgreSQL away: claim no more jobs, and keep those that are here."""
+        self._handler_timeout_s = handler_timeout_s
+        self._pool = pool
+        self._types = types
+        self._worker_id = worker_id
+
+    async def settle(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+        """Return one outcome for each delivery of one function, in order, or when to run it again.
+
+        Waits as long as the database is away. Distinct ids are expected. Raises `PoolClosed`.
+        """
+        try:
+            return await self._commit(function, batch)
+        except PoolClosed:
+            raise
+        except Exception as error:  # noqa: BLE001  (a bug in a handler must not take the others with it)
+            if len(batch) == 1:
+                return [await self._settle_alone(batch[0], error)]
+        middle = len(batch) // 2
+        return [*await self.settle(function, batch[:middle]), *await self.settle(function, batch[middle:])]
+
+    async def _settle_alone(self, delivery: Delivery, error: Exception) -> Outcome | RetryLater:
+        """Decide about the one job whose data or code raised *error*."""
+        decided = self._blame(delivery, error)
+        if isinstance(decided, RetryLater):
+            return decided
+        try:
+            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided)])
+        except DataFault as fault:  # its content does not even fit the ledger's row
+            log.warning("job.content_dropped", job_id=delivery.id, error=str(fault))
+            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided, content=None)])
+        return outcome
+
+    def _blame(self, delivery: Delivery, error: Exception) -> Rejected | Failed | RetryLater:
+        if isinstance(error, DataFault):
+            return Rejected(error.reason, str(error))
+        text = _storable(f"{type(error).__name__}: {error}")
+        decided = Failed(text) if delivery.last_try else _again(ERROR_DELAYS_S, delivery, text)
+        event = "job.failed" if delivery.last_try else "job.retried"
+        log.error(event, job_id=delivery.id, function=delivery.function, attempt=delivery.attempt, exc_info=error)
+        return decided
+
+    async def _commit(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+        """Run the batch's transaction, again and again as long as no job is at fault."""
+        conflicts = failures = 0
+        while True:
+            heed_cancel()
+            try:
+                outcomes = await self._transaction(function, batch)
+            except Conflict:
+                conflicts += 1
+                if conflicts > _MOST_CONFLICTS:
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
+            except Unavailable as fault:
+                if not self.database_is_away:
+                    log.warning("database.unavailable", error=str(fault))
+                self.database_is_away = True
+                await asyncio.sleep(UNAVAILABLE_DELAYS_S[min(failures, len(UNAVAILABLE_DELAYS_S) - 1)])
+                failures += 1
+            else:
+                if self.database_is_away:
+                    log.info("database.back")
+                self.database_is_away = False
+                return outcomes
+
+    async def _transaction(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+        async with self._pool.transaction() as connection:
+            begun_ns = time.perf_counter_ns()
+            repositories = Repositories(connection)
+            outcomes: dict[str, Outcome | RetryLater] = {**await repositories.results.lookup([job.id for job in batch])}
+            fresh = [delivery for delivery in batch if delivery.id not in outcomes]
+            verdicts = await self._decide(function, fresh, repositories)
+            decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
+            written = await self._write(fresh, decided, repositories, begun_ns)
+        self.tally.add(written)
+        outcomes.update(zip((delivery.id for delivery in fresh), decided, strict=True))
+        return [outcomes[delivery.id] for delivery in batch]
+
+    async def _decide(
+        self, function: str, fresh: Sequence[Delivery], repositories: Repositories
+    ) -> list[Verdict | Failed]:
+        """Ask the handler about the commands; what is decided already stays as it is."""
+        job_type = self._types.get(function)
+        jobs = [Job(d.id, d.command) for d in fresh if not isinstance(d.command, (Rejected, Failed))]
+        answers = iter(await self._ask(job_type, jobs, repositories) if job_type and jobs else ())
+        return [d.command if isinstance(d.command, (Rejected, Failed)) else next(answers) for d in fresh]
+
+    async def _ask(
+        self, job_type: JobType[Any], jobs: Sequence[Job[Any]], repositories: Repositories
+    ) -> Sequence[Verdict]:
+        """Call the handler. Raises `HandlerError` where it hangs, or does not answer for each job."""
+        limit = asyncio.timeout(self._handler_timeout_s)
+        try:
+            async with limit:
+                verdicts = await job_type.handler(jobs, repositories)
+        except TimeoutError:
+            if limit.expired():
+                raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None
+            raise
+        if len(verdicts) != len(jobs):
+            raise HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")
+        return verdicts
+
+    async def _write(
+        self,
+        fresh: Sequence[Delivery],
+        decided: Sequence[Outcome | RetryLater],
+        repositories: Repositories,
+        begun_ns: int,
+    ) -> list[Outcome]:
+        """Write the ledger rows of those that have an outcome now. Raises `Conflict` if somebody else was faster."""
+        settled = [
+            (d, outcome) for d, outcome in zip(fresh, decided, strict=True) if not isinstance(outcome, RetryLater)
+        ]
+        entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
+        if entries:
+            db_us = (time.perf_counter_ns() - begun_ns) // 1000
+            count = await repositories.results.write(entries, worker_id=self._worker_id, db_us=db_us)
+            if count < len(entries):
+                raise Conflict("another worker has settled a job of this batch")
+        return [outcome for _, outcome in settled]
+
+
+def _conclude(delivery: Delivery, verdict: Verdict | Failed) -> Outcome | RetryLater:
+    if not isinstance(verdict, Unresolved):
+        return verdict
+    if not delivery.looked_again:
+        return RetryLater(0, verdict.reason)  # what it waits for may be in a batch that commits at this moment
+    return Rejected(verdict.reason) if delivery.last_try else _again(UNRESOLVED_DELAYS_S, delivery, verdict.reason)
+
+
+def _again(delays_s: Sequence[float], delivery: Delivery, cause: str) -> RetryLater:
+    return RetryLater(delays_s[min(delivery.attempt, len(delays_s)) - 1], cause)
+
+
+def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
+    applied = isinstance(outcome, Applied)
+    return Entry(
+        delivery.id,
+        delivery.function,
+        status_of(outcome),
+        json.dumps(outcome.result) if applied else None,
+        outcome.reason if isinstance(outcome, Rejected) else None,
+        None if applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
+        None if applied else _kept(delivery.content),
+        delivery.attempt,
+        delivery.enqueued_at_ms,
+        delivery.taken_at_ms,
+        delivery.queue_us,
+        delivery.waited_us(begun_ns),
+    )
+
+
+def _kept(content: object) -> str | None:
+    """Return what requeue enqueues again; None where jsonb cannot hold it, and so no worker can ever apply it."""
+    if not isinstance(content, dict):
+        return None
+    try:
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except ValueError:  # infinity, or a lone surrogate
+        return None
+    return None if _ESCAPED_NUL.search(text) else text
+
+
+def _storable(text: str) -> str:
+    """Return an error's text as the ledger can hold it: no NUL, no lone surrogate, not endless."""
+    return text[:_ERROR_LENGTH].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

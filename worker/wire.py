@@ -1,0 +1,88 @@
+"""What jobs and results look like in Redis: arq's wire format, as JSON.
+
+A job is the value of `arq:job:{id}`, its id a member of the queue's sorted set (score: due time, Unix ms):
+
+    {"f": "create_user",        the function
+     "a": [],                   positional arguments: none, or one object that holds the fields
+     "k": {"username": …},      keyword arguments: the command's fields
+     "t": null,                 arq's job_try, the try to begin with
+     "et": 1764000000000}       when it was enqueued, Unix ms
+
+A result is the value of `arq:result:{id}`, with `s` whether it succeeded and `r` the result besides.
+Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result
+travels as its class's name and its text, and comes back as the same class where arq's client needs
+that (a cancelled job), else as `RuntimeError`.
+
+Any arq client can talk to the service with `serialize` and `deserialize` as its `job_serializer` and
+`job_deserializer`.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import PydanticSerializationError, from_json, to_json
+from typing_extensions import TypedDict
+
+MAX_PAYLOAD_BYTES = 1_048_576
+"""A larger job is not even decoded."""
+_ERROR = "!error"
+_LATEST_MS = 253_402_300_799_999
+"""The last millisecond that Python's datetime can hold."""
+_REVIVED = {"CancelledError": asyncio.CancelledError, "TimeoutError": TimeoutError}
+
+
+def serialize(envelope: dict[str, Any]) -> bytes:
+    """Encode a job or a result. Raises `PydanticSerializationError` for text that is not Unicode."""
+    return to_json(envelope, fallback=_as_error)
+
+
+def deserialize(payload: bytes) -> dict[str, Any]:
+    """Decode a job or a result. Raises `ValueError`."""
+    envelope = from_json(payload, allow_inf_nan=False)
+    if not isinstance(envelope, dict):
+        raise ValueError("is neither a job nor a result")  # noqa: TRY004  (the bytes are wrong, not the call)
+    result = envelope.get("r")
+    if isinstance(result, dict) and isinstance(result.get(_ERROR), str):
+        error = _REVIVED.get(result[_ERROR], RuntimeError)
+        envelope["r"] = error(result.get("text", ""))
+    return envelope
+
+
+def receive(payload: bytes) -> dict[str, Any]:
+    """Decode a job that a worker was given. Raises `ValueError` with what is wrong with it.
+
+    arq relies on the types of the fields without looking at them; here they are checked.
+    """
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"is larger than {MAX_PAYLOAD_BYTES} bytes")
+    try:
+        return _ENVELOPE.validator.validate_json(payload)
+    except ValidationError as error:
+        raise ValueError(_fault(error)) from None
+
+
+def _fault(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return "is not JSON"
+    return f"has no valid {first['loc'][0]!r}" if first["loc"] else "is not an object"
+
+
+class _Envelope(TypedDict):
+    """The part of a job's envelope that arq relies on without checking it."""
+
+    f: str
+    a: list[Any]
+    k: dict[str, Any]
+    t: Annotated[int, Field(ge=0, le=1_000_000)] | None
+    et: Annotated[int, Field(ge=0, le=_LATEST_MS)]
+
+
+_ENVELOPE: TypeAdapter[Any] = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))
+
+
+def _as_error(value: object) -> Any:
+    if isinstance(value, BaseException):
+        return {_ERROR: type(value).__name__, "text": str(value)}
+    raise PydanticSerializationError(f"{type(value).__name__} has no place in JSON")
