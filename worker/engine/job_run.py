@@ -1,0 +1,290 @@
+"""One attempt at one claimed job: from its bytes to what is to become of it.
+
+The meaning is arq's, step by step: decode, look the function up, count the tries, run it under its
+timeout with the hooks around it, and decide by how it ended:
+
+| the function …                       | the job                                              |
+|--------------------------------------|------------------------------------------------------|
+| returns                              | is done, with the result                             |
+| raises `Retry`                       | runs again, after the delay; a try is spent          |
+| raises `CancelledError`, `RetryJob`  | runs again at once; a try is spent                   |
+| is cancelled by an abort             | is done, with the cancellation as its failed result  |
+| is cancelled because the worker stops| is given back; no try is spent                       |
+| raises anything else, or takes too long | is done, with the error as its failed result      |
+
+What cannot be run (no content, no sense, no such function, three workers lost with it) is done, with
+the reason as its failed result. Where the function `UNRUNNABLE` is registered it is told of each such
+job first, so that the service's ledger has an outcome of it, too; what it returns for an invalid job is
+that job's result.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arq.constants import keep_cronjob_progress
+from arq.cron import CronJob
+from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
+from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms, truncate
+from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
+
+from worker.engine.leases import MOST_LAPSES, Claimed, Finish
+
+if TYPE_CHECKING:
+    from worker.engine.worker import Worker
+
+UNRUNNABLE = "tidepool:unrunnable"
+"""The function that is told of jobs that cannot be run: (kind, function, reason, content)."""
+
+failures = logging.getLogger("arq.worker")
+log = logging.getLogger("arq.worker.job")
+"""arq's two lines about each job. They cost more than the job itself: the service switches them off."""
+
+
+@dataclass(slots=True)
+class Call:
+    """What a job's bytes say: which function to call, with what."""
+
+    claimed: Claimed
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    job_try: int
+    enqueue_time_ms: int
+    function: Function | CronJob | None = None
+
+    @property
+    def is_cron(self) -> bool:
+        """Whether it is a run of a cron job."""
+        return isinstance(self.function, CronJob)
+
+    @property
+    def ref(self) -> str:
+        """The job's name in log lines."""
+        return self.name if self.is_cron else f"{self.claimed.id}:{self.name}"
+
+
+class Unrunnable(Exception):
+    """The job cannot be run.
+
+    *kind* is invalid, failed or aborted; *error* is the failed result that arq's clients read; *line* is
+    what arq's worker logs in that case, and people may watch for.
+    """
+
+    def __init__(self, kind: str, call: Call, reason: str, error: BaseException, line: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.call = call
+        self.error = error
+        self.line = line
+
+
+async def perform(worker: "Worker", claimed: Claimed, task: asyncio.Task[None], *, aborted: bool) -> Finish:
+    """Make one attempt, in *task*; returns what is to become of the job."""
+    start_ms = timestamp_ms()
+    try:
+        call = _read(worker, claimed, aborted=aborted)
+    except Unrunnable as error:
+        return await _end_unrunnable(worker, error, start_ms)
+    return await _attempt(worker, call, task, start_ms)
+
+
+def _read(worker: "Worker", claimed: Claimed, *, aborted: bool) -> Call:
+    """Decode the job and find its function. Raises `Unrunnable`."""
+    call, shown_id = Call(claimed, "<unknown>", (), {}, claimed.failed_tries + 1, 0), ascii(claimed.id)[1:-1]
+    if claimed.payload is None:
+        expired = JobExecutionFailed("job expired")
+        raise Unrunnable(
+            "invalid", call, "has no content: it expired or was removed", expired, f"job {shown_id} expired"
+        )
+    try:
+        decoded = deserialize_job_raw(claimed.payload, deserializer=worker.job_deserializer)
+    except SerializationError as error:
+        line = f"deserializing job {shown_id} failed: {error.__cause__}"
+        raise Unrunnable("invalid", call, str(error.__cause__), error, line) from error
+    call.name, call.args, call.kwargs, enqueued_try, call.enqueue_time_ms = decoded
+    call.job_try = max(call.job_try, enqueued_try or 0)
+    if aborted:
+        line = f"{_since_s(call.enqueue_time_ms):6.2f}s ⊘ {call.ref} aborted before start"
+        raise Unrunnable("aborted", call, "was aborted", asyncio.CancelledError(), line)
+    call.function = worker.functions.get(call.name) if call.name != UNRUNNABLE else None  # ours to call, nobody else's
+    if call.function is None:
+        line = f"job {shown_id}, function {call.name!r} not found"
+        raise Unrunnable("invalid", call, "names no function that there is", _not_found(call.name), line)
+    _refuse_hopeless(worker, call)
+    return call
+
+
+def _refuse_hopeless(worker: "Worker", call: Call) -> None:
+    own = call.function.max_tries if call.function else None
+    most = worker.max_tries if own is None else own
+    if call.claimed.lapses >= MOST_LAPSES:
+        text = said = f"lost {call.claimed.lapses} workers while they ran it"
+    elif call.job_try > most:
+        text, said = f"max {most} retries exceeded", f"max retries {most} exceeded"
+    else:
+        return
+    line = f"{_since_s(call.enqueue_time_ms):6.2f}s ! {call.ref} {said}"
+    raise Unrunnable("failed", call, text, JobExecutionFailed(text), line)
+
+
+async def _end_unrunnable(worker: "Worker", error: Unrunnable, start_ms: int) -> Finish:
+    call = error.call
+    failures.warning("%s", error.line)
+    told = worker.functions.get(UNRUNNABLE)
+    if told is not None:
+        content = call.kwargs or (call.args[0] if len(call.args) == 1 else None)
+        try:
+            answer = await told.coroutine(_context(worker, call), error.kind, call.name, str(error), content)
+        except Retry as retry:
+            return _again(call, retry.defer_score)
+        if error.kind == "invalid":
+            worker.jobs_complete += 1
+            return _done(worker, call, start_ms, answer, success=True)
+    worker.jobs_failed += 1
+    return _done(worker, call, start_ms, error.error, success=False)
+
+
+async def _attempt(worker: "Worker", call: Call, task: asyncio.Task[None], start_ms: int) -> Finish:
+    """Run the function with its hooks, and decide by how it ended."""
+    context = _context(worker, call)
+    try:
+        if worker.on_job_start:
+            await worker.on_job_start(context)
+        _log_start(call, start_ms)
+        result = await _run_limited(worker, call, task, context)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
+        finish = await _after_error(worker, call, start_ms, error)
+    else:
+        worker.jobs_complete += 1
+        finish = _done(worker, call, start_ms, result, success=True)
+        if log.isEnabledFor(logging.INFO):
+            text = "" if result is None or not worker.log_results else truncate(repr(result))
+            log.info("%6.2fs ← %s ● %s", (timestamp_ms() - start_ms) / 1000, call.ref, text)
+    if worker.on_job_end:
+        await worker.on_job_end(context)
+    return finish
+
+
+async def _run_limited(worker: "Worker", call: Call, task: asyncio.Task[None], context: dict[Any, Any]) -> Any:
+    """Run the function under its timeout: cancel this very *task* when it is over, which costs a timer and no task."""
+    function = call.function
+    assert function is not None
+    timeout_s = worker.job_timeout_s if function.timeout_s is None else function.timeout_s
+    timed_out = False
+
+    def time_out() -> None:
+        nonlocal timed_out
+        timed_out = True
+        task.cancel()
+
+    timer = worker.loop.call_later(timeout_s, time_out)
+    worker.job_tasks[call.claimed.id] = task
+    try:
+        return await function.coroutine(context, *call.args, **call.kwargs)
+    except asyncio.CancelledError:
+        if not timed_out:
+            raise
+        task.uncancel()
+        raise TimeoutError from None
+    finally:
+        timer.cancel()
+        worker.job_tasks.pop(call.claimed.id, None)
+
+
+async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseException) -> Finish:
+    job_id, seconds = call.claimed.id, (timestamp_ms() - start_ms) / 1000
+    if isinstance(error, asyncio.CancelledError) and job_id in worker.aborting_tasks:
+        worker.aborting_tasks.discard(job_id)
+        line = f"{seconds:6.2f}s ⊘ {call.ref} aborted"
+        return await _end_unrunnable(worker, Unrunnable("aborted", call, "was aborted", error, line), start_ms)
+    if worker.retry_jobs and isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):
+        worker.jobs_retried += 1
+        if isinstance(error, asyncio.CancelledError) and worker.is_stopping:
+            log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.ref)
+            return Finish(job_id, "release", owner=call.claimed.owner)
+        defer_ms = error.defer_score if isinstance(error, Retry) else None
+        if isinstance(error, Retry):
+            log.info("%6.2fs ↻ %s retrying job in %0.2fs", seconds, call.ref, (defer_ms or 0) / 1000)
+        else:
+            log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.ref)
+        return _again(call, defer_ms)
+    line = "%6.2fs ! %s failed, %s: %s"
+    extra = {"extra": _extra(error)}
+    failures.error(line, seconds, call.ref, type(error).__name__, error, exc_info=error, extra=extra)
+    worker.jobs_failed += 1
+    return _done(worker, call, start_ms, error, success=False)
+
+
+def _extra(error: BaseException) -> Any:
+    """Return what an exception wants to be logged with it: its attribute or method `extra`, as in arq."""
+    extra = getattr(error, "extra", None)
+    return extra() if callable(extra) else extra
+
+
+def _not_found(name: str) -> JobExecutionFailed:
+    return JobExecutionFailed(f"function {name!r} not found")
+
+
+def _since_s(time_ms: int) -> float:
+    return (timestamp_ms() - time_ms) / 1000
+
+
+def _again(call: Call, defer_ms: int | None) -> Finish:
+    due_ms = timestamp_ms() + defer_ms if defer_ms else 0
+    return Finish(call.claimed.id, "again", str(call.job_try).encode(), due_ms, owner=call.claimed.owner)
+
+
+def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: bool) -> Finish:
+    """Return the finish of an ended job, with its result as arq's clients read it, where it is kept."""
+    function = call.function
+    forever, kept_s = function and function.keep_result_forever, function and function.keep_result_s
+    forever = worker.keep_result_forever if forever is None else forever
+    kept_s = worker.keep_result_s if kept_s is None else kept_s
+    value = _result(worker, call, start_ms, result, success=success) if forever or kept_s else None
+    return Finish(
+        id=call.claimed.id,
+        how="done",
+        value=value or b"",
+        ms=0 if forever else int(to_ms(kept_s) or 0),
+        keep_ms=keep_cronjob_progress * 1000 if call.is_cron else 0,
+        owner=call.claimed.owner,
+    )
+
+
+def _result(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: bool) -> bytes | None:
+    return serialize_result(
+        call.name,
+        call.args,
+        call.kwargs,
+        call.job_try,
+        call.enqueue_time_ms,
+        success,
+        result,
+        start_ms,
+        timestamp_ms(),
+        call.ref,
+        worker.queue_name,
+        job_id=call.claimed.id,
+        serializer=worker.job_serializer,
+    )
+
+
+def _context(worker: "Worker", call: Call) -> dict[Any, Any]:
+    return {
+        **worker.ctx,
+        "job_id": call.claimed.id,
+        "job_try": call.job_try,
+        "enqueue_time": ms_to_datetime(call.enqueue_time_ms),
+        "score": call.claimed.due_ms,
+    }
+
+
+def _log_start(call: Call, start_ms: int) -> None:
+    if log.isEnabledFor(logging.INFO):
+        delayed_s = (start_ms - call.claimed.due_ms) / 1000
+        extra = f" try={call.job_try}" if call.job_try > 1 else ""
+        extra += f" delayed={delayed_s:0.2f}s" if delayed_s > 1.2 else ""  # noqa: PLR2004  (arq's)
+        waited_s, text = (start_ms - call.enqueue_time_ms) / 1000, args_to_string(call.args, call.kwargs)
+        log.info("%6.2fs → %s(%s)%s", waited_s, call.ref, text, extra)

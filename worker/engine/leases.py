@@ -1,0 +1,132 @@
+"""Claims, leases and finishes: the engine's whole talk with Redis about jobs, many jobs a round trip.
+
+An *owner* is one worker process, or what it becomes after it lost its leases: a new owner. It holds
+jobs under one lease, which one command renews for all of them. Four structures beside arq's own:
+
+    {queue}:owners        zset  owner → end of its lease, Unix ms
+    {queue}:held:{owner}  zset  job id → its due time before it was claimed
+    {queue}:lapses        hash  job id → owners that were lost with it
+    {queue}:suspects      zset  jobs that two owners were lost with → due time
+
+To hold a job is to have it in one's `held` set, and every finish asks that first. When an owner's
+lease ends, whoever claims next moves its jobs back to their old places in the queue; from then on the
+owner that was lost can neither finish nor overwrite anything, however late it wakes up.
+
+To stock arq a claimed job is one that is in progress (its `arq:in-progress:` key) and not due (its
+raised score), so both kinds of workers can share a queue.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from arq.constants import abort_jobs_ss
+from redis.asyncio import Redis
+
+MOST_AT_ONCE = 250
+"""Jobs in one call of a script: larger ones are slower a job, and Lua cannot unpack thousands of values."""
+MOST_LAPSES = 3
+"""Owners that may be lost with a job before it is failed instead of run."""
+
+
+class Claimed(NamedTuple):
+    """A job that this owner holds now."""
+
+    id: str
+    due_ms: int
+    payload: bytes | None
+    """None: the job's content has expired or was never there."""
+    failed_tries: int
+    lapses: int
+    owner: str
+
+
+class Finish(NamedTuple):
+    """What is to become of a held job; the fields are those of `finish.lua`."""
+
+    id: str
+    how: str
+    value: bytes = b""
+    ms: int = 0
+    keep_ms: int = 0
+    owner: str = ""
+
+
+class Leases:
+    """The jobs that one process holds in one queue."""
+
+    def __init__(self, redis: Redis, queue_name: str, *, lease_ms: int) -> None:
+        self._redis = redis
+        self._queue = queue_name
+        self.lease_ms = lease_ms
+        self._claim: Any = redis.register_script(script("claim"))
+        self._finish: Any = redis.register_script(script("finish"))
+
+    async def claim(self, owner: str, limit: int, *, suspect_too: bool) -> tuple[list[Claimed], int]:
+        """Take up to *limit* due jobs; returns them, and how many jobs of lost owners were put back on the way.
+
+        A call whose reply is lost may have taken jobs: `strays` finds them.
+        """
+        keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner), *_suspicion_keys(self._queue)]
+        args = [owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), held_key(self._queue, "")]
+        ids, dues, payloads, tries, lapses, returned = await self._claim(keys=keys, args=args)
+        counts = lapses or [None] * len(ids)
+        jobs = [
+            Claimed(decode_id(job_id), int(float(due)), payload, int(tried or 0), int(lapsed or 0), owner)
+            for job_id, due, payload, tried, lapsed in zip(ids, dues, payloads, tries, counts, strict=True)
+        ]
+        return jobs, returned
+
+    async def finish(self, owner: str, finishes: Sequence[Finish]) -> list[bool]:
+        """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
+        keys = [
+            self._queue,
+            f"{self._queue}:owners",
+            held_key(self._queue, owner),
+            f"{self._queue}:lapses",
+            abort_jobs_ss,
+        ]
+        args = [owner, *(part for f in finishes for part in (encode_id(f.id), f.how, f.value, f.ms, f.keep_ms))]
+        reply: bytes = await self._finish(keys=keys, args=args)
+        return [answer == ord("1") for answer in reply]
+
+    async def strays(self, owner: str, known: set[str]) -> list[str]:
+        """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost."""
+        held: list[bytes] = await self._redis.zrange(held_key(self._queue, owner), 0, -1)
+        return [job_id for job_id in map(decode_id, held) if job_id not in known]
+
+
+async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
+    """End the leases of the owners whose names begin with *prefix*: their processes are known to be dead.
+
+    The next claim of any worker puts their jobs back. Returns how many owners there were.
+    """
+    key = f"{queue_name}:owners"
+    dead = [owner for owner in await redis.zrange(key, 0, -1) if owner.startswith(prefix.encode())]
+    if dead:
+        await redis.zadd(key, dict.fromkeys(dead, 0), xx=True)
+    return len(dead)
+
+
+def script(name: str) -> str:
+    """Return the text of a script of ours."""
+    return (files("worker.engine") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def held_key(queue_name: str, owner: str) -> str:
+    """Return the key of the set of jobs that *owner* holds."""
+    return f"{queue_name}:held:{owner}"
+
+
+def decode_id(job_id: bytes) -> str:
+    """Return an id as text; bytes that are no UTF-8 survive the way there and back."""
+    return job_id.decode("utf-8", "surrogateescape")
+
+
+def encode_id(job_id: str) -> bytes:
+    """Return the bytes of an id."""
+    return job_id.encode("utf-8", "surrogateescape")
+
+
+def _suspicion_keys(queue_name: str) -> tuple[str, str]:
+    return f"{queue_name}:lapses", f"{queue_name}:suspects"

@@ -1,0 +1,62 @@
+-- Finish jobs: store results, or give jobs back; each only if this owner still holds it.
+--
+-- KEYS[1]  the queue  KEYS[2]  owners  KEYS[3]  held by this owner  KEYS[4]  lapses  KEYS[5]  arq's jobs to abort
+-- ARGV[1]  owner
+-- ARGV[2…] five for each job (250 jobs or fewer): id, how, value, ms, keep
+--   how    "done"    it has ended: value is the result ("" none), kept for ms (0: for ever); the job's keys go;
+--                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too
+--          "again"   run it again at ms (Unix ms; 0: at its old due time); value: failed tries so far
+--          "release" give it back as it was, no try spent
+-- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
+local ids = {}
+for i = 2, #ARGV, 5 do
+    ids[#ids + 1] = ARGV[i]
+end
+local dues = redis.call('ZMSCORE', KEYS[3], unpack(ids))
+local answers, gone, ended, left = {}, {}, {}, {}
+for i, id in ipairs(ids) do
+    local at = (i - 1) * 5 + 1
+    local how, value, ms, keep = ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+    answers[i] = dues[i] and '1' or '0'
+    if dues[i] then
+        left[#left + 1] = id
+        if keep > 0 then
+            redis.call('PEXPIRE', 'arq:in-progress:' .. id, keep)
+        else
+            gone[#gone + 1] = 'arq:in-progress:' .. id
+        end
+        if how == 'done' then
+            if value ~= '' then
+                if ms > 0 then
+                    redis.call('SET', 'arq:result:' .. id, value, 'PX', ms)
+                else
+                    redis.call('SET', 'arq:result:' .. id, value)
+                end
+            end
+            ended[#ended + 1] = id
+            gone[#gone + 1] = 'arq:job:' .. id
+            gone[#gone + 1] = 'arq:retry:' .. id
+        else
+            if how == 'again' then
+                redis.call('SET', 'arq:retry:' .. id, value, 'EX', 88400)
+            end
+            -- XX: a job that was taken out of the queue meanwhile stays out
+            redis.call('ZADD', KEYS[1], 'XX', how == 'again' and ms > 0 and ms or dues[i], id)
+        end
+    end
+end
+if #left > 0 then
+    redis.call('ZREM', KEYS[3], unpack(left))
+    if #gone > 0 then
+        redis.call('DEL', unpack(gone))
+    end
+    if redis.call('EXISTS', KEYS[3]) == 0 then
+        redis.call('ZREM', KEYS[2], ARGV[1])
+    end
+end
+if #ended > 0 then
+    redis.call('ZREM', KEYS[1], unpack(ended))
+    redis.call('ZREM', KEYS[5], unpack(ended))
+    redis.call('HDEL', KEYS[4], unpack(ended))
+end
+return table.concat(answers)

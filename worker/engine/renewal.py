@@ -1,0 +1,105 @@
+"""Keeps this process's lease, from a thread.
+
+From a thread, because a job that blocks the event loop must not lose the lease of everything that the
+process holds, itself among it: it would run again elsewhere, block there, and so on without end. For
+the same reason there is a bound: a loop that has been blocked for a minute is given up.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis as sync_redis
+import structlog
+from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import RedisError
+
+from worker.engine.leases import held_key, script
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_BLOCK_S = 60.0
+
+
+class Renewal:
+    """Renews the lease three times in its length, while there are jobs under it.
+
+    *owner* returns the present owner's name, or None while it holds nothing; *lost* is called in the
+    event loop with the owner whose lease is gone.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue_name: str,
+        *,
+        lease_ms: int,
+        owner: Callable[[], str | None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._queue = queue_name
+        self._lease_ms = lease_ms
+        self._owner = owner
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._loop_seen_s = self._until_s = time.monotonic()
+        self._stop = threading.Event()
+        self._redis = _sync_client(redis)
+        self._renew: Any = self._redis.register_script(script("renew"))
+        self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
+        self._thread.start()
+
+    def begin(self, asked_s: float) -> None:
+        """Take note that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
+        self._until_s = asked_s + self._lease_ms / 1000
+
+    def check(self, owner: str) -> None:
+        """Give the lease up if it has ended by our own clock: this process slept, or Redis was away for long.
+
+        Called before each claim, which must not bring a lost owner back to life.
+        """
+        if self._owner() == owner and time.monotonic() > self._until_s:
+            self._lost(owner)
+
+    async def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join)
+        self._redis.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease_ms / 3000):
+            self._loop.call_soon_threadsafe(self._see_loop)
+            owner = self._owner()
+            if owner is not None and time.monotonic() - self._loop_seen_s < _LONGEST_BLOCK_S:
+                self._renew_once(owner)
+
+    def _renew_once(self, owner: str) -> None:
+        keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner)]
+        asked_s = time.monotonic()
+        try:
+            renewed = self._renew(keys=keys, args=[owner, self._lease_ms])
+        except (RedisError, OSError):
+            return  # the event loop meets the same trouble, and says so; the next round is soon
+        if renewed:
+            self.begin(asked_s)
+        elif self._owner() == owner:
+            self._loop.call_soon_threadsafe(self._lost, owner)
+
+    def _see_loop(self) -> None:
+        self._loop_seen_s = time.monotonic()
+
+
+def _sync_client(redis: Redis) -> Any:
+    """Return a client for threads, for the server that *redis* talks to."""
+    pool: Any = redis.connection_pool
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
+    kind: Any = sync_redis.Connection
+    if issubclass(pool.connection_class, UnixDomainSocketConnection):
+        kind = sync_redis.UnixDomainSocketConnection
+    elif issubclass(pool.connection_class, SSLConnection):
+        kind = sync_redis.SSLConnection
+    options.setdefault("socket_timeout", 5.0)
+    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class=kind, **options))
