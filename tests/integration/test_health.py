@@ -1,0 +1,284 @@
+"""The stats job and the pruning: a row for each tick, on time whatever the pool does, and not for ever."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from waiting import until
+
+from worker.db.connection import Connection
+from worker.db.faults import Unavailable
+from worker.db.pool import Pool, PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.health.pruner import Pruner
+from worker.health.recorder import Recorder
+from worker.identity import Identity
+from worker.ledger import Tally
+
+TICK_S = 1_764_000_000.0
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+
+
+class UnsteadySide:
+    """A side connection that can be away, and that counts its uses."""
+
+    def __init__(self, side: SideConnection) -> None:
+        self._side = side
+        self.away = False
+        self.uses = 0
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Connection]:
+        """Lend the connection, unless it is away."""
+        self.uses += 1
+        if self.away:
+            raise Unavailable("the server is away")
+        async with self._side.use() as connection:
+            yield connection
+
+
+@pytest.fixture
+async def side(database: PoolConfig) -> AsyncIterator[UnsteadySide]:
+    """Give a side connection to the test's database."""
+    side = SideConnection(database, "stats")
+    yield UnsteadySide(side)
+    await side.close()
+
+
+@pytest.fixture
+def a_recorder(pool: Pool, side: UnsteadySide) -> Callable[..., Recorder]:
+    """Give a factory of recorders of one imagined process."""
+    identity = Identity(str(uuid.uuid4()), "worker-1", "host-1", datetime.now(UTC))
+
+    def build(tally: Tally | None = None, interval_s: float = 0.1, on: Pool = pool) -> Recorder:
+        unsteady: Any = side
+        return Recorder(identity, pool=on, tally=tally or Tally(), side=unsteady, interval_s=interval_s)
+
+    return build
+
+
+async def snapshots(connection: Any) -> list[dict[str, Any]]:
+    """Return the rows in the order of their ticks."""
+    return [dict(row) for row in await connection.fetch("SELECT * FROM pool_snapshots ORDER BY tick")]
+
+
+async def test_a_sample_becomes_a_row_with_every_column(
+    a_recorder: Callable[..., Recorder], pool: Pool, connection: Any
+) -> None:
+    """Identity, gauges, peaks, counters, and the ledger's tally."""
+    await pool.check()
+    recorder = a_recorder(Tally(applied=5, rejected=2, failed=1))
+    recorder.take_sample(TICK_S)
+    await recorder.write_kept()
+    (row,) = await snapshots(connection)
+    assert all(value is not None for value in row.values())
+    assert datetime.fromtimestamp(TICK_S, UTC) == row["tick"]
+    assert ("worker-1", "host-1", 1, 4, 1, 1) == tuple(
+        row[name] for name in ("worker_id", "host", "min_size", "max_size", "size", "idle")
+    )
+    assert (5, 2, 1) == (row["jobs_applied"], row["jobs_rejected"], row["jobs_failed"])
+    assert (1, 1, 0) == (row["acquire_ok"], row["queries"], row["in_use"])
+    assert row["started_at"] <= row["captured_at"] <= row["written_at"]
+
+
+async def test_a_sample_has_a_figure_for_every_column(a_recorder: Callable[..., Recorder], connection: Any) -> None:
+    """And no other: jsonb_populate_recordset drops what has no column without a word."""
+    recorder = a_recorder()
+    recorder.take_sample(TICK_S)
+    await recorder.write_kept()
+    (row,) = await snapshots(connection)
+    recorder.take_sample(TICK_S)
+    assert set(row) == {*recorder._kept[0], "written_at"}
+
+
+async def test_a_row_is_written_while_the_pool_is_exhausted(
+    a_recorder: Callable[..., Recorder], pool: Pool, connection: Any
+) -> None:
+    """That is when it is needed; it says who waits."""
+    recorder = a_recorder()
+    async with AsyncExitStack() as held:
+        for _ in range(4):
+            await held.enter_async_context(pool.acquire())
+        waiter = asyncio.create_task(pool.check())
+        await asyncio.sleep(0)
+        recorder.take_sample(TICK_S)
+        await recorder.write_kept()
+        (row,) = await snapshots(connection)
+    await waiter
+    assert (4, 4, 0, 1) == tuple(row[name] for name in ("in_use", "size", "idle", "waiting"))
+
+
+async def test_samples_are_kept_while_the_database_is_away(
+    a_recorder: Callable[..., Recorder], side: UnsteadySide, connection: Any, logs: list[Any]
+) -> None:
+    """And written when it is back, each for its own tick and with the time of its capture."""
+    recorder = a_recorder()
+    side.away = True
+    for n in range(3):
+        recorder.take_sample(TICK_S + n)
+        await recorder.write_kept()
+    assert [] == await snapshots(connection)
+    assert [("snapshot.late", n) for n in (1, 2, 3)] == [(line["event"], line["kept"]) for line in logs]
+    side.away = False
+    await recorder.write_kept()
+    rows = await snapshots(connection)
+    assert [TICK_S, TICK_S + 1, TICK_S + 2] == [row["tick"].timestamp() for row in rows]
+    assert all(row["captured_at"] < row["written_at"] for row in rows)
+    await recorder.write_kept()
+    assert rows == await snapshots(connection)
+
+
+async def test_the_newest_samples_are_kept_when_there_are_too_many(
+    a_recorder: Callable[..., Recorder], side: UnsteadySide, connection: Any
+) -> None:
+    """An outage of hours must not fill the memory."""
+    recorder = a_recorder()
+    side.away = True
+    for n in range(1000):
+        recorder.take_sample(TICK_S + n)
+    side.away = False
+    await recorder.write_kept()
+    rows = await snapshots(connection)
+    assert (720, TICK_S + 999) == (len(rows), rows[-1]["tick"].timestamp())
+
+
+async def test_the_same_tick_twice_is_one_row(a_recorder: Callable[..., Recorder], connection: Any) -> None:
+    """The reply to a write may be lost, and the write repeated."""
+    recorder = a_recorder()
+    for _ in range(2):
+        recorder.take_sample(TICK_S)
+        await recorder.write_kept()
+    recorder.take_sample(TICK_S + 1)
+    await recorder.write_kept()
+    assert [TICK_S, TICK_S + 1] == [row["tick"].timestamp() for row in await snapshots(connection)]
+
+
+async def test_ticks_are_multiples_of_the_interval(a_recorder: Callable[..., Recorder], connection: Any) -> None:
+    """On the wall clock, so that the rows of all processes line up; closing writes the last one."""
+    recorder = a_recorder(interval_s=0.1)
+    running = asyncio.create_task(recorder.run())
+
+    async def three_rows() -> bool:
+        return len(await snapshots(connection)) >= 3
+
+    await until(three_rows)
+    running.cancel()
+    await asyncio.wait([running])
+    recorder.take_sample(TICK_S)
+    await recorder.close()
+    ticks = [row["tick"] for row in await snapshots(connection)]
+    assert {0} == {tick.microsecond % 100_000 for tick in ticks}
+    assert datetime.fromtimestamp(TICK_S, UTC) in ticks
+    assert len(ticks) >= 4
+
+
+async def test_the_lag_of_the_event_loop_is_in_the_rows(a_recorder: Callable[..., Recorder], connection: Any) -> None:
+    """The probe runs beside the recorder and ends with it."""
+    recorder = a_recorder(interval_s=0.1)
+    running = asyncio.create_task(recorder.run())
+
+    async def measured() -> bool:
+        return any(row["loop_lag_count"] for row in await snapshots(connection))
+
+    await until(measured)
+    running.cancel()
+    await asyncio.wait([running])
+    await recorder.close()
+    assert "loop lag probe" not in {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()}
+
+
+async def test_an_interval_with_work_is_logged(a_recorder: Callable[..., Recorder], logs: list[Any]) -> None:
+    """What was settled since the last tick; a quiet one says nothing."""
+    tally = Tally()
+    recorder = a_recorder(tally)
+    recorder.take_sample(TICK_S)
+    tally.applied, tally.failed = 7, 1
+    recorder.take_sample(TICK_S + 1)
+    recorder.take_sample(TICK_S + 2)
+    tally.applied = 10
+    recorder.take_sample(TICK_S + 3)
+    settled = [(line["applied"], line["failed"]) for line in logs if line["event"] == "jobs.settled"]
+    assert [(7, 1), (3, 0)] == settled
+
+
+async def insert_results(connection: Any, count: int, finished_at: datetime) -> None:
+    """Insert *count* ledger rows."""
+    await connection.execute(
+        """INSERT INTO job_results (job_id, function, status, result, attempts, worker_id, enqueued_at, started_at,
+                                    finished_at, queue_us, pool_wait_us, db_us)
+           SELECT gen_random_uuid()::text, 'f', 'applied', '{}', 1, 'w', $1, $1, $1, 0, 0, 0
+           FROM generate_series(1, $2::int)""",
+        finished_at,
+        count,
+    )
+
+
+async def insert_snapshots(recorder: Recorder, *ticks: datetime) -> None:
+    """Insert a snapshot for each tick."""
+    for tick in ticks:
+        recorder.take_sample(tick.timestamp())
+    await recorder.write_kept()
+
+
+async def test_only_what_is_past_its_time_is_pruned(
+    a_recorder: Callable[..., Recorder], side: UnsteadySide, connection: Any
+) -> None:
+    """Ledger rows by when they finished, snapshots by their tick; each has its own time."""
+    unsteady: Any = side
+    pruner = Pruner(unsteady, results_keep_days=30, snapshots_keep_days=7)
+    await insert_results(connection, 3, NOW - timedelta(days=30, seconds=1))
+    await insert_results(connection, 2, NOW - timedelta(days=29, hours=23))
+    day = timedelta(days=1)
+    await insert_snapshots(a_recorder(), NOW - 8 * day, NOW - 7.1 * day, NOW - 6.9 * day)
+    assert (3, 2) == await pruner.run_once(NOW)
+    assert (0, 0) == await pruner.run_once(NOW)
+    assert 2 == await connection.fetchval("SELECT count(*) FROM job_results")
+    assert 1 == await connection.fetchval("SELECT count(*) FROM pool_snapshots")
+
+
+async def test_pruning_goes_in_small_batches(side: UnsteadySide, connection: Any) -> None:
+    """A thousand rows at a time, so that no statement holds locks for long."""
+    unsteady: Any = side
+    await insert_results(connection, 2500, NOW - timedelta(days=31))
+    assert (2500, 0) == await Pruner(unsteady, results_keep_days=30, snapshots_keep_days=7).run_once(NOW)
+    assert 3 + 1 + 1 == side.uses  # 1000, 1000, 500, none; and no snapshots
+
+
+async def test_processes_that_prune_at_once_do_not_wait_for_each_other(database: PoolConfig, connection: Any) -> None:
+    """Each row is deleted by one of them."""
+    await insert_results(connection, 3000, NOW - timedelta(days=31))
+    sides = [SideConnection(replace(database), f"side-{n}") for n in range(3)]
+    pruners = [Pruner(side, results_keep_days=30, snapshots_keep_days=7) for side in sides]
+    pruned = await asyncio.gather(*(pruner.run_once(NOW) for pruner in pruners))
+    assert 3000 == sum(results for results, _ in pruned)
+    for side in sides:
+        await side.close()
+
+
+async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
+    side: UnsteadySide, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage does not end it."""
+    monkeypatch.setattr("worker.health.pruner._INTERVAL_S", 0.01)
+    unsteady: Any = side
+    await insert_results(connection, 1, NOW - timedelta(days=3000))
+    side.away = True
+    running = asyncio.create_task(Pruner(unsteady, results_keep_days=30, snapshots_keep_days=7).run())
+
+    async def told() -> bool:
+        return bool(logs)
+
+    async def pruned() -> bool:
+        return await connection.fetchval("SELECT count(*) FROM job_results") == 0
+
+    await until(told)
+    side.away = False
+    await until(pruned)
+    running.cancel()
+    await asyncio.wait([running])
+    assert "prune.failed" == logs[0]["event"]

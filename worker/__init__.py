@@ -1,0 +1,42 @@
+"""The worker: takes jobs out of Redis and applies them to PostgreSQL, exactly once.
+
+A tour, in the order in which a job meets the files:
+
+- `wire`      what jobs and results look like in Redis
+- `engine`    arq's Worker, and the intake that turns its calls into deliveries
+- `delivery`  one attempt at a job
+- `batcher`   gathers deliveries of one function while the connections are busy
+- `ledger`    one batch from commands to outcomes, in one transaction: the heart of it
+- `jobs`      the commands and their handlers, one file each
+- `db`        pool, repositories, faults, migrations
+- `outcomes`  what can become of a job
+- `health`    the stats job and the pruning
+- `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are
+
+Start it with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Hand out WorkerSettings when it is asked for: importing a part of this package reads no environment."""
+    if name == "WorkerSettings":
+        _be_stoppable()
+        from worker.main import worker_settings  # noqa: PLC0415  (only the arq command needs all of it)
+
+        return worker_settings()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _be_stoppable() -> None:
+    """Let SIGTERM end a container's first process while it imports; process 1 ignores what it has no handler for."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, _stop_now)
+
+
+def _stop_now(_number: int, _frame: object) -> None:
+    sys.exit(0)

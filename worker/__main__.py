@@ -1,0 +1,141 @@
+"""`python -m worker`: the operators' commands.
+
+To run jobs: `arq worker.WorkerSettings`.
+"""
+
+import argparse
+import asyncio
+import re
+import signal
+import sys
+from typing import Any
+
+from settings import Settings
+from worker import terminal
+from worker.bench.command import PARTS, bench
+from worker.db.migrations import migrate
+from worker.db.pool import PoolConfig
+from worker.db.repositories import Repositories
+from worker.embedded import Urls
+from worker.terminal import Parser
+
+_SNAPSHOT_COLUMNS = (
+    "tick", "worker_id", "size", "idle", "in_use", "in_use_max", "waiting_max", "acquire_ok", "wait_us_max",
+    "hold_us_max", "jobs_applied", "jobs_rejected", "jobs_failed", "loop_lag_us_max",
+)  # fmt: skip
+_USUAL_PARTS = tuple(part for part in PARTS if part != "backlog")
+_BENCH_EXAMPLES = """  python -m worker bench                               about ten minutes
+  python -m worker bench --parts create_user,pgbench --repeat 5
+  python -m worker bench --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
+  python -m worker bench --json > bench.json"""
+_SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
+  python -m worker snapshots --json | jq '.[0].in_use_max'"""
+
+
+async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """List pool snapshots, the newest first."""
+    pool = await terminal.open_pool(settings, urls, "snapshots")
+    async with pool.acquire() as connection:
+        rows = await Repositories(connection).snapshots.newest(
+            worker_id=arguments.worker, since=terminal.since(arguments.since), limit=arguments.limit
+        )
+    await pool.close()
+    empty = "no snapshots yet: is a worker running, and ENABLE_MONITORING on?"
+    terminal.print_rows(rows, _SNAPSHOT_COLUMNS, as_json=arguments.json, empty=empty)
+    return 0
+
+
+async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Apply the missing migrations."""
+    config = PoolConfig(url=urls.database, application_name="tidepool:migrate")
+    applied = await terminal.patiently(lambda: migrate(config), settings, urls)
+    if arguments.json:
+        terminal.print_json({"applied": [f"{migration.version:04}_{migration.name}" for migration in applied]})
+    for migration in applied if not arguments.json else ():
+        print(f"applied {migration.version:04}_{migration.name}")
+    if not applied and not arguments.json:
+        print("nothing to apply: the schema is up to date")
+    return 0
+
+
+async def show_urls(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
+    """Print the URLs in use, for other programs: with their passwords."""
+    addresses = {"database": urls.database, "redis": urls.redis}
+    if arguments.json:
+        terminal.print_json(addresses)
+    else:
+        print("\n".join(f"{name:8}  {url}" for name, url in addresses.items()))
+    return 0
+
+
+async def services(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Keep the embedded servers running until Ctrl-C."""
+    if not settings.embedded:
+        raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
+    await show_urls(arguments, settings, urls)
+    sys.stdout.flush()
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    listing = _add(commands, "snapshots", snapshots, _SNAPSHOTS_EXAMPLES)
+    listing.add_argument("--worker", metavar="ID", help="only this worker's")
+    listing.add_argument("--since", type=terminal.duration, metavar="AGO", help="only the last 90s, 10m, 1.5h, 7d …")
+    listing.add_argument("--limit", type=terminal.positive, default=20, metavar="N", help="at most N rows (default 20)")
+    _add(commands, "migrate", migrate_now, "  python -m worker migrate")
+    _add(commands, "services", services, "  python -m worker services")
+    measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES)
+    measuring.add_argument(
+        "--jobs", type=terminal.positive, default=40_000, metavar="N", help="jobs of ours a drain (default 40,000)"
+    )
+    measuring.add_argument(
+        "--repeat", type=terminal.positive, default=3, metavar="R", help="rounds, for medians (default 3)"
+    )
+    measuring.add_argument(
+        "--parts",
+        type=_parts,
+        default=_USUAL_PARTS,
+        metavar="A,B",
+        help=f"of {', '.join(PARTS)} (default: all but backlog)",
+    )
+    measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
+    _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
+    return top
+
+
+def _add(commands: Any, name: str, command: Any, examples: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=command.__doc__, description=command.__doc__, examples=examples)
+    added.set_defaults(command=command)
+    return added
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if unknown := set(parts) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(PARTS)}")
+    return parts
+
+
+def _cores(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of cores such as 0,1")
+    return [int(core) for core in text.split(",")]
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    arguments = parser().parse_args()
+    terminal.run(lambda settings, urls: arguments.command(arguments, settings, urls))
+
+
+if __name__ == "__main__":
+    main()

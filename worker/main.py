@@ -1,0 +1,172 @@
+"""The composition root of a worker process: what is made at startup, wired, and closed at shutdown.
+
+`arq worker.WorkerSettings` gets its settings class here. Nothing else in the service makes a pool, a
+ledger or a batcher, and nothing in here decides anything.
+"""
+
+import asyncio
+import functools
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import structlog
+import uvloop
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from settings import Settings, load_or_exit, without_password
+from worker import identity, logs, servers, wire
+from worker.batcher import Batcher
+from worker.broker import open_redis, redis_settings, wait_for, wait_for_redis
+from worker.db.faults import Refused, Unavailable
+from worker.db.migrations import MigrationError, migrate
+from worker.db.pool import Pool, PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.embedded import EmbeddedServersError
+from worker.engine.intake import Intake, arq_functions
+from worker.engine.worker import EngineOptions, StartError, install
+from worker.health.pruner import Pruner
+from worker.health.recorder import Recorder
+from worker.jobs import JOBS
+from worker.ledger import Ledger
+
+log = structlog.get_logger(__name__)
+
+_HEALTH_CHECK_INTERVAL_S = 3
+
+
+def worker_settings() -> type:
+    """Return the settings class for the `arq` command, made of the environment.
+
+    Ends the process with status 2 and one line for each wrong variable where it is not valid.
+    """
+    settings = load_or_exit()
+    install()
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
+    process = WorkerProcess(settings)
+
+    class WorkerSettings:
+        """What arq reads; it looks at this class's own attributes only."""
+
+        functions = arq_functions(JOBS)
+        on_startup = process.startup
+        on_shutdown = process.shutdown
+        ctx = {"engine": process.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
+        redis_settings = redis_settings(servers.addresses(settings).redis)
+        queue_name = settings.queue_name
+        job_serializer = wire.serialize
+        job_deserializer = wire.receive
+        health_check_key = f"{settings.queue_name}:health-check:{settings.worker_name}"
+        health_check_interval = _HEALTH_CHECK_INTERVAL_S
+        max_jobs = settings.max_jobs
+        poll_delay = settings.poll_delay
+        keep_result = settings.keep_result
+        job_completion_wait = settings.shutdown_wait
+        allow_abort_jobs = True
+        log_results = False
+
+    return WorkerSettings
+
+
+class WorkerProcess:
+    """What one worker process has open, from its connecting through `startup` to `shutdown`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._servers = ExitStack()
+        self._open = AsyncExitStack()
+        self._urls = servers.addresses(settings)
+        self._identity = identity.of_this_process()
+        self._ledger: Ledger | None = None
+
+    def engine_options(self) -> EngineOptions:
+        """Return what the engine has to know of this process."""
+        return EngineOptions(
+            owner=self._identity.worker_id,
+            lease_s=self._settings.lease,
+            connect=self._connect,
+            may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
+        )
+
+    async def _connect(self) -> ArqRedis:
+        """Start or join the embedded servers if they are used, and return Redis's client once it answers."""
+        logs.configure(self._settings.log_level)
+        try:
+            await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
+        except EmbeddedServersError as error:
+            raise StartError(str(error)) from None
+        redis = open_redis(
+            self._urls.redis, queue_name=self._settings.queue_name, connect_timeout_s=self._settings.connect_timeout
+        )
+        try:
+            await wait_for_redis(redis, self._urls.redis)
+        except RedisError as error:
+            raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
+        return redis
+
+    async def startup(self, ctx: dict[Any, Any]) -> None:
+        """Open the pool and put everything in place that jobs need."""
+        worker_id = self._identity.worker_id
+        config = pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
+        pool = await self._open_pool(config)
+        ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
+        batcher = Batcher(ledger.settle, slots=config.max_size, limit=self._settings.batch_limit)
+        self._open.push_async_callback(batcher.close)
+        ctx["intake"] = Intake(JOBS, batcher.submit, max_tries=self._settings.max_tries)
+        self._watch(pool, ledger, config)
+        log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
+
+    async def shutdown(self, _ctx: dict[Any, Any]) -> None:
+        """Let the batches that have left commit, write the last snapshot, close what was opened, newest first."""
+        await self._open.aclose()
+        await asyncio.to_thread(self._servers.close)
+        log.info("worker.stopped")
+
+    async def _open_pool(self, config: PoolConfig) -> Pool:
+        try:
+            if self._settings.migrate_on_start:
+                for migration in await self._wait_for_database(functools.partial(migrate, config)):
+                    log.info("migration.applied", version=migration.version, name=migration.name)
+            pool = await self._wait_for_database(functools.partial(Pool.open, config))
+        except (Refused, MigrationError) as error:
+            raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {error}") from None
+        self._open.push_async_callback(pool.close)
+        return pool
+
+    async def _wait_for_database(self, attempt: Any) -> Any:
+        return await wait_for(attempt, "postgresql", without_password(self._urls.database), None, (Unavailable,))
+
+    def _watch(self, pool: Pool, ledger: Ledger, config: PoolConfig) -> None:
+        """Start the stats job and the pruning."""
+        side = SideConnection(config, "stats")
+        self._open.push_async_callback(side.close)
+        pruner = Pruner(
+            side,
+            results_keep_days=self._settings.result_keep_days,
+            snapshots_keep_days=self._settings.snapshot_keep_days,
+        )
+        self._run_aside(pruner.run(), "pruner")
+        if self._settings.enable_monitoring:
+            interval_s = self._settings.stats_interval
+            recorder = Recorder(self._identity, pool=pool, tally=ledger.tally, side=side, interval_s=interval_s)
+            self._open.push_async_callback(recorder.close)
+            self._run_aside(recorder.run(), "stats job")
+
+    def _run_aside(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._open.callback(task.cancel)
+
+
+def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
+    """Return the pool's configuration out of the settings."""
+    return PoolConfig(
+        url=url,
+        application_name=application_name,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        max_queries=settings.pool_max_queries,
+        max_inactive_time_s=settings.pool_max_inactive_time,
+        acquire_timeout_s=settings.acquire_timeout,
+        command_timeout_s=settings.command_timeout,
+        connect_timeout_s=settings.connect_timeout,
+    )

@@ -1,0 +1,181 @@
+"""How the commands meet their user: exit status, JSON or a table, errors as one line.
+
+Every command writes its answer to standard output, either for people or, with `--json`, as one JSON
+document and nothing else; log lines, progress and errors go to standard error. Exit status: 0; 1 where
+a job failed or was refused; 2 for a wrong call or no connection; 130 after Ctrl-C.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Never
+
+import uvloop
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from settings import Settings, load_or_exit, without_password
+from worker import logs, servers
+from worker.broker import wait_for
+from worker.db.faults import Refused, Unavailable
+from worker.db.migrations import MigrationError, migrate
+from worker.db.pool import Pool, PoolConfig
+from worker.embedded import EmbeddedServersError, Urls
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+class CommandError(Exception):
+    """The command cannot go on; its text is the line that the user sees. Exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that keeps the examples in its help as they are written, and has `--json`."""
+
+    def __init__(self, *, examples: str, **options: Any) -> None:
+        super().__init__(
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+        self.add_argument("--json", action="store_true", help="print one JSON document instead of words")
+
+
+def run(command: Callable[[Settings, Urls], Awaitable[int]]) -> Never:
+    """Run *command* with the settings and the servers, and end the process with its exit status."""
+    settings = load_or_exit()
+    logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
+    try:
+        with servers.running(settings) as urls:
+            sys.exit(uvloop.run(_guarded(command(settings, urls), urls)))
+    except (CommandError, EmbeddedServersError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has seen enough; nothing is left to flush
+        sys.exit(0)
+
+
+async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
+    """Open a small pool for a command, on a database whose schema is there. Raises `CommandError`."""
+    config = PoolConfig(
+        url=urls.database,
+        application_name=f"tidepool:{name}",
+        min_size=0,
+        max_size=2,
+        command_timeout_s=settings.command_timeout,
+        connect_timeout_s=settings.connect_timeout,
+    )
+    if settings.migrate_on_start:
+        await patiently(lambda: migrate(config), settings, urls)
+    return await patiently(lambda: Pool.open(config), settings, urls)
+
+
+async def patiently(attempt: Callable[[], Awaitable[Any]], settings: Settings, urls: Urls) -> Any:
+    """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server as long as commands do."""
+    address = without_password(urls.database)
+    return await wait_for(attempt, "postgresql", address, patience_s(settings), (Unavailable,))
+
+
+def patience_s(settings: Settings) -> float:
+    """Return how long a command tries to reach a server before it gives up with status 2: three connects."""
+    return 3 * settings.connect_timeout
+
+
+async def _guarded(command: Awaitable[int], urls: Urls) -> int:
+    """Tell what went wrong with a server in one line; what else goes wrong is a bug and keeps its traceback."""
+    try:
+        return await command
+    except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
+        first = _first(error)
+        if isinstance(first, (Unavailable, Refused, MigrationError)):
+            raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {first}") from None
+        if isinstance(first, RedisError):
+            raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
+        raise first from None
+
+
+def _first(error: Exception) -> Exception:
+    """Take an error out of the groups that task groups wrap it in."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def note(line: str) -> None:
+    """Say on standard error what a long command is doing, where a person is watching."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document: times as ISO 8601, money as text."""
+    print(json.dumps(document, default=_plain, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """Print rows: all of their columns as a JSON array, or *columns* as a table, or the line *empty*."""
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        print(empty)
+    else:
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold", no_wrap=column in ("job_id", "worker_id"))
+        for row in rows:
+            table.add_row(*(_cell(row[column]) for column in columns))
+        console().print(table)
+
+
+def console() -> Console:
+    """Return standard output: as wide as the terminal, and wide enough for any row when piped."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration such as 90s, 10m, 1.5h or 7d, for argparse."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 10m, 1.5h or 7d")
+    return timedelta(seconds=float(match[1]) * _UNITS_S[match[2]])
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def since(ago: timedelta | None) -> datetime | None:
+    """Return the time that is *ago* before now; None stays None."""
+    return None if ago is None else datetime.now(UTC) - ago
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    return str(value)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
