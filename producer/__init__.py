@@ -1,0 +1,13 @@
+"""What stands outside the worker and talks to the queue.
+
+- `client`         JobClient: enqueue one job or many, read outcomes; the library behind the commands
+- `submission`     what is handed to the queue
+- `workload`       generated commands: seeded, streaming
+- `commands_file`  commands from JSON Lines, with what is wrong with each refused line
+- `run`            one run: enqueue, follow, report; `fleet` runs workers for its length
+- `report`         what a run counts and prints
+- `__main__`       `python -m producer`
+
+It uses the worker's commands, wire format, servers and the reading side of its repositories. The
+worker never imports it.
+"""

@@ -1,0 +1,137 @@
+"""`python -m producer`: enqueue jobs, see what became of them, run them again."""
+
+import argparse
+import re
+import secrets
+import sys
+
+from producer import ledger_commands, run_command, workload
+from worker import terminal
+from worker.terminal import Parser
+
+_RUN_EXAMPLES = """  python -m producer --jobs 10000 --workers 1          a generated workload, and a worker to run it
+  python -m producer --jobs 500 --rate 50 --follow     50 jobs a second, wait for the outcomes
+  python -m producer --jobs 100 --mix create_user=1    only users
+  python -m producer --file commands.jsonl --json      commands of your own, a report for programs
+  cat commands.jsonl | python -m producer --file -     the same from standard input
+
+other commands (each has its own --help):
+  python -m producer results    what became of jobs
+  python -m producer requeue    run failed or rejected jobs again"""
+_RESULTS_EXAMPLES = """  python -m producer results --status failed --since 1h
+  python -m producer results northwind-user-ALFKI --json"""
+_REQUEUE_EXAMPLES = """  python -m producer requeue                                        every failed job
+  python -m producer requeue --status rejected --function place_order
+  python -m producer requeue northwind-order-10248-42"""
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m producer` without a command word."""
+    parser = Parser(
+        prog="python -m producer",
+        description="Enqueue jobs: a generated workload, or the commands of a file.",
+        examples=_RUN_EXAMPLES,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--jobs", type=terminal.positive, metavar="N", help="generate N jobs")
+    source.add_argument("--file", metavar="PATH", help="read commands from a JSON Lines file; - is standard input")
+    parser.add_argument(
+        "--mix",
+        type=_mix,
+        metavar="MIX",
+        help="shares of a workload (default create_user=2,create_product=1,place_order=7)",
+    )
+    parser.add_argument("--seed", type=_seed, metavar="S", help="generate the same workload again (default: a new one)")
+    parser.add_argument("--rate", type=_rate, metavar="R", help="enqueue R jobs a second (default: as fast as it goes)")
+    parser.add_argument("--follow", action="store_true", help="wait for the outcomes and report them")
+    parser.add_argument(
+        "--workers",
+        type=terminal.positive,
+        default=0,
+        metavar="W",
+        help="run W workers for the length of the run; implies --follow",
+    )
+    return parser
+
+
+def results_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m producer results`."""
+    parser = Parser(
+        prog="python -m producer results",
+        description="List what became of jobs: the given ones, or the newest first.",
+        examples=_RESULTS_EXAMPLES,
+    )
+    _add_selection(parser)
+    parser.add_argument("--since", type=terminal.duration, metavar="AGO", help="only the last 90s, 10m, 1.5h, 7d …")
+    parser.add_argument("--limit", type=terminal.positive, default=20, metavar="N", help="at most N rows (default 20)")
+    return parser
+
+
+def requeue_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m producer requeue`."""
+    parser = Parser(
+        prog="python -m producer requeue",
+        description="Run jobs again that failed or were rejected, under their own ids. Applied jobs never run again.",
+        examples=_REQUEUE_EXAMPLES,
+    )
+    _add_selection(parser, ("failed", "rejected"))
+    return parser
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    words = sys.argv[1:]
+    if words[:1] == ["results"]:
+        arguments, command = results_parser().parse_args(words[1:]), ledger_commands.results
+    elif words[:1] == ["requeue"]:
+        arguments, command = requeue_parser().parse_args(words[1:]), ledger_commands.requeue
+    else:
+        arguments, command = _run_arguments(words), run_command.enqueue_and_follow
+    terminal.run(lambda settings, urls: command(arguments, settings, urls))
+
+
+def _run_arguments(words: list[str]) -> argparse.Namespace:
+    parser = run_parser()
+    arguments = parser.parse_args(words)
+    if arguments.file is not None and (arguments.mix is not None or arguments.seed is not None):
+        parser.error("--mix and --seed are of generated workloads: they do not go with --file")
+    arguments.mix = arguments.mix or workload.DEFAULT_MIX
+    if arguments.file is None and arguments.seed is None:
+        arguments.seed = secrets.randbelow(2**31)
+    arguments.follow = arguments.follow or arguments.workers > 0
+    return arguments
+
+
+def _add_selection(
+    parser: argparse.ArgumentParser, statuses: tuple[str, ...] = ("applied", "rejected", "failed")
+) -> None:
+    parser.add_argument("job_ids", nargs="*", metavar="JOB_ID", help="only these jobs")
+    parser.add_argument("--status", choices=statuses, help="only jobs of this status")
+    parser.add_argument("--function", metavar="F", help="only jobs of this function")
+
+
+def _mix(text: str) -> dict[str, int]:
+    try:
+        return workload.parse_mix(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at most 18 digits")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e9:  # noqa: PLR2004  (also refuses nan)
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate above 0")
+    return rate
+
+
+if __name__ == "__main__":
+    main()

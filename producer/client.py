@@ -1,0 +1,134 @@
+"""The client: enqueue jobs and read what became of them.
+
+    async with open_client(settings) as client:
+        await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
+
+A job's id is the key of its exactly-once effect, and the caller may choose it: the same id is enqueued
+and applied once, however often it is sent. Whatever cuts a call short, repeating it is safe.
+"""
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis
+from arq.jobs import Job
+from redis.exceptions import BusyLoadingError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from producer.submission import Submission, check_id
+from settings import Settings
+from worker import servers, wire
+from worker.broker import open_redis, wait_for
+from worker.delivery import now_ms
+from worker.engine.leases import release_owners
+from worker.identity import worker_id_prefix
+
+log = structlog.get_logger(__name__)
+
+MOST_AT_ONCE = 500
+"""Jobs in one round trip: more would hold Redis up for longer than a millisecond or two."""
+PATIENCE_S = 30.0
+"""How long a call goes on trying to reach Redis."""
+_RECEIPT_MS = 10 * 60 * 1000
+_SCRIPT = (files("producer") / "enqueue.lua").read_text("utf-8")
+_CUT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
+
+Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
+
+
+class JobClient:
+    """Talks to one queue.
+
+    *settled*, where given, is asked which ids have an outcome in the ledger: Redis forgets its results
+    after KEEP_RESULT seconds, the ledger only after RESULT_KEEP_DAYS.
+    """
+
+    def __init__(self, redis: ArqRedis, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._redis = redis
+        self._settled = settled
+        self._patience_s = patience_s
+        self._enqueue: Any = redis.register_script(_SCRIPT)
+
+    async def enqueue(self, function: str, fields: Mapping[str, Any], *, job_id: str | None = None) -> str:
+        """Enqueue one job and return its id; an id that is known already changes nothing.
+
+        Raises `ValueError` for an id that is none, and the errors of `enqueue_many`.
+        """
+        job_id = job_id or uuid.uuid4().hex
+        check_id(job_id)
+        await self.enqueue_many([Submission(job_id, function, dict(fields))])
+        return job_id
+
+    async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
+        """Enqueue up to `MOST_AT_ONCE` jobs in one round trip.
+
+        Returns for each whether it was enqueued: False means that its id is known already, as a job in
+        the queue or as one that has its outcome. *again* lets jobs run although they had a result.
+        A connection that is lost on the way is made again and the same call repeated, which enqueues
+        nothing twice; raises the error of `redis.exceptions` when that did not help for the patience, and
+        `ValueError` for too many.
+        """
+        if len(submissions) > MOST_AT_ONCE:
+            raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
+        known = await self._known(submissions) if self._settled and not again else frozenset[str]()
+        fresh = [submission for submission in submissions if submission.id not in known]
+        if not fresh:
+            return [False] * len(submissions)
+        receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
+        now = now_ms()
+        payloads = [part for submission in fresh for part in (submission.id, _payload(submission, now))]
+        keys, args = [self._redis.default_queue_name, receipt], [now, _RECEIPT_MS, int(again), *payloads]
+        reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
+        answers = iter(reply.decode())
+        return [submission.id not in known and next(answers) == "1" for submission in submissions]
+
+    async def status(self, job_id: str) -> str:
+        """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
+        return (await Job(job_id, self._redis, self._redis.default_queue_name).status()).value
+
+    async def queued(self) -> int:
+        """Return how many jobs wait or run."""
+        return int(await self._redis.zcard(self._redis.default_queue_name))
+
+    async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Wait for a job's outcome, as `worker.engine.intake` describes it.
+
+        Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
+        `arq.jobs.ResultNotFound` for a job that is not there.
+        """
+        job = Job(job_id, self._redis, self._redis.default_queue_name, wire.deserialize)
+        return await job.result(timeout_s, poll_delay=0.02)
+
+    async def bury(self, pid: int) -> int:
+        """Give the jobs of a worker back that ran on this host as *pid* and is dead; returns how many leases it had.
+
+        Without this they come back by themselves when the lease ends.
+        """
+        return await release_owners(self._redis, self._redis.default_queue_name, worker_id_prefix(pid))
+
+    async def _known(self, submissions: Sequence[Submission]) -> Collection[str]:
+        assert self._settled is not None
+        return await self._settled([submission.id for submission in submissions])
+
+    async def _until_through(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await wait_for(call, "redis", "the queue", self._patience_s, _CUT)
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
+    """Return a client for the service that *settings* describe; embedded servers are joined for its length."""
+    with servers.running(settings) as urls:
+        redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+        try:
+            yield JobClient(redis)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+
+def _payload(submission: Submission, enqueued_at_ms: int) -> bytes:
+    return wire.serialize({"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms})

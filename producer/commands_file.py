@@ -1,0 +1,165 @@
+"""Commands from JSON Lines files, with what is wrong with each line that is none.
+
+A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. `run_command` reads files and
+standard input with it. It promises one item for every line that is not blank, in order, and never
+more than one line in memory; no line, whatever is in it, ends the reading. A refusal never repeats
+what the line holds, which may be private.
+
+A line without an id gets one. In a file it is made from the file's name (without its directories), the
+line's number and its text: the same line at the same place of a file of the same name is the same job,
+so that a file which is run twice reports duplicates, and two equal lines are two jobs. A renamed file,
+or lines that moved, are new jobs. Two pipes are not the same file, so on standard input (source `-`)
+ids are random.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+from pydantic_core import from_json
+
+from producer.submission import Submission, check_id
+from worker.jobs import JOBS
+from worker.jobs.job import JobType
+from worker.outcomes import Rejected
+from worker.wire import MAX_PAYLOAD_BYTES
+
+MAX_LINE_BYTES = MAX_PAYLOAD_BYTES - 1024
+"""A longer line is refused: 1 MiB, the largest job that a worker decodes, less what the queue wraps around it."""
+STANDARD_INPUT = "-"
+_PIECE_BYTES = 65_536
+_MOST_FIELD_CHARACTERS = 60
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_KEYS = frozenset(("job", "id", "args"))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A line that is no valid command. *field* is empty where the fault is not that of one field."""
+
+    line: int
+    field: str
+    reason: str
+
+
+class _RefusedError(Exception):
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+        self.reason = reason
+
+
+def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterator[Submission | Refusal]:
+    """Yield one submission or refusal for every line of *stream* that is not blank.
+
+    *stream* is a binary file, or an iterable of lines; *source* its name or path (`-`: standard input),
+    which goes into the ids of lines without one. Raises only what reading the stream raises.
+    """
+    for number, line in enumerate(_lines(stream), 1):
+        if line is None:
+            yield Refusal(number, "", f"is longer than {MAX_LINE_BYTES} bytes")
+            continue
+        text = (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).rstrip()
+        if text:
+            yield _item(text, number, source)
+
+
+def _lines(stream: BinaryIO | Iterable[bytes]) -> Iterator[bytes | None]:
+    """Yield the lines; None stands for one that is too long."""
+    readline: Callable[[int], bytes] | None = getattr(stream, "readline", None)
+    if readline is None:
+        yield from (line if len(line.rstrip(b"\n")) <= MAX_LINE_BYTES else None for line in stream)
+        return
+    while line := readline(MAX_LINE_BYTES + 1):
+        if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield line
+        else:
+            _skip_rest(readline)
+            yield None
+
+
+def _skip_rest(readline: Callable[[int], bytes]) -> None:
+    while (piece := readline(_PIECE_BYTES)) and not piece.endswith(b"\n"):
+        pass
+
+
+def _item(text: bytes, number: int, source: str) -> Submission | Refusal:
+    try:
+        entry = _entry(text)
+        job_type = _job_type(entry)
+        job_id = _given_id(entry) if "id" in entry else _made_id(text, number, source)
+        return Submission(job_id, job_type.name, _checked_args(entry, job_type))
+    except _RefusedError as refused:
+        return Refusal(number, refused.field, refused.reason)
+
+
+def _entry(text: bytes) -> dict[str, Any]:
+    try:
+        entry = from_json(text.decode(), allow_inf_nan=False)
+    except UnicodeDecodeError as error:
+        raise _RefusedError("", f"is not UTF-8 at byte {error.start + 1}") from None
+    except ValueError as error:
+        fault = str(error).replace(" at line 1 column ", " at byte ")
+        raise _RefusedError("", f"is not JSON: {fault}") from None
+    _check_keys(entry)
+    return entry
+
+
+def _check_keys(entry: object) -> None:
+    if not isinstance(entry, dict):
+        raise _RefusedError("", "is not a JSON object")
+    for key in entry:
+        if key not in _KEYS:
+            name = ascii(key)[1:-1][:_MOST_FIELD_CHARACTERS]
+            raise _RefusedError(name, "is not known here; a command has job, id and args")
+
+
+def _job_type(entry: dict[str, Any]) -> JobType[Any]:
+    if "job" not in entry:
+        raise _RefusedError("job", "is missing")
+    name = entry["job"]
+    job_type = JOBS.get(name) if isinstance(name, str) else None
+    if job_type is None:
+        known = ", ".join(known.name for known in JOBS)
+        raise _RefusedError("job", f"must be one of {known}")
+    return job_type
+
+
+def _given_id(entry: dict[str, Any]) -> str:
+    job_id = entry["id"]
+    if not isinstance(job_id, str):
+        raise _RefusedError("id", "must be text")
+    try:
+        check_id(job_id)
+    except ValueError as error:
+        raise _RefusedError("id", str(error)) from None
+    return job_id
+
+
+def _made_id(text: bytes, number: int, source: str) -> str:
+    if source == STANDARD_INPUT:
+        return uuid.uuid4().hex
+    place = f"{PurePath(source).name}\0{number}\0".encode(errors="surrogateescape")
+    return "file-" + hashlib.sha256(place + text).hexdigest()[:32]
+
+
+def _checked_args(entry: dict[str, Any], job_type: JobType[Any]) -> dict[str, Any]:
+    """Return the args as they are given, once they make a valid command: defaults are the worker's to fill in."""
+    if "args" not in entry:
+        raise _RefusedError("args", "is missing")
+    args = entry["args"]
+    if not isinstance(args, dict):
+        raise _RefusedError("args", "must be an object")
+    command = job_type.parse(args)
+    if isinstance(command, Rejected):
+        raise _RefusedError(*_field_and_reason(command.detail))
+    return args
+
+
+def _field_and_reason(detail: str) -> tuple[str, str]:
+    """Split what is wrong with one field; what is wrong with several, or with none by name, stays whole."""
+    field, colon, reason = detail.partition(": ")
+    return (field, reason) if colon and "; " not in detail else ("", detail)

@@ -1,0 +1,86 @@
+"""Worker processes for the length of a run: `--workers W`."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from worker.terminal import CommandError
+
+log = structlog.get_logger(__name__)
+
+_COMMAND = [sys.executable, "-m", "arq", "worker.WorkerSettings"]
+_MOST_RESTARTS = 20
+_STOP_TIMEOUT_S = 30.0
+
+
+class FleetError(CommandError):
+    """The workers do not stay alive; the text says where their log is."""
+
+
+class Fleet:
+    """Runs *count* workers from the working directory, as the `arq` command; starts one anew that dies.
+
+    Their log lines go to a file each under *log_dir*. *buried* is awaited with the pid of each that died:
+    only its parent knows at once that it will never come back for its jobs.
+    """
+
+    def __init__(self, count: int, log_dir: Path, buried: Callable[[int], Awaitable[object]]) -> None:
+        self._log_dir = log_dir
+        self._buried = buried
+        self._restarts = 0
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._count = count
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+        if self._count:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._workers = [self._start(number) for number in range(self._count)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Tell the workers to stop, and wait until they have."""
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            try:
+                worker.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+    async def watch(self) -> None:
+        """Replace workers that die, until cancelled. Raises `FleetError` when that has happened too often."""
+        while self._workers:
+            for number, worker in enumerate(self._workers):
+                if worker.poll() is not None:
+                    await self._buried(worker.pid)
+                    self._workers[number] = self._replace(number, worker.returncode)
+            await asyncio.sleep(0.2)
+
+    def _replace(self, number: int, status: int) -> subprocess.Popen[bytes]:
+        self._restarts += 1
+        path = self._log_path(number)
+        if status == 2 or self._restarts > _MOST_RESTARTS:  # noqa: PLR2004  (2: it cannot start)
+            raise FleetError(f"a worker ended with status {status}: {_last_line(path)} (its log: {path})")
+        log.warning("worker.died", number=number, status=status, log=str(path))
+        return self._start(number)
+
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        with self._log_path(number).open("ab") as output:
+            return subprocess.Popen(_COMMAND, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=Path.cwd())
+
+    def _log_path(self, number: int) -> Path:
+        return self._log_dir / f"worker-{os.getpid()}-{number}.log"
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

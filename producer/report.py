@@ -1,0 +1,114 @@
+"""What a run counts, and how it is told: one JSON object, or a table for people."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.db.results import Finished
+
+_STEPS_PER_E = 100
+"""Buckets for each factor of e: percentiles are right to one per cent, in memory that does not grow with the run."""
+
+
+class Percentiles:
+    """Percentiles of durations, from a histogram with buckets of one per cent."""
+
+    def __init__(self) -> None:
+        self._buckets: Counter[int] = Counter()
+        self._max_us = 0
+
+    def add(self, duration_us: int) -> None:
+        """Count one duration."""
+        self._buckets[round(math.log(duration_us + 1) * _STEPS_PER_E)] += 1
+        self._max_us = max(self._max_us, duration_us)
+
+    def as_ms(self) -> dict[str, float]:
+        """Return p50, p95, p99 and max in milliseconds; zeros where nothing was counted."""
+        percentiles = {f"p{q}": round(min(self._quantile_us(q / 100), self._max_us) / 1000, 3) for q in (50, 95, 99)}
+        return {**percentiles, "max": round(self._max_us / 1000, 3)}
+
+    def _quantile_us(self, q: float) -> float:
+        rank = q * self._buckets.total()
+        for bucket in sorted(self._buckets):
+            rank -= self._buckets[bucket]
+            if rank <= 0:
+                return math.exp(bucket / _STEPS_PER_E) - 1
+        return 0.0
+
+
+@dataclass
+class Report:
+    """The counts of one run.
+
+    `enqueued` + `duplicates` + `refused` is what was given; `pending` are enqueued jobs without an outcome yet.
+    """
+
+    enqueued: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    enqueue_seconds: float = 0.0
+    run_seconds: float = 0.0
+    seed: int | None = None
+    followed: bool = False
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    rejections: Counter[str] = field(default_factory=Counter[str])
+    queue_wait: Percentiles = field(default_factory=Percentiles)
+
+    def count(self, finished: Iterable[Finished]) -> None:
+        """Count jobs that have their outcome."""
+        for job in finished:
+            self.outcomes[job.function, job.status] += 1
+            self.queue_wait.add(job.queue_us)
+            if job.reason is not None:
+                self.rejections[job.reason] += 1
+
+    def total(self, status: str) -> int:
+        """Return how many jobs have this status."""
+        return sum(count for (_, s), count in self.outcomes.items() if s == status)
+
+    @property
+    def given(self) -> int:
+        """Commands that were dealt with: enqueued, known already, or refused."""
+        return self.enqueued + self.duplicates + self.refused
+
+    @property
+    def finished(self) -> int:
+        """Jobs that have an outcome."""
+        return self.outcomes.total()
+
+    @property
+    def pending(self) -> int:
+        """Enqueued jobs that have none."""
+        return self.enqueued - self.finished
+
+    @property
+    def exit_status(self) -> int:
+        """1 where a job failed or was refused, else 0."""
+        return 1 if self.refused or self.total("failed") else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as one JSON object."""
+        enqueued: dict[str, Any] = {
+            "enqueued": self.enqueued,
+            "duplicates": self.duplicates,
+            "refused": self.refused,
+            "enqueue_seconds": round(self.enqueue_seconds, 3),
+        }
+        if self.seed is not None:
+            enqueued["seed"] = self.seed
+        return {**enqueued, **self._outcomes()}
+
+    def _outcomes(self) -> dict[str, Any]:
+        functions = sorted({function for function, _ in self.outcomes})
+        statuses = ("applied", "rejected", "failed")
+        return {
+            **{status: self.total(status) for status in statuses},
+            "pending": self.pending,
+            "by_function": {f: {status: self.outcomes[f, status] for status in statuses} for f in functions},
+            "rejections": dict(sorted(self.rejections.items())),
+            "run_seconds": round(self.run_seconds, 3),
+            "jobs_per_second": round(self.finished / self.run_seconds, 1) if self.run_seconds else 0.0,
+            "queue_wait_ms": self.queue_wait.as_ms(),
+        }

@@ -1,0 +1,137 @@
+"""One run of the producer: enqueue commands, follow their jobs to the outcomes, count.
+
+Neither side holds the workload in memory. Commands are read and enqueued in chunks; the ids of what
+was enqueued go to a temporary file, from which the follower takes a window of ids at a time and asks
+the ledger which of them have an outcome.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO
+
+from producer.client import MOST_AT_ONCE, JobClient
+from producer.commands_file import Refusal
+from producer.report import Report
+from producer.submission import Submission
+from worker.cancelling import heed_cancel
+from worker.db.pool import Pool
+from worker.db.repositories import Repositories
+
+_WINDOW = 5000
+_POLL_DELAY_S = 0.1
+_CHUNKS_PER_SECOND = 20
+
+Items = Iterator[Submission | Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast to enqueue: *rate* jobs a second (None: as fast as it goes), *concurrency* round trips at a time."""
+
+    rate: float | None = None
+    concurrency: int = 1
+
+    @property
+    def chunk(self) -> int:
+        """Jobs in one round trip."""
+        return MOST_AT_ONCE if self.rate is None else max(1, min(MOST_AT_ONCE, int(self.rate / _CHUNKS_PER_SECOND)))
+
+
+class Run:
+    """One run. *refused* is told of every line that is refused, as it is met."""
+
+    def __init__(self, client: JobClient, pool: Pool, report: Report, refused: Callable[[Refusal], None]) -> None:
+        self._client = client
+        self._pool = pool
+        self._report = report
+        self._refused = refused
+        self._ids = _IdFile()
+        self._all_enqueued = False
+        self._begun_s = time.perf_counter()
+
+    def close(self) -> None:
+        """Forget the ids."""
+        self._ids.close()
+
+    async def enqueue(self, items: Items, pace: Pace) -> None:
+        """Enqueue everything, reporting as it goes. Raises what `JobClient.enqueue_many` raises."""
+        slots = asyncio.Semaphore(pace.concurrency)
+        try:
+            async with asyncio.TaskGroup() as sending:
+                while chunk := list(islice(items, pace.chunk)):
+                    await self._keep_pace(pace)
+                    await slots.acquire()
+                    sending.create_task(self._send(chunk)).add_done_callback(lambda _: slots.release())
+        finally:
+            self._report.enqueue_seconds = time.perf_counter() - self._begun_s
+            self._all_enqueued = True
+
+    async def follow(self) -> None:
+        """Wait until every enqueued job has its outcome, counting them as they come."""
+        window: set[str] = set()
+        while not self._all_enqueued or window or self._ids.unread:
+            heed_cancel()
+            window.update(islice(self._ids, _WINDOW - len(window)))
+            finished = await self._count_finished(window)
+            self._report.run_seconds = time.perf_counter() - self._begun_s
+            if finished < _WINDOW // 2:
+                await asyncio.sleep(_POLL_DELAY_S)
+
+    async def _send(self, chunk: Sequence[Submission | Refusal]) -> None:
+        submissions: list[Submission] = []
+        for item in chunk:
+            if isinstance(item, Refusal):
+                self._report.refused += 1
+                self._refused(item)
+            else:
+                submissions.append(item)
+        answers = await self._client.enqueue_many(submissions) if submissions else []
+        self._ids.write(item.id for item, enqueued in zip(submissions, answers, strict=True) if enqueued)
+        self._report.enqueued += sum(answers)
+        self._report.duplicates += len(answers) - sum(answers)
+
+    async def _keep_pace(self, pace: Pace) -> None:
+        """Wait until the next chunk is due."""
+        if pace.rate is not None:
+            await asyncio.sleep(max(0.0, self._begun_s + self._report.given / pace.rate - time.perf_counter()))
+
+    async def _count_finished(self, window: set[str]) -> int:
+        if not window:
+            return 0
+        async with self._pool.acquire() as connection:
+            finished = await Repositories(connection).results.finished(list(window))
+        self._report.count(finished)
+        window.difference_update(job.job_id for job in finished)
+        return len(finished)
+
+
+class _IdFile:
+    """The ids of enqueued jobs, in order, on disk; read while it is being written."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the run)
+        self._read_to = self._written_to = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def write(self, ids: Iterator[str]) -> None:
+        text = "".join(f"{job_id}\n" for job_id in ids).encode()
+        self._file.seek(self._written_to)
+        self._file.write(text)
+        self._written_to += len(text)
+
+    @property
+    def unread(self) -> bool:
+        return self._read_to < self._written_to
+
+    def __iter__(self) -> Iterator[str]:
+        while self.unread:
+            self._file.seek(self._read_to)
+            line = self._file.readline()
+            self._read_to += len(line)
+            yield line.decode().rstrip("\n")

@@ -1,0 +1,168 @@
+"""`python -m producer --jobs N` and `--file PATH`: a run, its progress and its report."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from producer import workload
+from producer.client import JobClient
+from producer.commands_file import Refusal, read_commands
+from producer.fleet import Fleet
+from producer.report import Report
+from producer.run import Items, Pace, Run
+from settings import Settings
+from worker import terminal
+from worker.broker import open_redis
+from worker.db.pool import Pool
+from worker.db.repositories import Repositories
+from worker.embedded import Urls
+from worker.terminal import CommandError
+
+_MOST_REFUSALS_TOLD = 20
+
+
+async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Run what the command line asks for; returns the exit status."""
+    report = Report(seed=arguments.seed, followed=arguments.follow)
+    refusals = _Refusals()
+    async with _pool(settings, urls) as pool, _client(settings, urls, pool) as client:
+        log_dir = settings.data_dir / "logs"
+        with _items(arguments) as items, Fleet(arguments.workers, log_dir, client.bury) as fleet:
+            pace = Pace(arguments.rate, settings.simulation_concurrency if arguments.jobs else 1)
+            with closing(Run(client, pool, report, refusals.tell)) as run, _progress(report, arguments):
+                await _whole(run, items, pace, fleet, follow=arguments.follow)
+    refusals.tell_rest()
+    if arguments.json:
+        terminal.print_json(report.as_json())
+    else:
+        print_report(report)
+    return report.exit_status
+
+
+async def _whole(run: Run, items: Items, pace: Pace, fleet: Fleet, *, follow: bool) -> None:
+    """Enqueue and follow at the same time, while the workers are looked after."""
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(fleet.watch())
+        following = tasks.create_task(run.follow()) if follow else None
+        await run.enqueue(items, pace)
+        if following is not None:
+            await following
+        watching.cancel()
+
+
+@asynccontextmanager
+async def _pool(settings: Settings, urls: Urls) -> AsyncGenerator[Pool]:
+    pool = await terminal.open_pool(settings, urls, "producer")
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@asynccontextmanager
+async def _client(settings: Settings, urls: Urls, pool: Pool) -> AsyncGenerator[JobClient]:
+    async def settled(job_ids: Sequence[str]) -> set[str]:
+        async with pool.acquire() as connection:
+            return {job.job_id for job in await Repositories(connection).results.finished(job_ids)}
+
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+    try:
+        yield JobClient(redis, settled=settled, patience_s=terminal.patience_s(settings))
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+@contextmanager
+def _items(arguments: argparse.Namespace) -> Generator[Items]:
+    """Open the source of the commands."""
+    if arguments.file is None:
+        yield iter(workload.generate(arguments.jobs, seed=arguments.seed, mix=arguments.mix))
+    elif arguments.file == "-":
+        yield read_commands(sys.stdin.buffer, source="-")
+    else:
+        path = Path(arguments.file)
+        try:
+            stream = path.open("rb")
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}") from None
+        with stream:
+            yield read_commands(stream, source=path.name)
+
+
+class _Refusals:
+    """Says on standard error which lines are refused and why: the first ones each, then how many more."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def tell(self, refusal: Refusal) -> None:
+        self._count += 1
+        if self._count <= _MOST_REFUSALS_TOLD:
+            field = f"{refusal.field}: " if refusal.field else ""
+            print(f"line {refusal.line}: {field}{refusal.reason}", file=sys.stderr)
+
+    def tell_rest(self) -> None:
+        if self._count > _MOST_REFUSALS_TOLD:
+            print(f"… and {self._count - _MOST_REFUSALS_TOLD} more refused lines", file=sys.stderr)
+
+
+@contextmanager
+def _progress(report: Report, arguments: argparse.Namespace) -> Generator[None]:
+    """Show how far the run is, on a terminal."""
+    if arguments.json or not sys.stderr.isatty():
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        enqueued = progress.add_task("enqueued", total=arguments.jobs)
+        finished = progress.add_task("finished", total=arguments.jobs, visible=arguments.follow)
+        drawing = asyncio.ensure_future(_draw(progress, report, {enqueued: "given", finished: "finished"}))
+        try:
+            yield
+        finally:
+            drawing.cancel()
+
+
+async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) -> None:
+    while True:
+        for task, figure in figures.items():
+            progress.update(task, completed=getattr(report, figure))
+        await asyncio.sleep(0.1)
+
+
+def print_report(report: Report) -> None:
+    """Print the report for people."""
+    facts = report.as_json()
+    rate = facts["enqueued"] / facts["enqueue_seconds"] if facts["enqueue_seconds"] else 0.0
+    print(f"enqueued   {facts['enqueued']:,} in {facts['enqueue_seconds']:.1f} s ({rate:,.0f}/s)")
+    for figure in ("duplicates", "refused"):
+        if facts[figure]:
+            print(f"{figure:<10} {facts[figure]:,}")
+    if report.seed is not None:
+        print(f"seed       {report.seed}")
+    if report.followed:
+        _print_outcomes(facts)
+
+
+def _print_outcomes(facts: dict[str, Any]) -> None:
+    finished = facts["applied"] + facts["rejected"] + facts["failed"]
+    print(f"finished   {finished:,} in {facts['run_seconds']:.1f} s ({facts['jobs_per_second']:,.0f} jobs/s)")
+    table = Table("function", box=None, pad_edge=False)
+    for status in ("applied", "rejected", "failed"):
+        table.add_column(status, justify="right")
+    for function, counts in [*facts["by_function"].items(), ("in all", facts)]:
+        table.add_row(function, *(f"{counts[status]:,}" for status in ("applied", "rejected", "failed")))
+    print()
+    terminal.console().print(table)
+    if facts["rejections"]:
+        print("\nrejected for " + ", ".join(f"{reason} {count:,}" for reason, count in facts["rejections"].items()))
+    wait = facts["queue_wait_ms"]
+    print(f"\nwait in the queue: p50 {wait['p50']:,.0f} ms, p95 {wait['p95']:,.0f} ms, p99 {wait['p99']:,.0f} ms")

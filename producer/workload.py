@@ -1,0 +1,269 @@
+"""Generated commands: a workload that a seed and a mix describe in full.
+
+`run_command` streams workloads of any length through it. It promises that a seed and a mix always
+give the same stream, of which a shorter one is the beginning; that memory does not grow with the
+count; and that two seeds share no job id, username, email or sku. A seed that is run a second time
+therefore reports duplicates (with another mix too: the ids are the seed's).
+
+Nothing is kept of what was generated: the k-th user's and the k-th product's names are computed from
+the seed and k wherever an order needs them, and all that a stream remembers is how many there are.
+"""
+
+import re
+import unicodedata
+from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from random import Random
+from typing import Any, NamedTuple
+
+from producer.submission import Submission
+
+DEFAULT_MIX: dict[str, int] = {"create_user": 2, "create_product": 1, "place_order": 7}
+"""Shares of the kinds of jobs."""
+
+_SHARE = re.compile(r"[0-9]{1,9}")
+_FOREIGN_IDS = 1000
+_USERS_PER_INACTIVE = 100
+_PRODUCTS_PER_OUT_OF_STOCK = 25
+_QUANTITIES = (1,) * 8 + (2,) * 5 + (3,) * 3 + (4, 4, 5, 5, 6, 6, 7, 8, 9, 10, 10, 12, 24)
+_MAIL_DOMAINS = ("example.com", "example.org", "example.net")
+
+_NAMES = (  # given names and family names that go together
+    ("María José Lucía Álvaro Sofía Andrés", "López García Núñez Fernández Muñoz Ibáñez"),
+    ("Zoë Frédérique Benoît Élodie Jérôme Camille", "Lefèvre Dubois Béranger Moreau Gérard Citeaux"),
+    ("Jürgen Annelie Björn Käthe Lukas Hanna", "Müller Schröder Weiß Köhler Vogel Groß"),
+    ("Michał Agnieszka Łukasz Zofia Paweł Jadwiga", "Nowak Wiśniewska Kowalczyk Zielińska Wójcik Dąbek"),
+    ("Søren Astrid Åsa Mikkel Ingrid Øyvind", "Sørensen Lindström Bjørk Håkansson Nygård Østby"),
+    ("Ayşe Mehmet Çağla Emre Şirin Oğuz", "Demir Çelik Şahin Öztürk Kaya Doğan"),
+    ("Minh Ánh Đức Thảo Quân Linh", "Nguyễn Trần Lê Phạm Đặng Hoàng"),
+    ("João Inês Tomás Luísa André Beatriz", "Gonçalves Araújo Simões Magalhães Brandão Assunção"),
+    ("Siobhán Niamh Oisín Grace Thomas Olivia", "O'Brien Murphy Ashworth O'Neill Taylor Byrne"),
+    ("Chidi Ngozi Amara Kwame Yaa Adéwálé", "Okafor Adéyẹmí Mensah Balogun Nwosu Owusu"),
+    ("Hiroshi Yūko Kenji Sakura Shōta Akiko", "Satō Suzuki Itō Kōno Ōta Yamamoto"),
+    ("Priya Arjun Lakshmi Rohan Ananya Vikram", "Sharma Iyer Patel Rao Banerjee Reddy"),
+)
+_SHELVES = (  # sku prefix, category, lowest and highest price in cents, adjectives, nouns
+    ("GRO", "Groceries", 199, 2499,
+     "Organic Artisan Country Classic Extra Family", "Almonds Honey Crackers Pasta Tea Olives"),
+    ("KIT", "Kitchen", 899, 18999,
+     "Steel Copper Enamel Compact Professional Nordic", "Kettle Pan Grater Whisk Colander Scale"),
+    ("OFF", "Office", 149, 7999,
+     "Recycled Slim Executive Modular Ruled Magnetic", "Notebook Stapler Folder Organizer Planner Board"),
+    ("GAR", "Garden", 499, 24999,
+     "Hardy Galvanized Cedar Folding Solar Heavy-Duty", "Planter Rake Hose Lantern Trellis Trowel"),
+    ("ELE", "Electronics", 1999, 149999,
+     "Wireless Portable Smart Ultra Dual Rugged", "Speaker Charger Keyboard Monitor Camera Router"),
+    ("SPO", "Sports", 999, 59999,
+     "Trail Carbon Junior Waterproof Pro Lightweight", "Backpack Racket Helmet Bottle Gloves Tent"),
+    ("TOY", "Toys", 599, 8999,
+     "Wooden Musical Giant Magic Glowing Travel", "Puzzle Train Dinosaur Blocks Kite Robot"),
+    ("BOO", "Books", 699, 5999,
+     "Illustrated Pocket Annotated Complete Beginner's Modern", "Atlas Cookbook Dictionary Almanac Anthology Guide"),
+)  # fmt: skip
+_LETTERS_WITHOUT_ACCENT = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ß": "ss"})
+
+
+class _Person(NamedTuple):
+    login: str
+    full_name: str
+
+
+class _Article(NamedTuple):
+    prefix: str
+    category: str
+    name: str
+    description: str
+    lowest_cents: int
+    highest_cents: int
+
+    def price(self, chance: int) -> str:
+        """Return a price that depends on *chance*, a random number; low ones come more often than high ones."""
+        first, second = chance % 1000, chance // 1000 % 1000
+        cents = self.lowest_cents + (self.highest_cents - self.lowest_cents) * first * second // 1_000_000
+        return f"{cents // 100}.{cents % 100:02}"
+
+
+def _folded(text: str) -> str:
+    """Return *text* in the letters a to z."""
+    plain = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS_WITHOUT_ACCENT))
+    return re.sub("[^a-z]", "", plain)
+
+
+_PEOPLE = tuple(
+    _Person(f"{_folded(given)}.{_folded(family)}", f"{given} {family}")
+    for given_names, family_names in _NAMES
+    for given in given_names.split()
+    for family in family_names.split()
+)
+_ARTICLES = tuple(
+    _Article(prefix, category, f"{adjective} {noun}", f"From our {category.lower()} range", lowest, highest)
+    for prefix, category, lowest, highest, adjectives, nouns in _SHELVES
+    for adjective in adjectives.split()
+    for noun in nouns.split()
+)
+
+
+def parse_mix(text: str) -> dict[str, int]:
+    """Read shares of kinds of jobs, such as `create_user=2,place_order=7`.
+
+    Raises `ValueError`, whose text says what is wrong and, where that helps, which jobs there are.
+    """
+    mix: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, share = (word.strip() for word in part.partition("="))
+        if not (name and equals):
+            raise ValueError(f"a mix reads like create_user=2,place_order=7, of the jobs {', '.join(_MAKERS)}")
+        if name in mix:
+            raise ValueError(f"{name} is there twice")
+        if not _SHARE.fullmatch(share):
+            raise ValueError(f"the share of {name} must be a whole number from 0 to 999999999")
+        mix[name] = int(share)
+    _check(mix)
+    return mix
+
+
+def generate(count: int, *, seed: int, mix: Mapping[str, int] = DEFAULT_MIX) -> Iterator[Submission]:
+    """Return the first *count* jobs of the workload of *seed* and *mix*; see the module for what it promises.
+
+    A mix that creates users (products) begins with one, and what refers to users (products) names one
+    that comes earlier in the stream; early products sell most. Of the users 1 % are inactive and of the
+    products 4 % out of stock, so some orders are rejected. In a mix that creates none, users (products)
+    are drawn from the ids 1 to 1000, whether or not the database has them.
+    Raises `ValueError` for a mix that cannot be generated and a seed beyond 64 bits.
+    """
+    _check(mix)
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError("a seed must be a whole number of at most 64 bits")
+    return _Stream(seed, {name: mix[name] for name in _MAKERS if mix.get(name)}).take(count)
+
+
+class _World:
+    """The names of the k-th user and the k-th product of a seed: computed, never kept."""
+
+    def __init__(self, seed: int) -> None:
+        self._mark = _base36(seed)
+        self._key = _scrambled(seed)
+
+    def user(self, k: int) -> tuple[str, _Person]:
+        """Return the username and the person."""
+        person = _PEOPLE[_scrambled(self._key + 2 * k) % len(_PEOPLE)]
+        return f"{person.login}.{self._mark}.{k}", person
+
+    def product(self, k: int) -> tuple[str, _Article, int]:
+        """Return the sku, the article, and a number that looks random."""
+        chance, which = divmod(_scrambled(self._key + 2 * k + 1), len(_ARTICLES))
+        article = _ARTICLES[which]
+        return f"{article.prefix}-{self._mark.upper()}-{k}", article, chance
+
+
+class _Stream:
+    """One workload being generated. Each method named after a kind of job makes the fields of the n-th item."""
+
+    def __init__(self, seed: int, mix: Mapping[str, int]) -> None:
+        self._seed = seed
+        self._mix = mix
+        self._world = _World(seed)
+        self._random = Random(_scrambled(seed)).random
+        self._users = self._products = 0
+
+    def take(self, count: int) -> Iterator[Submission]:
+        """Yield the first *count* items."""
+        for n, kind in zip(range(count), self._kinds(), strict=False):
+            yield Submission(f"load-{self._seed}-{n}", kind, _MAKERS[kind](self, n))
+
+    def _kinds(self) -> Iterator[str]:
+        """Yield the kinds of the items: first one of each that others refer to, then at random by their shares."""
+        yield from (kind for kind in ("create_user", "create_product") if kind in self._mix)
+        kinds, bounds = list(self._mix), list(accumulate(self._mix.values()))
+        total, last = bounds[-1], len(bounds) - 1
+        while True:
+            yield kinds[bisect(bounds, self._random() * total, 0, last)]
+
+    def create_user(self, _: int) -> dict[str, Any]:
+        k, self._users = self._users, self._users + 1
+        username, person = self._world.user(k)
+        email = f"{username}@{_MAIL_DOMAINS[k % len(_MAIL_DOMAINS)]}"
+        fields: dict[str, Any] = {"username": username, "email": email, "full_name": person.full_name}
+        if k % _USERS_PER_INACTIVE == _USERS_PER_INACTIVE // 2:
+            fields["is_active"] = False
+        return fields
+
+    def create_product(self, _: int) -> dict[str, Any]:
+        k, self._products = self._products, self._products + 1
+        sku, article, chance = self._world.product(k)
+        fields: dict[str, Any] = {
+            "sku": sku,
+            "name": f"{article.name} {k + 100}",
+            "description": article.description,
+            "price": article.price(chance),
+            "category": article.category,
+        }
+        if k % _PRODUCTS_PER_OUT_OF_STOCK == _PRODUCTS_PER_OUT_OF_STOCK // 2:
+            fields["in_stock"] = False
+        return fields
+
+    def place_order(self, _: int) -> dict[str, Any]:
+        quantity = _QUANTITIES[int(self._random() * len(_QUANTITIES))]
+        return {**self._some_user(), **self._some_product(), "quantity": quantity}
+
+    def update_user(self, n: int) -> dict[str, Any]:
+        fields, chance = self._some_user(), self._random()
+        if chance < 0.4:  # noqa: PLR2004
+            return {**fields, "full_name": _PEOPLE[n % len(_PEOPLE)].full_name}
+        if chance < 0.8:  # noqa: PLR2004
+            return {**fields, "email": f"changed.{_base36(self._seed)}.{n}@example.net"}
+        return {**fields, "is_active": chance < 0.99}  # noqa: PLR2004
+
+    def set_stock(self, _: int) -> dict[str, Any]:
+        return {**self._some_product(), "in_stock": self._random() < 0.8}  # noqa: PLR2004
+
+    def _some_user(self) -> dict[str, Any]:
+        if "create_user" not in self._mix:
+            return {"user_id": 1 + int(self._random() * _FOREIGN_IDS)}
+        return {"username": self._world.user(int(self._random() * self._users))[0]}
+
+    def _some_product(self) -> dict[str, Any]:
+        """Pick a product, the popular ones far more often: the first 20 % get nearly 60 % of the orders."""
+        chance = self._random()
+        skewed = chance * chance * chance
+        if "create_product" not in self._mix:
+            return {"product_id": 1 + int(skewed * _FOREIGN_IDS)}
+        return {"sku": self._world.product(int(skewed * self._products))[0]}
+
+
+_MAKERS: dict[str, Callable[[_Stream, int], dict[str, Any]]] = {
+    "create_user": _Stream.create_user,
+    "create_product": _Stream.create_product,
+    "place_order": _Stream.place_order,
+    "update_user": _Stream.update_user,
+    "set_stock": _Stream.set_stock,
+}
+"""The kinds of jobs that can be generated; a kind in `JOBS` need not be."""
+
+
+def _check(mix: Mapping[str, int]) -> None:
+    for name, share in mix.items():
+        if name not in _MAKERS:
+            raise ValueError(f"there is no job {name!r} to generate; known are {', '.join(_MAKERS)}")
+        if share < 0:
+            raise ValueError(f"the share of {name} is negative")
+    if not sum(mix.values()):
+        raise ValueError(f"a mix needs a share above 0 of one or more of {', '.join(_MAKERS)}")
+
+
+def _scrambled(number: int) -> int:
+    """Return 64 bits that look random, the same for the same number (SplitMix64: Steele, Lea and Flood, 2014)."""
+    bits = (number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return bits ^ (bits >> 31)
+
+
+def _base36(number: int) -> str:
+    """Return *number* in base 36, so that the usernames of long seeds stay short."""
+    digits, rest = "", abs(number)
+    while rest:
+        rest, digit = divmod(rest, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return ("-" if number < 0 else "") + (digits or "0")

@@ -1,0 +1,198 @@
+"""A run of the producer: enqueues a stream, follows it to the outcomes, and its counts add up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from factories import a_delivery, a_submission
+from redis.exceptions import ConnectionError as RedisConnectionError
+from waiting import until
+
+from producer import workload
+from producer.client import JobClient
+from producer.commands_file import Refusal
+from producer.report import Report
+from producer.run import Pace, Run
+from producer.submission import Submission
+from worker import wire
+from worker.db.pool import Pool
+from worker.jobs import JOBS
+from worker.ledger import Ledger
+
+QUEUE = "arq:queue"
+
+
+@asynccontextmanager
+async def a_worker(redis: ArqRedis, pool: Pool) -> AsyncIterator[Ledger]:
+    """Settle what is queued, in the plainest way there is, until the block ends."""
+    ledger = Ledger(pool, JOBS, worker_id="plain")
+    stopping = asyncio.Event()
+
+    async def work() -> None:
+        while not stopping.is_set():
+            for member in await redis.zrange(QUEUE, 0, 99):
+                await settle(member.decode())
+            await asyncio.sleep(0.005)
+
+    async def settle(job_id: str) -> None:
+        call = wire.receive(await redis.get(f"arq:job:{job_id}") or b"")
+        job_type = JOBS.get(call["f"])
+        assert job_type is not None
+        delivery = a_delivery(job_type.parse(call["k"]), job_id, function=call["f"], content=call["k"], last_try=True)
+        await ledger.settle(call["f"], [delivery])
+        await redis.zrem(QUEUE, job_id)
+        await redis.delete(f"arq:job:{job_id}")
+
+    working = asyncio.create_task(work())
+    try:
+        yield ledger
+    finally:
+        stopping.set()  # not cancelled: redis-py may lose that, see test_broker
+        await working
+
+
+Start = Callable[..., tuple[Run, Report, list[Refusal]]]
+
+
+@pytest.fixture
+def a_run(pool: Pool) -> Iterator[Start]:
+    """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
+    with ExitStack() as runs:
+
+        def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
+            report, refused = Report(), list[Refusal]()
+            run = Run(client, pool, report, refused.append)
+            runs.callback(run.close)
+            return run, report, refused
+
+        yield start
+
+
+async def test_a_run_closes_its_file(client: JobClient, a_run: Start) -> None:
+    """The garbage collector did, with a ResourceWarning; a second call does nothing."""
+    run, _, _ = a_run(client)
+    await run.enqueue(iter(()), Pace())
+    await run.follow()
+    run.close()
+    assert run._ids._file.closed
+
+
+async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool: Pool, redis: ArqRedis) -> None:
+    """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is told."""
+    run, report, refused = a_run(client)
+    refusals = [Refusal(n, "email", "Field required") for n in (3, 9)]
+    items = [*workload.generate(120, seed=1), *refusals, *workload.generate(20, seed=1)]
+    async with a_worker(redis, pool) as ledger:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as both:
+            both.create_task(run.enqueue(iter(items), Pace()))
+            both.create_task(run.follow())
+        assert (120, 20, 2, 0) == (report.enqueued, report.duplicates, report.refused, report.pending)
+        assert refusals == refused
+        tally = ledger.tally
+        assert (tally.applied, tally.rejected, tally.failed) == tuple(
+            report.total(status) for status in ("applied", "rejected", "failed")
+        )
+    told = report.as_json()
+    assert 120 == sum(sum(counts.values()) for counts in told["by_function"].values())
+    assert sum(told["rejections"].values()) == told["rejected"]
+    assert told["run_seconds"] >= told["enqueue_seconds"] > 0
+
+
+async def test_following_ends_only_with_the_last_outcome(
+    client: JobClient, a_run: Start, pool: Pool, redis: ArqRedis
+) -> None:
+    """Not when everything is enqueued, nor when the queue is empty."""
+    run, report, _ = a_run(client)
+    await run.enqueue(iter([a_submission("ada", "a"), a_submission("eve", "b")]), Pace())
+    following = asyncio.create_task(run.follow())
+    ledger = Ledger(pool, JOBS, worker_id="w")
+    await ledger.settle("create_user", [a_delivery(job_id="a")])
+
+    async def one_is_counted() -> bool:
+        return report.finished == 1
+
+    await until(one_is_counted)
+    assert not following.done()
+    assert 1 == report.pending
+    await ledger.settle("create_user", [a_delivery(job_id="b")])
+    async with asyncio.timeout(10):
+        await following
+    assert (1, 1) == (report.total("applied"), report.total("rejected"))
+    assert {"username_taken": 1} == report.rejections
+
+
+async def test_an_empty_run_ends(client: JobClient, a_run: Start) -> None:
+    """Nothing to wait for."""
+    run, report, _ = a_run(client)
+    async with asyncio.timeout(10):
+        await run.enqueue(iter(()), Pace())
+        await run.follow()
+    assert 0 == report.given
+
+
+async def test_a_chunk_of_refusals_enqueues_nothing(client: JobClient, a_run: Start) -> None:
+    """And is no reason to wait."""
+    run, report, refused = a_run(client)
+    async with asyncio.timeout(10):
+        await run.enqueue(iter([Refusal(1, "", "is not JSON")]), Pace())
+        await run.follow()
+    assert (1, 1) == (report.refused, len(refused))
+    assert 1 == report.exit_status
+
+
+async def test_a_rate_is_kept(client: JobClient, a_run: Start) -> None:
+    """100 jobs at 400 a second take a quarter of a second, less the two chunks of 20 that go out at once."""
+    run, report, _ = a_run(client)
+    begun_s = time.perf_counter()
+    await run.enqueue(iter([a_submission() for _ in range(100)]), Pace(rate=400))
+    assert 0.14 <= time.perf_counter() - begun_s
+    assert 100 == report.enqueued
+
+
+@pytest.mark.parametrize(("rate", "chunk"), [(None, 500), (1, 1), (19, 1), (400, 20), (1_000_000, 500)])
+def test_a_slow_rate_goes_in_small_chunks(rate: float | None, chunk: int) -> None:
+    """Twenty chunks a second, and never more than one round trip takes."""
+    assert chunk == Pace(rate=rate).chunk
+
+
+async def test_there_are_never_more_round_trips_than_allowed(a_run: Start) -> None:
+    """Nor is more of the stream read than they hold."""
+
+    class SlowClient:
+        under_way = most = 0
+
+        async def enqueue_many(self, submissions: list[Submission]) -> list[bool]:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            return [True] * len(submissions)
+
+    client = SlowClient()
+    run, report, _ = a_run(client)
+    await run.enqueue(iter([a_submission() for _ in range(3000)]), Pace(concurrency=2))
+    assert (2, 3000) == (client.most, report.enqueued)
+
+
+async def test_a_queue_that_stays_away_ends_the_run(redis: ArqRedis, a_run: Start) -> None:
+    """With the error of the last try; what was enqueued before is counted."""
+    client = JobClient(redis, patience_s=0)
+    run, report, _ = a_run(client)
+
+    script, calls = client._enqueue, count(1)
+
+    async def lost_after_the_first(**keys_and_args: Any) -> Any:
+        if next(calls) > 1:
+            raise RedisConnectionError("Connection refused")
+        return await script(**keys_and_args)
+
+    client._enqueue = lost_after_the_first
+    with pytest.raises(ExceptionGroup) as told:
+        await run.enqueue(iter([a_submission() for _ in range(1000)]), Pace())
+    assert told.group_contains(RedisConnectionError)
+    assert 500 == report.enqueued

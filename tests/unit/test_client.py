@@ -1,0 +1,243 @@
+"""The job client on a Redis of dictionaries: what is enqueued, what is known, and a reply that is lost."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+
+import fakeredis
+import pytest
+from arq.connections import ArqRedis
+from arq.jobs import ResultNotFound
+from factories import a_submission, user_fields
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from producer.client import MOST_AT_ONCE, JobClient
+from producer.submission import Submission
+from worker import wire
+
+QUEUE = "arq:queue"
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[ArqRedis]:
+    """Give arq's client of a Redis that exists in this test only."""
+    fake = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+    pool: Any = fake.connection_pool
+    redis = ArqRedis(pool, wire.serialize, wire.deserialize, default_queue_name=QUEUE)
+    yield redis
+    await redis.aclose(close_connection_pool=True)
+
+
+@pytest.fixture
+def client(redis: ArqRedis) -> JobClient:
+    """Give a client that gives up at once."""
+    return JobClient(redis, patience_s=0)
+
+
+async def queued(redis: ArqRedis) -> list[str]:
+    """Return the ids in the queue."""
+    return sorted(job_id.decode() for job_id in await redis.zrange(QUEUE, 0, -1))
+
+
+async def test_a_job_is_enqueued_as_arq_expects_it(client: JobClient, redis: ArqRedis) -> None:
+    """Payload under its key, id in the queue, due now."""
+    assert "a" == await client.enqueue("create_user", user_fields(), job_id="a")
+    assert ["a"] == await queued(redis)
+    call = wire.receive(await redis.get("arq:job:a") or b"")
+    assert {"f": "create_user", "a": [], "k": user_fields(), "t": None} == {n: call[n] for n in "fakt"}
+    assert call["et"] == await redis.zscore(QUEUE, "a")
+    assert 1 == await client.queued()
+    assert "queued" == await client.status("a")
+
+
+async def test_ids_are_made_where_none_is_given(client: JobClient, redis: ArqRedis) -> None:
+    """Two equal jobs without an id are two jobs."""
+    ids = {await client.enqueue("create_user", user_fields()) for _ in range(2)}
+    assert sorted(ids) == await queued(redis)
+    assert 2 == len(ids)
+
+
+@pytest.mark.parametrize("job_id", ["x" * 201, "a b", "a\nb", "a\x00", "\x1b[31m", "\ud800", "\u2028"])
+async def test_an_id_that_breaks_keys_or_logs_is_refused(client: JobClient, redis: ArqRedis, job_id: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(ValueError, match="must have"):
+        await client.enqueue("create_user", user_fields(), job_id=job_id)
+    assert [] == await queued(redis)
+
+
+async def test_a_job_that_is_queued_is_a_duplicate(client: JobClient, redis: ArqRedis) -> None:
+    """The first content stays."""
+    assert [True] == await client.enqueue_many([a_submission("ada", "a")])
+    assert [False, True] == await client.enqueue_many([a_submission("eve", "a"), a_submission("bob", "b")])
+    assert b"ada" in (await redis.get("arq:job:a") or b"")
+    assert ["a", "b"] == await queued(redis)
+
+
+async def test_a_job_that_has_its_result_is_a_duplicate(client: JobClient, redis: ArqRedis) -> None:
+    """Its effect is there."""
+    await redis.set("arq:result:a", b"{}")
+    assert [False] == await client.enqueue_many([a_submission("ada", "a")])
+    assert [] == await queued(redis)
+
+
+async def test_an_id_twice_in_one_call_is_enqueued_once(client: JobClient, redis: ArqRedis) -> None:
+    """The first one given wins."""
+    answers = await client.enqueue_many([a_submission("ada", "a"), a_submission("eve", "a"), a_submission("bob", "b")])
+    assert [True, False, True] == answers
+    assert b"ada" in (await redis.get("arq:job:a") or b"")
+
+
+async def test_a_settled_job_is_a_duplicate_even_when_redis_has_forgotten_it(redis: ArqRedis) -> None:
+    """The ledger keeps outcomes longer than Redis keeps results; answers stay in their places."""
+    asked: list[str] = []
+
+    async def settled(job_ids: Sequence[str]) -> Collection[str]:
+        asked.extend(job_ids)
+        return {"b", "d"}
+
+    client = JobClient(redis, settled=settled)
+    await redis.set("arq:result:c", b"{}")
+    assert [True, False, False, False, True] == await client.enqueue_many([a_submission(job_id=i) for i in "abcde"])
+    assert ["a", "e"] == await queued(redis)
+    assert [*"abcde"] == asked
+
+
+async def test_nothing_is_sent_where_everything_is_settled(redis: ArqRedis) -> None:
+    """Nor for an empty call."""
+
+    async def all_of_them(job_ids: Sequence[str]) -> Collection[str]:
+        return job_ids
+
+    client = JobClient(redis, settled=all_of_them)
+    assert [False, False] == await client.enqueue_many([a_submission(), a_submission()])
+    assert [] == await client.enqueue_many([])
+    assert 0 == await redis.dbsize()
+
+
+async def test_a_requeued_job_runs_again_in_spite_of_its_result(redis: ArqRedis) -> None:
+    """The old result goes, so that nobody takes it for the new one; the ledger is not asked."""
+
+    async def never(_job_ids: Sequence[str]) -> Collection[str]:
+        raise AssertionError
+
+    client = JobClient(redis, settled=never)
+    await redis.set("arq:result:a", b"{}")
+    assert [True] == await client.enqueue_many([a_submission(job_id="a")], again=True)
+    assert ["a"] == await queued(redis)
+    assert not await redis.exists("arq:result:a")
+
+
+async def test_a_job_in_the_queue_is_not_requeued(client: JobClient, redis: ArqRedis) -> None:
+    """It is about to run anyhow, with the content that it has."""
+    await client.enqueue_many([a_submission("ada", "a")])
+    assert [False] == await client.enqueue_many([a_submission("eve", "a")], again=True)
+    assert b"ada" in (await redis.get("arq:job:a") or b"")
+
+
+async def test_a_full_chunk_goes_in_one_call(client: JobClient, redis: ArqRedis) -> None:
+    """Order of the answers included."""
+    ids = [f"job-{n:03}" for n in range(MOST_AT_ONCE)]
+    await client.enqueue_many([a_submission(job_id=ids[7])])
+    answers = await client.enqueue_many([a_submission(job_id=job_id) for job_id in ids])
+    assert [job_id != ids[7] for job_id in ids] == answers
+    assert ids == await queued(redis)
+
+
+async def test_more_than_a_chunk_is_refused_before_anything_is_sent(client: JobClient, redis: ArqRedis) -> None:
+    """A script that fails half-way is not rolled back: payloads without queue entries would be jobs lost."""
+    with pytest.raises(ValueError, match=str(MOST_AT_ONCE)):
+        await client.enqueue_many([a_submission() for _ in range(MOST_AT_ONCE + 1)])
+    assert 0 == await redis.dbsize()
+
+
+class LosesReplies:
+    """The script of a client, of which the first replies are lost after it ran."""
+
+    def __init__(self, client: JobClient, *, losses: int) -> None:
+        self._script: Any = client._enqueue
+        self._losses = losses
+        self.calls = 0
+
+    async def __call__(self, **keys_and_args: Any) -> Any:
+        """Run the script; lose the reply while there are losses left."""
+        reply = await self._script(**keys_and_args)
+        self.calls += 1
+        if self.calls <= self._losses:
+            raise RedisConnectionError("Connection closed by server.")
+        return reply
+
+
+async def test_a_lost_reply_changes_nothing(redis: ArqRedis) -> None:
+    """The call is repeated, finds its receipt, and tells what the first one did: no job twice, none as a duplicate."""
+    client = JobClient(redis, patience_s=10)
+    await client.enqueue_many([a_submission("old", "b")])
+    client._enqueue = LosesReplies(client, losses=1)
+    assert [True, False, True] == await client.enqueue_many([a_submission(job_id=i) for i in "abc"])
+    assert ["a", "b", "c"] == await queued(redis)
+    assert 2 == client._enqueue.calls
+
+
+async def test_a_repetition_does_not_bring_back_a_job_that_ran_meanwhile(redis: ArqRedis) -> None:
+    """A worker was faster than the producer's second try."""
+    client = JobClient(redis, patience_s=10)
+    script = LosesReplies(client, losses=1)
+
+    async def worker_runs_it_meanwhile(**keys_and_args: Any) -> Any:
+        try:
+            return await script(**keys_and_args)
+        finally:
+            await redis.delete("arq:job:a", QUEUE)
+
+    client._enqueue = worker_runs_it_meanwhile
+    assert [True] == await client.enqueue_many([a_submission(job_id="a")], again=True)
+    assert [] == await queued(redis)
+
+
+async def test_patience_ends(client: JobClient) -> None:
+    """With the error of the last try."""
+    client._enqueue = LosesReplies(client, losses=99)
+    with pytest.raises(RedisConnectionError, match="closed by server"):
+        await client.enqueue_many([a_submission()])
+    assert 1 == client._enqueue.calls
+
+
+async def test_the_result_of_an_applied_job_is_read(client: JobClient, redis: ArqRedis) -> None:
+    """As the engine writes it."""
+    outcome = {"status": "applied", "result": {"user_id": 7}}
+    result = {
+        "t": 1,
+        "f": "create_user",
+        "a": [],
+        "k": {},
+        "et": 1,
+        "s": True,
+        "r": outcome,
+        "st": 2,
+        "ft": 3,
+        "q": QUEUE,
+    }
+    await redis.set("arq:result:a", wire.serialize({**result, "id": "a"}))
+    assert outcome == await client.result("a", timeout_s=5)
+    await redis.set("arq:result:b", wire.serialize({**result, "s": False, "r": RuntimeError("gave up")}))
+    with pytest.raises(RuntimeError, match="gave up"):
+        await client.result("b", timeout_s=5)
+
+
+async def test_the_result_of_a_job_that_is_not_there_is_not_waited_for(client: JobClient) -> None:
+    """Nobody would ever write it."""
+    with pytest.raises(ResultNotFound):
+        await client.result("a", timeout_s=5)
+    assert "not_found" == await client.status("a")
+
+
+async def test_the_result_of_a_job_that_waits_has_a_deadline(client: JobClient) -> None:
+    """The caller's."""
+    await client.enqueue_many([a_submission(job_id="a")])
+    with pytest.raises(TimeoutError):
+        await client.result("a", timeout_s=0.05)
+
+
+async def test_money_goes_into_the_queue_as_it_was_given(client: JobClient, redis: ArqRedis) -> None:
+    """Fields are JSON-ready already: nothing is converted on the way."""
+    fields = {"sku": "LAMP", "name": "Lamp", "price": "12.50", "category": "Home"}
+    await client.enqueue_many([Submission("a", "create_product", fields)])
+    assert b'"price":"12.50"' in (await redis.get("arq:job:a") or b"")

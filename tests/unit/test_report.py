@@ -1,0 +1,103 @@
+"""The report of a run: its sums, its percentiles, and the shape that scripts rely on."""
+
+import random
+
+import pytest
+from factories import a_finished_job
+
+from producer.report import Percentiles, Report
+
+
+def a_report() -> Report:
+    """Return the report of seven enqueued jobs, of which six have their outcome."""
+    report = Report(enqueued=7, duplicates=2, refused=1, enqueue_seconds=0.5, run_seconds=2.0)
+    report.count([a_finished_job("applied"), a_finished_job("applied"), a_finished_job("failed")])
+    report.count([a_finished_job("rejected", reason="email_taken")])
+    report.count(a_finished_job("rejected", function="place_order", reason="out_of_stock") for _ in range(2))
+    return report
+
+
+def test_everything_given_is_accounted_for() -> None:
+    """Enqueued, known already, or refused; and of the enqueued, finished or pending."""
+    report = a_report()
+    assert (10, 6, 1) == (report.given, report.finished, report.pending)
+    assert (2, 3, 1) == tuple(report.total(status) for status in ("applied", "rejected", "failed"))
+
+
+def test_the_json_report_has_the_names_of_the_contract() -> None:
+    """Other programs read these."""
+    waited = {"p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 1.0}
+    told = a_report().as_json()
+    assert {**told["queue_wait_ms"], "max": 1.0} == pytest.approx(waited, rel=0.01)
+    assert {
+        "enqueued": 7,
+        "duplicates": 2,
+        "refused": 1,
+        "enqueue_seconds": 0.5,
+        "applied": 2,
+        "rejected": 3,
+        "failed": 1,
+        "pending": 1,
+        "by_function": {
+            "create_user": {"applied": 2, "rejected": 1, "failed": 1},
+            "place_order": {"applied": 0, "rejected": 2, "failed": 0},
+        },
+        "rejections": {"email_taken": 1, "out_of_stock": 2},
+        "run_seconds": 2.0,
+        "jobs_per_second": 3.0,
+    } == {name: value for name, value in told.items() if name != "queue_wait_ms"}
+
+
+def test_the_seed_is_told_where_there_is_one() -> None:
+    """Seed 0 is one."""
+    assert 0 == Report(seed=0).as_json()["seed"]
+    assert "seed" not in Report().as_json()
+
+
+def test_an_empty_run_divides_by_nothing() -> None:
+    """Zeros instead."""
+    told = Report().as_json()
+    assert 0.0 == told["jobs_per_second"]
+    assert {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0} == told["queue_wait_ms"]
+
+
+@pytest.mark.parametrize(
+    ("report", "status"),
+    [(Report(enqueued=1), 0), (Report(duplicates=5), 0), (Report(refused=1), 1)],
+)
+def test_a_refusal_makes_exit_status_1(report: Report, status: int) -> None:
+    """Duplicates are no failure."""
+    assert status == report.exit_status
+
+
+@pytest.mark.parametrize(("job_status", "status"), [("applied", 0), ("rejected", 0), ("failed", 1)])
+def test_a_failed_job_makes_exit_status_1(job_status: str, status: int) -> None:
+    """A rejection is an answer, not a failure."""
+    report = Report(enqueued=1)
+    report.count([a_finished_job(job_status)])
+    assert status == report.exit_status
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("most_us", [10, 1000, 60_000_000])
+def test_percentiles_are_right_to_one_per_cent(seed: int, most_us: int) -> None:
+    """Against the sorted durations themselves; under 100 us the report's own rounding counts more."""
+    durations = sorted(random.Random(seed).choices(range(most_us), k=5000))
+    percentiles = Percentiles()
+    for duration in durations:
+        percentiles.add(duration)
+    told = percentiles.as_ms()
+    assert durations[-1] / 1000 == told["max"]
+    for q in (50, 95, 99):
+        exact = durations[q * len(durations) // 100 - 1] / 1000
+        assert exact == pytest.approx(told[f"p{q}"], rel=0.01, abs=0.001)
+
+
+def test_no_percentile_exceeds_the_maximum() -> None:
+    """The buckets' width must not show."""
+    percentiles = Percentiles()
+    percentiles.add(1_000_003)
+    assert {"p50": 1000.003, "p95": 1000.003, "p99": 1000.003, "max": 1000.003} == pytest.approx(
+        percentiles.as_ms(), rel=0.01
+    )
+    assert percentiles.as_ms()["p99"] <= percentiles.as_ms()["max"]
