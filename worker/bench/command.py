@@ -1,0 +1,276 @@
+"""`python -m worker bench`: what is measured, in which order, and how it is told."""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+from arq.connections import ArqRedis
+from rich.table import Table
+
+from settings import Settings, child_environment
+from worker import terminal
+from worker.bench import pgbench
+from worker.bench.drain import Drained, Place, System, cpu_s, drain, preload_noops, start, stop
+from worker.bench.latency import idle_latency_ms, percentiles
+from worker.broker import open_redis
+from worker.embedded import Urls
+from worker.terminal import CommandError
+
+_DATABASE, _REDIS_DATABASE = "tidepool_bench", 15
+_OURS = System("tidepool", "worker.WorkerSettings")
+_OURS_NOOP = System("tidepool", "worker.bench.targets.EngineNoop")
+_DEFAULT = System("arq-default", "worker.bench.targets.ArqDefault", quiet=False)
+_TUNED = System("arq-tuned", "worker.bench.targets.ArqTuned")
+_TUNED_NOOP = System("arq-tuned", "worker.bench.targets.ArqTunedNoop")
+_SHARE = {"tidepool": 1.0, "arq-tuned": 0.1, "arq-default": 0.02}
+"""Jobs of a system, of --jobs: slow ones get fewer, so that all of them run for about as long."""
+_MIXES = {"create_user": "create_user=1", "place_order": "create_user=2,create_product=1,place_order=7"}
+PARTS = ("create_user", "place_order", "noop", "pgbench", "latency", "enqueue", "backlog", "scaling")
+
+
+@dataclass
+class Bench:
+    """One run of the benchmark: the servers, the place, and what was measured so far."""
+
+    arguments: argparse.Namespace
+    redis: ArqRedis
+    urls: Urls
+    place: Place
+    drains: dict[tuple[str, str, int, int], list[Drained]] = field(default_factory=dict)
+    transactions: dict[str, list[float]] = field(default_factory=dict)
+    enqueue_rates: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    idle_cpu_percent: float | None = None
+
+    async def round(self, number: int) -> None:
+        """Measure every part that was asked for once."""
+        for part in self.arguments.parts:
+            terminal.note(f"round {number + 1} of {self.arguments.repeat}: {part}")
+            if part in _MIXES:
+                for system in (_OURS, _TUNED, _DEFAULT):
+                    await self._jobs(system, part)
+            elif part == "noop":
+                for system in (_OURS_NOOP, _TUNED_NOOP):
+                    await self._noops(system)
+            elif part == "backlog":
+                for backlog in (10_000, 100_000, 1_000_000):
+                    await self._backlog(backlog)
+            elif part == "scaling":
+                for workers in (1, 2, 4):
+                    await self._jobs(_OURS, "create_user", workers=workers)
+            else:
+                await {"pgbench": self._pgbench, "latency": self._latency, "enqueue": self._enqueue}[part]()
+
+    async def _jobs(self, system: System, workload: str, workers: int = 1) -> None:
+        await self._reset()
+        count = max(200, int(self.arguments.jobs * _SHARE[system.name]))
+        await self._produce(count, workload)
+        measured = await drain(self.redis, system, self.place, workers=workers)
+        self.drains.setdefault((system.name, workload, workers, count), []).append(measured)
+
+    async def _noops(self, system: System) -> None:
+        await self._reset()
+        count = max(200, int(self.arguments.jobs * _SHARE[system.name]))
+        await preload_noops(self.redis, count)
+        measured = await drain(self.redis, system, self.place)
+        self.drains.setdefault((system.name, "noop", 1, count), []).append(measured)
+
+    async def _backlog(self, backlog: int) -> None:
+        """Drain as many jobs of each backlog, however long it is."""
+        await self._reset()
+        await self._produce(backlog, "create_user")
+        measured = await drain(self.redis, _OURS, self.place, most_jobs=9_000)
+        self.drains.setdefault((_OURS.name, "create_user-backlog", 1, backlog), []).append(measured)
+
+    async def _pgbench(self) -> None:
+        program = pgbench.find()
+        if program is None:
+            return
+        for name, script in pgbench.SCRIPTS.items():
+            await self._reset()
+            rates = [
+                await pgbench.transactions_per_second(program, self.urls.database, script, clients=c, seconds=2)
+                for c in pgbench.CLIENTS
+            ]
+            self.transactions.setdefault(name, []).append(max(rates))
+
+    async def _enqueue(self) -> None:
+        await self._reset()
+        self.enqueue_rates.append(await self._produce(max(100_000, self.arguments.jobs), "create_user"))
+
+    async def _latency(self) -> None:
+        await self._reset()
+        worker = await start(_OURS, self.place)
+        connection: Any = await asyncpg.connect(self.urls.database)
+        try:
+            await idle_latency_ms(self.redis, connection, 20)  # the first ones prepare statements
+            self.latencies += await idle_latency_ms(self.redis, connection, 300)
+            self.idle_cpu_percent = await _cpu_percent(worker.pid, seconds=5.0)
+        finally:
+            await connection.close()
+            await stop([worker])
+
+    async def _produce(self, count: int, workload: str) -> float:
+        """Preload generated jobs with the real client; returns jobs per second."""
+        command = (sys.executable, "-m", "producer", "--jobs", str(count), "--mix", _MIXES[workload], "--json")
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, env=self.place.environment
+        )
+        said, _ = await process.communicate()
+        report = json.loads(said)
+        return report["enqueued"] / report["enqueue_seconds"]
+
+    async def _reset(self) -> None:
+        """Empty the queue and the tables; a checkpoint now is one that does not come in the middle."""
+        await self.redis.flushdb()
+        connection: Any = await asyncpg.connect(self.urls.database)
+        await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
+        await connection.execute("CHECKPOINT")
+        await connection.close()
+
+
+async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Measure this service beside stock arq and pgbench, in one run."""
+    async with _own_databases(settings, urls) as (own, redis):
+        await _migrate(settings, own)
+        environment = child_environment(DATABASE_URL=own.database, REDIS_URL=own.redis, LOG_LEVEL="WARNING")
+        run = Bench(arguments, redis, own, Place(environment, tuple(arguments.pin or ())))
+        for number in range(arguments.repeat):
+            await run.round(number)
+        document = _document(run, await _server_versions(redis, own))
+    if arguments.json:
+        terminal.print_json(document)
+    else:
+        _print(document)
+    return 0
+
+
+@asynccontextmanager
+async def _own_databases(settings: Settings, urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+    """Make the benchmark's own database, and take a Redis database that is empty; both are left as they were."""
+    own = Urls(
+        urlsplit(urls.database)._replace(path=f"/{_DATABASE}").geturl(),
+        urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
+    )
+    redis = open_redis(own.redis, queue_name=settings.queue_name)
+    if await redis.dbsize():
+        raise CommandError(
+            f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
+        )
+    admin: Any = await asyncpg.connect(urls.database)
+    try:
+        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
+        await admin.execute(f"CREATE DATABASE {_DATABASE}")
+        yield own, redis
+    finally:
+        await redis.flushdb()
+        await redis.aclose(close_connection_pool=True)
+        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
+        await admin.close()
+
+
+def _with_redis_database(url: str) -> dict[str, str]:
+    return {"query": f"db={_REDIS_DATABASE}"} if url.startswith("unix:") else {"path": f"/{_REDIS_DATABASE}"}
+
+
+async def _migrate(settings: Settings, urls: Urls) -> None:
+    await (await terminal.open_pool(settings, urls, "bench")).close()
+
+
+async def _cpu_percent(pid: int, seconds: float) -> float:
+    before = cpu_s(pid)
+    await asyncio.sleep(seconds)
+    return round((cpu_s(pid) - before) / seconds * 100, 2)
+
+
+async def _server_versions(redis: ArqRedis, urls: Urls) -> dict[str, str]:
+    info: dict[str, Any] = await redis.info("server")
+    connection: Any = await asyncpg.connect(urls.database)
+    postgresql = str(await connection.fetchval("SHOW server_version"))
+    await connection.close()
+    return {"redis-server": info["redis_version"], "postgresql": postgresql}
+
+
+def _document(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
+    runs = [_run(key, drained) for key, drained in run.drains.items()]
+    runs += [_pgbench_run(name, rates) for name, rates in run.transactions.items()]
+    document: dict[str, Any] = {"machine": _machine(run, servers), "runs": runs, "ratios": _ratios(runs)}
+    if run.latencies:
+        document["latency_ms"] = percentiles(run.latencies)
+        document["idle_cpu_percent"] = run.idle_cpu_percent
+    if run.enqueue_rates:
+        document["enqueue_per_second"] = round(statistics.median(run.enqueue_rates))
+    return document
+
+
+def _run(key: tuple[str, str, int, int], drained: list[Drained]) -> dict[str, Any]:
+    system, workload, workers, jobs = key
+    rates = [measured.jobs_per_second for measured in drained]
+    middle = sorted(drained, key=lambda measured: measured.jobs_per_second)[len(drained) // 2]
+    return {
+        "system": system,
+        "workload": workload,
+        "workers": workers,
+        "jobs": jobs,
+        "jobs_per_second": {"median": round(statistics.median(rates)), "all": [round(rate) for rate in rates]},
+        "cpu_us_per_job": round(middle.cpu_us_per_job, 1),
+        "redis_cpu_us_per_job": round(middle.redis_cpu_us_per_job, 1),
+        "redis_commands_per_job": round(middle.redis_commands_per_job, 2),
+        "peak_rss_mb": round(middle.peak_rss_mb, 1),
+    }
+
+
+def _pgbench_run(name: str, rates: list[float]) -> dict[str, Any]:
+    rate = {"median": round(statistics.median(rates)), "all": [round(rate) for rate in rates]}
+    return {"system": name, "workload": "create_user", "workers": 1, "jobs_per_second": rate}
+
+
+def _ratios(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Return our rate over each other system's, by workload, for one worker."""
+    rates = {(r["workload"], r["system"]): r["jobs_per_second"]["median"] for r in runs if r["workers"] == 1}
+    return {
+        f"{workload}: tidepool / {system}": round(rates[workload, "tidepool"] / rate, 2)
+        for (workload, system), rate in rates.items()
+        if system != "tidepool" and (workload, "tidepool") in rates
+    }
+
+
+def _machine(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
+    return {
+        "when": time.strftime("%Y-%m-%d"),
+        "cores": os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "placement": f"workers on cores {run.place.cores}" if run.place.cores else "not pinned",
+        "versions": {**servers, **{name: version(name) for name in ("arq", "asyncpg", "redis", "hiredis", "uvloop")}},
+        "rounds": run.arguments.repeat,
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("workload", "system", "workers", "jobs", "jobs/s", "of", "CPU us/job", "Redis us/job", "peak MB"):
+        table.add_column(column, justify="left" if column in ("workload", "system", "of") else "right")
+    for run in document["runs"]:
+        rate = run["jobs_per_second"]
+        spread = f"{min(rate['all']):,}-{max(rate['all']):,}"
+        rest = (run.get(name, "") for name in ("cpu_us_per_job", "redis_cpu_us_per_job", "peak_rss_mb"))
+        jobs = f"{run['jobs']:,}" if "jobs" in run else ""
+        row = (run["workload"], run["system"], run["workers"], jobs, f"{rate['median']:,}", spread, *rest)
+        table.add_row(*map(str, row))
+    terminal.console().print(table)
+    for name, value in {k: v for k, v in document.items() if k not in ("runs", "ratios")}.items():
+        print(f"\n{name}: {json.dumps(value)}")
+    print("\n" + "\n".join(f"{name}: {ratio}" for name, ratio in document["ratios"].items()))

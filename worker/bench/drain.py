@@ -1,0 +1,147 @@
+"""Preload a queue, start workers on it, and measure from their first finished job to the last."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from worker import wire
+from worker.delivery import now_ms
+
+QUEUE = "arq:queue"
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_LOOK_S = 0.005
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one drain took. Per-job figures are over the jobs that were finished between the two looks."""
+
+    jobs_per_second: float
+    cpu_us_per_job: float
+    redis_cpu_us_per_job: float
+    redis_commands_per_job: float
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A kind of worker: the settings class, and how its process is started."""
+
+    name: str
+    settings: str
+    quiet: bool = True
+
+    def command(self) -> list[str]:
+        """Return the command line of one worker."""
+        logs = ["--custom-log-dict", "worker.bench.targets.QUIET_LOGS"] if self.quiet else []
+        return [sys.executable, "-m", "arq", self.settings, *logs]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where processes run: with which environment, and on which cores, worker by worker (none: wherever)."""
+
+    environment: dict[str, str] = field(repr=False)
+    cores: tuple[int, ...] = ()
+
+    def prefix(self, number: int) -> list[str]:
+        """Return what goes in front of the command line of worker *number*."""
+        return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
+
+
+async def preload_noops(redis: Redis, count: int) -> None:
+    """Enqueue *count* jobs that return their argument."""
+    for start in range(0, count, _CHUNK):
+        numbers = range(start, min(start + _CHUNK, count))
+        now = now_ms()
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                job = {"f": "noop", "a": [number], "k": {}, "t": None, "et": now}
+                pipe.set(f"arq:job:noop-{number}", wire.serialize(job))
+            pipe.zadd(QUEUE, {f"noop-{number}": now for number in numbers})
+            await pipe.execute()
+
+
+async def drain(
+    redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
+) -> Drained:
+    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done."""
+    queued = await redis.zcard(QUEUE)
+    left = max(0, queued - most_jobs) if most_jobs else 0
+    processes = [await start(system, place, number) for number in range(workers)]
+    try:
+        first = await _look(redis, processes, below=queued)
+        last = await _look(redis, processes, below=left + 1)
+    finally:
+        peak_mb = sum(_peak_mb(process.pid) for process in processes)
+        await stop(processes)
+    return _figures(first, last, peak_mb)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at_s: float
+    queued: int
+    cpu_s: float
+    redis_cpu_s: float
+    redis_commands: int
+
+
+async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _Look:
+    """Wait until fewer than *below* jobs are left, and read the clocks."""
+    while (queued := await redis.zcard(QUEUE)) >= below:
+        if any(process.returncode is not None for process in processes):
+            raise RuntimeError("a measured worker ended by itself")
+        await asyncio.sleep(_LOOK_S)
+    at_s, used_s = time.perf_counter(), sum(cpu_s(process.pid) for process in processes)
+    info: dict[str, Any] = await redis.info()
+    redis_cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
+    return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
+
+
+def _figures(first: _Look, last: _Look, peak_mb: float) -> Drained:
+    jobs = first.queued - last.queued
+    return Drained(
+        jobs_per_second=jobs / (last.at_s - first.at_s),
+        cpu_us_per_job=(last.cpu_s - first.cpu_s) * 1e6 / jobs,
+        redis_cpu_us_per_job=(last.redis_cpu_s - first.redis_cpu_s) * 1e6 / jobs,
+        redis_commands_per_job=(last.redis_commands - first.redis_commands) / jobs,
+        peak_rss_mb=peak_mb,
+    )
+
+
+async def start(system: System, place: Place, number: int = 0) -> asyncio.subprocess.Process:
+    """Start one worker."""
+    quiet = asyncio.subprocess.DEVNULL
+    command = [*place.prefix(number), *system.command()]
+    return await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet, env=place.environment)
+
+
+async def stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """Tell workers to stop, and wait until they have."""
+    for process in processes:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*(process.wait() for process in processes))
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process so far: fields 14 and 15 of /proc/PID/stat (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _peak_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
