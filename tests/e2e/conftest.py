@@ -1,0 +1,42 @@
+"""The real commands, on a database and a Redis of the test's own."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Service
+
+from worker.db.pool import PoolConfig
+
+
+@pytest.fixture
+def service(database: PoolConfig, redis_url: str, tmp_path: Path) -> Iterator[Service]:
+    """Give the commands, on external servers as production has them; workers left over are killed."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("DATA_DIR", "LOG_LEVEL", "STATS_INTERVAL")
+    }
+    environment |= {
+        "DATABASE_URL": database.url,
+        "REDIS_URL": redis_url,
+        "DATA_DIR": str(tmp_path / "data"),
+        "STATS_INTERVAL": "0.5",
+        "COLUMNS": "200",
+    }
+    service = Service(environment)
+    yield service
+    for worker in service.started:
+        if worker.poll() is None:
+            worker.kill()
+        worker.communicate()
+
+
+@pytest.fixture
+def rows(connection: Any) -> Callable[[str], Awaitable[list[dict[str, Any]]]]:
+    """Give a function that runs a query and returns its rows as dictionaries."""
+
+    async def fetch(query: str) -> list[dict[str, Any]]:
+        return [dict(row) for row in await connection.fetch(query)]
+
+    return fetch

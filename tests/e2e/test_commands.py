@@ -1,0 +1,107 @@
+"""The commands as a new user meets them: help, wrong words, wrong settings, servers that are away."""
+
+import pytest
+from commands import Service
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("producer",),
+        ("producer", "results"),
+        ("producer", "requeue"),
+        ("worker",),
+        ("worker", "snapshots"),
+        ("worker", "urls"),
+    ],
+)
+def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> None:
+    """`--help` explains the command and succeeds."""
+    ended = service.run(*words, "--help")
+
+    assert (0, "") == (ended.status, ended.stderr)
+    assert "usage: python -m" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("producer",), "one of the arguments --jobs --file is required"),
+        (("producer", "--jobs", "0"), "no whole number of at least 1"),
+        (("producer", "--jobs", "5", "--mix", "dance=1"), "dance"),
+        (("producer", "--file", "x", "--seed", "1"), "do not go with --file"),
+        (
+            (
+                "producer",
+                "--file",
+                "no/such/file",
+            ),
+            "no/such/file: No such file",
+        ),
+        (("producer", "results", "--since", "soon"), "no duration"),
+        (("worker", "dance"), "invalid choice"),
+    ],
+)
+def test_wrong_words_are_one_clear_line_and_status_2(service: Service, words: tuple[str, ...], said: str) -> None:
+    """A wrong call is told on standard error, without a traceback."""
+    ended = service.run(*words)
+
+    assert (2, "") == (ended.status, ended.stdout)
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", [("producer", "--jobs", "1"), ("arq", "worker.WorkerSettings")])
+def test_wrong_settings_are_a_line_each(service: Service, words: tuple[str, ...]) -> None:
+    """Every wrong variable is named before anything starts."""
+    ended = service.run(*words, POOL_MAX_SIZE="0", STATS_INTERVAL="often")
+
+    assert 2 == ended.status
+    assert ["POOL_MAX_SIZE:", "STATS_INTERVAL:"] == [line.split(" ")[0] for line in ended.stderr.splitlines()]
+
+
+def test_a_postgresql_that_is_away_is_named_without_its_password(service: Service) -> None:
+    """The command waits, says once what for, and gives up with status 2."""
+    url = "postgresql://someone:geheim@127.0.0.1:1/tidepool"
+
+    ended = service.run("worker", "snapshots", DATABASE_URL=url, CONNECT_TIMEOUT="0.3")
+
+    assert (2, "") == (ended.status, ended.stdout)
+    assert "postgresql://someone@127.0.0.1:1/tidepool" in ended.stderr
+    assert "geheim" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_redis_that_is_away_is_named_without_its_password(service: Service) -> None:
+    """The same for the queue."""
+    ended = service.run("producer", "--jobs", "1", REDIS_URL="redis://:geheim@127.0.0.1:1/0", CONNECT_TIMEOUT="0.3")
+
+    assert (2, "") == (ended.status, ended.stdout)
+    assert "redis://127.0.0.1:1/0" in ended.stderr
+    assert "geheim" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_password_is_told_at_once(service: Service) -> None:
+    """A database that does not exist is no outage: waiting would not help, and the worker says so."""
+    url = service.environment["DATABASE_URL"].replace("/t", "/no_such_", 1)
+
+    ended = service.run("arq", "worker.WorkerSettings", DATABASE_URL=url)
+
+    assert 2 == ended.status
+    assert "does not exist" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service) -> None:
+    """`results` prints rows either way, and an empty list says so."""
+    assert "no such outcomes\n" == service.run("producer", "results").stdout
+    assert [] == service.run("producer", "results", "--json").document
+    service.run("producer", "--jobs", "3", "--workers", "1", "--mix", "create_user=1")
+
+    table = service.run("producer", "results").stdout
+
+    assert 4 == len(table.splitlines())
+    assert 3 == table.count("create_user")
+    assert {"database", "redis"} == service.run("worker", "urls", "--json").document.keys()
+    assert {"applied": []} == service.run("worker", "migrate", "--json").document
