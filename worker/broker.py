@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import hiredis
 import structlog
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
@@ -30,7 +31,7 @@ _REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError)
 def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> ArqRedis:
     """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
     pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
-    pool.connection_class = type("Connection", (_HeedsCancel, pool.connection_class), {})
+    pool.connection_class = type("Connection", (_OurWriting, pool.connection_class), {})
     return ArqRedis(
         pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize, default_queue_name=queue_name
     )
@@ -88,11 +89,12 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     return options
 
 
-class _HeedsCancel:
-    """Makes redis-py's connections heed a cancel while they write.
+class _OurWriting:
+    """How redis-py's connections write, changed in two ways.
 
     Theirs write under `asyncio.wait_for`, which on Python 3.11 loses about every second cancel that arrives then,
-    and makes a task of each command.
+    and makes a task of each command. And theirs pack commands in Python, which takes 5 us for each job that is
+    finished; hiredis takes one.
     """
 
     is_connected: bool
@@ -101,6 +103,10 @@ class _HeedsCancel:
     check_health: Any
     disconnect: Any
     _writer: Any
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Encode a command; its first argument may be words that the server expects one by one, as in redis-py."""
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
         """Write a command that is encoded. Raises what redis-py raises."""

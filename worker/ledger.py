@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from pydantic_core import to_json
 
 from worker.cancelling import heed_cancel
 from worker.db.faults import Conflict, DataFault, PoolClosed, Unavailable
@@ -216,7 +217,7 @@ def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
         delivery.id,
         delivery.function,
         status_of(outcome),
-        json.dumps(outcome.result) if applied else None,
+        to_json(outcome.result).decode() if applied else None,
         outcome.reason if isinstance(outcome, Rejected) else None,
         None if applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
         None if applied else _kept(delivery.content),

@@ -3,14 +3,26 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
-from arq.connections import create_pool
+import pytest
+from arq.connections import ArqRedis, create_pool
 from arq.jobs import Job
 from commands import Service, stop, until
 
 from worker import wire
 from worker.broker import redis_settings
+
+
+@pytest.fixture
+async def foreign(redis_url: str) -> AsyncIterator[ArqRedis]:
+    """Give a client of somebody else: arq's own pool with the service's serializers."""
+    pool = await create_pool(
+        redis_settings(redis_url), job_serializer=wire.serialize, job_deserializer=wire.deserialize
+    )
+    yield pool
+    await pool.aclose(close_connection_pool=True)
 
 
 async def test_two_workers_share_the_work_and_both_leave_snapshots(service: Service, rows: Any) -> None:
@@ -92,31 +104,28 @@ def test_check_tells_a_live_worker_from_none(service: Service) -> None:
     assert (0, 1, 1) == (alive, other, stopped)
 
 
-async def test_somebody_elses_arq_client_enqueues_and_reads(service: Service, redis_url: str) -> None:
-    """Arq's own pool with the service's serializers is a full client: fields by name or as one object."""
+async def test_somebody_elses_arq_client_enqueues_and_reads(service: Service, foreign: ArqRedis) -> None:
+    """Arq's own pool with the service's serializers is a full client: fields by name or as one object.
+
+    The second job waits for the first: two that are due in the same millisecond run in the order of their ids.
+    """
     service.start_worker()
-    pool = await create_pool(
-        redis_settings(redis_url), job_serializer=wire.serialize, job_deserializer=wire.deserialize
-    )
-    named = await pool.enqueue_job(
+
+    named = await foreign.enqueue_job(
         "create_user", username="ada", email="ada@example.org", full_name="Ada", _job_id="u1"
     )
-    whole = await pool.enqueue_job("create_user", {"username": "ada", "email": "b@example.org", "full_name": "B"})
     assert isinstance(named, Job)
+    applied = await named.result(20)
+    whole = await foreign.enqueue_job("create_user", {"username": "ada", "email": "b@example.org", "full_name": "B"})
     assert isinstance(whole, Job)
+    rejected = await whole.result(20)
 
-    assert {"status": "applied", "result": {"user_id": 1}} == await named.result(20)
-    answer = await whole.result(20)
-    await pool.aclose(close_connection_pool=True)
-
-    assert ("rejected", "username_taken") == (answer["status"], answer["reason"])
+    assert {"status": "applied", "result": {"user_id": 1}} == applied
+    assert ("rejected", "username_taken") == (rejected["status"], rejected["reason"])
 
 
-async def test_poison_among_good_jobs_harms_nobody(service: Service, redis_url: str, rows: Any) -> None:
+async def test_poison_among_good_jobs_harms_nobody(service: Service, foreign: ArqRedis, rows: Any) -> None:
     """What no producer of ours would send becomes an outcome with a reason; the worker and the others go on."""
-    pool = await create_pool(
-        redis_settings(redis_url), job_serializer=wire.serialize, job_deserializer=wire.deserialize
-    )
     good = {"username": "good", "email": "good@example.org", "full_name": "Good"}
     raw = {
         "raw-bytes": b"\xff\xfe junk",
@@ -130,18 +139,17 @@ async def test_poison_among_good_jobs_harms_nobody(service: Service, redis_url: 
         "huge": b'{"f": "create_user", "a": [], "k": {"username": "' + b"x" * 5_000_000 + b'"}, "t": null, "et": 1}',
     }
     for job_id, payload in raw.items():
-        await pool.set(f"arq:job:{job_id}", payload)
-    await pool.zadd("arq:queue", dict.fromkeys(raw, 1))
-    await pool.zadd("arq:queue", {b"\xff\xfe-id": 1, "no-payload": 1})
-    await pool.enqueue_job("no_such_function", 1, _job_id="unknown")
-    await pool.enqueue_job("create_user", **{**good, "username": "a\x00b"}, _job_id="nul")
-    await pool.enqueue_job("create_user", username="x", _job_id="missing")
-    await pool.enqueue_job("place_order", user_id=1, product_id=1, quantity=-1, _job_id="negative")
-    await pool.enqueue_job("create_user", **good, _job_id="good")
+        await foreign.set(f"arq:job:{job_id}", payload)
+    await foreign.zadd("arq:queue", dict.fromkeys(raw, 1))
+    await foreign.zadd("arq:queue", {b"\xff\xfe-id": 1, "no-payload": 1})
+    await foreign.enqueue_job("no_such_function", 1, _job_id="unknown")
+    await foreign.enqueue_job("create_user", **{**good, "username": "a\x00b"}, _job_id="nul")
+    await foreign.enqueue_job("create_user", username="x", _job_id="missing")
+    await foreign.enqueue_job("place_order", user_id=1, product_id=1, quantity=-1, _job_id="negative")
+    await foreign.enqueue_job("create_user", **good, _job_id="good")
 
     service.start_worker("--burst").wait()
-    left = await pool.zcard("arq:queue")
-    await pool.aclose(close_connection_pool=True)
+    left = await foreign.zcard("arq:queue")
     outcomes = {row["job_id"]: row for row in await rows("SELECT job_id, status, reason, error FROM job_results")}
 
     assert 0 == left
