@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import structlog
-import uvloop
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
@@ -42,7 +41,6 @@ def worker_settings() -> type:
     """
     settings = load_or_exit()
     install()
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
     process = WorkerProcess(settings)
 
     class WorkerSettings:

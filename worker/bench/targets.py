@@ -86,7 +86,6 @@ def __getattr__(name: str) -> Any:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         return type(name, (), {**vars(ArqDefault), **_TUNED})
     if name == "EngineNoop":
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         install()
         return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, "max_jobs": _SETTINGS.max_jobs})
     if name == "ArqTunedNoop":
