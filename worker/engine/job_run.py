@@ -80,17 +80,17 @@ class Unrunnable(Exception):
         self.line = line
 
 
-async def perform(worker: "Worker", claimed: Claimed, task: asyncio.Task[None], *, aborted: bool) -> Finish:
+async def perform(worker: "Worker", claimed: Claimed, task: asyncio.Task[None]) -> Finish:
     """Make one attempt, in *task*; returns what is to become of the job."""
     start_ms = timestamp_ms()
     try:
-        call = _read(worker, claimed, aborted=aborted)
+        call = _read(worker, claimed)
     except Unrunnable as error:
         return await _end_unrunnable(worker, error, start_ms)
     return await _attempt(worker, call, task, start_ms)
 
 
-def _read(worker: "Worker", claimed: Claimed, *, aborted: bool) -> Call:
+def _read(worker: "Worker", claimed: Claimed) -> Call:
     """Decode the job and find its function. Raises `Unrunnable`."""
     call, shown_id = Call(claimed, "<unknown>", (), {}, claimed.failed_tries + 1, 0), ascii(claimed.id)[1:-1]
     if claimed.payload is None:
@@ -105,7 +105,7 @@ def _read(worker: "Worker", claimed: Claimed, *, aborted: bool) -> Call:
         raise Unrunnable("invalid", call, str(error.__cause__), error, line) from error
     call.name, call.args, call.kwargs, enqueued_try, call.enqueue_time_ms = decoded
     call.job_try = max(call.job_try, enqueued_try or 0)
-    if aborted:
+    if claimed.aborted and worker.allow_abort_jobs:
         line = f"{_since_s(call.enqueue_time_ms):6.2f}s ⊘ {call.ref} aborted before start"
         raise Unrunnable("aborted", call, "was aborted", asyncio.CancelledError(), line)
     call.function = worker.functions.get(call.name) if call.name != UNRUNNABLE else None  # ours to call, nobody else's

@@ -39,6 +39,8 @@ class Claimed(NamedTuple):
     failed_tries: int
     lapses: int
     owner: str
+    aborted: bool = False
+    """Whether somebody asked to abort it before it was claimed."""
 
 
 class Finish(NamedTuple):
@@ -67,25 +69,20 @@ class Leases:
 
         A call whose reply is lost may have taken jobs: `strays` finds them.
         """
-        keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner), *_suspicion_keys(self._queue)]
+        keys = [*self._own_keys(owner), f"{self._queue}:lapses", f"{self._queue}:suspects", abort_jobs_ss]
         args = [owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), held_key(self._queue, "")]
-        ids, dues, payloads, tries, lapses, returned = await self._claim(keys=keys, args=args)
-        counts = lapses or [None] * len(ids)
+        ids, dues, payloads, tries, lapses, aborts, returned = await self._claim(keys=keys, args=args)
+        none = [None] * len(ids)
+        columns = zip(ids, dues, payloads, tries, lapses or none, aborts or none, strict=True)
         jobs = [
-            Claimed(decode_id(job_id), int(float(due)), payload, int(tried or 0), int(lapsed or 0), owner)
-            for job_id, due, payload, tried, lapsed in zip(ids, dues, payloads, tries, counts, strict=True)
+            Claimed(decode_id(i), int(float(due)), payload, int(tried or 0), int(lapsed or 0), owner, mark is not None)
+            for i, due, payload, tried, lapsed, mark in columns
         ]
         return jobs, returned
 
     async def finish(self, owner: str, finishes: Sequence[Finish]) -> list[bool]:
         """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
-        keys = [
-            self._queue,
-            f"{self._queue}:owners",
-            held_key(self._queue, owner),
-            f"{self._queue}:lapses",
-            abort_jobs_ss,
-        ]
+        keys = [*self._own_keys(owner), f"{self._queue}:lapses", abort_jobs_ss]
         args = [owner, *(part for f in finishes for part in (encode_id(f.id), f.how, f.value, f.ms, f.keep_ms))]
         reply: bytes = await self._finish(keys=keys, args=args)
         return [answer == ord("1") for answer in reply]
@@ -94,6 +91,9 @@ class Leases:
         """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost."""
         held: list[bytes] = await self._redis.zrange(held_key(self._queue, owner), 0, -1)
         return [job_id for job_id in map(decode_id, held) if job_id not in known]
+
+    def _own_keys(self, owner: str) -> tuple[str, str, str]:
+        return self._queue, f"{self._queue}:owners", held_key(self._queue, owner)
 
 
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
@@ -126,7 +126,3 @@ def decode_id(job_id: bytes) -> str:
 def encode_id(job_id: str) -> bytes:
     """Return the bytes of an id."""
     return job_id.encode("utf-8", "surrogateescape")
-
-
-def _suspicion_keys(queue_name: str) -> tuple[str, str]:
-    return f"{queue_name}:lapses", f"{queue_name}:suspects"

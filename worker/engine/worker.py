@@ -23,12 +23,11 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
-from arq.constants import abort_jobs_ss
 from arq.utils import timestamp_ms
 
 from worker.engine.finisher import Finisher
 from worker.engine.job_run import perform
-from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases, encode_id
+from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases
 from worker.engine.renewal import Renewal
 from worker.engine.trouble import Patience, is_trouble
 from worker.engine.wakeup import Wakeup
@@ -190,9 +189,8 @@ class Worker(arq.worker.Worker):
         """
         self._assemble()
         claimed = await self._claim(self._room())
-        aborted = await self._aborted_before_start(claimed)
         for job in claimed:
-            self._start(job, aborted=job.id in aborted)
+            self._start(job)
         return len(claimed)
 
     def _room(self) -> int:
@@ -223,16 +221,16 @@ class Worker(arq.worker.Worker):
         for job_id in await self._leases.strays(self.owner, known):
             self._finisher.put(Finish(job_id, "release", owner=self.owner))
 
-    def _start(self, claimed: Claimed, *, aborted: bool) -> None:
+    def _start(self, claimed: Claimed) -> None:
         key = claimed.id if claimed.id not in self.tasks else f"{claimed.id}\n{claimed.owner}"
         if claimed.lapses > 1:
             self._suspect = claimed.id
         self._performing += 1
-        self.tasks[key] = self.loop.create_task(self._run_claimed(claimed, key, aborted=aborted))
+        self.tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
 
-    async def _run_claimed(self, claimed: Claimed, key: str, *, aborted: bool) -> None:
+    async def _run_claimed(self, claimed: Claimed, key: str) -> None:
         try:
-            finish = await perform(self, claimed, self.tasks[key], aborted=aborted)
+            finish = await perform(self, claimed, self.tasks[key])
         except asyncio.CancelledError:
             finish = Finish(claimed.id, "release", owner=claimed.owner)
         except Exception:
@@ -253,13 +251,6 @@ class Worker(arq.worker.Worker):
             self.tasks.pop(again if again in self.tasks else finish.id, None)
         self._freed.set()
         self._wakeup.set()
-
-    async def _aborted_before_start(self, claimed: Sequence[Claimed]) -> set[str]:
-        if not self.allow_abort_jobs or not claimed:
-            return set()
-        ids = [encode_id(job.id) for job in claimed]
-        marks = await self.pool.zmscore(abort_jobs_ss, ids)  # pyright: ignore[reportArgumentType]
-        return {job.id for job, mark in zip(claimed, marks, strict=True) if mark is not None}
 
     # ---------------------------------------------------------------- rest
 

@@ -5,9 +5,11 @@
 -- KEYS[3]  held: zset of the jobs that this owner holds; score: their due time before the claim
 -- KEYS[4]  lapses: hash of job ids to the number of owners that were lost while they held it
 -- KEYS[5]  suspects: zset of jobs that two owners were lost with; they are handed out one at a time
+-- KEYS[6]  aborts: arq's zset of jobs that somebody asked to abort
 -- ARGV[1]  owner     ARGV[2]  lease, ms     ARGV[3]  how many jobs at the most (250 or fewer)
 -- ARGV[4]  1: one of them may be a suspect  ARGV[5]  the prefix of every owner's held key
--- Reply    {ids, due times, payloads or nil, failed tries or nil, lapses or nil, how many were put back}
+-- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back}
+--          nil for a job without one; no lapses or marks at all where there is none of them
 local owner, lease_ms, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 -- Rounded up: arq rounds the times it writes, and a job that was enqueued this very millisecond is due.
@@ -81,7 +83,7 @@ for _ = 1, 20 do -- jobs that stock workers run stay at the head: page past them
     end
 end
 if #ids == 0 then
-    return { {}, {}, {}, {}, {}, returned }
+    return { {}, {}, {}, {}, {}, {}, returned }
 end
 
 redis.call('ZADD', KEYS[3], unpack(kept))
@@ -91,4 +93,5 @@ for i, id in ipairs(ids) do
     jobs[i], tries[i] = 'arq:job:' .. id, 'arq:retry:' .. id
 end
 local lapses = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('HMGET', KEYS[4], unpack(ids)) or {}
-return { ids, dues, redis.call('MGET', unpack(jobs)), redis.call('MGET', unpack(tries)), lapses, returned }
+local aborts = redis.call('EXISTS', KEYS[6]) == 1 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
+return { ids, dues, redis.call('MGET', unpack(jobs)), redis.call('MGET', unpack(tries)), lapses, aborts, returned }
