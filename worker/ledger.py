@@ -149,7 +149,7 @@ class Ledger:
             fresh = [delivery for delivery in batch if delivery.id not in outcomes]
             verdicts = await self._decide(function, fresh, repositories)
             decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
-            written = await self._write(fresh, decided, repositories, begun_ns)
+            written = await self._write(function, fresh, decided, repositories, begun_ns)
         self.tally.add(written)
         outcomes.update(zip((delivery.id for delivery in fresh), decided, strict=True))
         return [outcomes[delivery.id] for delivery in batch]
@@ -181,6 +181,7 @@ class Ledger:
 
     async def _write(
         self,
+        function: str,
         fresh: Sequence[Delivery],
         decided: Sequence[Outcome | RetryLater],
         repositories: Repositories,
@@ -193,7 +194,7 @@ class Ledger:
         entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
         if entries:
             db_us = (time.perf_counter_ns() - begun_ns) // 1000
-            count = await repositories.results.write(entries, worker_id=self._worker_id, db_us=db_us)
+            count = await repositories.results.write(function, entries, worker_id=self._worker_id, db_us=db_us)
             if count < len(entries):
                 raise Conflict("another worker has settled a job of this batch")
         return [outcome for _, outcome in settled]
@@ -215,7 +216,6 @@ def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
     applied = isinstance(outcome, Applied)
     return Entry(
         delivery.id,
-        delivery.function,
         status_of(outcome),
         to_json(outcome.result).decode() if applied else None,
         outcome.reason if isinstance(outcome, Rejected) else None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from worker.db import queries
+from worker.db import queries, rows
 from worker.db.connection import Connection, Row
 from worker.jobs.job import Job
 from worker.jobs.place_order import PlaceOrder
@@ -42,24 +42,17 @@ class OrderRepository:
 
     async def place(self, jobs: Sequence[Job[PlaceOrder]]) -> list[PlacedOrder | Reason]:
         """See `worker.jobs.ports.Orders.place`."""
-        commands = [job.command for job in jobs]
-        rows = await self._connection.fetch(
-            _SQL["place"],
-            [job.id for job in jobs],
-            [command.user_id for command in commands],
-            [command.username for command in commands],
-            [command.product_id for command in commands],
-            [command.sku for command in commands],
-            [command.quantity for command in commands],
-            [command.total_price for command in commands],
-            [command.status for command in commands],
-        )
-        return [_placed(row) for row in rows]
+        return [_placed(row) for row in await self._connection.fetch(_SQL["place"], rows.encode(map(_row, jobs)))]
 
     async def of_user(self, user_id: int, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
         """Return up to *limit* of a user's orders, newest first; the last one's id begins the next page."""
-        rows = await self._connection.fetch(_SQL["of_user"], user_id, before_id, limit)
-        return [Order(**dict(row.items())) for row in rows]
+        found = await self._connection.fetch(_SQL["of_user"], user_id, before_id, limit)
+        return [Order(**dict(row.items())) for row in found]
+
+
+def _row(job: Job[PlaceOrder]) -> tuple[object, ...]:
+    c = job.command
+    return job.id, c.user_id, c.username, c.product_id, c.sku, c.quantity, c.total_price, c.status
 
 
 def _placed(row: Row) -> PlacedOrder | Reason:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from worker.db import queries
+from worker.db import queries, rows
 from worker.db.connection import Connection
 from worker.jobs.create_product import CreateProduct
 from worker.jobs.set_stock import SetStock
@@ -36,28 +36,17 @@ class ProductRepository:
 
     async def create(self, commands: Sequence[CreateProduct]) -> list[int | Reason]:
         """See `worker.jobs.ports.Products.create`."""
-        rows = await self._connection.fetch(
-            _SQL["create"],
-            [command.sku for command in commands],
-            [command.name for command in commands],
-            [command.description for command in commands],
-            [command.price for command in commands],
-            [command.category for command in commands],
-            [command.in_stock for command in commands],
-        )
-        return [row["id"] or Reason.SKU_TAKEN for row in rows]
+        given = rows.encode((c.sku, c.name, c.description, c.price, c.category, c.in_stock) for c in commands)
+        created = await self._connection.fetch(_SQL["create"], given)
+        return [row["id"] or Reason.SKU_TAKEN for row in created]
 
     async def set_stock(self, commands: Sequence[SetStock]) -> list[int | Reason]:
         """See `worker.jobs.ports.Products.set_stock`."""
-        rows = await self._connection.fetch(
-            _SQL["set_stock"],
-            [command.product_id for command in commands],
-            [command.sku for command in commands],
-            [command.in_stock for command in commands],
-        )
-        return [row["id"] or Reason.UNKNOWN_PRODUCT for row in rows]
+        given = rows.encode((c.product_id, c.sku, c.in_stock) for c in commands)
+        changed = await self._connection.fetch(_SQL["set_stock"], given)
+        return [row["id"] or Reason.UNKNOWN_PRODUCT for row in changed]
 
     async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
         """Return up to *limit* products of a category in the order of their ids; the last id begins the next page."""
-        rows = await self._connection.fetch(_SQL["by_category"], category, after_id, limit)
-        return [Product(**dict(row.items())) for row in rows]
+        found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit)
+        return [Product(**dict(row.items())) for row in found]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from worker.db import queries
+from worker.db import queries, rows
 from worker.db.connection import Connection, Row
 from worker.outcomes import Applied, Failed, Outcome, Rejected
 
@@ -13,10 +13,9 @@ _SQL = queries.load("results")
 
 
 class Entry(NamedTuple):
-    """A ledger row to be written, in the order of the query's parameters. Times are Unix milliseconds."""
+    """A ledger row to be written, in the order that the query expects. Times are Unix milliseconds."""
 
     job_id: str
-    function: str
     status: str
     result: str | None
     """JSON, of an applied job."""
@@ -57,19 +56,17 @@ class ResultRepository:
 
     async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
         """Return the outcomes that are stored for these jobs, by id."""
-        rows = await self._connection.fetch(_SQL["lookup"], job_ids)
-        return {row["job_id"]: _outcome(row) for row in rows}
+        found = await self._connection.fetch(_SQL["lookup"], job_ids)
+        return {row["job_id"]: _outcome(row) for row in found}
 
-    async def write(self, entries: Sequence[Entry], *, worker_id: str, db_us: int) -> int:
+    async def write(self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int) -> int:
         """Store *entries*; returns how many. Fewer than given: somebody else has stored one, so roll back."""
-        columns = zip(*entries, strict=True)
-        rows = await self._connection.fetch(_SQL["write"], *columns, db_us, worker_id)
-        return len(rows)
+        return len(await self._connection.fetch(_SQL["write"], rows.encode(entries), function, db_us, worker_id))
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
         """Return those of these jobs that have an outcome."""
-        rows = await self._connection.fetch(_SQL["finished"], job_ids)
-        return [Finished(*(row[i] for i in range(5))) for row in rows]
+        found = await self._connection.fetch(_SQL["finished"], job_ids)
+        return [Finished(*(row[i] for i in range(5))) for row in found]
 
     async def newest(
         self,
@@ -81,8 +78,8 @@ class ResultRepository:
         limit: int = 20,
     ) -> list[dict[str, Any]]:
         """Return up to *limit* rows, the newest first."""
-        rows = await self._connection.fetch(_SQL["newest"], job_ids, status, function, since, limit)
-        return [_row(row) for row in rows]
+        found = await self._connection.fetch(_SQL["newest"], job_ids, status, function, since, limit)
+        return [_row(row) for row in found]
 
     async def mark_requeued(
         self, job_ids: Sequence[str] | None, *, status: str | None, function: str | None, after_id: str, limit: int
@@ -92,9 +89,9 @@ class ResultRepository:
         Returns them in the order of their ids, from after *after_id*. A caller that dies in between leaves
         marked rows, which the next call returns again.
         """
-        rows = await self._connection.fetch(_SQL["mark_requeued"], job_ids, status, function, after_id, limit)
-        rows.sort(key=lambda row: row["job_id"].encode())
-        return [Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in rows]
+        marked = await self._connection.fetch(_SQL["mark_requeued"], job_ids, status, function, after_id, limit)
+        marked.sort(key=lambda row: row["job_id"].encode())
+        return [Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows that finished before *before*; returns how many were there."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from worker.db import queries
+from worker.db import queries, rows
 from worker.db.connection import Connection, Row
 from worker.jobs.create_user import CreateUser
 from worker.jobs.update_user import UpdateUser
@@ -34,14 +34,10 @@ class UserRepository:
 
     async def create(self, commands: Sequence[CreateUser]) -> list[int | Reason]:
         """See `worker.jobs.ports.Users.create`."""
-        rows = await self._connection.fetch(
-            _SQL["create"],
-            [command.username for command in commands],
-            [command.email for command in commands],
-            [command.full_name for command in commands],
-            [command.is_active for command in commands],
+        created = await self._connection.fetch(
+            _SQL["create"], rows.encode((c.username, c.email, c.full_name, c.is_active) for c in commands)
         )
-        ids: list[int | None] = [row["id"] for row in rows]
+        ids: list[int | None] = [row["id"] for row in created]
         refused = [command.username for command, user_id in zip(commands, ids, strict=True) if user_id is None]
         taken = await self._taken(refused) if refused else frozenset[str]()
         return [
@@ -54,12 +50,12 @@ class UserRepository:
 
     async def update(self, commands: Sequence[UpdateUser]) -> list[int | Reason]:
         """See `worker.jobs.ports.Users.update`."""
-        rows = await self._connection.fetch(
+        locked = await self._connection.fetch(
             _SQL["lock"],
             [command.user_id for command in commands if command.user_id is not None],
             [command.username for command in commands if command.username is not None],
         )
-        ids = {row["id"]: row["id"] for row in rows} | {row["username"]: row["id"] for row in rows}
+        ids = {row["id"]: row["id"] for row in locked} | {row["username"]: row["id"] for row in locked}
         found: list[int | None] = [ids.get(command.user_id or command.username) for command in commands]
         for wave in _one_of_each(found):
             await self._update_distinct([(found[i], commands[i]) for i in wave])
@@ -67,11 +63,7 @@ class UserRepository:
 
     async def _update_distinct(self, changes: list[tuple[int | None, UpdateUser]]) -> None:
         await self._connection.execute(
-            _SQL["update"],
-            [user_id for user_id, _ in changes],
-            [command.email for _, command in changes],
-            [command.full_name for _, command in changes],
-            [command.is_active for _, command in changes],
+            _SQL["update"], rows.encode((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
         )
 
     async def get_by_id(self, user_id: int) -> User | None:

@@ -1,9 +1,14 @@
 -- name: place
 -- Place many orders. Answers every given row in order: the order's id and total, or why there is none.
 -- The lateral look-ups use the unique indexes whatever the planner believes of tables that grow this fast.
--- $1 job_id text[], $2 user_id bigint[], $3 username text[], $4 product_id bigint[], $5 sku text[],
--- $6 quantity integer[], $7 total_price numeric[], $8 status text[]
-WITH given AS (
+-- $1 rows: job_id, user_id or null, username or null, product_id or null, sku or null, quantity, total_price or null,
+--    status
+WITH asked AS (
+    SELECT position, r ->> 0 AS job_id, (r ->> 1)::bigint AS user_id, r ->> 2 AS username,
+           (r ->> 3)::bigint AS product_id, r ->> 4 AS sku, (r -> 5)::integer AS quantity,
+           (r ->> 6)::numeric AS total_price, r ->> 7 AS status
+    FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS g (r, position)
+), given AS (
     SELECT g.job_id, g.quantity, g.status, g.position,
            u.id AS user_id,
            p.id AS product_id,
@@ -13,8 +18,7 @@ WITH given AS (
                 WHEN NOT u.is_active THEN 'inactive_user'
                 WHEN NOT p.in_stock THEN 'out_of_stock'
            END AS refusal
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::integer[], $7::numeric[], $8::text[])
-        WITH ORDINALITY AS g (job_id, user_id, username, product_id, sku, quantity, total_price, status, position)
+    FROM asked AS g
     LEFT JOIN LATERAL (
         SELECT id, is_active FROM users WHERE id = g.user_id
         UNION ALL

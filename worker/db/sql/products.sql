@@ -1,11 +1,12 @@
 -- name: create
 -- Insert many products, leaving out those whose sku exists; without a sku there is nothing to clash with.
 -- Answers every given row in order: the new id or null.
--- $1 sku text[], $2 name text[], $3 description text[], $4 price numeric[], $5 category text[], $6 in_stock boolean[]
+-- $1 rows: sku, name, description, price, category, in_stock
 WITH given AS (
-    SELECT *, nextval('products_id_seq') AS id
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[], $6::boolean[])
-        WITH ORDINALITY AS g (sku, name, description, price, category, in_stock, position)
+    SELECT nextval('products_id_seq') AS id, position,
+           r ->> 0 AS sku, r ->> 1 AS name, r ->> 2 AS description, (r ->> 3)::numeric AS price,
+           r ->> 4 AS category, (r -> 5)::boolean AS in_stock
+    FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS g (r, position)
 ), created AS (
     INSERT INTO products (id, sku, name, description, price, category, in_stock)
     OVERRIDING SYSTEM VALUE
@@ -18,14 +19,14 @@ SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.positio
 -- name: set_stock
 -- Set the stock of many products; of several commands for one product the last one counts.
 -- Answers every given row in order: the product's id or null. Rows are locked in the order of their ids.
--- $1 id bigint[], $2 sku text[], $3 in_stock boolean[]
+-- $1 rows: id or null, sku or null, in_stock
 WITH given AS (
-    SELECT found.id, g.in_stock, g.position
-    FROM unnest($1::bigint[], $2::text[], $3::boolean[]) WITH ORDINALITY AS g (id, sku, in_stock, position)
+    SELECT found.id, (r -> 2)::boolean AS in_stock, position
+    FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS g (r, position)
     LEFT JOIN LATERAL (
-        SELECT id FROM products WHERE id = g.id
+        SELECT id FROM products WHERE id = (r ->> 0)::bigint
         UNION ALL
-        SELECT id FROM products WHERE sku = g.sku
+        SELECT id FROM products WHERE sku = r ->> 1
     ) AS found ON true
 ), locked AS (
     SELECT id FROM products WHERE id IN (SELECT id FROM given) ORDER BY id FOR NO KEY UPDATE

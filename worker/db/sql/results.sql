@@ -8,18 +8,15 @@ WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
 -- name: write
 -- Store outcomes. A row that exists is left alone and not returned, unless it was requeued: somebody else
 -- was faster, and the caller must roll back. Sorted by key, against deadlocks between batches.
--- $1 job_id text[], $2 function text[], $3 status text[], $4 result text[], $5 reason text[], $6 error text[],
--- $7 args text[], $8 attempts integer[], $9 enqueued_at ms bigint[], $10 started_at ms bigint[],
--- $11 queue_us bigint[], $12 pool_wait_us bigint[], $13 db_us bigint, $14 worker_id text
+-- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us, pool_wait_us
+-- $2 function text, $3 db_us bigint, $4 worker_id text
 INSERT INTO job_results (job_id, function, status, result, reason, error, args, attempts, worker_id,
                          enqueued_at, started_at, finished_at, queue_us, pool_wait_us, db_us)
-SELECT job_id, function, status, result::jsonb, reason, error, args::jsonb, attempts, $14,
-       timestamptz 'epoch' + enqueued_ms * interval '1 ms', timestamptz 'epoch' + started_ms * interval '1 ms',
-       clock_timestamp(), queue_us, pool_wait_us, $13
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::integer[],
-            $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
-    AS g (job_id, function, status, result, reason, error, args, attempts,
-          enqueued_ms, started_ms, queue_us, pool_wait_us)
+SELECT r ->> 0 AS job_id, $2, r ->> 1, (r ->> 2)::jsonb, r ->> 3, r ->> 4, (r ->> 5)::jsonb, (r -> 6)::integer, $4,
+       timestamptz 'epoch' + (r -> 7)::bigint * interval '1 ms',
+       timestamptz 'epoch' + (r -> 8)::bigint * interval '1 ms',
+       clock_timestamp(), (r -> 9)::bigint, (r -> 10)::bigint, $3
+FROM jsonb_array_elements($1::jsonb) AS g (r)
 ORDER BY job_id
 ON CONFLICT (job_id) DO UPDATE
 SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,

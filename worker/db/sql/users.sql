@@ -2,11 +2,11 @@
 -- Insert many users, leaving out those whose username or email exists. Sorted by key, so that two
 -- batches take their locks in one order; of twins within the batch the first one given wins.
 -- Answers every given row in order: the new id or null.
--- $1 username text[], $2 email text[], $3 full_name text[], $4 is_active boolean[]
+-- $1 rows: username, email, full_name, is_active
 WITH given AS (
-    SELECT *, nextval('users_id_seq') AS id
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
-        WITH ORDINALITY AS g (username, email, full_name, is_active, position)
+    SELECT nextval('users_id_seq') AS id, position,
+           r ->> 0 AS username, r ->> 1 AS email, r ->> 2 AS full_name, (r -> 3)::boolean AS is_active
+    FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS g (r, position)
 ), created AS (
     INSERT INTO users (id, username, email, full_name, is_active)
     OVERRIDING SYSTEM VALUE
@@ -32,14 +32,14 @@ FOR NO KEY UPDATE
 
 -- name: update
 -- Set the fields that are given, null meaning "not given": no column of these three can be null. Ids are distinct.
--- $1 id bigint[], $2 email text[], $3 full_name text[], $4 is_active boolean[]
+-- $1 rows: id, email, full_name, is_active
 UPDATE users
-SET email = coalesce(given.email, users.email),
-    full_name = coalesce(given.full_name, users.full_name),
-    is_active = coalesce(given.is_active, users.is_active),
+SET email = coalesce(r ->> 1, users.email),
+    full_name = coalesce(r ->> 2, users.full_name),
+    is_active = coalesce((r ->> 3)::boolean, users.is_active),
     updated_at = now()
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::boolean[]) AS given (id, email, full_name, is_active)
-WHERE users.id = given.id
+FROM jsonb_array_elements($1::jsonb) AS g (r)
+WHERE users.id = (r ->> 0)::bigint
 
 -- name: get_by_id
 -- $1 id bigint
