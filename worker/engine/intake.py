@@ -10,6 +10,7 @@ A failed job raises `JobFailed`, so that arq counts it as failed; a job that is 
 arq's `Retry`.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -31,7 +32,7 @@ Submit = Callable[[Delivery], Awaitable[Outcome | RetryLater]]
 
 _TRIES_ARE_OURS = 1_000_000
 """The ledger counts the tries: it must have a row of a job that is given up."""
-_TIME_IS_OURS_S = 86_400.0
+_TIME_IS_OURS_S = math.inf
 """The same for time: while the database is away a job waits as long as it must."""
 _UNSETTLED_DELAY_S = 1.0
 _ID_LENGTH, _NAME_LENGTH = 200, 100

@@ -20,6 +20,8 @@ that job's result.
 
 import asyncio
 import logging
+import math
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,11 @@ class Call:
         return isinstance(self.function, CronJob)
 
     @property
+    def shown_id(self) -> str:
+        """The job's id in log lines, however it was made up."""
+        return ascii(self.claimed.id)[1:-1]
+
+    @property
     def ref(self) -> str:
         """The job's name in log lines."""
         return self.name if self.is_cron else f"{self.claimed.id}:{self.name}"
@@ -92,16 +99,14 @@ async def perform(worker: "Worker", claimed: Claimed, task: asyncio.Task[None]) 
 
 def _read(worker: "Worker", claimed: Claimed) -> Call:
     """Decode the job and find its function. Raises `Unrunnable`."""
-    call, shown_id = Call(claimed, "<unknown>", (), {}, claimed.failed_tries + 1, 0), ascii(claimed.id)[1:-1]
+    call = Call(claimed, "<unknown>", (), {}, claimed.failed_tries + 1, 0)
     if claimed.payload is None:
-        expired = JobExecutionFailed("job expired")
-        raise Unrunnable(
-            "invalid", call, "has no content: it expired or was removed", expired, f"job {shown_id} expired"
-        )
+        reason, line = "has no content: it expired or was removed", f"job {call.shown_id} expired"
+        raise Unrunnable("invalid", call, reason, JobExecutionFailed("job expired"), line)
     try:
         decoded = deserialize_job_raw(claimed.payload, deserializer=worker.job_deserializer)
     except SerializationError as error:
-        line = f"deserializing job {shown_id} failed: {error.__cause__}"
+        line = f"deserializing job {call.shown_id} failed: {error.__cause__}"
         raise Unrunnable("invalid", call, str(error.__cause__), error, line) from error
     call.name, call.args, call.kwargs, enqueued_try, call.enqueue_time_ms = decoded
     call.job_try = max(call.job_try, enqueued_try or 0)
@@ -110,7 +115,7 @@ def _read(worker: "Worker", claimed: Claimed) -> Call:
         raise Unrunnable("aborted", call, "was aborted", asyncio.CancelledError(), line)
     call.function = worker.functions.get(call.name) if call.name != UNRUNNABLE else None  # ours to call, nobody else's
     if call.function is None:
-        line = f"job {shown_id}, function {call.name!r} not found"
+        line = f"job {call.shown_id}, function {call.name!r} not found"
         raise Unrunnable("invalid", call, "names no function that there is", _not_found(call.name), line)
     _refuse_hopeless(worker, call)
     return call
@@ -168,10 +173,24 @@ async def _attempt(worker: "Worker", call: Call, task: asyncio.Task[None], start
 
 
 async def _run_limited(worker: "Worker", call: Call, task: asyncio.Task[None], context: dict[Any, Any]) -> Any:
-    """Run the function under its timeout: cancel this very *task* when it is over, which costs a timer and no task."""
+    """Run the function under its timeout, if it has one."""
     function = call.function
     assert function is not None
     timeout_s = worker.job_timeout_s if function.timeout_s is None else function.timeout_s
+    worker.job_tasks[call.claimed.id] = task
+    try:
+        running = function.coroutine(context, *call.args, **call.kwargs)
+        if timeout_s in (None, math.inf):
+            return await running
+        return await _timed(running, worker.loop, timeout_s, task)
+    finally:
+        worker.job_tasks.pop(call.claimed.id, None)
+
+
+async def _timed(
+    running: Awaitable[Any], loop: asyncio.AbstractEventLoop, timeout_s: float, task: asyncio.Task[None]
+) -> Any:
+    """Await *running*, and cancel this very *task* when time is up, which costs a timer and no task."""
     timed_out = False
 
     def time_out() -> None:
@@ -179,10 +198,9 @@ async def _run_limited(worker: "Worker", call: Call, task: asyncio.Task[None], c
         timed_out = True
         task.cancel()
 
-    timer = worker.loop.call_later(timeout_s, time_out)
-    worker.job_tasks[call.claimed.id] = task
+    timer = loop.call_later(timeout_s, time_out)
     try:
-        return await function.coroutine(context, *call.args, **call.kwargs)
+        return await running
     except asyncio.CancelledError:
         if not timed_out:
             raise
@@ -190,7 +208,6 @@ async def _run_limited(worker: "Worker", call: Call, task: asyncio.Task[None], c
         raise TimeoutError from None
     finally:
         timer.cancel()
-        worker.job_tasks.pop(call.claimed.id, None)
 
 
 async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseException) -> Finish:
