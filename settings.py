@@ -71,16 +71,16 @@ class Settings(BaseSettings):
     # Jobs.
     queue_name: Annotated[str, Field(min_length=1)] = "arq:queue"
     """The queue's key in Redis. Default arq:queue, which is arq's."""
-    max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Jobs that a process works on at a time, waiting for their batch included. Default 1,000."""
+    max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     """Seconds that a handler may take over one batch before it counts as hung. Default 60."""
     lease: Annotated[float, Field(ge=1, le=3600)] = 10.0
     """Seconds after which the jobs of a worker that is gone run elsewhere. Default 10."""
-    batch_limit: Annotated[int, Field(ge=1, le=5000)] = 250
-    """Jobs in one transaction at the most. Default 250."""
+    batch_limit: Annotated[int, Field(ge=1, le=5000)] = 500
+    """Jobs in one transaction at the most. Default 500."""
     poll_delay: Annotated[float, Field(gt=0, le=60)] = 0.02
     """Seconds between two looks into an empty queue, where Redis cannot wake a worker (a proxy). Default 0.02."""
     keep_result: Annotated[float, Field(ge=60, le=31_536_000)] = 3600.0

@@ -2,13 +2,14 @@
 
 This is where effects become exactly-once. A batch's transaction
 
-1. looks up which of its jobs have an outcome already: a redelivered job gets the stored one,
-2. lets the handler decide about the others and make their effects,
-3. writes their ledger rows, keyed by job id,
-4. commits effects and rows together, or neither.
+1. lets the handler decide about its jobs and make their effects,
+2. writes their ledger rows, keyed by job id,
+3. commits effects and rows together, or neither.
 
-Two workers that hold the same job at once both pass step 1, but only one of them can write the row in
-step 3; the other rolls its effects back, runs again, and finds the row.
+A job that was delivered before has its row, and so has one that another worker, which holds it too,
+settled a moment ago. Then step 2 comes out short: the effects are rolled back and the batch runs again,
+and this time it first looks up who has an outcome. Those jobs get the stored one. Few batches hold such
+a job, so the look-up comes only after the conflict.
 
 Where a transaction fails, somebody is to blame. Nobody's job: the server is away or two transactions
 got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
@@ -123,7 +124,7 @@ class Ledger:
         while True:
             heed_cancel()
             try:
-                outcomes = await self._transaction(function, batch)
+                outcomes = await self._transaction(function, batch, look_up=conflicts + failures > 0)
             except Conflict:
                 conflicts += 1
                 if conflicts > _MOST_CONFLICTS:
@@ -141,18 +142,20 @@ class Ledger:
                 self.database_is_away = False
                 return outcomes
 
-    async def _transaction(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+    async def _transaction(
+        self, function: str, batch: Sequence[Delivery], *, look_up: bool
+    ) -> list[Outcome | RetryLater]:
         async with self._pool.transaction() as connection:
             begun_ns = time.perf_counter_ns()
             repositories = Repositories(connection)
-            outcomes: dict[str, Outcome | RetryLater] = {**await repositories.results.lookup([job.id for job in batch])}
-            fresh = [delivery for delivery in batch if delivery.id not in outcomes]
+            stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
+            fresh = [delivery for delivery in batch if delivery.id not in stored]
             verdicts = await self._decide(function, fresh, repositories)
             decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
             written = await self._write(function, fresh, decided, repositories, begun_ns)
         self.tally.add(written)
-        outcomes.update(zip((delivery.id for delivery in fresh), decided, strict=True))
-        return [outcomes[delivery.id] for delivery in batch]
+        fresh_outcomes = iter(decided)
+        return [stored.get(delivery.id) or next(fresh_outcomes) for delivery in batch]
 
     async def _decide(
         self, function: str, fresh: Sequence[Delivery], repositories: Repositories

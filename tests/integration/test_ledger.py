@@ -146,6 +146,19 @@ async def test_new_and_redelivered_jobs_share_a_batch(ledger: Ledger, connection
     assert 3 == await count(connection, "users")
 
 
+async def test_new_and_redelivered_orders_share_a_batch(ledger: Ledger, connection: Any) -> None:
+    """The old order runs into its own row's guard before the ledger is looked up: it is not the others' fault."""
+    await ledger.settle("create_user", [a_delivery(a_user("ada"))])
+    await ledger.settle("create_product", [a_delivery(a_product("LAMP"))])
+    old = a_delivery(an_order(), "old")
+    (stored,) = await ledger.settle("place_order", [old])
+    new_1, again, new_2 = await ledger.settle("place_order", [a_delivery(an_order()), old, a_delivery(an_order())])
+    assert stored == again
+    assert [Applied, Applied] == [type(new_1), type(new_2)]
+    assert 3 == await count(connection, "orders")
+    assert Tally(applied=5, rejected=0, failed=0) == ledger.tally
+
+
 async def test_two_workers_with_the_same_jobs_apply_them_once(pool: Pool, connection: Any) -> None:
     """Both hold the same leases, as after a pause; both answer the same, whoever was faster."""
     ledgers = [Ledger(pool, JOBS, worker_id=f"worker-{n}") for n in range(2)]

@@ -61,7 +61,8 @@ class ResultRepository:
 
     async def write(self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int) -> int:
         """Store *entries*; returns how many. Fewer than given: somebody else has stored one, so roll back."""
-        return len(await self._connection.fetch(_SQL["write"], rows.encode(entries), function, db_us, worker_id))
+        tag = await self._connection.execute(_SQL["write"], rows.encode(entries), function, db_us, worker_id)
+        return int(tag.rpartition(" ")[2])
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
         """Return those of these jobs that have an outcome."""

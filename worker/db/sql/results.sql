@@ -6,7 +6,7 @@ FROM job_results
 WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
 
 -- name: write
--- Store outcomes. A row that exists is left alone and not returned, unless it was requeued: somebody else
+-- Store outcomes. A row that exists is left alone and not counted, unless it was requeued: somebody else
 -- was faster, and the caller must roll back. Sorted by key, against deadlocks between batches.
 -- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us, pool_wait_us
 -- $2 function text, $3 db_us bigint, $4 worker_id text
@@ -24,7 +24,6 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
     enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
     queue_us = excluded.queue_us, pool_wait_us = excluded.pool_wait_us, db_us = excluded.db_us, requeued_at = NULL
 WHERE job_results.requeued_at IS NOT NULL
-RETURNING job_id
 
 -- name: finished
 -- Of these jobs, those that have an outcome, with what a run's report counts.
