@@ -172,15 +172,21 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- one round
 
     async def _poll_iteration(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (arq's returns None)
-        """Claim what there is room for and start it; look after aborts, cron and health when it is time."""
+        """Claim what there is room for and start it; look after aborts, cron and health when it is time.
+
+        Returns whether there may be more to claim at once: the claim took all that it asked for.
+        """
         self._assemble()
+        room = self._room()
         started = await self.start_jobs()
+        if started < room:
+            await asyncio.sleep(0)
         if time.monotonic() >= self._next_beat_s:
             self._next_beat_s = time.monotonic() + _BEAT_S
             if self.allow_abort_jobs and self.job_tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
-        return started > 0
+        return 0 < room == started
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
         """Claim as many due jobs as there is room for and start them; returns how many.
