@@ -154,13 +154,14 @@ async def test_a_job_that_takes_too_long_fails(make: Make, redis: ArqRedis) -> N
 
 
 async def test_retry_runs_again_and_counts(make: Make, redis: ArqRedis) -> None:
-    """`Retry` runs the job again with the next try's number."""
+    """`Retry` runs the job again with the next try's number; at the end nothing but its result is left."""
     job = await redis.enqueue_job("again")
     one = make()
     await one.main()
 
     assert job is not None
     assert 3 == await job.result(1)
+    assert not await redis.exists(*(f"arq:{kind}:{job.job_id}" for kind in ("job", "retry", "in-progress")))
     assert (1, 2, 0) == (one.jobs_complete, one.jobs_retried, one.jobs_failed)
 
 

@@ -266,6 +266,7 @@ def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: 
         value=value or b"",
         ms=0 if forever else int(to_ms(kept_s) or 0),
         keep_ms=keep_cronjob_progress * 1000 if call.is_cron else 0,
+        tried=call.claimed.failed_tries > 0,
         owner=call.claimed.owner,
     )
 

@@ -51,6 +51,7 @@ class Finish(NamedTuple):
     value: bytes = b""
     ms: int = 0
     keep_ms: int = 0
+    tried: bool = False
     owner: str = ""
 
 
@@ -83,7 +84,7 @@ class Leases:
     async def finish(self, owner: str, finishes: Sequence[Finish]) -> list[bool]:
         """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
         keys = [*self._own_keys(owner), f"{self._queue}:lapses", abort_jobs_ss]
-        args = [owner, *(part for f in finishes for part in (encode_id(f.id), f.how, f.value, f.ms, f.keep_ms))]
+        args = [owner, *(part for f in finishes for part in _finish_args(f))]
         reply: bytes = await self._finish(keys=keys, args=args)
         return [answer == ord("1") for answer in reply]
 
@@ -106,6 +107,10 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
     if dead:
         await redis.zadd(key, dict.fromkeys(dead, 0), xx=True)
     return len(dead)
+
+
+def _finish_args(finish: Finish) -> tuple[bytes | str | int, ...]:
+    return encode_id(finish.id), finish.how, finish.value, finish.ms, finish.keep_ms, int(finish.tried)
 
 
 def script(name: str) -> str:

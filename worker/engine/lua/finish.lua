@@ -2,20 +2,21 @@
 --
 -- KEYS[1]  the queue  KEYS[2]  owners  KEYS[3]  held by this owner  KEYS[4]  lapses  KEYS[5]  arq's jobs to abort
 -- ARGV[1]  owner
--- ARGV[2…] five for each job (250 jobs or fewer): id, how, value, ms, keep
+-- ARGV[2…] six for each job (250 jobs or fewer): id, how, value, ms, keep, tried
 --   how    "done"    it has ended: value is the result ("" none), kept for ms (0: for ever); the job's keys go;
---                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too
+--                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too;
+--                    tried: 1 if it has a count of failed tries: to delete keys that are not there costs as much
 --          "again"   run it again at ms (Unix ms; 0: at its old due time); value: failed tries so far
 --          "release" give it back as it was, no try spent
 -- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
 local ids = {}
-for i = 2, #ARGV, 5 do
+for i = 2, #ARGV, 6 do
     ids[#ids + 1] = ARGV[i]
 end
 local dues = redis.call('ZMSCORE', KEYS[3], unpack(ids))
 local answers, gone, ended, left = {}, {}, {}, {}
 for i, id in ipairs(ids) do
-    local at = (i - 1) * 5 + 1
+    local at = (i - 1) * 6 + 1
     local how, value, ms, keep = ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
     answers[i] = dues[i] and '1' or '0'
     if dues[i] then
@@ -35,7 +36,9 @@ for i, id in ipairs(ids) do
             end
             ended[#ended + 1] = id
             gone[#gone + 1] = 'arq:job:' .. id
-            gone[#gone + 1] = 'arq:retry:' .. id
+            if ARGV[at + 6] == '1' then
+                gone[#gone + 1] = 'arq:retry:' .. id
+            end
         else
             if how == 'again' then
                 redis.call('SET', 'arq:retry:' .. id, value, 'EX', 88400)
