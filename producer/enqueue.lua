@@ -6,29 +6,51 @@
 -- ARGV[1]   due time, Unix ms
 -- ARGV[2]   how long the receipt is kept, ms
 -- ARGV[3]   "1": the jobs may run again, so a result of an earlier run is dropped; else it makes a duplicate
--- ARGV[4…]  id, payload, id, payload, …
+-- ARGV[4…]  id, payload, id, payload, … (500 jobs or fewer)
 -- Reply     a string with a character per job: "1" enqueued, "0" known already
 local receipt = redis.call('GET', KEYS[2])
 if receipt then
     return receipt
 end
-local answers, members = {}, {}
-for i = 4, #ARGV, 2 do
-    local id, result = ARGV[i], 'arq:result:' .. ARGV[i]
-    local known = ARGV[3] ~= '1' and redis.call('EXISTS', result) == 1
-    if not known and redis.call('SET', 'arq:job:' .. id, ARGV[i + 1], 'NX') then
-        if ARGV[3] == '1' then
-            redis.call('DEL', result)
+
+local known = {}
+local function find_known(prefix)
+    local keys = {}
+    for i = 4, #ARGV, 2 do
+        keys[#keys + 1] = prefix .. ARGV[i]
+    end
+    if redis.call('EXISTS', unpack(keys)) > 0 then -- seldom: one question for all costs a tenth of one for each
+        for i, key in ipairs(keys) do
+            known[ARGV[2 + 2 * i]] = known[ARGV[2 + 2 * i]] or redis.call('EXISTS', key) == 1
         end
-        members[#members + 1] = ARGV[1]
-        members[#members + 1] = id
-        answers[#answers + 1] = '1'
-    else
-        answers[#answers + 1] = '0'
+    end
+    return keys
+end
+
+local again = ARGV[3] == '1'
+local jobs = find_known('arq:job:')
+if not again then
+    find_known('arq:result:')
+end
+local answers, payloads, members, results = {}, {}, {}, {}
+for i, job in ipairs(jobs) do
+    local id = ARGV[2 + 2 * i]
+    answers[i] = known[id] and '0' or '1'
+    if not known[id] then
+        known[id] = true -- its twin in this call is a duplicate
+        payloads[#payloads + 1], payloads[#payloads + 2] = job, ARGV[3 + 2 * i]
+        members[#members + 1], members[#members + 2] = ARGV[1], id
+        if again then
+            results[#results + 1] = 'arq:result:' .. id
+        end
     end
 end
 if #members > 0 then
+    redis.call('MSET', unpack(payloads))
     redis.call('ZADD', KEYS[1], unpack(members))
+    if again then
+        redis.call('DEL', unpack(results))
+    end
 end
 local reply = table.concat(answers)
 redis.call('SET', KEYS[2], reply, 'PX', ARGV[2])
