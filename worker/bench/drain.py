@@ -75,6 +75,7 @@ async def drain(
     redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
 ) -> Drained:
     """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done."""
+    await _compact(redis)
     queued = await redis.zcard(QUEUE)
     left = max(0, queued - most_jobs) if most_jobs else 0
     processes = [await start(system, place, number) for number in range(workers)]
@@ -85,6 +86,23 @@ async def drain(
         peak_mb = sum(_peak_mb(process.pid) for process in processes)
         await stop(processes)
     return _figures(first, last, peak_mb)
+
+
+async def _compact(redis: Redis) -> None:
+    """Let Redis rewrite its append-only file, if it has one, now: a long queue's preload makes that due any moment."""
+    info: dict[str, Any] = await redis.info("persistence")
+    if info["aof_enabled"]:
+        await _rewrite_is_over(redis)
+        await redis.bgrewriteaof()
+        await _rewrite_is_over(redis)
+
+
+async def _rewrite_is_over(redis: Redis) -> None:
+    while True:
+        info: dict[str, Any] = await redis.info("persistence")
+        if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+            return
+        await asyncio.sleep(_LOOK_S)
 
 
 @dataclass(frozen=True, slots=True)
