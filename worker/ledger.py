@@ -7,9 +7,9 @@ This is where effects become exactly-once. A batch's transaction
 3. commits effects and rows together, or neither.
 
 A job that was delivered before has its row, and so has one that another worker, which holds it too,
-settled a moment ago. Then step 2 comes out short: the effects are rolled back and the batch runs again,
-and this time it first looks up who has an outcome. Those jobs get the stored one. Few batches hold such
-a job, so the look-up comes only after the conflict.
+settled a moment ago. Then step 2 comes out short, or step 1 breaks a constraint: the effects are rolled
+back and the batch runs again, and this time it first looks up who has an outcome. Those jobs get the
+stored one. Few batches hold such a job, so the look-up comes only after the conflict.
 
 Where a transaction fails, somebody is to blame. Nobody's job: the server is away or two transactions
 got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
@@ -87,15 +87,21 @@ class Ledger:
 
         Waits as long as the database is away. Distinct ids are expected. Raises `PoolClosed`.
         """
+        return await self._settle(function, batch, look_up=False)
+
+    async def _settle(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
         try:
-            return await self._commit(function, batch)
+            return await self._commit(function, batch, look_up=look_up)
         except PoolClosed:
             raise
         except Exception as error:  # noqa: BLE001  (a bug in a handler must not take the others with it)
-            if len(batch) == 1:
+            if isinstance(error, DataFault) and not look_up:
+                parts = [batch]  # it may be the row of an order that was placed before
+            elif len(batch) == 1:
                 return [await self._settle_alone(batch[0], error)]
-        middle = len(batch) // 2
-        return [*await self.settle(function, batch[:middle]), *await self.settle(function, batch[middle:])]
+            else:
+                parts = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        return [outcome for part in parts for outcome in await self._settle(function, part, look_up=True)]
 
     async def _settle_alone(self, delivery: Delivery, error: Exception) -> Outcome | RetryLater:
         """Decide about the one job whose data or code raised *error*."""
@@ -103,10 +109,11 @@ class Ledger:
         if isinstance(decided, RetryLater):
             return decided
         try:
-            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided)])
+            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided)], look_up=True)
         except DataFault as fault:  # its content does not even fit the ledger's row
             log.warning("job.content_dropped", job_id=delivery.id, error=str(fault))
-            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided, content=None)])
+            without = replace(delivery, command=decided, content=None)
+            (outcome,) = await self._commit(delivery.function, [without], look_up=True)
         return outcome
 
     def _blame(self, delivery: Delivery, error: Exception) -> Rejected | Failed | RetryLater:
@@ -118,13 +125,13 @@ class Ledger:
         log.error(event, job_id=delivery.id, function=delivery.function, attempt=delivery.attempt, exc_info=error)
         return decided
 
-    async def _commit(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+    async def _commit(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
         """Run the batch's transaction, again and again as long as no job is at fault."""
         conflicts = failures = 0
         while True:
             heed_cancel()
             try:
-                outcomes = await self._transaction(function, batch, look_up=conflicts + failures > 0)
+                outcomes = await self._transaction(function, batch, look_up=look_up or conflicts + failures > 0)
             except Conflict:
                 conflicts += 1
                 if conflicts > _MOST_CONFLICTS:

@@ -146,13 +146,15 @@ async def test_new_and_redelivered_jobs_share_a_batch(ledger: Ledger, connection
     assert 3 == await count(connection, "users")
 
 
-async def test_new_and_redelivered_orders_share_a_batch(ledger: Ledger, connection: Any) -> None:
-    """The old order runs into its own row's guard before the ledger is looked up: it is not the others' fault."""
+async def test_new_and_redelivered_orders_share_a_batch(ledger: Ledger, pool: Pool, connection: Any) -> None:
+    """The old order runs into its own row's guard before the ledger is looked up: the batch is not split for that."""
     await ledger.settle("create_user", [a_delivery(a_user("ada"))])
     await ledger.settle("create_product", [a_delivery(a_product("LAMP"))])
     old = a_delivery(an_order(), "old")
     (stored,) = await ledger.settle("place_order", [old])
+    before = pool.stats.acquire_ok
     new_1, again, new_2 = await ledger.settle("place_order", [a_delivery(an_order()), old, a_delivery(an_order())])
+    assert 2 == pool.stats.acquire_ok - before
     assert stored == again
     assert [Applied, Applied] == [type(new_1), type(new_2)]
     assert 3 == await count(connection, "orders")
