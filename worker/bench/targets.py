@@ -9,12 +9,13 @@ from typing import Any
 
 import asyncpg
 import uvloop
+from arq.connections import ArqRedis
 from arq.worker import Retry
 
 from settings import load
 from worker import servers, wire
-from worker.broker import redis_settings
-from worker.engine.worker import install
+from worker.broker import open_redis, redis_settings
+from worker.engine.worker import EngineOptions, install
 
 _SETTINGS = load()
 _URLS = servers.addresses(_SETTINGS)
@@ -69,6 +70,11 @@ async def _close_pool(ctx: dict[Any, Any]) -> None:
     await ctx["pool"].close()
 
 
+async def _connect() -> ArqRedis:
+    """Connect as the service's workers do."""
+    return open_redis(_URLS.redis, queue_name=_SETTINGS.queue_name)
+
+
 class ArqDefault:
     """arq as it comes, but for the serializer."""
 
@@ -87,7 +93,8 @@ def __getattr__(name: str) -> Any:
         return type(name, (), {**vars(ArqDefault), **_TUNED})
     if name == "EngineNoop":
         install()
-        return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, "max_jobs": _SETTINGS.max_jobs})
+        ours = {"max_jobs": _SETTINGS.max_jobs, "ctx": {"engine": EngineOptions(connect=_connect)}}
+        return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, **ours})
     if name == "ArqTunedNoop":
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE})

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
 from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
-from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, to_ms, truncate
+from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
+from worker.delivery import now_ms
 from worker.engine.leases import MOST_LAPSES, Claimed, Finish
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Unrunnable(Exception):
 
 async def perform(worker: "Worker", claimed: Claimed, task: asyncio.Task[None]) -> Finish:
     """Make one attempt, in *task*; returns what is to become of the job."""
-    start_ms = timestamp_ms()
+    start_ms = now_ms()
     try:
         call = _read(worker, claimed)
     except Unrunnable as error:
@@ -166,7 +167,7 @@ async def _attempt(worker: "Worker", call: Call, task: asyncio.Task[None], start
         finish = _done(worker, call, start_ms, result, success=True)
         if log.isEnabledFor(logging.INFO):
             text = "" if result is None or not worker.log_results else truncate(repr(result))
-            log.info("%6.2fs ← %s ● %s", (timestamp_ms() - start_ms) / 1000, call.ref, text)
+            log.info("%6.2fs ← %s ● %s", (now_ms() - start_ms) / 1000, call.ref, text)
     if worker.on_job_end:
         await worker.on_job_end(context)
     return finish
@@ -211,7 +212,7 @@ async def _timed(
 
 
 async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseException) -> Finish:
-    job_id, seconds = call.claimed.id, (timestamp_ms() - start_ms) / 1000
+    job_id, seconds = call.claimed.id, (now_ms() - start_ms) / 1000
     if isinstance(error, asyncio.CancelledError) and job_id in worker.aborting_tasks:
         worker.aborting_tasks.discard(job_id)
         line = f"{seconds:6.2f}s ⊘ {call.ref} aborted"
@@ -245,11 +246,11 @@ def _not_found(name: str) -> JobExecutionFailed:
 
 
 def _since_s(time_ms: int) -> float:
-    return (timestamp_ms() - time_ms) / 1000
+    return (now_ms() - time_ms) / 1000
 
 
 def _again(call: Call, defer_ms: int | None) -> Finish:
-    due_ms = timestamp_ms() + defer_ms if defer_ms else 0
+    due_ms = now_ms() + defer_ms if defer_ms else 0
     return Finish(call.claimed.id, "again", str(call.job_try).encode(), due_ms, owner=call.claimed.owner)
 
 
@@ -264,7 +265,7 @@ def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: 
         id=call.claimed.id,
         how="done",
         value=value or b"",
-        ms=0 if forever else int(to_ms(kept_s) or 0),
+        ms=0 if forever else int((kept_s or 0) * 1000),
         keep_ms=keep_cronjob_progress * 1000 if call.is_cron else 0,
         tried=call.claimed.failed_tries > 0,
         owner=call.claimed.owner,
@@ -281,7 +282,7 @@ def _result(worker: "Worker", call: Call, start_ms: int, result: Any, *, success
         success,
         result,
         start_ms,
-        timestamp_ms(),
+        now_ms(),
         call.ref,
         worker.queue_name,
         job_id=call.claimed.id,
