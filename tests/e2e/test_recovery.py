@@ -174,4 +174,5 @@ async def test_postgresql_is_away_for_a_while(own_servers: OwnServers, away_s: i
     assert [("applied", 1)] == [tuple(row) for row in outcomes]
     assert jobs == users
     assert 0 == status
-    assert (1, 1) == (log.count("database.unavailable"), log.count("database.back"))
+    assert 1 <= log.count("database.unavailable") <= 4  # a batch that was committing still gets through in between
+    assert log.count("database.unavailable") == log.count("database.back")

@@ -153,6 +153,14 @@ async def test_a_job_that_takes_too_long_fails(make: Make, redis: ArqRedis) -> N
         await job.result(1)
 
 
+async def test_a_job_may_have_no_timeout(make: Make, redis: ArqRedis) -> None:
+    """With `job_timeout` None a job takes as long as it takes."""
+    job = await redis.enqueue_job("add", 1)
+    assert 1 == await make(functions=[add], job_timeout=None).run_check()
+    assert job is not None
+    assert 2 == await job.result(1)
+
+
 async def test_retry_runs_again_and_counts(make: Make, redis: ArqRedis) -> None:
     """`Retry` runs the job again with the next try's number; at the end nothing but its result is left."""
     job = await redis.enqueue_job("again")
