@@ -75,8 +75,9 @@ class Settings(BaseSettings):
     """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
-    job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 60.0
-    """Seconds that a handler may take over one batch before it counts as hung. Default 60."""
+    job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
+    """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
+    bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
     lease: Annotated[float, Field(ge=1, le=3600)] = 10.0
     """Seconds after which the jobs of a worker that is gone run elsewhere. Default 10."""
     batch_limit: Annotated[int, Field(ge=1, le=5000)] = 500

@@ -167,4 +167,5 @@ def pool_config(settings: Settings, url: str, application_name: str) -> PoolConf
         acquire_timeout_s=settings.acquire_timeout,
         command_timeout_s=settings.command_timeout,
         connect_timeout_s=settings.connect_timeout,
+        transaction_timeout_s=settings.job_timeout + settings.command_timeout,
     )

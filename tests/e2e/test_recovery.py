@@ -120,12 +120,13 @@ async def test_one_of_two_workers_is_killed(service: Service, rows: Any, redis: 
 @pytest.mark.parametrize("lease_s", [1, pytest.param(10, marks=pytest.mark.slow)])
 async def test_a_worker_that_slept_for_three_leases_doubles_nothing(service: Service, rows: Any, lease_s: int) -> None:
     """Paused in the middle and woken after its jobs ran elsewhere, it says that it lost its lease, and goes on."""
-    sleeper = service.start_worker(LEASE=str(lease_s))
+    short = {} if lease_s > 1 else {"JOB_TIMEOUT": "2", "COMMAND_TIMEOUT": "2"}  # they end its transactions
+    sleeper = service.start_worker(LEASE=str(lease_s), **short)
     report = follow(service, 5000)
     await begun(rows)
     os.kill(sleeper.pid, signal.SIGSTOP)
     three_leases = asyncio.create_task(asyncio.sleep(3 * lease_s))
-    other = service.start_worker(LEASE=str(lease_s))
+    other = service.start_worker(LEASE=str(lease_s), **short)
     document = (await report).document
     await three_leases
     os.kill(sleeper.pid, signal.SIGCONT)

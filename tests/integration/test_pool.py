@@ -145,6 +145,21 @@ async def test_a_transaction_commits_or_rolls_back(pool: Pool, connection: Any) 
     assert [("ada",)] == [tuple(row) for row in await connection.fetch("SELECT username FROM users")]
 
 
+async def test_a_transaction_ends_whose_client_stopped_in_the_middle_of_sending(
+    database: PoolConfig, connection: Any
+) -> None:
+    """Such as a worker that is paused: its locks would be held for as long as it sleeps."""
+    pool = await Pool.open(replace(database, transaction_timeout_s=0.3))
+    async with asyncio.timeout(20), pool.acquire() as lent:
+        await lent.execute("BEGIN")
+        await lent.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
+        sleeper: Any = lent
+        sleeper._transport.write(b"Q" + (1000).to_bytes(4, "big") + b"SELECT")
+        await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
+        sleeper.terminate()
+    await pool.close()
+
+
 async def test_a_connection_comes_back_clean(narrow: PoolConfig, connection: Any) -> None:
     """A transaction that was left open inside the block is rolled back before the next caller gets the connection."""
     pool = await Pool.open(narrow)

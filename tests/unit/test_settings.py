@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "queue_name": "arq:queue",
     "max_jobs": 2000,
     "max_tries": 5,
-    "job_timeout": 60.0,
+    "job_timeout": 10.0,
     "lease": 10.0,
     "batch_limit": 500,
     "poll_delay": 0.02,

@@ -18,6 +18,9 @@ from worker.db.connection import Connection
 from worker.db.faults import PoolClosed, PoolTimeout, translated
 
 _CLOSE_TIMEOUT_S = 10.0
+_BOUNDS_TRANSACTIONS = (17,)
+"""The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
+the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
 _NAME_BYTES = 63
 """PostgreSQL cuts an application name here, and warns."""
 
@@ -35,6 +38,7 @@ class PoolConfig:
     acquire_timeout_s: float = 10.0
     command_timeout_s: float = 10.0
     connect_timeout_s: float = 5.0
+    transaction_timeout_s: float = 20.0
 
 
 @dataclass(slots=True)
@@ -182,6 +186,9 @@ class Pool:
 
     async def _opened(self, connection: Any) -> None:
         self.stats.connections_opened += 1
+        if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
+            timeout_ms = int(self.config.transaction_timeout_s * 1000)
+            await connection.execute(f"SET transaction_timeout = {timeout_ms}")
         connection.add_query_logger(self._queried)
         connection.add_termination_listener(self._closed)
 
