@@ -1,26 +1,28 @@
-"""The connection pool of one process: a facade over asyncpg's that waits with a deadline and counts.
+"""The connection pool of one process: a fair gate in front of asyncpg's pool, which counts all that happens.
 
 `worker.main` opens it at startup and closes it at shutdown; the ledger is its main user; the health
-package reads `stats`. Every connection gets the same session settings from the server's start-up
-packet, so nothing has to be set, or reset, on a connection later.
+package reads `stats`. Every connection gets the same session settings when it is opened, so nothing has
+to be set, or reset, on a connection later.
 """
 
 import asyncio
+import contextlib
+import inspect
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import asyncpg
 
 from worker.db.connection import Connection
+from worker.db.connections import Connections
 from worker.db.faults import PoolClosed, PoolTimeout, translated
+from worker.db.figures import PoolStats
+from worker.db.gate import Gate, GateClosed, GateFull
 
 _CLOSE_TIMEOUT_S = 10.0
-_BOUNDS_TRANSACTIONS = (17,)
-"""The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
-the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
 _NAME_BYTES = 63
 """PostgreSQL cuts an application name here, and warns."""
 
@@ -39,39 +41,22 @@ class PoolConfig:
     command_timeout_s: float = 10.0
     connect_timeout_s: float = 5.0
     transaction_timeout_s: float = 20.0
+    max_waiting: int = 10_000
 
 
-@dataclass(slots=True)
-class PoolStats:
-    """What one process's pool did since it was opened.
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Somebody who has a connection now: the task's name, where it asked for it, and the server's process."""
 
-    Gauges are one moment's reading and need not add up. Counters and sums only grow; durations are
-    microseconds. The `_max` peaks are of the time since `figures` was last called.
-    """
+    since_ns: int
+    task: str
+    where: str
+    server_pid: int
 
-    in_use: int = 0
-    in_use_max: int = 0
-    waiting: int = 0
-    waiting_max: int = 0
-    acquire_requests: int = 0
-    acquire_ok: int = 0
-    acquire_timeouts: int = 0
-    acquire_errors: int = 0
-    wait_us_sum: int = 0
-    wait_us_max: int = 0
-    hold_us_sum: int = 0
-    hold_us_max: int = 0
-    connections_opened: int = 0
-    connections_closed: int = 0
-    queries: int = 0
-    query_errors: int = 0
-    query_us_sum: int = 0
-
-    def figures(self) -> dict[str, int]:
-        """Return every figure by name, and begin new peaks at the present readings."""
-        figures = asdict(self)
-        self.in_use_max, self.waiting_max, self.wait_us_max, self.hold_us_max = self.in_use, self.waiting, 0, 0
-        return figures
+    @property
+    def us(self) -> int:
+        """For how long."""
+        return (time.perf_counter_ns() - self.since_ns) // 1000
 
 
 class Pool:
@@ -80,13 +65,20 @@ class Pool:
     def __init__(self, config: PoolConfig) -> None:
         self.config = config
         self.stats = PoolStats()
+        self._gate = Gate(config.max_size, most_waiting=config.max_waiting)
+        self._connections = Connections(
+            self.stats,
+            max_inactive_time_s=config.max_inactive_time_s,
+            transaction_timeout_s=config.transaction_timeout_s,
+        )
+        self._holders: dict[int, Holder] = {}
         self._pool: Any = asyncpg.create_pool(
             config.url,
+            connect=self._connections.connect,
             min_size=config.min_size,
             max_size=config.max_size,
             max_queries=config.max_queries,
             max_inactive_connection_lifetime=config.max_inactive_time_s,
-            init=self._opened,
             reset=_nothing_to_reset,
             **_connect_options(config),
         )
@@ -109,22 +101,42 @@ class Pool:
         """Connections open and not in use now."""
         return cast("int", self._pool.get_idle_size())
 
+    @property
+    def limit(self) -> int:
+        """Connections that may be in use at a time: `max_size`, or less."""
+        return self._gate.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        """Change it while the pool is in use; callers that have a connection keep it."""
+        self._gate.limit = min(limit, self.config.max_size)
+
+    def holders(self) -> list[Holder]:
+        """Return who has a connection, the longest first."""
+        return sorted(self._holders.values(), key=lambda holder: holder.since_ns)
+
     @asynccontextmanager
     async def acquire(self) -> AsyncGenerator[Connection]:
-        """Lend a connection, waiting at most the acquire timeout.
+        """Lend a connection, first come, first served, waiting for one's turn at most the acquire timeout.
 
-        Raises `PoolTimeout` when none became free, `Unavailable` when the server is away; inside the
-        block, errors of the database come out as `worker.db.faults`.
+        Raises `PoolTimeout` when it did not come or too many waited, `Unavailable` when the server is away;
+        inside the block, errors of the database come out as `worker.db.faults`.
         """
         async with translated():
-            connection = await self._wait_for_connection()
-            since = time.perf_counter_ns()
-            self.stats.in_use += 1
-            self.stats.in_use_max = max(self.stats.in_use_max, self.stats.in_use)
+            await self._wait_for_turn()
             try:
-                yield connection
+                connection = await self._take()
+                pid = self._connections.lent(connection)
+                self._holders[pid] = Holder(time.perf_counter_ns(), _task_name(), _caller(), pid)
+                self.stats.move(in_use=1)
+                try:
+                    yield connection
+                finally:
+                    self.stats.held(self._holders.pop(pid).us)
+                    self.stats.move(in_use=-1)
+                    await self._give_back(connection, pid)
             finally:
-                await self._give_back(connection, since)
+                self._gate.leave()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
@@ -140,66 +152,65 @@ class Pool:
         return (time.perf_counter_ns() - since) / 1e6
 
     async def close(self) -> None:
-        """Close every connection; those still in use after 10 seconds are cut."""
+        """Close every connection; those still in use after 10 seconds are cut, and nobody waits any more."""
+        self._gate.close()
+        self._connections.closing = True
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._pool.close()
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
-    async def _wait_for_connection(self) -> Connection:
-        if self._pool.is_closing():
-            raise PoolClosed("the pool is closed")
-        stats, since = self.stats, time.perf_counter_ns()
+    async def _wait_for_turn(self) -> None:
+        stats, since_ns = self.stats, time.perf_counter_ns()
         stats.acquire_requests += 1
-        stats.waiting += 1
-        stats.waiting_max = max(stats.waiting_max, stats.waiting)
+        if self._gate.try_enter():
+            stats.waited(0)
+            return
+        stats.move(waiting=1)
         try:
-            connection = await self._pool.acquire(timeout=self.config.acquire_timeout_s)
+            await self._gate.enter(self.config.acquire_timeout_s)
         except TimeoutError:
             stats.acquire_timeouts += 1
-            raise PoolTimeout(self._fullness(since)) from None
-        except Exception:
-            stats.acquire_errors += 1
+            raise PoolTimeout(f"no connection after {_ms_since(since_ns)} ms ({self._fullness()})") from None
+        except GateFull:
+            stats.acquire_rejected += 1
+            raise PoolTimeout(f"too many wait for a connection ({self._fullness()})") from None
+        except GateClosed:
+            raise PoolClosed("the pool is closed") from None
+        except asyncio.CancelledError:
+            stats.acquire_cancelled += 1
             raise
         finally:
-            stats.waiting -= 1
-        waited_us = (time.perf_counter_ns() - since) // 1000
-        stats.acquire_ok += 1
-        stats.wait_us_sum += waited_us
-        stats.wait_us_max = max(stats.wait_us_max, waited_us)
+            stats.move(waiting=-1)
+        stats.acquire_waited += 1
+        stats.waited((time.perf_counter_ns() - since_ns) // 1000)
+
+    async def _take(self) -> Connection:
+        """Take an idle connection from asyncpg's pool, which opens one where there is none: never more than the gate.
+
+        Without a time limit, which would cost a task: opening has its own, and nothing else is waited for.
+        """
+        try:
+            connection = await self._pool.acquire()
+        except Exception:
+            self.stats.acquire_errors += 1
+            raise
+        self.stats.acquire_ok += 1
         return cast("Connection", connection)
 
-    async def _give_back(self, connection: Connection, since: int) -> None:
-        held_us = (time.perf_counter_ns() - since) // 1000
-        self.stats.hold_us_sum += held_us
-        self.stats.hold_us_max = max(self.stats.hold_us_max, held_us)
-        self.stats.in_use -= 1
+    async def _give_back(self, connection: Connection, pid: int) -> None:
+        since_ns = time.perf_counter_ns()
+        self._connections.returning(connection, pid)
         await self._pool.release(connection, timeout=self.config.command_timeout_s)
+        self._connections.returned(pid)
+        self.stats.return_us_sum += (time.perf_counter_ns() - since_ns) // 1000
 
-    def _fullness(self, since: int) -> str:
-        waited_ms = (time.perf_counter_ns() - since) // 1_000_000
+    def _fullness(self) -> str:
         return (
-            f"no connection after {waited_ms} ms (size {self.size} of {self.config.max_size}, idle {self.idle}, "
-            f"in use {self.stats.in_use}, waiting {self.stats.waiting})"
+            f"size {self.size} of {self.config.max_size}, idle {self.idle}, "
+            f"in use {self.stats.in_use}, waiting {self.stats.waiting}"
         )
-
-    async def _opened(self, connection: Any) -> None:
-        self.stats.connections_opened += 1
-        if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
-            timeout_ms = int(self.config.transaction_timeout_s * 1000)
-            await connection.execute(f"SET transaction_timeout = {timeout_ms}")
-        connection.add_query_logger(self._queried)
-        connection.add_termination_listener(self._closed)
-
-    def _closed(self, _connection: Any) -> None:
-        self.stats.connections_closed += 1
-
-    def _queried(self, record: Any) -> None:
-        self.stats.queries += 1
-        self.stats.query_us_sum += int(record.elapsed * 1e6)
-        if record.exception is not None:
-            self.stats.query_errors += 1
 
 
 async def connect(config: PoolConfig, purpose: str) -> Any:
@@ -229,6 +240,23 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
             "jit": "off",  # never pays for statements this short, and slows the first one of a connection
         },
     }
+
+
+def _ms_since(since_ns: int) -> int:
+    return (time.perf_counter_ns() - since_ns) // 1_000_000
+
+
+def _task_name() -> str:
+    task = asyncio.current_task()
+    return task.get_name() if task else ""
+
+
+def _caller() -> str:
+    """Return the place outside this module that asks for a connection."""
+    frame = inspect.currentframe()  # a traceback would cost 20 us
+    while frame and frame.f_code.co_filename in (__file__, contextlib.__file__):
+        frame = frame.f_back
+    return f"{frame.f_code.co_qualname}:{frame.f_lineno}" if frame else ""
 
 
 async def _nothing_to_reset(_connection: Any) -> None:

@@ -1,0 +1,107 @@
+"""The server connections of one pool: how long they took to open, and why each of them ended.
+
+asyncpg tells when a connection has ended, but not why; that follows from what it was doing then, which is
+noted here. Of asyncpg only the public hooks are used: `connect`, query logger and termination listener.
+"""
+
+import functools
+import time
+from typing import Any
+
+import asyncpg
+
+from worker.db.figures import PoolStats
+
+_LENT, _RETURNING, _LOST = -1, -2, -3
+"""What a connection does, in place of the time since when it has been idle."""
+_BOUNDS_TRANSACTIONS = (17,)
+"""The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
+the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
+_IDLE_SHARE = 0.9
+"""A connection that ends after this share of the time for which it may be idle has ended for that reason."""
+
+
+class Connections:
+    """Opens the connections of a pool and counts their ends in *stats*; set *closing* before the pool is closed."""
+
+    def __init__(self, stats: PoolStats, *, max_inactive_time_s: float, transaction_timeout_s: float) -> None:
+        self.closing = False
+        self._stats = stats
+        self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
+        self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
+        self._doing: dict[int, int] = {}
+        """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
+        self._server_began: Any = None
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        """Open one: what `asyncpg.create_pool` is given as `connect`."""
+        since_ns = time.perf_counter_ns()
+        try:
+            connection: Any = await asyncpg.connect(*args, **options)
+            server_began = await connection.fetchval("SELECT pg_postmaster_start_time()")
+            if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
+                await connection.execute(f"SET transaction_timeout = {self._transaction_timeout_ms}")
+        except Exception as error:
+            self._count_error(error)
+            raise
+        self._stats.connected((time.perf_counter_ns() - since_ns) // 1000)
+        if self._server_began not in (None, server_began):
+            self._stats.database_restarts += 1
+        self._server_began = server_began
+        pid = connection.get_server_pid()
+        self._doing[pid] = time.perf_counter_ns()
+        connection.add_query_logger(self._queried)
+        connection.add_termination_listener(functools.partial(self._ended, pid))
+        return connection
+
+    def lent(self, connection: Any) -> int:
+        """Take note that somebody has it now; returns the server's process id."""
+        pid: int = connection.get_server_pid()
+        self._doing[pid] = _LENT
+        return pid
+
+    def returning(self, connection: Any, pid: int) -> None:
+        """Take note that it is being given back; `returned` follows."""
+        if pid in self._doing:
+            self._doing[pid] = _LOST if _has_ended(connection) else _RETURNING
+
+    def returned(self, pid: int) -> None:
+        """Take note that it is idle, unless it has ended on the way."""
+        if pid in self._doing:
+            self._doing[pid] = time.perf_counter_ns()
+
+    def _ended(self, pid: int, _connection: Any) -> None:
+        doing = self._doing.pop(pid, _LOST)
+        self._stats.connections_closed += 1
+        if self.closing:
+            self._stats.closed_shutdown += 1
+        elif doing == _RETURNING:
+            self._stats.closed_used_up += 1
+        elif doing < 0:
+            self._stats.closed_lost_in_use += 1
+        elif 0 < self._max_idle_ns <= time.perf_counter_ns() - doing:
+            self._stats.closed_idle += 1
+        else:
+            self._stats.closed_lost_idle += 1
+
+    def _queried(self, record: Any) -> None:
+        self._stats.queried(int(record.elapsed * 1e6), failed=record.exception is not None)
+
+    def _count_error(self, error: Exception) -> None:
+        if isinstance(error, TimeoutError):
+            self._stats.connect_timeouts += 1
+        elif isinstance(error, asyncpg.CannotConnectNowError):
+            self._stats.connect_starting += 1
+        elif isinstance(error, asyncpg.TooManyConnectionsError):
+            self._stats.connect_too_many += 1
+        elif isinstance(error, OSError):
+            self._stats.connect_refused += 1
+        else:
+            self._stats.connect_errors += 1
+
+
+def _has_ended(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # asyncpg has taken it back, since it is of no use any more
+        return True
