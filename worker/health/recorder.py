@@ -8,9 +8,12 @@ is away samples are kept, up to a bound, and written when it is back.
 
 import asyncio
 import os
+import resource
+import sys
 import time
 from collections import deque
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -25,6 +28,7 @@ from worker.ledger import Tally
 
 log = structlog.get_logger(__name__)
 
+_STATM = Path("/proc/self/statm")
 _MOST_KEPT = 720
 """Samples that wait for PostgreSQL: an hour's at the default interval."""
 
@@ -77,13 +81,16 @@ class Recorder:
                 "captured_at": datetime.now(UTC).isoformat(),
                 "min_size": self._pool.config.min_size,
                 "max_size": self._pool.config.max_size,
+                "pool_limit": self._pool.limit,
                 "size": self._pool.size,
                 "idle": self._pool.idle,
+                "oldest_hold_us": max((holder.us for holder in self._pool.holders()), default=0),
                 **stats.figures(),
                 "jobs_applied": self._tally.applied,
                 "jobs_rejected": self._tally.rejected,
                 "jobs_failed": self._tally.failed,
                 **self._lag.take_figures(),
+                **_process_figures(),
             }
         )
         self._tell()
@@ -120,3 +127,13 @@ class Recorder:
         tick_s = (now_s // self._interval_s + 1) * self._interval_s
         await asyncio.sleep(tick_s - now_s)
         return tick_s
+
+
+def _process_figures() -> dict[str, int]:
+    """Return the process's CPU time so far and its memory; where there is no /proc, the most that it ever had."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        rss_bytes = int(_STATM.read_text("ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        rss_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"cpu_us": int((usage.ru_utime + usage.ru_stime) * 1e6), "rss_bytes": rss_bytes}

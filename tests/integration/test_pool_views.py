@@ -1,0 +1,146 @@
+"""The views on snapshots and results: windows are subtractions, quantiles of processes are those of their sum."""
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from worker.db.figures import BOUNDS_US, PoolStats
+from worker.db.repositories import Repositories
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+Sample = Callable[..., dict[str, Any]]
+
+
+def a_process(worker_id: str) -> Sample:
+    """Return a factory of one process's samples: seconds after noon, its pool's figures, and what differs."""
+    instance_id = str(uuid.uuid4())
+
+    def sample(at_s: float, stats: PoolStats, **other: Any) -> dict[str, Any]:
+        tick = (NOON + timedelta(seconds=at_s)).isoformat()
+        names = ("size", "idle", "jobs_applied", "jobs_rejected", "jobs_failed", "loop_lag_us_sum", "loop_lag_us_max")
+        return {
+            "instance_id": instance_id,
+            "worker_id": worker_id,
+            "host": "h",
+            "pid": 1,
+            "started_at": NOON.isoformat(),
+            "tick": tick,
+            "captured_at": tick,
+            "written_at": tick,
+            "min_size": 1,
+            "max_size": 4,
+            "pool_limit": 4,
+            "cpu_us": 0,
+            "rss_bytes": 0,
+            "loop_lag_count": 0,
+            **dict.fromkeys(names, 0),
+            **stats.figures(),
+            **other,
+        }
+
+    return sample
+
+
+async def quantile(connection: Any, histogram: list[int], share: float) -> float | None:
+    """Return a quantile as the database reads it."""
+    return await connection.fetchval("SELECT histogram_quantile_ms($1::bigint[], $2)", histogram, share)
+
+
+async def test_the_database_has_the_bounds_of_the_code(connection: Any) -> None:
+    """Buckets are matched by their place."""
+    bounds = await connection.fetchval("SELECT histogram_bounds_ms()")
+    assert list(BOUNDS_US) == [round(ms * 1000) for ms in bounds]
+
+
+async def test_a_quantile_lies_in_its_bucket(connection: Any) -> None:
+    """Along a straight line between its bounds; beyond the last one it is the last one; of nothing there is none."""
+    empty = [0] * (len(BOUNDS_US) + 1)
+    assert await quantile(connection, empty, 0.5) is None
+    one = [*empty]
+    one[4] = 100  # 1 to 2.5 ms
+    assert 1.75 == await quantile(connection, one, 0.5)
+    assert 2.5 == await quantile(connection, one, 1.0)
+    beyond = [*empty]
+    beyond[-1] = 1
+    assert 30_000 == await quantile(connection, beyond, 0.5)
+    two = [*empty]
+    two[0], two[7] = 95, 5  # to 0.1 ms, 10 to 25 ms
+    assert 0.1 == await quantile(connection, two, 0.95)
+    assert 22 == pytest.approx(await quantile(connection, two, 0.99))
+
+
+async def test_a_minute_is_what_the_counters_gained(connection: Any) -> None:
+    """Since the last row of the minute before, whatever rows are lost in between; the first one since the start."""
+    one, stats, samples = a_process("one"), PoolStats(), list[dict[str, Any]]()
+    for at_s, holds in ((30, 10), (55, 20), (65, 5), (115, 25)):
+        for _ in range(holds):
+            stats.acquire_ok += 1
+            stats.waited(40_000)
+            stats.held(20_000)
+        stats.in_use_us = stats.hold_us_sum
+        samples.append(one(at_s, stats, jobs_applied=stats.acquire_ok))
+    await Repositories(connection).snapshots.write(samples)
+    first, second = await connection.fetch("SELECT * FROM pool_health ORDER BY minute")
+    assert (30, 30, 30) == (first["acquires"], second["acquires"], first["jobs"])
+    assert (55, 60) == (first["seconds"], second["seconds"])
+    assert (40, 20) == (second["wait_mean_ms"], second["hold_mean_ms"])
+    assert 25 < second["wait_p50_ms"] <= 50
+    assert 10 < second["hold_p99_ms"] <= 25
+    assert (0.5, 0.01) == (float(second["acquires_per_second"]), float(second["in_use_mean"]))
+
+
+async def test_the_fleet_is_the_sum_of_its_processes(connection: Any) -> None:
+    """One waits, one does not: the fleet's p99 is the slow one's, which no mean of quantiles would show."""
+    idle, busy = PoolStats(), PoolStats()
+    for _ in range(90):
+        idle.acquire_ok += 1
+        idle.waited(0)
+    for _ in range(10):
+        busy.acquire_ok += 1
+        busy.waited(900_000)
+    samples = [a_process("idle")(30, idle), a_process("busy")(30, busy, pool_limit=2)]
+    await Repositories(connection).snapshots.write(samples)
+    (row,) = await connection.fetch("SELECT * FROM fleet_health")
+    assert (2, 100, 6, 8) == (row["processes"], row["acquires"], row["pool_limit"], row["max_size"])
+    assert row["wait_p50_ms"] <= 0.1
+    assert 500 < row["wait_p99_ms"] <= 1000
+
+
+async def test_a_process_that_starts_again_gains_nothing_below_zero(connection: Any) -> None:
+    """The same worker, another instance: its counters begin anew, and so does the subtraction."""
+    stats = PoolStats(acquire_ok=1000)
+    await Repositories(connection).snapshots.write([a_process("one")(30, stats)])
+    await Repositories(connection).snapshots.write([a_process("one")(90, PoolStats(acquire_ok=7))])
+    rows = await connection.fetch("SELECT acquires FROM pool_health ORDER BY minute")
+    assert [1000, 7] == [row["acquires"] for row in rows]
+
+
+async def test_rows_of_the_version_before_are_read_all_the_same(connection: Any) -> None:
+    """They have no new columns; what they have is told, what they have not is null."""
+    sample = a_process("old")(30, PoolStats(acquire_ok=3))
+    for name in ("wait_hist", "hold_hist", "query_hist", "in_use_us", "saturated_us", "pool_limit", "cpu_us"):
+        del sample[name]
+    await connection.execute(
+        "INSERT INTO pool_snapshots SELECT * FROM jsonb_populate_recordset(null::pool_snapshots, $1::jsonb)",
+        json.dumps([sample]),
+    )
+    (row,) = await connection.fetch("SELECT * FROM pool_health")
+    assert (3, None, None) == (row["acquires"], row["wait_p95_ms"], row["utilisation"])
+
+
+async def test_a_jobs_time_is_told_part_by_part(connection: Any) -> None:
+    """Redis, pool, or PostgreSQL: for each function and part, the quantiles."""
+    await connection.execute("""
+        INSERT INTO job_results (job_id, function, status, result, attempts, worker_id, enqueued_at, started_at,
+                                 finished_at, queue_us, pool_wait_us, db_us)
+        SELECT n::text, 'create_user', 'applied', '{}', 1, 'w', now(), now(), now(), n * 1000, 500, 2000
+        FROM generate_series(1, 101) AS n""")
+    rows = {row["part"]: row for row in await connection.fetch("SELECT * FROM job_latency")}
+    assert {"queue", "pool", "database"} == set(rows)
+    assert (51, 96, 100, 101) == tuple(rows["queue"][name] for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms"))
+    assert (0.5, 2) == (rows["pool"]["p99_ms"], rows["database"]["p99_ms"])
