@@ -8,6 +8,7 @@ import asyncio
 import re
 import signal
 import sys
+from datetime import timedelta
 from typing import Any
 
 from settings import Settings
@@ -17,6 +18,8 @@ from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
 from worker.embedded import Urls
+from worker.pool_command import EXAMPLES as POOL_EXAMPLES
+from worker.pool_command import pool_health
 from worker.terminal import Parser
 
 _SNAPSHOT_COLUMNS = (
@@ -91,6 +94,11 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--worker", metavar="ID", help="only this worker's")
     listing.add_argument("--since", type=terminal.duration, metavar="AGO", help="only the last 90s, 10m, 1.5h, 7d …")
     listing.add_argument("--limit", type=terminal.positive, default=20, metavar="N", help="at most N rows (default 20)")
+    health = _add(commands, "pool", pool_health, POOL_EXAMPLES)
+    health.add_argument(
+        "--since", type=terminal.duration, default=timedelta(minutes=10), metavar="AGO", help="default 10m"
+    )
+    health.add_argument("--watch", action="store_true", help="draw anew every five seconds, until Ctrl-C")
     _add(commands, "migrate", migrate_now, "  python -m worker migrate")
     _add(commands, "services", services, "  python -m worker services")
     measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES)

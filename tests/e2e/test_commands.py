@@ -1,7 +1,9 @@
 """The commands as a new user meets them: help, wrong words, wrong settings, servers that are away."""
 
+from typing import Any
+
 import pytest
-from commands import Service
+from commands import Service, stop, until
 
 
 @pytest.mark.parametrize(
@@ -12,6 +14,7 @@ from commands import Service
         ("producer", "requeue"),
         ("worker",),
         ("worker", "snapshots"),
+        ("worker", "pool"),
         ("worker", "urls"),
     ],
 )
@@ -40,6 +43,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
         ),
         (("producer", "results", "--since", "soon"), "no duration"),
         (("worker", "dance"), "invalid choice"),
+        (("worker", "pool", "--watch"), "--watch needs a terminal"),
     ],
 )
 def test_wrong_words_are_one_clear_line_and_status_2(service: Service, words: tuple[str, ...], said: str) -> None:
@@ -105,3 +109,19 @@ def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service
     assert 3 == table.count("create_user")
     assert {"database", "redis"} == service.run("worker", "urls", "--json").document.keys()
     assert {"applied": []} == service.run("worker", "migrate", "--json").document
+
+
+async def test_the_pools_are_shown_by_process_and_minute(service: Service, rows: Any) -> None:
+    """As soon as there is a snapshot; before, a line says what to look for."""
+    assert "no snapshots of that time" in service.run("worker", "pool").stdout
+    worker = service.start_worker()
+    await until(lambda: rows("SELECT 1 FROM pool_snapshots"))
+    (worker_id,) = {row["worker_id"] for row in await rows("SELECT worker_id FROM pool_snapshots")}
+
+    shown, document = service.run("worker", "pool").stdout, service.run("worker", "pool", "--json").document
+    stop(worker)
+
+    assert worker_id in shown
+    assert "The fleet, minute by minute" in shown
+    assert [worker_id] == [process["worker_id"] for process in document["processes"]]
+    assert 1 <= len(document["minutes"]) <= 2

@@ -28,6 +28,14 @@ class SnapshotRepository:
         rows = await self._connection.fetch(_SQL["newest"], worker_id, since, limit)
         return [dict(row.items()) for row in rows]
 
+    async def pool_health(self, since: datetime) -> list[dict[str, Any]]:
+        """Return the last minute of each process that wrote a snapshot since then; see the view of that name."""
+        return [dict(row.items()) for row in await self._connection.fetch(_SQL["pool_health"], since)]
+
+    async def fleet_health(self, since: datetime) -> list[dict[str, Any]]:
+        """Return the fleet's minutes since then, the newest first; see the view of that name."""
+        return [dict(row.items()) for row in await self._connection.fetch(_SQL["fleet_health"], since)]
+
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows of ticks before *before*; returns how many were there."""
         return await self._connection.fetchval(_SQL["prune"], before, limit)

@@ -13,6 +13,20 @@ WHERE ($1::text IS NULL OR worker_id = $1) AND ($2::timestamptz IS NULL OR tick 
 ORDER BY tick DESC, worker_id
 LIMIT $3
 
+-- name: pool_health
+-- Each process's last minute, of those that wrote a row since then.
+-- $1 since timestamptz
+SELECT * FROM (
+    SELECT DISTINCT ON (instance_id) * FROM pool_health WHERE minute >= date_trunc('minute', $1::timestamptz)
+    ORDER BY instance_id, minute DESC
+) AS newest
+ORDER BY worker_id
+
+-- name: fleet_health
+-- The fleet's minutes, the newest first.
+-- $1 since timestamptz
+SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
+
 -- name: prune
 -- Delete one small batch of rows that are past their time. Answers how many.
 -- $1 before timestamptz, $2 limit bigint

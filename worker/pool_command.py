@@ -1,0 +1,112 @@
+"""`python -m worker pool`: what the pools do now and did in the last minutes, out of the stored snapshots."""
+
+import argparse
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from settings import Settings
+from worker import terminal
+from worker.db.pool import Pool
+from worker.db.repositories import Repositories
+from worker.embedded import Urls
+
+EXAMPLES = """  python -m worker pool
+  python -m worker pool --since 1h --watch
+  python -m worker pool --json | jq '.processes[].wait_p95_ms'"""
+
+_REDRAW_S = 5.0
+_HEALTH = {
+    "acquires/s": "acquires_per_second",
+    "wait p50": "wait_p50_ms",
+    "p95": "wait_p95_ms",
+    "p99 ms": "wait_p99_ms",
+    "hold p50": "hold_p50_ms",
+    "p95 ": "hold_p95_ms",
+    "p99 ms ": "hold_p99_ms",
+    "in use": "in_use_mean",
+}
+_PROCESSES = {
+    "process": "worker_id", "limit": "pool_limit", "jobs": "jobs", **_HEALTH, "used": "utilisation",
+    "queued": "saturation", "timeouts": "acquire_timeouts", "CPU": "cpu", "MB": "rss_mb",
+}  # fmt: skip
+_MINUTES = {
+    "minute": "minute", "processes": "processes", "limit": "pool_limit", "jobs": "jobs", **_HEALTH,
+    "queued": "saturation_max", "timeouts": "acquire_timeouts", "CPU": "cpu", "MB": "rss_mb",
+}  # fmt: skip
+_SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
+_COUNTS = ("jobs", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
+_EMPTY = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
+
+
+async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Show the pools of all processes and the fleet's last minutes."""
+    pool = await terminal.open_pool(settings, urls, "pool")
+    try:
+        if arguments.json:
+            terminal.print_json(await _read(pool, arguments))
+        elif arguments.watch:
+            await _watch(pool, arguments)
+        else:
+            terminal.console().print(_drawn(await _read(pool, arguments)))
+    finally:
+        await pool.close()
+    return 0
+
+
+async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
+    """Draw anew until Ctrl-C."""
+    console = terminal.console()
+    if not console.is_terminal:
+        raise terminal.CommandError("--watch needs a terminal; --json is for programs")
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            live.update(_drawn(await _read(pool, arguments)), refresh=True)
+            await asyncio.sleep(_REDRAW_S)
+
+
+async def _read(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
+    since = datetime.now(UTC) - arguments.since
+    async with pool.acquire() as connection:
+        snapshots = Repositories(connection).snapshots
+        return {"processes": await snapshots.pool_health(since), "minutes": await snapshots.fleet_health(since)}
+
+
+def _drawn(health: dict[str, Any]) -> Group | Text:
+    if not health["minutes"]:
+        return Text(_EMPTY)
+    return Group(
+        Text("Each process, its last minute"),
+        _table(health["processes"], _PROCESSES),
+        Text("\nThe fleet, minute by minute (UTC)"),
+        _table(health["minutes"], _MINUTES),
+    )
+
+
+def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in columns:
+        table.add_column(title.strip(), justify="left" if title in ("process", "minute") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(name, row[name]) for name in columns.values()))
+    return table
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%H:%M}"
+    if name in _SHARES:
+        return f"{value:.0%}"
+    if name in _COUNTS:
+        return f"{int(value):,}"
+    if isinstance(value, float | Decimal):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004  (three digits are enough)
+    return str(value)
