@@ -1,30 +1,19 @@
-"""The pool: waits with a deadline, counts what happens, and closes in time."""
+"""The pool: fair, waits with a deadline, counts what happens, and closes in time."""
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
-from waiting import until
 
-from worker.db.faults import DataFault, PoolClosed, PoolTimeout, Refused, Unavailable
-from worker.db.figures import BOUNDS_US, PoolStats
-from worker.db.pool import Pool, PoolConfig, connect
-from worker.db.side_connection import SideConnection
+from worker.db.faults import PoolClosed, PoolTimeout
+from worker.db.pool import Pool, PoolConfig
 
 
 @pytest.fixture
 def narrow(database: PoolConfig) -> PoolConfig:
     """Give the configuration of a pool of one whose callers wait for a tenth of a second."""
     return replace(database, max_size=1, acquire_timeout_s=0.1)
-
-
-async def setting(connection: Any, name: str) -> str:
-    """Return a session setting as the server shows it."""
-    return await connection.fetchval(f"SHOW {name}")
 
 
 async def test_a_full_pool_says_how_full_it_is(narrow: PoolConfig) -> None:
@@ -97,49 +86,6 @@ async def test_waiting_is_counted_while_it_lasts(narrow: PoolConfig) -> None:
     assert pool.stats.wait_us_max >= 20_000
 
 
-def test_peaks_are_those_since_the_last_figures() -> None:
-    """Counters go on, peaks begin anew at the present reading."""
-    stats = PoolStats(queries=7)
-    stats.move(in_use=4, waiting=9)
-    stats.move(in_use=-3, waiting=-7)
-    stats.waited(5)
-    stats.held(6)
-    first, second = stats.figures(), stats.figures()
-    peaks = ("in_use_max", "waiting_max", "wait_us_max", "hold_us_max", "queries")
-    assert [4, 9, 5, 6, 7] == [first[name] for name in peaks]
-    assert [1, 2, 0, 0, 7] == [second[name] for name in peaks]
-
-
-def test_a_bucket_includes_its_upper_bound() -> None:
-    """And what is longer than all of them has one, too."""
-    stats = PoolStats()
-    for us in (0, BOUNDS_US[0], BOUNDS_US[0] + 1, BOUNDS_US[-1], BOUNDS_US[-1] + 1):
-        stats.held(us)
-    assert [2, 1, *[0] * 14, 1, 1] == stats.hold_hist
-
-
-async def test_every_connection_has_the_same_session(database: PoolConfig) -> None:
-    """Set by the start-up packet: time zone, search path, name, limits."""
-    pool = await Pool.open(replace(database, application_name="tidepool:x", command_timeout_s=10, min_size=2))
-    async with pool.acquire() as one, pool.acquire() as two:
-        for connection in (one, two):
-            assert "UTC" == await setting(connection, "timezone")
-            assert "public" == await setting(connection, "search_path")
-            assert "tidepool:x" == await setting(connection, "application_name")
-            assert "9s" == await setting(connection, "statement_timeout")
-            assert "9s" == await setting(connection, "idle_in_transaction_session_timeout")
-            assert "off" == await setting(connection, "jit")
-    await pool.close()
-
-
-async def test_a_long_application_name_is_cut_without_a_warning(database: PoolConfig) -> None:
-    """PostgreSQL has 63 bytes for it."""
-    pool = await Pool.open(replace(database, application_name="x" * 100))
-    async with pool.acquire() as connection:
-        assert "x" * 63 == await setting(connection, "application_name")
-    await pool.close()
-
-
 async def test_a_transaction_commits_or_rolls_back(pool: Pool, connection: Any) -> None:
     """By how its block is left."""
     insert: Any = "INSERT INTO users (username, email, full_name) VALUES ($1, $1, 'x')"
@@ -154,22 +100,6 @@ async def test_a_transaction_commits_or_rolls_back(pool: Pool, connection: Any) 
     with pytest.raises(KeyError):
         await change_of_mind()
     assert [("ada",)] == [tuple(row) for row in await connection.fetch("SELECT username FROM users")]
-
-
-async def test_a_transaction_ends_whose_client_stopped_in_the_middle_of_sending(
-    database: PoolConfig, connection: Any
-) -> None:
-    """Such as a worker that is paused: its locks would be held for as long as it sleeps."""
-    pool = await Pool.open(replace(database, transaction_timeout_s=0.3))
-    async with asyncio.timeout(20), pool.acquire() as lent:
-        await lent.execute("BEGIN")
-        await lent.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
-        sleeper: Any = lent
-        sleeper._transport.write(b"Q" + (1000).to_bytes(4, "big") + b"SELECT")
-        await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
-        with suppress(asyncpg.InterfaceError):  # it may have heard of its end already
-            sleeper.terminate()
-    await pool.close()
 
 
 async def test_a_connection_comes_back_clean(narrow: PoolConfig, connection: Any) -> None:
@@ -204,27 +134,6 @@ async def test_closing_does_not_wait_for_ever_for_a_connection_in_use(
     with pytest.raises(PoolClosed):
         async with pool.acquire():
             pass
-
-
-async def test_a_password_is_in_no_repr_of_the_configuration() -> None:
-    """It travels in the URL."""
-    assert "hunter2" not in repr(PoolConfig(url="postgresql://ada:hunter2@h/d", application_name="x"))
-
-
-async def test_a_server_that_is_not_there_is_unavailable(database: PoolConfig) -> None:
-    """At the start, and for a connection beside the pool."""
-    away = replace(database, url="postgresql://postgres@/tidepool?host=/nowhere&port=5432")
-    with pytest.raises(Unavailable):
-        await Pool.open(away)
-    with pytest.raises(Unavailable):
-        await connect(away, "test")
-
-
-async def test_a_database_that_is_not_there_is_refused(database: PoolConfig) -> None:
-    """Waiting cannot help."""
-    name = urlsplit(database.url)._replace(path="/nothing").geturl()
-    with pytest.raises(Refused, match='database "nothing" does not exist'):
-        await Pool.open(replace(database, url=name))
 
 
 async def test_waiting_is_fair_bounded_and_told_apart(narrow: PoolConfig) -> None:
@@ -280,122 +189,3 @@ async def test_who_holds_a_connection_is_told(database: PoolConfig) -> None:
             assert holder.where.startswith("test_who_holds_a_connection_is_told:")
     assert [] == pool.holders()
     await pool.close()
-
-
-async def test_why_connections_ended_is_counted(database: PoolConfig, connection: Any) -> None:
-    """Idle for too long, used up, cut while idle, cut while in use: each ends one."""
-    cut = "SELECT pg_terminate_backend($1, 5000)"
-    pool = await Pool.open(replace(database, min_size=0, max_size=1, max_inactive_time_s=0.05))
-    await pool.check()
-    await until(lambda: closed(pool, 1))
-    async with pool.acquire() as lent:
-        await connection.execute(cut, await lent.fetchval("SELECT pg_backend_pid()"))
-        await until(lambda: closed(pool, 2))
-    await pool.close()
-    assert (1, 1, 0) == (pool.stats.closed_idle, pool.stats.closed_lost_in_use, pool.stats.closed_shutdown)
-
-    pool = await Pool.open(replace(database, min_size=0, max_size=1, max_queries=5))
-    while not pool.stats.connections_closed:
-        await pool.check()
-    async with pool.acquire() as lent:
-        pid = await lent.fetchval("SELECT pg_backend_pid()")
-    await connection.execute(cut, pid)
-    await until(lambda: closed(pool, 2))
-    await pool.close()
-    assert (1, 1, 0) == (pool.stats.closed_used_up, pool.stats.closed_lost_idle, pool.stats.closed_shutdown)
-
-
-async def closed(pool: Pool, at_least: int) -> bool:
-    """Return whether so many connections of the pool have ended."""
-    return pool.stats.connections_closed >= at_least
-
-
-async def test_errors_of_connecting_are_counted_by_kind(database: PoolConfig) -> None:
-    """Nobody listens there."""
-    pool = await Pool.open(replace(database, min_size=0, url="postgresql://postgres@/x?host=/nowhere&port=5432"))
-    with pytest.raises(Unavailable):
-        await pool.check()
-    await pool.close()
-    assert (1, 1, 0) == (pool.stats.connect_refused, pool.stats.acquire_errors, pool.stats.acquire_ok)
-
-
-async def test_connections_that_were_cut_are_replaced(database: PoolConfig, connection: Any) -> None:
-    """The pool notices, counts, and serves again."""
-    pool = await Pool.open(replace(database, min_size=2, max_size=2, application_name="cut"))
-    await connection.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'cut'"
-    )
-
-    async def both_noticed() -> bool:
-        return pool.stats.connections_closed >= 2
-
-    await until(both_noticed)
-    assert await pool.check() > 0
-    await pool.close()
-    assert pool.stats.connections_opened > 2
-
-
-async def test_the_side_connection_works_while_the_pool_is_exhausted(narrow: PoolConfig) -> None:
-    """It does not queue behind what it reports on; its purpose stands in its name."""
-    pool = await Pool.open(narrow)
-    side = SideConnection(narrow, "stats")
-    async with pool.acquire(), side.use() as connection:
-        assert "tests:stats" == await setting(connection, "application_name")
-    await side.close()
-    await pool.close()
-
-
-async def test_the_side_connection_is_opened_once(database: PoolConfig) -> None:
-    """And not before it is used."""
-    side = SideConnection(database, "stats")
-    pids: set[int] = set()
-    for _ in range(3):
-        async with side.use() as connection:
-            pids.add(await connection.fetchval("SELECT pg_backend_pid()"))
-    assert 1 == len(pids)
-    await side.close()
-
-
-async def test_the_side_connection_is_opened_anew_after_it_was_lost(database: PoolConfig, connection: Any) -> None:
-    """One caller may meet the end of the old one; the next gets a new one."""
-    side = SideConnection(database, "stats")
-    async with side.use() as used:
-        pid = await used.fetchval("SELECT pg_backend_pid()")
-    await connection.execute("SELECT pg_terminate_backend($1, 5000)", pid)
-    try:
-        async with side.use() as used:
-            await used.fetchval("SELECT 1")
-    except Unavailable:
-        pass
-    async with side.use() as used:
-        assert pid != await used.fetchval("SELECT pg_backend_pid()")
-    await side.close()
-
-
-async def test_the_side_connection_is_not_reused_after_an_error(database: PoolConfig) -> None:
-    """Nobody knows what state an error left it in."""
-    side = SideConnection(database, "stats")
-    pids: list[int] = []
-
-    async def divide() -> None:
-        async with side.use() as used:
-            pids.append(await used.fetchval("SELECT pg_backend_pid()"))
-            await used.execute("SELECT 1 / 0")
-
-    with pytest.raises(DataFault):
-        await divide()
-    async with side.use() as used:
-        assert pids[0] != await used.fetchval("SELECT pg_backend_pid()")
-    await side.close()
-
-
-async def test_the_side_connection_has_one_user_at_a_time(database: PoolConfig) -> None:
-    """The recorder and the pruner share it."""
-    side = SideConnection(database, "stats")
-
-    async def use() -> int:
-        async with side.use() as used:
-            return await used.fetchval("SELECT 1 FROM pg_sleep(0.01)")
-
-    assert [1] * 5 == await asyncio.gather(*(use() for _ in range(5)))
-    await side.close()

@@ -1,0 +1,131 @@
+"""The connections of a pool: opened alike, counted, and each end with its reason."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from waiting import until
+
+from worker.db.faults import Refused, Unavailable
+from worker.db.pool import Pool, PoolConfig, connect
+
+
+async def setting(connection: Any, name: str) -> str:
+    """Return a session setting as the server shows it."""
+    return await connection.fetchval(f"SHOW {name}")
+
+
+async def test_every_connection_has_the_same_session(database: PoolConfig) -> None:
+    """Set by the start-up packet: time zone, search path, name, limits."""
+    pool = await Pool.open(replace(database, application_name="tidepool:x", command_timeout_s=10, min_size=2))
+    async with pool.acquire() as one, pool.acquire() as two:
+        for connection in (one, two):
+            assert "UTC" == await setting(connection, "timezone")
+            assert "public" == await setting(connection, "search_path")
+            assert "tidepool:x" == await setting(connection, "application_name")
+            assert "9s" == await setting(connection, "statement_timeout")
+            assert "9s" == await setting(connection, "idle_in_transaction_session_timeout")
+            assert "off" == await setting(connection, "jit")
+    await pool.close()
+
+
+async def test_a_long_application_name_is_cut_without_a_warning(database: PoolConfig) -> None:
+    """PostgreSQL has 63 bytes for it."""
+    pool = await Pool.open(replace(database, application_name="x" * 100))
+    async with pool.acquire() as connection:
+        assert "x" * 63 == await setting(connection, "application_name")
+    await pool.close()
+
+
+async def test_a_transaction_ends_whose_client_stopped_in_the_middle_of_sending(
+    database: PoolConfig, connection: Any
+) -> None:
+    """Such as a worker that is paused: its locks would be held for as long as it sleeps."""
+    pool = await Pool.open(replace(database, transaction_timeout_s=0.3))
+    async with asyncio.timeout(20), pool.acquire() as lent:
+        await lent.execute("BEGIN")
+        await lent.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
+        sleeper: Any = lent
+        sleeper._transport.write(b"Q" + (1000).to_bytes(4, "big") + b"SELECT")
+        await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
+        with suppress(asyncpg.InterfaceError):  # it may have heard of its end already
+            sleeper.terminate()
+    await pool.close()
+
+
+async def test_a_password_is_in_no_repr_of_the_configuration() -> None:
+    """It travels in the URL."""
+    assert "hunter2" not in repr(PoolConfig(url="postgresql://ada:hunter2@h/d", application_name="x"))
+
+
+async def test_a_server_that_is_not_there_is_unavailable(database: PoolConfig) -> None:
+    """At the start, and for a connection beside the pool."""
+    away = replace(database, url="postgresql://postgres@/tidepool?host=/nowhere&port=5432")
+    with pytest.raises(Unavailable):
+        await Pool.open(away)
+    with pytest.raises(Unavailable):
+        await connect(away, "test")
+
+
+async def test_a_database_that_is_not_there_is_refused(database: PoolConfig) -> None:
+    """Waiting cannot help."""
+    name = urlsplit(database.url)._replace(path="/nothing").geturl()
+    with pytest.raises(Refused, match='database "nothing" does not exist'):
+        await Pool.open(replace(database, url=name))
+
+
+async def test_why_connections_ended_is_counted(database: PoolConfig, connection: Any) -> None:
+    """Idle for too long, used up, cut while idle, cut while in use: each ends one."""
+    cut = "SELECT pg_terminate_backend($1, 5000)"
+    pool = await Pool.open(replace(database, min_size=0, max_size=1, max_inactive_time_s=0.05))
+    await pool.check()
+    await until(lambda: closed(pool, 1))
+    async with pool.acquire() as lent:
+        await connection.execute(cut, await lent.fetchval("SELECT pg_backend_pid()"))
+        await until(lambda: closed(pool, 2))
+    await pool.close()
+    assert (1, 1, 0) == (pool.stats.closed_idle, pool.stats.closed_lost_in_use, pool.stats.closed_shutdown)
+
+    pool = await Pool.open(replace(database, min_size=0, max_size=1, max_queries=5))
+    while not pool.stats.connections_closed:
+        await pool.check()
+    async with pool.acquire() as lent:
+        pid = await lent.fetchval("SELECT pg_backend_pid()")
+    await connection.execute(cut, pid)
+    await until(lambda: closed(pool, 2))
+    await pool.close()
+    assert (1, 1, 0) == (pool.stats.closed_used_up, pool.stats.closed_lost_idle, pool.stats.closed_shutdown)
+
+
+async def closed(pool: Pool, at_least: int) -> bool:
+    """Return whether so many connections of the pool have ended."""
+    return pool.stats.connections_closed >= at_least
+
+
+async def test_errors_of_connecting_are_counted_by_kind(database: PoolConfig) -> None:
+    """Nobody listens there."""
+    pool = await Pool.open(replace(database, min_size=0, url="postgresql://postgres@/x?host=/nowhere&port=5432"))
+    with pytest.raises(Unavailable):
+        await pool.check()
+    await pool.close()
+    assert (1, 1, 0) == (pool.stats.connect_refused, pool.stats.acquire_errors, pool.stats.acquire_ok)
+
+
+async def test_connections_that_were_cut_are_replaced(database: PoolConfig, connection: Any) -> None:
+    """The pool notices, counts, and serves again."""
+    pool = await Pool.open(replace(database, min_size=2, max_size=2, application_name="cut"))
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'cut'"
+    )
+
+    async def both_noticed() -> bool:
+        return pool.stats.connections_closed >= 2
+
+    await until(both_noticed)
+    assert await pool.check() > 0
+    await pool.close()
+    assert pool.stats.connections_opened > 2
