@@ -10,7 +10,9 @@ import asyncpg
 import pytest
 from waiting import until
 
+from worker.db.connections import Connections
 from worker.db.faults import Refused, Unavailable
+from worker.db.figures import PoolStats
 from worker.db.pool import Pool, PoolConfig, connect
 
 
@@ -129,3 +131,66 @@ async def test_connections_that_were_cut_are_replaced(database: PoolConfig, conn
     assert await pool.check() > 0
     await pool.close()
     assert pool.stats.connections_opened > 2
+
+
+class FakeConnection:
+    """A connection whose server began at *began* and, if it is silent, answers nothing."""
+
+    def __init__(self, began: int, *, silent: bool = False) -> None:
+        self._began = began
+        self._silent = silent
+        self.was_cut = False
+
+    def get_server_version(self) -> tuple[int, ...]:
+        """Return one that cannot bound its transactions."""
+        return (16,)
+
+    def get_server_pid(self) -> int:
+        """Return a number."""
+        return id(self)
+
+    async def fetchval(self, _query: str) -> int:
+        """Tell when the server began."""
+        if self._silent:
+            await asyncio.Event().wait()
+        return self._began
+
+    def terminate(self) -> None:
+        """Note it."""
+        self.was_cut = True
+
+    def add_query_logger(self, _: Any) -> None:
+        """Take no note."""
+
+    add_termination_listener = add_query_logger
+
+
+def connections_to(monkeypatch: pytest.MonkeyPatch, *fakes: FakeConnection) -> tuple[Connections, PoolStats]:
+    """Return the connections of a pool that is given *fakes* one by one, and their figures."""
+    given, stats = iter(fakes), PoolStats()
+
+    async def connect(**_: Any) -> FakeConnection:
+        return next(given)
+
+    monkeypatch.setattr("asyncpg.connect", connect)
+    return Connections(stats, max_inactive_time_s=300, transaction_timeout_s=20), stats
+
+
+async def test_restarts_of_the_server_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first start, and each other one once."""
+    connections, stats = connections_to(monkeypatch, *(FakeConnection(began) for began in (1, 1, 2, 2, 3)))
+    for _ in range(5):
+        await connections.connect(timeout=5)
+    assert (5, 2) == (stats.connections_opened, stats.database_restarts)
+
+
+async def test_a_server_that_falls_silent_while_it_is_greeted_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time for connecting includes that, and the connection is not left behind."""
+    silent = FakeConnection(1, silent=True)
+    connections, stats = connections_to(monkeypatch, silent)
+    with pytest.raises(TimeoutError):
+        await connections.connect(timeout=0.01)
+    assert silent.was_cut
+    assert (0, 1) == (stats.connections_opened, stats.connect_timeouts)

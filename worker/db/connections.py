@@ -4,6 +4,7 @@ asyncpg tells when a connection has ended, but not why; that follows from what i
 noted here. Of asyncpg only the public hooks are used: `connect`, query logger and termination listener.
 """
 
+import asyncio
 import functools
 import time
 from typing import Any
@@ -17,6 +18,8 @@ _LENT, _RETURNING, _LOST = -1, -2, -3
 _BOUNDS_TRANSACTIONS = (17,)
 """The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
 the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
+_OPENED = "SELECT pg_postmaster_start_time()"
+_OPENED_AND_BOUNDED = f"{_OPENED}, set_config('transaction_timeout', $1, false)"
 _IDLE_SHARE = 0.9
 """A connection that ends after this share of the time for which it may be idle has ended for that reason."""
 
@@ -27,32 +30,42 @@ class Connections:
     def __init__(self, stats: PoolStats, *, max_inactive_time_s: float, transaction_timeout_s: float) -> None:
         self.closing = False
         self._stats = stats
-        self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
+        self._transaction_timeout_ms = str(int(transaction_timeout_s * 1000))
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
         self._doing: dict[int, int] = {}
         """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
         self._server_began: Any = None
 
     async def connect(self, *args: Any, **options: Any) -> Any:
-        """Open one: what `asyncpg.create_pool` is given as `connect`."""
+        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`."""
         since_ns = time.perf_counter_ns()
         try:
-            connection: Any = await asyncpg.connect(*args, **options)
-            server_began = await connection.fetchval("SELECT pg_postmaster_start_time()")
-            if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
-                await connection.execute(f"SET transaction_timeout = {self._transaction_timeout_ms}")
+            async with asyncio.timeout(options["timeout"]):
+                connection: Any = await asyncpg.connect(*args, **options)
+                await self._greet(connection)
         except Exception as error:
             self._count_error(error)
             raise
         self._stats.connected((time.perf_counter_ns() - since_ns) // 1000)
-        if self._server_began not in (None, server_began):
-            self._stats.database_restarts += 1
-        self._server_began = server_began
         pid = connection.get_server_pid()
         self._doing[pid] = time.perf_counter_ns()
         connection.add_query_logger(self._queried)
         connection.add_termination_listener(functools.partial(self._ended, pid))
         return connection
+
+    async def _greet(self, connection: Any) -> None:
+        """Ask since when the server runs, and bound the transactions; a connection that does not answer is cut."""
+        try:
+            if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
+                server_began = await connection.fetchval(_OPENED_AND_BOUNDED, self._transaction_timeout_ms)
+            else:
+                server_began = await connection.fetchval(_OPENED)
+        except BaseException:
+            connection.terminate()
+            raise
+        if self._server_began not in (None, server_began):
+            self._stats.database_restarts += 1
+        self._server_began = server_began
 
     def lent(self, connection: Any) -> int:
         """Take note that somebody has it now; returns the server's process id."""
