@@ -152,14 +152,14 @@ async def test_postgresql_is_away_for_a_while(own_servers: OwnServers, away_s: i
     await until(lambda: own_servers.fetchval("SELECT count(*) > 2000 FROM job_results"))
     postgres = Postgres(own_servers.home)
     postgres.ask_to_stop()
-    wait_until(postgres.is_down, 10)
+    assert wait_until(postgres.is_down, 10)
     await asyncio.sleep(2)
     held = {key: await redis.zcard(key) for key in await redis.keys("*:held:*")}
     await asyncio.sleep(away_s - 2)
     assert held == {key: await redis.zcard(key) for key in held}
 
     postgres.start()
-    wait_until(postgres.is_ready, 60)
+    assert wait_until(postgres.is_ready, 60)
     back_s = time.monotonic()
     before = await own_servers.fetchval("SELECT count(*) FROM job_results")
     await until(lambda: own_servers.fetchval(f"SELECT count(*) > {before} FROM job_results"))
@@ -168,12 +168,14 @@ async def test_postgresql_is_away_for_a_while(own_servers: OwnServers, away_s: i
     outcomes = await own_servers.fetch("SELECT status, max(attempts) FROM job_results GROUP BY status")
     users = await own_servers.fetchval("SELECT count(*) FROM users")
     status, log = stop(worker)
+    restarts = await own_servers.fetchval("SELECT max(database_restarts) FROM pool_snapshots")
 
     print(f"away {away_s} s: {sum(held.values())} jobs kept, the next outcome {resumed_s:.1f} s after the return")  # noqa: T201
     assert 0 < sum(held.values()) <= 2000
     assert resumed_s < 2
     assert [("applied", 1)] == [tuple(row) for row in outcomes]
     assert jobs == users
+    assert restarts == 1
     assert 0 == status
     assert 1 <= log.count("database.unavailable") <= 4  # a batch that was committing still gets through in between
     assert log.count("database.unavailable") == log.count("database.back")

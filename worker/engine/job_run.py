@@ -265,7 +265,7 @@ def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: 
         id=call.claimed.id,
         how="done",
         value=value or b"",
-        ms=0 if forever else int((kept_s or 0) * 1000),
+        ms=0 if forever else round((kept_s or 0) * 1000),
         keep_ms=keep_cronjob_progress * 1000 if call.is_cron else 0,
         tried=call.claimed.failed_tries > 0,
         owner=call.claimed.owner,
