@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from producer import workload
 from producer.client import JobClient
@@ -155,11 +154,10 @@ def print_report(report: Report) -> None:
 def _print_outcomes(facts: dict[str, Any]) -> None:
     finished = facts["applied"] + facts["rejected"] + facts["failed"]
     print(f"finished   {finished:,} in {facts['run_seconds']:.1f} s ({facts['jobs_per_second']:,.0f} jobs/s)")
-    table = Table("function", box=None, pad_edge=False)
-    for status in ("applied", "rejected", "failed"):
-        table.add_column(status, justify="right")
+    statuses = ("applied", "rejected", "failed")
+    table = terminal.figures_table(("function", *statuses), words=("function",))
     for function, counts in [*facts["by_function"].items(), ("in all", facts)]:
-        table.add_row(function, *(f"{counts[status]:,}" for status in ("applied", "rejected", "failed")))
+        table.add_row(function, *(f"{counts[status]:,}" for status in statuses))
     print()
     terminal.console().print(table)
     if facts["rejections"]:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -22,24 +23,27 @@ EXAMPLES = """  python -m worker pool
   python -m worker pool --json | jq '.processes[].wait_p95_ms'"""
 
 _REDRAW_S = 5.0
-_HEALTH = {
-    "acquires/s": "acquires_per_second",
-    "wait p50": "wait_p50_ms",
-    "p95": "wait_p95_ms",
-    "p99 ms": "wait_p99_ms",
-    "hold p50": "hold_p50_ms",
-    "p95 ": "hold_p95_ms",
-    "p99 ms ": "hold_p99_ms",
-    "in use": "in_use_mean",
-}
-_PROCESSES = {
-    "process": "worker_id", "limit": "pool_limit", "jobs": "jobs", **_HEALTH, "used": "utilisation",
-    "queued": "saturation", "timeouts": "acquire_timeouts", "CPU": "cpu", "MB": "rss_mb",
-}  # fmt: skip
-_MINUTES = {
-    "minute": "minute", "processes": "processes", "limit": "pool_limit", "jobs": "jobs", **_HEALTH,
-    "queued": "saturation_max", "timeouts": "acquire_timeouts", "CPU": "cpu", "MB": "rss_mb",
-}  # fmt: skip
+_HEALTH = (
+    ("acquires/s", "acquires_per_second"),
+    ("wait p50", "wait_p50_ms"), ("wait p95", "wait_p95_ms"), ("wait p99", "wait_p99_ms"),
+    ("hold p50", "hold_p50_ms"), ("hold p95", "hold_p95_ms"), ("hold p99", "hold_p99_ms"),
+    ("in use", "in_use_mean"),
+)  # fmt: skip
+_PROCESSES = (
+    ("process", "worker_id"), ("limit", "pool_limit"), ("jobs", "jobs"), *_HEALTH, ("used", "utilisation"),
+    ("queued", "saturation"), ("timeouts", "acquire_timeouts"), ("CPU", "cpu"), ("MB", "rss_mb"),
+)  # fmt: skip
+_MINUTES = (
+    ("minute", "minute"), ("processes", "processes"), ("limit", "pool_limit"), ("jobs", "jobs"), *_HEALTH,
+    ("queued", "saturation_max"), ("timeouts", "acquire_timeouts"), ("CPU", "cpu"), ("MB", "rss_mb"),
+)  # fmt: skip
+"""Title and column of the view; durations are milliseconds."""
+_WIDE = 150
+_ONLY_WIDE = (
+    "acquires_per_second", "wait_p50_ms", "wait_p99_ms", "hold_p50_ms", "hold_p99_ms", "in_use_mean", "rss_mb",
+    "processes",
+)  # fmt: skip
+"""Left out of a table on a narrower terminal, where every figure would be cut."""
 _SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
 _COUNTS = ("jobs", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
 _EMPTY = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
@@ -54,7 +58,8 @@ async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: U
         elif arguments.watch:
             await _watch(pool, arguments)
         else:
-            terminal.console().print(_drawn(await _read(pool, arguments)))
+            console = terminal.console()
+            console.print(_drawn(await _read(pool, arguments), console.width))
     finally:
         await pool.close()
     return 0
@@ -67,7 +72,7 @@ async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
         raise terminal.CommandError("--watch needs a terminal; --json is for programs")
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(_drawn(await _read(pool, arguments)), refresh=True)
+            live.update(_drawn(await _read(pool, arguments), console.width), refresh=True)
             await asyncio.sleep(_REDRAW_S)
 
 
@@ -78,23 +83,22 @@ async def _read(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
         return {"processes": await snapshots.pool_health(since), "minutes": await snapshots.fleet_health(since)}
 
 
-def _drawn(health: dict[str, Any]) -> Group | Text:
+def _drawn(health: dict[str, Any], width: int) -> Group | Text:
     if not health["minutes"]:
         return Text(_EMPTY)
     return Group(
-        Text("Each process, its last minute"),
-        _table(health["processes"], _PROCESSES),
+        Text("Each process, its last minute (times in ms)"),
+        _table(health["processes"], _PROCESSES, width),
         Text("\nThe fleet, minute by minute (UTC)"),
-        _table(health["minutes"], _MINUTES),
+        _table(health["minutes"], _MINUTES, width),
     )
 
 
-def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in columns:
-        table.add_column(title.strip(), justify="left" if title in ("process", "minute") else "right", no_wrap=True)
+def _table(rows: list[dict[str, Any]], columns: Sequence[tuple[str, str]], width: int) -> Table:
+    shown = [(title, name) for title, name in columns if width >= _WIDE or name not in _ONLY_WIDE]
+    table = terminal.figures_table([title for title, _ in shown], words=("process", "minute"))
     for row in rows:
-        table.add_row(*(_cell(name, row[name]) for name in columns.values()))
+        table.add_row(*(_cell(name, row[name]) for _, name in shown))
     return table
 
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Never
@@ -135,6 +135,14 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_jso
         for row in rows:
             table.add_row(*(_cell(row[column]) for column in columns))
         console().print(table)
+
+
+def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
+    """Return an empty table of figures, to the right but in the columns of *words*."""
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title in words else "right")
+    return table
 
 
 def console() -> Console:

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import asyncpg
 from arq.connections import ArqRedis
-from rich.table import Table
 
 from settings import Settings, child_environment
 from worker import terminal
@@ -260,9 +259,8 @@ def _machine(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("workload", "system", "workers", "jobs", "jobs/s", "of", "CPU us/job", "Redis us/job", "peak MB"):
-        table.add_column(column, justify="left" if column in ("workload", "system", "of") else "right")
+    titles = ("workload", "system", "workers", "jobs", "jobs/s", "of", "CPU us/job", "Redis us/job", "peak MB")
+    table = terminal.figures_table(titles, words=("workload", "system", "of"))
     for run in document["runs"]:
         rate = run["jobs_per_second"]
         spread = f"{min(rate['all']):,}-{max(rate['all']):,}"
