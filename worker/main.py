@@ -6,7 +6,10 @@ ledger or a batcher, and nothing in here decides anything.
 
 import asyncio
 import functools
+import platform
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -24,6 +27,7 @@ from worker.db.side_connection import SideConnection
 from worker.embedded import EmbeddedServersError
 from worker.engine.intake import Intake, arq_functions
 from worker.engine.worker import EngineOptions, StartError, install
+from worker.health.journal import Journal
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
 from worker.jobs import JOBS
@@ -145,14 +149,32 @@ class WorkerProcess:
         )
         self._run_aside(pruner.run(), "pruner")
         if self._settings.enable_monitoring:
-            interval_s = self._settings.stats_interval
-            recorder = Recorder(self._identity, pool=pool, tally=ledger.tally, side=side, interval_s=interval_s)
+            journal = Journal(self._identity, side, about=about(self._settings, config))
+            recorder = Recorder(
+                journal,
+                pool=pool,
+                tally=ledger.tally,
+                callers=lambda: config.max_size,
+                interval_s=self._settings.stats_interval,
+            )
             self._open.push_async_callback(recorder.close)
             self._run_aside(recorder.run(), "stats job")
 
     def _run_aside(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._open.callback(task.cancel)
+
+
+def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
+    """Return what the row of a process's start tells of it: versions, and what its figures depend on."""
+    packages = ("arq", "asyncpg", "redis", "uvloop")
+    pool = asdict(config)
+    del pool["url"], pool["application_name"]
+    others = ("queue_name", "max_jobs", "batch_limit", "lease", "job_timeout", "stats_interval")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "config": {**pool, **{name: getattr(settings, name) for name in others}},
+    }
 
 
 def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:

@@ -15,6 +15,7 @@ from worker.db.connection import Connection
 from worker.db.faults import Unavailable
 from worker.db.pool import Pool, PoolConfig
 from worker.db.side_connection import SideConnection
+from worker.health.journal import Journal
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
 from worker.identity import Identity
@@ -57,7 +58,8 @@ def a_recorder(pool: Pool, side: UnsteadySide) -> Callable[..., Recorder]:
 
     def build(tally: Tally | None = None, interval_s: float = 0.1, on: Pool = pool) -> Recorder:
         unsteady: Any = side
-        return Recorder(identity, pool=on, tally=tally or Tally(), side=unsteady, interval_s=interval_s)
+        journal = Journal(identity, unsteady, about={"versions": {"python": "3"}, "config": {"max_size": 4}})
+        return Recorder(journal, pool=on, tally=tally or Tally(), callers=lambda: 4, interval_s=interval_s)
 
     return build
 
@@ -74,7 +76,7 @@ async def test_a_sample_becomes_a_row_with_every_column(
     await pool.check()
     recorder = a_recorder(Tally(applied=5, rejected=2, failed=1))
     recorder.take_sample(TICK_S)
-    await recorder.write_kept()
+    await recorder._journal.write()
     (row,) = await snapshots(connection)
     assert all(value is not None for value in row.values())
     assert datetime.fromtimestamp(TICK_S, UTC) == row["tick"]
@@ -90,10 +92,10 @@ async def test_a_sample_has_a_figure_for_every_column(a_recorder: Callable[..., 
     """And no other: jsonb_populate_recordset drops what has no column without a word."""
     recorder = a_recorder()
     recorder.take_sample(TICK_S)
-    await recorder.write_kept()
+    await recorder._journal.write()
     (row,) = await snapshots(connection)
     recorder.take_sample(TICK_S)
-    assert set(row) == {*recorder._kept[0], "written_at"}
+    assert set(row) == {*recorder._journal._samples[0], "written_at"}
 
 
 async def test_a_row_is_written_while_the_pool_is_exhausted(
@@ -107,7 +109,7 @@ async def test_a_row_is_written_while_the_pool_is_exhausted(
         waiter = asyncio.create_task(pool.check())
         await asyncio.sleep(0)
         recorder.take_sample(TICK_S)
-        await recorder.write_kept()
+        await recorder._journal.write()
         (row,) = await snapshots(connection)
     await waiter
     assert (4, 4, 0, 1) == tuple(row[name] for name in ("in_use", "size", "idle", "waiting"))
@@ -121,15 +123,15 @@ async def test_samples_are_kept_while_the_database_is_away(
     side.away = True
     for n in range(3):
         recorder.take_sample(TICK_S + n)
-        await recorder.write_kept()
+        await recorder._journal.write()
     assert [] == await snapshots(connection)
     assert [("snapshot.late", n) for n in (1, 2, 3)] == [(line["event"], line["kept"]) for line in logs]
     side.away = False
-    await recorder.write_kept()
+    await recorder._journal.write()
     rows = await snapshots(connection)
     assert [TICK_S, TICK_S + 1, TICK_S + 2] == [row["tick"].timestamp() for row in rows]
     assert all(row["captured_at"] < row["written_at"] for row in rows)
-    await recorder.write_kept()
+    await recorder._journal.write()
     assert rows == await snapshots(connection)
 
 
@@ -142,7 +144,7 @@ async def test_the_newest_samples_are_kept_when_there_are_too_many(
     for n in range(1000):
         recorder.take_sample(TICK_S + n)
     side.away = False
-    await recorder.write_kept()
+    await recorder._journal.write()
     rows = await snapshots(connection)
     assert (720, TICK_S + 999) == (len(rows), rows[-1]["tick"].timestamp())
 
@@ -152,9 +154,9 @@ async def test_the_same_tick_twice_is_one_row(a_recorder: Callable[..., Recorder
     recorder = a_recorder()
     for _ in range(2):
         recorder.take_sample(TICK_S)
-        await recorder.write_kept()
+        await recorder._journal.write()
     recorder.take_sample(TICK_S + 1)
-    await recorder.write_kept()
+    await recorder._journal.write()
     assert [TICK_S, TICK_S + 1] == [row["tick"].timestamp() for row in await snapshots(connection)]
 
 
@@ -222,7 +224,7 @@ async def insert_snapshots(recorder: Recorder, *ticks: datetime) -> None:
     """Insert a snapshot for each tick."""
     for tick in ticks:
         recorder.take_sample(tick.timestamp())
-    await recorder.write_kept()
+    await recorder._journal.write()
 
 
 async def test_only_what_is_past_its_time_is_pruned(

@@ -7,6 +7,7 @@ and need not add up. The `_max` peaks are of the time since `PoolStats.figures` 
 
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +15,19 @@ BOUNDS_US = tuple(
     int(ms * 1000) for ms in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
 )
 """The upper bounds of a histogram's buckets, which include them; one more bucket is for everything longer."""
+
+
+def quantile_us(histogram: Sequence[int], share: float) -> float | None:
+    """Return the *share* quantile of a histogram, read along a straight line within its bucket; None of an empty one.
+
+    What is beyond the last bound counts as that bound. The SQL function `histogram_quantile_ms` reads as this does.
+    """
+    wanted, up_to = share * sum(histogram), 0
+    for count, low, high in zip(histogram, (0, *BOUNDS_US), (*BOUNDS_US, BOUNDS_US[-1]), strict=True):
+        up_to += count
+        if count and up_to >= wanted:
+            return low + (high - low) * (wanted - (up_to - count)) / count
+    return None
 
 
 def _histogram() -> list[int]:
@@ -66,6 +80,8 @@ class PoolStats:
     closed_lost_idle: int = 0
     """By the server or the network, while nobody used it."""
     closed_lost_in_use: int = 0
+    closed_surplus: int = 0
+    """To keep to a limit that was lowered."""
     closed_shutdown: int = 0
     database_restarts: int = 0
     """Seen: a new connection told of another start of the server."""

@@ -1,7 +1,9 @@
 """What one connection offers: a repository per table."""
 
 from worker.db.connection import Connection
+from worker.db.events import EventRepository
 from worker.db.orders import OrderRepository
+from worker.db.processes import ProcessRepository
 from worker.db.products import ProductRepository
 from worker.db.results import ResultRepository
 from worker.db.snapshots import SnapshotRepository
@@ -17,3 +19,5 @@ class Repositories:
         self.orders = OrderRepository(connection)
         self.results = ResultRepository(connection)
         self.snapshots = SnapshotRepository(connection)
+        self.processes = ProcessRepository(connection)
+        self.events = EventRepository(connection)

@@ -2,51 +2,46 @@
 
 Ticks are multiples of the interval on the wall clock, so that the rows of all processes line up. The
 sample is taken in an asyncio task of the process, not in an arq job, which would wait behind the
-backlog, and written over a connection of its own, which never waits behind the pool. While PostgreSQL
-is away samples are kept, up to a bound, and written when it is back.
+backlog; the journal writes it.
 """
 
 import asyncio
-import os
 import resource
 import sys
 import time
-from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from worker.db.faults import DatabaseFault
-from worker.db.pool import Pool
-from worker.db.repositories import Repositories
-from worker.db.side_connection import SideConnection
+from worker.db.pool import Holder, Pool
+from worker.health.journal import Journal
 from worker.health.loop_lag import LoopLag
-from worker.identity import Identity
+from worker.health.watcher import Watcher
 from worker.ledger import Tally
 
 log = structlog.get_logger(__name__)
 
 _STATM = Path("/proc/self/statm")
-_MOST_KEPT = 720
-"""Samples that wait for PostgreSQL: an hour's at the default interval."""
 
 
 class Recorder:
-    """Takes and writes the samples of one process."""
+    """Takes the samples of one process. *callers* is how many tasks use its pool at a time."""
 
     def __init__(
-        self, identity: Identity, *, pool: Pool, tally: Tally, side: SideConnection, interval_s: float
+        self, journal: Journal, *, pool: Pool, tally: Tally, callers: Callable[[], int], interval_s: float
     ) -> None:
-        self._identity = identity
+        self._journal = journal
         self._pool = pool
         self._tally = tally
-        self._side = side
+        self._callers = callers
         self._interval_s = interval_s
         self._lag = LoopLag()
-        self._kept: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
+        self._watcher = Watcher(int(pool.config.transaction_timeout_s * 1e6))
         self._writing: asyncio.Task[None] | None = None
+        self._last_ns = time.perf_counter_ns()
         self._last_told = (0, 0, 0)
 
     async def run(self) -> None:
@@ -57,7 +52,7 @@ class Recorder:
                 tick_s = await self._next_tick()
                 self.take_sample(tick_s)
                 if self._writing is None or self._writing.done():
-                    self._writing = asyncio.create_task(self.write_kept(), name="snapshot writer")
+                    self._writing = asyncio.create_task(self._journal.write(), name="snapshot writer")
         finally:
             probe.cancel()
 
@@ -65,27 +60,15 @@ class Recorder:
         """Write what is kept, as far as PostgreSQL allows."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
-        await self.write_kept()
+        await self._journal.close("stopped")
 
     def take_sample(self, tick_s: float) -> None:
-        """Keep one sample for the tick at *tick_s* (Unix time), and log the interval's work if there was any."""
-        identity, stats = self._identity, self._pool.stats
-        self._kept.append(
+        """Keep one sample for the tick at *tick_s* (Unix time) and what it shows; log the interval's work, if any."""
+        holders = self._pool.holders()
+        sample = self._journal.add_sample(
             {
-                "instance_id": identity.instance_id,
-                "worker_id": identity.worker_id,
-                "host": identity.host,
-                "pid": os.getpid(),
-                "started_at": identity.started_at.isoformat(),
                 "tick": datetime.fromtimestamp(tick_s, UTC).isoformat(),
-                "captured_at": datetime.now(UTC).isoformat(),
-                "min_size": self._pool.config.min_size,
-                "max_size": self._pool.config.max_size,
-                "pool_limit": self._pool.limit,
-                "size": self._pool.size,
-                "idle": self._pool.idle,
-                "oldest_hold_us": max((holder.us for holder in self._pool.holders()), default=0),
-                **stats.figures(),
+                **self._pool_figures(holders),
                 "jobs_applied": self._tally.applied,
                 "jobs_rejected": self._tally.rejected,
                 "jobs_failed": self._tally.failed,
@@ -93,30 +76,30 @@ class Recorder:
                 **_process_figures(),
             }
         )
-        self._tell()
+        now_ns = time.perf_counter_ns()
+        for kind, detail in self._watcher.look(sample, holders, passed_us=(now_ns - self._last_ns) // 1000):
+            self._journal.add_event(kind, detail)
+        self._last_ns = now_ns
+        self._tell(sample)
 
-    async def write_kept(self) -> None:
-        """Write the samples that are kept; what cannot be written stays for the next call."""
-        samples = list(self._kept)
-        if not samples:
-            return
-        for sample in samples:
-            sample["written_at"] = datetime.now(UTC).isoformat()
-        try:
-            async with self._side.use() as connection:
-                await Repositories(connection).snapshots.write(samples)
-        except DatabaseFault as fault:
-            log.warning("snapshot.late", kept=len(self._kept), error=str(fault))
-            return
-        while samples and self._kept and self._kept[0] is samples[0]:
-            self._kept.popleft()
-            samples.pop(0)
+    def _pool_figures(self, holders: Sequence[Holder]) -> dict[str, Any]:
+        return {
+            "min_size": self._pool.config.min_size,
+            "max_size": self._pool.config.max_size,
+            "pool_limit": self._pool.limit,
+            "callers": self._callers(),
+            "size": self._pool.size,
+            "idle": self._pool.idle,
+            "oldest_hold_us": holders[0].us if holders else 0,
+            "overdue_holders": len(self._watcher.overdue(holders)),
+            **self._pool.stats.figures(),
+            "holding_us": sum(holder.us for holder in holders),
+        }
 
-    def _tell(self) -> None:
+    def _tell(self, sample: Mapping[str, Any]) -> None:
         told = (self._tally.applied, self._tally.rejected, self._tally.failed)
         applied, rejected, failed = (now - before for now, before in zip(told, self._last_told, strict=True))
         if applied or rejected or failed:
-            sample = self._kept[-1]
             pool = {name: sample[name] for name in ("size", "in_use_max", "waiting_max", "wait_us_max")}
             log.info("jobs.settled", applied=applied, rejected=rejected, failed=failed, **pool)
         self._last_told = told

@@ -1,0 +1,23 @@
+-- name: write
+-- Store events, matched to the columns by name. One that is there already is left alone.
+-- $1 events jsonb, an array of objects
+INSERT INTO pool_events
+SELECT * FROM jsonb_populate_recordset(null::pool_events, $1::jsonb)
+ON CONFLICT (instance_id, at, kind) DO NOTHING
+
+-- name: newest
+-- The newest first.
+-- $1 since timestamptz, $2 limit bigint
+SELECT * FROM pool_events WHERE at >= $1 ORDER BY at DESC, instance_id LIMIT $2
+
+-- name: prune
+-- Delete one small batch of events that are past their time. Answers how many.
+-- $1 before timestamptz, $2 limit bigint
+WITH gone AS (
+    DELETE FROM pool_events
+    WHERE (instance_id, at, kind) IN (
+        SELECT instance_id, at, kind FROM pool_events WHERE at < $1 ORDER BY at LIMIT $2
+        FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+)
+SELECT count(*) FROM gone

@@ -1,0 +1,26 @@
+-- name: write
+-- Store the start of a process, matched to the columns by name. One that is there already is left alone.
+-- $1 process jsonb, an object
+INSERT INTO pool_processes
+SELECT * FROM jsonb_populate_record(null::pool_processes, $1::jsonb)
+ON CONFLICT (instance_id) DO NOTHING
+
+-- name: end
+-- Set when and why a process ended.
+-- $1 instance_id uuid, $2 reason text
+UPDATE pool_processes SET ended_at = clock_timestamp(), end_reason = $2 WHERE instance_id = $1::uuid
+
+-- name: prune
+-- Delete one small batch of processes that started before and have no snapshot any more. Answers how many.
+-- $1 before timestamptz, $2 limit bigint
+WITH gone AS (
+    DELETE FROM pool_processes
+    WHERE instance_id IN (
+        SELECT instance_id FROM pool_processes AS p
+        WHERE started_at < $1
+          AND NOT EXISTS (SELECT FROM pool_snapshots AS s WHERE s.instance_id = p.instance_id)
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED)
+    RETURNING 1
+)
+SELECT count(*) FROM gone
