@@ -13,6 +13,7 @@ from typing import Any
 
 from settings import Settings
 from worker import terminal
+from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from worker.bench.command import PARTS, bench
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
@@ -99,6 +100,11 @@ def parser() -> argparse.ArgumentParser:
         "--since", type=terminal.duration, default=timedelta(minutes=10), metavar="AGO", help="default 10m"
     )
     health.add_argument("--watch", action="store_true", help="draw anew every five seconds, until Ctrl-C")
+    for name, command, examples in (("why", why, WHY_EXAMPLES), ("advise", advise, ADVISE_EXAMPLES)):
+        judging = _add(commands, name, command, examples)
+        judging.add_argument(
+            "--since", type=terminal.duration, default=timedelta(minutes=15), metavar="AGO", help="default 15m"
+        )
     _add(commands, "migrate", migrate_now, "  python -m worker migrate")
     _add(commands, "services", services, "  python -m worker services")
     measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES)

@@ -6,6 +6,7 @@ from worker.db.orders import OrderRepository
 from worker.db.processes import ProcessRepository
 from worker.db.products import ProductRepository
 from worker.db.results import ResultRepository
+from worker.db.server import ServerRepository
 from worker.db.snapshots import SnapshotRepository
 from worker.db.users import UserRepository
 
@@ -20,4 +21,5 @@ class Repositories:
         self.results = ResultRepository(connection)
         self.snapshots = SnapshotRepository(connection)
         self.processes = ProcessRepository(connection)
+        self.server = ServerRepository(connection)
         self.events = EventRepository(connection)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from worker.db import queries
@@ -35,6 +35,14 @@ class SnapshotRepository:
     async def fleet_health(self, since: datetime) -> list[dict[str, Any]]:
         """Return the fleet's minutes since then, the newest first; see the view of that name."""
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["fleet_health"], since)]
+
+    async def window(self, since: datetime, every: timedelta) -> list[dict[str, Any]]:
+        """Return the rows since then, of each process one for each stretch of *every*: the last one."""
+        return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since, every)]
+
+    async def peak(self, since: datetime) -> int:
+        """Return the most connections that one process had in use at a time since then."""
+        return await self._connection.fetchval(_SQL["peak"], since)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows of ticks before *before*; returns how many were there."""

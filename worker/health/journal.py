@@ -52,7 +52,7 @@ class Journal:
 
     def add_event(self, kind: str, detail: dict[str, Any]) -> None:
         """Keep a row of `pool_events`, and log it."""
-        log.warning(f"pool.{kind}", **detail)
+        log.warning("pool.event", kind=kind, **detail)
         self._events.append(
             {
                 "instance_id": self._identity.instance_id,

@@ -92,14 +92,18 @@ class Verdict:
 
 
 def examine(study: Study) -> Verdict:
-    """Return the verdict on a group."""
+    """Return the verdict on a group. There is advice where its figures are sound and more connections could help."""
     findings = [check(study) for check in _BEFORE_ADVICE]
     first = next((finding for finding in findings if finding.holds), None)
     if first is not None and first.verdict != "hold_too_long":
         return Verdict(first.verdict, first, findings, None)
     advice = advise(study.window, peak=study.peak, budget=study.budget)
-    findings += [check(study, advice) for check in _OF_THE_SIZE]
-    first = next(finding for finding in findings if finding.holds)
+    if first is None:
+        findings += [check(study, advice) for check in _OF_THE_SIZE]
+        first = next((finding for finding in findings if finding.holds), None)
+    if first is None:
+        first = _fine(study, advice)
+        findings.append(first)
     return Verdict(first.verdict, first, findings, advice)
 
 
@@ -146,7 +150,7 @@ def _locked(study: Study) -> Finding:
 
 def _too_few_uses(study: Study) -> Finding:
     window = study.window
-    ended = window.total("hold_us_sum") + _holding_gain(window)
+    ended = window.total("hold_us_sum", "holding_us")  # of what has ended, and of what has not
     gap = abs(ended - window.total("in_use_us")) / max(window.us, 1)
     evidence = [
         Evidence("uses", window.served, "", LEAST_SERVED, "below"),
@@ -155,7 +159,9 @@ def _too_few_uses(study: Study) -> Finding:
             max(_LITTLE_OFF * max(window.total("in_use_us") / max(window.us, 1), _LITTLE_FLOOR), 1e-9),
         ),
     ]  # fmt: skip
-    return _any("insufficient_data", "the pool was used too little to tell, or the figures contradict each other", evidence)
+    return _any(
+        "insufficient_data", "the pool was used too little to tell, or the figures contradict each other", evidence
+    )
 
 
 def _loop_bound(study: Study) -> Finding:
@@ -165,7 +171,9 @@ def _loop_bound(study: Study) -> Finding:
         Evidence("loop lag p99", window.quantile_ms("loop_lag_hist", 0.99), "ms", max(_LAG_MS, _LAG_OF_HOLD * hold_ms)),
         Evidence("CPU of the process", window.total("cpu_us") / max(window.us, 1), "share", _CPU),
     ]
-    return _any("loop_bound", "the worker's own process is the limit: its event loop is blocked or its core is full", evidence)
+    return _any(
+        "loop_bound", "the worker's own process is the limit: its event loop is blocked or its core is full", evidence
+    )
 
 
 def _churn(study: Study) -> Finding:
@@ -173,7 +181,9 @@ def _churn(study: Study) -> Finding:
     connecting = window.total("connect_us_sum")
     spent = connecting + window.total("wait_us_sum", "hold_us_sum")
     evidence = [
-        Evidence("connections opened per use", _ratio(window.total("connections_opened"), window.served), "", _REOPENED),
+        Evidence(
+            "connections opened per use", _ratio(window.total("connections_opened"), window.served), "", _REOPENED
+        ),
         Evidence("time spent connecting", _ratio(connecting, spent), "share", _CONNECTING),
     ]
     return _all("churn", "connections are opened again and again instead of being kept", evidence)
@@ -186,7 +196,9 @@ def _slow_database(study: Study) -> Finding:
         Evidence("query time in full ticks against calm ones", _slower(full, calm), "x", _SLOWER),
         Evidence("query time against the time before", _slower(study.window, study.before), "x", _SLOWER_THAN_BEFORE),
     ]
-    return _any("database_bound", "queries take longer than they do at other times: more connections would add to it", evidence)
+    return _any(
+        "database_bound", "queries take longer than they do at other times: more connections would add to it", evidence
+    )
 
 
 def _hold_too_long(study: Study) -> Finding:
@@ -206,13 +218,13 @@ def _budget_bound(study: Study, advice: Advice) -> Finding:
 
 
 def _too_small(study: Study, advice: Advice) -> Finding:
-    evidence = [*_crowded(study.window), Evidence("size needed", advice.demand, "connections", advice.limit + 1)]
+    evidence = [*_crowded(study.window), Evidence("size advised", advice.size, "connections", advice.limit + 1)]
     return _all("pool_too_small", "callers wait for connections that the database could serve", evidence)
 
 
 def _too_large(study: Study, advice: Advice) -> Finding:
     evidence = [
-        Evidence("size needed", advice.size, "connections", _TOO_LARGE * advice.limit, "below"),
+        Evidence("size advised", advice.size, "connections", _TOO_LARGE * advice.limit, "below"),
         Evidence("most in use at a time", study.peak, "connections", _TOO_LARGE * advice.limit, "below"),
         Evidence("connections to spare", advice.limit - advice.size, "connections", _SPARE),
     ]
@@ -228,7 +240,7 @@ _BEFORE_ADVICE: tuple[Callable[[Study], Finding], ...] = (
     _too_little, _incident, _too_many_clients, _leak, _locked, _too_few_uses, _loop_bound, _churn, _slow_database,
     _hold_too_long,
 )  # fmt: skip
-_OF_THE_SIZE: tuple[Callable[[Study, Advice], Finding], ...] = (_budget_bound, _too_small, _too_large, _fine)
+_OF_THE_SIZE: tuple[Callable[[Study, Advice], Finding], ...] = (_budget_bound, _too_small, _too_large)
 
 
 def _any(verdict: str, words: str, evidence: list[Evidence]) -> Finding:
@@ -244,7 +256,9 @@ def _crowded(window: Window) -> list[Evidence]:
     waiting = window.total("waiting_us")
     return [
         Evidence("time with a queue", window.total("saturated_us") / max(window.us, 1), "share", _SATURATED),
-        Evidence("waiting, of waiting and holding", _ratio(waiting, waiting + window.total("in_use_us")), "share", _WAITING),
+        Evidence(
+            "waiting, of waiting and holding", _ratio(waiting, waiting + window.total("in_use_us")), "share", _WAITING
+        ),
     ]
 
 
@@ -268,11 +282,6 @@ def _least_covered(study: Study) -> float:
         (seconds / max((study.until - born[instance]).total_seconds(), 1e-6) for instance, seconds in covered.items()),
         default=0.0,
     )
-
-
-def _holding_gain(window: Window) -> int:
-    """Return by how much the time of holds that have not ended has grown."""
-    return sum((tick.now["holding_us"] or 0) - ((tick.before and tick.before["holding_us"]) or 0) for tick in window.ticks)
 
 
 def _limit(window: Window) -> int:

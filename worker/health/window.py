@@ -35,13 +35,12 @@ class Tick:
         return (self.now["captured_at"] - self.began_at).total_seconds() * 1e6
 
     def gain(self, name: str) -> int:
-        """Return what a counter gained."""
-        return (self.now[name] or 0) - ((self.before and self.before[name]) or 0)
+        """Return what a counter, or a gauge, gained."""
+        return _count(self.now, name) - _count(self.before, name)
 
     def histogram(self, name: str) -> list[int]:
         """Return what each bucket of a histogram gained."""
-        now = self.now[name] or [0] * (len(BOUNDS_US) + 1)
-        before = (self.before and self.before[name]) or [0] * len(now)
+        now, before = _buckets(self.now, name), _buckets(self.before, name)
         return [n - b for n, b in zip(now, before, strict=True)]
 
     @property
@@ -129,6 +128,14 @@ def groups_of(ticks: Iterable[Tick]) -> list[Window]:
     for tick in ticks:
         groups.setdefault((tick.now["max_size"], tick.now["callers"]), []).append(tick)
     return [Window(groups[key]) for key in sorted(groups, key=str)]
+
+
+def _count(row: Row | None, name: str) -> int:
+    return (row[name] or 0) if row else 0
+
+
+def _buckets(row: Row | None, name: str) -> list[int]:
+    return (row[name] if row else None) or [0] * (len(BOUNDS_US) + 1)
 
 
 def _added(one: list[int], other: list[int]) -> list[int]:

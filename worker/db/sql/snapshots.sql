@@ -27,6 +27,19 @@ ORDER BY worker_id
 -- $1 since timestamptz
 SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
 
+-- name: window
+-- Rows since then, of each process at the most one in each stretch of *every*, the last one.
+-- $1 since timestamptz, $2 every interval
+SELECT DISTINCT ON (instance_id, date_bin($2, tick, $1)) *
+FROM pool_snapshots
+WHERE tick >= $1
+ORDER BY instance_id, date_bin($2, tick, $1), tick DESC
+
+-- name: peak
+-- The most connections that one process had in use at a time since then.
+-- $1 since timestamptz
+SELECT coalesce(max(in_use_max), 0) FROM pool_snapshots WHERE tick >= $1
+
 -- name: prune
 -- Delete one small batch of rows that are past their time. Answers how many.
 -- $1 before timestamptz, $2 limit bigint

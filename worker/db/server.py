@@ -1,0 +1,33 @@
+"""The db_snapshots table: how the database server was, one row a tick."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from worker.db import queries
+from worker.db.connection import Connection
+
+_SQL = queries.load("server")
+
+
+class ServerRepository:
+    """Snapshots of the server, over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def write(self, tick: datetime, worker_id: str, capacity: Mapping[str, Any]) -> None:
+        """Store how the server is now, unless somebody has for this tick.
+
+        *capacity* has the columns that the budget of connections knows, by name.
+        """
+        await self._connection.execute(_SQL["write"], tick, worker_id, json.dumps(dict(capacity)))
+
+    async def window(self, since: datetime) -> list[dict[str, Any]]:
+        """Return the rows since then, the oldest first."""
+        return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since)]
+
+    async def prune(self, before: datetime, *, limit: int = 1000) -> int:
+        """Delete up to *limit* rows from before *before*; returns how many were there."""
+        return await self._connection.fetchval(_SQL["prune"], before, limit)
