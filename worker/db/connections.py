@@ -78,10 +78,10 @@ class Connections:
         if pid in self._doing:
             self._doing[pid] = _LOST if _has_ended(connection) else _RETURNING
 
-    def returned(self, pid: int) -> None:
+    def returned(self, pid: int, now_ns: int) -> None:
         """Take note that it is idle, unless it has ended on the way."""
         if pid in self._doing:
-            self._doing[pid] = time.perf_counter_ns()
+            self._doing[pid] = now_ns
 
     def _ended(self, pid: int, _connection: Any) -> None:
         doing = self._doing.pop(pid, _LOST)

@@ -73,9 +73,14 @@ async def translated() -> AsyncGenerator[None]:
     try:
         yield
     except Exception as error:
-        fault = classify(error)
-        if fault is None:
-            raise
+        raise_fault(error)
+        raise
+
+
+def raise_fault(error: Exception) -> None:
+    """Raise what *error* means in the words of this module; where it means nothing there, return."""
+    fault = classify(error)
+    if fault is not None:
         raise fault from error
 
 

@@ -91,9 +91,12 @@ class PoolStats:
     query_hist: list[int] = field(default_factory=_histogram)
     _changed_ns: int = field(default_factory=time.perf_counter_ns, repr=False, compare=False)
 
-    def move(self, *, in_use: int = 0, waiting: int = 0) -> None:
-        """Change the two gauges by so much, after adding the time since the last change to the integrals."""
-        now_ns = time.perf_counter_ns()
+    def move(self, *, in_use: int = 0, waiting: int = 0, now_ns: int | None = None) -> None:
+        """Change the two gauges by so much, after adding the time since the last change to the integrals.
+
+        *now_ns* is the clock's reading, of a caller that has just read it.
+        """
+        now_ns = now_ns or time.perf_counter_ns()
         passed_us = (now_ns - self._changed_ns) // 1000
         self._changed_ns += passed_us * 1000  # what is left of a microsecond counts the next time
         self.in_use_us += self.in_use * passed_us

@@ -7,24 +7,26 @@ to be set, or reset, on a connection later.
 
 import asyncio
 import contextlib
-import inspect
+import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from types import CodeType, TracebackType
 from typing import Any, Self, cast
 
 import asyncpg
 
 from worker.db.connection import Connection
 from worker.db.connections import Connections
-from worker.db.faults import PoolClosed, PoolTimeout, translated
+from worker.db.faults import PoolClosed, PoolTimeout, raise_fault, translated
 from worker.db.figures import PoolStats
 from worker.db.gate import Gate, GateClosed, GateFull
 
 _CLOSE_TIMEOUT_S = 10.0
 _NAME_BYTES = 63
 """PostgreSQL cuts an application name here, and warns."""
+_OWN_FILES = (__file__, contextlib.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +48,66 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Somebody who has a connection now: the task's name, where it asked for it, and the server's process."""
+    """Somebody who has a connection now: the task, where it asked for the connection, and the server's process."""
 
     since_ns: int
-    task: str
+    task: asyncio.Task[Any] | None
     where: str
     server_pid: int
+
+    @property
+    def task_name(self) -> str:
+        """The task's name, empty outside any task."""
+        return self.task.get_name() if self.task else ""
 
     @property
     def us(self) -> int:
         """For how long."""
         return (time.perf_counter_ns() - self.since_ns) // 1000
+
+
+class _Loan:
+    """One use of a connection: what `Pool.acquire` returns, to be entered once.
+
+    A class, as generators would cost 4 us more. Of the place that asks it keeps the code and the line, which cost
+    little, and not the frame, which would keep alive all that is in it.
+    """
+
+    __slots__ = ("_lend", "_take_back", "code", "connection", "line", "server_pid", "since_ns", "task")
+
+    connection: Connection
+    server_pid: int
+    since_ns: int
+    task: asyncio.Task[Any] | None
+
+    def __init__(
+        self, lend: Callable[[Self], Awaitable[Connection]], take_back: Callable[[Self], Awaitable[None]]
+    ) -> None:
+        self._lend = lend
+        self._take_back = take_back
+        self.code, self.line = _caller()
+
+    async def __aenter__(self) -> Connection:
+        try:
+            return await self._lend(self)
+        except Exception as error:
+            raise_fault(error)
+            raise
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._take_back(self)
+        except Exception as failure:
+            raise_fault(failure)
+            raise
+        if isinstance(error, Exception):
+            raise_fault(error)
+
+    def holder(self) -> Holder:
+        """Return who has the connection."""
+        return Holder(self.since_ns, self.task, f"{self.code.co_qualname}:{self.line}", self.server_pid)
 
 
 class Pool:
@@ -71,7 +122,7 @@ class Pool:
             max_inactive_time_s=config.max_inactive_time_s,
             transaction_timeout_s=config.transaction_timeout_s,
         )
-        self._holders: dict[int, Holder] = {}
+        self._loans: set[_Loan] = set()
         self._pool: Any = asyncpg.create_pool(
             config.url,
             connect=self._connections.connect,
@@ -113,30 +164,15 @@ class Pool:
 
     def holders(self) -> list[Holder]:
         """Return who has a connection, the longest first."""
-        return sorted(self._holders.values(), key=lambda holder: holder.since_ns)
+        return sorted((loan.holder() for loan in self._loans), key=lambda holder: holder.since_ns)
 
-    @asynccontextmanager
-    async def acquire(self) -> AsyncGenerator[Connection]:
+    def acquire(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection, first come, first served, waiting for one's turn at most the acquire timeout.
 
         Raises `PoolTimeout` when it did not come or too many waited, `Unavailable` when the server is away;
         inside the block, errors of the database come out as `worker.db.faults`.
         """
-        async with translated():
-            await self._wait_for_turn()
-            try:
-                connection = await self._take()
-                pid = self._connections.lent(connection)
-                self._holders[pid] = Holder(time.perf_counter_ns(), _task_name(), _caller(), pid)
-                self.stats.move(in_use=1)
-                try:
-                    yield connection
-                finally:
-                    self.stats.held(self._holders.pop(pid).us)
-                    self.stats.move(in_use=-1)
-                    await self._give_back(connection, pid)
-            finally:
-                self._gate.leave()
+        return _Loan(self._lend, self._take_back)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
@@ -161,13 +197,34 @@ class Pool:
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
+    async def _lend(self, loan: _Loan) -> Connection:
+        """Let the caller in when it is its turn, and give the *loan* its connection.
+
+        asyncpg's pool has an idle one or opens one: never more than the gate lets in. There is no time limit here,
+        which would cost a timer: opening has its own, and nothing else is waited for.
+        """
+        self.stats.acquire_requests += 1
+        if self._gate.try_enter():
+            self.stats.waited(0)
+        else:
+            await self._wait_for_turn()
+        try:
+            loan.connection = connection = await self._pool.acquire()
+            loan.server_pid = self._connections.lent(connection)
+            loan.task = asyncio.current_task()
+            loan.since_ns = time.perf_counter_ns()
+        except BaseException as error:
+            self.stats.acquire_errors += isinstance(error, Exception)
+            self._gate.leave()
+            raise
+        self._loans.add(loan)
+        self.stats.acquire_ok += 1
+        self.stats.move(in_use=1, now_ns=loan.since_ns)
+        return connection
+
     async def _wait_for_turn(self) -> None:
         stats, since_ns = self.stats, time.perf_counter_ns()
-        stats.acquire_requests += 1
-        if self._gate.try_enter():
-            stats.waited(0)
-            return
-        stats.move(waiting=1)
+        stats.move(waiting=1, now_ns=since_ns)
         try:
             await self._gate.enter(self.config.acquire_timeout_s)
         except TimeoutError:
@@ -182,29 +239,25 @@ class Pool:
             stats.acquire_cancelled += 1
             raise
         finally:
-            stats.move(waiting=-1)
+            turn_ns = time.perf_counter_ns()
+            stats.move(waiting=-1, now_ns=turn_ns)
         stats.acquire_waited += 1
-        stats.waited((time.perf_counter_ns() - since_ns) // 1000)
+        stats.waited((turn_ns - since_ns) // 1000)
 
-    async def _take(self) -> Connection:
-        """Take an idle connection from asyncpg's pool, which opens one where there is none: never more than the gate.
-
-        Without a time limit, which would cost a task: opening has its own, and nothing else is waited for.
-        """
-        try:
-            connection = await self._pool.acquire()
-        except Exception:
-            self.stats.acquire_errors += 1
-            raise
-        self.stats.acquire_ok += 1
-        return cast("Connection", connection)
-
-    async def _give_back(self, connection: Connection, pid: int) -> None:
+    async def _take_back(self, loan: _Loan) -> None:
+        """End the *loan* and give its connection back, within the command timeout."""
         since_ns = time.perf_counter_ns()
-        self._connections.returning(connection, pid)
-        await self._pool.release(connection, timeout=self.config.command_timeout_s)
-        self._connections.returned(pid)
-        self.stats.return_us_sum += (time.perf_counter_ns() - since_ns) // 1000
+        try:
+            self._loans.remove(loan)
+            self.stats.held((since_ns - loan.since_ns) // 1000)
+            self.stats.move(in_use=-1, now_ns=since_ns)
+            self._connections.returning(loan.connection, loan.server_pid)
+            await self._pool.release(loan.connection, timeout=self.config.command_timeout_s)
+            returned_ns = time.perf_counter_ns()
+            self._connections.returned(loan.server_pid, returned_ns)
+            self.stats.return_us_sum += (returned_ns - since_ns) // 1000
+        finally:
+            self._gate.leave()
 
     def _fullness(self) -> str:
         return (
@@ -246,17 +299,13 @@ def _ms_since(since_ns: int) -> int:
     return (time.perf_counter_ns() - since_ns) // 1_000_000
 
 
-def _task_name() -> str:
-    task = asyncio.current_task()
-    return task.get_name() if task else ""
-
-
-def _caller() -> str:
-    """Return the place outside this module that asks for a connection."""
-    frame = inspect.currentframe()  # a traceback would cost 20 us
-    while frame and frame.f_code.co_filename in (__file__, contextlib.__file__):
+def _caller() -> tuple[CodeType, int]:
+    """Return the place outside this module that asks for a connection: its code, and the line."""
+    # from the loan's construction upwards; `inspect` would begin here, and a traceback would cost 20 us
+    frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    while frame.f_code.co_filename in _OWN_FILES and frame.f_back:
         frame = frame.f_back
-    return f"{frame.f_code.co_qualname}:{frame.f_lineno}" if frame else ""
+    return frame.f_code, frame.f_lineno
 
 
 async def _nothing_to_reset(_connection: Any) -> None:
