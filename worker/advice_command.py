@@ -108,7 +108,7 @@ def _drawn_title(study: Study, name: str, words: str) -> Text:
 
 
 def _drawn_verdict(study: Study, verdict: Verdict) -> list[RenderableType]:
-    table = terminal.figures_table(("", "check", "figure", "value", "counts"), words=("", "check", "figure", "counts"))
+    table = terminal.figures_table(("", "check", "figure", "value", "limit"), words=("", "check", "figure", "limit"))
     for finding in verdict.findings:
         for n, one in enumerate(finding.evidence):
             mark = "=>" if finding is verdict.finding else ""
@@ -157,7 +157,7 @@ def _value(one: Evidence) -> str:
 
 
 def _limit(one: Evidence) -> str:
-    if one.limit == float("inf"):
+    if one.limit is None:
         return ""
     return f"{'below' if one.exceeds == 'below' else 'from'} {_number(one.limit, one.unit)}"
 

@@ -8,14 +8,12 @@ holds or not. The limits are those of the proposal in `docs/pool.md`, where they
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from worker.health.advisor import Advice, advise
 from worker.health.window import Row, Window
 
 LEAST_SERVED = 500
 LEAST_TICKS = 10
-_LEAST_COVERED = 0.5
 _LITTLE_OFF = 0.1
 _LITTLE_FLOOR = 0.5
 _LOST_SHARE = 0.5
@@ -42,14 +40,15 @@ class Evidence:
     name: str
     value: float | None
     unit: str
-    limit: float
+    limit: float | None
+    """None: told for information only."""
     exceeds: str = "above"
     """On which side of the limit it counts: `above` (or at it), or `below`."""
 
     @property
     def counts(self) -> bool:
         """Whether it is on that side."""
-        if self.value is None:
+        if self.value is None or self.limit is None:
             return False
         return self.value < self.limit if self.exceeds == "below" else self.value >= self.limit
 
@@ -108,11 +107,7 @@ def examine(study: Study) -> Verdict:
 
 
 def _too_little(study: Study) -> Finding:
-    window = study.window
-    evidence = [
-        Evidence("ticks", len({tick.now["tick"] for tick in window.ticks}), "", LEAST_TICKS, "below"),
-        Evidence("least time covered of a process", _least_covered(study), "share", _LEAST_COVERED, "below"),
-    ]
+    evidence = [Evidence("ticks", len({tick.now["tick"] for tick in study.window.ticks}), "", LEAST_TICKS, "below")]
     return _any("insufficient_data", "there are too few snapshots to tell", evidence)
 
 
@@ -136,7 +131,7 @@ def _leak(study: Study) -> Finding:
     overdue = sum(bool(tick.now["overdue_holders"]) for tick in study.window.ticks)
     evidence = [
         Evidence("ticks with an overdue holder", overdue, "", _LEAK_TICKS),
-        Evidence("longest hold", study.window.peak("oldest_hold_us") / 1e6, "s", float("inf")),
+        Evidence("longest hold", study.window.peak("oldest_hold_us") / 1e6, "s", None),
     ]
     return _any("leak", "somebody keeps a connection and does not give it back; see the events", evidence)
 
@@ -268,20 +263,6 @@ def _slower(one: Window, other: Window) -> float | None:
         len(side.ticks) >= _LEAST_SIDE_TICKS and side.total("queries") >= _LEAST_SIDE_QUERIES for side in (one, other)
     )
     return _ratio(one.query_ms, other.query_ms) if enough else None
-
-
-def _least_covered(study: Study) -> float:
-    """Return the smallest share of its time in the window that a process has ticks of."""
-    covered: dict[Any, float] = {}
-    born: dict[Any, datetime] = {}
-    for tick in study.window.ticks:
-        instance = tick.now["instance_id"]
-        covered[instance] = covered.get(instance, 0.0) + tick.us / 1e6
-        born[instance] = max(study.since, tick.now["started_at"])
-    return min(
-        (seconds / max((study.until - born[instance]).total_seconds(), 1e-6) for instance, seconds in covered.items()),
-        default=0.0,
-    )
 
 
 def _limit(window: Window) -> int:

@@ -1,0 +1,107 @@
+"""What a process tells of itself beside its samples: its start and end, events, and how the server is."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from waiting import until
+
+from worker import identity
+from worker.db.pool import Pool, PoolConfig
+from worker.db.repositories import Repositories
+from worker.db.side_connection import SideConnection
+from worker.health.journal import Journal
+from worker.health.recorder import Recorder
+from worker.ledger import Tally
+
+TICK_S = 1_764_000_000.0
+ABOUT: dict[str, dict[str, Any]] = {"versions": {"python": "3.12"}, "config": {"max_size": 4}}
+
+
+@pytest.fixture
+async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
+    """Give a side connection to the test's database."""
+    side = SideConnection(database, "stats")
+    yield side
+    await side.close()
+
+
+@pytest.fixture
+def journal(side: SideConnection) -> Journal:
+    """Give the journal of a process."""
+    return Journal(identity.of_this_process(), side, about=ABOUT)
+
+
+async def test_a_process_is_introduced_once_and_its_end_is_told(journal: Journal, connection: Any) -> None:
+    """A row without an end is of a process that runs, or was killed."""
+    await journal.write()
+    await journal.write()
+    (row,) = await connection.fetch("SELECT * FROM pool_processes")
+    assert (None, None) == (row["ended_at"], row["end_reason"])
+    assert (ABOUT["versions"], ABOUT["config"]) == (json.loads(row["versions"]), json.loads(row["config"]))
+    await journal.close("stopped")
+    (row,) = await connection.fetch("SELECT * FROM pool_processes")
+    assert "stopped" == row["end_reason"]
+    assert row["started_at"] < row["ended_at"]
+
+
+async def test_events_are_written_once(journal: Journal, connection: Any, logs: list[Any]) -> None:
+    """And logged; they come out again as they went in."""
+    since = datetime.now(UTC)
+    journal.add_event("loop_blocked", {"lag_us": 300_000})
+    await journal.write()
+    await journal.write()
+    (event,) = await Repositories(connection).events.newest(since=since)
+    assert ("loop_blocked", {"lag_us": 300_000}) == (event["kind"], event["detail"])
+    assert ["pool.event"] == [line["event"] for line in logs]
+
+
+async def test_what_waited_for_the_server_is_marked(database: PoolConfig, connection: Any) -> None:
+    """Nothing is lost, and the rows of the outage can be told from the others."""
+    away = SideConnection(replace(database, url="postgresql://127.0.0.1:1/none"), "stats")
+    journal = Journal(identity.of_this_process(), away, about=ABOUT)
+    pool = await Pool.open(database)
+    recorder = Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=1)
+    recorder.take_sample(TICK_S)
+    await journal.write()
+    away._config = database
+    recorder.take_sample(TICK_S + 1)
+    await journal.write()
+    await pool.close()
+    await away.close()
+    rows = await connection.fetch("SELECT late FROM pool_snapshots ORDER BY tick")
+    assert [True, False] == [row["late"] for row in rows]
+
+
+async def test_a_leak_becomes_an_event_with_its_stack(
+    journal: Journal, database: PoolConfig, connection: Any, side: SideConnection
+) -> None:
+    """From the pool's holder to the row, while it still has the connection."""
+    pool = await Pool.open(replace(database, transaction_timeout_s=0.05))
+    recorder = Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=1)
+
+    async def keep() -> None:
+        async with pool.acquire():
+            await asyncio.Event().wait()
+
+    async def overdue() -> bool:
+        return any(holder.us > 50_000 for holder in pool.holders())
+
+    keeper = asyncio.create_task(keep(), name="keeper")
+    await until(overdue)
+    recorder.take_sample(TICK_S)
+    await journal.write()
+    keeper.cancel()
+    await asyncio.wait([keeper])
+    await pool.close()
+    (event,) = await Repositories(connection).events.newest(since=datetime.fromtimestamp(0, UTC))
+    assert ("leak_suspected", "keeper") == (event["kind"], event["detail"]["task"])
+    assert "keep" in event["detail"]["where"]
+    assert "Event.wait" in event["detail"]["stack"][-1]
+    (row,) = await connection.fetch("SELECT overdue_holders, holding_us FROM pool_snapshots")
+    assert 1 == row["overdue_holders"]
+    assert row["holding_us"] >= 50_000
