@@ -3,6 +3,7 @@
 - `targets`   the settings classes that the measured workers run with
 - `drain`     preload a queue, start workers, measure until it is empty
 - `latency`   one job at a time on an idle worker
+- `acquire`   one connection acquired and released over and over, of asyncpg's pool and of ours
 - `pgbench`   the same two inserts without any queue
 - `command`   which of them, how often, and the report
 

@@ -21,9 +21,11 @@ from arq.connections import ArqRedis
 from settings import Settings, child_environment
 from worker import terminal
 from worker.bench import pgbench
+from worker.bench.acquire import acquire_us
 from worker.bench.drain import Drained, Place, System, cpu_s, drain, preload_noops, start, stop
 from worker.bench.latency import idle_latency_ms, percentiles
 from worker.broker import open_redis
+from worker.db.pool import PoolConfig
 from worker.embedded import Urls
 from worker.terminal import CommandError
 
@@ -36,7 +38,7 @@ _TUNED_NOOP = System("arq-tuned", "worker.bench.targets.ArqTunedNoop")
 _SHARE = {"tidepool": 1.0, "arq-tuned": 0.1, "arq-default": 0.02}
 """Jobs of a system, of --jobs: slow ones get fewer, so that all of them run for about as long."""
 _MIXES = {"create_user": "create_user=1", "place_order": "create_user=2,create_product=1,place_order=7"}
-PARTS = ("create_user", "place_order", "noop", "pgbench", "latency", "enqueue", "backlog", "scaling")
+PARTS = ("create_user", "place_order", "noop", "pgbench", "latency", "acquire", "enqueue", "backlog", "scaling")
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Bench:
     transactions: dict[str, list[float]] = field(default_factory=dict)
     enqueue_rates: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    acquires_us: dict[str, list[float]] = field(default_factory=dict)
     idle_cpu_percent: float | None = None
 
     async def round(self, number: int) -> None:
@@ -70,7 +73,13 @@ class Bench:
                 for workers in (1, 2, 4):
                     await self._jobs(_OURS, "create_user", workers=workers)
             else:
-                await {"pgbench": self._pgbench, "latency": self._latency, "enqueue": self._enqueue}[part]()
+                others = {
+                    "pgbench": self._pgbench,
+                    "latency": self._latency,
+                    "acquire": self._acquire,
+                    "enqueue": self._enqueue,
+                }
+                await others[part]()
 
     async def _jobs(self, system: System, workload: str, workers: int = 1) -> None:
         await self._reset()
@@ -120,6 +129,12 @@ class Bench:
         finally:
             await connection.close()
             await stop([worker])
+
+    async def _acquire(self) -> None:
+        await self._reset()
+        config = PoolConfig(url=self.urls.database, application_name="tidepool:bench")
+        for pool, us in (await acquire_us(config)).items():
+            self.acquires_us.setdefault(pool, []).append(us)
 
     async def _produce(self, count: int, workload: str) -> float:
         """Preload generated jobs with the real client; returns jobs per second."""
@@ -209,6 +224,8 @@ def _document(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
     if run.latencies:
         document["latency_ms"] = percentiles(run.latencies)
         document["idle_cpu_percent"] = run.idle_cpu_percent
+    if run.acquires_us:
+        document["acquire_us"] = _acquire_us(run.acquires_us)
     if run.enqueue_rates:
         document["enqueue_per_second"] = round(statistics.median(run.enqueue_rates))
     return document
@@ -234,6 +251,11 @@ def _run(key: tuple[str, str, int, int], drained: list[Drained]) -> dict[str, An
 def _pgbench_run(name: str, rates: list[float]) -> dict[str, Any]:
     rate = {"median": round(statistics.median(rates)), "all": [round(rate) for rate in rates]}
     return {"system": name, "workload": "create_user", "workers": 1, "jobs_per_second": rate}
+
+
+def _acquire_us(rounds: dict[str, list[float]]) -> dict[str, float]:
+    us = {pool: round(statistics.median(all_us), 1) for pool, all_us in rounds.items()}
+    return {**us, "overhead": round(us["tidepool"] - us["asyncpg"], 1)}
 
 
 def _ratios(runs: list[dict[str, Any]]) -> dict[str, float]:
@@ -269,6 +291,16 @@ def _print(document: dict[str, Any]) -> None:
         row = (run["workload"], run["system"], run["workers"], jobs, f"{rate['median']:,}", spread, *rest)
         table.add_row(*map(str, row))
     terminal.console().print(table)
-    for name, value in {k: v for k, v in document.items() if k not in ("runs", "ratios")}.items():
+    if "acquire_us" in document:
+        _print_acquires(document["acquire_us"])
+    for name, value in {k: v for k, v in document.items() if k not in ("runs", "ratios", "acquire_us")}.items():
         print(f"\n{name}: {json.dumps(value)}")
     print("\n" + "\n".join(f"{name}: {ratio}" for name, ratio in document["ratios"].items()))
+
+
+def _print_acquires(us: dict[str, float]) -> None:
+    table = terminal.figures_table(("acquire and release", "us"), words=("acquire and release",))
+    for pool, figure in us.items():
+        table.add_row(pool, str(figure))
+    print()
+    terminal.console().print(table)

@@ -100,12 +100,15 @@ class PoolStats:
         passed_us = (now_ns - self._changed_ns) // 1000
         self._changed_ns += passed_us * 1000  # what is left of a microsecond counts the next time
         self.in_use_us += self.in_use * passed_us
-        self.waiting_us += self.waiting * passed_us
-        self.saturated_us += passed_us if self.waiting else 0
+        if self.waiting:
+            self.waiting_us += self.waiting * passed_us
+            self.saturated_us += passed_us
         self.in_use += in_use
         self.waiting += waiting
-        self.in_use_max = max(self.in_use_max, self.in_use)
-        self.waiting_max = max(self.waiting_max, self.waiting)
+        if in_use > 0:
+            self.in_use_max = max(self.in_use_max, self.in_use)
+        if waiting > 0:
+            self.waiting_max = max(self.waiting_max, self.waiting)
 
     def waited(self, us: int) -> None:
         """Count a wait that ended with a turn; 0 where there was none."""

@@ -123,16 +123,7 @@ class Pool:
             transaction_timeout_s=config.transaction_timeout_s,
         )
         self._loans: set[_Loan] = set()
-        self._pool: Any = asyncpg.create_pool(
-            config.url,
-            connect=self._connections.connect,
-            min_size=config.min_size,
-            max_size=config.max_size,
-            max_queries=config.max_queries,
-            max_inactive_connection_lifetime=config.max_inactive_time_s,
-            reset=_nothing_to_reset,
-            **_connect_options(config),
-        )
+        self._pool: Any = asyncpg.create_pool(config.url, connect=self._connections.connect, **pool_options(config))
 
     @classmethod
     async def open(cls, config: PoolConfig) -> Self:
@@ -272,6 +263,18 @@ async def connect(config: PoolConfig, purpose: str) -> Any:
     options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
     async with translated():
         return await asyncpg.connect(config.url, **options)
+
+
+def pool_options(config: PoolConfig) -> dict[str, Any]:
+    """Return what asyncpg's pool is made with."""
+    return {
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+        "max_queries": config.max_queries,
+        "max_inactive_connection_lifetime": config.max_inactive_time_s,
+        "reset": _nothing_to_reset,
+        **_connect_options(config),
+    }
 
 
 def _connect_options(config: PoolConfig) -> dict[str, Any]:
