@@ -27,6 +27,7 @@ from worker.db.side_connection import SideConnection
 from worker.embedded import EmbeddedServersError
 from worker.engine.intake import Intake, arq_functions
 from worker.engine.worker import EngineOptions, StartError, install
+from worker.health.adviser import Adviser
 from worker.health.journal import Journal
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
@@ -159,6 +160,7 @@ class WorkerProcess:
             )
             self._open.push_async_callback(recorder.close)
             self._run_aside(recorder.run(), "stats job")
+            self._run_aside(Adviser(journal, side).run(), "adviser")
 
     def _run_aside(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)

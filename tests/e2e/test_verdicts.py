@@ -235,7 +235,7 @@ async def test_holding_for_nothing(make_lab: MakeLab, service: Service) -> None:
 
 
 async def test_the_advised_size_does_what_it_promises(make_lab: MakeLab, service: Service) -> None:
-    """Advised at a pool that is too small; at that size the p95 of the wait is within a factor of two of what was told."""
+    """Advised at a pool that is too small; the p95 of the wait is within a factor of two of the predicted."""
     seconds = 30
     lab = await make_lab(callers=60, max_size=5)
     lab.add_callers(think_s=0.18, hold_s=0.02)

@@ -21,9 +21,9 @@ class EventRepository:
         """Store *events*, JSON-ready rows by column name. One that is stored already is left alone."""
         await self._connection.execute(_SQL["write"], json.dumps(events))
 
-    async def newest(self, *, since: datetime, limit: int = 20) -> list[dict[str, Any]]:
-        """Return up to *limit* rows since then, the newest first."""
-        rows = await self._connection.fetch(_SQL["newest"], since, limit)
+    async def newest(self, *, since: datetime, kind: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """Return up to *limit* rows since then, of that kind or of any, the newest first."""
+        rows = await self._connection.fetch(_SQL["newest"], since, kind, limit)
         return [{**dict(row.items()), "detail": json.loads(row["detail"])} for row in rows]
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:

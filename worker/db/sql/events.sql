@@ -6,9 +6,12 @@ SELECT * FROM jsonb_populate_recordset(null::pool_events, $1::jsonb)
 ON CONFLICT (instance_id, at, kind) DO NOTHING
 
 -- name: newest
--- The newest first.
--- $1 since timestamptz, $2 limit bigint
-SELECT * FROM pool_events WHERE at >= $1 ORDER BY at DESC, instance_id LIMIT $2
+-- The newest first; a null leaves its condition out.
+-- $1 since timestamptz, $2 kind text, $3 limit bigint
+SELECT * FROM pool_events
+WHERE at >= $1 AND ($2::text IS NULL OR kind = $2)
+ORDER BY at DESC, instance_id
+LIMIT $3
 
 -- name: prune
 -- Delete one small batch of events that are past their time. Answers how many.

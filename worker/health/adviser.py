@@ -1,0 +1,64 @@
+"""Judges the fleet's pools every quarter of an hour, and leaves an event where there is something to do about them."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from worker.cancelling import heed_cancel
+from worker.db.faults import DatabaseFault
+from worker.db.repositories import Repositories
+from worker.db.side_connection import SideConnection
+from worker.health.journal import Journal
+from worker.health.study import read_studies
+from worker.health.verdict import Study, Verdict, examine
+
+log = structlog.get_logger(__name__)
+
+WINDOW = timedelta(minutes=15)
+_NOTHING_TO_DO = ("ok", "insufficient_data")
+
+
+class Adviser:
+    """Runs in each process; whichever is first gives the advice for all of them."""
+
+    def __init__(self, journal: Journal, side: SideConnection) -> None:
+        self._journal = journal
+        self._side = side
+
+    async def run(self) -> None:
+        """Wait, judge, and so on until cancelled; a failed round is logged and the next one comes."""
+        while True:
+            await asyncio.sleep(WINDOW.total_seconds())
+            heed_cancel()
+            try:
+                await self.run_once()
+            except DatabaseFault as fault:
+                log.warning("advice.failed", error=str(fault))
+
+    async def run_once(self, now: datetime | None = None) -> None:
+        """Judge the window before *now*, unless somebody has done so within half of it."""
+        now = now or datetime.now(UTC)
+        async with self._side.use() as connection:
+            if await Repositories(connection).events.newest(since=now - WINDOW / 2, kind="advice", limit=1):
+                return
+            studies = await read_studies(connection, since=now - WINDOW, until=now)
+        for study, verdict in await asyncio.to_thread(_judged, studies):  # a second of computing for a large pool
+            if verdict.name not in _NOTHING_TO_DO:
+                self._journal.add_event("advice", _told(study, verdict))
+
+
+def _judged(studies: list[Study]) -> list[tuple[Study, Verdict]]:
+    return [(study, examine(study)) for study in studies]
+
+
+def _told(study: Study, verdict: Verdict) -> dict[str, Any]:
+    advice = verdict.advice
+    return {
+        "verdict": verdict.name,
+        "words": verdict.finding.words,
+        "pool_limit": study.window.limit,
+        "advised": advice.size if advice else None,
+        "confidence": advice.confidence if advice else None,
+    }
