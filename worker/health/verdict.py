@@ -172,6 +172,7 @@ def _loop_bound(study: Study) -> Finding:
 
 
 def _churn(study: Study) -> Finding:
+    """Before the event loop: opening many connections at once blocks it, and a blocked loop opens none."""
     window = study.window
     connecting = window.total("connect_us_sum")
     spent = connecting + window.total("wait_us_sum", "hold_us_sum")
@@ -232,7 +233,7 @@ def _fine(study: Study, advice: Advice) -> Finding:
 
 
 _BEFORE_ADVICE: tuple[Callable[[Study], Finding], ...] = (
-    _too_little, _incident, _too_many_clients, _leak, _locked, _too_few_uses, _loop_bound, _churn, _slow_database,
+    _too_little, _incident, _too_many_clients, _leak, _locked, _too_few_uses, _churn, _loop_bound, _slow_database,
     _hold_too_long,
 )  # fmt: skip
 _OF_THE_SIZE: tuple[Callable[[Study, Advice], Finding], ...] = (_budget_bound, _too_small, _too_large)
