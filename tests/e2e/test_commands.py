@@ -15,6 +15,8 @@ from commands import Service, stop, until
         ("worker",),
         ("worker", "snapshots"),
         ("worker", "pool"),
+        ("worker", "why"),
+        ("worker", "advise"),
         ("worker", "urls"),
     ],
 )
@@ -44,6 +46,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
         (("producer", "results", "--since", "soon"), "no duration"),
         (("worker", "dance"), "invalid choice"),
         (("worker", "pool", "--watch"), "--watch needs a terminal"),
+        (("worker", "why", "--since", "soon"), "'soon' is no duration such as 90s"),
     ],
 )
 def test_wrong_words_are_one_clear_line_and_status_2(service: Service, words: tuple[str, ...], said: str) -> None:
