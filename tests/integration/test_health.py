@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from waiting import until
 
 from worker.db.connection import Connection
 from worker.db.faults import Unavailable
 from worker.db.pool import Pool, PoolConfig
 from worker.db.side_connection import SideConnection
+from worker.health.loop_lag import LoopLag
+from worker.health.metrics import Metrics
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
 from worker.identity import Identity
@@ -204,6 +207,20 @@ async def test_an_interval_with_work_is_logged(a_recorder: Callable[..., Recorde
     recorder.take_sample(TICK_S + 3)
     settled = [(line["applied"], line["failed"]) for line in logs if line["event"] == "jobs.settled"]
     assert [(7, 1), (3, 0)] == settled
+
+
+async def test_prometheus_reads_the_live_pool(pool: Pool) -> None:
+    """Who has a connection now, and for how long already."""
+    metrics = Metrics(pool, Tally(), LoopLag())
+    await pool.check()
+    async with pool.acquire():
+        text = metrics.render()[0].decode()
+    read = {s.name: s for family in text_string_to_metric_families(text) for s in family.samples if s.value}
+    used = read["db_client_connection_count"]
+    assert ("used", 1) == (used.labels["db_client_connection_state"], used.value)
+    assert read["tidepool_pool_oldest_hold_seconds"].value > 0
+    assert 1 == read["tidepool_pool_query_time_seconds_count"].value
+    assert 1 == read["db_client_connection_create_time_seconds_count"].value
 
 
 async def insert_results(connection: Any, count: int, finished_at: datetime) -> None:

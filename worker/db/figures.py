@@ -76,7 +76,10 @@ class PoolStats:
     _changed_ns: int = field(default_factory=time.perf_counter_ns, repr=False, compare=False)
 
     def move(self, *, in_use: int = 0, waiting: int = 0) -> None:
-        """Change the two gauges by so much, after adding the time since the last change to the integrals."""
+        """Change the two gauges by so much, after adding the time since the last change to the integrals.
+
+        Without a change it brings the integrals up to now, and begins no peak anew: for a reader beside `figures`.
+        """
         now_ns = time.perf_counter_ns()
         passed_us = (now_ns - self._changed_ns) // 1000
         self._changed_ns += passed_us * 1000  # what is left of a microsecond counts the next time
