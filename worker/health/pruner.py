@@ -87,7 +87,7 @@ class Pruner:
         return await self._thin_to(_HOUR, oldest, by_hour) + await self._thin_to(_MINUTE, by_hour, by_minute)
 
     async def _thin_to(self, period: timedelta, since: datetime, before: datetime) -> int:
-        """Keep a row a *period*; what is done, or left to another process that is at it, is not looked at again."""
+        """Keep a row a *period*. What is done is not looked at again; what another process is at is, next time."""
         since, gone = max(since, self._thinned_until.get(period, since)), 0
         while since < before:
             until = min(since + _BATCH * period, before)  # so that no statement looks through a year
