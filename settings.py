@@ -98,8 +98,9 @@ class Settings(BaseSettings):
     """Write pool snapshots. Default true."""
     stats_interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
     """Seconds between two pool snapshots; ticks are multiples of it. Default 5."""
-    snapshot_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 7.0
-    """Days after which snapshots are pruned. Default 7."""
+    snapshot_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 365.0
+    """Days after which snapshots are pruned. Of those older than a day one a minute is left, after seven days one an
+    hour. Default 365."""
     result_keep_days: Annotated[float, Field(ge=2, le=36_500)] = 30.0
     """Days after which ledger rows are pruned. At least 2: a job may come back from Redis for a day, and only its
     ledger row keeps it from being applied again. Default 30."""

@@ -19,7 +19,8 @@ other commands (each has its own --help):
   python -m producer results    what became of jobs
   python -m producer requeue    run failed or rejected jobs again"""
 _RESULTS_EXAMPLES = """  python -m producer results --status failed --since 1h
-  python -m producer results northwind-user-ALFKI --json"""
+  python -m producer results northwind-user-ALFKI --json
+  python -m producer results --slowest --since 10m     Redis, the pool or PostgreSQL: where did the time go?"""
 _REQUEUE_EXAMPLES = """  python -m producer requeue                                        every failed job
   python -m producer requeue --status rejected --function place_order
   python -m producer requeue northwind-order-10248-42"""
@@ -58,12 +59,17 @@ def results_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m producer results`."""
     parser = Parser(
         prog="python -m producer results",
-        description="List what became of jobs: the given ones, or the newest first.",
+        description="List what became of jobs: the given ones or all, the newest or the slowest first.",
         examples=_RESULTS_EXAMPLES,
     )
     _add_selection(parser)
     parser.add_argument("--since", type=terminal.duration, metavar="AGO", help="only the last 90s, 10m, 1.5h, 7d …")
     parser.add_argument("--limit", type=terminal.positive, default=20, metavar="N", help="at most N rows (default 20)")
+    parser.add_argument(
+        "--slowest",
+        action="store_true",
+        help="those that took longest first, by their time in the queue, for a connection and in the database",
+    )
     return parser
 
 

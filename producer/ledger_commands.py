@@ -2,6 +2,9 @@
 
 import argparse
 import sys
+from typing import Any
+
+from rich.table import Table
 
 from producer.client import MOST_AT_ONCE, JobClient
 from producer.submission import Submission
@@ -13,26 +16,66 @@ from worker.db.repositories import Repositories
 from worker.embedded import Urls
 
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
+_PARTS = ("queue_us", "pool_wait_us", "db_us")
+_PART_TITLES = ("queue", "pool", "database")
+_QUANTILES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+_WIDE = 120
+"""A terminal with room for more than what a slow job is asked for."""
 
 
 async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """List ledger rows; exit status 1 where a job that was asked for has none."""
+    selection: dict[str, Any] = {
+        "job_ids": arguments.job_ids or None,
+        "status": arguments.status,
+        "function": arguments.function,
+        "since": terminal.since(arguments.since),
+    }
+    told_by_part = arguments.slowest and not arguments.json
     pool = await terminal.open_pool(settings, urls, "results")
     async with pool.acquire() as connection:
         ledger = Repositories(connection).results
-        rows = await ledger.newest(
-            job_ids=arguments.job_ids or None,
-            status=arguments.status,
-            function=arguments.function,
-            since=terminal.since(arguments.since),
-            limit=max(arguments.limit, len(arguments.job_ids)),
-        )
+        listed = ledger.slowest if arguments.slowest else ledger.newest
+        rows = await listed(**selection, limit=max(arguments.limit, len(arguments.job_ids)))
+        latency = await ledger.latency(**selection) if told_by_part else []
     await pool.close()
-    terminal.print_rows(rows, _COLUMNS, as_json=arguments.json, empty="no such outcomes")
+    if told_by_part and rows:
+        _print_by_part(rows, latency)
+    else:
+        terminal.print_rows(rows, _COLUMNS, as_json=arguments.json, empty="no such outcomes")
     missing = set(arguments.job_ids) - {row["job_id"] for row in rows}
     for job_id in sorted(missing):
         print(f"no outcome of {ascii(job_id)[1:-1]}", file=sys.stderr)
     return 1 if missing else 0
+
+
+def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) -> None:
+    """Print where the time of all selected jobs went, and the slowest of them."""
+    console = terminal.console()
+    console.print("Where the time went, by function (ms; in the database: of a job's whole batch)")
+    console.print(_latency_table(latency))
+    console.print("\nThe slowest jobs (ms)")
+    console.print(_slowest_table(rows, wide=console.width >= _WIDE))
+
+
+def _latency_table(latency: list[dict[str, Any]]) -> Table:
+    titles = ("function", "part", "jobs", *(name.removesuffix("_ms") for name in _QUANTILES))
+    table = terminal.figures_table(titles, words=("function", "part"))
+    for row in latency:
+        quantiles = (terminal.figure(row[name]) for name in _QUANTILES)
+        table.add_row(terminal.cell(row["function"]), row["part"], f"{row['jobs']:,}", *quantiles)
+    return table
+
+
+def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+    """Return the table, with the id last: it is of any length."""
+    words = ("finished_at", "worker_id", "status", "function", "job_id") if wide else ("function", "job_id")
+    table = terminal.figures_table(("total", *_PART_TITLES, *words), words=words)
+    for row in rows:
+        parts_us = [row[name] for name in _PARTS]
+        figures = (terminal.figure(us / 1000) for us in (sum(parts_us), *parts_us))
+        table.add_row(*figures, *(terminal.cell(row[name]) for name in words))
+    return table
 
 
 async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:

@@ -10,7 +10,7 @@ A tour, in the order in which a job meets the files:
 - `jobs`      the commands and their handlers, one file each
 - `db`        pool, repositories, faults, migrations
 - `outcomes`  what can become of a job
-- `health`    the stats job and the pruning
+- `health`    the stats job, the pruning, and the figures for Prometheus
 - `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are
 
 Start it with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.

@@ -112,5 +112,5 @@ def _cell(name: str, value: Any) -> str:
     if name in _COUNTS:
         return f"{int(value):,}"
     if isinstance(value, float | Decimal):
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004  (three digits are enough)
+        return terminal.figure(value)
     return str(value)

@@ -27,6 +27,7 @@ from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
+_QUERY_CANCELED = "57014"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
@@ -101,6 +102,8 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
             raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {first}") from None
         if isinstance(first, RedisError):
             raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
+        if getattr(first, "sqlstate", None) == _QUERY_CANCELED:
+            raise CommandError("the query took longer than COMMAND_TIMEOUT: ask for less, or raise it") from None
         raise first from None
 
 
@@ -133,7 +136,7 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_jso
         for column in columns:
             table.add_column(column, overflow="fold", no_wrap=column in ("job_id", "worker_id"))
         for row in rows:
-            table.add_row(*(_cell(row[column]) for column in columns))
+            table.add_row(*(cell(row[column]) for column in columns))
         console().print(table)
 
 
@@ -141,8 +144,28 @@ def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
     """Return an empty table of figures, to the right but in the columns of *words*."""
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="left" if title in words else "right")
+        if title in words:
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right")
     return table
+
+
+def cell(value: object) -> str:
+    """Return *value* as a table shows it: on one line, without control characters, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def figure(value: float | Decimal) -> str:
+    """Return a measured value as a table shows it: three digits are enough."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004
 
 
 def console() -> Console:
@@ -176,14 +199,3 @@ def _plain(value: object) -> Any:
     if isinstance(value, Decimal):
         return str(value)
     return str(value)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    text = str(value)
-    return text if text.isprintable() else ascii(text)[1:-1]

@@ -1,5 +1,6 @@
 """The commands as a new user meets them: help, wrong words, wrong settings, servers that are away."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -112,6 +113,32 @@ def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service
     assert 3 == table.count("create_user")
     assert {"database", "redis"} == service.run("worker", "urls", "--json").document.keys()
     assert {"applied": []} == service.run("worker", "migrate", "--json").document
+
+
+def test_the_slowest_jobs_are_told_part_by_part(service: Service) -> None:
+    """A summary by function above the rows; for programs the same whole rows as without the word."""
+    assert "no such outcomes\n" == service.run("producer", "results", "--slowest").stdout
+    service.run("producer", "--jobs", "3", "--workers", "1", "--mix", "create_user=1")
+
+    summary, table = service.run("producer", "results", "--slowest", "--limit", "2").stdout.split("\n\n")
+    rows = service.run("producer", "results", "--slowest", "--json").document
+
+    assert ["queue", "pool", "database"] == [line.split()[1] for line in summary.splitlines()[2:]]
+    assert [row["job_id"] for row in rows[:2]] == [line.split()[-1] for line in table.splitlines()[2:]]
+    assert rows[0].keys() == service.run("producer", "results", "--json").document[0].keys()
+
+
+async def test_a_query_that_takes_too_long_is_one_clear_line(service: Service, connection: Any) -> None:
+    """The ledger may be larger than what one look can read, or locked by somebody's work on it."""
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE job_results")
+        ended = await asyncio.to_thread(
+            service.run, "producer", "results", COMMAND_TIMEOUT="0.5", MIGRATE_ON_START="false"
+        )
+
+    assert (2, "") == (ended.status, ended.stdout)
+    assert "error: the query took longer than COMMAND_TIMEOUT" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 async def test_the_pools_are_shown_by_process_and_minute(service: Service, rows: Any) -> None:

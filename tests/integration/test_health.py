@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from waiting import until
 
 from worker.db.connection import Connection
@@ -16,6 +17,8 @@ from worker.db.faults import Unavailable
 from worker.db.pool import Pool, PoolConfig
 from worker.db.side_connection import SideConnection
 from worker.health.journal import Journal
+from worker.health.loop_lag import LoopLag
+from worker.health.metrics import Metrics
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
 from worker.identity import Identity
@@ -208,6 +211,20 @@ async def test_an_interval_with_work_is_logged(a_recorder: Callable[..., Recorde
     assert [(7, 1), (3, 0)] == settled
 
 
+async def test_prometheus_reads_the_live_pool(pool: Pool) -> None:
+    """Who has a connection now, and for how long already."""
+    metrics = Metrics(pool, Tally(), LoopLag())
+    await pool.check()
+    async with pool.acquire():
+        text = metrics.render()[0].decode()
+    read = {s.name: s for family in text_string_to_metric_families(text) for s in family.samples if s.value}
+    used = read["db_client_connection_count"]
+    assert ("used", 1) == (used.labels["db_client_connection_state"], used.value)
+    assert read["tidepool_pool_oldest_hold_seconds"].value > 0
+    assert 1 == read["tidepool_pool_query_time_seconds_count"].value
+    assert 1 == read["db_client_connection_create_time_seconds_count"].value
+
+
 async def insert_results(connection: Any, count: int, finished_at: datetime) -> None:
     """Insert *count* ledger rows."""
     await connection.execute(
@@ -237,8 +254,8 @@ async def test_only_what_is_past_its_time_is_pruned(
     await insert_results(connection, 2, NOW - timedelta(days=29, hours=23))
     day = timedelta(days=1)
     await insert_snapshots(a_recorder(), NOW - 8 * day, NOW - 7.1 * day, NOW - 6.9 * day)
-    assert (3, 2) == await pruner.run_once(NOW)
-    assert (0, 0) == await pruner.run_once(NOW)
+    assert (3, 2, 0) == await pruner.run_once(NOW)
+    assert (0, 0, 0) == await pruner.run_once(NOW)
     assert 2 == await connection.fetchval("SELECT count(*) FROM job_results")
     assert 1 == await connection.fetchval("SELECT count(*) FROM pool_snapshots")
 
@@ -247,8 +264,8 @@ async def test_pruning_goes_in_small_batches(side: UnsteadySide, connection: Any
     """A thousand rows at a time, so that no statement holds locks for long."""
     unsteady: Any = side
     await insert_results(connection, 2500, NOW - timedelta(days=31))
-    assert (2500, 0) == await Pruner(unsteady, results_keep_days=30, snapshots_keep_days=7).run_once(NOW)
-    assert 3 + 1 + 1 == side.uses  # 1000, 1000, 500, none; and no snapshots
+    assert (2500, 0, 0) == await Pruner(unsteady, results_keep_days=30, snapshots_keep_days=7).run_once(NOW)
+    assert 3 + 1 + 1 + 9 == side.uses  # 1000, 1000, 500, none; no snapshots; a thousand minutes to thin at a time
 
 
 async def test_processes_that_prune_at_once_do_not_wait_for_each_other(database: PoolConfig, connection: Any) -> None:
@@ -257,7 +274,7 @@ async def test_processes_that_prune_at_once_do_not_wait_for_each_other(database:
     sides = [SideConnection(replace(database), f"side-{n}") for n in range(3)]
     pruners = [Pruner(side, results_keep_days=30, snapshots_keep_days=7) for side in sides]
     pruned = await asyncio.gather(*(pruner.run_once(NOW) for pruner in pruners))
-    assert 3000 == sum(results for results, _ in pruned)
+    assert 3000 == sum(round_of_one.results for round_of_one in pruned)
     for side in sides:
         await side.close()
 

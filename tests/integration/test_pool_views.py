@@ -133,6 +133,52 @@ async def test_rows_of_the_version_before_are_read_all_the_same(connection: Any)
     assert (3, None, None) == (row["acquires"], row["wait_p95_ms"], row["utilisation"])
 
 
+@pytest.fixture
+async def long_history(connection: Any) -> datetime:
+    """Fill in 20,000 rows, ten ticks a minute of each of ten processes; returns when the last two minutes began."""
+    await connection.execute("""
+        INSERT INTO pool_snapshots
+        SELECT filled.*
+        FROM generate_series(1, 10) AS p, generate_series(1, 2000) AS n,
+             LATERAL (SELECT timestamptz '2026-11-25 12:00Z' - n * interval '6 s' AS tick) AS ticks,
+             (SELECT jsonb_object_agg(column_name, CASE data_type WHEN 'ARRAY' THEN to_jsonb(array_fill(1, ARRAY[18]))
+                                                                  ELSE to_jsonb(1) END) AS ones
+              FROM information_schema.columns
+              WHERE table_name = 'pool_snapshots' AND data_type IN ('integer', 'bigint', 'text', 'ARRAY')) AS columns,
+             jsonb_populate_record(null::pool_snapshots, ones || jsonb_build_object(
+                 'instance_id', md5(p::text), 'tick', tick, 'started_at', tick, 'captured_at', tick, 'written_at', tick)
+             ) AS filled""")
+    await connection.execute("VACUUM ANALYZE pool_snapshots")
+    return NOON - timedelta(minutes=2)
+
+
+async def plan(connection: Any, query: str, *values: Any) -> list[dict[str, Any]]:
+    """Return the steps by which the server would run *query*."""
+    ((explained,),) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {query}", *values)
+    steps = [json.loads(explained)[0]["Plan"]]
+    for step in steps:
+        steps += step.get("Plans", ())
+    return steps
+
+
+@pytest.mark.parametrize("view", ["pool_health", "fleet_health"])
+async def test_a_few_minutes_are_read_without_the_rest(connection: Any, long_history: datetime, view: str) -> None:
+    """The views once sorted the whole table for each look: half a second for the rows of ten processes and a day."""
+    steps = await plan(connection, f"SELECT * FROM {view} WHERE minute >= $1", long_history)
+    assert not {"Seq Scan", "WindowAgg"} & {step["Node Type"] for step in steps}
+    assert "pool_snapshots_minute_idx" in {step.get("Index Name") for step in steps}
+    assert max(step["Plan Rows"] for step in steps) <= 1000
+
+
+async def test_of_one_process_only_its_rows_are_read(connection: Any, long_history: datetime) -> None:
+    """Both conditions come down to the index."""
+    query = "SELECT * FROM pool_health WHERE minute >= $1 AND instance_id = md5('1')::uuid"
+    steps = await plan(connection, query, long_history)
+    (minutes,) = (step for step in steps if step.get("Index Name") == "pool_snapshots_minute_idx")
+    assert "date_bin" in minutes["Index Cond"]
+    assert "instance_id" in minutes["Index Cond"]
+
+
 async def test_a_jobs_time_is_told_part_by_part(connection: Any) -> None:
     """Redis, pool, or PostgreSQL: for each function and part, the quantiles."""
     await connection.execute("""

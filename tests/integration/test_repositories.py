@@ -130,6 +130,8 @@ async def test_sql_in_values_stays_text(repositories: Repositories, connection: 
 async def test_sql_in_filters_stays_text(repositories: Repositories, text: str) -> None:
     """The operators' commands pass what they are given."""
     assert [] == await repositories.results.newest(job_ids=[text], status=text, function=text)
+    assert [] == await repositories.results.slowest(job_ids=[text], status=text, function=text)
+    assert [] == await repositories.results.latency(job_ids=[text], status=text, function=text)
     assert [] == await repositories.snapshots.newest(worker_id=text)
     assert [] == await repositories.results.mark_requeued([text], status=text, function=text, after_id=text, limit=5)
     assert {} == await repositories.results.lookup([text])
@@ -154,6 +156,59 @@ async def test_outcomes_are_listed_newest_first_and_filtered(pool: Pool, reposit
     assert 3 == len(await listed(since=datetime.now(UTC) - timedelta(minutes=1)))
     (row,) = await repositories.results.newest(job_ids=["failed"])
     assert ({"a": [1, None]}, None) == (row["args"], row["result"])
+
+
+async def insert_times(connection: Any, function: str, **times_us: tuple[int, int, int]) -> None:
+    """Insert ledger rows by id, with their time in the queue, waiting for a connection and in the database."""
+    await connection.executemany(
+        """INSERT INTO job_results (job_id, function, status, result, attempts, worker_id, enqueued_at, started_at,
+                                    finished_at, queue_us, pool_wait_us, db_us)
+           VALUES ($1, $2, 'applied', '{}', 1, 'w', now(), now(), now(), $3, $4, $5)""",
+        [(job_id, function, *parts) for job_id, parts in times_us.items()],
+    )
+
+
+async def test_outcomes_are_listed_slowest_first_and_filtered(repositories: Repositories, connection: Any) -> None:
+    """By the sum of the three parts, whichever it was that took so long; equals by their ids."""
+    await insert_times(connection, "f", queue=(9000, 0, 0), pool=(0, 9500, 1), quick=(1, 1, 1))
+    await insert_times(connection, "g", database=(1, 1, 9100), all=(3000, 3000, 3000))
+
+    async def listed(**conditions: Any) -> list[str]:
+        return [row["job_id"] for row in await repositories.results.slowest(**conditions)]
+
+    assert ["pool", "database", "all", "queue", "quick"] == await listed()
+    assert ["pool", "database"] == await listed(limit=2)
+    assert ["database", "all"] == await listed(function="g")
+    assert ["queue", "quick"] == await listed(job_ids=["quick", "queue"])
+    assert [] == await listed(status="failed")
+    assert [] == await listed(since=datetime.now(UTC) + timedelta(minutes=1))
+    (row,) = await repositories.results.slowest(limit=1)
+    assert {} == row["result"]
+
+
+async def test_the_latency_of_all_jobs_is_that_of_the_view(repositories: Repositories, connection: Any) -> None:
+    """The query has the conditions that the view cannot have; what it tells is the same, part by part."""
+    await insert_times(connection, "f", a=(1000, 20, 300), b=(5000, 10, 900))
+    await insert_times(connection, "g", c=(7, 8, 9))
+    view = {tuple(row) for row in await connection.fetch("SELECT * FROM job_latency")}
+    told = await repositories.results.latency()
+    assert view == {tuple(row.values()) for row in told}
+    assert ["queue", "pool", "database"] * 2 == [row["part"] for row in told]
+
+
+async def test_the_latency_of_some_jobs_is_theirs(repositories: Repositories, connection: Any) -> None:
+    """The same conditions as the list that it stands above."""
+    await insert_times(connection, "f", a=(1000, 20, 300), b=(5000, 10, 900))
+    await insert_times(connection, "g", c=(7, 8, 9))
+
+    async def queued_ms(**conditions: Any) -> list[float]:
+        return [row["p50_ms"] for row in await repositories.results.latency(**conditions) if row["part"] == "queue"]
+
+    assert [3.0, 0.007] == await queued_ms()
+    assert [3.0] == await queued_ms(function="f")
+    assert [5.0] == await queued_ms(job_ids=["b"])
+    assert [] == await queued_ms(status="failed")
+    assert [] == await queued_ms(since=datetime.now(UTC) + timedelta(minutes=1))
 
 
 async def test_creating_users_that_exist_burns_no_more_than_ids(repositories: Repositories, connection: Any) -> None:

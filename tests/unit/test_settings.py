@@ -38,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "shutdown_wait": 15,
     "enable_monitoring": True,
     "stats_interval": 5.0,
-    "snapshot_keep_days": 7.0,
+    "snapshot_keep_days": 365.0,
     "result_keep_days": 30.0,
     "log_level": "INFO",
     "simulation_concurrency": 4,

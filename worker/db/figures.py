@@ -94,7 +94,8 @@ class PoolStats:
     def move(self, *, in_use: int = 0, waiting: int = 0, now_ns: int | None = None) -> None:
         """Change the two gauges by so much, after adding the time since the last change to the integrals.
 
-        *now_ns* is the clock's reading, of a caller that has just read it.
+        *now_ns* is the clock's reading, of a caller that has just read it. Without a change the integrals are
+        brought up to now, and no peak begins anew: for a reader beside `figures`.
         """
         now_ns = now_ns or time.perf_counter_ns()
         passed_us = (now_ns - self._changed_ns) // 1000

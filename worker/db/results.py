@@ -82,6 +82,31 @@ class ResultRepository:
         found = await self._connection.fetch(_SQL["newest"], job_ids, status, function, since, limit)
         return [_row(row) for row in found]
 
+    async def slowest(
+        self,
+        *,
+        job_ids: Sequence[str] | None = None,
+        status: str | None = None,
+        function: str | None = None,
+        since: datetime | None = None,
+        limit: int = 20,
+    ) -> list[dict[str, Any]]:
+        """Return up to *limit* rows, those first whose jobs took longest: queue, pool and database together."""
+        found = await self._connection.fetch(_SQL["slowest"], job_ids, status, function, since, limit)
+        return [_row(row) for row in found]
+
+    async def latency(
+        self,
+        *,
+        job_ids: Sequence[str] | None = None,
+        status: str | None = None,
+        function: str | None = None,
+        since: datetime | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return where the time of these jobs went, a row for each function and part; see the view `job_latency`."""
+        found = await self._connection.fetch(_SQL["latency"], job_ids, status, function, since)
+        return [dict(row.items()) for row in found]
+
     async def mark_requeued(
         self, job_ids: Sequence[str] | None, *, status: str | None, function: str | None, after_id: str, limit: int
     ) -> list[Requeued]:

@@ -3,12 +3,21 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from worker.db import queries
 from worker.db.connection import Connection
 
 _SQL = queries.load("snapshots")
+_THINNING_LOCK_KEY = 0x7_1DE_9002
+
+
+class Thinned(NamedTuple):
+    """What one batch of thinning did."""
+
+    gone: int
+    last_tick: datetime | None
+    """Of the last row that is gone: before it there is nothing left to do. None where nothing is."""
 
 
 class SnapshotRepository:
@@ -47,3 +56,17 @@ class SnapshotRepository:
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows of ticks before *before*; returns how many were there."""
         return await self._connection.fetchval(_SQL["prune"], before, limit)
+
+    async def lock_thinning(self) -> bool:
+        """Become the only one that thins until the transaction ends; returns False, at once, where another does."""
+        return await self._connection.fetchval(_SQL["lock_thinning"], _THINNING_LOCK_KEY)
+
+    async def thin(self, since: datetime, before: datetime, *, period: timedelta, limit: int = 1000) -> Thinned:
+        """Keep one row of each process and *period* between *since* and *before*: the last one, with all their peaks.
+
+        Periods are counted from 1970, and must be over at *before*. Deletes up to *limit* rows, the oldest first, in
+        the transaction of `lock_thinning`. What is thinned already stays as it is.
+        """
+        row = await self._connection.fetchrow(_SQL["thin"], since, before, period, limit)
+        assert row is not None, "an aggregate has a row"
+        return Thinned(row["gone"], row["last_tick"])

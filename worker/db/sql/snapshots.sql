@@ -51,3 +51,53 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) FROM gone
+
+-- name: lock_thinning
+-- Become the only one that thins, until the transaction's end. Answers whether nobody else was.
+-- $1 key bigint
+SELECT pg_try_advisory_xact_lock($1)
+
+-- name: thin
+-- Of each process keep the last row of each period, and delete one small batch of those before it, the oldest first.
+-- Their peaks go into the row that is kept; the rest of it is cumulative, so that it says all that they said.
+-- Answers how many are gone, and the tick of the last one: before it there is nothing left to delete.
+-- $1 since timestamptz, $2 before timestamptz, $3 period interval, $4 limit bigint
+WITH extra AS (
+    SELECT s.instance_id, s.tick, kept.tick AS kept
+    FROM pool_snapshots AS s
+    CROSS JOIN LATERAL (
+        SELECT tick FROM pool_snapshots
+        WHERE instance_id = s.instance_id AND tick > s.tick
+          AND tick < date_bin($3::interval, s.tick, timestamptz 'epoch') + $3
+        ORDER BY tick DESC
+        LIMIT 1
+    ) AS kept
+    WHERE s.tick >= $1 AND s.tick < $2
+    ORDER BY s.tick
+    LIMIT $4
+), gone AS (
+    DELETE FROM pool_snapshots AS s USING extra
+    WHERE s.instance_id = extra.instance_id AND s.tick = extra.tick
+    RETURNING s.*, extra.kept
+), peaks AS (
+    SELECT instance_id, kept,
+           max(in_use_max) AS in_use_max,
+           max(waiting_max) AS waiting_max,
+           max(wait_us_max) AS wait_us_max,
+           max(hold_us_max) AS hold_us_max,
+           max(connect_us_max) AS connect_us_max,
+           max(loop_lag_us_max) AS loop_lag_us_max
+    FROM gone
+    GROUP BY instance_id, kept
+), folded AS (
+    UPDATE pool_snapshots AS s
+    SET in_use_max = greatest(s.in_use_max, peaks.in_use_max),
+        waiting_max = greatest(s.waiting_max, peaks.waiting_max),
+        wait_us_max = greatest(s.wait_us_max, peaks.wait_us_max),
+        hold_us_max = greatest(s.hold_us_max, peaks.hold_us_max),
+        connect_us_max = greatest(s.connect_us_max, peaks.connect_us_max),
+        loop_lag_us_max = greatest(s.loop_lag_us_max, peaks.loop_lag_us_max)
+    FROM peaks
+    WHERE s.instance_id = peaks.instance_id AND s.tick = peaks.kept
+)
+SELECT count(*) AS gone, max(tick) AS last_tick FROM gone

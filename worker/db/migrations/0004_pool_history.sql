@@ -1,0 +1,92 @@
+-- The history of the pools: the same views, but what they read is what was asked for, however long the history is.
+
+-- Of pool_health and fleet_health: a condition on the minute comes down to it, one on the process with it.
+CREATE INDEX pool_snapshots_minute_idx ON pool_snapshots (
+    date_bin('1 minute', tick, timestamptz 'epoch'), instance_id, tick);
+
+DROP VIEW fleet_health;
+DROP VIEW pool_health;
+
+-- Each process, minute by minute: what its counters gained since its last row of an earlier minute.
+CREATE VIEW pool_health AS
+WITH last AS (
+    SELECT DISTINCT ON (minute, instance_id) date_bin('1 minute', tick, timestamptz 'epoch') AS minute, instance_id, tick
+    FROM pool_snapshots
+    ORDER BY minute DESC, instance_id DESC, tick DESC                                      -- the index, read backwards
+), pairs AS (
+    SELECT minute, instance_id, now, earlier.row AS before
+    FROM last
+    JOIN pool_snapshots AS now USING (instance_id, tick)
+    LEFT JOIN LATERAL (
+        SELECT s AS row FROM pool_snapshots AS s
+        WHERE s.instance_id = last.instance_id AND s.tick < last.minute
+        ORDER BY s.tick DESC
+        LIMIT 1
+    ) AS earlier ON true
+), gains AS (
+    SELECT minute, instance_id, now, before,
+           extract(epoch FROM (now).captured_at - coalesce((before).captured_at, (now).started_at)) AS seconds,
+           (now).acquire_ok - coalesce((before).acquire_ok, 0) AS acquires,
+           (now).hold_us_sum - coalesce((before).hold_us_sum, 0) AS hold_us,
+           (now).wait_us_sum - coalesce((before).wait_us_sum, 0) AS wait_us,
+           (now).query_us_sum - coalesce((before).query_us_sum, 0) AS query_us,
+           (now).in_use_us - coalesce((before).in_use_us, 0) AS in_use_us,
+           (now).saturated_us - coalesce((before).saturated_us, 0) AS saturated_us,
+           histogram_since((now).wait_hist, (before).wait_hist) AS wait_hist,
+           histogram_since((now).hold_hist, (before).hold_hist) AS hold_hist
+    FROM pairs
+)
+SELECT minute,
+       (now).worker_id,
+       instance_id,
+       (now).max_size,
+       (now).pool_limit,
+       round(seconds, 1) AS seconds,
+       acquires,
+       round(acquires / nullif(seconds, 0), 1) AS acquires_per_second,
+       ((now).jobs_applied + (now).jobs_rejected + (now).jobs_failed - coalesce(
+           (before).jobs_applied + (before).jobs_rejected + (before).jobs_failed, 0)) AS jobs,
+       round(wait_us / 1000.0 / nullif(acquires, 0), 3) AS wait_mean_ms,
+       histogram_quantile_ms(wait_hist, 0.50) AS wait_p50_ms,
+       histogram_quantile_ms(wait_hist, 0.95) AS wait_p95_ms,
+       histogram_quantile_ms(wait_hist, 0.99) AS wait_p99_ms,
+       round(hold_us / 1000.0 / nullif(acquires, 0), 3) AS hold_mean_ms,
+       histogram_quantile_ms(hold_hist, 0.50) AS hold_p50_ms,
+       histogram_quantile_ms(hold_hist, 0.95) AS hold_p95_ms,
+       histogram_quantile_ms(hold_hist, 0.99) AS hold_p99_ms,
+       round(in_use_us / 1e6 / nullif(seconds, 0), 3) AS in_use_mean,                     -- Little: rate * hold
+       round(in_use_us / 1e6 / nullif(seconds * (now).pool_limit, 0), 3) AS utilisation,  -- 1: all in use all the time
+       round(saturated_us / 1e6 / nullif(seconds, 0), 3) AS saturation,                   -- share of time with a queue
+       round(query_us / nullif(hold_us, 0)::numeric, 3) AS working,                       -- share of holds in queries
+       (now).acquire_timeouts - coalesce((before).acquire_timeouts, 0) AS acquire_timeouts,
+       (now).connections_opened - coalesce((before).connections_opened, 0) AS connections_opened,
+       (now).database_restarts - coalesce((before).database_restarts, 0) AS database_restarts,
+       round((((now).cpu_us - coalesce((before).cpu_us, 0)) / 1e6 / nullif(seconds, 0))::numeric, 3) AS cpu,
+       (now).rss_bytes / 1048576 AS rss_mb,
+       wait_hist,
+       hold_hist
+FROM gains;
+
+-- All processes together, minute by minute. Quantiles are of the summed histograms: those of processes cannot be averaged.
+CREATE VIEW fleet_health AS
+SELECT minute,
+       count(*) AS processes,
+       sum(max_size) AS max_size,
+       sum(pool_limit) AS pool_limit,
+       sum(jobs) AS jobs,
+       sum(acquires) AS acquires,
+       sum(acquires_per_second) AS acquires_per_second,
+       histogram_quantile_ms(histogram_sum(wait_hist), 0.50) AS wait_p50_ms,
+       histogram_quantile_ms(histogram_sum(wait_hist), 0.95) AS wait_p95_ms,
+       histogram_quantile_ms(histogram_sum(wait_hist), 0.99) AS wait_p99_ms,
+       histogram_quantile_ms(histogram_sum(hold_hist), 0.50) AS hold_p50_ms,
+       histogram_quantile_ms(histogram_sum(hold_hist), 0.95) AS hold_p95_ms,
+       histogram_quantile_ms(histogram_sum(hold_hist), 0.99) AS hold_p99_ms,
+       sum(in_use_mean) AS in_use_mean,
+       max(saturation) AS saturation_max,
+       sum(acquire_timeouts) AS acquire_timeouts,
+       sum(connections_opened) AS connections_opened,
+       sum(cpu) AS cpu,
+       sum(rss_mb) AS rss_mb
+FROM pool_health
+GROUP BY minute;
