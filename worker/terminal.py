@@ -22,12 +22,11 @@ from rich.table import Table
 from settings import Settings, load_or_exit, without_password
 from worker import logs, servers
 from worker.broker import wait_for
-from worker.db.faults import Refused, Unavailable
+from worker.db.faults import Refused, StatementTimeout, Unavailable
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
-_QUERY_CANCELED = "57014"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
@@ -102,7 +101,7 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
             raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {first}") from None
         if isinstance(first, RedisError):
             raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
-        if getattr(first, "sqlstate", None) == _QUERY_CANCELED:
+        if isinstance(first, StatementTimeout):
             raise CommandError("the query took longer than COMMAND_TIMEOUT: ask for less, or raise it") from None
         raise first from None
 

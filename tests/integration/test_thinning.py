@@ -160,8 +160,8 @@ async def test_thinning_twice_changes_nothing(fill: Fill, sides: list[SideConnec
     pruner = a_pruner(sides[0])
     assert (await pruner.run_once(NOW)).thinned
     once = await rows(connection)
-    assert (0, 0, 0) == await pruner.run_once(NOW)
-    assert (0, 0, 0) == await a_pruner(sides[1]).run_once(NOW)
+    assert (0, 0, 0, 0) == await pruner.run_once(NOW)
+    assert (0, 0, 0, 0) == await a_pruner(sides[1]).run_once(NOW)
     assert once == await rows(connection)
 
 
@@ -235,3 +235,41 @@ async def test_a_pruner_leaves_it_to_the_one_that_is_at_it(
         assert await Repositories(connection).snapshots.lock_thinning()
         assert 0 == (await pruner.run_once(NOW)).thinned
     assert 11 == (await pruner.run_once(NOW)).thinned
+
+
+async def insert_beside(connection: Any, table: str, tick: datetime, **values: Any) -> None:
+    """Insert a row with nothing in it but a time, and what is given."""
+    names = await connection.fetch(
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $1", table
+    )
+    empty = {"integer": 0, "bigint": 0, "text": "", "boolean": False, "jsonb": {}, "uuid": str(uuid.uuid4())}
+    row = {row["column_name"]: empty.get(row["data_type"], tick.isoformat()) for row in names}
+    await connection.execute(
+        f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(null::{table}, $1::jsonb)",
+        json.dumps({**row, **values}),
+    )
+
+
+async def test_rows_beside_the_snapshots_go_with_them(sides: list[SideConnection], connection: Any, fill: Fill) -> None:
+    """Events and the server's rows by their time; a process as long as it has a snapshot."""
+    for days in (11, 9):
+        await insert_beside(connection, "pool_events", NOW - days * DAY)
+        await insert_beside(connection, "db_snapshots", NOW - days * DAY)
+        await insert_beside(connection, "pool_processes", NOW - days * DAY)
+    instance = await fill(NOW - 11 * DAY, 86_400, 5)
+    await insert_beside(connection, "pool_processes", NOW - 11 * DAY, instance_id=instance)
+    pruned = await a_pruner(sides[0], keep_days=10).run_once(NOW)
+    assert 3 == pruned.others
+    for table, left in (("pool_events", 1), ("db_snapshots", 1), ("pool_processes", 2)):
+        assert left == await connection.fetchval(f"SELECT count(*) FROM {table}")
+
+
+async def test_the_servers_rows_are_thinned_too(sides: list[SideConnection], connection: Any) -> None:
+    """The last one of each minute is left of those that are older than a day."""
+    for n in range(24):
+        await insert_beside(connection, "db_snapshots", NOW - 2 * DAY + n * 10 * SECOND)
+        await insert_beside(connection, "db_snapshots", NOW - n * 10 * SECOND)
+    await a_pruner(sides[0]).run_once(NOW)
+    ticks = [row["tick"] for row in await connection.fetch("SELECT tick FROM db_snapshots ORDER BY tick")]
+    assert [NOW - 2 * DAY + (60 * n + 50) * SECOND for n in range(4)] == ticks[:4]
+    assert 24 == len(ticks[4:])

@@ -5,7 +5,17 @@ from typing import Any
 import asyncpg
 import pytest
 
-from worker.db.faults import Conflict, DatabaseFault, DataFault, PoolTimeout, Refused, Unavailable, classify, translated
+from worker.db.faults import (
+    Conflict,
+    DatabaseFault,
+    DataFault,
+    PoolTimeout,
+    Refused,
+    StatementTimeout,
+    Unavailable,
+    classify,
+    translated,
+)
 from worker.outcomes import Reason
 
 
@@ -45,7 +55,7 @@ def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = Non
         (asyncpg.CharacterNotInRepertoireError, DataFault),
         (asyncpg.UntranslatableCharacterError, DataFault),
         (asyncpg.InvalidTextRepresentationError, DataFault),
-        (asyncpg.QueryCanceledError, type(None)),
+        (asyncpg.QueryCanceledError, StatementTimeout),
         (asyncpg.UndefinedTableError, type(None)),
         (asyncpg.PostgresSyntaxError, type(None)),
         (asyncpg.InsufficientPrivilegeError, type(None)),
@@ -54,7 +64,7 @@ def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = Non
     ids=lambda kind: kind.__name__,
 )
 def test_the_servers_errors(kind: type[asyncpg.PostgresError], fault: type) -> None:
-    """By SQLSTATE; a bug and a slow statement pass unchanged."""
+    """By SQLSTATE; a bug passes unchanged."""
     assert fault is type(classify(server_error(kind)))
 
 

@@ -38,7 +38,7 @@ KINDS = {
     "tidepool_pool_query_errors": "counter",
     "tidepool_pool_database_restarts": "counter",
     "tidepool_jobs": "counter",
-    "tidepool_loop_lag_seconds": "summary",
+    "tidepool_loop_lag_seconds": "histogram",
 }
 
 
@@ -122,7 +122,8 @@ async def test_sums_and_counters_are_those_of_the_stats(pool: Pool) -> None:
     stats.connect_refused, stats.closed_idle, stats.closed_lost_in_use = 4, 5, 6
     stats.query_errors, stats.database_restarts = 8, 9
     lag = LoopLag()
-    lag.us_sum, lag.count = 250_000, 5
+    for _ in range(5):
+        lag._add(50_000)
     metrics = Metrics(pool, Tally(applied=11, rejected=12, failed=13), lag)
     create_time = "db_client_connection_create_time_seconds"
     assert ({None: 2}, {None: 2.0}) == (values(metrics, f"{create_time}_count"), values(metrics, f"{create_time}_sum"))

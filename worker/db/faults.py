@@ -1,12 +1,13 @@
 """What database errors mean to the rest of the service: classified here, once.
 
-Callers of `worker.db` see five classes, and decide by them alone:
+Callers of `worker.db` see six classes, and decide by them alone:
 
 - `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
 - `Refused`: it does not let us in. Seen at the start only.
 - `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
-- anything else is a bug, or a statement that took too long, and passes unchanged.
+- `StatementTimeout`: the server cancelled a statement. Whoever asked for so much has to ask for less.
+- anything else is a bug, and passes unchanged.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,6 +20,7 @@ from worker.outcomes import Reason
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
 _REFUSED_CLASSES = ("28", "3D")
 _READ_ONLY = "25006"
+_CANCELLED = "57014"
 _SERVER_ENDED_TRANSACTION = ("25P03", "25P04")
 _CONFLICTS = ("40001", "40P01", "55P03", *_SERVER_ENDED_TRANSACTION)
 _DATA_CLASSES = ("22", "23")
@@ -54,6 +56,10 @@ class PoolClosed(DatabaseFault):
 
 class Conflict(DatabaseFault):
     """The transaction got in another's way and was rolled back."""
+
+
+class StatementTimeout(DatabaseFault):
+    """The statement took longer than COMMAND_TIMEOUT, or an operator cancelled it."""
 
 
 class DataFault(DatabaseFault):
@@ -103,6 +109,8 @@ def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:
         return Unavailable(f"{state} {type(error).__name__}")
     if state.startswith(_REFUSED_CLASSES):
         return Refused(str(error))
+    if state == _CANCELLED:
+        return StatementTimeout(str(error))
     if state in _CONFLICTS:
         return Conflict(f"{state} {type(error).__name__}")
     if state.startswith(_DATA_CLASSES):

@@ -25,5 +25,5 @@ class ProcessRepository:
         await self._connection.execute(_SQL["end"], instance_id, reason)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
-        """Delete up to *limit* rows of processes that started before and have no snapshot; returns how many."""
+        """Delete up to *limit* rows of processes that started before then and have no snapshot; returns how many."""
         return await self._connection.fetchval(_SQL["prune"], before, limit)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from worker.db import queries
@@ -27,6 +27,10 @@ class ServerRepository:
     async def window(self, since: datetime) -> list[dict[str, Any]]:
         """Return the rows since then, the oldest first."""
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since)]
+
+    async def thin(self, since: datetime, before: datetime, *, period: timedelta) -> int:
+        """Of the ticks from *since* to *before* keep the last of each *period*; returns how many were deleted."""
+        return await self._connection.fetchval(_SQL["thin"], since, before, period)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows from before *before*; returns how many were there."""

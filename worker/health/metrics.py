@@ -54,13 +54,11 @@ class Metrics(Collector):
         for outcome in ("applied", "rejected", "failed"):
             jobs.add_metric([outcome], getattr(self._tally, outcome))
         yield jobs
-        yield SummaryMetricFamily(
-            "tidepool_loop_lag",
-            "By how much the event loop ran a probe too late, ten times a second.",
-            count_value=self._lag.count,
-            sum_value=self._lag.us_sum / 1e6,
-            unit="seconds",
+        lag = HistogramMetricFamily(
+            "tidepool_loop_lag", "By how much the event loop ran a probe too late, ten times a second.", unit="seconds"
         )
+        lag.add_metric([], _buckets(self._lag.histogram), self._lag.us_sum / 1e6)
+        yield lag
 
 
 def _connections(pool: Pool) -> Iterator[Metric]:
@@ -140,10 +138,14 @@ def _seconds(name: str, text: str, us: int) -> Metric:
 
 
 def _histogram(name: str, text: str, counts: Sequence[int], us_sum: int) -> Metric:
-    """Return a histogram: ours counts each duration in its bucket only, Prometheus's in all the larger ones, too."""
     family = HistogramMetricFamily(_translated(name), text, labels=_labels(), unit="seconds")
-    family.add_metric([_POOL_NAME], list(zip(_BOUNDS_S, accumulate(counts), strict=True)), us_sum / 1e6)
+    family.add_metric([_POOL_NAME], _buckets(counts), us_sum / 1e6)
     return family
+
+
+def _buckets(counts: Sequence[int]) -> list[tuple[str, int]]:
+    """Return a histogram's buckets: ours count each duration in one of them, Prometheus's in all the larger, too."""
+    return list(zip(_BOUNDS_S, accumulate(counts), strict=True))
 
 
 def _summary(name: str, text: str, count: int, us_sum: int) -> Metric:

@@ -1,4 +1,4 @@
-"""Deletes ledger rows and snapshots that are past their time, and thins old snapshots, a thousand at a time.
+"""Deletes rows that are past their time, and thins old snapshots, a thousand at a time.
 
 A snapshot's counters are cumulative, so that to keep fewer rows is all that a coarser history takes: every
 tick for a day, then each process's last one of a minute, after a week of an hour. That is 34,512 rows for a
@@ -32,9 +32,11 @@ class Pruned(NamedTuple):
 
     results: int
     snapshots: int
-    """Past their time."""
+    """Of pools, past their time."""
+    others: int
+    """Of processes, of the server, and events: as long as snapshots."""
     thinned: int
-    """Snapshots that a later one of their minute or hour stands for."""
+    """Snapshots of pools that a later one of their minute or hour stands for."""
 
 
 class Pruner:
@@ -57,27 +59,29 @@ class Pruner:
                 log.warning("prune.failed", error=str(fault))
             else:
                 if any(pruned):
-                    of_snapshots = {"pool_snapshots": pruned.snapshots, "thinned": pruned.thinned}
-                    log.info("rows.pruned", job_results=pruned.results, **of_snapshots)
+                    log.info("rows.pruned", **pruned._asdict())
             await asyncio.sleep(_INTERVAL_S)
 
     async def run_once(self, now: datetime | None = None) -> Pruned:
         """Delete everything that is past its time at *now*, and thin what is old."""
         now = now or datetime.now(UTC)
-        results = snapshots = 0
-        while batch := await self._prune_results(now - self._results_keep):
-            results += batch
-        while batch := await self._prune_snapshots(now - self._snapshots_keep):
-            snapshots += batch
-        return Pruned(results, snapshots, await self._thin(now))
+        oldest = now - self._snapshots_keep
+        return Pruned(
+            results=await self._prune("results", now - self._results_keep),
+            snapshots=await self._prune("snapshots", oldest),
+            others=sum([await self._prune(table, oldest) for table in ("processes", "server", "events")]),
+            thinned=await self._thin(now),
+        )
 
-    async def _prune_results(self, before: datetime) -> int:
-        async with self._side.use() as connection:
-            return await Repositories(connection).results.prune(before, limit=_BATCH)
-
-    async def _prune_snapshots(self, before: datetime) -> int:
-        async with self._side.use() as connection:
-            return await Repositories(connection).snapshots.prune(before, limit=_BATCH)
+    async def _prune(self, repository: str, before: datetime) -> int:
+        """Delete what is from before *before*, in small batches; returns how many rows."""
+        gone = 0
+        while True:
+            async with self._side.use() as connection:
+                batch: int = await getattr(Repositories(connection), repository).prune(before, limit=_BATCH)
+            gone += batch
+            if batch < _BATCH:
+                return gone
 
     async def _thin(self, now: datetime) -> int:
         """Thin what has become old enough for it; returns how many rows that has deleted."""
@@ -102,10 +106,12 @@ class Pruner:
     async def _thin_batch(self, period: timedelta, since: datetime, before: datetime) -> Thinned | None:
         """Thin up to a thousand rows; None where another process is at it."""
         async with self._side.use() as connection, connection.transaction():
-            snapshots = Repositories(connection).snapshots
-            if not await snapshots.lock_thinning():
+            repositories = Repositories(connection)
+            if not await repositories.snapshots.lock_thinning():
                 return None
-            return await snapshots.thin(since, before, period=period, limit=_BATCH)
+            batch = await repositories.snapshots.thin(since, before, period=period, limit=_BATCH)
+            await repositories.server.thin(since, batch.last_tick or before, period=period)
+            return batch
 
 
 def _start_of(period: timedelta, time: datetime) -> datetime:

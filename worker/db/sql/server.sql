@@ -36,6 +36,19 @@ ON CONFLICT (tick) DO NOTHING
 -- $1 since timestamptz
 SELECT * FROM db_snapshots WHERE tick >= $1 ORDER BY tick
 
+-- name: thin
+-- Keep the last row of each period, and delete those before it. Answers how many.
+-- $1 since timestamptz, $2 before timestamptz, $3 period interval
+WITH gone AS (
+    DELETE FROM db_snapshots AS s
+    WHERE tick >= $1 AND tick < $2
+      AND EXISTS (
+          SELECT FROM db_snapshots AS later
+          WHERE later.tick > s.tick AND later.tick < date_bin($3::interval, s.tick, timestamptz 'epoch') + $3)
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+
 -- name: prune
 -- Delete one small batch of rows of ticks that are past their time. Answers how many.
 -- $1 before timestamptz, $2 limit bigint
