@@ -51,10 +51,11 @@ class Settings(BaseSettings):
 
     # The connection pool of one process.
     pool_min_size: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Connections that are kept open. Default 1."""
+    """Connections that are opened at the start; one of them is kept open, the others while they are used. Default 1."""
     pool_max_size: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Connections at the most, and so batches that are committed at a time. Default 4: fewer connections
-    make larger batches, and on small machines larger batches win."""
+    """Connections at the most, and so batches that are committed at a time; fewer while the fleet's share of the
+    server's connections is less. Default 4: fewer connections make larger batches, and on small machines larger
+    batches win."""
     pool_max_queries: Annotated[int, Field(ge=1)] = 50_000
     """Queries after which a connection is replaced. Default 50,000."""
     pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     """Seconds that one statement may take, seen from here and, as statement_timeout, on the server. Default 10."""
     connect_timeout: Annotated[float, Field(gt=0, le=300)] = 5.0
     """Seconds to wait for a new connection, of PostgreSQL and of Redis. Default 5."""
+    connection_margin: Annotated[int, Field(ge=0, le=1000)] = 5
+    """Connections of the server that the workers leave free, together, beside those that are in other hands: for a
+    shell, and for whoever comes between two looks at the server. Default 5."""
     migrate_on_start: bool = True
     """Apply missing migrations when a worker starts. Default true; else run `python -m worker migrate`."""
 

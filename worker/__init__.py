@@ -9,6 +9,7 @@ A tour, in the order in which a job meets the files:
 - `ledger`    one batch from commands to outcomes, in one transaction: the heart of it
 - `jobs`      the commands and their handlers, one file each
 - `db`        pool, repositories, faults, migrations
+- `budget`    how many connections this worker may have, of those that PostgreSQL has for all of them
 - `outcomes`  what can become of a job
 - `health`    the stats job, the pruning, and the figures for Prometheus
 - `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are

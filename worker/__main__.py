@@ -51,7 +51,7 @@ async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Url
 
 async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Apply the missing migrations."""
-    config = PoolConfig(url=urls.database, application_name="tidepool:migrate")
+    config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
     applied = await terminal.patiently(lambda: migrate(config), settings, urls)
     if arguments.json:
         terminal.print_json({"applied": [f"{migration.version:04}_{migration.name}" for migration in applied]})

@@ -1,7 +1,7 @@
 """Natural batching: jobs of one function that arrive while the connections are busy share a transaction.
 
 A job joins the pending batch of its function. A batch leaves as soon as a slot is free, and there is a
-slot for each connection of the pool. No timer is involved: on an idle worker a lone job leaves at once,
+slot for each connection that the pool may have. No timer is involved: on an idle worker a lone job leaves at once,
 on a busy one the next batch fills while the last ones are being committed.
 """
 
@@ -20,7 +20,8 @@ class Batcher:
 
     def __init__(self, settle: Settle, *, slots: int, limit: int) -> None:
         self._settle = settle
-        self._free = slots
+        self._slots = slots
+        self._settling = 0
         self._limit = limit
         self._pending: dict[str, dict[str, Delivery]] = {}
         self._loop = asyncio.get_running_loop()
@@ -29,6 +30,17 @@ class Batcher:
         self._under_way: set[asyncio.Task[None]] = set()
         self._looking_again: set[asyncio.Task[None]] = set()
         self._departing = False
+
+    @property
+    def slots(self) -> int:
+        """How many batches may be settled at a time."""
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        """Let more leave at once; where it is fewer, none until enough have been settled."""
+        self._slots = slots
+        self._depart_soon()
 
     async def submit(self, delivery: Delivery) -> Outcome | RetryLater:
         """Return what became of the job.
@@ -81,11 +93,11 @@ class Batcher:
 
     def _depart(self) -> None:
         self._departing = False
-        while self._free and self._pending:
+        while self._settling < self._slots and self._pending:
             function = next(iter(self._pending))
             batch = self._take(function)
             if batch:
-                self._free -= 1
+                self._settling += 1
                 task = asyncio.create_task(self._run(function, batch), name=f"batch of {function}")
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
@@ -107,7 +119,7 @@ class Batcher:
                 raise ValueError(f"{len(answers)} answers for {len(batch)} jobs")  # noqa: TRY301  (told to all below)
         except BaseException as error:  # noqa: BLE001  (every caller is told)
             answers = [error] * len(batch)
-        self._free += 1
+        self._settling -= 1
         again: list[Delivery] = []
         for delivery, answer in zip(batch, answers, strict=True):
             if isinstance(answer, RetryLater) and not answer.delay_s:

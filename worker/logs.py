@@ -9,6 +9,10 @@ Readable on a terminal, one JSON object a line otherwise. The events of the serv
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
 | `database.unavailable`, `database.back` | warning, info | once each an outage |
 | `server.waited_for` | warning | PostgreSQL or Redis does not answer at the start |
+| `budget.waiting` | warning | a new worker has no connections yet: the others hold all; with the numbers |
+| `budget.limited` | warning | a worker begins with less than POOL_MAX_SIZE; with the numbers |
+| `budget.changed` | info | the pool's limit went down or up |
+| `budget.exceeded` | warning | the least of the workers that run is more than the server can give |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
 | `migration.applied` | info | a schema migration was applied |
 """

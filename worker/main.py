@@ -20,6 +20,8 @@ from settings import Settings, load_or_exit, without_password
 from worker import identity, logs, servers, wire
 from worker.batcher import Batcher
 from worker.broker import open_redis, redis_settings, wait_for, wait_for_redis
+from worker.budget import Budget
+from worker.db import capacity
 from worker.db.faults import Refused, Unavailable
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
@@ -111,12 +113,15 @@ class WorkerProcess:
         """Open the pool and put everything in place that jobs need."""
         worker_id = self._identity.worker_id
         config = pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
-        pool = await self._open_pool(config)
+        side = SideConnection(config, "stats")
+        budget = await self._enter_budget(ctx["redis"], side)
+        pool = await self._open_pool(config, budget)
         ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
-        batcher = Batcher(ledger.settle, slots=config.max_size, limit=self._settings.batch_limit)
+        batcher = Batcher(ledger.settle, slots=pool.limit, limit=self._settings.batch_limit)
         self._open.push_async_callback(batcher.close)
+        budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         ctx["intake"] = Intake(JOBS, batcher.submit, max_tries=self._settings.max_tries)
-        self._watch(pool, ledger, config)
+        self._watch(pool, ledger, batcher, side, budget)
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: dict[Any, Any]) -> None:
@@ -125,12 +130,28 @@ class WorkerProcess:
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
 
-    async def _open_pool(self, config: PoolConfig) -> Pool:
+    async def _enter_budget(self, redis: ArqRedis, side: SideConnection) -> Budget:
+        """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
+        budget = Budget(
+            redis,
+            without_password(self._urls.database),
+            self._identity.worker_id,
+            pool_size=self._settings.pool_max_size,
+            margin=self._settings.connection_margin,
+            read=functools.partial(capacity.read, side),
+        )
+        self._open.push_async_callback(budget.leave)
+        self._open.push_async_callback(side.close)
+        await budget.enter()
+        self._run_aside(budget.run(), "budget")
+        return budget
+
+    async def _open_pool(self, config: PoolConfig, budget: Budget) -> Pool:
         try:
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(migrate, config)):
                     log.info("migration.applied", version=migration.version, name=migration.name)
-            pool = await self._wait_for_database(functools.partial(Pool.open, config))
+            pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (Refused, MigrationError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {error}") from None
         self._open.push_async_callback(pool.close)
@@ -139,10 +160,8 @@ class WorkerProcess:
     async def _wait_for_database(self, attempt: Any) -> Any:
         return await wait_for(attempt, "postgresql", without_password(self._urls.database), None, (Unavailable,))
 
-    def _watch(self, pool: Pool, ledger: Ledger, config: PoolConfig) -> None:
-        """Start the stats job and the pruning."""
-        side = SideConnection(config, "stats")
-        self._open.push_async_callback(side.close)
+    def _watch(self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget) -> None:
+        """Start the stats job, the pruning, and what judges both."""
         pruner = Pruner(
             side,
             results_keep_days=self._settings.result_keep_days,
@@ -150,12 +169,14 @@ class WorkerProcess:
         )
         self._run_aside(pruner.run(), "pruner")
         if self._settings.enable_monitoring:
-            journal = Journal(self._identity, side, about=about(self._settings, config))
+            journal = Journal(
+                self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
+            )
             recorder = Recorder(
                 journal,
                 pool=pool,
                 tally=ledger.tally,
-                callers=lambda: config.max_size,
+                callers=lambda: batcher.slots,
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)
@@ -177,6 +198,16 @@ def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "config": {**pool, **{name: getattr(settings, name) for name in others}},
     }
+
+
+async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
+    """Open the pool with this process's share."""
+    return await Pool.open(config, await budget.take_share())
+
+
+def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
+    """Let the pool have so many connections, and as many batches be under way."""
+    pool.limit = batcher.slots = limit
 
 
 def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:

@@ -69,7 +69,7 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
     """Open a small pool for a command, on a database whose schema is there. Raises `CommandError`."""
     config = PoolConfig(
         url=urls.database,
-        application_name=f"tidepool:{name}",
+        application_name=f"tidepool-{name}",
         min_size=0,
         max_size=2,
         command_timeout_s=settings.command_timeout,

@@ -5,9 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from waiting import until
 
 from worker.db.faults import PoolClosed, PoolTimeout
 from worker.db.pool import Pool, PoolConfig
+
+_BACKENDS: Any = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shrinking'"
 
 
 @pytest.fixture
@@ -175,6 +178,59 @@ async def test_the_limit_can_be_changed_while_the_pool_is_in_use(database: PoolC
         async with pool.acquire():
             assert (2, 2) == (pool.limit, pool.stats.in_use)
     await pool.close()
+
+
+async def test_a_lowered_limit_closes_idle_connections(database: PoolConfig, connection: Any) -> None:
+    """At once, on the server, too; the pool serves with those that are left, and opens more when it may again."""
+    pool = await Pool.open(replace(database, min_size=4, application_name="shrinking"))
+    assert (4, 4) == (pool.size, await backends(connection))
+    pool.limit = 1
+    await until(lambda: has_connections(pool, 1))
+    assert (1, 1) == (pool.size, await backends(connection))
+    assert await pool.check() > 0
+    pool.limit = 3
+    async with pool.acquire(), pool.acquire(), pool.acquire():
+        assert (3, 3) == (pool.size, pool.connections)
+    await pool.close()
+    assert (3, 0, 3) == (pool.stats.closed_surplus, pool.stats.closed_lost_idle, pool.stats.closed_shutdown)
+
+
+async def test_a_lowered_limit_closes_connections_in_use_when_they_come_back(
+    database: PoolConfig, connection: Any
+) -> None:
+    """Whoever has one keeps it; what comes back above the limit is closed, in a transaction or not."""
+    pool = await Pool.open(replace(database, application_name="shrinking"))
+    async with pool.acquire() as kept:
+        async with pool.acquire() as left, pool.transaction():
+            await left.execute("BEGIN")
+            pool.limit = 1
+            assert 3 == await kept.fetchval(_BACKENDS)
+        assert (1, 1) == (pool.size, await backends(connection))
+        assert 1 == await kept.fetchval("SELECT 1")
+    assert (1, 1) == (pool.size, pool.idle)
+    await pool.close()
+    assert (2, 0) == (pool.stats.closed_surplus, pool.stats.closed_lost_in_use)
+
+
+async def test_a_pool_may_be_opened_with_a_low_limit(database: PoolConfig) -> None:
+    """It opens no more than that, whatever its least size is, and none anew that it has closed."""
+    pool = await Pool.open(replace(database, min_size=4), limit=2)
+    assert (2, 2, 2) == (pool.limit, pool.size, pool.connections)
+    pool.limit = 1
+    await until(lambda: has_connections(pool, 1))
+    assert await pool.check() > 0
+    assert (1, 2, 1) == (pool.size, pool.stats.connections_opened, pool.stats.closed_surplus)
+    await pool.close()
+
+
+async def has_connections(pool: Pool, count: int) -> bool:
+    """Return whether the pool has so many connections."""
+    return pool.connections == count
+
+
+async def backends(connection: Any) -> int:
+    """Return how many connections the server has for the pool called shrinking."""
+    return await connection.fetchval(_BACKENDS)
 
 
 async def test_who_holds_a_connection_is_told(database: PoolConfig) -> None:

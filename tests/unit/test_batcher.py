@@ -102,6 +102,24 @@ async def test_a_batch_fills_while_the_connections_are_busy() -> None:
     assert [["busy-0"], ["a", "b"]] == settling.batches
 
 
+async def test_the_slots_can_be_changed_while_batches_are_under_way() -> None:
+    """One more: what waits leaves at once. Fewer: nothing leaves until enough have been settled."""
+    async with busy(slots=1) as (batcher, settling):
+        submit(batcher, "a")
+        await turns()
+        batcher.slots = 2
+        await turns()
+        assert [["busy-0"], ["a"]] == settling.batches
+        batcher.slots = 1
+        (waiting,) = submit(batcher, "b")
+        await turns()
+        assert [["busy-0"], ["a"]] == settling.batches
+        settling.let_go()
+        await waiting
+    assert [["busy-0"], ["a"], ["b"]] == settling.batches
+    assert 1 == batcher.slots
+
+
 async def test_there_are_never_more_batches_under_way_than_slots() -> None:
     """Two connections, two batches; the third waits."""
     async with busy(slots=2) as (batcher, settling):

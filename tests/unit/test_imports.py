@@ -24,6 +24,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worker.health": ("redis", "arq", "asyncpg", "settings", "worker.engine"),
     "worker.outcomes": ("worker", "producer", "settings", "asyncpg", "redis", "arq", "pydantic"),
     "worker.batcher": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine"),
+    "worker.budget": ("asyncpg", "arq", "settings", "worker.health"),
     "worker.ledger": ("asyncpg", "redis", "arq", "settings", "worker.engine"),
     "worker.delivery": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine"),
     "settings": ("worker", "producer"),

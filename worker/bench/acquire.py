@@ -21,7 +21,7 @@ async def acquire_us(config: PoolConfig) -> dict[str, float]:
     resets the session, which would be a round trip. The connection is open and nobody waits: what remains is the pool.
     """
     ours = await Pool.open(config)
-    theirs: Any = await asyncpg.create_pool(config.url, **pool_options(config))
+    theirs: Any = await asyncpg.create_pool(config.url, **pool_options(config, config.max_size))
     acquires = {
         "asyncpg": functools.partial(theirs.acquire, timeout=config.acquire_timeout_s),
         "tidepool": ours.acquire,

@@ -132,7 +132,7 @@ class Bench:
 
     async def _acquire(self) -> None:
         await self._reset()
-        config = PoolConfig(url=self.urls.database, application_name="tidepool:bench")
+        config = PoolConfig(url=self.urls.database, application_name="tidepool-bench")
         for pool, us in (await acquire_us(config)).items():
             self.acquires_us.setdefault(pool, []).append(us)
 

@@ -13,7 +13,7 @@ import asyncpg
 
 from worker.db.figures import PoolStats
 
-_LENT, _RETURNING, _LOST = -1, -2, -3
+_LENT, _RETURNING, _LOST, _SURPLUS = -1, -2, -3, -4
 """What a connection does, in place of the time since when it has been idle."""
 _BOUNDS_TRANSACTIONS = (17,)
 """The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
@@ -29,6 +29,7 @@ class Connections:
 
     def __init__(self, stats: PoolStats, *, max_inactive_time_s: float, transaction_timeout_s: float) -> None:
         self.closing = False
+        self._connecting = 0
         self._stats = stats
         self._transaction_timeout_ms = str(int(transaction_timeout_s * 1000))
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
@@ -36,9 +37,15 @@ class Connections:
         """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
         self._server_began: Any = None
 
+    @property
+    def count(self) -> int:
+        """Connections that the server knows of: open, being opened, or being closed."""
+        return len(self._doing) + self._connecting
+
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`."""
         since_ns = time.perf_counter_ns()
+        self._connecting += 1
         try:
             async with asyncio.timeout(options["timeout"]):
                 connection: Any = await asyncpg.connect(*args, **options)
@@ -46,6 +53,8 @@ class Connections:
         except Exception as error:
             self._count_error(error)
             raise
+        finally:
+            self._connecting -= 1
         self._stats.connected((time.perf_counter_ns() - since_ns) // 1000)
         pid = connection.get_server_pid()
         self._doing[pid] = time.perf_counter_ns()
@@ -78,9 +87,14 @@ class Connections:
         if pid in self._doing:
             self._doing[pid] = _LOST if _has_ended(connection) else _RETURNING
 
+    def surplus(self, pid: int) -> None:
+        """Take note that it is being closed because it is one too many, unless it has ended on the way."""
+        if self._doing.get(pid, _LOST) != _LOST:
+            self._doing[pid] = _SURPLUS
+
     def returned(self, pid: int, now_ns: int) -> None:
-        """Take note that it is idle, unless it has ended on the way."""
-        if pid in self._doing:
+        """Take note that it is idle, unless it has ended on the way, or is about to be told of as ended."""
+        if self._doing.get(pid) == _RETURNING:
             self._doing[pid] = now_ns
 
     def _ended(self, pid: int, _connection: Any) -> None:
@@ -88,6 +102,8 @@ class Connections:
         self._stats.connections_closed += 1
         if self.closing:
             self._stats.closed_shutdown += 1
+        elif doing == _SURPLUS:
+            self._stats.closed_surplus += 1
         elif doing == _RETURNING:
             self._stats.closed_used_up += 1
         elif doing < 0:

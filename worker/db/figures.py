@@ -81,7 +81,7 @@ class PoolStats:
     """By the server or the network, while nobody used it."""
     closed_lost_in_use: int = 0
     closed_surplus: int = 0
-    """To keep to a limit that was lowered."""
+    """One too many, since the limit was lowered."""
     closed_shutdown: int = 0
     database_restarts: int = 0
     """Seen: a new connection told of another start of the server."""

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import CodeType, TracebackType
 from typing import Any, Self, cast
@@ -113,22 +113,27 @@ class _Loan:
 class Pool:
     """The pool. Open it with `Pool.open`; raises `Unavailable` or `PoolTimeout` where the server or the pool fails."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, limit: int | None = None) -> None:
         self.config = config
         self.stats = PoolStats()
-        self._gate = Gate(config.max_size, most_waiting=config.max_waiting)
+        self._gate = Gate(config.max_size if limit is None else limit, most_waiting=config.max_waiting)
         self._connections = Connections(
             self.stats,
             max_inactive_time_s=config.max_inactive_time_s,
             transaction_timeout_s=config.transaction_timeout_s,
         )
         self._loans: set[_Loan] = set()
-        self._pool: Any = asyncpg.create_pool(config.url, connect=self._connections.connect, **pool_options(config))
+        self._ending = 0
+        """Connections that are being closed because they are too many."""
+        self._shrinking: asyncio.Task[None] | None = None
+        self._pool: Any = asyncpg.create_pool(
+            config.url, connect=self._connections.connect, **pool_options(config, self.limit)
+        )
 
     @classmethod
-    async def open(cls, config: PoolConfig) -> Self:
-        """Open a pool with its least number of connections. Raises `Unavailable`."""
-        pool = cls(config)
+    async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
+        """Open a pool with its least number of connections, or *limit* where that is less. Raises `Unavailable`."""
+        pool = cls(config, limit)
         async with translated():
             await pool._pool
         return pool
@@ -144,14 +149,21 @@ class Pool:
         return cast("int", self._pool.get_idle_size())
 
     @property
+    def connections(self) -> int:
+        """Connections that the server has for this pool now: `size`, and those being opened."""
+        return self._connections.count
+
+    @property
     def limit(self) -> int:
-        """Connections that may be in use at a time: `max_size`, or less."""
+        """Connections that may be open at a time: `max_size`, or less."""
         return self._gate.limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change it while the pool is in use; callers that have a connection keep it."""
+        """Change it while the pool is in use: idle ones above it are closed, those in use when they come back."""
         self._gate.limit = min(limit, self.config.max_size)
+        if self._is_above_limit() and (self._shrinking is None or self._shrinking.done()):
+            self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
 
     def holders(self) -> list[Holder]:
         """Return who has a connection, the longest first."""
@@ -243,12 +255,36 @@ class Pool:
             self.stats.held((since_ns - loan.since_ns) // 1000)
             self.stats.move(in_use=-1, now_ns=since_ns)
             self._connections.returning(loan.connection, loan.server_pid)
+            if self._is_above_limit():
+                await self._close_surplus(loan.connection, loan.server_pid)
             await self._pool.release(loan.connection, timeout=self.config.command_timeout_s)
             returned_ns = time.perf_counter_ns()
             self._connections.returned(loan.server_pid, returned_ns)
             self.stats.return_us_sum += (returned_ns - since_ns) // 1000
         finally:
             self._gate.leave()
+
+    def _is_above_limit(self) -> bool:
+        return self.size - self._ending > self.limit
+
+    async def _shrink(self) -> None:
+        """Close idle connections until there are no more than the limit. Taking an idle one waits for nothing."""
+        with suppress(asyncpg.InterfaceError):  # the pool is being closed, and they with it
+            while self.idle and self._is_above_limit():
+                connection = await self._pool.acquire()
+                await self._close_surplus(connection, connection.get_server_pid())
+                await self._pool.release(connection)
+
+    async def _close_surplus(self, connection: Any, pid: int) -> None:
+        """Close a connection that is one too many; asyncpg finds it closed when it is given back."""
+        self._ending += 1
+        self._connections.surplus(pid)
+        try:
+            await connection.close(timeout=self.config.command_timeout_s)
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pass  # it has been cut
+        finally:
+            self._ending -= 1
 
     def _fullness(self) -> str:
         return (
@@ -265,10 +301,11 @@ async def connect(config: PoolConfig, purpose: str) -> Any:
         return await asyncpg.connect(config.url, **options)
 
 
-def pool_options(config: PoolConfig) -> dict[str, Any]:
+def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
     """Return what asyncpg's pool is made with."""
     return {
-        "min_size": config.min_size,
+        "min_size": min(config.min_size, 1),  # what asyncpg opens anew whatever the limit is
+        "init_size": min(config.min_size, limit),
         "max_size": config.max_size,
         "max_queries": config.max_queries,
         "max_inactive_connection_lifetime": config.max_inactive_time_s,

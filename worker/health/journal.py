@@ -7,6 +7,7 @@ Writing again what was written already, because the answer was lost, changes not
 
 import os
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,12 +25,24 @@ _MOST_KEPT = 720
 
 
 class Journal:
-    """Keeps and writes the rows of one process. *about* tells how it is set up: `versions` and `config`."""
+    """Keeps and writes the rows of one process.
 
-    def __init__(self, identity: Identity, side: SideConnection, *, about: dict[str, dict[str, Any]]) -> None:
+    *about* tells how it is set up (`versions` and `config`); *server* what the database's own row says of connections,
+    or None where that is not known.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        side: SideConnection,
+        *,
+        about: dict[str, dict[str, Any]],
+        server: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
         self._identity = identity
         self._side = side
         self._about = about
+        self._server = server
         self._introduced = False
         self._samples: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
         self._events: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
@@ -78,6 +91,9 @@ class Journal:
                     await write.snapshots.write(samples)
                 if events:
                     await write.events.write(events)
+                if samples and (server := self._server()):
+                    tick = datetime.fromisoformat(samples[-1]["tick"])
+                    await write.server.write(tick, self._identity.worker_id, server)
         except DatabaseFault as fault:
             log.warning("snapshot.late", kept=len(self._samples), error=str(fault))
             for sample in samples:

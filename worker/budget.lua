@@ -1,0 +1,71 @@
+-- Keep a worker in the fleet for a few beats more, and say how many connections of the server it may hold.
+--
+-- KEYS[1]  fleet: hash of worker ids to "its last beat, Unix ms:connections it holds"; ends with its newest entry
+-- KEYS[2]  capacity: the fleet's newest reading of the server, for a worker that has none of its own
+-- KEYS[3]  restless: is there for a while after somebody came or went, or was given less
+-- ARGV[1]  worker    ARGV[2]  connections it holds: granted or open, whichever is more; 0: it has just come
+-- ARGV[3]  how many it asks for at the most            ARGV[4]  the same, if the fleet is calm
+-- ARGV[5]  the least it can work with                  ARGV[6]  its reading of the server as JSON, or ""
+--            {"room": connections for the fleet, if all of these live, "workers": {id: connections on the server}, …}
+-- ARGV[7]  how long an entry lives, ms                 ARGV[8]  how long restlessness lasts, ms
+-- Reply    {granted, usable (-1: nobody has read it yet), held by all, 1: calm, ids of the live workers, reading or ""}
+local worker, holds, most, most_if_calm = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local least, reading, life_ms = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local lives, ids, others_hold = { [worker] = true }, { worker }, 0
+local stirred = redis.call('HEXISTS', KEYS[1], worker) == 0
+local fleet = redis.call('HGETALL', KEYS[1])
+for i = 1, #fleet, 2 do
+    local id, beat, held = fleet[i], string.match(fleet[i + 1], '(%d+):(%d+)')
+    if tonumber(beat) + life_ms <= now then
+        redis.call('HDEL', KEYS[1], id)
+        stirred = true
+    elseif id ~= worker then
+        lives[id], ids[#ids + 1], others_hold = true, id, others_hold + tonumber(held)
+    end
+end
+table.sort(ids)
+local calm = not stirred and redis.call('EXISTS', KEYS[3]) == 0
+
+if reading ~= '' then
+    redis.call('SET', KEYS[2], reading, 'PX', life_ms)
+else
+    reading = redis.call('GET', KEYS[2]) or ''
+end
+
+local granted, usable = 0, -1
+if reading == '' then
+    -- One goes first and reads; the others wait for what it has read.
+    granted = (holds > 0 or others_hold == 0) and least or 0
+else
+    local server = cjson.decode(reading)
+    usable = server.room
+    for id, connections in pairs(server.workers) do
+        if not lives[id] then
+            usable = usable - connections -- those of a worker that died count until the server has closed them
+        end
+    end
+    usable = math.max(usable, 0)
+    local share = math.floor(usable / #ids)
+    for rank, id in ipairs(ids) do
+        if id == worker and rank <= usable % #ids then
+            share = share + 1 -- what is left of the division, one each
+        end
+    end
+    -- What it holds need not fit again: where there is less for all, all go down to their shares, and those fit.
+    granted = math.min(calm and most_if_calm or most, math.max(share, least), math.max(holds, usable - others_hold))
+end
+if granted < least then
+    granted = 0
+end
+
+stirred = stirred or holds > 0 and granted < most
+if stirred then
+    redis.call('SET', KEYS[3], worker, 'PX', ARGV[8])
+end
+holds = math.max(holds, granted)
+redis.call('HSET', KEYS[1], worker, string.format('%.0f:%d', now, holds))
+redis.call('PEXPIRE', KEYS[1], life_ms)
+return { granted, usable, others_hold + holds, calm and not stirred and 1 or 0, ids, reading }

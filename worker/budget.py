@@ -1,0 +1,239 @@
+"""The fleet's connection budget: the pools of all workers together never exceed what PostgreSQL can give.
+
+`worker.main` has one for each process: it enters before the process opens its first connection, takes its
+share, and beats once a second from then on. Workers know of each other by these beats, in Redis:
+
+    tidepool:budget:{database}           hash    worker id → its last beat and the connections that it holds
+    tidepool:budget:{database}:capacity  string  the newest reading of the server
+    tidepool:budget:{database}:restless  string  there while somebody came or went, or was given less, a short time ago
+
+    usable = the least limit (server, role, database) - reserved - others - margin
+    share  = usable / live workers; what is left of the division, one each to the first of them
+
+*Others* are all connections that are not of a live worker: those of a worker that died count until the server has
+closed them, and after a loss of Redis's data everybody's do until they have beaten again.
+
+A share is of connections: the pool's and the one beside it. A worker needs two of them, and without a grant it opens
+none. What it *holds* is its grant, or what is really open where that is more, so a connection is granted anew only
+when it has been closed. A grant goes down to the share at once. It goes up when the fleet is calm, by one a beat, as
+far as the others hold less than is usable. While Redis is away it stays as it is.
+
+A worker that slept longer than its entry lives may wake up with a grant that was given away meanwhile, until its next
+beat; fleets that use different databases of one server see only what the other has open. The margin is for both.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from worker.cancelling import heed_cancel
+from worker.db.capacity import Capacity
+from worker.db.faults import DatabaseFault
+from worker.engine.trouble import is_trouble
+
+log = structlog.get_logger(__name__)
+
+BEAT_S = 1.0
+LIFE_S = 4.0
+"""An entry outlives three beats that did not come."""
+CALM_S = 6.0
+"""A fleet is calm when for so long nobody has come or gone or been given less: longer than an entry lives, so that
+everybody has been heard of by then, also after a loss of Redis's data."""
+BESIDE_POOL = 1
+LEAST = BESIDE_POOL + 1
+_ENDED = "0:0"
+_PATIENCE_BEATS = 3
+"""Others need two to make room for a worker that has just come; one that waits longer says so."""
+
+
+class Budget:
+    """One worker's part of it. *read* reads the server's capacity; *margin* connections are left to everybody else.
+
+    *usable*, *granted* and *live* are as of the last beat: connections for the fleet (None: not known yet),
+    connections for this worker, and workers. *capacity* is the last reading.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        database: str,
+        worker_id: str,
+        *,
+        pool_size: int,
+        margin: int,
+        read: Callable[[], Awaitable[Capacity]],
+    ) -> None:
+        self.usable: int | None = None
+        self.granted = 0
+        self.capacity: Capacity | None = None
+        self._redis: Any = redis
+        key = f"tidepool:budget:{database}"
+        self._keys = [key, f"{key}:capacity", f"{key}:restless"]
+        self._script: Any = redis.register_script((files("worker") / "budget.lua").read_text("utf-8"))
+        self._worker_id = worker_id
+        self._wanted = pool_size + BESIDE_POOL
+        self._margin = margin
+        self._read = read
+        self._beating = asyncio.Lock()
+        self._is_exceeded = False
+        self._live: set[str] = set()
+        self._held = 0
+        self._numbers: dict[str, int] = {}
+        self._open: Callable[[], int] = lambda: 0
+        self._resize: Callable[[int], None] | None = None
+
+    @property
+    def limit(self) -> int:
+        """Connections that the pool may have."""
+        return max(0, self.granted - BESIDE_POOL)
+
+    @property
+    def live(self) -> int:
+        """How many workers there are, this one included."""
+        return len(self._live)
+
+    def server_columns(self) -> dict[str, Any] | None:
+        """Return what a row of `db_snapshots` tells of connections; None before the server was read."""
+        if self.capacity is None or self.usable is None:
+            return None
+        capacity, by_worker = self.capacity, self.capacity.by_worker
+        of_live = sum(count for worker, count in by_worker.items() if worker in self._live)
+        return {
+            "max_connections": capacity.max_connections,
+            "reserved_connections": capacity.superuser_reserved_connections + capacity.reserved_connections,
+            "role_limit": None if capacity.role_limit < 0 else capacity.role_limit,
+            "database_limit": None if capacity.database_limit < 0 else capacity.database_limit,
+            "backends": capacity.others + sum(by_worker.values()),
+            "backends_of_workers": of_live,
+            "backends_orphaned": sum(by_worker.values()) - of_live,
+            "workers": self.live,
+            "granted": self._held,
+            "usable": self.usable,
+        }
+
+    async def enter(self) -> None:
+        """Wait until this worker may open two connections, for as long as the others leave no room for them."""
+        beats = 0
+        while not (await self.beat(LEAST) and self.granted):
+            heed_cancel()
+            beats += 1
+            if beats == _PATIENCE_BEATS:
+                log.warning("budget.waiting", **self._numbers)
+            await asyncio.sleep(BEAT_S)
+
+    async def take_share(self) -> int:
+        """Read the capacity, and return what the pool may have to begin with: at least 1. Raises as the reading does.
+
+        Waits for Redis, and says so where it is less than the pool's size.
+        """
+        self.capacity = await self._read()
+        while not await self.beat(self._wanted):
+            heed_cancel()
+            await asyncio.sleep(BEAT_S)
+        if self.granted < self._wanted:
+            log.warning("budget.limited", limit=self.limit, wanted=self._wanted - BESIDE_POOL, **self._numbers)
+        return self.limit
+
+    def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
+        """From now on count what the pool has really open, and call *resize* with its limit whenever that changes."""
+        self._open, self._resize = count_open, resize
+        resize(self.limit)
+
+    async def run(self) -> None:
+        """Beat, and look at the server, each once a second until cancelled. A slow server delays no beat."""
+        looking = asyncio.create_task(self._look_on(), name="capacity reader")
+        try:
+            while True:
+                heed_cancel()
+                await asyncio.sleep(BEAT_S)
+                await self.beat()
+        finally:
+            looking.cancel()
+
+    async def beat(self, most: int | None = None) -> bool:
+        """Ask for at most *most* connections, and apply what is granted; returns whether Redis answered.
+
+        None: for those it has, and one more if the fleet is calm.
+        """
+        async with self._beating:
+            holds = max(self.granted, self._open() + BESIDE_POOL) if self.granted else 0
+            asked = (self.granted, min(self.granted + 1, self._wanted)) if most is None else (most, most)
+            reading = _as_json(self.capacity, self._margin) if self.capacity else ""
+            args = [self._worker_id, holds, *asked, LEAST, reading, int(LIFE_S * 1000), int(CALM_S * 1000)]
+            try:
+                reply = await self._script(keys=self._keys, args=args)
+            except Exception as error:
+                if not is_trouble(error):
+                    raise
+                return False  # the engine says so
+            self._take(*reply)
+            return True
+
+    async def look(self) -> None:
+        """Read the capacity anew; where that fails, the last reading stays."""
+        try:
+            self.capacity = await self._read()
+        except DatabaseFault:
+            pass  # whoever has work to do there says so
+        except Exception:
+            log.exception("capacity.unread")
+
+    async def leave(self) -> None:
+        """Leave the fleet, after the last connection was closed: whoever beats next takes the entry out."""
+        try:
+            await self._redis.hset(self._keys[0], self._worker_id, _ENDED)
+        except Exception as error:
+            if not is_trouble(error):
+                raise
+
+    async def _look_on(self) -> None:
+        while True:
+            heed_cancel()
+            await self.look()
+            await asyncio.sleep(BEAT_S)
+
+    def _take(self, granted: int, usable: int, held: int, calm: int, workers: Sequence[bytes], reading: bytes) -> None:
+        before, self.granted = self.granted, granted
+        self._live, self._held = {worker.decode() for worker in workers}, held
+        if reading:
+            self.usable = usable
+            self._numbers = _numbers(json.loads(reading), usable, self._live)
+        if self._resize and granted != before:
+            log.info("budget.changed", limit=self.limit, before=max(0, before - BESIDE_POOL), **self._numbers)
+            self._resize(self.limit)
+        if calm:  # for a while after a change more may be held than is usable
+            self._tell_excess(held)
+
+    def _tell_excess(self, held: int) -> None:
+        """Say once when the workers that run hold more than is usable, although each has its least."""
+        was_exceeded, self._is_exceeded = self._is_exceeded, self.usable is not None and held > self.usable
+        if self._is_exceeded and not was_exceeded:
+            log.warning("budget.exceeded", held=held, **self._numbers)
+
+
+def _as_json(capacity: Capacity, margin: int) -> str:
+    """Return a reading as `budget.lua` takes it, with the numbers that a log line explains a share by."""
+    reading = {
+        "room": capacity.room(margin),
+        "workers": capacity.by_worker,
+        "max_connections": capacity.max_connections,
+        "reserved": capacity.superuser_reserved_connections + capacity.reserved_connections,
+        "role_limit": capacity.role_limit,
+        "database_limit": capacity.database_limit,
+        "others": capacity.others,
+        "margin": margin,
+    }
+    return json.dumps(reading)
+
+
+def _numbers(reading: dict[str, Any], usable: int, live: set[str]) -> dict[str, int]:
+    """Return what a share is computed from, as a log line has it."""
+    connections: dict[str, int] = reading.pop("workers")
+    dead = sum(count for worker, count in connections.items() if worker not in live)
+    del reading["room"]
+    return {**reading, "others": reading["others"] + dead, "usable": usable, "workers": len(live)}
