@@ -27,6 +27,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 TICK_S = 0.5
 WINDOW_S = 12
 SLEEP = "SELECT pg_sleep($1)"
+SERVER = {
+    "max_connections": 100,
+    "reserved_connections": 3,
+    "backends": 10,
+    "backends_of_workers": 8,
+    "backends_orphaned": 0,
+    "workers": 1,
+    "granted": 8,
+    "usable": 90,
+}
+"""What a worker's budget would tell: room enough."""
 
 
 class Lab:
@@ -42,7 +53,8 @@ class Lab:
         """Open the pool and begin to take samples."""
         self.pool = await Pool.open(self.config)
         self._side = SideConnection(self.config, "stats")
-        journal = Journal(identity.of_this_process(), self._side, about={"versions": {}, "config": {}})
+        about: dict[str, dict[str, Any]] = {"versions": {}, "config": {}}
+        journal = Journal(identity.of_this_process(), self._side, about=about, server=lambda: SERVER)
         self._recorder = Recorder(
             journal, pool=self.pool, tally=Tally(), callers=lambda: self.callers, interval_s=TICK_S
         )

@@ -19,6 +19,10 @@ from worker.health.recorder import Recorder
 from worker.ledger import Tally
 
 TICK_S = 1_764_000_000.0
+SERVER_COLUMNS = (
+    "max_connections", "reserved_connections", "backends", "backends_of_workers", "backends_orphaned", "workers",
+    "granted", "usable",
+)  # fmt: skip
 ABOUT: dict[str, dict[str, Any]] = {"versions": {"python": "3.12"}, "config": {"max_size": 4}}
 
 
@@ -58,6 +62,27 @@ async def test_events_are_written_once(journal: Journal, connection: Any, logs: 
     (event,) = await Repositories(connection).events.newest(since=since)
     assert ("loop_blocked", {"lag_us": 300_000}) == (event["kind"], event["detail"])
     assert ["pool.event"] == [line["event"] for line in logs]
+
+
+async def test_the_server_has_a_row_a_tick_by_whoever_is_first(
+    side: SideConnection, pool: Pool, connection: Any
+) -> None:
+    """Its sessions and counters, and what the budget knows; none before that knows anything."""
+    known: dict[str, Any] = {}
+    columns = dict.fromkeys(SERVER_COLUMNS, 7)
+    journals = [Journal(identity.of_this_process(), side, about=ABOUT, server=lambda: known) for _ in range(2)]
+    for n in range(2):
+        for journal in journals:
+            Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=1).take_sample(TICK_S + n)
+            await journal.write()
+        known |= columns
+    (row,) = await connection.fetch("SELECT * FROM db_snapshots")
+    assert TICK_S + 1 == row["tick"].timestamp()
+    assert journals[0]._identity.worker_id == row["written_by"]
+    assert columns.items() <= dict(row).items()
+    assert (None, None, False) == (row["role_limit"], row["database_limit"], row["in_recovery"])
+    assert row["idle"] >= 1  # the pool's; the connection that asks does not count itself
+    assert row["server_started_at"] < datetime.now(UTC)
 
 
 async def test_what_waited_for_the_server_is_marked(database: PoolConfig, connection: Any) -> None:
