@@ -108,11 +108,11 @@ def _drawn_title(study: Study, name: str, words: str) -> Text:
 
 
 def _drawn_verdict(study: Study, verdict: Verdict) -> list[RenderableType]:
-    table = terminal.figures_table(("", "check", "figure", "value", "limit"), words=("", "check", "figure", "limit"))
+    table = terminal.figures_table(("check", "figure", "value", "limit"), words=("check", "figure", "limit"))
     for finding in verdict.findings:
+        check = f"{'>' if finding is verdict.finding else ' '} {finding.verdict}"
         for n, one in enumerate(finding.evidence):
-            mark = "=>" if finding is verdict.finding else ""
-            table.add_row(*((mark, finding.verdict) if n == 0 else ("", "")), one.name, _value(one), _limit(one))
+            table.add_row("" if n else check, one.name, _value(one), _limit(one))
     return [_drawn_title(study, verdict.name, verdict.finding.words), table]
 
 

@@ -59,8 +59,8 @@ async def test_a_crowded_pool_is_explained(run: Run, side: SideConnection) -> No
     assert 0 == status
     assert shown.startswith("pool_too_small: callers wait for connections that the database could serve\n")
     assert "1 process with a pool of 2" in shown
-    marked = [line.split() for line in shown.splitlines() if line.startswith("=>")]
-    assert ["=>", "pool_too_small", "time", "with", "a", "queue", "90.0%", "from", "1.0%"] in marked
+    marked = [line.split() for line in shown.splitlines() if line.startswith(">")]
+    assert [">", "pool_too_small", "time", "with", "a", "queue", "90.0%", "from", "1.0%"] in marked
     assert "leak_suspected" in shown
     assert "task batch of create_user" in shown
     assert "inside" not in shown

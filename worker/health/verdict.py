@@ -116,8 +116,8 @@ def _incident(study: Study) -> Finding:
     lost = max((tick.gain("closed_lost_idle") + tick.gain("closed_lost_in_use") for tick in window.ticks), default=0)
     evidence = [
         Evidence("restarts of the database seen", window.total("database_restarts"), "", 1),
-        Evidence("connections that could not be opened", window.total(*CONNECT_ERRORS), "", 1),
-        Evidence("connections lost in one tick of a process", lost, "", max(2, _LOST_SHARE * _limit(window))),
+        Evidence("connections not opened", window.total(*CONNECT_ERRORS), "", 1),
+        Evidence("connections lost in a tick", lost, "", max(2, _LOST_SHARE * _limit(window))),
     ]
     return _any("incident", "the database was away or restarted: look at a time without that", evidence)
 
@@ -139,7 +139,7 @@ def _leak(study: Study) -> Finding:
 def _locked(study: Study) -> Finding:
     """Before the number of uses is looked at: where all wait for a lock there are none."""
     locked = sum(row["active"] > 0 and row["waiting_lock"] >= _LOCKED * row["active"] for row in study.database)
-    evidence = [Evidence("ticks in which half of the backends waited for a lock", locked, "", _LOCKED_TICKS)]
+    evidence = [Evidence("ticks with half waiting for locks", locked, "", _LOCKED_TICKS)]
     return _any("database_bound", "transactions wait for each other's locks in the database", evidence)
 
 
@@ -150,7 +150,7 @@ def _too_few_uses(study: Study) -> Finding:
     evidence = [
         Evidence("uses", window.served, "", LEAST_SERVED, "below"),
         Evidence(
-            "rate x hold against in use (Little's law)", gap, "connections",
+            "rate x hold against in use", gap, "",
             max(_LITTLE_OFF * max(window.total("in_use_us") / max(window.us, 1), _LITTLE_FLOOR), 1e-9),
         ),
     ]  # fmt: skip
@@ -189,8 +189,8 @@ def _slow_database(study: Study) -> Finding:
     around = Window([*study.before.ticks, *study.window.ticks])
     full, calm = around.only(lambda tick: tick.busy >= _FULL), around.only(lambda tick: tick.busy <= _CALM)
     evidence = [
-        Evidence("query time in full ticks against calm ones", _slower(full, calm), "x", _SLOWER),
-        Evidence("query time against the time before", _slower(study.window, study.before), "x", _SLOWER_THAN_BEFORE),
+        Evidence("queries, full against calm ticks", _slower(full, calm), "x", _SLOWER),
+        Evidence("queries, against the time before", _slower(study.window, study.before), "x", _SLOWER_THAN_BEFORE),
     ]
     return _any(
         "database_bound", "queries take longer than they do at other times: more connections would add to it", evidence
@@ -207,22 +207,22 @@ def _hold_too_long(study: Study) -> Finding:
 def _budget_bound(study: Study, advice: Advice) -> Finding:
     evidence = [
         *_crowded(study.window),
-        Evidence("size needed", advice.demand, "connections", advice.limit + 1),
-        Evidence("most that the server can give to each", study.budget, "connections", advice.demand, "below"),
+        Evidence("size needed", advice.demand, "", advice.limit + 1),
+        Evidence("most the server gives to each", study.budget, "", advice.demand, "below"),
     ]
     return _all("budget_bound", "a larger pool is needed than the server has connections for", evidence)
 
 
 def _too_small(study: Study, advice: Advice) -> Finding:
-    evidence = [*_crowded(study.window), Evidence("size advised", advice.size, "connections", advice.limit + 1)]
+    evidence = [*_crowded(study.window), Evidence("size advised", advice.size, "", advice.limit + 1)]
     return _all("pool_too_small", "callers wait for connections that the database could serve", evidence)
 
 
 def _too_large(study: Study, advice: Advice) -> Finding:
     evidence = [
-        Evidence("size advised", advice.size, "connections", _TOO_LARGE * advice.limit, "below"),
-        Evidence("most in use at a time", study.peak, "connections", _TOO_LARGE * advice.limit, "below"),
-        Evidence("connections to spare", advice.limit - advice.size, "connections", _SPARE),
+        Evidence("size advised", advice.size, "", _TOO_LARGE * advice.limit, "below"),
+        Evidence("most in use at a time", study.peak, "", _TOO_LARGE * advice.limit, "below"),
+        Evidence("connections to spare", advice.limit - advice.size, "", _SPARE),
     ]
     return _all("pool_too_large", "fewer connections would do", evidence)
 
