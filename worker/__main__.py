@@ -18,6 +18,9 @@ from worker.bench.command import PARTS, bench
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
+from worker.drill.command import EXAMPLES as DRILL_EXAMPLES
+from worker.drill.command import add_arguments as add_drill_arguments
+from worker.drill.command import drill
 from worker.embedded import Urls
 from worker.pool_command import EXAMPLES as POOL_EXAMPLES
 from worker.pool_command import pool_health
@@ -122,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(PARTS)} (default: all but backlog)",
     )
     measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
+    add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES))
     _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
     return top
 

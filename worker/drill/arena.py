@@ -1,0 +1,192 @@
+"""What is broken and what has to survive it: servers of the drill's own, workers behind proxies, a producer."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+from arq.connections import ArqRedis
+
+from settings import child_environment
+from worker import embedded
+from worker.broker import open_redis
+from worker.db.migrations import migrate
+from worker.db.pool import PoolConfig
+from worker.drill.proxy import Proxy
+from worker.embedded.postgres import Postgres
+from worker.embedded.redis import EmbeddedRedis
+from worker.embedded.server import Server
+from worker.engine.leases import release_owners
+from worker.identity import worker_id_prefix
+
+_QUEUE = "arq:queue"
+_LOOK_S = 0.05
+_WAIT_S = 60.0
+_PATIENT_S = "20"
+"""The producer's connect timeout; it gives up after three."""
+
+
+@dataclass
+class Worker:
+    """A worker process, and its own way to each server."""
+
+    number: int
+    postgres: Proxy
+    redis: Proxy
+    process: asyncio.subprocess.Process | None = None
+    ended_on_purpose: bool = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is still there."""
+        self.ended_on_purpose |= number in (signal.SIGKILL, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+@dataclass
+class Arena:
+    """Servers under *home*, and *count* workers; a worker that ends is started anew, and counted if nobody ended it."""
+
+    home: Path
+    count: int
+    workers: list[Worker] = field(default_factory=list)
+    ended_by_themselves: int = 0
+    _open: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        """Start everything."""
+        self._open.enter_context(embedded.join(self.home))
+        self.urls = embedded.urls(self.home)
+        self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
+        await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+        self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=_QUEUE)
+        self._open.push_async_callback(self.redis.aclose, close_connection_pool=True)
+        for number in range(self.count):
+            worker = Worker(
+                number,
+                Proxy(f"{self.postgres.sockets}/.s.PGSQL.5432"),
+                Proxy(f"{self.redis_server.sockets}/redis.sock"),
+            )
+            for proxy in (worker.postgres, worker.redis):
+                await proxy.open()
+                self._open.push_async_callback(proxy.close)
+            self.workers.append(worker)
+            await self._start(worker)
+        self._keeper = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop everything."""
+        self._keeper.cancel()
+        for worker in self.workers:
+            worker.signal(signal.SIGCONT)
+            worker.signal(signal.SIGTERM)
+        for worker in self.workers:
+            assert worker.process is not None
+            try:
+                await asyncio.wait_for(worker.process.wait(), _WAIT_S)
+            except TimeoutError:
+                worker.signal(signal.SIGKILL)
+        await self._open.aclose()
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run a query past all proxies."""
+        connection: Any = await asyncpg.connect(self.urls.database)
+        try:
+            return await connection.fetch(query, *args)
+        finally:
+            await connection.close()
+
+    async def outcomes(self) -> int:
+        """Return how many jobs have an outcome."""
+        return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
+
+    async def held_by(self, worker: Worker) -> list[str]:
+        """Return the jobs that a worker holds."""
+        keys = await self.redis.keys(f"{_QUEUE}:held:{worker_id_prefix(worker.pid)}*")
+        return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
+
+    async def bury(self, pid: int) -> None:
+        """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
+        await release_owners(self.redis, _QUEUE, worker_id_prefix(pid))
+
+    async def queued(self) -> int:
+        """Return how many jobs wait or run."""
+        return int(await self.redis.zcard(_QUEUE))
+
+    async def start_producer(self, rate: float) -> asyncio.subprocess.Process:
+        """Start the producer on commands that come through its standard input, at up to twice *rate* a second."""
+        environment = self._environment(self.urls.database, self.urls.redis, CONNECT_TIMEOUT=_PATIENT_S)
+        command = (sys.executable, "-m", "producer", "--file", "-", "--rate", str(max(20.0, 2 * rate)), "--json")
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+
+    async def stop_server(self, server: Server, number: signal.Signals) -> None:
+        """End a server with a signal to its main process, and wait until nothing of it is left."""
+        os.kill(await self.server_pid(server), number)
+        await _until(server.is_down)
+
+    async def start_server(self, server: Server) -> None:
+        """Start a server that is down, and wait until it serves."""
+        await asyncio.to_thread(server.start)
+        await _until(server.is_ready)
+
+    async def server_pid(self, server: Server) -> int:
+        """Return the process id of a server."""
+        if server is self.postgres:
+            return int((server.data / "postmaster.pid").read_text("utf-8").split()[0])
+        info: dict[str, Any] = await self.redis.info("server")
+        return info["process_id"]
+
+    async def until(self, condition: Any, wait_s: float = _WAIT_S) -> None:
+        """Wait until the coroutine function *condition* returns something true. Raises `TimeoutError`."""
+        async with asyncio.timeout(wait_s):
+            while not await condition():  # noqa: ASYNC110  (servers and processes have no event to wait on)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _keep(self) -> None:
+        """Start workers anew that have ended."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for worker in self.workers:
+                if worker.process is not None and worker.process.returncode is not None:
+                    self.ended_by_themselves += not worker.ended_on_purpose
+                    await self._start(worker)
+
+    async def _start(self, worker: Worker) -> None:
+        environment = self._environment(
+            f"postgresql://postgres@127.0.0.1:{worker.postgres.port}/tidepool",
+            f"redis://127.0.0.1:{worker.redis.port}/0",
+        )
+        worker.ended_on_purpose = False
+        with (self.home / f"worker-{worker.number}.log").open("ab") as output:
+            worker.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "arq", "worker.WorkerSettings", stdout=output, stderr=output, env=environment
+            )
+
+    def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:
+        return child_environment(DATABASE_URL=database, REDIS_URL=redis, STATS_INTERVAL="1", **others)
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(_WAIT_S):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  (nor have these)
+            await asyncio.sleep(_LOOK_S)
+
+
+def feed(producer: asyncio.subprocess.Process, lines: Iterable[str]) -> None:
+    """Hand commands to the producer, as fast as it takes them."""
+    assert producer.stdin is not None
+    producer.stdin.writelines(line.encode() for line in lines)

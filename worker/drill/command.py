@@ -1,0 +1,104 @@
+"""`python -m worker drill`: break the service on purpose, and account for every job."""
+
+import argparse
+import random
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from settings import Settings
+from worker import terminal
+from worker.drill.arena import Arena
+from worker.drill.faults import FAULTS
+from worker.drill.log import Log
+from worker.drill.run import Drill, Injected, Report
+from worker.embedded import Urls
+
+EXAMPLES = """  python -m worker drill                               two minutes of faults by chance
+  python -m worker drill --minutes 10 --seed 7
+  python -m worker drill --fault commit-reply-lost --times 50
+  python -m worker drill --list"""
+
+
+async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
+    """Run a workload under faults, on servers of its own, and account for every job; status 1 where one is amiss."""
+    if arguments.list:
+        _list(as_json=arguments.json)
+        return 0
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
+    with tempfile.TemporaryDirectory(prefix="tidepool-drill-") as directory:
+        home = Path(directory)
+        home.chmod(0o755)  # noqa: ASYNC240  (the servers may run as another user)
+        report = await _run(arguments, home, seed)
+    if arguments.json:
+        terminal.print_json({**asdict(report), "holds": report.holds})
+    else:
+        _print(report)
+    return 0 if report.holds else 1
+
+
+async def _run(arguments: argparse.Namespace, home: Path, seed: int) -> Report:
+    log = Log(home / "log.jsonl", seed)
+    try:
+        async with Arena(home / "servers", arguments.workers) as arena:
+            run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
+            terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
+            if arguments.fault:
+                return await run.repeat(arguments.fault, arguments.times)
+            return await run.mix(arguments.minutes)
+    finally:
+        log.close()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--fault", type=_faults, metavar="A,B", help="only these, in this order (default: by chance, see --minutes)"
+    )
+    parser.add_argument("--times", type=terminal.positive, default=1, metavar="N", help="each so often (default 1)")
+    parser.add_argument("--minutes", type=float, default=2.0, metavar="M", help="faults by chance for M (default 2)")
+    parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
+    parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
+    parser.add_argument("--workers", type=terminal.positive, default=2, metavar="W", help="processes (default 2)")
+    parser.add_argument("--list", action="store_true", help="tell the faults, and do nothing")
+
+
+def _faults(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(FAULTS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(FAULTS)}")
+    return names
+
+
+def _list(*, as_json: bool) -> None:
+    rows = [{"fault": fault.name, "what": fault.words} for fault in FAULTS.values()]
+    terminal.print_rows(rows, ("fault", "what"), as_json=as_json, empty="")
+
+
+def _print(report: Report) -> None:
+    table = terminal.figures_table(
+        ("fault", "times", "recovery p50", "p99", "max", "before", "during", "after"), words=("fault",)
+    )
+    for name in FAULTS:
+        if ones := [one for one in report.injected if one.fault == name]:
+            table.add_row(*_row(name, ones))
+    console = terminal.console()
+    console.print(table)
+    console.print("recovery in seconds, from the mend on; rates in outcomes a second\n")
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.verdict.counts.items())
+    console.print(f"{report.verdict.jobs:,} jobs in {report.seconds:.0f} s: {counts}")
+    for name, jobs in report.verdict.named.items():
+        console.print(f"  {name}: {', '.join(jobs)} …")
+    if report.lost_by_redis:
+        console.print(f"lost with Redis's data, and enqueued again: {len(report.lost_by_redis):,} jobs")
+    console.print(f"workers that ended by themselves: {report.ended_by_themselves}; seed {report.seed}")
+    console.print("every job is accounted for" if report.holds else "THE BOOKS DO NOT AGREE")
+
+
+def _row(name: str, ones: list[Injected]) -> list[str]:
+    recoveries = sorted(one.recovery_s for one in ones)
+    rates: list[Any] = [statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")]
+    quantiles = [recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] for share in (0.5, 0.99, 1.0)]
+    return [name, str(len(ones)), *(f"{second:.2f}" for second in quantiles), *(f"{rate:,.0f}" for rate in rates)]

@@ -1,0 +1,124 @@
+"""A TCP proxy in front of a server, which can lose, hold back and cut what goes through it."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+_CHUNK = 65_536
+_CUT_AFTER_S = 0.05
+
+Bite = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trap:
+    """What is waited for, and what then happens."""
+
+    words: bytes
+    passes_on: bool
+    bite: Bite
+
+
+class Proxy:
+    """Listens on a port of its own and passes bytes on to a Unix socket, as far as its state lets it.
+
+    *is_open*: whether new connections are let through. *delay_s* holds every piece back. While it is
+    frozen nothing passes, and connections stay. A `trap` waits for one request that contains some words: its
+    answer is lost, or the request itself, and the connection is cut.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.is_open = True
+        self.delay_s = 0.0
+        self.port = 0
+        self._target = target
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._traps: list[_Trap] = []
+        self._links: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Begin to listen; `port` tells where."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Stop listening and cut everything."""
+        if self._server is not None:
+            self._server.close()
+        self.reset()
+        await asyncio.gather(*self._links, return_exceptions=True)
+
+    def freeze(self) -> None:
+        """Let nothing pass, in either direction."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Let everything pass again."""
+        self._flowing.set()
+
+    def reset(self) -> None:
+        """Cut all connections."""
+        for link in self._links:
+            link.cancel()
+
+    def trap(self, words: bytes, *, passes_on: bool, bite: Bite) -> None:
+        """Do *bite* at the next request with *words*, which is passed on or not; its connection is cut in any case."""
+        self._traps.append(_Trap(words, passes_on, bite))
+
+    def disarm(self) -> None:
+        """Take away the traps that have not been sprung."""
+        self._traps.clear()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.ensure_future(self._link(reader, writer))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            try:
+                if self.is_open:
+                    await self._join(reader, writer)
+            finally:
+                writer.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on until either side ends or a trap cuts."""
+        server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        pumps = [
+            asyncio.ensure_future(self._pump(reader, server_writer, requests=True)),
+            asyncio.ensure_future(self._pump(server_reader, writer, requests=False)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            if any(
+                pump.done() and not pump.cancelled() and pump.exception() is None and pump.result() for pump in pumps
+            ):
+                pumps[1].cancel()  # the answer is lost, and the server has time to do what it was asked
+                await asyncio.sleep(_CUT_AFTER_S)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            server_writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, requests: bool) -> bool:
+        """Pass on one direction to its end; returns whether a trap has ended it."""
+        while data := await reader.read(_CHUNK):
+            await self._flowing.wait()
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            trap = (
+                next((trap for trap in self._traps if trap.words in data), None) if requests and self._traps else None
+            )
+            if trap is None or trap.passes_on:
+                writer.write(data)
+                await writer.drain()
+            if trap is not None:
+                self._traps.remove(trap)
+                trap.bite()
+                return True
+        return False

@@ -1,0 +1,216 @@
+"""One drill: a steady load, faults one after the other, and the books checked when all is worked off."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from worker.drill.arena import Arena, feed
+from worker.drill.check import Verdict, check
+from worker.drill.faults import FAULTS, Fault
+from worker.drill.log import Log
+
+_SLICE_S = 0.1
+_CALM_S = 5.0
+"""Before and after each fault, for the rates to compare."""
+_RECOVERY_WAIT_S = 120.0
+_DRAIN_WAIT_S = 600.0
+_TICK_S = 1.0
+_SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
+_ENDED = "SELECT count(*), max(finished_at) FROM job_results WHERE job_id = ANY ($1)"
+
+Told = Callable[[str], None]
+
+
+class DrillError(Exception):
+    """The drill itself went wrong; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What one fault did. Rates are outcomes a second."""
+
+    fault: str
+    lasted_s: float
+    recovery_s: float
+    before: float
+    during: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a drill."""
+
+    seed: int
+    injected: list[Injected]
+    verdict: Verdict
+    lost_by_redis: list[str]
+    """Jobs that Redis lost with its data, and that were enqueued again."""
+    ended_by_themselves: int
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether no job is lost, doubled or wrong, nothing is left behind, and no worker ended by itself."""
+        return self.verdict.holds and not self.ended_by_themselves
+
+
+class Drill:
+    """Runs faults on an arena. *told* hears what happens, line by line."""
+
+    def __init__(self, arena: Arena, log: Log, *, rate: float, seed: int, told: Told) -> None:
+        self._arena = arena
+        self._log = log
+        self._rate = rate
+        self._seed = seed
+        self._told = told
+        self._chance = random.Random(seed)
+        self._injected: list[Injected] = []
+
+    async def mix(self, minutes: float) -> Report:
+        """Inject faults chosen by chance, for so long."""
+
+        async def faults() -> None:
+            end_s = time.monotonic() + 60 * minutes
+            names = [name for name, fault in FAULTS.items() if not fault.loses_queue]
+            while time.monotonic() < end_s:
+                await self._inject(FAULTS[self._chance.choice(names)])
+
+        return await self._run(faults())
+
+    async def repeat(self, names: list[str], times: int) -> Report:
+        """Inject each of *names* so many times."""
+
+        async def faults() -> None:
+            for _ in range(times):
+                for name in names:
+                    await self._inject(FAULTS[name])
+
+        return await self._run(faults())
+
+    async def _run(self, faults: Any) -> Report:
+        began_s = time.monotonic()
+        async with self._load():
+            await self._arena.until(self._arena.outcomes)
+            await asyncio.sleep(_CALM_S)
+            await faults
+        lost = await self._work_off()
+        longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
+        gap = timedelta(seconds=longest_s + 2 * _TICK_S)
+        verdict = await check(self._arena.urls.database, self._log, longest_gap=gap)
+        return Report(
+            seed=self._seed,
+            injected=self._injected,
+            verdict=verdict,
+            lost_by_redis=lost,
+            ended_by_themselves=self._arena.ended_by_themselves,
+            seconds=time.monotonic() - began_s,
+        )
+
+    # ---------------------------------------------------------------- load
+
+    @asynccontextmanager
+    async def _load(self) -> AsyncGenerator[None]:
+        """Enqueue at a steady rate for the length of the block."""
+        producer = await self._arena.start_producer(self._rate)
+        feeding = asyncio.create_task(self._feed(producer))
+        try:
+            yield
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            await self._end(producer)
+
+    async def _feed(self, producer: asyncio.subprocess.Process) -> None:
+        assert producer.stdin is not None
+        began_s, given = time.monotonic(), 0
+        while True:
+            due = int((time.monotonic() - began_s) * self._rate)
+            feed(producer, self._log.write(due - given))
+            given = due
+            await producer.stdin.drain()
+            await asyncio.sleep(_SLICE_S)
+
+    async def _end(self, producer: asyncio.subprocess.Process) -> None:
+        """Let the producer enqueue what it has been given; what it cannot say was enqueued is enqueued again."""
+        said, complained = await _ended(producer)
+        if producer.returncode:
+            self._told(f"the producer gave up, so all is enqueued again: {complained.decode().strip()[-200:]}")
+            await self._enqueue_again()
+        elif json.loads(said)["refused"]:
+            raise DrillError(f"the producer refused jobs of the drill: {complained.decode()[-500:]}")
+
+    async def _enqueue_again(self) -> None:
+        producer = await self._arena.start_producer(1_000_000)
+        assert producer.stdin is not None
+        for line in self._log.commands():
+            feed(producer, [line])
+            await producer.stdin.drain()
+        await _ended(producer)
+
+    async def _work_off(self) -> list[str]:
+        """Wait until the queue is empty; enqueue again, and return, what Redis has lost."""
+        await self._arena.until(self._queue_is_empty, _DRAIN_WAIT_S)
+        done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM job_results")}
+        lost = [job["id"] for job in self._log.jobs() if job["id"] not in done]
+        if not lost or not any(FAULTS[one.fault].loses_queue for one in self._injected):
+            return []
+        await self._enqueue_again()
+        await self._arena.until(self._queue_is_empty, _DRAIN_WAIT_S)
+        return lost
+
+    async def _queue_is_empty(self) -> bool:
+        return not await self._arena.queued()
+
+    # ---------------------------------------------------------------- faults
+
+    async def _inject(self, fault: Fault) -> None:
+        before = await self._rate_of(_CALM_S)
+        began = datetime.now(UTC)
+        jobs = await fault.inject(self._arena, self._chance)
+        mended = datetime.now(UTC)
+        recovered = await self._recovered(began, mended, jobs)
+        during = (await self._arena.fetch(_SINCE, began))[0][0] / max((recovered - began).total_seconds(), 1e-3)
+        await asyncio.sleep(_CALM_S)
+        injected = Injected(
+            fault=fault.name,
+            lasted_s=round((mended - began).total_seconds(), 2),
+            recovery_s=round((recovered - mended).total_seconds(), 2),
+            before=round(before, 1),
+            during=round(during, 1),
+            after=round(await self._rate_of(_CALM_S), 1),
+        )
+        self._injected.append(injected)
+        self._told(f"{fault.name}: {injected.lasted_s:.1f} s, recovered after {injected.recovery_s:.1f} s")
+
+    async def _rate_of(self, seconds: float) -> float:
+        since = datetime.now(UTC) - timedelta(seconds=seconds)
+        return (await self._arena.fetch(_SINCE, since))[0][0] / seconds
+
+    async def _recovered(self, began: datetime, mended: datetime, jobs: list[str] | None) -> datetime:
+        """Wait for the last outcome of *jobs*, or the first of any job after the mend; returns when it came."""
+        found: datetime | None = None
+
+        async def is_there() -> bool:
+            nonlocal found
+            if jobs is None:
+                count, found = (await self._arena.fetch(_SINCE, mended))[0]
+                return count > 0
+            count, found = (await self._arena.fetch(_ENDED, jobs))[0]
+            return count == len(jobs)
+
+        await self._arena.until(is_there, _RECOVERY_WAIT_S)
+        return max(found or began, mended)
+
+
+async def _ended(producer: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Close the producer's input, and return what it says when it has done all of it."""
+    assert producer.stdin is not None
+    producer.stdin.close()
+    return await producer.communicate()
