@@ -8,7 +8,7 @@ the ledger which of them have an outcome.
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO
@@ -18,14 +18,15 @@ from producer.commands_file import Refusal
 from producer.report import Report
 from producer.submission import Submission
 from worker.cancelling import heed_cancel
-from worker.db.pool import Pool
-from worker.db.repositories import Repositories
+from worker.db.results import Finished
 
 _WINDOW = 5000
 _POLL_DELAY_S = 0.1
 _CHUNKS_PER_SECOND = 20
 
 Items = Iterator[Submission | Refusal]
+Look = Callable[[Sequence[str]], Awaitable[list[Finished]]]
+"""Given ids, tells of those jobs that have an outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,11 @@ class Pace:
 
 
 class Run:
-    """One run. *refused* is told of every line that is refused, as it is met."""
+    """One run. *finished* looks into the ledger; *refused* is told of every line that is refused, as it is met."""
 
-    def __init__(self, client: JobClient, pool: Pool, report: Report, refused: Callable[[Refusal], None]) -> None:
+    def __init__(self, client: JobClient, finished: Look, report: Report, refused: Callable[[Refusal], None]) -> None:
         self._client = client
-        self._pool = pool
+        self._finished = finished
         self._report = report
         self._refused = refused
         self._ids = _IdFile()
@@ -102,8 +103,7 @@ class Run:
     async def _count_finished(self, window: set[str]) -> int:
         if not window:
             return 0
-        async with self._pool.acquire() as connection:
-            finished = await Repositories(connection).results.finished(list(window))
+        finished = await self._finished(list(window))
         self._report.count(finished)
         window.difference_update(job.job_id for job in finished)
         return len(finished)

@@ -16,12 +16,12 @@ from producer.client import JobClient
 from producer.commands_file import Refusal, read_commands
 from producer.fleet import Fleet
 from producer.report import Report
-from producer.run import Items, Pace, Run
+from producer.run import Items, Look, Pace, Run
 from settings import Settings
 from worker import terminal
 from worker.broker import open_redis
-from worker.db.pool import Pool
 from worker.db.repositories import Repositories
+from worker.db.results import Finished
 from worker.embedded import Urls
 from worker.terminal import CommandError
 
@@ -32,11 +32,11 @@ async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, 
     """Run what the command line asks for; returns the exit status."""
     report = Report(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
-    async with _pool(settings, urls) as pool, _client(settings, urls, pool) as client:
+    async with _ledger(settings, urls) as finished, _client(settings, urls, finished) as client:
         log_dir = settings.data_dir / "logs"
         with _items(arguments) as items, Fleet(arguments.workers, log_dir, client.bury) as fleet:
             pace = Pace(arguments.rate, settings.simulation_concurrency if arguments.jobs else 1)
-            with closing(Run(client, pool, report, refusals.tell)) as run, _progress(report, arguments):
+            with closing(Run(client, finished, report, refusals.tell)) as run, _progress(report, arguments):
                 await _whole(run, items, pace, fleet, follow=arguments.follow)
     refusals.tell_rest()
     if arguments.json:
@@ -58,19 +58,27 @@ async def _whole(run: Run, items: Items, pace: Pace, fleet: Fleet, *, follow: bo
 
 
 @asynccontextmanager
-async def _pool(settings: Settings, urls: Urls) -> AsyncGenerator[Pool]:
+async def _ledger(settings: Settings, urls: Urls) -> AsyncGenerator[Look]:
+    """Give the look into the ledger: it waits for PostgreSQL as long as commands do."""
     pool = await terminal.open_pool(settings, urls, "producer")
+
+    async def finished(job_ids: Sequence[str]) -> list[Finished]:
+        async def look() -> list[Finished]:
+            async with pool.acquire() as connection:
+                return await Repositories(connection).results.finished(job_ids)
+
+        return await terminal.patiently(look, settings, urls)
+
     try:
-        yield pool
+        yield finished
     finally:
         await pool.close()
 
 
 @asynccontextmanager
-async def _client(settings: Settings, urls: Urls, pool: Pool) -> AsyncGenerator[JobClient]:
+async def _client(settings: Settings, urls: Urls, finished: Look) -> AsyncGenerator[JobClient]:
     async def settled(job_ids: Sequence[str]) -> set[str]:
-        async with pool.acquire() as connection:
-            return {job.job_id for job in await Repositories(connection).results.finished(job_ids)}
+        return {job.job_id for job in await finished(job_ids)}
 
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
     try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from typing import Any
@@ -21,6 +21,8 @@ from producer.run import Pace, Run
 from producer.submission import Submission
 from worker import wire
 from worker.db.pool import Pool
+from worker.db.repositories import Repositories
+from worker.db.results import Finished
 from worker.jobs import JOBS
 from worker.ledger import Ledger
 
@@ -62,11 +64,16 @@ Start = Callable[..., tuple[Run, Report, list[Refusal]]]
 @pytest.fixture
 def a_run(pool: Pool) -> Iterator[Start]:
     """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
+
+    async def finished(job_ids: Sequence[str]) -> list[Finished]:
+        async with pool.acquire() as connection:
+            return await Repositories(connection).results.finished(job_ids)
+
     with ExitStack() as runs:
 
         def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
             report, refused = Report(), list[Refusal]()
-            run = Run(client, pool, report, refused.append)
+            run = Run(client, finished, report, refused.append)
             runs.callback(run.close)
             return run, report, refused
 

@@ -92,20 +92,19 @@ async def _pause_short(arena: Arena, chance: random.Random) -> None:
     await _pause(chance.choice(arena.workers), _SHORT_S)
 
 
-@_fault(
-    "pause-long", "A worker is stopped for longer than its lease; others do its jobs meanwhile."
-)
+@_fault("pause-long", "A worker is stopped for longer than its lease; others do its jobs meanwhile.")
 async def _pause_long(arena: Arena, chance: random.Random) -> None:
     await _pause(chance.choice(arena.workers), _LONG_S)
 
 
 @_fault("stop-twice", "A worker is told to stop in the middle of a batch, and once more at once.")
 async def _stop_twice(arena: Arena, chance: random.Random) -> None:
-    worker = chance.choice(arena.workers)
+    worker = await _at_work(arena, chance)
+    process = worker.process
     worker.signal(signal.SIGTERM)
     await asyncio.sleep(0.1)
     worker.signal(signal.SIGTERM)
-    await arena.until(lambda: _is_another(worker, worker.process))
+    await arena.until(lambda: _is_another(worker, process))
 
 
 @_fault("rolling-restart", "All workers are restarted under load, one after the other.")

@@ -14,11 +14,12 @@ from worker.drill.arena import Arena, feed
 from worker.drill.check import Verdict, check
 from worker.drill.faults import FAULTS, Fault
 from worker.drill.log import Log
+from worker.terminal import CommandError
 
 _SLICE_S = 0.1
 _CALM_S = 5.0
 """Before and after each fault, for the rates to compare."""
-_RECOVERY_WAIT_S = 120.0
+_RECOVERY_WAIT_S = 60.0
 _DRAIN_WAIT_S = 600.0
 _TICK_S = 1.0
 _SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
@@ -27,8 +28,8 @@ _ENDED = "SELECT count(*), max(finished_at) FROM job_results WHERE job_id = ANY 
 Told = Callable[[str], None]
 
 
-class DrillError(Exception):
-    """The drill itself went wrong; the text says how."""
+class DrillError(CommandError):
+    """The drill cannot go on; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +174,12 @@ class Drill:
     async def _inject(self, fault: Fault) -> None:
         before = await self._rate_of(_CALM_S)
         began = datetime.now(UTC)
-        jobs = await fault.inject(self._arena, self._chance)
-        mended = datetime.now(UTC)
-        recovered = await self._recovered(began, mended, jobs)
+        try:
+            jobs = await fault.inject(self._arena, self._chance)
+            mended = datetime.now(UTC)
+            recovered = await self._recovered(began, mended, jobs)
+        except (TimeoutError, DrillError) as error:
+            raise DrillError(f"{fault.name}: {error or 'it could not be injected in time'}") from None
         during = (await self._arena.fetch(_SINCE, began))[0][0] / max((recovered - began).total_seconds(), 1e-3)
         await asyncio.sleep(_CALM_S)
         injected = Injected(
@@ -205,7 +209,10 @@ class Drill:
             count, found = (await self._arena.fetch(_ENDED, jobs))[0]
             return count == len(jobs)
 
-        await self._arena.until(is_there, _RECOVERY_WAIT_S)
+        try:
+            await self._arena.until(is_there, _RECOVERY_WAIT_S)
+        except TimeoutError:
+            raise DrillError(f"no recovery within {_RECOVERY_WAIT_S:.0f} s") from None
         return max(found or began, mended)
 
 
