@@ -62,6 +62,17 @@ class Service:
         wait_for_line(worker, "worker.started")
         return worker
 
+    def start_fleet(self, count: int, log_dir: Path, **variables: str) -> list[Path]:
+        """Start so many workers at a time, and return their log files; wait for them with `until`."""
+        logs = [log_dir / f"worker-{number}.log" for number in range(count)]
+        for log in logs:
+            with log.open("wb") as output:  # no pipes: nobody would read twenty of them
+                command = [sys.executable, "-m", "arq", "worker.WorkerSettings"]
+                self.started.append(
+                    subprocess.Popen(command, env={**self.environment, **variables}, cwd=_ROOT, stderr=output)
+                )
+        return logs
+
 
 def wait_for_line(worker: subprocess.Popen[str], words: str) -> str:
     """Read a process's log until a line has *words*; returns it."""

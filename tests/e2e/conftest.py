@@ -1,13 +1,16 @@
 """The real commands, on a database and a Redis of the test's own."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Service
+from own_servers import OwnServers
 
+from worker import embedded
+from worker.broker import open_redis
 from worker.db.pool import PoolConfig
 
 
@@ -30,6 +33,22 @@ def service(database: PoolConfig, redis_url: str, tmp_path: Path) -> Iterator[Se
         if worker.poll() is None:
             worker.kill()
         worker.communicate()
+
+
+@pytest.fixture
+async def own_servers(service: Service, tmp_path: Path) -> AsyncIterator[OwnServers]:
+    """Give servers of the test's own; they are gone when it ends."""
+    home = tmp_path / "own"
+    with embedded.join(home) as membership:
+        urls = membership.urls
+        service.environment |= {"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}
+        redis = open_redis(urls.redis, queue_name="arq:queue")
+        try:
+            yield OwnServers(home, urls, service, redis)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+            for worker in service.started:
+                worker.kill()  # before its servers go
 
 
 @pytest.fixture

@@ -5,18 +5,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from arq.connections import ArqRedis
 from commands import Service, stop, until
+from own_servers import OwnServers
 
-from worker import embedded
-from worker.broker import open_redis
 from worker.embedded.locks import wait_until
 from worker.embedded.postgres import Postgres
 from worker.identity import worker_id_prefix
@@ -27,44 +22,6 @@ _COUNTS = (
     " (SELECT count(*) FROM users) + (SELECT count(*) FROM products) + (SELECT count(*) FROM orders) AS effects,"
     " count(*) FILTER (WHERE status = 'failed') AS failed FROM job_results"
 )
-
-
-@dataclass
-class OwnServers:
-    """A PostgreSQL and a Redis of the test's own, which it may stop, and the commands on them."""
-
-    home: Path
-    urls: embedded.Urls
-    service: Service
-    redis: ArqRedis
-
-    async def fetch(self, query: str) -> list[Any]:
-        """Run a query on a connection of its own."""
-        connection: Any = await asyncpg.connect(self.urls.database)
-        try:
-            return await connection.fetch(query)
-        finally:
-            await connection.close()
-
-    async def fetchval(self, query: str) -> Any:
-        """Run a query of one value."""
-        return (await self.fetch(query))[0][0]
-
-
-@pytest.fixture
-async def own_servers(service: Service, tmp_path: Path) -> AsyncIterator[OwnServers]:
-    """Give servers of the test's own; they are gone when it ends."""
-    home = tmp_path / "own"
-    with embedded.join(home) as membership:
-        urls = membership.urls
-        service.environment |= {"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}
-        redis = open_redis(urls.redis, queue_name="arq:queue")
-        try:
-            yield OwnServers(home, urls, service, redis)
-        finally:
-            await redis.aclose(close_connection_pool=True)
-            for worker in service.started:
-                worker.kill()  # before its servers go
 
 
 async def begun(rows: Any, at_least: int = 1) -> None:

@@ -1,6 +1,7 @@
 """The pool: fair, waits with a deadline, counts what happens, and closes in time."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -210,6 +211,28 @@ async def test_a_lowered_limit_closes_connections_in_use_when_they_come_back(
     assert (1, 1) == (pool.size, pool.idle)
     await pool.close()
     assert (2, 0) == (pool.stats.closed_surplus, pool.stats.closed_lost_in_use)
+
+
+async def test_idle_connections_and_those_that_come_back_are_closed_side_by_side(database: PoolConfig) -> None:
+    """One that has ended on the server is not counted as ending any more: once, that left one too many for good."""
+    pool = await Pool.open(replace(database, min_size=8, max_size=8))
+    for _ in range(5):
+        pool.limit = 8
+        async with AsyncExitStack() as used:
+            for _ in range(8):
+                await used.enter_async_context(pool.acquire())
+        users = [asyncio.create_task(use_briefly(pool)) for _ in range(5)]
+        await asyncio.sleep(0.005)
+        pool.limit = 2
+        await asyncio.gather(*users)
+        await until(lambda: has_connections(pool, 2))
+    await pool.close()
+
+
+async def use_briefly(pool: Pool) -> None:
+    """Have a connection for a moment."""
+    async with pool.acquire() as connection:
+        await connection.execute("SELECT pg_sleep(0.01)")
 
 
 async def test_a_pool_may_be_opened_with_a_low_limit(database: PoolConfig) -> None:

@@ -42,6 +42,11 @@ class Connections:
         """Connections that the server knows of: open, being opened, or being closed."""
         return len(self._doing) + self._connecting
 
+    @property
+    def kept(self) -> int:
+        """Those that are open and not about to end."""
+        return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
+
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`."""
         since_ns = time.perf_counter_ns()

@@ -123,8 +123,6 @@ class Pool:
             transaction_timeout_s=config.transaction_timeout_s,
         )
         self._loans: set[_Loan] = set()
-        self._ending = 0
-        """Connections that are being closed because they are too many."""
         self._shrinking: asyncio.Task[None] | None = None
         self._pool: Any = asyncpg.create_pool(
             config.url, connect=self._connections.connect, **pool_options(config, self.limit)
@@ -265,7 +263,7 @@ class Pool:
             self._gate.leave()
 
     def _is_above_limit(self) -> bool:
-        return self.size - self._ending > self.limit
+        return self._connections.kept > self.limit
 
     async def _shrink(self) -> None:
         """Close idle connections until there are no more than the limit. Taking an idle one waits for nothing."""
@@ -277,14 +275,9 @@ class Pool:
 
     async def _close_surplus(self, connection: Any, pid: int) -> None:
         """Close a connection that is one too many; asyncpg finds it closed when it is given back."""
-        self._ending += 1
         self._connections.surplus(pid)
-        try:
+        with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it has been cut then
             await connection.close(timeout=self.config.command_timeout_s)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            pass  # it has been cut
-        finally:
-            self._ending -= 1
 
     def _fullness(self) -> str:
         return (

@@ -1,6 +1,6 @@
 -- name: read
 -- The server's limits, the same in each row, beside the client backends of one application, by whose they are.
--- No parameters. Of another role's backend an ordinary role is not told the type: it counts, as it has a role.
+-- No parameters. An ordinary role is not told the type of another role's: one that has a role and a database counts.
 SELECT current_setting('max_connections')::integer AS max_connections,
        current_setting('superuser_reserved_connections')::integer AS superuser_reserved_connections,
        coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved_connections,  -- since 16
@@ -12,5 +12,5 @@ SELECT current_setting('max_connections')::integer AS max_connections,
        count(*) AS count
 FROM pg_stat_activity AS a, pg_roles AS r, pg_database AS d
 WHERE r.rolname = current_user AND d.datname = current_database()
-  AND (a.backend_type = 'client backend' OR a.backend_type IS NULL AND a.usesysid IS NOT NULL)
+  AND (a.backend_type = 'client backend' OR a.backend_type IS NULL AND a.usesysid IS NOT NULL AND a.datid IS NOT NULL)
 GROUP BY r.rolconnlimit, d.datconnlimit, 6, 7, 8

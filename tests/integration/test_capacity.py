@@ -1,0 +1,104 @@
+"""What the server can give, as it says itself."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from worker.db import capacity
+from worker.db.capacity import Backends, Capacity
+from worker.db.faults import Unavailable
+from worker.db.pool import Pool, PoolConfig
+from worker.db.side_connection import SideConnection
+
+
+@pytest.fixture
+async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
+    """Give the connection of a worker beside its pool."""
+    side = SideConnection(replace(database, application_name="tidepool:w1"), "stats")
+    yield side
+    await side.close()
+
+
+@pytest.fixture
+async def ordinary(database: PoolConfig, connection: Any) -> AsyncIterator[PoolConfig]:
+    """Give the test's database as a role sees it that may do nothing special."""
+    await connection.execute("CREATE ROLE ordinary LOGIN CONNECTION LIMIT 7")
+    parts = urlsplit(database.url)
+    yield replace(database, url=parts._replace(netloc=f"ordinary@{parts.netloc.rpartition('@')[2]}").geturl())
+    await connection.execute("DROP ROLE ordinary")
+
+
+def count(reading: Capacity, **of: Any) -> int:
+    """Return how many backends there are of which all this is true."""
+    return sum(
+        backends.count
+        for backends in reading.backends
+        if all(getattr(backends, name) == value for name, value in of.items())
+    )
+
+
+async def test_a_reading_has_the_limits_and_who_is_there(
+    database: PoolConfig, connection: Any, side: SideConnection
+) -> None:
+    """The worker's two names count for it; other tests' connections are other databases'."""
+    pool = await Pool.open(replace(database, application_name="tidepool:w1", min_size=2))
+    reading = await capacity.read(side)
+    for name in ("max_connections", "superuser_reserved_connections"):
+        assert int(await connection.fetchval(f"SHOW {name}")) == getattr(reading, name)
+    assert (-1, -1) == (reading.role_limit, reading.database_limit)
+    assert {"w1": 3} == reading.by_worker
+    assert 2 == count(reading, application_name="tidepool:w1", same_database=True, same_role=True)
+    assert 1 == count(reading, application_name="tidepool:w1:stats")
+    assert 1 == count(reading, application_name="tests:test")
+    assert 1 <= count(reading, same_database=False) <= reading.others
+    await pool.close()
+    assert {"w1": 1} == (await capacity.read(side)).by_worker
+
+
+async def test_limits_of_role_and_database_are_read(
+    connection: Any, side: SideConnection, database: PoolConfig
+) -> None:
+    """Whoever set one wants it to hold."""
+    await connection.execute(f"ALTER DATABASE {urlsplit(database.url).path[1:]} CONNECTION LIMIT 50")
+    assert 50 == (await capacity.read(side)).database_limit
+
+
+async def test_an_ordinary_role_sees_everybody(ordinary: PoolConfig, connection: Any) -> None:
+    """It is not told what kind others' backends are, and must not take them for none."""
+    side = SideConnection(ordinary, "stats")
+    reading = await capacity.read(side)
+    assert 7 == reading.role_limit
+    assert 1 == count(reading, application_name="tests:test", same_role=False, same_database=True)
+    assert 1 == count(reading, same_role=True)
+    visible = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    assert await connection.fetchval(visible) == sum(backends.count for backends in reading.backends)
+    await side.close()
+
+
+def test_the_room_is_the_least_of_the_limits_less_whom_each_counts() -> None:
+    """The server counts all, a role its own, a database its own; what is a worker's is left to the budget."""
+    strangers = (Backends("psql", True, False, 2), Backends("web", False, True, 3), Backends("", False, False, 10))  # noqa: FBT003
+    ours = (Backends("tidepool:w1", True, True, 4), Backends("tidepool:w1:stats", True, True, 1))  # noqa: FBT003
+    reading = Capacity(100, 3, 2, -1, -1, (*strangers, *ours))
+    assert (15, {"w1": 5}) == (reading.others, reading.by_worker)
+    assert 100 - 3 - 2 - 15 - 5 == reading.room(margin=5)
+    assert 30 - 2 == replace(reading, role_limit=30).room(margin=0)
+    assert 20 - 3 == replace(reading, role_limit=30, database_limit=20).room(margin=0)
+
+
+async def test_a_worker_is_told_apart_by_its_whole_name(database: PoolConfig) -> None:
+    """Names are cut at 63 bytes; the longest of a worker fits."""
+    host_pid_random = f"{'h' * 30}-4194304-abcd"
+    side = SideConnection(replace(database, application_name=f"tidepool:{host_pid_random}"), "migrate")
+    assert {host_pid_random: 1} == (await capacity.read(side)).by_worker
+    await side.close()
+
+
+async def test_a_server_that_is_away_is_unavailable() -> None:
+    """As for every other use of it."""
+    side = SideConnection(PoolConfig(url="postgresql://postgres@/x?host=/nowhere", application_name="x"), "stats")
+    with pytest.raises(Unavailable):
+        await capacity.read(side)
