@@ -13,8 +13,9 @@ MODULES = {
 }
 MAY_TOUCH_ENVIRON = {"settings", "worker.embedded.programs"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
-MAY_KNOW_ASYNCPG = ("worker.db", "worker.bench")
-"""`bench` measures bare transactions, and makes and drops a database to do it: no code of the service uses it."""
+MAY_KNOW_ASYNCPG = ("worker.db", "worker.bench", "worker.drill")
+"""`bench` measures bare transactions, and makes and drops a database to do it: no code of the service uses it.
+`drill` has to see errors as they are, and the database past all that it breaks."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worker": ("producer",),
