@@ -32,7 +32,8 @@ def service(database: PoolConfig, redis_url: str, tmp_path: Path) -> Iterator[Se
     for worker in service.started:
         if worker.poll() is None:
             worker.kill()
-        worker.communicate()
+        if worker.stderr and not worker.stderr.closed:  # else the test has read it
+            worker.communicate()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from commands import Service, stop, until
+from commands import Service, until
 
 TICK_S = 1.0
 
@@ -23,6 +23,7 @@ async def test_every_process_has_a_row_for_every_tick(
     service.run("producer", "--jobs", str(1000 * seconds), "--mix", "create_user=1")
     settings = {"POOL_MAX_SIZE": "2", "BATCH_LIMIT": "1", "STATS_INTERVAL": str(TICK_S)}
     workers = [service.start_worker(**settings) for _ in range(2)]
+    logs = [asyncio.create_task(asyncio.to_thread(worker.communicate)) for worker in workers]
 
     async def both_at_work() -> bool:
         query = "SELECT count(DISTINCT instance_id) AS n FROM pool_snapshots WHERE jobs_applied > 0"
@@ -31,7 +32,8 @@ async def test_every_process_has_a_row_for_every_tick(
     await until(both_at_work)
     await asyncio.sleep(seconds)
     for worker in workers:
-        stop(worker)
+        worker.terminate()
+    await asyncio.gather(*logs)  # read all the time: a log that nobody reads stops who writes it
     snapshots = await rows("SELECT * FROM pool_snapshots WHERE jobs_applied > 0 ORDER BY tick")
     by_process: dict[Any, list[dict[str, Any]]] = {}
     for row in snapshots:
