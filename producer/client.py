@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from arq.connections import ArqRedis
 from arq.jobs import Job
-from redis.exceptions import BusyLoadingError
+from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -26,6 +26,7 @@ from worker import servers, wire
 from worker.broker import open_redis, wait_for
 from worker.delivery import now_ms
 from worker.engine.leases import release_owners
+from worker.engine.trouble import is_trouble
 from worker.identity import worker_id_prefix
 
 log = structlog.get_logger(__name__)
@@ -116,7 +117,15 @@ class JobClient:
         return await self._settled([submission.id for submission in submissions])
 
     async def _until_through(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        return await wait_for(call, "redis", "the queue", self._patience_s, _CUT)
+        async def attempt() -> Any:
+            try:
+                return await call()
+            except ResponseError as error:  # read-only in a failover, or full
+                if not is_trouble(error):
+                    raise
+                raise RedisConnectionError(str(error)) from error
+
+        return await wait_for(attempt, "redis", "the queue", self._patience_s, _CUT)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 from arq.jobs import ResultNotFound
 from factories import a_submission, user_fields
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from producer.client import MOST_AT_ONCE, JobClient
 from producer.submission import Submission
@@ -190,6 +191,31 @@ async def test_a_repetition_does_not_bring_back_a_job_that_ran_meanwhile(redis: 
     client._enqueue = worker_runs_it_meanwhile
     assert [True] == await client.enqueue_many([a_submission(job_id="a")], again=True)
     assert [] == await queued(redis)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+    ],
+)
+async def test_a_redis_that_takes_no_writes_is_waited_for(redis: ArqRedis, words: str) -> None:
+    """In a failover, or while it is full; a bug is raised at once."""
+    client = JobClient(redis, patience_s=10)
+    script: Any = client._enqueue
+    errors = [ResponseError(f"Error running script (call to f_00): @user_script:49: -{words}")]
+
+    async def refuses_once(**keys_and_args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await script(**keys_and_args)
+
+    client._enqueue = refuses_once
+    assert [True] == await client.enqueue_many([a_submission(job_id="a")])
+    errors.append(ResponseError("ERR unknown command"))
+    with pytest.raises(ResponseError, match="unknown command"):
+        await client.enqueue_many([a_submission(job_id="b")])
 
 
 async def test_patience_ends(client: JobClient) -> None:
