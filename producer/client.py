@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from producer.submission import Submission, check_id
 from settings import Settings
 from worker import servers, wire
-from worker.broker import open_redis, wait_for
+from worker.broker import REFUSALS, open_redis, wait_for
 from worker.delivery import now_ms
 from worker.engine.leases import release_owners
 from worker.identity import worker_id_prefix
@@ -116,7 +116,7 @@ class JobClient:
         return await self._settled([submission.id for submission in submissions])
 
     async def _until_through(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        return await wait_for(call, "redis", "the queue", self._patience_s, _CUT)
+        return await wait_for(call, "redis", "the queue", self._patience_s, _CUT, REFUSALS)
 
 
 @asynccontextmanager
