@@ -123,9 +123,11 @@ class _OurWay:
         try:
             await theirs.connect()
         except RedisConnectionError as error:
-            if isinstance(error.__context__, ssl.SSLCertVerificationError):
-                reason = error.__context__.verify_message
-                raise AuthenticationError(f"its certificate is not trusted: {reason}") from error
+            reason = error.__context__
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
+            if isinstance(reason, REFUSALS):  # hidden in an error that says the server is away
+                raise AuthenticationError(str(reason)) from error
             raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
