@@ -94,6 +94,7 @@ async def wait_for(
 
 def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     options: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
+    options |= {"lib_name": None, "lib_version": None}  # not announced: Redis before 7.2 cannot even grant that command
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
     if url.startswith("rediss:"):
