@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -33,7 +33,8 @@ class Settings(BaseSettings):
 
     # Where the servers are. Neither PostgreSQL nor Redis named: embedded servers under DATA_DIR.
     database_url: SecretStr | None = None
-    """PostgreSQL as `postgresql://user:password@host:port/name`. Wins over the DB_* variables."""
+    """PostgreSQL as `postgresql://user:password@host:port/name`, with `?sslmode=verify-full&sslrootcert=/path/ca.pem`
+    for TLS. Wins over the DB_* variables."""
     db_host: str | None = None
     """Host of PostgreSQL, where DATABASE_URL is not given."""
     db_port: Annotated[int, Field(ge=1, le=65535)] = 5432
@@ -45,7 +46,8 @@ class Settings(BaseSettings):
     db_password: SecretStr | None = None
     """Password of the role. Default none."""
     redis_url: SecretStr | None = None
-    """Redis as `redis://`, `rediss://` (TLS) or `unix://`, with the database's number as path or `?db=`."""
+    """Redis as `redis://user:password@host:port/0`, `rediss://` for TLS (with
+    `?ssl_ca_certs=/path/ca.pem` for a CA of your own) or `unix://`, with the database's number as path or `?db=`."""
     data_dir: Path = Path(".data")
     """Directory of the embedded servers' data. Default .data."""
 
@@ -125,6 +127,8 @@ class Settings(BaseSettings):
             raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
         _require_scheme("DATABASE_URL", self.database, POSTGRES_SCHEMES)
         _require_scheme("REDIS_URL", self.redis_url, REDIS_SCHEMES)
+        _require_file("DATABASE_URL", self.database, "sslrootcert")
+        _require_file("REDIS_URL", self.redis_url, "ssl_ca_certs")
         return self
 
     @property
@@ -190,6 +194,13 @@ def _require_scheme(variable: str, url: SecretStr | None, schemes: tuple[str, ..
         raise ValueError(f"{variable}: is not a URL") from None
     if parts.scheme not in schemes:
         raise ValueError(f"{variable}: must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+
+
+def _require_file(variable: str, url: SecretStr | None, parameter: str) -> None:
+    """Check that the certificates which a URL names are there: whoever connects could not tell them from the server."""
+    named = parse_qs(urlsplit(url.get_secret_value()).query).get(parameter) if url else None
+    if named and not Path(named[-1]).is_file():
+        raise ValueError(f"{variable}: {parameter} is no file: {named[-1]}")
 
 
 def _line(detail: ErrorDetails) -> str:

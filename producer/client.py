@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from producer.submission import Submission, check_id
 from settings import Settings
 from worker import servers, wire
-from worker.broker import open_redis, wait_for
+from worker.broker import REFUSALS, open_redis, wait_for
 from worker.delivery import now_ms
 from worker.engine.leases import release_owners
 from worker.engine.trouble import is_trouble
@@ -125,7 +125,7 @@ class JobClient:
                     raise
                 raise RedisConnectionError(str(error)) from error
 
-        return await wait_for(attempt, "redis", "the queue", self._patience_s, _CUT)
+        return await wait_for(attempt, "redis", "the queue", self._patience_s, _CUT, REFUSALS)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ it where that is known.
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,7 +14,13 @@ import hiredis
 import structlog
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
-from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArgsError, RedisError
+from redis.asyncio.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    NoPermissionError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -25,13 +32,14 @@ log = structlog.get_logger(__name__)
 
 SOCKET_TIMEOUT_S = 5.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
-_REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError)
+REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
+"""Raised when Redis does not let us in, or is not who it says it is: waiting cannot help."""
 
 
 def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> ArqRedis:
     """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
     pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
-    pool.connection_class = type("Connection", (_OurWriting, pool.connection_class), {})
+    pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
     return ArqRedis(
         pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize, default_queue_name=queue_name
     )
@@ -40,6 +48,10 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 def redis_settings(url: str) -> RedisSettings:
     """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
     settings = _QuietRedisSettings(**vars(RedisSettings.from_dsn(url)))
+    options = parse_url(url)  # arq's reading leaves out what is quoted, and the certificates
+    settings.username, settings.password = options.get("username"), options.get("password")
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        setattr(settings, name, options.get(name))
     settings.ssl_check_hostname = True
     return settings
 
@@ -48,9 +60,9 @@ async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None 
     """Wait until Redis answers, saying once what is waited for.
 
     Raises the last error, of `redis.exceptions` or `OSError`, when *patience_s* is over; None waits for ever.
-    A refused password is raised at once.
+    A refusal is raised at once.
     """
-    await wait_for(redis.ping, "redis", without_password(url), patience_s, (RedisError, OSError), _REFUSALS)
+    await wait_for(redis.ping, "redis", without_password(url), patience_s, (RedisError, OSError), REFUSALS)
 
 
 async def wait_for(
@@ -82,6 +94,7 @@ async def wait_for(
 
 def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     options: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
+    options |= {"lib_name": None, "lib_version": None}  # not announced: Redis before 7.2 cannot even grant that command
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
     if url.startswith("rediss:"):
@@ -89,8 +102,10 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     return options
 
 
-class _OurWriting:
-    """How redis-py's connections write, changed in two ways.
+class _OurWay:
+    """redis-py's connections, changed in three ways.
+
+    A server whose certificate is not trusted has refused us, as it does with a wrong password: it is not away.
 
     Theirs write under `asyncio.wait_for`, which on Python 3.11 loses about every second cancel that arrives then,
     and makes a task of each command. And theirs pack commands in Python, which takes 5 us for each job that is
@@ -99,10 +114,22 @@ class _OurWriting:
 
     is_connected: bool
     socket_timeout: float | None
-    connect: Any
     check_health: Any
     disconnect: Any
     _writer: Any
+
+    async def connect(self) -> None:
+        """Connect. Raises what redis-py raises, of which `AuthenticationError` is for good."""
+        theirs: Any = super()
+        try:
+            await theirs.connect()
+        except RedisConnectionError as error:
+            reason = error.__context__
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
+            if isinstance(reason, REFUSALS):  # hidden in an error that says the server is away
+                raise AuthenticationError(str(reason)) from error
+            raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Encode a command; its first argument may be words that the server expects one by one, as in redis-py."""

@@ -11,8 +11,8 @@ settled a moment ago. Then step 2 comes out short, or step 1 breaks a constraint
 back and the batch runs again, and this time it first looks up who has an outcome. Those jobs get the
 stored one. Few batches hold such a job, so the look-up comes only after the conflict.
 
-Where a transaction fails, somebody is to blame. Nobody's job: the server is away or two transactions
-got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
+Where a transaction fails, somebody is to blame. Nobody's job: the server is away or refuses us, or two
+transactions got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
 halves until that job stands alone, and the others' outcomes are what they would have been without it.
 """
 
@@ -29,7 +29,7 @@ import structlog
 from pydantic_core import to_json
 
 from worker.cancelling import heed_cancel
-from worker.db.faults import Conflict, DataFault, PoolClosed, Unavailable
+from worker.db.faults import Conflict, DataFault, PoolClosed, Refused, Unavailable
 from worker.db.pool import Pool
 from worker.db.repositories import Repositories
 from worker.db.results import Entry, status_of
@@ -137,7 +137,7 @@ class Ledger:
                 if conflicts > _MOST_CONFLICTS:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
-            except Unavailable as fault:
+            except (Unavailable, Refused) as fault:
                 if not self.database_is_away:
                     log.warning("database.unavailable", error=str(fault))
                 self.database_is_away = True

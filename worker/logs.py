@@ -1,6 +1,7 @@
 """Logging: structlog for ours and for everybody else's lines, to standard error.
 
-Readable on a terminal, one JSON object a line otherwise. The events of the service, noun.past:
+Readable on a terminal, one JSON object a line otherwise. No line has a job's fields or a password; ids
+are the caller's, and are escaped. The events of the service, noun.past:
 
 | event | level | when |
 |---|---|---|
@@ -44,12 +45,29 @@ def configure(level: str) -> None:
     _take_over_arq()
 
 
+def printable(text: str) -> str:
+    """Return *text* on one line, without anything that a terminal would obey."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def _rendering() -> list[Any]:
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    traceback = structlog.processors.format_exc_info
     if sys.stderr.isatty():
         # Plain tracebacks: the pretty ones print local variables, and so the content of jobs.
-        return [strip, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    return [strip, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return [strip, traceback, _on_its_own_line, console]
+    return [strip, traceback, structlog.processors.JSONRenderer()]
+
+
+def _on_its_own_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Keep what others wrote, such as a job's id, from looking like a line of ours; JSON does so by itself."""
+    for name, value in event.items():
+        if name == "exception":
+            event[name] = "\n".join(f"    {printable(line)}" for line in value.splitlines())
+        elif isinstance(value, str):
+            event[name] = printable(value)
+    return event
 
 
 def _take_over_arq() -> None:

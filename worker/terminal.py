@@ -158,8 +158,7 @@ def cell(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
-    text = str(value)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return logs.printable(str(value))
 
 
 def figure(value: float | Decimal) -> str:

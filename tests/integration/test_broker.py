@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.broker import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for, wait_for_redis
@@ -53,6 +53,19 @@ def test_a_password_is_in_no_repr_of_arqs_settings() -> None:
     assert "hunter2" == redis_settings("redis://:hunter2@r:6379/3").password
 
 
+def test_arqs_settings_are_what_the_url_says() -> None:
+    """Arq's own reading takes a quoted password as it stands, and knows of no CA."""
+    settings = redis_settings("rediss://worker:a%40b@r:6380/3?ssl_ca_certs=/ca.pem")
+    assert ("worker", "a@b", "r", 6380, 3) == (
+        settings.username,
+        settings.password,
+        settings.host,
+        settings.port,
+        settings.database,
+    )
+    assert "/ca.pem" == settings.ssl_ca_certs
+
+
 async def test_a_server_that_answers_is_not_waited_for(redis: ArqRedis, redis_url: str, logs: list[Any]) -> None:
     """And nothing is said."""
     await wait_for_redis(redis, redis_url)
@@ -79,6 +92,17 @@ async def test_patience_ends_with_the_last_error() -> None:
     with pytest.raises(RedisConnectionError):
         await wait_for_redis(away, "unix:///nowhere/redis.sock", patience_s=0.1)
     await away.aclose(close_connection_pool=True)
+
+
+async def test_a_user_that_may_not_even_ask_is_refused(redis: ArqRedis) -> None:
+    """At once, whatever the patience: more rights do not come by waiting."""
+
+    async def refuse() -> None:
+        raise NoPermissionError("this user has no permissions to run the 'ping' command")
+
+    redis.ping = refuse
+    with pytest.raises(NoPermissionError):
+        await wait_for_redis(redis, "redis://r", patience_s=60)
 
 
 async def test_a_refused_password_is_not_tried_again() -> None:

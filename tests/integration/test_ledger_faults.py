@@ -10,7 +10,7 @@ import pytest
 from factories import a_change, a_delivery, a_user
 
 from worker.db.connection import Connection
-from worker.db.faults import Unavailable
+from worker.db.faults import DatabaseFault, Refused, Unavailable
 from worker.db.pool import Pool, PoolConfig
 from worker.jobs import JOBS
 from worker.jobs.create_user import CreateUser, create_user
@@ -62,7 +62,10 @@ class HeldHandler:
 class UnluckyPool:
     """A pool whose first transactions fail: before they begin, or when their commit has been made but not heard of."""
 
-    def __init__(self, pool: Pool, *, before: int = 0, after: int = 0) -> None:
+    def __init__(
+        self, pool: Pool, *, before: int = 0, after: int = 0, fault: type[DatabaseFault] = Unavailable
+    ) -> None:
+        self._fault = fault
         self._pool = pool
         self._before = before
         self._after = after
@@ -74,7 +77,7 @@ class UnluckyPool:
         self.transactions += 1
         if self._before:
             self._before -= 1
-            raise Unavailable("the server is away")
+            raise self._fault("the server is away")
         async with self._pool.transaction() as connection:
             yield connection
         if self._after:
@@ -295,9 +298,15 @@ async def test_a_backend_that_is_terminated_in_the_middle_costs_nothing(pool: Po
     assert ["ada", "eve"] == await usernames(connection)
 
 
-async def test_a_server_that_is_away_is_waited_for(pool: Pool, connection: Any) -> None:
-    """Nobody's job is at fault, so no try is spent and nothing is split."""
-    unlucky = UnluckyPool(pool, before=3)
+@pytest.mark.parametrize("fault", [Unavailable, Refused])
+async def test_a_server_that_is_away_or_refuses_us_is_waited_for(
+    pool: Pool, connection: Any, fault: type[DatabaseFault]
+) -> None:
+    """Nobody's job is at fault, so no try is spent and nothing is split.
+
+    Jobs failed after five tries when somebody had changed the role's password while a worker ran.
+    """
+    unlucky = UnluckyPool(pool, before=3, fault=fault)
     outcomes = await a_ledger(unlucky).settle("create_user", [a_delivery(a_user(n)) for n in ("ada", "eve")])
     assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
     assert 4 == unlucky.transactions

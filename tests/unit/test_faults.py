@@ -1,9 +1,12 @@
 """What database errors mean: one table, and nothing beside it."""
 
+import ssl
+import sys
 from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 
 from worker.db.faults import (
     Conflict,
@@ -26,6 +29,13 @@ def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = Non
     return error
 
 
+def untrusted() -> ssl.SSLCertVerificationError:
+    """Return what the handshake raises for a certificate of the wrong name or CA."""
+    error = ssl.SSLCertVerificationError("certificate verify failed")
+    error.verify_message = "Hostname mismatch"
+    return error
+
+
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
@@ -42,6 +52,7 @@ def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = Non
         (asyncpg.InvalidPasswordError, Refused),
         (asyncpg.InvalidAuthorizationSpecificationError, Refused),
         (asyncpg.InvalidCatalogNameError, Refused),
+        (asyncpg.InsufficientPrivilegeError, Refused),
         (asyncpg.SerializationError, Conflict),
         (asyncpg.DeadlockDetectedError, Conflict),
         (asyncpg.LockNotAvailableError, Conflict),
@@ -58,7 +69,6 @@ def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = Non
         (asyncpg.QueryCanceledError, StatementTimeout),
         (asyncpg.UndefinedTableError, type(None)),
         (asyncpg.PostgresSyntaxError, type(None)),
-        (asyncpg.InsufficientPrivilegeError, type(None)),
         (asyncpg.InternalServerError, type(None)),
     ],
     ids=lambda kind: kind.__name__,
@@ -74,6 +84,10 @@ def test_the_servers_errors(kind: type[asyncpg.PostgresError], fault: type) -> N
         (ConnectionRefusedError(), Unavailable),
         (ConnectionResetError(), Unavailable),
         (FileNotFoundError("no socket"), Unavailable),
+        (ssl.SSLEOFError("cut in the handshake"), Unavailable),
+        (untrusted(), Refused),
+        (ConnectionError('PostgreSQL server at "h:5432" rejected SSL upgrade'), Refused),
+        (asyncpg.ClientConfigurationError("sslmode must be one of …"), Refused),
         (TimeoutError(), Unavailable),
         (asyncpg.InterfaceError("connection is closed"), Unavailable),
         (asyncpg.InterfaceError("the server expects 1 argument for this query, 0 were passed"), type(None)),
@@ -123,6 +137,20 @@ async def test_a_translated_block_raises_our_errors_with_the_drivers_as_cause() 
         async with translated():
             raise error
     assert error is told.value.__cause__
+
+
+@pytest.mark.parametrize("kind", [asyncpg.UniqueViolationError, asyncpg.WithCheckOptionViolationError])
+async def test_a_traceback_has_no_row_in_it(kind: type[asyncpg.PostgresError]) -> None:
+    """PostgreSQL's DETAIL repeats the row, and a data error's message the value; logs show neither."""
+    error: Any = kind("a row was refused")
+    error.detail = "Failing row contains (7, ada, ada@example.org)."
+    try:
+        async with translated():
+            raise error
+    except (DataFault, asyncpg.PostgresError):
+        shown = structlog.processors.format_exc_info(None, "error", {"exc_info": sys.exc_info()})
+    assert "Traceback" in shown["exception"]
+    assert "ada@example.org" not in str(shown)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), Conflict("ours"), DataFault(Reason.INVALID, "ours")])

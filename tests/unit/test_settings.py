@@ -182,6 +182,25 @@ def test_secrets_are_in_no_error(environment: dict[str, str]) -> None:
     assert str(told.value).startswith(("DATABASE_URL: ", "REDIS_URL: "))
 
 
+@pytest.mark.parametrize(
+    ("variable", "url", "parameter"),
+    [
+        ("DATABASE_URL", "postgresql://ada:hunter2@h/d?sslmode=verify-full&sslrootcert=/no/ca.pem", "sslrootcert"),
+        ("REDIS_URL", "rediss://:hunter2@r/0?ssl_ca_certs=/no/ca.pem", "ssl_ca_certs"),
+    ],
+)
+def test_certificates_that_are_not_there_are_told_at_the_start(variable: str, url: str, parameter: str) -> None:
+    """The drivers would say "no such file", as of a server's socket, which is waited for."""
+    with pytest.raises(SettingsError, match=f"^{variable}: {parameter} is no file: /no/ca.pem$"):
+        load({**SERVERS, variable: url})
+
+
+def test_certificates_that_are_there_are_taken() -> None:
+    """Any file will do: whether it has certificates is seen when it is used."""
+    url = f"rediss://r/0?ssl_ca_certs={__file__}"
+    assert url == load({**SERVERS, "REDIS_URL": url}).redis_url.get_secret_value()  # pyright: ignore[reportOptionalMemberAccess]
+
+
 @pytest.mark.parametrize("password", ["p@ss", "a/b:c", "sp ace", "%41", "ü€", "#?&=", "'\"\\", "[x]"])
 def test_an_awkward_password_survives_the_composition(password: str) -> None:
     """What asyncpg reads from the URL is what was given."""

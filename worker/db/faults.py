@@ -3,13 +3,18 @@
 Callers of `worker.db` see six classes, and decide by them alone:
 
 - `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
-- `Refused`: it does not let us in. Seen at the start only.
+- `Refused`: it does not let us in, or is not who it says it is. At the start waiting cannot help; later somebody has
+  changed a password, a grant or a certificate, and nobody's job is at fault.
 - `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
 - `StatementTimeout`: the server cancelled a statement. Whoever asked for so much has to ask for less.
 - anything else is a bug, and passes unchanged.
+
+No text of these, and no traceback, has what a job holds: PostgreSQL's DETAIL, which repeats whole rows, is dropped, and
+so is the driver's error behind a `DataFault`, whose message repeats the value.
 """
 
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -18,12 +23,14 @@ import asyncpg
 from worker.outcomes import Reason
 
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
-_REFUSED_CLASSES = ("28", "3D")
+_REFUSED_CLASSES = ("28", "3D", "42501")
 _READ_ONLY = "25006"
 _CANCELLED = "57014"
 _SERVER_ENDED_TRANSACTION = ("25P03", "25P04")
 _CONFLICTS = ("40001", "40P01", "55P03", *_SERVER_ENDED_TRANSACTION)
 _DATA_CLASSES = ("22", "23")
+_REFUSES_TLS = "rejected SSL upgrade"
+"""What asyncpg says of a server without TLS, where the URL asks for it."""
 
 _REASONS = {
     "users_username_key": Reason.USERNAME_TAKEN,
@@ -39,7 +46,7 @@ class DatabaseFault(Exception):
 
 
 class Refused(DatabaseFault):
-    """PostgreSQL does not let us in: password, role or database are wrong. Waiting cannot help."""
+    """Password, role, database, grants or certificate are wrong."""
 
 
 class Unavailable(DatabaseFault):
@@ -85,9 +92,11 @@ async def translated() -> AsyncGenerator[None]:
 
 def raise_fault(error: Exception) -> None:
     """Raise what *error* means in the words of this module; where it means nothing there, return."""
+    if isinstance(error, asyncpg.PostgresError):
+        setattr(error, "detail", None)  # noqa: B010  (asyncpg sets it the same way)
     fault = classify(error)
     if fault is not None:
-        raise fault from error
+        raise fault from None if isinstance(fault, DataFault) else error
 
 
 def classify(error: Exception) -> DatabaseFault | None:
@@ -96,11 +105,19 @@ def classify(error: Exception) -> DatabaseFault | None:
         return _classify_state(error)
     if isinstance(error, (asyncpg.DataError, UnicodeEncodeError)):
         return DataFault(Reason.INVALID, "a value does not fit its column's type")
+    if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return _classify_connection(error)
+    return None
+
+
+def _classify_connection(error: Exception) -> DatabaseFault | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refused(f"its certificate is not trusted: {error.verify_message}")
+    if isinstance(error, asyncpg.ClientConfigurationError) or _REFUSES_TLS in str(error):
+        return Refused(str(error))
     if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
         return None  # we misuse the driver: repeating that would go on for ever
-    if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
-        return Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-    return None
+    return Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
 def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:

@@ -42,7 +42,8 @@ UNRUNNABLE = "tidepool:unrunnable"
 
 failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
-"""arq's two lines about each job. They cost more than the job itself: the service switches them off."""
+"""arq's two lines about each job. They cost more than the job itself: the service switches them off, but at DEBUG; and
+where `log_results` is off they tell neither what goes in nor what comes out."""
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ async def _attempt(worker: "Worker", call: Call, task: asyncio.Task[None], start
     try:
         if worker.on_job_start:
             await worker.on_job_start(context)
-        _log_start(call, start_ms)
+        _log_start(worker, call, start_ms)
         result = await _run_limited(worker, call, task, context)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
         finish = await _after_error(worker, call, start_ms, error)
@@ -300,10 +301,11 @@ def _context(worker: "Worker", call: Call) -> dict[Any, Any]:
     }
 
 
-def _log_start(call: Call, start_ms: int) -> None:
+def _log_start(worker: "Worker", call: Call, start_ms: int) -> None:
     if log.isEnabledFor(logging.INFO):
         delayed_s = (start_ms - call.claimed.due_ms) / 1000
         extra = f" try={call.job_try}" if call.job_try > 1 else ""
         extra += f" delayed={delayed_s:0.2f}s" if delayed_s > 1.2 else ""  # noqa: PLR2004  (arq's)
-        waited_s, text = (start_ms - call.enqueue_time_ms) / 1000, args_to_string(call.args, call.kwargs)
+        waited_s = (start_ms - call.enqueue_time_ms) / 1000
+        text = args_to_string(call.args, call.kwargs) if worker.log_results else "…"
         log.info("%6.2fs → %s(%s)%s", waited_s, call.ref, text, extra)

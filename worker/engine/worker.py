@@ -23,6 +23,7 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
+from redis.exceptions import NoPermissionError
 
 from worker.delivery import now_ms
 from worker.engine.finisher import Finisher
@@ -82,11 +83,12 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- life
 
     def run(self) -> None:
-        """Run until told to stop; exit status 2 where it could not start."""
+        """Run until told to stop; exit status 2 where it could not start, or Redis's user may not do what it takes."""
         try:
             super().run()
-        except StartError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201  (logging may not be set up yet)
+        except (StartError, NoPermissionError) as error:
+            refused = "Redis refuses us: " if isinstance(error, NoPermissionError) else ""
+            print(f"error: {refused}{error}", file=sys.stderr)  # noqa: T201  (logging may not be set up yet)
             raise SystemExit(2) from None
 
     async def main(self) -> None:

@@ -1,0 +1,41 @@
+-- Two PostgreSQL roles beside the owner of the tables: tidepool_work for workers and producers, tidepool_read for those
+-- who look at outcomes and pools. To be run by the owner after `python -m worker migrate`, and again after an upgrade
+-- that applied a migration; a second run changes nothing. The first one needs the right to create roles.
+--
+--     psql "$OWNER_URL" -v ON_ERROR_STOP=1 -f docs/roles.sql
+--     psql "$OWNER_URL" -c '\password tidepool_work' -c '\password tidepool_read'
+--
+-- Without a password nobody logs in as them. docs/operations.md says how they are used.
+
+BEGIN;
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['tidepool_work', 'tidepool_read'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN', name);
+        END IF;
+    END LOOP;
+END
+$$;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;                       -- as it is by default since version 15
+GRANT USAGE ON SCHEMA public TO tidepool_work, tidepool_read;
+
+-- What jobs create, look up and change; no column beyond these, and nothing is ever deleted.
+GRANT SELECT, INSERT ON users, products, orders TO tidepool_work;
+GRANT UPDATE (email, full_name, is_active, updated_at) ON users TO tidepool_work;
+GRANT UPDATE (in_stock) ON products TO tidepool_work;
+GRANT USAGE ON SEQUENCE users_id_seq, products_id_seq TO tidepool_work;
+
+-- The ledger and the history of the pools. Each worker prunes what is past its time, and thins old snapshots.
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_work;
+
+-- What `results`, `snapshots`, `pool`, `why` and `advise` read. job_results holds the fields of jobs that were not applied.
+GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_read;
+GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_read;
+
+COMMIT;
