@@ -117,8 +117,7 @@ class Pool:
     def limit(self, limit: int) -> None:
         """Change it while the pool is in use: idle ones above it are closed, those in use when they come back."""
         self._gate.limit = min(limit, self.config.max_size)
-        if self._is_above_limit() and (self._shrinking is None or self._shrinking.done()):
-            self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
+        self._shrink_soon()
 
     def holders(self) -> list[Holder]:
         """Return who has a connection, the longest first."""
@@ -211,29 +210,24 @@ class Pool:
     async def _give_back(self, connection: Connection, pid: int) -> None:
         since_ns = time.perf_counter_ns()
         self._connections.returning(connection, pid)
-        await self._close_surplus(connection, pid)
         await self._pool.release(connection, timeout=self.config.command_timeout_s)
         self._connections.returned(pid)
+        self._shrink_soon()
         self.stats.return_us_sum += (time.perf_counter_ns() - since_ns) // 1000
 
-    def _is_above_limit(self) -> bool:
-        return self._connections.kept > self.limit
+    def _shrink_soon(self) -> None:
+        """Have idle connections closed until there are no more than the limit, unless that is under way."""
+        if self._connections.kept > self.limit and (self._shrinking is None or self._shrinking.done()):
+            self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
 
     async def _shrink(self) -> None:
-        """Close idle connections until there are no more than the limit. Taking an idle one waits for nothing."""
         with suppress(asyncpg.InterfaceError):  # the pool is being closed, and they with it
-            while self.idle and self._is_above_limit():
-                connection = await self._pool.acquire()
-                await self._close_surplus(connection, connection.get_server_pid())
+            while self.idle and self._connections.kept > self.limit:
+                connection = await self._pool.acquire()  # an idle one: this waits for nothing
+                self._connections.surplus(connection.get_server_pid())
+                with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it is cut then
+                    await connection.close(timeout=self.config.command_timeout_s)
                 await self._pool.release(connection)
-
-    async def _close_surplus(self, connection: Any, pid: int) -> None:
-        """Close a connection if it is one too many; asyncpg finds it closed when it is given back."""
-        if not self._is_above_limit():
-            return
-        self._connections.surplus(pid)
-        with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it has been cut then
-            await connection.close(timeout=self.config.command_timeout_s)
 
     def _fullness(self) -> str:
         return (
