@@ -162,8 +162,9 @@ class Budget:
 
     async def leave(self) -> None:
         """Leave the fleet, after the last connection was closed: whoever beats next takes the entry out."""
+        leaving = self._redis.pipeline().hset(self._keys[0], self._worker_id, _ENDED)
         try:
-            await self._redis.hset(self._keys[0], self._worker_id, _ENDED)
+            await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
         except Exception as error:
             if not is_trouble(error):
                 raise
