@@ -8,7 +8,7 @@
 -- ARGV[5]  the least it can work with                  ARGV[6]  its reading of the server as JSON, or ""
 --            {"room": connections for the fleet, if all of these live, "workers": {id: connections on the server}, …}
 -- ARGV[7]  how long an entry lives, ms                 ARGV[8]  how long restlessness lasts, ms
--- Reply    {granted, usable (-1: nobody has read it yet), held by all, 1: calm, ids of the live workers, reading or ""}
+-- Reply    {granted, usable (-1: nobody has read it of late), held by all, 1: calm, ids of the live workers, reading or ""}
 local worker, holds, most, most_if_calm = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local least, reading, life_ms = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local time = redis.call('TIME')
@@ -30,15 +30,15 @@ table.sort(ids)
 local calm = not stirred and redis.call('EXISTS', KEYS[3]) == 0
 
 if reading ~= '' then
-    redis.call('SET', KEYS[2], reading, 'PX', life_ms)
+    redis.call('SET', KEYS[2], reading, 'PX', math.floor(life_ms / 2))
 else
     reading = redis.call('GET', KEYS[2]) or ''
 end
 
 local granted, usable = 0, -1
 if reading == '' then
-    -- One goes first and reads; the others wait for what it has read.
-    granted = (holds > 0 or others_hold == 0) and least or 0
+    -- Whoever holds some keeps them. Of those that have just come one goes first and reads, and the others wait for it.
+    granted = holds > 0 and math.min(most, holds) or others_hold == 0 and least or 0
 else
     local server = cjson.decode(reading)
     usable = server.room

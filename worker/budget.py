@@ -11,12 +11,13 @@ share, and beats once a second from then on. Workers know of each other by these
     share  = usable / live workers; what is left of the division, one each to the first of them
 
 *Others* are all connections that are not of a live worker: those of a worker that died count until the server has
-closed them, and after a loss of Redis's data everybody's do until they have beaten again.
+closed them, and after a loss of Redis's data everybody's do until they have beaten again. A reading counts for less
+than an entry lives, so that a worker whose entry has ended is in it with what it left behind.
 
 A share is of connections: the pool's and the one beside it. A worker needs two of them, and without a grant it opens
 none. What it *holds* is its grant, or what is really open where that is more, so a connection is granted anew only
 when it has been closed. A grant goes down to the share at once. It goes up when the fleet is calm, by one a beat, as
-far as the others hold less than is usable. While Redis is away it stays as it is.
+far as the others hold less than is usable. While Redis or PostgreSQL is away it stays as it is.
 
 A worker that slept longer than its entry lives may wake up with a grant that was given away meanwhile, until its next
 beat; fleets that use different databases of one server see only what the other has open. The margin is for both.
@@ -24,6 +25,7 @@ beat; fleets that use different databases of one server see only what the other 
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -71,6 +73,7 @@ class Budget:
         self.usable: int | None = None
         self.granted = 0
         self.capacity: Capacity | None = None
+        self._read_s = 0.0
         self._redis: Any = redis
         key = f"tidepool:budget:{database}"
         self._keys = [key, f"{key}:capacity", f"{key}:restless"]
@@ -131,7 +134,7 @@ class Budget:
 
         Waits for Redis, and says so where it is less than the pool's size.
         """
-        self.capacity = await self._read()
+        await self._read_capacity()
         while not await self.beat(self._wanted):
             heed_cancel()
             await asyncio.sleep(BEAT_S)
@@ -140,7 +143,7 @@ class Budget:
         return self.limit
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
-        """From now on count what the pool has really open, and call *resize* with its limit whenever that changes."""
+        """From now on count what the pool has really open, and call *resize* with its limit now and at every beat."""
         self._open, self._resize = count_open, resize
         resize(self.limit)
 
@@ -163,8 +166,7 @@ class Budget:
         async with self._beating:
             holds = max(self.granted, self._open() + BESIDE_POOL) if self.granted else 0
             asked = (self.granted, min(self.granted + 1, self._wanted)) if most is None else (most, most)
-            reading = _as_json(self.capacity, self._margin) if self.capacity else ""
-            args = [self._worker_id, holds, *asked, LEAST, reading, int(LIFE_S * 1000), int(CALM_S * 1000)]
+            args = [self._worker_id, holds, *asked, LEAST, self._reading(), int(LIFE_S * 1000), int(CALM_S * 1000)]
             try:
                 reply = await self._script(keys=self._keys, args=args)
             except Exception as error:
@@ -175,9 +177,9 @@ class Budget:
             return True
 
     async def look(self) -> None:
-        """Read the capacity anew; where that fails, the last reading stays."""
+        """Read the capacity anew, if the server answers."""
         try:
-            self.capacity = await self._read()
+            await self._read_capacity()
         except DatabaseFault:
             pass  # whoever has work to do there says so
         except Exception:
@@ -185,11 +187,25 @@ class Budget:
 
     async def leave(self) -> None:
         """Leave the fleet, after the last connection was closed: whoever beats next takes the entry out."""
+        leaving = self._redis.pipeline().hset(self._keys[0], self._worker_id, _ENDED)
         try:
-            await self._redis.hset(self._keys[0], self._worker_id, _ENDED)
+            await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
         except Exception as error:
             if not is_trouble(error):
                 raise
+
+    async def _read_capacity(self) -> None:
+        asked_s = time.monotonic()
+        self.capacity = await self._read()
+        self._read_s = asked_s
+
+    def _reading(self) -> str:
+        """Return the last reading for the script, or nothing where it is too old: it counts for half an entry's life.
+
+        For the other half it may count as the newest one in Redis.
+        """
+        is_fresh = time.monotonic() - self._read_s < LIFE_S / 2
+        return _as_json(self.capacity, self._margin) if self.capacity and is_fresh else ""
 
     async def _look_on(self) -> None:
         while True:
@@ -203,8 +219,9 @@ class Budget:
         if reading:
             self.usable = usable
             self._numbers = _numbers(json.loads(reading), usable, self._live)
-        if self._resize and granted != before:
-            log.info("budget.changed", limit=self.limit, before=max(0, before - BESIDE_POOL), **self._numbers)
+        if self._resize:
+            if granted != before:
+                log.info("budget.changed", limit=self.limit, before=max(0, before - BESIDE_POOL), **self._numbers)
             self._resize(self.limit)
         if calm:  # for a while after a change more may be held than is usable
             self._tell_excess(held)

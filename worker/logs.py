@@ -10,7 +10,7 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
 | `database.unavailable`, `database.back` | warning, info | once each an outage |
 | `server.waited_for` | warning | PostgreSQL or Redis does not answer at the start |
-| `budget.waiting` | warning | a new worker has no connections yet: the others hold all; with the numbers |
+| `budget.waiting` | warning | a new worker has to wait: the others hold all connections, or their number is not known |
 | `budget.limited` | warning | a worker begins with less than POOL_MAX_SIZE; with the numbers |
 | `budget.changed` | info | the pool's limit went down or up |
 | `budget.exceeded` | warning | the least of the workers that run is more than the server can give |

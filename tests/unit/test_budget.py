@@ -27,6 +27,7 @@ class FakeWorker:
     id: str
     budget: Budget
     limits: list[int] = field(default_factory=list)
+    """Those that its pool had, one after the other."""
     open: int = 0
 
     async def start(self, *, open_all: bool = False) -> int:
@@ -34,8 +35,13 @@ class FakeWorker:
         await self.budget.enter()
         limit = await self.budget.take_share()
         self.open = limit if open_all else 1
-        self.budget.govern(lambda: self.open, self.limits.append)
+        self.budget.govern(lambda: self.open, self.resize)
         return limit
+
+    def resize(self, limit: int) -> None:
+        """Take note of a new limit."""
+        if self.limits[-1:] != [limit]:
+            self.limits.append(limit)
 
     @property
     def backends(self) -> int:
@@ -93,8 +99,12 @@ class Fleet:
         return await starting
 
     async def bury(self, name: str) -> None:
-        """Let the time pass after which nobody counts on a worker that does not beat any more."""
+        """Let the time pass after which nobody counts on a worker that does not beat any more, and old readings end."""
         await self.redis.hset(KEY, name, "0:1000")
+        await self.redis.delete(f"{KEY}:capacity")
+        for worker in self.workers.values():
+            if worker.limits:
+                await worker.budget.look()
 
     async def die(self, name: str, *, left: bool = False) -> None:
         """Kill a worker, whose connections the server keeps if they are *left*, and let its entry end."""
@@ -226,6 +236,8 @@ async def test_a_worker_that_left_is_gone_at_once() -> None:
     await b.budget.leave()
     await fleet.rounds()
     assert 1 == fleet.workers["a"].budget.live
+    await fleet.workers["a"].budget.leave()
+    assert 0 < await fleet.redis.pttl(KEY) <= 4000
 
 
 async def test_of_a_cold_start_one_goes_first() -> None:
@@ -265,11 +277,11 @@ async def test_while_redis_is_away_limits_stay_as_they_are(monkeypatch: pytest.M
     fleet = await a_fleet(40, "a")
     a = fleet.workers["a"].budget
 
-    async def away(**_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise RedisConnectionError("refused")
 
     monkeypatch.setattr(a, "_script", away)
-    monkeypatch.setattr(fleet.redis, "hset", lambda *_: away())
+    monkeypatch.setattr("redis.asyncio.client.Pipeline.execute", away)
     assert not await a.beat()
     assert 10 == a.limit
     await a.leave()
@@ -292,12 +304,19 @@ async def test_after_a_loss_of_redis_nobody_goes_up_before_all_are_back() -> Non
     assert ([9, 9], 20, 2) == (fleet.limits(), a.usable, a.live)
 
 
-async def test_while_postgresql_is_away_the_last_reading_counts() -> None:
-    """Its end must not end the workers' place in the fleet."""
-    fleet = await a_fleet(40, "a")
+async def test_while_postgresql_is_away_limits_stay_as_they_are() -> None:
+    """Its end must not end the workers' place in the fleet, and nobody goes up on an old reading."""
+    fleet = await a_fleet(20, "a", "b")
+    await fleet.calm_rounds(3)
     fleet.read_error = Unavailable("the server is away")
-    await fleet.rounds(3)
-    assert ([10], 40) == (fleet.limits(), fleet.workers["a"].budget.usable)
+    fleet.workers["a"].budget._read_s = 0.0
+    await fleet.die("b")
+    await fleet.calm_rounds(3)
+    assert ([9], 20) == (fleet.limits(), fleet.workers["a"].budget.usable)
+    fleet.read_error = None
+    await fleet.calm_rounds(1)
+    assert [10] == fleet.limits()
+    fleet.read_error = Unavailable("the server is away")
     with pytest.raises(Unavailable):
         await fleet.worker("b").start()
 
@@ -362,7 +381,7 @@ class Story:
             await budget.beat(LEAST)
         elif what in ("join", "beat") and not worker.limits:
             await budget.take_share()
-            budget.govern(lambda: worker.open, worker.limits.append)
+            budget.govern(lambda: worker.open, worker.resize)
         elif what in ("join", "beat"):
             await budget.look()
             await budget.beat()
@@ -386,7 +405,7 @@ class Story:
             assert worker.backends <= held.get(worker.id, 0)
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(usable=st.integers(2, 16), steps=STEPS)
 def test_whatever_happens_no_more_is_held_than_is_there(usable: int, steps: list[Step]) -> None:
     """Joins, beats, leaves, deaths with and without a word to the server, in any order."""

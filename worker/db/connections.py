@@ -98,7 +98,7 @@ class Connections:
             self._doing[pid] = _SURPLUS
 
     def returned(self, pid: int, now_ns: int) -> None:
-        """Take note that it is idle, unless it has ended on the way, or is about to be told of as ended."""
+        """Take note that it is idle, unless it has ended on the way."""
         if self._doing.get(pid) == _RETURNING:
             self._doing[pid] = now_ns
 

@@ -160,8 +160,7 @@ class Pool:
     def limit(self, limit: int) -> None:
         """Change it while the pool is in use: idle ones above it are closed, those in use when they come back."""
         self._gate.limit = min(limit, self.config.max_size)
-        if self._is_above_limit() and (self._shrinking is None or self._shrinking.done()):
-            self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
+        self._shrink_soon()
 
     def holders(self) -> list[Holder]:
         """Return who has a connection, the longest first."""
@@ -253,31 +252,27 @@ class Pool:
             self.stats.held((since_ns - loan.since_ns) // 1000)
             self.stats.move(in_use=-1, now_ns=since_ns)
             self._connections.returning(loan.connection, loan.server_pid)
-            if self._is_above_limit():
-                await self._close_surplus(loan.connection, loan.server_pid)
             await self._pool.release(loan.connection, timeout=self.config.command_timeout_s)
             returned_ns = time.perf_counter_ns()
             self._connections.returned(loan.server_pid, returned_ns)
+            self._shrink_soon()
             self.stats.return_us_sum += (returned_ns - since_ns) // 1000
         finally:
             self._gate.leave()
 
-    def _is_above_limit(self) -> bool:
-        return self._connections.kept > self.limit
+    def _shrink_soon(self) -> None:
+        """Have idle connections closed until there are no more than the limit, unless that is under way."""
+        if self._connections.kept > self.limit and (self._shrinking is None or self._shrinking.done()):
+            self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
 
     async def _shrink(self) -> None:
-        """Close idle connections until there are no more than the limit. Taking an idle one waits for nothing."""
         with suppress(asyncpg.InterfaceError):  # the pool is being closed, and they with it
-            while self.idle and self._is_above_limit():
-                connection = await self._pool.acquire()
-                await self._close_surplus(connection, connection.get_server_pid())
+            while self.idle and self._connections.kept > self.limit:
+                connection = await self._pool.acquire()  # an idle one: this waits for nothing
+                self._connections.surplus(connection.get_server_pid())
+                with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it is cut then
+                    await connection.close(timeout=self.config.command_timeout_s)
                 await self._pool.release(connection)
-
-    async def _close_surplus(self, connection: Any, pid: int) -> None:
-        """Close a connection that is one too many; asyncpg finds it closed when it is given back."""
-        self._connections.surplus(pid)
-        with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it has been cut then
-            await connection.close(timeout=self.config.command_timeout_s)
 
     def _fullness(self) -> str:
         return (
