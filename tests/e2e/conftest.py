@@ -32,7 +32,9 @@ def service(database: PoolConfig, redis_url: str, tmp_path: Path) -> Iterator[Se
     for worker in service.started:
         if worker.poll() is None:
             worker.kill()
-        if worker.stderr and not worker.stderr.closed:  # else the test has read it
+        if worker.stderr and worker.stderr.closed:  # the test has read it
+            worker.wait()
+        else:
             worker.communicate()
 
 
