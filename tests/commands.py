@@ -34,7 +34,7 @@ class Service:
     environment: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def run(self, *words: str, stdin: str | None = None, **variables: str) -> Ended:
+    def run(self, *words: str, stdin: str | None = None, timeout_s: float = _TIMEOUT_S, **variables: str) -> Ended:
         """Run `python -m …` to its end."""
         done = subprocess.run(
             [sys.executable, "-m", *words],
@@ -43,7 +43,7 @@ class Service:
             cwd=_ROOT,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr)

@@ -49,17 +49,16 @@ def _fault(name: str, words: str, *, loses_queue: bool = False) -> Callable[[Inj
 
 @_fault("kill", "A worker is killed, and nobody tells: its leases have to end.")
 async def _kill(arena: Arena, chance: random.Random) -> list[str]:
-    worker = await _at_work(arena, chance)
+    worker, held = await _at_work(arena, chance)
     worker.signal(signal.SIGKILL)
-    return await arena.held_by(worker)
+    return held
 
 
 @_fault("kill-supervised", "A worker is killed, and its parent gives its jobs back, as `--workers` does.")
 async def _kill_supervised(arena: Arena, chance: random.Random) -> list[str]:
-    worker = await _at_work(arena, chance)
+    worker, held = await _at_work(arena, chance)
     pid = worker.pid
     worker.signal(signal.SIGKILL)
-    held = await arena.held_by(worker)
     await arena.bury(pid)
     return held
 
@@ -99,9 +98,10 @@ async def _pause_long(arena: Arena, chance: random.Random) -> None:
 
 @_fault("stop-twice", "A worker is told to stop in the middle of a batch, and once more at once.")
 async def _stop_twice(arena: Arena, chance: random.Random) -> None:
-    worker = await _at_work(arena, chance)
+    worker, _ = await _at_work(arena, chance)
     process = worker.process
     worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGCONT)
     await asyncio.sleep(0.1)
     worker.signal(signal.SIGTERM)
     await arena.until(lambda: _is_another(worker, process))
@@ -269,12 +269,15 @@ async def _redis_flushed(arena: Arena, _chance: random.Random) -> None:
 # ---------------------------------------------------------------- how
 
 
-async def _at_work(arena: Arena, chance: random.Random) -> Worker:
-    """Return a worker that holds jobs at this moment."""
+async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[str]]:
+    """Stop a worker in the middle of its work, and return it with the jobs that it holds."""
     while True:
         worker = chance.choice(arena.workers)
-        if await arena.held_by(worker):
-            return worker
+        worker.signal(signal.SIGSTOP)
+        if held := await arena.held_by(worker):
+            return worker, held
+        worker.signal(signal.SIGCONT)
+        await asyncio.sleep(chance.uniform(0.001, 0.02))
 
 
 async def _pause(worker: Worker, seconds: float) -> None:

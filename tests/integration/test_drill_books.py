@@ -1,0 +1,160 @@
+"""The drill's books and its proxy: what is wrong in the database is found, and what is lost on the way is chosen."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import a_delivery
+
+from worker.db.pool import Pool, PoolConfig
+from worker.drill.check import Verdict, check
+from worker.drill.log import Log
+from worker.drill.proxy import Proxy
+from worker.jobs import JOBS
+from worker.ledger import Ledger
+
+JOBS_OF_A_DRILL = 3500
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """Give a log in which every kind of job is."""
+    log = Log(tmp_path / "log.jsonl", seed=1)
+    log.write(JOBS_OF_A_DRILL)
+    log.close()
+    return log
+
+
+async def settle(log: Log, pool: Pool) -> None:
+    """Settle all jobs of a log, in their order."""
+    ledger = Ledger(pool, JOBS, worker_id="drill")
+    batch: list[Any] = []
+    for job in [*log.jobs(), {"job": None}]:
+        if batch and (job["job"] != batch[0].function or len(batch) == 500):
+            await ledger.settle(batch[0].function, batch)
+            batch = []
+        if job["job"]:
+            command = JOBS.get(job["job"]).parse(job["args"])  # pyright: ignore[reportOptionalMemberAccess]
+            batch.append(a_delivery(command, job["id"], function=job["job"], content=job["args"], last_try=True))
+
+
+async def books(database: PoolConfig, log: Log) -> Verdict:
+    """Return what the check says."""
+    return await check(database.url, log, longest_gap=timedelta(seconds=5))
+
+
+def test_a_seed_makes_the_same_jobs(tmp_path: Path) -> None:
+    """However they are asked for; ids are distinct, and the file has them all."""
+    one, other = Log(tmp_path / "one", 7), Log(tmp_path / "other", 7)
+    lines = [line for count in (1, 999, 3000) for line in one.write(count)]
+    assert lines == other.write(4000)
+    assert lines == list(one.commands())
+    assert 4000 == len({job["id"] for job in one.jobs()})
+    outcomes = {(job["outcome"], job["reason"]) for job in one.jobs()}
+    assert {("one_of", None), ("applied", None), ("rejected", "out_of_stock"), ("rejected", "unknown_user")} == outcomes
+    one.close()
+    other.close()
+
+
+async def test_books_that_agree(log: Log, pool: Pool, database: PoolConfig) -> None:
+    """Whatever the service did to the jobs is what had to become of them."""
+    await settle(log, pool)
+    verdict = await books(database, log)
+    assert verdict.holds, verdict
+    assert JOBS_OF_A_DRILL == verdict.jobs
+
+
+@pytest.mark.parametrize(
+    ("harm", "found"),
+    [
+        ("DELETE FROM job_results WHERE status = 'rejected' AND function = 'place_order'", "lost"),
+        ("UPDATE orders SET job_id = 'x' WHERE id = (SELECT min(id) FROM orders)", "unknown"),
+        ("DELETE FROM job_results WHERE function = 'place_order' AND status = 'applied'", "doubled"),
+        ("INSERT INTO users (username, email, full_name) VALUES ('x', 'x@x', 'x')", "doubled"),
+        ("DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)", "without_effect"),
+        (
+            "UPDATE orders SET total_price = total_price + 1 WHERE id = (SELECT min(id) FROM orders)",
+            "without_effect",
+        ),
+        ("UPDATE job_results SET reason = 'x' WHERE reason = 'out_of_stock'", "wrong"),
+        ("UPDATE job_results SET reason = 'x' WHERE reason = 'username_taken'", "wrong"),
+    ],
+)
+async def test_whatever_is_wrong_is_found(
+    log: Log, pool: Pool, database: PoolConfig, connection: Any, harm: Any, found: str
+) -> None:
+    """Lost, unknown, doubled, without effect, another outcome: each with the ids of some."""
+    await settle(log, pool)
+    await connection.execute(harm)
+    verdict = await books(database, log)
+    assert verdict.counts[found]
+    assert verdict.named[found]
+    assert not verdict.holds
+
+
+class Echo:
+    """A server on a Unix socket that answers each piece with itself, and remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer until the other side ends."""
+        while data := await reader.read(1000):
+            self.heard.append(data)
+            writer.write(data)
+        writer.close()
+
+
+@pytest.fixture
+async def echo(tmp_path: Path) -> AsyncIterator[tuple[Echo, Proxy]]:
+    """Give a server and a proxy before it."""
+    echo = Echo()
+    server = await asyncio.start_unix_server(echo.answer, tmp_path / "echo.sock")
+    proxy = Proxy(str(tmp_path / "echo.sock"))
+    await proxy.open()
+    yield echo, proxy
+    await proxy.close()
+    server.close()
+
+
+async def test_a_proxy_passes_on(echo: tuple[Echo, Proxy]) -> None:
+    """Unless it is told otherwise; while frozen nothing arrives, and nothing is lost."""
+    server, proxy = echo
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"one")
+    assert b"one" == await reader.readexactly(3)
+    proxy.freeze()
+    writer.write(b"two")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readexactly(3), 0.05)
+    assert [b"one"] == server.heard
+    proxy.thaw()
+    assert b"two" == await reader.readexactly(3)
+    proxy.reset()
+    assert b"" == await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize("passes_on", [True, False])
+async def test_a_trap_loses_one_answer_or_one_request(echo: tuple[Echo, Proxy], *, passes_on: bool) -> None:
+    """And the connection with it; what comes after it is not touched."""
+    server, proxy = echo
+    sprung = asyncio.Event()
+    proxy.trap(b"COMMIT", passes_on=passes_on, bite=sprung.set)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"BEGIN")
+    assert b"BEGIN" == await reader.readexactly(5)
+    writer.write(b"COMMIT")
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(6)
+    assert sprung.is_set()
+    assert passes_on is (b"COMMIT" in server.heard)
+    writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"COMMIT")
+    assert b"COMMIT" == await reader.readexactly(6)
+    writer.close()
