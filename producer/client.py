@@ -72,7 +72,7 @@ class JobClient:
         the queue or as one that has its outcome. *again* lets jobs run although they had a result.
         A connection that is lost on the way is made again and the same call repeated, which enqueues
         nothing twice; raises the error of `redis.exceptions` when that did not help for the patience, and
-        `ValueError` for too many.
+        `ValueError` for too many, or for one that is larger than a worker decodes: then none is enqueued.
         """
         if len(submissions) > MOST_AT_ONCE:
             raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
@@ -82,7 +82,7 @@ class JobClient:
             return [False] * len(submissions)
         receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
         now = now_ms()
-        payloads = [part for submission in fresh for part in (submission.id, _payload(submission, now))]
+        payloads = [part for submission in fresh for part in (submission.id, _payload(submission, now, again=again))]
         keys, args = [self._redis.default_queue_name, receipt], [now, _RECEIPT_MS, int(again), *payloads]
         reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
         answers = iter(reply.decode())
@@ -139,5 +139,10 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
             await redis.aclose(close_connection_pool=True)
 
 
-def _payload(submission: Submission, enqueued_at_ms: int) -> bytes:
-    return wire.serialize({"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms})
+def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:
+    """Encode a job. One that runs *again* fitted once: should it not any more, its worker says so in the ledger."""
+    envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms}
+    payload = wire.serialize(envelope)
+    if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:
+        raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
+    return payload

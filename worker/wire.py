@@ -38,8 +38,11 @@ def serialize(envelope: dict[str, Any]) -> bytes:
 
 
 def deserialize(payload: bytes) -> dict[str, Any]:
-    """Decode a job or a result. Raises `ValueError`."""
-    envelope = from_json(payload, allow_inf_nan=False)
+    """Decode a job or a result. Raises `ValueError`.
+
+    What is no finite number is read as a float: the result of a job that was rejected for it repeats its fields.
+    """
+    envelope = from_json(payload)
     if not isinstance(envelope, dict):
         raise ValueError("is neither a job nor a result")  # noqa: TRY004  (the bytes are wrong, not the call)
     result = envelope.get("r")

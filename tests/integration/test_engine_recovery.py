@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from arq.connections import ArqRedis
 from arq.worker import func
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from waiting import until
 
 from worker import wire
 from worker.broker import open_redis
 from worker.embedded import programs
-from worker.engine.leases import Leases
+from worker.engine.leases import Leases, release_owners
 from worker.engine.trouble import is_trouble
 from worker.engine.wakeup import Wakeup
 from worker.engine.worker import EngineOptions, Worker
@@ -40,7 +41,9 @@ class Runs:
         return "done"
 
 
-def a_worker(redis: ArqRedis, runs: Runs, *, lease_s: float = 10.0, **options: Any) -> Worker:
+def a_worker(
+    redis: ArqRedis, runs: Callable[[Any], Awaitable[str]], *, lease_s: float = 10.0, **options: Any
+) -> Worker:
     """Return a worker of ours that runs `job`."""
 
     async def job(ctx: dict[Any, Any]) -> str:
@@ -149,6 +152,34 @@ async def test_a_dead_workers_jobs_run_within_its_lease(redis: ArqRedis, running
             await asyncio.sleep(0.02)
 
     assert ["j0", "j1", "j2", "j3", "j4"] == sorted(runs.ids)
+
+
+async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRedis, running: Any) -> None:
+    """As after a sleep: its job comes back to it, and what the first attempt brings home late is refused."""
+    attempts: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+
+    async def attempt(_ctx: Any) -> str:
+        attempts.put_nowait(end := asyncio.get_running_loop().create_future())
+        return await end
+
+    async def one_attempt_is_left() -> bool:
+        return len(one.tasks) == 1
+
+    one = a_worker(redis, attempt)
+    running(one)
+    job = await redis.enqueue_job("job", _job_id="a")
+    assert job is not None
+    first = await asyncio.wait_for(attempts.get(), 10)
+
+    await release_owners(redis, QUEUE, one.owner)
+    one._renewal.begin(time.monotonic() - 99)
+    second = await asyncio.wait_for(attempts.get(), 10)
+    first.set_result("first")
+    await until(one_attempt_is_left)
+    assert not await redis.exists("arq:result:a")
+    second.set_result("second")
+
+    assert "second" == await job.result(10, poll_delay=0.02)
 
 
 async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRedis, caplog: Any) -> None:

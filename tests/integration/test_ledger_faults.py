@@ -268,6 +268,14 @@ async def test_conflicts_without_end_stay_with_their_job(
     assert RetryLater(ERROR_DELAYS_S[0]) == retried
 
 
+async def test_an_effect_whose_row_cannot_be_written_is_rolled_back(pool: Pool, connection: Any) -> None:
+    """They are one transaction: nobody ever sees the user of a job that has no outcome."""
+    await connection.execute("ALTER TABLE job_results RENAME COLUMN db_us TO lost")
+    outcomes = await a_ledger(pool).settle("create_user", [a_delivery(a_user("ada"))])
+    assert [RetryLater(ERROR_DELAYS_S[0])] == outcomes
+    assert [] == await usernames(connection)
+
+
 async def break_inserts(connection: Any, *, times: int, sqlstate: str) -> None:
     """Let the first inserts of the cursed user, or of ada's batch, fail; a sequence counts, as it never rolls back."""
     cursed = CURSED if times > 100 else "ada"

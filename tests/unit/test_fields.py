@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from worker.jobs import JOBS
 from worker.jobs.fields import Command, explain
+from worker.jobs.job import MOST_FIELDS
 from worker.outcomes import Reason, Rejected
 
 ORDER: dict[str, Any] = {"username": "ada", "sku": "LAMP", "quantity": 1}
@@ -216,11 +217,18 @@ def test_an_unknown_fields_name_is_escaped_and_cut() -> None:
 
 
 def test_only_the_first_five_faults_are_told() -> None:
-    """A thousand unknown fields make no endless error."""
-    rejected = parse("create_user", **{f"field_{n}": n for n in range(1000)})
+    """Many unknown fields make no endless error."""
+    rejected = parse("create_user", **{f"field_{n}": n for n in range(MOST_FIELDS - len(VALID["create_user"]))})
     assert isinstance(rejected, Rejected)
-    assert rejected.detail.endswith("; and 995 more")
+    assert rejected.detail.endswith("; and 92 more")
     assert len(rejected.detail) < 500
+
+
+@pytest.mark.parametrize("function", VALID)
+def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
+    """One more than may be is told in a word, and no command has nearly as many."""
+    rejected = parse(function, **{f"field_{n}": n for n in range(MOST_FIELDS)})
+    assert Rejected(Reason.INVALID, "has more than 100 fields") == rejected
 
 
 def test_endless_nesting_is_told_in_words() -> None:

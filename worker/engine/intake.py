@@ -10,6 +10,7 @@ A failed job raises `JobFailed`, so that arq counts it as failed; a job that is 
 arq's `Retry`.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -35,7 +36,7 @@ _TRIES_ARE_OURS = 1_000_000
 _TIME_IS_OURS_S = math.inf
 """The same for time: while the database is away a job waits as long as it must."""
 _UNSETTLED_DELAY_S = 1.0
-_ID_LENGTH, _NAME_LENGTH = 200, 100
+_ID_LENGTH, _NAME_LENGTH, _DIGEST_LENGTH = 200, 100, 32
 
 
 class JobFailed(Exception):
@@ -84,7 +85,7 @@ class Intake:
     ) -> Delivery:
         enqueued_at: datetime = call["enqueue_time"]
         return Delivery(
-            id=_readable(call["job_id"], _ID_LENGTH),
+            id=_ledger_id(call["job_id"]),
             function=function,
             command=command,
             content=content,
@@ -130,6 +131,15 @@ def _runner(function: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 async def _run_unrunnable(ctx: dict[str, Any], /, *args: Any) -> Any:
     return await ctx["intake"].run_unrunnable(ctx, *args)
+
+
+def _ledger_id(job_id: str) -> str:
+    """Return an id as the ledger can hold it; one that has to be cut or escaped has a digest, and stays its own."""
+    readable = _readable(job_id, _ID_LENGTH)
+    if readable == job_id:
+        return job_id
+    digest = hashlib.sha256(job_id.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{readable[: _ID_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
 
 
 def _readable(text: str, most: int) -> str:

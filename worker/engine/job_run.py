@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 UNRUNNABLE = "tidepool:unrunnable"
 """The function that is told of jobs that cannot be run: (kind, function, reason, content)."""
 
+_MOST_SHOWN = 200
+"""Characters of an id or a name of the sender's in a line or an error."""
+
 failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
 """arq's two lines about each job. They cost more than the job itself: the service switches them off, but at DEBUG; and
@@ -65,8 +68,8 @@ class Call:
 
     @property
     def shown_id(self) -> str:
-        """The job's id in log lines, however it was made up."""
-        return ascii(self.claimed.id)[1:-1]
+        """The job's id in log lines, however it was made up and however long it is."""
+        return ascii(self.claimed.id)[1:-1][:_MOST_SHOWN]
 
     @property
     def ref(self) -> str:
@@ -117,7 +120,7 @@ def _read(worker: "Worker", claimed: Claimed) -> Call:
         raise Unrunnable("aborted", call, "was aborted", asyncio.CancelledError(), line)
     call.function = worker.functions.get(call.name) if call.name != UNRUNNABLE else None  # ours to call, nobody else's
     if call.function is None:
-        line = f"job {call.shown_id}, function {call.name!r} not found"
+        line = f"job {call.shown_id}, function {call.name[:_MOST_SHOWN]!r} not found"
         raise Unrunnable("invalid", call, "names no function that there is", _not_found(call.name), line)
     _refuse_hopeless(worker, call)
     return call
@@ -243,7 +246,7 @@ def _extra(error: BaseException) -> Any:
 
 
 def _not_found(name: str) -> JobExecutionFailed:
-    return JobExecutionFailed(f"function {name!r} not found")
+    return JobExecutionFailed(f"function {name[:_MOST_SHOWN]!r} not found")
 
 
 def _since_s(time_ms: int) -> float:

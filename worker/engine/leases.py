@@ -23,10 +23,13 @@ from typing import Any, NamedTuple
 from arq.constants import abort_jobs_ss
 from redis.asyncio import Redis
 
+from worker.wire import MAX_PAYLOAD_BYTES
+
 MOST_AT_ONCE = 250
 """Jobs in one call of a script: larger ones are slower a job, and Lua cannot unpack thousands of values."""
 MOST_LAPSES = 3
 """Owners that may be lost with a job before it is failed instead of run."""
+_MOST_DIGITS = 6
 
 
 class Claimed(NamedTuple):
@@ -35,7 +38,7 @@ class Claimed(NamedTuple):
     id: str
     due_ms: int
     payload: bytes | None
-    """None: the job's content has expired or was never there."""
+    """None: the job's content has expired or was never there. One that is too large comes cut, but still too large."""
     failed_tries: int
     lapses: int
     owner: str
@@ -71,12 +74,15 @@ class Leases:
         A call whose reply is lost may have taken jobs: `strays` finds them.
         """
         keys = [*self._own_keys(owner), f"{self._queue}:lapses", f"{self._queue}:suspects", abort_jobs_ss]
-        args = [owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), held_key(self._queue, "")]
+        args = [
+            *(owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), held_key(self._queue, "")),
+            MAX_PAYLOAD_BYTES,
+        ]
         ids, dues, payloads, tries, lapses, aborts, returned = await self._claim(keys=keys, args=args)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries, lapses or none, aborts or none, strict=True)
         jobs = [
-            Claimed(decode_id(i), int(float(due)), payload, int(tried or 0), int(lapsed or 0), owner, mark is not None)
+            Claimed(decode_id(i), _due_ms(due), payload, _count(tried), _count(lapsed), owner, mark is not None)
             for i, due, payload, tried, lapsed, mark in columns
         ]
         return jobs, returned
@@ -111,6 +117,18 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
 
 def _finish_args(finish: Finish) -> tuple[bytes | str | int, ...]:
     return encode_id(finish.id), finish.how, finish.value, finish.ms, finish.keep_ms, int(finish.tried)
+
+
+def _due_ms(score: bytes) -> int:
+    """Return a due time that can be reckoned with: whoever can write to Redis may have given a job any score."""
+    return int(max(0.0, float(score)))
+
+
+def _count(value: bytes | None) -> int:
+    """Return a count that is kept in Redis; what is no number of up to six digits, none of ours wrote: it counts 1."""
+    if value is None:
+        return 0
+    return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1
 
 
 def script(name: str) -> str:

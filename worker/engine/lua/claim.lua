@@ -8,6 +8,7 @@
 -- KEYS[6]  aborts: arq's zset of jobs that somebody asked to abort
 -- ARGV[1]  owner     ARGV[2]  lease, ms     ARGV[3]  how many jobs at the most (250 or fewer)
 -- ARGV[4]  1: one of them may be a suspect  ARGV[5]  the prefix of every owner's held key
+-- ARGV[6]  the most bytes of a payload: a larger one is handed out cut after one byte more, which tells it apart
 -- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back}
 --          nil for a job without one; no lapses or marks at all where there is none of them
 local owner, lease_ms, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -94,4 +95,10 @@ for i, id in ipairs(ids) do
 end
 local lapses = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('HMGET', KEYS[4], unpack(ids)) or {}
 local aborts = redis.call('EXISTS', KEYS[6]) == 1 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
-return { ids, dues, redis.call('MGET', unpack(jobs)), redis.call('MGET', unpack(tries)), lapses, aborts, returned }
+local payloads, most = redis.call('MGET', unpack(jobs)), tonumber(ARGV[6])
+for i, payload in ipairs(payloads) do
+    if payload and #payload > most then
+        payloads[i] = string.sub(payload, 1, most + 1)
+    end
+end
+return { ids, dues, payloads, redis.call('MGET', unpack(tries)), lapses, aborts, returned }

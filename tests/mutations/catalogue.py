@@ -1,0 +1,325 @@
+"""Deliberate faults, each with the test that must notice it. `python -m tests.mutations` tries them.
+
+A mutation replaces one exact text by another. A unit test keeps every text where it is said to be, so that the list
+goes with the code. A new safeguard belongs here, with the test that shows what it is for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """*what* a reader would call it; *old* in the file at *path* becomes *new*, and *test* must turn red."""
+
+    what: str
+    path: str
+    old: str
+    new: str
+    test: str
+
+    def applied_to(self, text: str) -> str:
+        """Return *text* with the fault in it. Raises `ValueError` unless *old* is found exactly once."""
+        if (found := text.count(self.old)) != 1:
+            raise ValueError(f"{self.path}: found {found} times: {self.old!r}")
+        return text.replace(self.old, self.new)
+
+
+LEDGER, FAULTS = "tests/integration/test_ledger.py", "tests/integration/test_ledger_faults.py"
+LEASES, POISON = "tests/integration/test_leases.py", "tests/integration/test_poison.py"
+ONE_POISON = f"{POISON}::test_poison_has_its_outcome_and_harms_nobody"
+DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
+
+MUTATIONS = [
+    # ---------------------------------------------------------------- the ledger
+    Mutation(
+        "no check that the ledger took every row",
+        "worker/ledger.py",
+        "if count < len(entries):",
+        "if count < 0:",
+        f"{LEDGER}::test_a_redelivered_job_gets_its_stored_outcome",
+    ),
+    Mutation(
+        "no look-up of stored outcomes",
+        "worker/ledger.py",
+        "repositories.results.lookup([job.id for job in batch]) if look_up else {}",
+        "repositories.results.lookup([]) if look_up else {}",
+        f"{LEDGER}::test_new_and_redelivered_jobs_share_a_batch",
+    ),
+    Mutation(
+        "a stored outcome is overwritten",
+        "worker/db/sql/results.sql",
+        "WHERE job_results.requeued_at IS NOT NULL",
+        "WHERE true",
+        f"{LEDGER}::test_a_redelivered_job_gets_its_stored_outcome",
+    ),
+    Mutation(
+        "a requeued job's old outcome still counts",
+        "worker/db/sql/results.sql",
+        "SELECT job_id, status, result, reason, error\n"
+        "FROM job_results\n"
+        "WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL",
+        "SELECT job_id, status, result, reason, error\nFROM job_results\nWHERE job_id = ANY ($1::text[])",
+        "tests/integration/test_requeue.py::test_a_marked_row_is_no_outcome_any_more",
+    ),
+    Mutation(
+        "an applied job is requeued",
+        "worker/db/sql/results.sql",
+        "WHERE status <> 'applied' AND args IS NOT NULL",
+        "WHERE args IS NOT NULL OR status = 'applied'",
+        "tests/integration/test_requeue.py::test_applied_jobs_are_never_taken_back",
+    ),
+    Mutation(
+        "the ledger's row outside of the effect's transaction",
+        "worker/ledger.py",
+        "            written = await self._write(function, fresh, decided, repositories, begun_ns)\n",
+        "        async with self._pool.transaction() as connection:\n"
+        "            written = await self._write(function, fresh, decided, Repositories(connection), begun_ns)\n",
+        f"{FAULTS}::test_an_effect_whose_row_cannot_be_written_is_rolled_back",
+    ),
+    Mutation(
+        "no transaction at all",
+        "worker/db/pool.py",
+        "async with self.acquire() as connection, connection.transaction():",
+        "async with self.acquire() as connection:",
+        "tests/integration/test_pool.py::test_a_transaction_commits_or_rolls_back",
+    ),
+    Mutation(
+        "a failed batch is not split",
+        "worker/ledger.py",
+        "                parts = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]\n",
+        "                return [await self._settle_alone(delivery, error) for delivery in batch]\n",
+        f"{FAULTS}::test_one_jobs_data_does_not_change_the_others_outcomes",
+    ),
+    Mutation(
+        "a job's own fault is tried again without end",
+        "worker/ledger.py",
+        "decided = Failed(text) if delivery.last_try else",
+        "decided = Failed(text) if False else",
+        f"{FAULTS}::test_a_job_whose_code_raises_on_its_last_try_has_failed",
+    ),
+    Mutation(
+        "an outage of PostgreSQL is the job's fault",
+        "worker/ledger.py",
+        "            except Unavailable as fault:\n",
+        "            except Unavailable as fault:\n                raise\n",
+        f"{FAULTS}::test_a_server_that_is_away_is_waited_for",
+    ),
+    Mutation(
+        "an error's text is stored as it is",
+        "worker/ledger.py",
+        '.replace("\\x00", "\\\\x00")',
+        "",
+        f"{FAULTS}::test_an_errors_text_never_breaks_its_row",
+    ),
+    Mutation(
+        "content with NUL is kept",
+        "worker/ledger.py",
+        "return None if _ESCAPED_NUL.search(text) else text",
+        "return text",
+        f"{ONE_POISON}[P9 NUL in text]",
+    ),
+    Mutation(
+        "an order does not look again for its user",
+        "worker/ledger.py",
+        "if not delivery.looked_again:",
+        "if False:",
+        f"{LEDGER}::test_an_unknown_reference_is_looked_up_again_at_once",
+    ),
+    # ---------------------------------------------------------------- batches
+    Mutation(
+        "users are inserted as they come",
+        "worker/db/sql/users.sql",
+        "FROM given ORDER BY username, position",
+        "FROM given ORDER BY position",
+        f"{DEADLOCKS}[create_users-None]",
+    ),
+    Mutation(
+        "products are inserted as they come",
+        "worker/db/sql/products.sql",
+        "FROM given ORDER BY sku, position",
+        "FROM given ORDER BY position",
+        f"{DEADLOCKS}[create_products-None]",
+    ),
+    Mutation(
+        "the ledger's rows are inserted as they come",
+        "worker/db/sql/results.sql",
+        "FROM jsonb_array_elements($1::jsonb) AS g (r)\nORDER BY job_id\n",
+        "FROM jsonb_array_elements($1::jsonb) AS g (r)\n",
+        f"{DEADLOCKS}[write_rows-None]",
+    ),
+    Mutation(
+        "a job that is here already runs twice",
+        "worker/batcher.py",
+        "if len(self._answers[delivery.id]) == 1:",
+        "if self._answers[delivery.id]:",
+        "tests/unit/test_batcher.py::test_a_job_that_came_back_under_way_is_not_run_twice",
+    ),
+    # ---------------------------------------------------------------- claims, leases, finishes
+    Mutation(
+        "a job is acknowledged before its commit",
+        "worker/engine/intake.py",
+        "            outcome = await self._submit(self._delivery(function, call, command, content))\n",
+        "            submitted = self._submit(self._delivery(function, call, command, content))\n"
+        "            self.task = __import__('asyncio').ensure_future(submitted)\n"
+        "            outcome = Applied({})\n",
+        "tests/integration/test_acknowledging.py",
+    ),
+    Mutation(
+        "anybody may finish a job",
+        "worker/engine/lua/finish.lua",
+        "    if dues[i] then\n",
+        "    if dues[i] or how == 'done' then\n",
+        f"{LEASES}::test_an_owner_that_lost_its_lease_can_finish_nothing",
+    ),
+    Mutation(
+        "a job that somebody runs is claimed all the same",
+        "worker/engine/lua/claim.lua",
+        "owner, 'PX', lease_ms, 'NX')",
+        "owner, 'PX', lease_ms)",
+        f"{LEASES}::test_jobs_that_stock_workers_run_are_paged_past",
+    ),
+    Mutation(
+        "a living owner's jobs are put back",
+        "worker/engine/lua/claim.lua",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 2)",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', 0, 2)",
+        f"{LEASES}::test_a_claimed_job_is_nobody_elses",
+    ),
+    Mutation(
+        "a lost owner's jobs stay lost",
+        "worker/engine/lua/claim.lua",
+        "returned = returned + put_back(lost)",
+        "returned = returned",
+        f"{LEASES}::test_a_lost_owners_jobs_come_back_to_their_old_places",
+    ),
+    Mutation(
+        "a lease is not renewed",
+        "worker/engine/lua/renew.lua",
+        "redis.call('ZADD', KEYS[2], lease_end, owner)",
+        "",
+        f"{LEASES}::test_renewing_keeps_every_job_of_the_owner",
+    ),
+    Mutation(
+        "an owner that slept goes on as if nothing were",
+        "worker/engine/worker.py",
+        "            self._epoch += 1\n",
+        "            pass\n",
+        "tests/integration/test_engine_recovery.py::test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner",
+    ),
+    Mutation(
+        "a job that kills its workers runs for ever",
+        "worker/engine/job_run.py",
+        "if call.claimed.lapses >= MOST_LAPSES:",
+        "if False:",
+        "tests/integration/test_engine_recovery.py::test_a_job_that_killed_three_workers_is_failed_and_named",
+    ),
+    Mutation(
+        "a job that a stop interrupts is done",
+        "worker/engine/job_run.py",
+        "if worker.retry_jobs and isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):",
+        "if worker.retry_jobs and isinstance(error, (Retry, RetryJob)):",
+        "tests/integration/test_engine_behaviour.py::test_a_signal_without_wait_puts_running_jobs_back",
+    ),
+    Mutation(
+        "trouble with Redis ends the worker",
+        "worker/engine/trouble.py",
+        "        if not is_trouble(error):\n            raise error\n",
+        "        raise error\n",
+        "tests/integration/test_engine_recovery.py::test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
+    ),
+    Mutation(
+        "a repeated enqueueing does not know that it went through",
+        "producer/enqueue.lua",
+        "if receipt then\n",
+        "if false then\n",
+        "tests/unit/test_client.py::test_a_lost_reply_changes_nothing",
+    ),
+    # ---------------------------------------------------------------- poison
+    Mutation(
+        "no limit for a payload in the worker",
+        "worker/wire.py",
+        "if len(payload) > MAX_PAYLOAD_BYTES:",
+        "if False:",
+        f"{ONE_POISON}[P7 one byte more]",
+    ),
+    Mutation(
+        "an endless payload is read whole",
+        "worker/engine/lua/claim.lua",
+        "if payload and #payload > most then",
+        "if false then",
+        f"{LEASES}::test_a_payload_that_is_too_large_is_not_read_whole",
+    ),
+    Mutation(
+        "no limit for a payload in the client",
+        "producer/client.py",
+        "if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:",
+        "if False:",
+        f"{POISON}::test_what_no_worker_could_decode_is_refused_when_it_is_enqueued",
+    ),
+    Mutation(
+        "no limit for a job's fields",
+        "worker/jobs/job.py",
+        "> MOST_FIELDS:",
+        "> 2**31:",
+        f"{ONE_POISON}[P6 40,000 fields]",
+    ),
+    Mutation(
+        "an envelope's types are not looked at",
+        "worker/wire.py",
+        "return _ENVELOPE.validator.validate_json(payload)",
+        "return from_json(payload)",
+        f"{ONE_POISON}[P2 time is 1e30]",
+    ),
+    Mutation(
+        "payloads are unpickled",
+        "worker/wire.py",
+        "        return _ENVELOPE.validator.validate_json(payload)\n",
+        "        return __import__('pickle').loads(payload)\n",
+        f"{ONE_POISON}[P5 pickle bomb]",
+    ),
+    Mutation(
+        "any score is reckoned with",
+        "worker/engine/leases.py",
+        "int(max(0.0, float(score)))",
+        "int(float(score))",
+        f"{ONE_POISON}[P4 score -inf]",
+    ),
+    Mutation(
+        "any count is believed",
+        "worker/engine/leases.py",
+        "int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1",
+        "int(value)",
+        f"{ONE_POISON}[P4 count of tries is text]",
+    ),
+    Mutation(
+        "endless ids that begin alike are one",
+        "worker/engine/intake.py",
+        "    if readable == job_id:\n        return job_id\n",
+        "    return readable\n",
+        f"{POISON}::test_endless_ids_that_begin_alike_are_two_jobs",
+    ),
+    Mutation(
+        "the engine's own function can be called from outside",
+        "worker/engine/job_run.py",
+        "worker.functions.get(call.name) if call.name != UNRUNNABLE else None",
+        "worker.functions.get(call.name)",
+        f"{ONE_POISON}[P19 the engine's own function]",
+    ),
+    Mutation(
+        "unknown fields are ignored",
+        "worker/jobs/fields.py",
+        'extra="forbid"',
+        'extra="ignore"',
+        f"{ONE_POISON}[P15 a column that is no field]",
+    ),
+    Mutation(
+        "values are converted",
+        "worker/jobs/fields.py",
+        "ConfigDict(strict=True, frozen=True",
+        "ConfigDict(strict=False, frozen=True",
+        f"{ONE_POISON}[P8 truth for number]",
+    ),
+]
