@@ -103,8 +103,8 @@ MUTATIONS = [
     Mutation(
         "an outage of PostgreSQL is the job's fault",
         "worker/ledger.py",
-        "            except Unavailable as fault:\n",
-        "            except Unavailable as fault:\n                raise\n",
+        "            except (Unavailable, Refused) as fault:\n",
+        "            except (Unavailable, Refused) as fault:\n                raise\n",
         f"{FAULTS}::test_a_server_that_is_away_is_waited_for",
     ),
     Mutation(
