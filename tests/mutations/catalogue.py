@@ -105,7 +105,7 @@ MUTATIONS = [
         "worker/ledger.py",
         "            except (Unavailable, Refused) as fault:\n",
         "            except (Unavailable, Refused) as fault:\n                raise\n",
-        f"{FAULTS}::test_a_server_that_is_away_is_waited_for",
+        f"{FAULTS}::test_a_server_that_is_away_or_refuses_us_is_waited_for",
     ),
     Mutation(
         "an error's text is stored as it is",
