@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
+from conftest import TEMPLATE, Servers
 from factories import product_fields, user_fields
 from planting import (
     ENQUEUED_MS,
@@ -45,7 +46,7 @@ from redis.exceptions import ResponseError
 
 from producer.client import JobClient
 from producer.submission import Submission
-from worker.db.pool import Pool
+from worker.db.pool import Pool, PoolConfig
 from worker.engine.job_run import UNRUNNABLE
 from worker.wire import MAX_PAYLOAD_BYTES, serialize
 
@@ -98,7 +99,7 @@ CATALOGUE = [
     Poison("P6", "40,000 fields", envelope(k={f"field_{n}": n for n in range(40_000)}), words="more than 100 fields"),
     Poison("P7", "largest payload", envelope(k={"x": "x" * (MAX_PAYLOAD_BYTES - 99)}), words="x: Extra inputs"),
     Poison("P7", "one byte more", bare(b" " * (MAX_PAYLOAD_BYTES + 1)), words="is larger than 1048576 bytes"),
-    Poison("P7", "16 MB", bare(b"[" * 2**24), words="is larger than 1048576 bytes"),
+    Poison("P7", "4 MB", bare(b"[" * 2**22), words="is larger than 1048576 bytes"),
     Poison("P8", "list for text", a_user(full_name=["Ada"]), words="full_name: "),
     Poison("P8", "truth for number", an_order(quantity=True), words="quantity: "),
     Poison("P8", "float for money", a_product(price=12.5), words="price: must be decimal text"),
@@ -154,8 +155,22 @@ def good_jobs(count: int = 100) -> dict[str, tuple[str, dict[str, Any], str]]:
     return {f"good-{n}": kinds[n % len(kinds)](n) for n in range(count)}
 
 
+@pytest.fixture(scope="module")
+def database(servers: Servers) -> Iterator[PoolConfig]:
+    """Give all tests of this file one database: to copy one for each would take as long as the test."""
+    servers.administer(f"CREATE DATABASE poison TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+    yield PoolConfig(url=servers.database_url("poison"), application_name="tests")
+    servers.administer("DROP DATABASE poison WITH (FORCE)")
+
+
 @pytest.fixture
-async def shop(connection: Any) -> None:
+async def emptied(connection: Any) -> None:
+    """Forget what the last test did."""
+    await connection.execute("TRUNCATE users, products, orders, job_results")
+
+
+@pytest.fixture
+async def shop(connection: Any, emptied: None) -> None:
     """Create the user ada, the product LAMP, and SOLD, which is out of stock."""
     await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'ada@x', 'Ada')")
     await connection.execute("""
@@ -258,6 +273,7 @@ async def test_a_queue_of_another_type_ends_the_worker_with_redis_own_words(redi
         await redis.delete(QUEUE)
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_endless_ids_that_begin_alike_are_two_jobs(redis: ArqRedis, pool: Pool, connection: Any) -> None:
     """P3: the ledger holds 200 characters of an id; an id of exactly those is a third job."""
     async with a_worker(redis, pool) as running:
@@ -269,6 +285,7 @@ async def test_endless_ids_that_begin_alike_are_two_jobs(redis: ArqRedis, pool: 
     assert 3 == len({job_id[:200] for job_id in await rows(connection)})
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_of_a_thousand_twins_on_two_workers_one_is_applied(redis: ArqRedis, pool: Pool, connection: Any) -> None:
     """P16: whoever commits first; all others are told that the name is taken."""
     async with redis.pipeline(transaction=True) as pipe:
@@ -284,6 +301,7 @@ async def test_of_a_thousand_twins_on_two_workers_one_is_applied(redis: ArqRedis
     assert 1 == await connection.fetchval("SELECT count(*) FROM users")
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_the_same_id_with_other_content_keeps_its_first_outcome(
     redis: ArqRedis, client: JobClient, pool: Pool, connection: Any
 ) -> None:
