@@ -14,6 +14,7 @@ from commands import Service
 
 from worker import embedded, identity
 from worker.db.faults import DatabaseFault
+from worker.db.figures import quantile_us
 from worker.db.pool import Pool, PoolConfig
 from worker.db.side_connection import SideConnection
 from worker.embedded.locks import wait_until
@@ -247,21 +248,26 @@ async def test_holding_for_nothing(make_lab: MakeLab, service: Service) -> None:
 
 
 async def test_the_advised_size_does_what_it_promises(make_lab: MakeLab, service: Service) -> None:
-    """Advised at a pool that is too small; the p95 of the wait is within a factor of two of the predicted."""
-    seconds = 30
-    lab = await make_lab(callers=60, max_size=5)
-    lab.add_callers(think_s=0.18, hold_s=0.02)
+    """Advised at a pool that is too small; at that size, and at a smaller one, waits are those that were predicted.
+
+    Within a factor of two for the 95th percentile. What is predicted to be less than the histogram's first bound,
+    0.1 ms, counts as that.
+    """
+    seconds = 25
+    lab = await make_lab(callers=200, max_size=16)
+    lab.add_callers(think_s=0.45, hold_s=0.05)
     await asyncio.sleep(seconds)
     advice = (await ask(service, "advise", seconds))["advice"]
     await lab.close()
-    (predicted,) = [told for told in advice["predictions"] if told["size"] == advice["size"]]
-
-    again = await make_lab(callers=60, max_size=advice["size"])
-    again.add_callers(think_s=0.18, hold_s=0.02)
-    await asyncio.sleep(seconds)
-    answer = await asyncio.to_thread(service.run, "worker", "why", "--since", f"{seconds}s", "--json")
-    (group,) = [group for group in answer.document["groups"] if group["max_size"] == advice["size"]]
-    (measured_ms,) = [one["value"] for one in group["findings"][-1]["evidence"] if one["name"] == "wait p95"]
-    print(f"advised {advice['size']} of {advice}, measured p95 {measured_ms} ms")  # noqa: T201
-    assert "ok" == group["verdict"]
-    assert 0.5 < measured_ms / predicted["wait_p95_ms"] < 2
+    predicted_ms = {told["size"]: max(0.1, told["wait_p95_ms"]) for told in advice["predictions"]}
+    smaller = max(size for size in predicted_ms if size < advice["size"])
+    for size in (smaller, advice["size"]):
+        again = await make_lab(callers=200, max_size=size)
+        again.add_callers(think_s=0.45, hold_s=0.05)
+        await asyncio.sleep(seconds)
+        figures = again.pool.stats.wait_hist
+        await again.close()
+        measured_ms = (quantile_us(figures, 0.95) or 0.0) / 1000
+        print(f"{size}: p95 predicted {predicted_ms[size]:.1f}, measured {measured_ms:.1f} ms")  # noqa: T201
+        assert 0.5 <= measured_ms / predicted_ms[size] < 2
+    assert measured_ms <= advice["target_ms"]
