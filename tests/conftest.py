@@ -28,7 +28,7 @@ from worker.db.migrations import migrate
 from worker.db.pool import Pool, PoolConfig, connect
 
 QUEUE = "arq:queue"
-TEMPLATE = "tidepool_template"
+_TEMPLATE = "tidepool_template"
 _ENOUGH_BYTES = 2_000_000_000
 _REDIS_DATABASES = itertools.cycle(range(1, 16))
 _DATABASE_NUMBERS = itertools.count(1)
@@ -80,9 +80,9 @@ def servers() -> Iterator[Servers]:
             servers.administer(
                 "ALTER SYSTEM SET fsync = off",
                 "SELECT pg_reload_conf()",
-                f"CREATE DATABASE {TEMPLATE}",
+                f"CREATE DATABASE {_TEMPLATE}",
             )
-            asyncio.run(migrate(PoolConfig(url=servers.database_url(TEMPLATE), application_name="tests")))
+            asyncio.run(migrate(PoolConfig(url=servers.database_url(_TEMPLATE), application_name="tests")))
             yield servers
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -98,8 +98,17 @@ async def empty_database(servers: Servers) -> AsyncIterator[PoolConfig]:
 @pytest.fixture
 async def database(servers: Servers) -> AsyncIterator[PoolConfig]:
     """Give a migrated database of its own."""
-    async for config in _database(servers, TEMPLATE):
+    async for config in _database(servers, _TEMPLATE):
         yield config
+
+
+@pytest.fixture(scope="module")
+def shared_database(servers: Servers) -> Iterator[PoolConfig]:
+    """Give a migrated database for all tests of a file, whose `database` it is then: they have to empty it."""
+    name = f"t{next(_DATABASE_NUMBERS)}"
+    servers.administer(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY")
+    yield PoolConfig(url=servers.database_url(name), application_name="tests")
+    servers.administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _quick_directory() -> Path | None:

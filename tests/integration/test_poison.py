@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from conftest import TEMPLATE, Servers
 from factories import product_fields, user_fields
 from planting import (
     ENQUEUED_MS,
@@ -155,12 +154,10 @@ def good_jobs(count: int = 100) -> dict[str, tuple[str, dict[str, Any], str]]:
     return {f"good-{n}": kinds[n % len(kinds)](n) for n in range(count)}
 
 
-@pytest.fixture(scope="module")
-def database(servers: Servers) -> Iterator[PoolConfig]:
+@pytest.fixture
+def database(shared_database: PoolConfig) -> PoolConfig:
     """Give all tests of this file one database: to copy one for each would take as long as the test."""
-    servers.administer(f"CREATE DATABASE poison TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
-    yield PoolConfig(url=servers.database_url("poison"), application_name="tests")
-    servers.administer("DROP DATABASE poison WITH (FORCE)")
+    return shared_database
 
 
 @pytest.fixture
