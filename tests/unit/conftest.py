@@ -1,0 +1,9 @@
+"""What unit tests share."""
+
+import pytest
+
+
+@pytest.fixture
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the beats of the connection budget follow each other at once."""
+    monkeypatch.setattr("worker.budget.BEAT_S", 0.001)
