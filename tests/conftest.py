@@ -26,6 +26,7 @@ from worker import embedded
 from worker.broker import open_redis
 from worker.db.migrations import migrate
 from worker.db.pool import Pool, PoolConfig, connect
+from worker.db.side_connection import SideConnection
 
 QUEUE = "arq:queue"
 _TEMPLATE = "tidepool_template"
@@ -135,6 +136,14 @@ async def pool(database: PoolConfig) -> AsyncIterator[Pool]:
     pool = await Pool.open(database)
     yield pool
     await pool.close()
+
+
+@pytest.fixture
+async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
+    """Give a side connection to the test's database."""
+    side = SideConnection(database, "stats")
+    yield side
+    await side.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,14 +18,6 @@ from worker.health.journal import Journal
 
 Command = Callable[[Namespace, Settings, Urls], Awaitable[int]]
 Run = Callable[..., Awaitable[tuple[int, str]]]
-
-
-@pytest.fixture
-async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
-    """Give a side connection to the test's database."""
-    side = SideConnection(database, "stats")
-    yield side
-    await side.close()
 
 
 @pytest.fixture

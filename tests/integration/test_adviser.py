@@ -1,7 +1,6 @@
 """The adviser: an event where there is something to do, once for the whole fleet."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,14 +15,6 @@ from worker.health.adviser import WINDOW, Adviser
 from worker.health.journal import Journal
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
-    """Give a side connection to the test's database."""
-    side = SideConnection(database, "stats")
-    yield side
-    await side.close()
 
 
 def an_adviser(side: SideConnection) -> tuple[Adviser, Journal]:

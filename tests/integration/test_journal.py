@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -24,14 +23,6 @@ SERVER_COLUMNS = (
     "granted", "usable",
 )  # fmt: skip
 ABOUT: dict[str, dict[str, Any]] = {"versions": {"python": "3.12"}, "config": {"max_size": 4}}
-
-
-@pytest.fixture
-async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
-    """Give a side connection to the test's database."""
-    side = SideConnection(database, "stats")
-    yield side
-    await side.close()
 
 
 @pytest.fixture
