@@ -13,6 +13,7 @@ from worker import terminal
 from worker.broker import open_redis
 from worker.db.pool import Pool
 from worker.db.repositories import Repositories
+from worker.db.results import Selection
 from worker.embedded import Urls
 
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
@@ -25,7 +26,7 @@ _WIDE = 120
 
 async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """List ledger rows; exit status 1 where a job that was asked for has none."""
-    selection: dict[str, Any] = {
+    selection: Selection = {
         "job_ids": arguments.job_ids or None,
         "status": arguments.status,
         "function": arguments.function,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from worker.db import queries, rows
 from worker.db.connection import Connection, Row
@@ -48,6 +48,15 @@ class Requeued(NamedTuple):
     args: dict[str, Any]
 
 
+class Selection(TypedDict, total=False):
+    """Which ledger rows are meant; what is left out, or None, is no condition."""
+
+    job_ids: Sequence[str] | None
+    status: str | None
+    function: str | None
+    since: datetime | None
+
+
 class ResultRepository:
     """Ledger rows, over one connection. Opens no transaction: writes belong to the ledger's."""
 
@@ -69,42 +78,19 @@ class ResultRepository:
         found = await self._connection.fetch(_SQL["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
-    async def newest(
-        self,
-        *,
-        job_ids: Sequence[str] | None = None,
-        status: str | None = None,
-        function: str | None = None,
-        since: datetime | None = None,
-        limit: int = 20,
-    ) -> list[dict[str, Any]]:
+    async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
         """Return up to *limit* rows, the newest first."""
-        found = await self._connection.fetch(_SQL["newest"], job_ids, status, function, since, limit)
+        found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
         return [_row(row) for row in found]
 
-    async def slowest(
-        self,
-        *,
-        job_ids: Sequence[str] | None = None,
-        status: str | None = None,
-        function: str | None = None,
-        since: datetime | None = None,
-        limit: int = 20,
-    ) -> list[dict[str, Any]]:
+    async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
         """Return up to *limit* rows, those first whose jobs took longest: queue, pool and database together."""
-        found = await self._connection.fetch(_SQL["slowest"], job_ids, status, function, since, limit)
+        found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
         return [_row(row) for row in found]
 
-    async def latency(
-        self,
-        *,
-        job_ids: Sequence[str] | None = None,
-        status: str | None = None,
-        function: str | None = None,
-        since: datetime | None = None,
-    ) -> list[dict[str, Any]]:
+    async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
         """Return where the time of these jobs went, a row for each function and part; see the view `job_latency`."""
-        found = await self._connection.fetch(_SQL["latency"], job_ids, status, function, since)
+        found = await self._connection.fetch(_SQL["latency"], *_conditions(selection))
         return [dict(row.items()) for row in found]
 
     async def mark_requeued(
@@ -127,6 +113,11 @@ class ResultRepository:
 def status_of(outcome: Outcome) -> str:
     """Return the word that the ledger uses for *outcome*."""
     return type(outcome).__name__.lower()
+
+
+def _conditions(selection: Selection) -> tuple[Any, ...]:
+    """Return a selection as the queries expect it: $1 to $4."""
+    return tuple(selection.get(name) for name in ("job_ids", "status", "function", "since"))
 
 
 def _outcome(row: Row) -> Outcome:
