@@ -44,6 +44,7 @@ class Journal:
         self._about = about
         self._server = server
         self._introduced = False
+        self._end_reason: str | None = None
         self._samples: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
         self._events: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
 
@@ -94,6 +95,8 @@ class Journal:
                 if samples and (server := self._server()):
                     tick = datetime.fromisoformat(samples[-1]["tick"])
                     await write.server.write(tick, self._identity.worker_id, server)
+                if self._end_reason:
+                    await write.processes.end(self._identity.instance_id, self._end_reason)
         except DatabaseFault as fault:
             log.warning("snapshot.late", kept=len(self._samples), error=str(fault))
             for sample in samples:
@@ -104,12 +107,8 @@ class Journal:
 
     async def close(self, reason: str) -> None:
         """Write what is kept and that the process has ended, as far as PostgreSQL allows."""
+        self._end_reason = reason
         await self.write()
-        try:
-            async with self._side.use() as connection:
-                await Repositories(connection).processes.end(self._identity.instance_id, reason)
-        except DatabaseFault as fault:
-            log.warning("process.end_not_written", error=str(fault))
 
     def _introduction(self) -> dict[str, Any]:
         identity = self._identity
