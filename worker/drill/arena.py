@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from worker.broker import open_redis
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.drill.proxy import Proxy
+from worker.embedded.locks import wait_until
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import EmbeddedRedis
 from worker.embedded.server import Server
@@ -136,12 +137,12 @@ class Arena:
     async def stop_server(self, server: Server, number: signal.Signals) -> None:
         """End a server with a signal to its main process, and wait until nothing of it is left."""
         os.kill(await self.server_pid(server), number)
-        await _until(server.is_down)
+        await _reached(server.is_down)
 
     async def start_server(self, server: Server) -> None:
         """Start a server that is down, and wait until it serves."""
         await asyncio.to_thread(server.start)
-        await _until(server.is_ready)
+        await _reached(server.is_ready)
 
     async def server_pid(self, server: Server) -> int:
         """Return the process id of a server."""
@@ -180,10 +181,9 @@ class Arena:
         return child_environment(DATABASE_URL=database, REDIS_URL=redis, STATS_INTERVAL="1", **others)
 
 
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(_WAIT_S):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  (nor have these)
-            await asyncio.sleep(_LOOK_S)
+async def _reached(condition: Callable[[], bool]) -> None:
+    if not await asyncio.to_thread(wait_until, condition, _WAIT_S):
+        raise TimeoutError
 
 
 def feed(producer: asyncio.subprocess.Process, lines: Iterable[str]) -> None:

@@ -88,12 +88,12 @@ async def _kill_after_finish(arena: Arena, chance: random.Random) -> None:
 
 @_fault("pause-short", "A worker is stopped for less than its lease.")
 async def _pause_short(arena: Arena, chance: random.Random) -> None:
-    await _pause(chance.choice(arena.workers), _SHORT_S)
+    await _pause(chance.choice(arena.workers).pid, _SHORT_S)
 
 
 @_fault("pause-long", "A worker is stopped for longer than its lease; others do its jobs meanwhile.")
 async def _pause_long(arena: Arena, chance: random.Random) -> None:
-    await _pause(chance.choice(arena.workers), _LONG_S)
+    await _pause(chance.choice(arena.workers).pid, _LONG_S)
 
 
 @_fault("stop-twice", "A worker is told to stop in the middle of a batch, and once more at once.")
@@ -227,7 +227,7 @@ async def _redis_away(arena: Arena, _chance: random.Random) -> None:
 
 @_fault("redis-stopped", "Redis answers nobody for longer than a lease, and then goes on as if nothing had been.")
 async def _redis_stopped(arena: Arena, _chance: random.Random) -> None:
-    await _pause_process(await arena.server_pid(arena.redis_server), _LONG_S)
+    await _pause(await arena.server_pid(arena.redis_server), _LONG_S)
 
 
 @_fault("redis-cut", "The connections to Redis are cut, again and again, at any point.")
@@ -280,15 +280,7 @@ async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[st
         await asyncio.sleep(chance.uniform(0.001, 0.02))
 
 
-async def _pause(worker: Worker, seconds: float) -> None:
-    worker.signal(signal.SIGSTOP)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        worker.signal(signal.SIGCONT)
-
-
-async def _pause_process(pid: int, seconds: float) -> None:
+async def _pause(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         await asyncio.sleep(seconds)
