@@ -15,13 +15,13 @@ from worker.db.repositories import Repositories
 from worker.embedded import Urls
 from worker.health.study import read_studies
 from worker.health.verdict import Evidence, Study, Verdict, examine
+from worker.pool_command import NO_SNAPSHOTS
 
 WHY_EXAMPLES = """  python -m worker why
   python -m worker why --since 1h
   python -m worker why --json | jq '.groups[].verdict'"""
 ADVISE_EXAMPLES = """  python -m worker advise
   python -m worker advise --json | jq '.groups[].advice.size'"""
-_EMPTY = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
 _MOST_EVENTS = 10
 _THOUSAND = 1000
 
@@ -36,7 +36,7 @@ async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> 
     shown: list[RenderableType] = [part for study, verdict in judged for part in _drawn_verdict(study, verdict)]
     if events:
         shown += [Text("\nEvents, the newest first (UTC)"), *(Text(_event(event)) for event in events)]
-    terminal.console().print(Group(*shown) if judged else Text(_EMPTY))
+    terminal.console().print(Group(*shown) if judged else Text(NO_SNAPSHOTS))
     return 0
 
 
@@ -51,7 +51,7 @@ async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) 
         terminal.print_json({"groups": groups})
     else:
         shown = [part for study, verdict in judged for part in _drawn_advice(study, verdict)]
-        terminal.console().print(Group(*shown) if judged else Text(_EMPTY))
+        terminal.console().print(Group(*shown) if judged else Text(NO_SNAPSHOTS))
     return 0 if any(verdict.advice for _, verdict in judged) else 1
 
 

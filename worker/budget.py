@@ -108,7 +108,7 @@ class Budget:
         of_live = sum(count for worker, count in by_worker.items() if worker in self._live)
         return {
             "max_connections": capacity.max_connections,
-            "reserved_connections": capacity.superuser_reserved_connections + capacity.reserved_connections,
+            "reserved_connections": capacity.reserved,
             "role_limit": None if capacity.role_limit < 0 else capacity.role_limit,
             "database_limit": None if capacity.database_limit < 0 else capacity.database_limit,
             "backends": capacity.others + sum(by_worker.values()),
@@ -239,7 +239,7 @@ def _as_json(capacity: Capacity, margin: int) -> str:
         "room": capacity.room(margin),
         "workers": capacity.by_worker,
         "max_connections": capacity.max_connections,
-        "reserved": capacity.superuser_reserved_connections + capacity.reserved_connections,
+        "reserved": capacity.reserved,
         "role_limit": capacity.role_limit,
         "database_limit": capacity.database_limit,
         "others": capacity.others,

@@ -46,7 +46,7 @@ _ONLY_WIDE = (
 """Left out of a table on a narrower terminal, where every figure would be cut."""
 _SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
 _COUNTS = ("jobs", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
-_EMPTY = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
+NO_SNAPSHOTS = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
 
 
 async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
@@ -85,7 +85,7 @@ async def _read(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _drawn(health: dict[str, Any], width: int) -> Group | Text:
     if not health["minutes"]:
-        return Text(_EMPTY)
+        return Text(NO_SNAPSHOTS)
     return Group(
         Text("Each process, its last minute (times in ms)"),
         _table(health["processes"], _PROCESSES, width),

@@ -44,6 +44,11 @@ class Capacity:
     backends: tuple[Backends, ...]
 
     @property
+    def reserved(self) -> int:
+        """How many connections the server keeps for superusers and for those to whom it has granted them."""
+        return self.superuser_reserved_connections + self.reserved_connections
+
+    @property
     def by_worker(self) -> dict[str, int]:
         """How many connections each worker has, whether it is alive or not."""
         counts: Counter[str] = Counter()
@@ -63,8 +68,7 @@ class Capacity:
         Each limit is lessened by those whom it counts: the role's by the same role's connections, the database's by
         the same database's, the server's by all and by what it reserves.
         """
-        reserved = self.superuser_reserved_connections + self.reserved_connections
-        rooms = [self.max_connections - reserved - self.others]
+        rooms = [self.max_connections - self.reserved - self.others]
         if self.role_limit >= 0:
             rooms.append(self.role_limit - _sum(one for one in self._others() if one.same_role))
         if self.database_limit >= 0:
