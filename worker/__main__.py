@@ -125,14 +125,16 @@ def parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(PARTS)} (default: all but backlog)",
     )
     measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
-    add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES))
+    add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES, own_servers=True))
     _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
     return top
 
 
-def _add(commands: Any, name: str, command: Any, examples: str) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, command: Any, examples: str, *, own_servers: bool = False
+) -> argparse.ArgumentParser:
     added = commands.add_parser(name, help=command.__doc__, description=command.__doc__, examples=examples)
-    added.set_defaults(command=command)
+    added.set_defaults(command=command, own_servers=own_servers)
     return added
 
 
@@ -152,7 +154,7 @@ def _cores(text: str) -> list[int]:
 def main() -> None:
     """Run the command that the command line names."""
     arguments = parser().parse_args()
-    terminal.run(lambda settings, urls: arguments.command(arguments, settings, urls))
+    terminal.run(lambda settings, urls: arguments.command(arguments, settings, urls), own_servers=arguments.own_servers)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Never
@@ -48,12 +49,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print one JSON document instead of words")
 
 
-def run(command: Callable[[Settings, Urls], Awaitable[int]]) -> Never:
-    """Run *command* with the settings and the servers, and end the process with its exit status."""
+def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: bool = False) -> Never:
+    """Run *command* with the settings and the servers, and end the process with its exit status.
+
+    A command with *own_servers* gets the service's addresses only: nothing is started for it.
+    """
     settings = load_or_exit()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
-        with servers.running(settings) as urls:
+        with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
             sys.exit(uvloop.run(_guarded(command(settings, urls), urls)))
     except (CommandError, EmbeddedServersError) as error:
         print(f"error: {error}", file=sys.stderr)
