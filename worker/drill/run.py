@@ -12,7 +12,8 @@ from typing import Any
 
 from worker.drill.arena import Arena, feed
 from worker.drill.check import Verdict, check
-from worker.drill.faults import FAULTS, Fault
+from worker.drill.faults import FAULTS
+from worker.drill.faults.breaking import Fault
 from worker.drill.log import Log
 from worker.terminal import CommandError
 
