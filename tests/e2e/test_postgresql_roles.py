@@ -52,7 +52,7 @@ async def test_workers_and_producers_need_no_more_than_to_work(
         '{"job": "create_product", "args": {"sku": "tea", "name": "Tea", "price": "2.50", "category": "Drinks"}}\n'
         '{"job": "place_order", "args": {"username": "ada", "sku": "tea", "quantity": 2}}\n'
         '{"job": "update_user", "args": {"username": "ada", "full_name": "Ada L."}}\n'
-        '{"job": "set_stock", "args": {"sku": "tea", "in_stock": false}}\n'
+        '{"job": "set_stock", "args": {"sku": "tea", "in_stock": true}}\n'
         '{"job": "create_user", "id": "twin", "args": {"username": "ada", "email": "b@x", "full_name": "B"}}\n'
     )
     worker = least.start_worker()
