@@ -5,14 +5,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front.problems import handle_problems
+from producer.front import commands
+from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
 from settings import Settings
 from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = ()
+ROOMS: tuple[APIRouter, ...] = (commands.router,)
 """The routers, a module each."""
 
 
@@ -24,7 +25,14 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         async with open_services(settings, urls) as app.state.services:
             yield
 
-    app = FastAPI(title="Tidepool", description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Tidepool",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses=RESPONSES,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+    )
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)

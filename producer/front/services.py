@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 from fastapi import Depends, Request
 
 from producer.client import JobClient
+from producer.front.accepting import Accepting
 from settings import Settings
 from worker.broker import open_redis
 from worker.db.pool import Pool, PoolConfig
@@ -28,6 +29,7 @@ class Services:
     pool: Pool
     redis: ArqRedis
     client: JobClient
+    accepting: Accepting
 
 
 @asynccontextmanager
@@ -42,7 +44,8 @@ async def open_services(settings: Settings, urls: Urls) -> AsyncGenerator[Servic
 
     try:
         client = JobClient(redis, settled=settled, patience_s=PATIENCE_S)
-        yield Services(settings=settings, urls=urls, pool=pool, redis=redis, client=client)
+        accepting = Accepting(redis, pool, patience_s=PATIENCE_S)
+        yield Services(settings=settings, urls=urls, pool=pool, redis=redis, client=client, accepting=accepting)
     finally:
         await redis.aclose(close_connection_pool=True)
         await pool.close()
