@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import commands
+from producer.front import commands, sign_in
+from producer.front.guard import Guard
 from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
 from settings import Settings
@@ -13,7 +14,7 @@ from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (commands.router,)
+ROOMS: tuple[APIRouter, ...] = (sign_in.router, commands.router)
 """The routers, a module each."""
 
 
@@ -33,6 +34,8 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
     )
+    token = settings.front_token
+    app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)

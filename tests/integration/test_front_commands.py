@@ -26,6 +26,12 @@ async def _true_of(value: object) -> object:
 
 
 @pytest.fixture
+def database(shared_database: PoolConfig) -> PoolConfig:
+    """Give all tests of this file one database."""
+    return shared_database
+
+
+@pytest.fixture
 async def front(database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client of a front."""
     async with a_front(database.url, redis_url) as http:
@@ -33,8 +39,11 @@ async def front(database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.Asy
 
 
 @pytest.fixture
-async def served(front: httpx.AsyncClient, redis: ArqRedis, pool: Pool) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a front whose jobs a worker runs."""
+async def served(
+    front: httpx.AsyncClient, redis: ArqRedis, pool: Pool, connection: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a front whose jobs a worker runs, on an empty database."""
+    await connection.execute("TRUNCATE users, products, orders, job_results RESTART IDENTITY")
     async with a_worker(redis, pool):
         yield front
 
