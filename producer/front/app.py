@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import commands, sign_in
+from producer.front import commands, load_test, sign_in
 from producer.front.guard import Guard
 from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
@@ -14,7 +14,7 @@ from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (sign_in.router, commands.router)
+ROOMS: tuple[APIRouter, ...] = (sign_in.router, commands.router, load_test.router)
 """The routers, a module each."""
 
 

@@ -1,8 +1,9 @@
 """What the rooms of the front share: one connection pool and one Redis client of this process."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from arq.connections import ArqRedis
@@ -30,6 +31,8 @@ class Services:
     redis: ArqRedis
     client: JobClient
     accepting: Accepting
+    load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the one that is under way."""
 
 
 @asynccontextmanager
