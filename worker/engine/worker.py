@@ -55,7 +55,7 @@ class EngineOptions:
     """
 
     owner: str = ""
-    lease_s: float = 10.0
+    lease_s: float = 5.0
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
     may_claim: Callable[[], bool] = lambda: True
 
