@@ -182,6 +182,30 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert "second" == await job.result(10, poll_delay=0.02)
 
 
+async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any) -> None:
+    """What the lost owner runs goes on for a while; the new owner's lease begins with its first claim nevertheless."""
+    attempts: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+
+    async def attempt(_ctx: Any) -> str:
+        attempts.put_nowait(end := asyncio.get_running_loop().create_future())
+        return await end
+
+    one = a_worker(redis, attempt)
+    running(one)
+    await redis.enqueue_job("job", _job_id="lost")
+    await asyncio.wait_for(attempts.get(), 10)
+    await release_owners(redis, QUEUE, one.owner)
+    one._renewal.begin(time.monotonic() - 99)
+    await asyncio.wait_for(attempts.get(), 10)
+    heir = one.owner
+    for number in range(3):  # each is a claim of its own
+        await redis.enqueue_job("job", _job_id=f"later-{number}")
+        await asyncio.wait_for(attempts.get(), 10)
+
+    assert heir == one.owner
+    assert {b"lost": b"1"} == await redis.hgetall(f"{QUEUE}:lapses")
+
+
 async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRedis, caplog: Any) -> None:
     """It is not run a fourth time; the result and the log say why."""
     await redis.enqueue_job("job", _job_id="killer")

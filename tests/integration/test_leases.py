@@ -1,6 +1,8 @@
 """Claims, leases and finishes against a real Redis: who holds a job, who may finish it, who gets it next."""
 
 import asyncio
+import itertools
+import threading
 import time
 from typing import Any
 
@@ -259,6 +261,28 @@ async def test_a_renewal_tells_that_the_lease_is_lost(redis: ArqRedis, leases: L
 
     assert "me" == await asyncio.wait_for(heard, 10)
     await renewal.close()
+
+
+async def test_a_lease_that_ended_with_its_last_job_is_not_lost(redis: ArqRedis, leases: Leases) -> None:
+    """Redis forgets an owner that holds nothing; just before a renewal the worker may not know yet."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+    await leases.finish("me", [done("a")])
+    looks, looked_again, lost = itertools.count(), threading.Event(), list[str]()
+
+    def owner() -> str | None:
+        look = next(looks)
+        if look == 1:
+            renewal.begin(time.monotonic())  # it knows, and has claimed another job
+        elif look > 1:
+            looked_again.set()
+        return "me" if look < 2 else None
+
+    renewal = Renewal(redis, QUEUE, lease_ms=200, owner=owner, lost=lost.append)
+    assert await asyncio.to_thread(looked_again.wait, 10)
+    await renewal.close()
+    await asyncio.sleep(0)
+    assert [] == lost
 
 
 async def test_an_owner_that_slept_gives_up_by_its_own_clock(redis: ArqRedis) -> None:

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 _LONGEST_BLOCK_S = 60.0
 _ROUNDS = 4
 """Renewals in the length of a lease."""
+_ON_THE_WAY_S = 0.05
 _PATIENCE = 0.5
 """The part of a lease that an answer may take."""
 
@@ -88,16 +89,25 @@ class Renewal:
                 self._renew_once(owner)
 
     def _renew_once(self, owner: str) -> None:
+        until_s = self._until_s
+        if self._is_kept(owner) or self._stop.wait(_ON_THE_WAY_S):
+            return
+        # Or Redis has forgotten an owner whose last job it has just acknowledged: then the worker knows by now, and
+        # may have begun another lease.
+        if self._owner() == owner and self._until_s == until_s and not self._is_kept(owner):
+            self._loop.call_soon_threadsafe(self._lost, owner)
+
+    def _is_kept(self, owner: str) -> bool:
+        """Renew; returns False where the owner is none in Redis, and True also where Redis does not say."""
         keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner)]
         asked_s = time.monotonic()
         try:
             renewed = self._renew(keys=keys, args=[owner, self._lease_ms])
         except (RedisError, OSError):
-            return  # the event loop meets the same trouble, and says so; the next round is soon
+            return True  # the event loop meets the same trouble, and says so; the next round is soon
         if renewed:
             self.begin(asked_s)
-        elif self._owner() == owner:
-            self._loop.call_soon_threadsafe(self._lost, owner)
+        return bool(renewed)
 
     def _see_loop(self) -> None:
         self._loop_seen_s = time.monotonic()
