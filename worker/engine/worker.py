@@ -25,7 +25,6 @@ import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from redis.exceptions import NoPermissionError
 
-from worker.delivery import now_ms
 from worker.engine.finisher import Finisher
 from worker.engine.job_run import perform
 from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases
@@ -248,7 +247,7 @@ class Worker(arq.worker.Worker):
         except Exception:
             log.exception("hook.failed", job_id=claimed.id)  # arq's worker would end here
             tries = str(claimed.failed_tries + 1).encode()
-            finish = Finish(claimed.id, "again", tries, now_ms() + _HOOK_DELAY_MS, owner=claimed.owner)
+            finish = Finish(claimed.id, "again", tries, _HOOK_DELAY_MS, owner=claimed.owner)
         self._performing -= 1
         if self._suspect == claimed.id:
             self._suspect = None
