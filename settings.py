@@ -100,8 +100,9 @@ class Settings(BaseSettings):
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
     """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
     bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
-    lease: Annotated[float, Field(ge=1, le=3600)] = 10.0
-    """Seconds after which the jobs of a worker that is gone run elsewhere. Default 10."""
+    lease: Annotated[float, Field(ge=1, le=3600)] = 5.0
+    """Seconds after which the jobs of a worker that is gone run elsewhere. A worker, or a Redis, that stands still for
+    three quarters of it loses nothing. Default 5."""
     batch_limit: Annotated[int, Field(ge=1, le=5000)] = 500
     """Jobs in one transaction at the most. Default 500."""
     poll_delay: Annotated[float, Field(gt=0, le=60)] = 0.02

@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "max_jobs": 2000,
     "max_tries": 5,
     "job_timeout": 10.0,
-    "lease": 10.0,
+    "lease": 5.0,
     "batch_limit": 500,
     "poll_delay": 0.02,
     "keep_result": 3600.0,
