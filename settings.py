@@ -130,6 +130,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least level that is logged. Default INFO."""
 
+    # The HTTP front.
+    front_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What callers of the front must have, 16 characters or more: as `Authorization: Bearer`, or to sign in with a
+    browser. Without one it binds to loopback only. Default none."""
+    front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
+    """Requests a second that the front takes from one address; 0 = any number. Default 5,000."""
+
     # The producer's generated workloads.
     simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     """Bulk enqueues that the producer has under way at a time. Default 4."""

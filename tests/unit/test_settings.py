@@ -43,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
     "snapshot_keep_days": 365.0,
     "result_keep_days": 30.0,
     "log_level": "INFO",
+    "front_token": None,
+    "front_rate_limit": 5000,
     "simulation_concurrency": 4,
 }
 
@@ -98,6 +100,8 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("SNAPSHOT_KEEP_DAYS", "0"),
         ("RESULT_KEEP_DAYS", "1"),
         ("LOG_LEVEL", "LOUD"),
+        ("FRONT_TOKEN", "fifteen letters"),
+        ("FRONT_RATE_LIMIT", "-1"),
         ("SIMULATION_CONCURRENCY", "65"),
     ],
 )
