@@ -1,10 +1,7 @@
 -- Two PostgreSQL roles beside the owner of the tables: tidepool_work for workers and producers, tidepool_read for those
 -- who look at outcomes and pools. `python -m worker migrate --roles` runs this, as the owner; a second run changes
--- nothing. The first one needs the right to create roles.
---
---     psql "$OWNER_URL" -c '\password tidepool_work' -c '\password tidepool_read'
---
--- Without a password nobody logs in as them. docs/operations.md says how they are used.
+-- nothing. The first one needs the right to create roles. Without a password (WORK_PASSWORD, READ_PASSWORD) nobody
+-- logs in as them. docs/operations.md says how they are used.
 
 BEGIN;
 
