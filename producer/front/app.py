@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
+from producer.front import feed, page
 from producer.front.problems import handle_problems
 from producer.front.services import open_services
 from settings import Settings
@@ -12,7 +13,10 @@ from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = ()
+ROOMS: tuple[APIRouter, ...] = (
+    feed.router,
+    page.router,
+)
 """The routers, a module each."""
 
 
@@ -22,10 +26,12 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_services(settings, urls) as app.state.services:
+            app.state.feed = feed.Feed(app.state.services)
             yield
 
     app = FastAPI(title="Tidepool", description=_DESCRIPTION, lifespan=lifespan)
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)
+    page.serve_static(app)
     return app
