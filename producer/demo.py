@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -40,6 +41,8 @@ async def working_service(settings: Settings, urls: Urls) -> AsyncGenerator[None
 async def _load(client: JobClient) -> None:
     """Enqueue a mix of which some jobs are rejected, at an even pace, until cancelled."""
     jobs = workload.generate(_ENDLESS, seed=secrets.randbelow(2**31))
+    due_s = time.monotonic()
     while True:
         await client.enqueue_many(list(islice(jobs, _AT_ONCE)))
-        await asyncio.sleep(_EVERY_S)
+        due_s = max(due_s + _EVERY_S, time.monotonic() - _EVERY_S)  # what was missed is not made up for
+        await asyncio.sleep(due_s - time.monotonic())
