@@ -16,7 +16,7 @@ from worker.db.faults import DatabaseFault
 
 _SLOW_S = 10.0
 """A reader who has not taken a picture for so long is dropped; the browser comes again by itself."""
-_LATER_MS = 2000
+_LATER_MS = 1000
 """When a browser comes again."""
 
 Window = Literal["5m", "1h", "1d"]

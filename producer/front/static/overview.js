@@ -8,6 +8,7 @@ const OUTCOMES = [["applied", "--s1"], ["rejected", "--s2"], ["failed", "--s3"]]
 const WINDOW_WORDS = { "5m": "in 5 minutes", "1h": "in an hour", "1d": "in a day" };
 const RECENT = 5; // stretches of two seconds
 const STALE_S = 60;
+const GAP_S = 4;
 
 const VERDICTS = {
   ok: ["good", "✓", "The pool is not the limit"],
@@ -88,9 +89,17 @@ function thinned(values, most = 38) {
 }
 
 function queue({ queue: found }, until) {
-  const { times, waiting, running, oldest_s } = found ? found.series : { times: [], waiting: [], running: [], oldest_s: [] };
+  const { times, waiting, running, oldest_s } = parted(found ? found.series : { times: [], waiting: [], running: [], oldest_s: [] });
   charts.depth.show(times, [{ name: "waiting", color: "--s1", values: waiting }, { name: "running", color: "--s2", values: running }], until - 300, until);
   charts.oldest.show(times, [{ name: "oldest", color: "--s1", values: oldest_s }], until - 300, until);
+}
+
+/** Series with a gap wherever nobody looked. */
+function parted(series) {
+  const gaps = series.times.flatMap((at, n) => (n && at - series.times[n - 1] > GAP_S ? [n] : []));
+  const broken = (values, gap) => values.flatMap((value, n) => (gaps.includes(n) ? [gap(n), value] : [value]));
+  const between = (n) => (series.times[n] + series.times[n - 1]) / 2;
+  return Object.fromEntries(Object.entries(series).map(([name, values]) => [name, broken(values, name === "times" ? between : () => null)]));
 }
 
 function pools({ history, groups }, shown) {

@@ -6,7 +6,7 @@ import { begin, knowFunctions } from "./jobs.js";
 import { show } from "./overview.js";
 
 const SILENCE_MS = 6000;
-const AGAIN_MS = 2000;
+const AGAIN_MS = 1500;
 
 let stream = null;
 let silence;
