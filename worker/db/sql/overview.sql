@@ -19,7 +19,7 @@ ORDER BY 1
 -- $1 since timestamptz, $2 until timestamptz, $3 stretch interval
 WITH alive AS (
     SELECT instance_id FROM pool_processes AS p
-    WHERE (ended_at IS NULL OR ended_at >= $1) AND started_at <= $2
+    WHERE (ended_at IS NULL OR ended_at >= $1)
       AND EXISTS (SELECT FROM pool_snapshots AS s WHERE s.instance_id = p.instance_id AND s.tick >= $1)
 )
 SELECT s.instance_id, s.tick, s.worker_id, s.started_at, s.captured_at, s.max_size, s.pool_limit, s.callers,
