@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 from producer.demo import working_service
 from producer.front.app import create_app
+from producer.front.guard import is_loopback
 from producer.front.server import serve as run_server
 from settings import Settings
 from worker import terminal
@@ -13,7 +14,8 @@ from worker.embedded import Urls
 
 EXAMPLES = """  python -m producer serve                         on http://127.0.0.1:8000
   python -m producer serve --demo                  with two workers and a steady load, to look at
-  python -m producer serve --port 9000 --json      says where it serves as one JSON document"""
+  python -m producer serve --port 9000 --json      says where it serves as one JSON document
+  FRONT_TOKEN=… python -m producer serve --host 0.0.0.0     from elsewhere, too: who has the token"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Serve the HTTP front until Ctrl-C, with a demo's workers and load where that is asked for."""
-    # The server raises the signal that stopped it once more: SIGTERM, too, has to unwind what is open here.
+    """Serve the HTTP front until Ctrl-C, with a demo's workers and load where that is asked for.
+
+    Raises `CommandError` where others could reach it, and it has no token.
+    """
+    if settings.front_token is None and not is_loopback(arguments.host):
+        raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
+    # Before the server listens, too, SIGTERM has to unwind what is open here, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
     async with AsyncExitStack() as beside:

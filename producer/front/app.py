@@ -5,18 +5,16 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import feed, page
-from producer.front.problems import handle_problems
+from producer.front import commands, feed, load_test, page, sign_in
+from producer.front.guard import Guard
+from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
 from settings import Settings
 from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (
-    feed.router,
-    page.router,
-)
+ROOMS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, commands.router, load_test.router)
 """The routers, a module each."""
 
 
@@ -29,7 +27,16 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
             app.state.feed = feed.Feed(app.state.services)
             yield
 
-    app = FastAPI(title="Tidepool", description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Tidepool",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses=RESPONSES,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    token = settings.front_token
+    app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)

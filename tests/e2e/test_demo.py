@@ -57,5 +57,5 @@ async def test_the_demo_works_until_it_is_stopped(service: Service, rows: Any, n
         await until(two_workers_have_settled_jobs)
     demo.send_signal(number)
     _, said = demo.communicate(timeout=30)
-    assert (130, "") == (demo.returncode, said)
+    assert (0, "") == (demo.returncode, said)
     await until(nobody_is_left, 2)

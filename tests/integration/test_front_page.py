@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from front import running
 from history import insert_ten_minutes
 
 from producer.front import feed as feed_module
@@ -51,18 +52,16 @@ def add(connection: Any) -> Add:
 
 
 @pytest.fixture
-async def app(database: PoolConfig, redis_url: str) -> AsyncIterator[FastAPI]:
-    """Give the application, open."""
+def app(database: PoolConfig, redis_url: str) -> FastAPI:
+    """Give the application; it is open where its client is asked for."""
     urls = Urls(database=database.url, redis=redis_url)
-    app = create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
-    async with app.router.lifespan_context(app):
-        yield app
+    return create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
 
 
 @pytest.fixture
 async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client of it."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+    async with running(app) as client:
         yield client
 
 
@@ -209,7 +208,9 @@ async def test_the_stream_goes_on_until_the_feed_is_closed(app: FastAPI, http: h
     assert all(json.loads(data)["window"] == "5m" for data in found)
 
 
-async def test_a_stream_says_that_the_database_is_away_and_goes_on(app: FastAPI, monkeypatch: Any) -> None:
+async def test_a_stream_says_that_the_database_is_away_and_goes_on(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: Any
+) -> None:
     """The page keeps its figures until it is back."""
     monkeypatch.setattr(feed_module, "LIFE_S", 0.01)
     feed: Feed = app.state.feed
@@ -229,7 +230,7 @@ async def test_a_stream_says_that_the_database_is_away_and_goes_on(app: FastAPI,
     assert [] == [event async for event in stream]
 
 
-async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, app: FastAPI, monkeypatch: Any) -> None:
+async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, monkeypatch: Any) -> None:
     """The queue is unknown then, which is not the same as empty."""
 
     async def refuse(*_: object) -> None:
@@ -241,7 +242,9 @@ async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, app
     assert not picture["has_results"]
 
 
-async def test_a_reader_who_does_not_take_a_picture_is_dropped(app: FastAPI, monkeypatch: Any) -> None:
+async def test_a_reader_who_does_not_take_a_picture_is_dropped(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: Any
+) -> None:
     """Else its pictures would pile up."""
     monkeypatch.setattr(feed_module, "_SLOW_S", 0.01)
     sent: list[Any] = []
