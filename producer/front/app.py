@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import commands, load_test, sign_in
+from producer.front import commands, feed, load_test, page, sign_in
 from producer.front.guard import Guard
 from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
@@ -15,7 +15,7 @@ from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (sign_in.router, commands.router, load_test.router)
+ROOMS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, commands.router, load_test.router)
 """The routers, a module each."""
 
 
@@ -25,6 +25,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_services(settings, urls) as app.state.services:
+            app.state.feed = feed.Feed(app.state.services)
             yield
 
     app = FastAPI(
@@ -41,4 +42,5 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)
+    page.serve_static(app)
     return app

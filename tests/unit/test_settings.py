@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "data_dir": settings.Path(".data"),
     "pool_min_size": 1,
     "pool_max_size": 4,
+    "pool_shares": {},
     "pool_max_queries": 50_000,
     "pool_max_inactive_time": 300.0,
     "acquire_timeout": 10.0,
@@ -28,11 +29,13 @@ DEFAULTS: dict[str, Any] = {
     "connect_timeout": 5.0,
     "connection_margin": 5,
     "migrate_on_start": True,
+    "work_password": None,
+    "read_password": None,
     "queue_name": "arq:queue",
     "max_jobs": 2000,
     "max_tries": 5,
     "job_timeout": 10.0,
-    "lease": 10.0,
+    "lease": 5.0,
     "batch_limit": 500,
     "poll_delay": 0.02,
     "keep_result": 3600.0,
@@ -67,6 +70,11 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("POOL_MIN_SIZE", "-1"),
         ("POOL_MAX_SIZE", "0"),
         ("POOL_MAX_SIZE", "1.5"),
+        ("POOL_SHARES", "place_order"),
+        ("POOL_SHARES", "place_order=1.1"),
+        ("POOL_SHARES", "place_order=0"),
+        ("POOL_SHARES", "place_order=0.5,place_order=1"),
+        ("POOL_SHARES", "=0.5"),
         ("POOL_MAX_QUERIES", "0"),
         ("POOL_MAX_INACTIVE_TIME", "-1"),
         ("POOL_MAX_INACTIVE_TIME", "nan"),
@@ -77,6 +85,8 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("CONNECTION_MARGIN", "-1"),
         ("CONNECTION_MARGIN", "1001"),
         ("MIGRATE_ON_START", "perhaps"),
+        ("WORK_PASSWORD", "gehéim"),
+        ("READ_PASSWORD", "two\nlines"),
         ("MAX_JOBS", "0"),
         ("MAX_JOBS", "100001"),
         ("MAX_TRIES", "0"),
@@ -113,6 +123,12 @@ def test_an_endless_duration_is_refused(variable: str) -> None:
     """The pruner and arq compute with these; infinity would end them with an OverflowError, long after the start."""
     with pytest.raises(SettingsError, match=variable):
         load({variable: "inf"})
+
+
+def test_shares_of_the_pool_are_pairs() -> None:
+    """A function's name and its part, as many as one likes."""
+    text = "place_order=0.5, create_user=.25"
+    assert {"place_order": 0.5, "create_user": 0.25} == load({"POOL_SHARES": text}).pool_shares
 
 
 def test_all_wrong_variables_are_told_at_once() -> None:
