@@ -9,6 +9,7 @@ from producer.front import commands, feed, load_test, page, sign_in
 from producer.front.guard import Guard
 from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
+from producer.front.shortcut import Shortcut
 from settings import Settings
 from worker.embedded import Urls
 
@@ -35,6 +36,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
     )
+    app.add_middleware(Shortcut, front=app, routes=commands.router.routes)
     token = settings.front_token
     app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
     handle_problems(app)
