@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import jobs
+from producer.front import jobs, reading
 from producer.front.problems import handle_problems
 from producer.front.services import open_services
 from settings import Settings
@@ -13,7 +13,7 @@ from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (jobs.router,)
+ROOMS: tuple[APIRouter, ...] = (jobs.router, reading.router)
 """The routers, a module each."""
 
 
