@@ -5,15 +5,22 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import jobs, reading
-from producer.front.problems import handle_problems
+from producer.front import commands, jobs, load_test, reading, sign_in
+from producer.front.guard import Guard
+from producer.front.problems import RESPONSES, handle_problems
 from producer.front.services import open_services
 from settings import Settings
 from worker.embedded import Urls
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (jobs.router, reading.router)
+ROOMS: tuple[APIRouter, ...] = (
+    sign_in.router,
+    commands.router,
+    load_test.router,
+    jobs.router,
+    reading.router,
+)
 """The routers, a module each."""
 
 
@@ -25,7 +32,16 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         async with open_services(settings, urls) as app.state.services:
             yield
 
-    app = FastAPI(title="Tidepool", description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Tidepool",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses=RESPONSES,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    token = settings.front_token
+    app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)

@@ -12,6 +12,25 @@ from starlette.exceptions import HTTPException
 from worker.db.faults import DataFault, PoolTimeout, StatementTimeout, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
+_SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string", "description": "the status in words"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what is wrong, for people"},
+        "code": {"type": "string", "description": "what is wrong, for programs"},
+    },
+}
+PROBLEM_SCHEMA: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+"""How the OpenAPI description says that a response is a problem."""
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is at fault; `code`, where there is one, says how", **PROBLEM_SCHEMA},
+    "5XX": {"description": "The service is at fault; 503: a server is away, try again", **PROBLEM_SCHEMA},
+}
+"""What every route may answer."""
 
 
 class Problem(Exception):
@@ -47,14 +66,22 @@ def handle_problems(app: FastAPI) -> None:
         words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
 
+    def on_bug(_request: Request, _error: Exception) -> JSONResponse:
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the front; its log has it")
+
     def on_away(_request: Request, _error: Exception) -> JSONResponse:
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, "a server is away", headers={"Retry-After": "2"})
 
     def on_unfit(_request: Request, error: DataFault) -> JSONResponse:
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="invalid")
 
-    handlers: dict[Any, Any] = {Problem: on_problem, HTTPException: on_http, RequestValidationError: on_invalid}
-    handlers[DataFault] = on_unfit  # a text with a NUL, say, that nothing in the database can be equal to
+    handlers: dict[Any, Any] = {
+        Problem: on_problem,
+        HTTPException: on_http,
+        RequestValidationError: on_invalid,
+        Exception: on_bug,
+        DataFault: on_unfit,  # a text with a NUL, say, that nothing in the database can be equal to
+    }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
     for kind in (Unavailable, PoolTimeout, StatementTimeout, RedisError):

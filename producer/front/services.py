@@ -1,14 +1,16 @@
 """What the rooms of the front share: one connection pool and one Redis client of this process."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from arq.connections import ArqRedis
 from fastapi import Depends, Request
 
 from producer.client import JobClient
+from producer.front.accepting import Accepting
 from settings import Settings
 from worker.broker import open_redis
 from worker.db.pool import Pool, PoolConfig
@@ -28,6 +30,9 @@ class Services:
     pool: Pool
     redis: ArqRedis
     client: JobClient
+    accepting: Accepting
+    load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the one that is under way."""
 
 
 @asynccontextmanager
@@ -42,7 +47,8 @@ async def open_services(settings: Settings, urls: Urls) -> AsyncGenerator[Servic
 
     try:
         client = JobClient(redis, settled=settled, patience_s=PATIENCE_S)
-        yield Services(settings=settings, urls=urls, pool=pool, redis=redis, client=client)
+        accepting = Accepting(redis, pool, patience_s=PATIENCE_S)
+        yield Services(settings=settings, urls=urls, pool=pool, redis=redis, client=client, accepting=accepting)
     finally:
         await redis.aclose(close_connection_pool=True)
         await pool.close()

@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 from factories import a_delivery, a_product, a_user, an_order
-from httpx import ASGITransport, AsyncClient
+from front import a_front
+from httpx import AsyncClient
 
-from producer.front.app import create_app
-from settings import load
 from worker.db.pool import Pool, PoolConfig
-from worker.embedded import Urls
 from worker.jobs import JOBS
 from worker.ledger import Ledger
 
@@ -20,11 +18,7 @@ BEYOND = 2**63
 @pytest.fixture
 async def http(database: PoolConfig, redis_url: str) -> AsyncIterator[AsyncClient]:
     """Give a client of a front on the test's servers."""
-    app = create_app(load({"DATABASE_URL": database.url, "REDIS_URL": redis_url}), Urls(database.url, redis_url))
-    async with (
-        app.router.lifespan_context(app),
-        AsyncClient(transport=ASGITransport(app), base_url="http://front") as client,
-    ):
+    async with a_front(database.url, redis_url) as client:
         yield client
 
 
