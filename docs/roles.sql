@@ -38,4 +38,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_read;
 GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_read;
 
+-- What a process compares with its own migrations, to say whether it is ready.
+GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;
+
 COMMIT;

@@ -5,9 +5,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import commands, jobs, load_test, reading, sign_in
+from producer.front import commands, health, jobs, load_test, reading, sign_in
 from producer.front.guard import Guard
 from producer.front.problems import RESPONSES, handle_problems
+from producer.front.requests import CountRequests, Requests
 from producer.front.services import open_services
 from settings import Settings
 from worker.embedded import Urls
@@ -20,16 +21,18 @@ ROOMS: tuple[APIRouter, ...] = (
     load_test.router,
     jobs.router,
     reading.router,
+    health.router,
 )
 """The routers, a module each."""
 
 
 def create_app(settings: Settings, urls: Urls) -> FastAPI:
     """Return the application. It opens its services when it starts, and closes them when it stops."""
+    requests = Requests()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_services(settings, urls) as app.state.services:
+        async with open_services(settings, urls, requests) as app.state.services:
             yield
 
     app = FastAPI(
@@ -42,6 +45,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     )
     token = settings.front_token
     app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
+    app.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)
