@@ -91,6 +91,8 @@ def _print(report: Report) -> None:
     console.print(f"{report.verdict.jobs:,} jobs in {report.seconds:.0f} s: {counts}")
     for name, jobs in report.verdict.named.items():
         console.print(f"  {name}: {', '.join(jobs)} …")
+    for name, reason in report.left_out.items():
+        console.print(f"{name} was left out: {reason}")
     if report.lost_by_redis:
         console.print(f"lost with Redis's data, and enqueued again: {len(report.lost_by_redis):,} jobs")
     console.print(f"workers that ended by themselves: {report.ended_by_themselves}; seed {report.seed}")

@@ -13,7 +13,7 @@ from typing import Any
 from worker.drill.arena import Arena, feed
 from worker.drill.check import Verdict, check
 from worker.drill.faults import FAULTS
-from worker.drill.faults.breaking import Fault
+from worker.drill.faults.breaking import Fault, NotHereError
 from worker.drill.log import Log
 from worker.terminal import CommandError
 
@@ -54,6 +54,8 @@ class Report:
 
     seed: int
     injected: list[Injected]
+    left_out: dict[str, str]
+    """Faults that could not be injected here, and why."""
     verdict: Verdict
     lost_by_redis: list[str]
     """Jobs that Redis lost with its data, and that were enqueued again."""
@@ -77,6 +79,7 @@ class Drill:
         self._told = told
         self._chance = random.Random(seed)
         self._injected: list[Injected] = []
+        self._left_out: dict[str, str] = {}
 
     async def mix(self, minutes: float) -> Report:
         """Inject faults chosen by chance, for so long."""
@@ -85,7 +88,9 @@ class Drill:
             end_s = time.monotonic() + 60 * minutes
             names = [name for name, fault in FAULTS.items() if not fault.loses_queue]
             while time.monotonic() < end_s:
-                await self._inject(FAULTS[self._chance.choice(names)])
+                name = self._chance.choice(names)
+                if name not in self._left_out:
+                    await self._inject(FAULTS[name])
 
         return await self._run(faults())
 
@@ -112,6 +117,7 @@ class Drill:
         return Report(
             seed=self._seed,
             injected=self._injected,
+            left_out=self._left_out,
             verdict=verdict,
             lost_by_redis=lost,
             ended_by_themselves=self._arena.ended_by_themselves,
@@ -182,6 +188,10 @@ class Drill:
             jobs = await fault.inject(self._arena, self._chance)
             mended = datetime.now(UTC)
             recovered = await self._recovered(began, mended, jobs)
+        except NotHereError as error:
+            self._left_out[fault.name] = str(error)
+            self._told(f"{fault.name}: left out, {error}")
+            return
         except (TimeoutError, DrillError) as error:
             raise DrillError(f"{fault.name}: {error or 'it could not be injected in time'}") from None
         during = (await self._arena.fetch(_SINCE, began))[0][0] / max((recovered - began).total_seconds(), 1e-3)
