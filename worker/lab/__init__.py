@@ -1,0 +1,8 @@
+"""The pool laboratory: experiments that anybody can run, on servers of their own, and that keep their proof.
+
+- `tune`      the best pool size for this workload: `trials` are its order, `arm` measures one of them under the closed
+              load of `load`, `knee` reads the result, `record` keeps it, `plot` draws it, `tune_command` tells it
+
+What is measured is the product itself: workers are started as the `arq` command starts them, with another setting.
+The servers are those of `worker.bench.servers`. No code of the service uses any of it.
+"""
