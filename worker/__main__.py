@@ -22,7 +22,7 @@ from worker.drill.command import EXAMPLES as DRILL_EXAMPLES
 from worker.drill.command import add_arguments as add_drill_arguments
 from worker.drill.command import drill
 from worker.embedded import Urls
-from worker.lab import tune_command
+from worker.lab import layouts_command, pool_test_command, tune_command
 from worker.pool_command import EXAMPLES as POOL_EXAMPLES
 from worker.pool_command import pool_health
 from worker.terminal import Parser
@@ -127,9 +127,14 @@ def parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
     add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES, own_servers=True))
-    tune_command.add_arguments(_add(commands, "tune", tune_command.run, tune_command.EXAMPLES, own_servers=True))
+    _add_laboratory(commands)
     _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
     return top
+
+
+def _add_laboratory(commands: Any) -> None:
+    for name, command in (("tune", tune_command), ("pool-test", pool_test_command), ("layouts", layouts_command)):
+        command.add_arguments(_add(commands, name, command.run, command.EXAMPLES, own_servers=True))
 
 
 def _add(

@@ -49,6 +49,28 @@ async def test_a_sweep_goes_on_and_names_the_settings(
     assert (tmp_path / "run" / "arms.csv").exists()
 
 
+async def test_callers_beyond_the_pool_wait_or_give_up(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two connections and holds of 50 ms: five callers wait, and with a hundred of them most have none in 100 ms."""
+    words = ("--max-concurrent", "100", "--pool-size", "2", "--hold-ms", "50", "--acquire-timeout", "0.1")
+    assert 0 == await run(settings, "pool-test", *words, "--seconds", "0.2", "--json")
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert [5, 10, 20, 40, 80, 100] == [step["concurrent"] for step in steps]
+    assert steps[0]["waited"] > 0
+    assert steps[-1]["timed_out"] >= 80
+    assert all(step["connections"] <= 2 and not step["failed"] for step in steps)
+
+
+async def test_a_pool_is_compared_with_its_parts(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """As pools of one process and as processes, with as many connections in all."""
+    words = ("--connections", "4", "--shards", "2", "--hold-ms", "5", "--seconds", "0.3")
+    assert 0 == await run(settings, "layouts", *words, "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert ["1 pool", "2 pools", "2 processes"] == [row["layout"] for row in said["layouts"]]
+    assert [4, 2, 2] == [row["size"] for row in said["layouts"]]
+    assert all(row["succeeded"] > 5 and not row["failed"] for row in said["layouts"])
+    assert 2 == len(said["found"])
+
+
 def _measured_before(record: Record) -> Path:
     """Write down the arms of a run but for its last."""
     for trial in trials(record.plan)[:-1]:

@@ -19,6 +19,13 @@ def family_cpu_s(pid: int) -> float:
     return own / _TICKS_PER_S + sum(_cpu_s_or_none(child) for child in children(pid))
 
 
+def machine_busy_s() -> float:
+    """Return the time that all cores together have worked so far, for whomever, another guest of the host included."""
+    words = (_PROC / "stat").read_text("utf-8").splitlines()[0].split()
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, words[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that *pid* has started and that still run."""
     found: list[int] = []

@@ -2,6 +2,9 @@
 
 - `tune`      the best pool size for this workload: `trials` are its order, `arm` measures one of them under the closed
               load of `load`, `knee` reads the result, `record` keeps it, `plot` draws it, `tune_command` tells it
+- `pool-test` more and more callers at one pool: `holders` hold its connections, `pool_test_command` tells it
+- `layouts`   one pool, several, and several processes: `layouts` compares them, each process is a `shard`,
+              `layouts_command` tells it
 
 What is measured is the product itself: workers are started as the `arq` command starts them, with another setting.
 The servers are those of `worker.bench.servers`. No code of the service uses any of it.

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from settings import child_environment
 from worker.bench.drain import Place, System, start
-from worker.bench.processes import cpu_s, family_cpu_s, family_mb, peak_mb
+from worker.bench.processes import cpu_s, family_cpu_s, family_mb, machine_busy_s, peak_mb
 from worker.bench.servers import Site
 from worker.db import queries
 from worker.db.pool import PoolConfig
@@ -48,7 +48,7 @@ class Arm:
     latency_ms: dict[str, float]
     """From when it was due until it was committed."""
     cpu: dict[str, float | None]
-    """Of `worker`s together, `postgresql`, `redis` and `client`, which makes the load."""
+    """Of `worker`s together, `postgresql`, `redis`, `client`, which makes the load, and `others` on this machine."""
     memory_mb: dict[str, float | None]
     connections: dict[str, float]
     """Of all pools together: `open` and `in_use_max` at the most, `in_use` on average."""
@@ -150,15 +150,17 @@ class _Look:
 async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _Look:
     info: dict[str, Any] = await site.redis.info()
     postgres = site.postgres_pid
+    ours: dict[str, float | None] = {
+        "worker": sum(cpu_s(worker.pid) for worker in workers),
+        "postgresql": family_cpu_s(postgres) if postgres else None,
+        "redis": info["used_cpu_user"] + info["used_cpu_sys"],
+        "client": cpu_s(os.getpid()),
+    }
+    others_s = machine_busy_s() - sum(used_s or 0.0 for used_s in ours.values()) if postgres else None
     return _Look(
         at=datetime.now(UTC),
         loop_s=asyncio.get_running_loop().time(),
-        cpu_s={
-            "worker": sum(cpu_s(worker.pid) for worker in workers),
-            "postgresql": family_cpu_s(postgres) if postgres else None,
-            "redis": info["used_cpu_user"] + info["used_cpu_sys"],
-            "client": cpu_s(os.getpid()),
-        },
+        cpu_s={**ours, "others": others_s},
         memory_mb={
             "worker": round(sum(peak_mb(worker.pid) for worker in workers), 1),
             "postgresql": round(family_mb(postgres), 1) if postgres else None,
@@ -181,7 +183,7 @@ async def _read(side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad
         round=trial.round,
         size=trial.size,
         control=trial.control,
-        jobs_per_second=round(rate_of(load.looks, _SLICE_S), 1),
+        jobs_per_second=round(rate_of(load.looks, min(_SLICE_S, plan.seconds / 2)), 1),
         wait_ms=_quantiles(jobs["wait_us"]),
         latency_ms=_quantiles(jobs["latency_us"]),
         cpu=cpu,

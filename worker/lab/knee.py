@@ -6,8 +6,8 @@ median over the rounds, each round with how good a time it was, and what remains
 
 The best is the middle one of the highest third of the sizes' medians, since the highest of twelve noisy figures is
 mostly the luckiest. A size counts as good where it reaches 95 % of the best, or misses that by no more than one and a
-half standard errors of a median: between sizes that cannot be told apart the smaller one is named, as by the
-one-standard-error rule of Breiman and others (1984), and another run names it again.
+half standard errors of a median, or a tenth: between sizes that cannot be told apart the smaller one is named, as by
+the one-standard-error rule of Breiman and others (1984), and another run names it again.
 """
 
 import math
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 OF_BEST = 0.95
-_ERRORS = 1.5
+_ERRORS, _MOST_SLACK = 1.5, 0.1
 _TOP = 1 / 3
 _POLISHES = 10
 _MAD_TO_SIGMA, _MEDIAN_ERROR = 1.4826, 1.2533
@@ -45,7 +45,7 @@ def knee_of(rates: Mapping[int, Mapping[int, float]]) -> Knee | None:
         return None
     sizes = sorted(medians)
     best = statistics.median(sorted(medians.values())[-max(1, round(_TOP * len(sizes))) :])
-    good = [medians[size] >= OF_BEST * best * (1 - _ERRORS * error) for size in sizes]
+    good = [medians[size] >= OF_BEST * best * (1 - min(_ERRORS * error, _MOST_SLACK)) for size in sizes]
     first = good.index(True)
     after = next((place for place in range(first, len(sizes)) if not good[place]), len(sizes))
     return Knee(

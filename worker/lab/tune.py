@@ -77,6 +77,7 @@ def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "of": len(trials(record.plan)),
         "invalid": dict(Counter(arm.invalid for arm in record.arms if arm.invalid)),
         "drift": _drift([arm.jobs_per_second for arm in valid if arm.control]),
+        "others": _median([used for arm in valid if (used := arm.cpu.get("others")) is not None]),
         "sizes": [_row(size, measured, knee, judged.get(size)) for size in record.plan.sizes],
         "knee": asdict(knee) if knee else None,
         "advisor": _agreement(knee, judged),

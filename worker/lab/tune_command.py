@@ -10,7 +10,7 @@ from settings import Settings
 from worker import terminal
 from worker.bench.servers import own_site
 from worker.embedded import Urls
-from worker.lab import plot, tune
+from worker.lab import numbers, plot, tune
 from worker.lab.record import Record
 from worker.lab.trials import LADDER, Plan, control_of, trials
 
@@ -22,6 +22,7 @@ EXAMPLES = """  python -m worker tune                                12 sizes, 5
 _INTERRUPTED = 130
 _IN_FLIGHT = {"batches": 2000, "transactions": 200}
 _HIGHEST_SIZE = 1000
+_QUIET_CORES = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=terminal.positive, default=5, metavar="N", help="arms of a size (default 5)")
     parser.add_argument(
-        "--seconds", type=_seconds, default=4.5, metavar="S", help="measured of each arm, from 0.5 (default 4.5)"
+        "--seconds", type=numbers.seconds, default=4.5, metavar="S", help="measured of each arm (default 4.5)"
     )
     parser.add_argument(
         "--jobs-as",
@@ -47,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="jobs queued or running at any time (default 2,000; 200 as transactions)",
     )
     parser.add_argument(
-        "--think-ms", type=_milliseconds, default=0.0, metavar="MS", help="from a job's end to the next (default 0)"
+        "--think-ms",
+        type=numbers.milliseconds,
+        default=0.0,
+        metavar="MS",
+        help="from a job's end to the next (default 0)",
     )
     parser.add_argument("--seed", type=int, metavar="S", help="of the order (default: a new one, which is told)")
     where = parser.add_mutually_exclusive_group()
@@ -125,6 +130,10 @@ def _words(record: Record, document: dict[str, Any], default: int) -> list[str]:
     drift = document["drift"]
     if not drift["steady"]:
         lines.append(f"the machine was not steady: the same size came apart by {drift['spread']:.0%}")
+    if (document["others"] or 0.0) > _QUIET_CORES:
+        lines.append(
+            f"other work took {document['others']:.1f} cores meanwhile: run it again when the machine is quiet"
+        )
     if document["arms"] < document["of"]:
         lines.append(f"{document['arms']} of {document['of']} arms; go on with --resume {record.directory}")
     if knee is None:
@@ -165,21 +174,3 @@ def _sizes(text: str) -> tuple[int, ...]:
     if sizes[-1] > _HIGHEST_SIZE:
         raise argparse.ArgumentTypeError(f"{sizes[-1]} is more than a pool may have, {_HIGHEST_SIZE}")
     return tuple(sizes)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0.5, 600)
-
-
-def _milliseconds(text: str) -> float:
-    return _number(text, 0, 600_000)
-
-
-def _number(text: str, least: float, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not least <= value <= most:  # also refuses nan
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
-    return value
