@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
@@ -24,6 +24,19 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 class SettingsError(Exception):
     """The environment does not make a valid configuration: one line for each variable that is wrong."""
+
+
+def _shares(text: object) -> object:
+    """Read `function=share,…`; what is no text is a value already."""
+    if not isinstance(text, str):
+        return text
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if len({name for name, _, _ in pairs}) < len(pairs) or not all(name.strip() for name, _, _ in pairs):
+        raise ValueError("must name functions, each once, as in place_order=0.5,create_user=0.25")
+    return {name.strip(): share.strip() for name, _, share in pairs}
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Settings(BaseSettings):
@@ -58,6 +71,9 @@ class Settings(BaseSettings):
     """Connections at the most, and so batches that are committed at a time; fewer while the fleet's share of the
     server's connections is less. Default 4: fewer connections make larger batches, and on small machines larger
     batches win."""
+    pool_shares: Annotated[dict[str, Share], NoDecode, BeforeValidator(_shares)] = Field(default_factory=dict)
+    """Parts of the connections that single functions may have at a time, as `place_order=0.5,create_user=0.25`: a
+    bulkhead, so that those whose transactions are long leave the others a connection. Default none."""
     pool_max_queries: Annotated[int, Field(ge=1)] = 50_000
     """Queries after which a connection is replaced. Default 50,000."""
     pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
@@ -84,8 +100,9 @@ class Settings(BaseSettings):
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
     """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
     bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
-    lease: Annotated[float, Field(ge=1, le=3600)] = 10.0
-    """Seconds after which the jobs of a worker that is gone run elsewhere. Default 10."""
+    lease: Annotated[float, Field(ge=1, le=3600)] = 5.0
+    """Seconds after which the jobs of a worker that is gone run elsewhere. A worker, or a Redis, that stands still for
+    three quarters of it loses nothing. Default 5."""
     batch_limit: Annotated[int, Field(ge=1, le=5000)] = 500
     """Jobs in one transaction at the most. Default 500."""
     poll_delay: Annotated[float, Field(gt=0, le=60)] = 0.02
@@ -112,6 +129,13 @@ class Settings(BaseSettings):
     ledger row keeps it from being applied again. Default 30."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least level that is logged. Default INFO."""
+
+    # The HTTP front.
+    front_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What callers of the front must have, 16 characters or more: as `Authorization: Bearer`, or to sign in with a
+    browser. Without one it binds to loopback only. Default none."""
+    front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
+    """Requests a second that the front takes from one address; 0 = any number. Default 5,000."""
 
     # The producer's generated workloads.
     simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
@@ -204,6 +228,7 @@ def _require_file(variable: str, url: SecretStr | None, parameter: str) -> None:
 
 
 def _line(detail: ErrorDetails) -> str:
+    said = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
-        return detail["msg"].removeprefix("Value error, ")
-    return f"{str(detail['loc'][0]).upper()}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+        return said
+    return f"{str(detail['loc'][0]).upper()}: {said[0].lower()}{said[1:]}"

@@ -5,7 +5,7 @@ import re
 import secrets
 import sys
 
-from producer import ledger_commands, run_command, workload
+from producer import ledger_commands, run_command, serve_command, workload
 from worker import terminal
 from worker.terminal import Parser
 
@@ -17,7 +17,8 @@ _RUN_EXAMPLES = """  python -m producer --jobs 10000 --workers 1          a gene
 
 other commands (each has its own --help):
   python -m producer results    what became of jobs
-  python -m producer requeue    run failed or rejected jobs again"""
+  python -m producer requeue    run failed or rejected jobs again
+  python -m producer serve      the HTTP front"""
 _RESULTS_EXAMPLES = """  python -m producer results --status failed --since 1h
   python -m producer results northwind-user-ALFKI --json
   python -m producer results --slowest --since 10m     Redis, the pool or PostgreSQL: where did the time go?"""
@@ -84,6 +85,17 @@ def requeue_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def serve_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m producer serve`."""
+    parser = Parser(
+        prog="python -m producer serve",
+        description="Serve the HTTP front until Ctrl-C: enqueue commands, read outcomes.",
+        examples=serve_command.EXAMPLES,
+    )
+    serve_command.add_arguments(parser)
+    return parser
+
+
 def main() -> None:
     """Run the command that the command line names."""
     words = sys.argv[1:]
@@ -91,6 +103,8 @@ def main() -> None:
         arguments, command = results_parser().parse_args(words[1:]), ledger_commands.results
     elif words[:1] == ["requeue"]:
         arguments, command = requeue_parser().parse_args(words[1:]), ledger_commands.requeue
+    elif words[:1] == ["serve"]:
+        arguments, command = serve_parser().parse_args(words[1:]), serve_command.serve
     else:
         arguments, command = _run_arguments(words), run_command.enqueue_and_follow
     terminal.run(lambda settings, urls: command(arguments, settings, urls))

@@ -83,7 +83,7 @@ class JobClient:
         receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
         now = now_ms()
         payloads = [part for submission in fresh for part in (submission.id, _payload(submission, now, again=again))]
-        keys, args = [self._redis.default_queue_name, receipt], [now, _RECEIPT_MS, int(again), *payloads]
+        keys, args = [self._redis.default_queue_name, receipt], [_RECEIPT_MS, int(again), *payloads]
         reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
         answers = iter(reply.decode())
         return [submission.id not in known and next(answers) == "1" for submission in submissions]

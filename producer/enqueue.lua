@@ -3,11 +3,11 @@
 -- KEYS[1]   the queue: sorted set of job ids by due time
 -- KEYS[2]   the receipt of this call: its reply, kept for a while, so that a repetition after a lost reply
 --           gets the same answer instead of finding its own jobs as duplicates
--- ARGV[1]   due time, Unix ms
--- ARGV[2]   how long the receipt is kept, ms
--- ARGV[3]   "1": the jobs may run again, so a result of an earlier run is dropped; else it makes a duplicate
--- ARGV[4…]  id, payload, id, payload, … (500 jobs or fewer)
+-- ARGV[1]   how long the receipt is kept, ms
+-- ARGV[2]   "1": the jobs may run again, so a result of an earlier run is dropped; else it makes a duplicate
+-- ARGV[3…]  id, payload, id, payload, … (500 jobs or fewer)
 -- Reply     a string with a character per job: "1" enqueued, "0" known already
+-- The jobs are due now, by the clock that workers claim by: the producer's may be ahead.
 local receipt = redis.call('GET', KEYS[2])
 if receipt then
     return receipt
@@ -16,30 +16,32 @@ end
 local known = {}
 local function find_known(prefix)
     local keys = {}
-    for i = 4, #ARGV, 2 do
+    for i = 3, #ARGV, 2 do
         keys[#keys + 1] = prefix .. ARGV[i]
     end
     if redis.call('EXISTS', unpack(keys)) > 0 then -- seldom: one question for all costs a tenth of one for each
         for i, key in ipairs(keys) do
-            known[ARGV[2 + 2 * i]] = known[ARGV[2 + 2 * i]] or redis.call('EXISTS', key) == 1
+            known[ARGV[1 + 2 * i]] = known[ARGV[1 + 2 * i]] or redis.call('EXISTS', key) == 1
         end
     end
     return keys
 end
 
-local again = ARGV[3] == '1'
+local again = ARGV[2] == '1'
 local jobs = find_known('arq:job:')
 if not again then
     find_known('arq:result:')
 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers, payloads, members, results = {}, {}, {}, {}
 for i, job in ipairs(jobs) do
-    local id = ARGV[2 + 2 * i]
+    local id = ARGV[1 + 2 * i]
     answers[i] = known[id] and '0' or '1'
     if not known[id] then
         known[id] = true -- its twin in this call is a duplicate
-        payloads[#payloads + 1], payloads[#payloads + 2] = job, ARGV[3 + 2 * i]
-        members[#members + 1], members[#members + 2] = ARGV[1], id
+        payloads[#payloads + 1], payloads[#payloads + 2] = job, ARGV[2 + 2 * i]
+        members[#members + 1], members[#members + 2] = now, id
         if again then
             results[#results + 1] = 'arq:result:' .. id
         end
@@ -53,5 +55,5 @@ if #members > 0 then
     end
 end
 local reply = table.concat(answers)
-redis.call('SET', KEYS[2], reply, 'PX', ARGV[2])
+redis.call('SET', KEYS[2], reply, 'PX', ARGV[1])
 return reply

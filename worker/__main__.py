@@ -18,6 +18,7 @@ from worker.bench.command import PARTS, bench
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
+from worker.db.roles import ROLES, grant_roles
 from worker.drill.command import EXAMPLES as DRILL_EXAMPLES
 from worker.drill.command import add_arguments as add_drill_arguments
 from worker.drill.command import drill
@@ -36,6 +37,8 @@ _BENCH_EXAMPLES = """  python -m worker bench                               abou
   python -m worker bench --parts create_user,pgbench --repeat 5
   python -m worker bench --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
   python -m worker bench --json > bench.json"""
+_MIGRATE_EXAMPLES = """  python -m worker migrate
+  python -m worker migrate --roles                     as the tables' owner; see docs/operations.md"""
 _SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
   python -m worker snapshots --json | jq '.[0].in_use_max'"""
 
@@ -56,13 +59,16 @@ async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Url
 async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Apply the missing migrations."""
     config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
-    applied = await terminal.patiently(lambda: migrate(config), settings, urls)
+    migrations = await terminal.patiently(lambda: migrate(config), settings, urls)
+    applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
+    if arguments.roles:
+        await grant_roles(config)
     if arguments.json:
-        terminal.print_json({"applied": [f"{migration.version:04}_{migration.name}" for migration in applied]})
-    for migration in applied if not arguments.json else ():
-        print(f"applied {migration.version:04}_{migration.name}")
-    if not applied and not arguments.json:
-        print("nothing to apply: the schema is up to date")
+        terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
+        return 0
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: the schema is up to date")
+    if arguments.roles:
+        print(f"granted what they need: {', '.join(ROLES)}")
     return 0
 
 
@@ -109,7 +115,10 @@ def parser() -> argparse.ArgumentParser:
         judging.add_argument(
             "--since", type=terminal.duration, default=timedelta(minutes=15), metavar="AGO", help="default 15m"
         )
-    _add(commands, "migrate", migrate_now, "  python -m worker migrate")
+    migrating = _add(commands, "migrate", migrate_now, _MIGRATE_EXAMPLES)
+    migrating.add_argument(
+        "--roles", action="store_true", help=f"also make the roles {', '.join(ROLES)}, and grant them what they need"
+    )
     _add(commands, "services", services, "  python -m worker services")
     measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES)
     measuring.add_argument(

@@ -3,11 +3,16 @@
 A job joins the pending batch of its function. A batch leaves as soon as a slot is free, and there is a
 slot for each connection that the pool may have. No timer is involved: on an idle worker a lone job leaves at once,
 on a busy one the next batch fills while the last ones are being committed.
+
+A function may be given a share of the slots, as a bulkhead: its batches never have more, so the others find a slot
+however long its transactions take.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from worker.delivery import Delivery
 from worker.outcomes import Outcome, RetryLater
@@ -16,12 +21,19 @@ Settle = Callable[[str, Sequence[Delivery]], Awaitable[Sequence[Outcome | RetryL
 
 
 class Batcher:
-    """Gathers deliveries into batches of at most *limit* and has at most *slots* of them settled at a time."""
+    """Gathers deliveries into batches of at most *limit* and has at most *slots* of them settled at a time.
 
-    def __init__(self, settle: Settle, *, slots: int, limit: int) -> None:
+    *shares* are the parts of the slots, between 0 and 1, that single functions may have at a time; one at the least.
+    """
+
+    def __init__(
+        self, settle: Settle, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         self._settle = settle
         self._slots = slots
-        self._settling = 0
+        self._shares = shares
+        self._settling: Counter[str] = Counter()
+        """Batches under way, by function."""
         self._limit = limit
         self._pending: dict[str, dict[str, Delivery]] = {}
         self._loop = asyncio.get_running_loop()
@@ -93,14 +105,21 @@ class Batcher:
 
     def _depart(self) -> None:
         self._departing = False
-        while self._settling < self._slots and self._pending:
-            function = next(iter(self._pending))
+        while self._settling.total() < self._slots and (function := self._next_function()):
             batch = self._take(function)
             if batch:
-                self._settling += 1
+                self._settling[function] += 1
                 task = asyncio.create_task(self._run(function, batch), name=f"batch of {function}")
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
+
+    def _next_function(self) -> str | None:
+        """Return the first function whose jobs wait and that has not all of its share."""
+        return next((function for function in self._pending if self._has_room(function)), None)
+
+    def _has_room(self, function: str) -> bool:
+        share = self._shares.get(function)
+        return share is None or self._settling[function] < max(1, int(share * self._slots))
 
     def _take(self, function: str) -> list[Delivery]:
         """Take a batch of *function*; what is left of it queues up behind the other functions."""
@@ -119,7 +138,7 @@ class Batcher:
                 raise ValueError(f"{len(answers)} answers for {len(batch)} jobs")  # noqa: TRY301  (told to all below)
         except BaseException as error:  # noqa: BLE001  (every caller is told)
             answers = [error] * len(batch)
-        self._settling -= 1
+        self._settling[function] -= 1
         again: list[Delivery] = []
         for delivery, answer in zip(batch, answers, strict=True):
             if isinstance(answer, RetryLater) and not answer.delay_s:

@@ -40,8 +40,8 @@ from worker.outcomes import Applied, Failed, Outcome, Rejected, RetryLater, Unre
 log = structlog.get_logger(__name__)
 
 UNRESOLVED_DELAYS_S = (0.5, 2.5, 4.0, 5.0)
-"""Before tries 2, 3, …: in all two seconds longer than the default lease of a dead worker, since it may hold the
-job that is waited for; and no longer, since the order is not settled before."""
+"""Before tries 2, 3, …: in all two seconds longer than two default leases, since the job that is waited for may be
+held by a worker that dies, and then by another one; and no longer, since the order is not settled before."""
 ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
 """The same after an unexpected error."""
 UNAVAILABLE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)

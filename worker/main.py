@@ -7,6 +7,7 @@ ledger or a batcher, and nothing in here decides anything.
 import asyncio
 import functools
 import platform
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -111,13 +112,16 @@ class WorkerProcess:
 
     async def startup(self, ctx: dict[Any, Any]) -> None:
         """Open the pool and put everything in place that jobs need."""
+        _require_known(self._settings.pool_shares)
         worker_id = self._identity.worker_id
         config = pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_budget(ctx["redis"], side)
         pool = await self._open_pool(config, budget)
         ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
-        batcher = Batcher(ledger.settle, slots=pool.limit, limit=self._settings.batch_limit)
+        batcher = Batcher(
+            ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
+        )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         ctx["intake"] = Intake(JOBS, batcher.submit, max_tries=self._settings.max_tries)
@@ -193,11 +197,16 @@ def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
     packages = ("arq", "asyncpg", "redis", "uvloop")
     pool = asdict(config)
     del pool["url"], pool["application_name"]
-    others = ("queue_name", "max_jobs", "batch_limit", "lease", "job_timeout", "stats_interval")
+    others = ("queue_name", "pool_shares", "max_jobs", "batch_limit", "lease", "job_timeout", "stats_interval")
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "config": {**pool, **{name: getattr(settings, name) for name in others}},
     }
+
+
+def _require_known(shares: Mapping[str, float]) -> None:
+    if unknown := shares.keys() - {job_type.name for job_type in JOBS}:
+        raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
 
 
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:

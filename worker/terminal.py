@@ -2,12 +2,13 @@
 
 Every command writes its answer to standard output, either for people or, with `--json`, as one JSON
 document and nothing else; log lines, progress and errors go to standard error. Exit status: 0; 1 where
-a job failed or was refused; 2 for a wrong call or no connection; 130 after Ctrl-C.
+a job failed or was refused; 2 for a wrong call or no connection; 130 after Ctrl-C; 143 after SIGTERM.
 """
 
 import argparse
 import json
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -55,6 +56,8 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
     A command with *own_servers* gets the service's addresses only: nothing is started for it.
     """
     settings = load_or_exit()
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: _stop_as_ctrl_c_does(told, number))
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
@@ -63,10 +66,16 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + (told or [signal.SIGINT])[0])
     except BrokenPipeError:
         sys.stdout = None  # the reader has seen enough; nothing is left to flush
         sys.exit(0)
+
+
+def _stop_as_ctrl_c_does(told: list[int], number: int) -> None:
+    """End the command so that it closes what it has open: its embedded servers would outlive it."""
+    told.append(number)
+    signal.raise_signal(signal.SIGINT)
 
 
 async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:

@@ -68,6 +68,14 @@ def test_wrong_settings_are_a_line_each(service: Service, words: tuple[str, ...]
     assert ["POOL_MAX_SIZE:", "STATS_INTERVAL:"] == [line.split(" ")[0] for line in ended.stderr.splitlines()]
 
 
+def test_a_share_of_the_pool_for_nobody_is_told_at_once(service: Service) -> None:
+    """Which functions there are the settings do not know: the worker does."""
+    ended = service.run("arq", "worker.WorkerSettings", POOL_SHARES="dance=0.5")
+
+    assert 2 == ended.status
+    assert "error: POOL_SHARES: no function is called dance" == ended.stderr.splitlines()[-1]
+
+
 def test_a_postgresql_that_is_away_is_named_without_its_password(service: Service) -> None:
     """The command waits, says once what for, and gives up with status 2."""
     url = "postgresql://someone:geheim@127.0.0.1:1/tidepool"

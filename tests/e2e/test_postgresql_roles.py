@@ -1,4 +1,4 @@
-"""PostgreSQL's roles: what docs/roles.sql grants is enough, and no more than that."""
+"""PostgreSQL's roles: what worker/db/roles.sql grants is enough, and no more than that."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +11,10 @@ from commands import Service, stop, until
 
 from worker.db import capacity
 from worker.db.pool import PoolConfig, connect
+from worker.db.roles import grant_roles
 from worker.db.side_connection import SideConnection
 from worker.health.pruner import Pruner
 
-ROLES_SQL = (Path(__file__).parents[2] / "docs/roles.sql").read_text("utf-8")
 WORK, READ = "tidepool_work", "tidepool_read"
 
 
@@ -26,8 +26,8 @@ def as_role(database: PoolConfig, role: str) -> PoolConfig:
 @pytest.fixture
 async def roles(database: PoolConfig, connection: Any) -> Any:
     """Have the roles, made twice, as after an upgrade."""
-    await connection.execute(ROLES_SQL)
-    await connection.execute(ROLES_SQL)
+    await grant_roles(database)
+    await grant_roles(database)
     yield
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
     await connection.execute(f"DROP ROLE {WORK}, {READ}")
@@ -97,7 +97,7 @@ async def test_what_each_worker_does_now_and_then_needs_no_more_either(
         (WORK, "UPDATE orders SET total_price = 0"),
         (WORK, "UPDATE products SET price = 0"),
         (WORK, "UPDATE users SET username = 'x'"),
-        (WORK, "SELECT * FROM schema_migrations"),
+        (WORK, "DELETE FROM schema_migrations"),
         (WORK, "COPY users TO PROGRAM 'cat'"),
         (WORK, "SELECT pg_read_file('postgresql.conf')"),
         (WORK, "SET ROLE postgres"),
@@ -127,10 +127,23 @@ async def test_a_grant_that_is_missing_is_one_clear_line(roles: None, database: 
 
 
 async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
-    """A new one is granted in docs/roles.sql, or named here."""
+    """A new one is granted in worker/db/roles.sql."""
     forgotten = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         " AND NOT has_table_privilege('tidepool_work', oid, 'SELECT')"
         " AND NOT has_table_privilege('tidepool_read', oid, 'SELECT')"
     )
-    assert ["schema_migrations"] == [row["relname"] for row in forgotten]
+    assert [] == forgotten
+
+
+async def test_the_command_makes_them_too(service: Service, database: PoolConfig, connection: Any) -> None:
+    """As its owner, after the migrations; it says so."""
+    told = service.run("worker", "migrate", "--roles", "--json")
+    again = service.run("worker", "migrate", "--roles")
+    may = await connection.fetchval("SELECT has_table_privilege('tidepool_work', 'job_results', 'INSERT')")
+    await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
+    await connection.execute(f"DROP ROLE {WORK}, {READ}")
+
+    assert {"applied": [], "roles": [WORK, READ]} == told.document
+    assert "granted what they need: tidepool_work, tidepool_read" == again.stdout.splitlines()[-1]
+    assert may

@@ -74,7 +74,7 @@ async def test_one_of_two_workers_is_killed(service: Service, rows: Any, redis: 
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("lease_s", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lease_s", [1, pytest.param(5, marks=pytest.mark.slow)])
 async def test_a_worker_that_slept_for_three_leases_doubles_nothing(service: Service, rows: Any, lease_s: int) -> None:
     """Paused in the middle and woken after its jobs ran elsewhere, it says that it lost its lease, and goes on."""
     short = {} if lease_s > 1 else {"JOB_TIMEOUT": "2", "COMMAND_TIMEOUT": "2"}  # they end its transactions

@@ -92,7 +92,7 @@ async def test_the_thread_that_renews_leases_checks_the_same(secured: Secured) -
     """It has a client of its own, of redis-py's other kind."""
     url = secured.redis.replace(f"default:{PASSWORD}", "")
     trusting, distrusting = (
-        _sync_client(open_redis(address, queue_name="q")) for address in (url, secured.distrusted(url))
+        _sync_client(open_redis(address, queue_name="q"), 5.0) for address in (url, secured.distrusted(url))
     )
     assert await asyncio.to_thread(trusting.ping)
     with pytest.raises(RedisConnectionError, match="certificate verify failed"):

@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import psutil
 import pytest
-from redis import Redis
+from redis import Redis, RedisError
 
 from worker import embedded
 
@@ -195,6 +195,31 @@ def test_servers_of_a_killed_member_are_joined_and_stopped_by_the_next(
     with embedded.join(data_dir):
         assert postmaster(data_dir) == before
     assert not servers_of(data_dir)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(data_dir: Path, number: int, status: int) -> None:
+    """As `docker stop` and a closed session tell it."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    command = (sys.executable, "-m", "producer", "--jobs", "100000", "--rate", "1")
+    with (data_dir.parent / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=ROOT, env={**ours, "DATA_DIR": str(data_dir)}, stderr=log, stdout=log)
+    wait_until(lambda: has_queued(data_dir))
+
+    running.send_signal(number)
+
+    assert status == running.wait(DEADLINE_S)
+    assert "Traceback" not in (data_dir.parent / "log").read_text()
+    assert [] == servers_of(data_dir)
+
+
+def has_queued(data_dir: Path) -> bool:
+    """Return whether there is a job in the queue: whoever put it there is in the middle of its work."""
+    try:
+        with redis(embedded.urls(data_dir)) as client:
+            return bool(client.exists("arq:queue"))
+    except RedisError:
+        return False
 
 
 def test_a_start_after_a_crash_is_not_misled_by_what_it_left(data_dir: Path) -> None:

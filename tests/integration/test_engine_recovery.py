@@ -182,6 +182,30 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert "second" == await job.result(10, poll_delay=0.02)
 
 
+async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any) -> None:
+    """What the lost owner runs goes on for a while; the new owner's lease begins with its first claim nevertheless."""
+    attempts: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+
+    async def attempt(_ctx: Any) -> str:
+        attempts.put_nowait(end := asyncio.get_running_loop().create_future())
+        return await end
+
+    one = a_worker(redis, attempt)
+    running(one)
+    await redis.enqueue_job("job", _job_id="lost")
+    await asyncio.wait_for(attempts.get(), 10)
+    await release_owners(redis, QUEUE, one.owner)
+    one._renewal.begin(time.monotonic() - 99)
+    await asyncio.wait_for(attempts.get(), 10)
+    heir = one.owner
+    for number in range(3):  # each is a claim of its own
+        await redis.enqueue_job("job", _job_id=f"later-{number}")
+        await asyncio.wait_for(attempts.get(), 10)
+
+    assert heir == one.owner
+    assert {b"lost": b"1"} == await redis.hgetall(f"{QUEUE}:lapses")
+
+
 async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRedis, caplog: Any) -> None:
     """It is not run a fourth time; the result and the log say why."""
     await redis.enqueue_job("job", _job_id="killer")
@@ -266,3 +290,26 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
 def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """Only what passes by itself is waited out; a wrong command would be repeated for ever."""
     assert passes == is_trouble(error)
+
+
+async def test_a_redis_that_stands_still_for_half_a_lease_costs_no_job(own_redis: Any, running: Any) -> None:
+    """The last renewal is at most a quarter of a lease old: nobody else gets the job, and it runs once."""
+    redis, processes, _, _ = own_redis
+    attempts: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+
+    async def attempt(_ctx: Any) -> str:
+        attempts.put_nowait(end := asyncio.get_running_loop().create_future())
+        return await end
+
+    one = a_worker(redis, attempt, lease_s=2.0)
+    running(one)
+    job = await redis.enqueue_job("job", _job_id="a")
+    end = await asyncio.wait_for(attempts.get(), 10)
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    await asyncio.sleep(1.0)
+    os.kill(processes[0].pid, signal.SIGCONT)
+
+    assert ([], 0) == await Leases(redis, QUEUE, lease_ms=2000).claim("other", 10, suspect_too=True)
+    end.set_result("once")
+    assert "once" == await job.result(10, poll_delay=0.02)
+    assert attempts.empty()

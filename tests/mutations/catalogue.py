@@ -210,6 +210,13 @@ MUTATIONS = [
         "tests/integration/test_engine_recovery.py::test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner",
     ),
     Mutation(
+        "a lease once lost is lost with each claim",
+        "worker/engine/worker.py",
+        "        if not self._held:\n",
+        "        if not self.tasks:\n",
+        "tests/integration/test_engine_recovery.py::test_a_lease_that_is_lost_is_lost_once",
+    ),
+    Mutation(
         "a job that kills its workers runs for ever",
         "worker/engine/job_run.py",
         "if call.claimed.lapses >= MOST_LAPSES:",

@@ -148,6 +148,22 @@ async def test_functions_take_turns() -> None:
     assert ["holder", "many", "few", "many"] == settling.functions
 
 
+@pytest.mark.parametrize(("share", "slots", "may_have"), [(0.5, 4, 2), (0.3, 3, 1), (0.1, 2, 1), (1.0, 2, 2)])
+async def test_a_function_has_no_more_than_its_share(share: float, slots: int, may_have: int) -> None:
+    """Rounded down, and one at the least; the other slots are there for the others."""
+    settling = Settling(held=True)
+    batcher = Batcher(settling, slots=slots, limit=1, shares={"slow": share})
+    tasks = submit(batcher, *"abcdef", function="slow")
+    await turns()
+    assert may_have * ["slow"] == settling.functions
+    tasks += submit(batcher, *"uvwxyz", function="quick")
+    await turns()
+    assert (slots - may_have) * ["quick"] == settling.functions[may_have:]
+    settling.let_go()
+    await asyncio.gather(*tasks)
+    assert 12 == len(settling.batches)
+
+
 async def test_a_job_that_came_back_is_not_run_twice() -> None:
     """Its lease was lost while it waited: both callers get the one answer."""
     async with busy() as (batcher, settling):

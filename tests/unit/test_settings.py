@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "data_dir": settings.Path(".data"),
     "pool_min_size": 1,
     "pool_max_size": 4,
+    "pool_shares": {},
     "pool_max_queries": 50_000,
     "pool_max_inactive_time": 300.0,
     "acquire_timeout": 10.0,
@@ -32,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "max_jobs": 2000,
     "max_tries": 5,
     "job_timeout": 10.0,
-    "lease": 10.0,
+    "lease": 5.0,
     "batch_limit": 500,
     "poll_delay": 0.02,
     "keep_result": 3600.0,
@@ -42,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
     "snapshot_keep_days": 365.0,
     "result_keep_days": 30.0,
     "log_level": "INFO",
+    "front_token": None,
+    "front_rate_limit": 5000,
     "simulation_concurrency": 4,
 }
 
@@ -65,6 +68,11 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("POOL_MIN_SIZE", "-1"),
         ("POOL_MAX_SIZE", "0"),
         ("POOL_MAX_SIZE", "1.5"),
+        ("POOL_SHARES", "place_order"),
+        ("POOL_SHARES", "place_order=1.1"),
+        ("POOL_SHARES", "place_order=0"),
+        ("POOL_SHARES", "place_order=0.5,place_order=1"),
+        ("POOL_SHARES", "=0.5"),
         ("POOL_MAX_QUERIES", "0"),
         ("POOL_MAX_INACTIVE_TIME", "-1"),
         ("POOL_MAX_INACTIVE_TIME", "nan"),
@@ -92,6 +100,8 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("SNAPSHOT_KEEP_DAYS", "0"),
         ("RESULT_KEEP_DAYS", "1"),
         ("LOG_LEVEL", "LOUD"),
+        ("FRONT_TOKEN", "fifteen letters"),
+        ("FRONT_RATE_LIMIT", "-1"),
         ("SIMULATION_CONCURRENCY", "65"),
     ],
 )
@@ -109,6 +119,12 @@ def test_an_endless_duration_is_refused(variable: str) -> None:
     """The pruner and arq compute with these; infinity would end them with an OverflowError, long after the start."""
     with pytest.raises(SettingsError, match=variable):
         load({variable: "inf"})
+
+
+def test_shares_of_the_pool_are_pairs() -> None:
+    """A function's name and its part, as many as one likes."""
+    text = "place_order=0.5, create_user=.25"
+    assert {"place_order": 0.5, "create_user": 0.25} == load({"POOL_SHARES": text}).pool_shares
 
 
 def test_all_wrong_variables_are_told_at_once() -> None:

@@ -24,6 +24,10 @@ class ServerRepository:
         """
         await self._connection.execute(_SQL["write"], tick, worker_id, json.dumps(dict(capacity)))
 
+    async def clock(self) -> datetime:
+        """Return the server's time, which rows are as old as."""
+        return await self._connection.fetchval(_SQL["clock"])
+
     async def window(self, since: datetime) -> list[dict[str, Any]]:
         """Return the rows since then, the oldest first."""
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since)]

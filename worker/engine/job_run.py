@@ -254,8 +254,7 @@ def _since_s(time_ms: int) -> float:
 
 
 def _again(call: Call, defer_ms: int | None) -> Finish:
-    due_ms = now_ms() + defer_ms if defer_ms else 0
-    return Finish(call.claimed.id, "again", str(call.job_try).encode(), due_ms, owner=call.claimed.owner)
+    return Finish(call.claimed.id, "again", str(call.job_try).encode(), defer_ms or 0, owner=call.claimed.owner)
 
 
 def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: bool) -> Finish:

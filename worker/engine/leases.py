@@ -53,6 +53,7 @@ class Finish(NamedTuple):
     how: str
     value: bytes = b""
     ms: int = 0
+    """How long: the result is kept (0: for ever), or the job waits until it runs again (0: its old place)."""
     keep_ms: int = 0
     tried: bool = False
     owner: str = ""

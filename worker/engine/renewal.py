@@ -3,6 +3,10 @@
 From a thread, because a job that blocks the event loop must not lose the lease of everything that the
 process holds, itself among it: it would run again elsewhere, block there, and so on without end. For
 the same reason there is a bound: a loop that has been blocked for a minute is given up.
+
+Four times in a lease, each with half a lease of patience for the answer. Whatever stands still for less than three
+quarters of a lease costs none, be it this process (a long garbage collection, a busy machine) or Redis: 3.7 of the
+default five seconds. And an answer that is lost with its connection leaves time to ask again on another one.
 """
 
 import asyncio
@@ -21,10 +25,15 @@ from worker.engine.leases import held_key, script
 log = structlog.get_logger(__name__)
 
 _LONGEST_BLOCK_S = 60.0
+_ROUNDS = 4
+"""Renewals in the length of a lease."""
+_ON_THE_WAY_S = 0.05
+_PATIENCE = 0.5
+"""The part of a lease that an answer may take."""
 
 
 class Renewal:
-    """Renews the lease three times in its length, while there are jobs under it.
+    """Renews the lease four times in its length, while there are jobs under it.
 
     *owner* returns the present owner's name, or None while it holds nothing; *lost* is called in the
     event loop with the owner whose lease is gone.
@@ -46,7 +55,7 @@ class Renewal:
         self._loop = asyncio.get_running_loop()
         self._loop_seen_s = self._until_s = time.monotonic()
         self._stop = threading.Event()
-        self._redis = _sync_client(redis)
+        self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
         self._renew: Any = self._redis.register_script(script("renew"))
         self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
         self._thread.start()
@@ -70,30 +79,42 @@ class Renewal:
         self._redis.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._lease_ms / 3000):
+        period_s = self._lease_ms / 1000 / _ROUNDS
+        began_s = time.monotonic()
+        while not self._stop.wait(max(0.0, began_s + period_s - time.monotonic())):
+            began_s = time.monotonic()
             self._loop.call_soon_threadsafe(self._see_loop)
             owner = self._owner()
             if owner is not None and time.monotonic() - self._loop_seen_s < _LONGEST_BLOCK_S:
                 self._renew_once(owner)
 
     def _renew_once(self, owner: str) -> None:
+        until_s = self._until_s
+        if self._is_kept(owner) or self._stop.wait(_ON_THE_WAY_S):
+            return
+        # Or Redis has forgotten an owner whose last job it has just acknowledged: then the worker knows by now, and
+        # may have begun another lease.
+        if self._owner() == owner and self._until_s == until_s and not self._is_kept(owner):
+            self._loop.call_soon_threadsafe(self._lost, owner)
+
+    def _is_kept(self, owner: str) -> bool:
+        """Renew; returns False where the owner is none in Redis, and True also where Redis does not say."""
         keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner)]
         asked_s = time.monotonic()
         try:
             renewed = self._renew(keys=keys, args=[owner, self._lease_ms])
         except (RedisError, OSError):
-            return  # the event loop meets the same trouble, and says so; the next round is soon
+            return True  # the event loop meets the same trouble, and says so; the next round is soon
         if renewed:
             self.begin(asked_s)
-        elif self._owner() == owner:
-            self._loop.call_soon_threadsafe(self._lost, owner)
+        return bool(renewed)
 
     def _see_loop(self) -> None:
         self._loop_seen_s = time.monotonic()
 
 
-def _sync_client(redis: Redis) -> Any:
-    """Return a client for threads, for the server that *redis* talks to."""
+def _sync_client(redis: Redis, patience_s: float) -> Any:
+    """Return a client for threads, for the server that *redis* talks to; it waits so long for it, or less."""
     pool: Any = redis.connection_pool
     options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
     kind: Any = sync_redis.Connection
@@ -101,5 +122,6 @@ def _sync_client(redis: Redis) -> Any:
         kind = sync_redis.UnixDomainSocketConnection
     elif issubclass(pool.connection_class, SSLConnection):
         kind = sync_redis.SSLConnection
-    options.setdefault("socket_timeout", 5.0)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        options[name] = min(options.get(name) or patience_s, patience_s)
     return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class=kind, **options))

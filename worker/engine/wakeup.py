@@ -11,7 +11,6 @@ Where the server has no tracking (a proxy, a cluster), `wait` sleeps for the pol
 
 import asyncio
 import math
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -90,11 +89,14 @@ class Wakeup:
                 self._changed.set()
 
     async def _due_in_s(self) -> float:
-        """Return in how many seconds to look again; asking makes the server tell us of the next change."""
-        head = await _ask(self._asking, "ZRANGE", self._queue, 0, 0, "WITHSCORES")
-        if not head:
-            return math.inf
-        return float(head[1]) / 1000 - time.time()
+        """Return in how many seconds to look again; asking makes the server tell us of the next change.
+
+        By the server's clock, which claims go by: ours may be ahead, and we would look again and again.
+        """
+        await self._asking.send_command("TIME")
+        await self._asking.send_command("ZRANGE", self._queue, 0, 0, "WITHSCORES")
+        (seconds, micros), head = await self._asking.read_response(), await self._asking.read_response()
+        return float(head[1]) / 1000 - int(seconds) - int(micros) / 1e6 if head else math.inf
 
 
 async def _ask(connection: Any, *command: Any) -> Any:

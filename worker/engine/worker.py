@@ -25,7 +25,6 @@ import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from redis.exceptions import NoPermissionError
 
-from worker.delivery import now_ms
 from worker.engine.finisher import Finisher
 from worker.engine.job_run import perform
 from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases
@@ -55,7 +54,7 @@ class EngineOptions:
     """
 
     owner: str = ""
-    lease_s: float = 10.0
+    lease_s: float = 5.0
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
     may_claim: Callable[[], bool] = lambda: True
 
@@ -71,6 +70,8 @@ class Worker(arq.worker.Worker):
         self._options: EngineOptions = self.ctx.get("engine") or EngineOptions()
         self._name = self._options.owner or secrets.token_hex(8)
         self._epoch = 0
+        self._held: set[str] = set()
+        """The jobs of the present owner. Those of a lost one may run on; they keep no lease."""
         self._suspect: str | None = None
         self._next_beat_s = 0.0
         self._performing = 0
@@ -220,7 +221,7 @@ class Worker(arq.worker.Worker):
         claimed, returned = await self._leases.claim(self.owner, room, suspect_too=self._suspect is None)
         if returned:
             log.info("jobs.recovered", jobs=returned)
-        if not self.tasks:
+        if not self._held:
             self._renewal.begin(asked_s)
         return claimed
 
@@ -233,6 +234,8 @@ class Worker(arq.worker.Worker):
         key = claimed.id if claimed.id not in self.tasks else f"{claimed.id}\n{claimed.owner}"
         if claimed.lapses > 1:
             self._suspect = claimed.id
+        if claimed.owner == self.owner:
+            self._held.add(claimed.id)
         self._performing += 1
         self.tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
 
@@ -244,7 +247,7 @@ class Worker(arq.worker.Worker):
         except Exception:
             log.exception("hook.failed", job_id=claimed.id)  # arq's worker would end here
             tries = str(claimed.failed_tries + 1).encode()
-            finish = Finish(claimed.id, "again", tries, now_ms() + _HOOK_DELAY_MS, owner=claimed.owner)
+            finish = Finish(claimed.id, "again", tries, _HOOK_DELAY_MS, owner=claimed.owner)
         self._performing -= 1
         if self._suspect == claimed.id:
             self._suspect = None
@@ -255,6 +258,8 @@ class Worker(arq.worker.Worker):
 
     def _acknowledged(self, finishes: Sequence[Finish]) -> None:
         for finish in finishes:
+            if finish.owner == self.owner:
+                self._held.discard(finish.id)
             again = f"{finish.id}\n{finish.owner}"
             self.tasks.pop(again if again in self.tasks else finish.id, None)
         self._freed.set()
@@ -288,13 +293,14 @@ class Worker(arq.worker.Worker):
 
     def _owner_at_work(self) -> str | None:
         """Return the owner if it holds anything. Called from the renewal's thread."""
-        return self.owner if self.tasks else None
+        return self.owner if self._held else None
 
     def _lost_lease(self, owner: str) -> None:
         """Go on as a new owner: others have the old one's jobs, and what it finishes is refused."""
         if owner == self.owner:
             log.warning("lease.lost", owner=owner, jobs=len(self.tasks), at="renewal")
             self._epoch += 1
+            self._held.clear()
 
     # ---------------------------------------------------------------- counting and stopping
 

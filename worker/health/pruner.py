@@ -63,8 +63,11 @@ class Pruner:
             await asyncio.sleep(_INTERVAL_S)
 
     async def run_once(self, now: datetime | None = None) -> Pruned:
-        """Delete everything that is past its time at *now*, and thin what is old."""
-        now = now or datetime.now(UTC)
+        """Delete everything that is past its time at *now*, and thin what is old.
+
+        Now is PostgreSQL's: by the clock of a worker that is a month ahead the ledger would be gone.
+        """
+        now = now or await self._clock()
         oldest = now - self._snapshots_keep
         return Pruned(
             results=await self._prune("results", now - self._results_keep),
@@ -72,6 +75,10 @@ class Pruner:
             others=sum([await self._prune(table, oldest) for table in ("processes", "server", "events")]),
             thinned=await self._thin(now),
         )
+
+    async def _clock(self) -> datetime:
+        async with self._side.use() as connection:
+            return await Repositories(connection).server.clock()
 
     async def _prune(self, repository: str, before: datetime) -> int:
         """Delete what is from before *before*, in small batches; returns how many rows."""

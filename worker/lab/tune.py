@@ -1,7 +1,6 @@
 """One run of `tune`: measure what its plan has left, and make the report of what there is."""
 
 import asyncio
-import signal
 import statistics
 import time
 from collections import Counter
@@ -31,7 +30,6 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
     left = [trial for trial in every if trial.number not in done]
     task = asyncio.current_task()
     assert task is not None, "a coroutine runs in one"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     begun_s = time.monotonic()
     try:
         for count, trial in enumerate(left):
@@ -42,8 +40,6 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
     except asyncio.CancelledError:
         task.uncancel()
         return False
-    finally:
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
     return True
 
 

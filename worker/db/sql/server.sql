@@ -31,6 +31,10 @@ FROM activity AS a, pg_stat_database AS d, jsonb_populate_record(null::db_snapsh
 WHERE d.datname = current_database() AND NOT EXISTS (SELECT FROM db_snapshots WHERE tick = $1)
 ON CONFLICT (tick) DO NOTHING
 
+-- name: clock
+-- What time it is here.
+SELECT clock_timestamp()
+
 -- name: window
 -- Rows since then, the oldest first.
 -- $1 since timestamptz

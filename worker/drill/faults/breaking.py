@@ -15,7 +15,7 @@ from worker.embedded.server import Server
 Inject = Callable[[Arena, random.Random], Awaitable[list[str] | None]]
 
 SHORT_S, AWAY_S, LONG_S = 3.0, 6.0, 15.0
-"""Shorter than the lease of ten seconds; shorter, but longer than any patience of a connection; longer."""
+"""Shorter than the lease of five seconds; longer than it, and than any patience of a connection; three leases."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
 --   how    "done"    it has ended: value is the result ("" none), kept for ms (0: for ever); the job's keys go;
 --                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too;
 --                    tried: 1 if it has a count of failed tries: to delete keys that are not there costs as much
---          "again"   run it again at ms (Unix ms; 0: at its old due time); value: failed tries so far
+--          "again"   run it again in ms (0: at its old due time); value: failed tries so far
 --          "release" give it back as it was, no try spent
 -- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
 local ids = {}
@@ -14,6 +14,8 @@ for i = 2, #ARGV, 6 do
     ids[#ids + 1] = ARGV[i]
 end
 local dues = redis.call('ZMSCORE', KEYS[3], unpack(ids))
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers, gone, ended, left = {}, {}, {}, {}
 for i, id in ipairs(ids) do
     local at = (i - 1) * 6 + 1
@@ -44,7 +46,7 @@ for i, id in ipairs(ids) do
                 redis.call('SET', 'arq:retry:' .. id, value, 'EX', 88400)
             end
             -- XX: a job that was taken out of the queue meanwhile stays out
-            redis.call('ZADD', KEYS[1], 'XX', how == 'again' and ms > 0 and ms or dues[i], id)
+            redis.call('ZADD', KEYS[1], 'XX', how == 'again' and ms > 0 and now + ms or dues[i], id)
         end
     end
 end

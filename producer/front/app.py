@@ -1,0 +1,42 @@
+"""The application: its rooms, and what it opens and closes."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from producer.front import commands, load_test, sign_in
+from producer.front.guard import Guard
+from producer.front.problems import RESPONSES, handle_problems
+from producer.front.services import open_services
+from settings import Settings
+from worker.embedded import Urls
+
+_DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
+
+ROOMS: tuple[APIRouter, ...] = (sign_in.router, commands.router, load_test.router)
+"""The routers, a module each."""
+
+
+def create_app(settings: Settings, urls: Urls) -> FastAPI:
+    """Return the application. It opens its services when it starts, and closes them when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_services(settings, urls) as app.state.services:
+            yield
+
+    app = FastAPI(
+        title="Tidepool",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses=RESPONSES,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    token = settings.front_token
+    app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
+    handle_problems(app)
+    for room in ROOMS:
+        app.include_router(room)
+    return app

@@ -1,0 +1,69 @@
+"""Runs the front until it is told to stop."""
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from worker.terminal import CommandError
+
+_GRACE_S = 5
+"""For requests under way when it is told to stop."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, whose end is an ordinary one.
+
+    It first lets those go who would wait on: event streams, and callers with `Prefer: wait`. A signal ends
+    the server, not the process, which has its own things to close.
+    """
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._state = app.state
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's)
+        """Stop; at a second Ctrl-C without waiting for anybody."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and give the requests under way their grace."""
+        if (feed := getattr(self._state, "feed", None)) is not None:
+            feed.close()
+        self._state.services.accepting.waits.close()
+        await super().shutdown(sockets)
+
+
+async def serve(app: FastAPI, *, host: str, port: int) -> int:
+    """Serve *app* until SIGINT or SIGTERM; returns the exit status: 2 where it could not start.
+
+    Raises `CommandError` where the address cannot be bound.
+    """
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = Server(app, config)
+    with await _bound(host, port, config.backlog) as listening:
+        await server.serve([listening])
+    return 0 if server.started else 2
+
+
+async def _bound(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a socket that listens there: uvicorn would end the process where it cannot."""
+    loop = asyncio.get_running_loop()
+    try:
+        (family, _, _, _, address), *_ = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.create_server(address[:2], family=family, backlog=backlog)
+    except OSError as error:
+        words = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
+        raise CommandError(f"cannot serve on {host}, port {port}: {words}") from None

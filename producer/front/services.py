@@ -1,0 +1,77 @@
+"""What the rooms of the front share: one connection pool and one Redis client of this process."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from arq.connections import ArqRedis
+from fastapi import Depends, Request
+
+from producer.client import JobClient
+from producer.front.accepting import Accepting
+from settings import Settings
+from worker.broker import open_redis
+from worker.db.pool import Pool, PoolConfig
+from worker.db.repositories import Repositories
+from worker.embedded import Urls
+
+PATIENCE_S = 2.0
+"""How long a request goes on trying to reach Redis before it is answered 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a request may use; open as long as the application runs."""
+
+    settings: Settings
+    urls: Urls
+    pool: Pool
+    redis: ArqRedis
+    client: JobClient
+    accepting: Accepting
+    load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the one that is under way."""
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, urls: Urls) -> AsyncGenerator[Services]:
+    """Open what the front needs. Raises `worker.db.faults.Unavailable` where PostgreSQL is away; Redis may be."""
+    pool = await Pool.open(_pool_config(settings, urls))
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+
+    async def settled(job_ids: Sequence[str]) -> Collection[str]:
+        async with pool.acquire() as connection:
+            return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
+
+    try:
+        client = JobClient(redis, settled=settled, patience_s=PATIENCE_S)
+        accepting = Accepting(redis, pool, patience_s=PATIENCE_S)
+        yield Services(settings=settings, urls=urls, pool=pool, redis=redis, client=client, accepting=accepting)
+    finally:
+        await redis.aclose(close_connection_pool=True)
+        await pool.close()
+
+
+def _pool_config(settings: Settings, urls: Urls) -> PoolConfig:
+    return PoolConfig(
+        url=urls.database,
+        application_name="tidepool-front",
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        max_queries=settings.pool_max_queries,
+        max_inactive_time_s=settings.pool_max_inactive_time,
+        acquire_timeout_s=settings.acquire_timeout,
+        command_timeout_s=settings.command_timeout,
+        connect_timeout_s=settings.connect_timeout,
+    )
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Using = Annotated[Services, Depends(_services)]
+"""The parameter of a route that needs the services."""

@@ -1,0 +1,54 @@
+"""Callers that come at the same time share a round trip.
+
+Natural batching: while one call is under way the next one fills. There is no timer, so a lone caller is
+not delayed, and two hundred cost a handful of round trips.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class Shared(Generic[Q, A]):
+    """A call of many questions, asked one by one; *call* is given up to *most* and answers in their order.
+
+    An error of the call is raised to each who asked in it.
+    """
+
+    def __init__(self, call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], most: int) -> None:
+        self._call = call
+        self._most = most
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._calling: asyncio.Task[None] | None = None
+
+    async def __call__(self, question: Q) -> A:
+        """Return the answer to *question*. To stop waiting does not take the question back."""
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if self._calling is None:
+            self._calling = asyncio.create_task(self._run(), name="shared calls")
+        return await future
+
+    async def _run(self) -> None:
+        await asyncio.sleep(0)  # whoever else is ready in this turn of the event loop comes along
+        try:
+            while self._waiting:
+                await self._call_once([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
+        finally:
+            self._calling = None
+
+    async def _call_once(self, asked: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:
+        try:
+            answers = await self._call([question for question, _ in asked])
+        except Exception as error:  # noqa: BLE001  (whoever asked gets it)
+            for _, future in asked:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), answer in zip(asked, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)

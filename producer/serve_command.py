@@ -1,0 +1,33 @@
+"""`python -m producer serve`: the HTTP front."""
+
+import argparse
+
+from producer.front.app import create_app
+from producer.front.guard import is_loopback
+from producer.front.server import serve as run_server
+from settings import Settings
+from worker import terminal
+from worker.embedded import Urls
+
+EXAMPLES = """  python -m producer serve                         on http://127.0.0.1:8000
+  python -m producer serve --port 9000 --json      says where it serves as one JSON document
+  FRONT_TOKEN=… python -m producer serve --host 0.0.0.0     from elsewhere, too: who has the token"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to bind to (default 127.0.0.1)")
+    parser.add_argument("--port", type=terminal.positive, default=8000, metavar="P", help="port (default 8000)")
+
+
+async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Serve the HTTP front until Ctrl-C. Raises `CommandError` where others could reach it, and it has no token."""
+    if settings.front_token is None and not is_loopback(arguments.host):
+        raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
+    await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
+    address = {"url": f"http://{arguments.host}:{arguments.port}/"}
+    if arguments.json:
+        terminal.print_json(address)
+    else:
+        print(f"serving on {address['url']}", flush=True)
+    return await run_server(create_app(settings, urls), host=arguments.host, port=arguments.port)

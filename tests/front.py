@@ -1,0 +1,32 @@
+"""The HTTP front in the test's own process: its application, asked without a socket."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from producer.front.app import create_app
+from settings import load
+from worker.embedded import Urls
+
+
+@asynccontextmanager
+async def a_front(database_url: str, redis_url: str, **variables: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the front until the block ends; gives a client of it. *variables* are further settings."""
+    settings = load({"DATABASE_URL": database_url, "REDIS_URL": redis_url, **variables})
+    app = create_app(settings, Urls(database_url, redis_url))
+    async with running(app) as http:
+        yield http
+
+
+@asynccontextmanager
+async def running(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Run *app* until the block ends; gives a client of it, whose errors are answers, as over a socket."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", **options) as http,
+    ):
+        yield http

@@ -1,0 +1,69 @@
+"""A burst of generated jobs over HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from arq.connections import ArqRedis
+from front import a_front
+from planting import QUEUE
+
+from producer import workload
+from producer.front.services import Services
+from worker.db.pool import PoolConfig
+
+
+@pytest.fixture
+async def front(shared_database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a front."""
+    async with a_front(shared_database.url, redis_url) as http:
+        yield http
+
+
+async def test_a_burst_is_enqueued_and_reported(front: httpx.AsyncClient, redis: ArqRedis) -> None:
+    """The jobs of its seed and mix; the same again are duplicates."""
+    burst = {"jobs": 1200, "seed": 7, "mix": {"create_user": 1, "place_order": 3}}
+    first = (await front.post("/load-test", json=burst)).json()
+    second = (await front.post("/load-test", json=burst)).json()
+
+    assert (7, 1200, 0) == (first["seed"], first["enqueued"], first["duplicates"])
+    assert (7, 0, 1200) == (second["seed"], second["enqueued"], second["duplicates"])
+    assert first["jobs_per_second"] == pytest.approx(1200 / first["seconds"], rel=0.05)
+    expected = {job.id for job in workload.generate(1200, seed=7, mix={"create_user": 1, "place_order": 3})}
+    assert expected == {member.decode() for member in await redis.zrange(QUEUE, 0, -1)}
+
+
+async def test_a_seed_is_made_where_none_is_given(front: httpx.AsyncClient) -> None:
+    """And told."""
+    seeds = {(await front.post("/load-test", json={"jobs": 1})).json()["seed"] for _ in range(2)}
+    assert 2 == len(seeds)
+
+
+@pytest.mark.parametrize(
+    ("burst", "words"),
+    [
+        ({}, "jobs"),
+        ({"jobs": 0}, "jobs"),
+        ({"jobs": 10_001}, "jobs"),
+        ({"jobs": 1, "mix": {"drop_tables": 1}}, "mix: there is no job 'drop_tables'"),
+        ({"jobs": 1, "mix": {"create_user": 0}}, "mix: a mix needs a share above 0"),
+        ({"jobs": 1, "mix": {"create_user": -1}}, "mix"),
+        ({"jobs": 1, "rate": 5}, "rate"),
+    ],
+)
+async def test_a_burst_has_bounds(front: httpx.AsyncClient, burst: dict[str, Any], words: str) -> None:
+    """422 with the field."""
+    answer = await front.post("/load-test", json=burst)
+    assert (422, "invalid") == (answer.status_code, answer.json()["code"])
+    assert words in answer.json()["detail"]
+
+
+async def test_there_is_one_at_a_time(front: httpx.AsyncClient) -> None:
+    """409 while one is under way."""
+    transport: Any = front._transport
+    services: Services = transport.app.state.services
+    async with services.load_test:
+        answer = await front.post("/load-test", json={"jobs": 1})
+    assert (409, "under_way") == (answer.status_code, answer.json()["code"])
+    assert 200 == (await front.post("/load-test", json={"jobs": 1})).status_code
