@@ -71,6 +71,14 @@ async def test_a_pool_is_compared_with_its_parts(settings: Settings, capsys: pyt
     assert 2 == len(said["found"])
 
 
+async def test_users_get_the_outcomes_of_their_jobs(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a worker that is started for them."""
+    assert 0 == await run(settings, "load-test", "--users", "5", "--requests", "4", "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert (20, 20, 1.0) == (said["requests"], said["succeeded"], said["success_rate"])
+    assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["max"]
+
+
 def _measured_before(record: Record) -> Path:
     """Write down the arms of a run but for its last."""
     for trial in trials(record.plan)[:-1]:

@@ -5,7 +5,8 @@
 - `pool-test` more and more callers at one pool: `holders` hold its connections, `pool_test_command` tells it
 - `layouts`   one pool, several, and several processes: `layouts` compares them, each process is a `shard`,
               `layouts_command` tells it
+- `load-test` concurrent `users`, whose `requests` are jobs or HTTP; `load_test_command` tells it
 
-What is measured is the product itself: workers are started as the `arq` command starts them, with another setting.
+What is measured is the product itself: `workers` starts its processes as the `arq` command does, with another setting.
 The servers are those of `worker.bench.servers`. No code of the service uses any of it.
 """

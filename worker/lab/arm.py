@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from settings import child_environment
-from worker.bench.drain import Place, System, start
 from worker.bench.processes import cpu_s, family_cpu_s, family_mb, machine_busy_s, peak_mb
 from worker.bench.servers import Site
 from worker.db import queries
@@ -18,11 +16,11 @@ from worker.db.pool import PoolConfig
 from worker.db.side_connection import SideConnection
 from worker.lab.load import ClosedLoad
 from worker.lab.trials import Plan, Trial
+from worker.lab.workers import running_workers
 from worker.terminal import CommandError
 
 SHARES = (0.5, 0.95, 0.99)
 _SQL = queries.load("lab", "worker.lab")
-_SYSTEM = System("tidepool", "worker.WorkerSettings")
 _WARM_S = 1.0
 _START_WAIT_S = 60.0
 _LOOK_S = 0.05
@@ -70,7 +68,7 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
     await site.reset()
     load = ClosedLoad(site.redis, plan.in_flight, plan.think_ms / 1000)
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
-    async with _workers(site, plan, trial) as workers, _running(load):
+    async with running_workers(site, plan.workers, **_variables(plan, trial)) as workers, _running(load):
         try:
             await _warm(side, workers)
             load.begin()
@@ -82,30 +80,14 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
             await side.close()
 
 
-@asynccontextmanager
-async def _workers(site: Site, plan: Plan, trial: Trial) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
-    """Run workers for the length of the block; what they have at its end is of no use, so they are killed."""
+def _variables(plan: Plan, trial: Trial) -> dict[str, str]:
     variables = {
-        "DATABASE_URL": site.urls.database,
-        "REDIS_URL": site.urls.redis,
-        "QUEUE_NAME": "arq:queue",
         "POOL_MAX_SIZE": str(trial.size),
         "POOL_MIN_SIZE": "1",
         "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}",
         "ENABLE_MONITORING": "true",
-        "LOG_LEVEL": "WARNING",
     }
-    if plan.batch_limit is not None:
-        variables["BATCH_LIMIT"] = str(plan.batch_limit)
-    place = Place(child_environment(**variables))
-    workers = [await start(_SYSTEM, place, number) for number in range(plan.workers)]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            if worker.returncode is None:
-                worker.kill()
-        await asyncio.gather(*(worker.wait() for worker in workers))
+    return variables if plan.batch_limit is None else {**variables, "BATCH_LIMIT": str(plan.batch_limit)}
 
 
 @asynccontextmanager

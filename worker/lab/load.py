@@ -8,8 +8,8 @@ from arq.connections import ArqRedis
 
 from worker import wire
 from worker.delivery import now_ms
+from worker.lab.workers import QUEUE
 
-QUEUE = "arq:queue"
 _LOOK_S = 0.01
 _CHUNK = 500
 _DRY_SHARE = 0.5

@@ -134,7 +134,8 @@ def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str
 
 
 def _settings(record: Record, knee: Knee | None) -> dict[str, int]:
-    if knee is None:
+    """Return what to set; nothing before all is measured."""
+    if knee is None or len(record.arms) < len(trials(record.plan)):
         return {}
     limit = record.plan.batch_limit
     return {"POOL_MAX_SIZE": knee.size, **({} if limit is None else {"BATCH_LIMIT": limit})}

@@ -135,7 +135,8 @@ def _words(record: Record, document: dict[str, Any], default: int) -> list[str]:
             f"other work took {document['others']:.1f} cores meanwhile: run it again when the machine is quiet"
         )
     if document["arms"] < document["of"]:
-        lines.append(f"{document['arms']} of {document['of']} arms; go on with --resume {record.directory}")
+        words = f"{document['arms']} of {document['of']} arms are measured; go on with --resume {record.directory}"
+        return [*lines, words]
     if knee is None:
         return [*lines, "no arm counts, so there is nothing to recommend"]
     upto = f" to {knee['plateau'][-1]}" if len(knee["plateau"]) > 1 else ""
