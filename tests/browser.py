@@ -67,6 +67,7 @@ class Front:
 
         async def renew() -> None:
             self.app.state.feed.close()
+            await self.app.state.feed.pictures.close()
             self.app.state.feed = Feed(self.app.state.services)
 
         self.run(renew())

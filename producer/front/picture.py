@@ -1,8 +1,9 @@
 """What the operators' page shows, put together from the tables and the queue.
 
 Its parts are kept for as long as they stay true, and each is gathered once for however many look: what is now for a
-second, history for longer the longer its stretches are, the verdicts for a quarter of a minute. Nobody looking:
-nothing is gathered.
+second, history for longer the longer its stretches are, the verdicts for half a minute. Those take a second of
+reading and computing for a large fleet, so that a picture has the last ones, and the first has none yet. Nobody
+looking: nothing is gathered.
 """
 
 import asyncio
@@ -13,22 +14,26 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
+import structlog
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
 from producer.front.history import SPANS, read_history
 from producer.front.services import Services
 from producer.front.tallies import SPAN, Tallies
+from worker.db.faults import DatabaseFault
 from worker.db.overview import Overview
 from worker.db.repositories import Repositories
 from worker.engine.leases import backlog
 from worker.health.study import read_studies
 from worker.health.verdict import Study, Verdict, examine
 
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 
 LIFE_S = 1.0
-_VERDICT_LIFE_S = 15.0
+_VERDICT_LIFE_S = 30.0
 _JUDGED = timedelta(minutes=15)
 _MOST_EVENTS = 30
 _SILENT_TICKS = 4
@@ -58,6 +63,33 @@ class Kept(Generic[T]):
             return self._made[1]
 
 
+class Later(Generic[T]):
+    """The same of what takes long: nobody waits for it, and until it was made for the first time it is None."""
+
+    def __init__(self, life_s: float, make: Callable[[], Awaitable[T]]) -> None:
+        self._kept = Kept(life_s, make)
+        self._making: asyncio.Task[None] | None = None
+        self._last: T | None = None
+
+    def get(self) -> T | None:
+        """Return the last one, and have it made anew where it is too old."""
+        if not self._kept.left_s and (self._making is None or self._making.done()):
+            self._making = asyncio.create_task(self._make(), name="picture part")
+        return self._last
+
+    async def close(self) -> None:
+        """Give up what is being made."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+
+    async def _make(self) -> None:
+        try:
+            self._last = await self._kept.get()
+        except DatabaseFault as fault:
+            log.warning("picture.part_failed", error=str(fault))
+
+
 class Pictures:
     """The pictures of one front, as JSON, by the name of their time: `5m`, `1h` or `1d`."""
 
@@ -66,9 +98,13 @@ class Pictures:
         self._tallies = Tallies()
         self._depths: deque[tuple[float, int, int, float]] = deque(maxlen=int(SPAN.total_seconds() / LIFE_S))
         self._now = Kept(LIFE_S, self._gather_now)
-        self._verdicts = Kept(_VERDICT_LIFE_S, self._judge)
+        self._verdicts = Later(_VERDICT_LIFE_S, self._judge)
         self._history = {name: Kept(span.life_s, self._reader_of(name)) for name, span in SPANS.items()}
         self._whole = {name: Kept(LIFE_S, self._composer_of(name)) for name in SPANS}
+
+    async def close(self) -> None:
+        """Give up what is being made."""
+        await self._verdicts.close()
 
     def of(self, window: str) -> Kept[bytes]:
         """Return the picture of that time; getting it raises `worker.db.faults.DatabaseFault`."""
@@ -81,7 +117,7 @@ class Pictures:
                 "window_s": SPANS[window].length.total_seconds(),
                 **await self._now.get(),
                 "history": await self._history[window].get(),
-                "groups": await self._verdicts.get(),
+                "groups": self._verdicts.get(),
             }
             return to_json(parts, inf_nan_mode="null", fallback=str)
 

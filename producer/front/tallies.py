@@ -1,8 +1,8 @@
 """Outcomes of the last minutes by function, counted in the ledger as they come.
 
-A look reads what came since the last one and a little before, as a row becomes visible a moment after its
-`finished_at`. So it costs what has happened since, however long the ledger is; and where more has happened than a
-look may read, what lies before is left out rather than guessed.
+A look reads the stretches that are over since the last one, and the one before again, as a row becomes visible a
+moment after its `finished_at`. So it costs what has happened since, however long the ledger is; and where more has
+happened than a look may read, what lies before is left out rather than guessed.
 """
 
 from collections import Counter
@@ -13,9 +13,7 @@ from worker.db.overview import Overview
 
 SPAN = timedelta(minutes=5)
 STRETCH = timedelta(seconds=2)
-_AGAIN = 2 * STRETCH
-"""What is read anew at each look."""
-_MOST_ROWS = 50_000
+_MOST_ROWS = 40_000
 _MOST_FUNCTIONS = 8
 _MOST_LETTERS = 60
 OTHERS = "(others)"
@@ -32,13 +30,15 @@ class Tallies:
         self._most_rows = most_rows
         self._counts: dict[datetime, Counter[tuple[str, str]]] = {}
         self._known_from: datetime | None = None
-        self._looked_at: datetime | None = None
+        self._counted_to: datetime | None = None
 
     async def look(self, overview: Overview, now: datetime) -> None:
-        """Count what has come. Raises as the query does."""
-        begin = floor(now - SPAN, STRETCH)
-        since = begin if self._looked_at is None else max(begin, floor(self._looked_at - _AGAIN, STRETCH))
-        rows = await overview.tallies(since, STRETCH, limit=self._most_rows)
+        """Count what has come, where a stretch is over since the last look. Raises as the query does."""
+        begin, until = floor(now - SPAN, STRETCH), floor(now, STRETCH)
+        if self._counted_to is not None and until <= self._counted_to:
+            return
+        since = begin if self._counted_to is None else max(begin, self._counted_to - STRETCH)
+        rows = await overview.tallies(since, until, STRETCH, limit=self._most_rows)
         known_from = max(self._known_from or since, begin)
         if sum(row["jobs"] for row in rows) >= self._most_rows:
             known_from = rows[0]["at"] + STRETCH
@@ -47,7 +47,7 @@ class Tallies:
             if row["at"] >= known_from:
                 counts = self._counts.setdefault(row["at"], Counter())
                 counts[row["function"][:_MOST_LETTERS], row["status"]] += row["jobs"]
-        self._looked_at, self._known_from = now, known_from
+        self._counted_to, self._known_from = until, known_from
 
     def told(self, now: datetime) -> dict[str, Any]:
         """Return `times` (Unix seconds), and `functions`: jobs a second by function and status at each of them.

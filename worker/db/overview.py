@@ -15,12 +15,14 @@ class Overview:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def tallies(self, since: datetime, stretch: timedelta, *, limit: int) -> list[dict[str, Any]]:
-        """Return `at`, `function`, `status` and `jobs` of the newest *limit* outcomes since then, the oldest first.
+    async def tallies(
+        self, since: datetime, until: datetime, stretch: timedelta, *, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return `at`, `function`, `status` and `jobs` of the newest *limit* outcomes of that time, the oldest first.
 
         Stretches are counted from 1970. Where there are more outcomes the first stretch is not whole.
         """
-        rows = await self._connection.fetch(_SQL["tallies"], since, stretch, limit)
+        rows = await self._connection.fetch(_SQL["tallies"], since, until, stretch, limit)
         return [dict(row.items()) for row in rows]
 
     async def history(self, since: datetime, until: datetime, stretch: timedelta) -> list[dict[str, Any]]:

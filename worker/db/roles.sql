@@ -35,4 +35,7 @@ GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_sna
 GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read; -- whether the schema is the one that a process expects
 GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_read;
 
+-- What a process compares with its own migrations, to say whether it is ready.
+GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;
+
 COMMIT;

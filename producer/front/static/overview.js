@@ -103,7 +103,7 @@ function parted(series) {
 }
 
 function pools({ history, groups }, shown) {
-  redraw(byId("verdicts"), groups, () => groups.map(verdict));
+  redraw(byId("verdicts"), groups, () => (groups ? groups.map(verdict) : el("p", { class: "hint" }, "Judging the last 15 minutes …")));
   const drawn = [...history.pools].sort((a, b) => (a.process < b.process ? -1 : 1)).slice(0, PROCESS_COLORS.length);
   for (const name of ["in_use", "waiting", "wait_p95_ms"]) {
     charts[name].show(history.times, drawn.map((pool, n) => ({ name: pool.process, color: PROCESS_COLORS[n], values: pool.series[name] })), ...shown);

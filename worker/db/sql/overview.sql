@@ -1,14 +1,14 @@
 -- name: tallies
 -- Outcomes of the newest rows, counted by the stretch of time in which they came, function and status.
 -- Bounded by rows and not by time alone: at full speed a minute has half a million of them.
--- $1 since timestamptz, $2 stretch interval, $3 limit bigint
+-- $1 since timestamptz, $2 until timestamptz, $3 stretch interval, $4 limit bigint
 WITH newest AS (
     SELECT finished_at, function, status FROM job_results
-    WHERE finished_at >= $1
+    WHERE finished_at >= $1 AND finished_at < $2
     ORDER BY finished_at DESC
-    LIMIT $3
+    LIMIT $4
 )
-SELECT date_bin($2::interval, finished_at, timestamptz 'epoch') AS at, function, status, count(*) AS jobs
+SELECT date_bin($3::interval, finished_at, timestamptz 'epoch') AS at, function, status, count(*) AS jobs
 FROM newest
 GROUP BY 1, 2, 3
 ORDER BY 1
