@@ -6,6 +6,7 @@
 - `commands_file`  commands from JSON Lines, with what is wrong with each refused line
 - `run`            one run: enqueue, follow, report; `fleet` runs workers for its length
 - `report`         what a run counts and prints
+- `front`          the HTTP front and the operators' page; `serve_command` starts it, `demo` gives it something to show
 - `__main__`       `python -m producer`
 
 It uses the worker's commands, wire format, servers and the reading side of its repositories. The

@@ -264,7 +264,9 @@ async def test_a_reader_who_does_not_take_a_picture_is_dropped(
 
 async def test_the_page_loads_only_what_is_served_here(http: httpx.AsyncClient) -> None:
     """No script or style in it, and no address elsewhere: a strict policy lets all of it through."""
-    html = (await http.get("/")).text
+    answer = await http.get("/")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    html = answer.text
     assert [] == re.findall(r"<style|<script(?![^>]* src=)|\son\w+=|\sstyle=|https?://", html)
     loaded = re.findall(r'(?:src|href)="(/static/[^"]+)"', html)
     assert {200} == {(await http.get(path)).status_code for path in loaded}
