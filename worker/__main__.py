@@ -23,6 +23,7 @@ from worker.drill.command import EXAMPLES as DRILL_EXAMPLES
 from worker.drill.command import add_arguments as add_drill_arguments
 from worker.drill.command import drill
 from worker.embedded import Urls
+from worker.lab import layouts_command, load_test_command, pool_test_command, tune_command
 from worker.pool_command import EXAMPLES as POOL_EXAMPLES
 from worker.pool_command import pool_health
 from worker.terminal import Parser
@@ -36,6 +37,12 @@ _BENCH_EXAMPLES = """  python -m worker bench                               abou
   python -m worker bench --parts create_user,pgbench --repeat 5
   python -m worker bench --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
   python -m worker bench --json > bench.json"""
+_LABORATORY = {
+    "tune": tune_command,
+    "pool-test": pool_test_command,
+    "load-test": load_test_command,
+    "layouts": layouts_command,
+}
 _MIGRATE_EXAMPLES = """  python -m worker migrate
   python -m worker migrate --roles                     as the tables' owner; see docs/operations.md"""
 _SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
@@ -61,7 +68,8 @@ async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: U
     migrations = await terminal.patiently(lambda: migrate(config), settings, urls)
     applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
     if arguments.roles:
-        await grant_roles(config)
+        given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)
+        await grant_roles(config, {role: password.get_secret_value() for role, password in given if password})
     if arguments.json:
         terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
         return 0
@@ -135,8 +143,14 @@ def parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
     add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES, own_servers=True))
+    _add_laboratory(commands)
     _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
     return top
+
+
+def _add_laboratory(commands: Any) -> None:
+    for name, command in _LABORATORY.items():
+        command.add_arguments(_add(commands, name, command.run, command.EXAMPLES, own_servers=True))
 
 
 def _add(

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from deployment import ROOT, compose, service, text
 
-SERVICES = ("worker", "front", "producer", "postgres", "redis")
-OURS, STORES = SERVICES[:3], SERVICES[3:]
+OURS, STORES = ("worker", "front", "producer"), ("postgres", "redis")
+"""Those that work with the stores, and those."""
+SERVICES = ("migrate", *OURS, *STORES)
 
 
 def pins() -> dict[str, str]:
@@ -86,7 +87,7 @@ def test_images_are_of_a_release_line() -> None:
 def test_every_secret_has_to_be_given() -> None:
     """No default, so that nobody's production runs with a password out of this repository."""
     secrets = re.findall(r"\$\{(\w+)(\S*)", text("docker-compose.yml"))
-    assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "FRONT_TOKEN"}
+    assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "WORK_PASSWORD", "REDIS_PASSWORD", "FRONT_TOKEN"}
     assert all(rest.startswith(":?") for _, rest in secrets)
     for name in SERVICES:
         for variable, value in service(name).get("environment", {}).items():
@@ -95,7 +96,8 @@ def test_every_secret_has_to_be_given() -> None:
 
 def test_the_example_of_the_secrets_names_them_all_and_gives_none() -> None:
     """An example that works is one that stays."""
-    assert text(".env.example").splitlines() == ["POSTGRES_PASSWORD=", "REDIS_PASSWORD=", "FRONT_TOKEN="]
+    names = ("POSTGRES_PASSWORD", "WORK_PASSWORD", "REDIS_PASSWORD", "FRONT_TOKEN")
+    assert text(".env.example").splitlines() == [f"{name}=" for name in names]
     assert ".env" in text(".gitignore").splitlines()
 
 
@@ -137,9 +139,24 @@ def test_workers_can_be_many() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_is_ours_starts_when_the_stores_are_healthy(name: str) -> None:
-    """They would wait, but the log would say so."""
-    assert service(name)["depends_on"] == dict.fromkeys(STORES, "{condition: service_healthy}")
+def test_what_works_starts_when_redis_is_healthy_and_the_tables_are_there(name: str) -> None:
+    """They would wait for the one, but the log would say so; without the other they could not start."""
+    assert service(name)["depends_on"] == {
+        "migrate": "{condition: service_completed_successfully}",
+        "redis": "{condition: service_healthy}",
+    }
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_only_the_migration_logs_in_as_the_owner_of_the_tables(name: str) -> None:
+    """Whoever breaks into a worker can drop nothing."""
+    environment = service(name)["environment"]
+    assert environment["DB_USER"] == "tidepool_work"
+    assert environment["DB_PASSWORD"].startswith("${WORK_PASSWORD")
+    assert environment["MIGRATE_ON_START"] == '"false"'
+    assert service("migrate")["environment"]["DB_USER"] == service("postgres")["environment"]["POSTGRES_USER"]
+    assert service("migrate")["command"] == '["python", "-m", "worker", "migrate", "--roles"]'
+    assert service("migrate")["depends_on"] == {"postgres": "{condition: service_healthy}"}
 
 
 def test_a_worker_is_not_killed_while_it_finishes_its_jobs() -> None:
