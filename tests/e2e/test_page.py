@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import jobs_stub
 import pytest
 from browser import CHROMIUM, WHY_NONE, Front, open_browser
 from commands import Service
@@ -51,8 +50,6 @@ def running_front(database: PoolConfig, redis_url: str) -> Iterator[Front]:
     """Serve a front on them."""
     urls = Urls(database=database.url, redis=redis_url)
     app = create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
-    if not any(getattr(route, "path", "") == "/jobs" for route in app.routes):
-        app.include_router(jobs_stub.router)
     with Front(app) as front:
         yield front
 
