@@ -38,9 +38,10 @@ class DrillError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What one fault did. Rates are outcomes a second."""
+    """What one fault did. Rates are outcomes a second; *began* is ISO 8601."""
 
     fault: str
+    began: str
     lasted_s: float
     recovery_s: float
     before: float
@@ -188,6 +189,7 @@ class Drill:
         await asyncio.sleep(_CALM_S)
         injected = Injected(
             fault=fault.name,
+            began=began.isoformat(),
             lasted_s=round((mended - began).total_seconds(), 2),
             recovery_s=round((recovered - mended).total_seconds(), 2),
             before=round(before, 1),
