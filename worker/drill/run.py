@@ -48,6 +48,7 @@ class Injected:
     """
 
     fault: str
+    shots: int
     lasted_s: float
     recovery_s: float
     before: float
@@ -122,6 +123,7 @@ class Drill:
         began_s = time.monotonic()
         async with self._load():
             await self._arena.until(self._arena.outcomes)
+            await self._catch_up()
             await asyncio.sleep(_CALM_S)
             await faults
         lost = await self._work_off()
@@ -197,7 +199,7 @@ class Drill:
 
     async def _inject(self, fault: Fault) -> None:
         before = await self._rate_of(_CALM_S)
-        steady = self._rate if await self._is_worked_off() else before
+        steady = self._rate if await self._is_worked_off() else min(self._rate, before)
         began = datetime.now(UTC)
         try:
             jobs = await fault.inject(self._arena, self._chance)
@@ -215,6 +217,7 @@ class Drill:
         after = await self._rate_of(_CALM_S)
         injected = Injected(
             fault=fault.name,
+            shots=self._arena.shots if fault.is_burst else 1,
             lasted_s=round((mended - began).total_seconds(), 2),
             recovery_s=round((recovered - mended).total_seconds(), 2),
             before=round(before, 1),
