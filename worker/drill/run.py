@@ -19,7 +19,7 @@ from worker.terminal import CommandError
 
 _SLICE_S = 0.1
 _LOOK_S = 0.3
-_CALM_S = 5.0
+_CALM_S = 3.0
 """Before and after each fault, for the rates to compare."""
 _RECOVERY_WAIT_S = 60.0
 _CATCH_UP_WAIT_S = 30.0
