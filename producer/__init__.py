@@ -5,6 +5,8 @@
 - `workload`       generated commands: seeded, streaming
 - `commands_file`  commands from JSON Lines, with what is wrong with each refused line
 - `run`            one run: enqueue, follow, report; `fleet` runs workers for its length
+- `requeue`        takes outcomes back and enqueues their jobs again
+- `front`          the same over HTTP, with a page for operators
 - `report`         what a run counts and prints
 - `__main__`       `python -m producer`
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
+from arq.constants import abort_jobs_ss
 from arq.jobs import Job
 from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -91,6 +92,21 @@ class JobClient:
     async def status(self, job_id: str) -> str:
         """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
         return (await Job(job_id, self._redis, self._redis.default_queue_name).status()).value
+
+    async def abort(self, job_id: str) -> bool:
+        """Ask the workers to abort a job, as arq's `Job.abort` does; returns False where it is not in the queue.
+
+        Nobody waits for it here: the job may have been committed by the time a worker hears of it.
+        """
+        status = await self.status(job_id)
+        if status not in ("queued", "deferred", "in_progress"):
+            return False
+        asking = self._redis.pipeline(transaction=True)
+        asking.zadd(abort_jobs_ss, {job_id: now_ms()})
+        if status == "deferred":  # due now, so that somebody claims it and finds the mark
+            asking.zadd(self._redis.default_queue_name, {job_id: 1}, xx=True)
+        await asking.execute()
+        return True
 
     async def queued(self) -> int:
         """Return how many jobs wait or run."""

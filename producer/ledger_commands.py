@@ -6,12 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
-from producer.client import MOST_AT_ONCE, JobClient
-from producer.submission import Submission
+from producer.client import JobClient
+from producer.requeue import requeue_all
 from settings import Settings
 from worker import terminal
 from worker.broker import open_redis
-from worker.db.pool import Pool
 from worker.db.repositories import Repositories
 from worker.db.results import Selection
 from worker.embedded import Urls
@@ -85,7 +84,8 @@ async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls)
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
     client = JobClient(redis, patience_s=terminal.patience_s(settings))
     status = arguments.status or (None if arguments.job_ids else "failed")
-    requeued = await _requeue_all(arguments, status, pool, client)
+    job_ids = arguments.job_ids or None
+    requeued = await requeue_all(pool, client, job_ids=job_ids, status=status, function=arguments.function)
     await redis.aclose(close_connection_pool=True)
     await pool.close()
     missing = sorted(set(arguments.job_ids) - set(requeued))
@@ -96,21 +96,3 @@ async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls)
     for job_id in missing:
         print(f"not requeued: {ascii(job_id)[1:-1]} (no failed or rejected job with its content kept)", file=sys.stderr)
     return 1 if missing else 0
-
-
-async def _requeue_all(arguments: argparse.Namespace, status: str | None, pool: Pool, client: JobClient) -> list[str]:
-    """Requeue in chunks, in the order of the ids; returns the ids."""
-    requeued: list[str] = []
-    while True:
-        async with pool.transaction() as connection:
-            jobs = await Repositories(connection).results.mark_requeued(
-                arguments.job_ids or None,
-                status=status,
-                function=arguments.function,
-                after_id=requeued[-1] if requeued else "",
-                limit=MOST_AT_ONCE,
-            )
-        if not jobs:
-            return requeued
-        await client.enqueue_many([Submission(*job) for job in jobs], again=True)
-        requeued += [job.job_id for job in jobs]

@@ -68,7 +68,8 @@ async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: U
     migrations = await terminal.patiently(lambda: migrate(config), settings, urls)
     applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
     if arguments.roles:
-        await grant_roles(config)
+        given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)
+        await grant_roles(config, {role: password.get_secret_value() for role, password in given if password})
     if arguments.json:
         terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
         return 0

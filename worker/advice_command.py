@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,8 +12,9 @@ from settings import Settings
 from worker import terminal
 from worker.db.repositories import Repositories
 from worker.embedded import Urls
+from worker.health.fleet import about, advice_of, judge, verdict_of
 from worker.health.study import read_studies
-from worker.health.verdict import Evidence, Study, Verdict, examine
+from worker.health.verdict import Evidence, Study, Verdict
 from worker.pool_command import NO_SNAPSHOTS
 
 WHY_EXAMPLES = """  python -m worker why
@@ -30,7 +30,7 @@ async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> 
     """Say what limits the workers, with the figures and limits behind it."""
     judged, events = await _judge(arguments, settings, urls)
     if arguments.json:
-        groups = [{**_about(study), **_verdict(verdict)} for study, verdict in judged]
+        groups = [{**about(study), **verdict_of(verdict)} for study, verdict in judged]
         terminal.print_json({"groups": groups, "events": events})
         return 0
     shown: list[RenderableType] = [part for study, verdict in judged for part in _drawn_verdict(study, verdict)]
@@ -45,7 +45,7 @@ async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) 
     judged, _ = await _judge(arguments, settings, urls)
     if arguments.json:
         groups = [
-            {**_about(study), "verdict": verdict.name, "words": verdict.finding.words, "advice": _advice(verdict)}
+            {**about(study), "verdict": verdict.name, "words": verdict.finding.words, "advice": advice_of(verdict)}
             for study, verdict in judged
         ]
         terminal.print_json({"groups": groups})
@@ -68,41 +68,14 @@ async def _judge(
             events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
     finally:
         await pool.close()
-    return [(study, examine(study)) for study in studies], events
-
-
-def _about(study: Study) -> dict[str, Any]:
-    newest = study.window.newest
-    return {
-        "processes": sorted(row["worker_id"] for row in newest),
-        "since": study.since,
-        "until": study.until,
-        "max_size": newest[0]["max_size"],
-        "pool_limit": study.window.limit,
-        "callers": newest[0]["callers"],
-    }
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "verdict": verdict.name,
-        "words": verdict.finding.words,
-        "findings": [
-            {**asdict(finding), "evidence": [{**asdict(one), "counts": one.counts} for one in finding.evidence]}
-            for finding in verdict.findings
-        ],
-    }
-
-
-def _advice(verdict: Verdict) -> dict[str, Any] | None:
-    return asdict(verdict.advice) if verdict.advice else None
+    return await judge(studies), events
 
 
 def _drawn_title(study: Study, name: str, words: str) -> Text:
-    about = _about(study)
-    processes = len(about["processes"])
+    told = about(study)
+    processes = len(told["processes"])
     return Text(
-        f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {about['pool_limit']}, "
+        f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {told['pool_limit']}, "
         f"{study.since:%H:%M:%S} to {study.until:%H:%M:%S} UTC"
     )
 

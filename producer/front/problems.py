@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from worker.db.faults import PoolTimeout, StatementTimeout, Unavailable
+from worker.db.faults import DataFault, PoolTimeout, StatementTimeout, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 _SCHEMA: dict[str, Any] = {
@@ -72,11 +72,15 @@ def handle_problems(app: FastAPI) -> None:
     def on_away(_request: Request, _error: Exception) -> JSONResponse:
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, "a server is away", headers={"Retry-After": "2"})
 
+    def on_unfit(_request: Request, error: DataFault) -> JSONResponse:
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="invalid")
+
     handlers: dict[Any, Any] = {
         Problem: on_problem,
         HTTPException: on_http,
         RequestValidationError: on_invalid,
         Exception: on_bug,
+        DataFault: on_unfit,  # a text with a NUL, say, that nothing in the database can be equal to
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

@@ -11,11 +11,16 @@ from fastapi import Depends, Request
 
 from producer.client import JobClient
 from producer.front.accepting import Accepting
+from producer.front.fleet import Fleet
+from producer.front.requests import Requests
 from settings import Settings
 from worker.broker import open_redis
 from worker.db.pool import Pool, PoolConfig
 from worker.db.repositories import Repositories
 from worker.embedded import Urls
+from worker.health.loop_lag import LoopLag
+from worker.health.metrics import Metrics
+from worker.health.readiness import Readiness
 
 PATIENCE_S = 2.0
 """How long a request goes on trying to reach Redis before it is answered 503."""
@@ -31,12 +36,15 @@ class Services:
     redis: ArqRedis
     client: JobClient
     accepting: Accepting
+    readiness: Readiness
+    fleet: Fleet
+    metrics: Metrics
     load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the one that is under way."""
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, urls: Urls) -> AsyncGenerator[Services]:
+async def open_services(settings: Settings, urls: Urls, requests: Requests) -> AsyncGenerator[Services]:
     """Open what the front needs. Raises `worker.db.faults.Unavailable` where PostgreSQL is away; Redis may be."""
     pool = await Pool.open(_pool_config(settings, urls))
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
@@ -45,11 +53,22 @@ async def open_services(settings: Settings, urls: Urls) -> AsyncGenerator[Servic
         async with pool.acquire() as connection:
             return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
+    lag = LoopLag()
+    probe = asyncio.create_task(lag.run(), name="loop lag probe")
     try:
-        client = JobClient(redis, settled=settled, patience_s=PATIENCE_S)
-        accepting = Accepting(redis, pool, patience_s=PATIENCE_S)
-        yield Services(settings=settings, urls=urls, pool=pool, redis=redis, client=client, accepting=accepting)
+        yield Services(
+            settings=settings,
+            urls=urls,
+            pool=pool,
+            redis=redis,
+            client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
+            accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
+            readiness=Readiness(redis.ping, pool=pool),
+            fleet=Fleet(pool),
+            metrics=Metrics(pool, None, lag, beside=[requests]),
+        )
     finally:
+        probe.cancel()
         await redis.aclose(close_connection_pool=True)
         await pool.close()
 
@@ -68,7 +87,7 @@ def _pool_config(settings: Settings, urls: Urls) -> PoolConfig:
     )
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

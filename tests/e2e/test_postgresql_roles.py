@@ -1,5 +1,6 @@
 """PostgreSQL's roles: what worker/db/roles.sql grants is enough, and no more than that."""
 
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from commands import Service, stop, until
 
 from worker.db import capacity
 from worker.db.pool import PoolConfig, connect
-from worker.db.roles import grant_roles
+from worker.db.roles import grant_roles, verifier
 from worker.db.side_connection import SideConnection
 from worker.health.pruner import Pruner
 
@@ -26,8 +27,8 @@ def as_role(database: PoolConfig, role: str) -> PoolConfig:
 @pytest.fixture
 async def roles(database: PoolConfig, connection: Any) -> Any:
     """Have the roles, made twice, as after an upgrade."""
-    await grant_roles(database)
-    await grant_roles(database)
+    await grant_roles(database, {})
+    await grant_roles(database, {})
     yield
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
     await connection.execute(f"DROP ROLE {WORK}, {READ}")
@@ -136,14 +137,25 @@ async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
     assert [] == forgotten
 
 
+async def test_a_password_is_kept_as_postgresql_would_keep_it(roles: None, connection: Any) -> None:
+    """And is never sent to it: only what it keeps."""
+    await connection.execute(f"ALTER ROLE {WORK} PASSWORD 'geheim!'")
+    kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
+    salt = b64decode(kept.split("$")[1].partition(":")[2])
+
+    assert kept == verifier("geheim!", salt)
+
+
 async def test_the_command_makes_them_too(service: Service, database: PoolConfig, connection: Any) -> None:
-    """As its owner, after the migrations; it says so."""
-    told = service.run("worker", "migrate", "--roles", "--json")
+    """As its owner, after the migrations, with the passwords that are set; it says so."""
+    told = service.run("worker", "migrate", "--roles", "--json", WORK_PASSWORD="geheim")
     again = service.run("worker", "migrate", "--roles")
     may = await connection.fetchval("SELECT has_table_privilege('tidepool_work', 'job_results', 'INSERT')")
+    with_password = await connection.fetch("SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM%'")
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
     await connection.execute(f"DROP ROLE {WORK}, {READ}")
 
+    assert [WORK] == [row["rolname"] for row in with_password if row["rolname"] in (WORK, READ)]
     assert {"applied": [], "roles": [WORK, READ]} == told.document
     assert "granted what they need: tidepool_work, tidepool_read" == again.stdout.splitlines()[-1]
     assert may

@@ -133,7 +133,11 @@ async def test_sql_in_filters_stays_text(repositories: Repositories, text: str) 
     assert [] == await repositories.results.slowest(job_ids=[text], status=text, function=text)
     assert [] == await repositories.results.latency(job_ids=[text], status=text, function=text)
     assert [] == await repositories.snapshots.newest(worker_id=text)
-    assert [] == await repositories.results.mark_requeued([text], status=text, function=text, after_id=text, limit=5)
+    wanted: dict[str, Any] = {"job_ids": [text], "status": text, "function": text}
+    assert [] == await repositories.results.mark_requeued(**wanted, search=text, after_id=text, limit=5)
+    pages = repositories.result_pages
+    assert [] == (await pages.page(before=None, limit=5, status=text, function=text)).rows
+    assert [] == (await pages.search(text, before=None, limit=5, status=text, function=text)).rows
     assert {} == await repositories.results.lookup([text])
 
 

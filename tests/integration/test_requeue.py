@@ -1,6 +1,5 @@
 """Requeueing: outcomes without an effect are taken back, and their jobs run again under their own ids."""
 
-from argparse import Namespace
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from arq.connections import ArqRedis
 from factories import a_delivery, a_product, a_user, an_order
 
 from producer.client import JobClient
-from producer.ledger_commands import _requeue_all
+from producer.requeue import requeue_all
 from producer.submission import Submission
 from worker import wire
 from worker.db.pool import Pool
@@ -26,10 +25,11 @@ def ledger(pool: Pool) -> Ledger:
 
 async def mark(pool: Pool, *job_ids: str, after_id: str = "", limit: int = 100, **conditions: Any) -> list[str]:
     """Mark rows as requeued; return the ids of their jobs."""
-    given: dict[str, Any] = {"status": None, "function": None, **conditions}
     async with pool.transaction() as connection:
         repository = Repositories(connection).results
-        jobs = await repository.mark_requeued(list(job_ids) or None, after_id=after_id, limit=limit, **given)
+        jobs = await repository.mark_requeued(
+            job_ids=list(job_ids) or None, after_id=after_id, limit=limit, **conditions
+        )
     return [job.job_id for job in jobs]
 
 
@@ -102,9 +102,7 @@ async def test_a_rejected_order_is_applied_after_a_requeue(
     await redis.set("arq:result:order", wire.serialize({"r": {"status": "rejected"}}))
     await ledger.settle("create_user", [a_delivery(a_user())])
     async with pool.transaction() as transaction:
-        (job,) = await Repositories(transaction).results.mark_requeued(
-            ["order"], status=None, function=None, after_id="", limit=10
-        )
+        (job,) = await Repositories(transaction).results.mark_requeued(job_ids=["order"], after_id="", limit=10)
     assert [True] == await client.enqueue_many([Submission(*job)], again=True)
     call = wire.receive(await redis.get("arq:job:order") or b"")
     assert ("place_order", {"username": "ada", "sku": "LAMP", "quantity": 2}) == (call["f"], call["k"])
@@ -126,9 +124,8 @@ async def test_the_command_requeues_any_number_of_jobs(
     for start in range(0, 1200, 200):
         batch = [a_delivery(Failed("x"), i, content={"username": i}) for i in ids[start : start + 200]]
         await ledger.settle("create_user", batch)
-    everything = Namespace(job_ids=[], function=None)
-    assert ids == await _requeue_all(everything, "failed", pool, client)
+    assert ids == await requeue_all(pool, client, status="failed")
     assert 1200 == await client.queued()
-    assert ids == await _requeue_all(everything, "failed", pool, client)
+    assert ids == await requeue_all(pool, client, status="failed")
     assert 1200 == await client.queued()
     assert b'"job-1199"' in (await redis.get("arq:job:job-1199") or b"")

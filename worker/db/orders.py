@@ -44,6 +44,11 @@ class OrderRepository:
         """See `worker.jobs.ports.Orders.place`."""
         return [_placed(row) for row in await self._connection.fetch(_SQL["place"], rows.encode(map(_row, jobs)))]
 
+    async def get_by_id(self, order_id: int) -> Order | None:
+        """Return the order with this id, or None."""
+        row = await self._connection.fetchrow(_SQL["get_by_id"], order_id)
+        return None if row is None else Order(**dict(row.items()))
+
     async def of_user(self, user_id: int, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
         """Return up to *limit* of a user's orders, newest first; the last one's id begins the next page."""
         found = await self._connection.fetch(_SQL["of_user"], user_id, before_id, limit)

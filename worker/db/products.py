@@ -46,6 +46,11 @@ class ProductRepository:
         changed = await self._connection.fetch(_SQL["set_stock"], given)
         return [row["id"] or Reason.UNKNOWN_PRODUCT for row in changed]
 
+    async def get_by_id(self, product_id: int) -> Product | None:
+        """Return the product with this id, or None."""
+        row = await self._connection.fetchrow(_SQL["get_by_id"], product_id)
+        return None if row is None else Product(**dict(row.items()))
+
     async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
         """Return up to *limit* products of a category in the order of their ids; the last id begins the next page."""
         found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit)

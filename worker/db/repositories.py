@@ -5,6 +5,7 @@ from worker.db.events import EventRepository
 from worker.db.orders import OrderRepository
 from worker.db.processes import ProcessRepository
 from worker.db.products import ProductRepository
+from worker.db.result_pages import ResultPages
 from worker.db.results import ResultRepository
 from worker.db.server import ServerRepository
 from worker.db.snapshots import SnapshotRepository
@@ -19,6 +20,7 @@ class Repositories:
         self.products = ProductRepository(connection)
         self.orders = OrderRepository(connection)
         self.results = ResultRepository(connection)
+        self.result_pages = ResultPages(connection)
         self.snapshots = SnapshotRepository(connection)
         self.processes = ProcessRepository(connection)
         self.server = ServerRepository(connection)

@@ -81,12 +81,12 @@ class ResultRepository:
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
         """Return up to *limit* rows, the newest first."""
         found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
-        return [_row(row) for row in found]
+        return [row_as_dict(row) for row in found]
 
     async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
         """Return up to *limit* rows, those first whose jobs took longest: queue, pool and database together."""
         found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
-        return [_row(row) for row in found]
+        return [row_as_dict(row) for row in found]
 
     async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
         """Return where the time of these jobs went, a row for each function and part; see the view `job_latency`."""
@@ -94,14 +94,15 @@ class ResultRepository:
         return [dict(row.items()) for row in found]
 
     async def mark_requeued(
-        self, job_ids: Sequence[str] | None, *, status: str | None, function: str | None, after_id: str, limit: int
+        self, *, after_id: str, limit: int, search: str | None = None, **selection: Unpack[Selection]
     ) -> list[Requeued]:
         """Take back up to *limit* rejected or failed outcomes; their jobs are to be enqueued next.
 
-        Returns them in the order of their ids, from after *after_id*. A caller that dies in between leaves
-        marked rows, which the next call returns again.
+        *search* is that of `worker.db.result_pages`. Returns them in the order of their ids, from after *after_id*. A
+        caller that dies in between leaves marked rows, which the next call returns again.
         """
-        marked = await self._connection.fetch(_SQL["mark_requeued"], job_ids, status, function, after_id, limit)
+        values = (*_conditions(selection), search, after_id, limit)
+        marked = await self._connection.fetch(_SQL["mark_requeued"], *values)
         marked.sort(key=lambda row: row["job_id"].encode())
         return [Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
 
@@ -115,6 +116,14 @@ def status_of(outcome: Outcome) -> str:
     return type(outcome).__name__.lower()
 
 
+def row_as_dict(row: Row) -> dict[str, Any]:
+    """Return a row by its columns' names, and the JSON in it as what it says."""
+    return {
+        name: json.loads(value) if name in ("result", "args") and value is not None else value
+        for name, value in row.items()
+    }
+
+
 def _conditions(selection: Selection) -> tuple[Any, ...]:
     """Return a selection as the queries expect it: $1 to $4."""
     return tuple(selection.get(name) for name in ("job_ids", "status", "function", "since"))
@@ -126,10 +135,3 @@ def _outcome(row: Row) -> Outcome:
     if row["status"] == "rejected":
         return Rejected(row["reason"], row["error"])
     return Failed(row["error"])
-
-
-def _row(row: Row) -> dict[str, Any]:
-    return {
-        name: json.loads(value) if name in ("result", "args") and value is not None else value
-        for name, value in row.items()
-    }

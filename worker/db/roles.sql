@@ -1,10 +1,7 @@
 -- Two PostgreSQL roles beside the owner of the tables: tidepool_work for workers and producers, tidepool_read for those
 -- who look at outcomes and pools. `python -m worker migrate --roles` runs this, as the owner; a second run changes
--- nothing. The first one needs the right to create roles.
---
---     psql "$OWNER_URL" -c '\password tidepool_work' -c '\password tidepool_read'
---
--- Without a password nobody logs in as them. docs/operations.md says how they are used.
+-- nothing. The first one needs the right to create roles. Without a password (WORK_PASSWORD, READ_PASSWORD) nobody
+-- logs in as them. docs/operations.md says how they are used.
 
 BEGIN;
 
@@ -37,5 +34,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_read;
 GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read; -- whether the schema is the one that a process expects
 GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_read;
+
+-- What a process compares with its own migrations, to say whether it is ready.
+GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;
 
 COMMIT;

@@ -78,9 +78,13 @@ class UserRepository:
         """Return the user with this username, to the letter, or None."""
         return _user(await self._connection.fetchrow(_SQL["get_by_username"], username))
 
-    async def list_page(self, *, after_id: int = 0, limit: int = 100) -> list[User]:
-        """Return up to *limit* users in the order of their ids; the last one's id begins the next page."""
-        return [User(**dict(row.items())) for row in await self._connection.fetch(_SQL["list_page"], after_id, limit)]
+    async def list_page(self, *, after_id: int = 0, offset: int = 0, limit: int = 100) -> list[User]:
+        """Return up to *limit* users in the order of their ids; the last one's id begins the next page.
+
+        *offset* users are skipped first, each of which has to be read.
+        """
+        found = await self._connection.fetch(_SQL["list_page"], after_id, offset, limit)
+        return [User(**dict(row.items())) for row in found]
 
 
 def _user(row: Row | None) -> User | None:

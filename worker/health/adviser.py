@@ -10,9 +10,10 @@ from worker.cancelling import heed_cancel
 from worker.db.faults import DatabaseFault
 from worker.db.repositories import Repositories
 from worker.db.side_connection import SideConnection
+from worker.health.fleet import judge
 from worker.health.journal import Journal
 from worker.health.study import read_studies
-from worker.health.verdict import Study, Verdict, examine
+from worker.health.verdict import Study, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -44,13 +45,9 @@ class Adviser:
             if await Repositories(connection).events.newest(since=now - WINDOW / 2, kind="advice", limit=1):
                 return
             studies = await read_studies(connection, since=now - WINDOW, until=now)
-        for study, verdict in await asyncio.to_thread(_judged, studies):  # a second of computing for a large pool
+        for study, verdict in await judge(studies):
             if verdict.name not in _NOTHING_TO_DO:
                 self._journal.add_event("advice", _told(study, verdict))
-
-
-def _judged(studies: list[Study]) -> list[tuple[Study, Verdict]]:
-    return [(study, examine(study)) for study in studies]
 
 
 def _told(study: Study, verdict: Verdict) -> dict[str, Any]:

@@ -28,14 +28,18 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 
 
 class Metrics(Collector):
-    """Reads one process's pool, tally and probe each time it is asked; to be asked on the event loop's thread."""
+    """Reads one process's pool, tally and probe each time it is asked; to be asked on the event loop's thread.
 
-    def __init__(self, pool: Pool, tally: Tally, lag: LoopLag) -> None:
+    No *tally*: the process runs no jobs. What *beside* collects is told with it.
+    """
+
+    def __init__(self, pool: Pool, tally: Tally | None, lag: LoopLag, *, beside: Sequence[Collector] = ()) -> None:
         self._pool = pool
         self._tally = tally
         self._lag = lag
         self._registry = CollectorRegistry()
-        self._registry.register(self)
+        for collector in (self, *beside):
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
@@ -50,15 +54,20 @@ class Metrics(Collector):
         yield from _durations(self._pool.stats)
         yield from _acquires(self._pool)
         yield from _trouble(self._pool.stats)
-        jobs = CounterMetricFamily("tidepool_jobs", "Outcomes that this process committed.", labels=["outcome"])
-        for outcome in ("applied", "rejected", "failed"):
-            jobs.add_metric([outcome], getattr(self._tally, outcome))
-        yield jobs
+        if self._tally is not None:
+            yield _jobs(self._tally)
         lag = HistogramMetricFamily(
             "tidepool_loop_lag", "By how much the event loop ran a probe too late, ten times a second.", unit="seconds"
         )
         lag.add_metric([], _buckets(self._lag.histogram), self._lag.us_sum / 1e6)
         yield lag
+
+
+def _jobs(tally: Tally) -> Metric:
+    jobs = CounterMetricFamily("tidepool_jobs", "Outcomes that this process committed.", labels=["outcome"])
+    for outcome in ("applied", "rejected", "failed"):
+        jobs.add_metric([outcome], getattr(tally, outcome))
+    return jobs
 
 
 def _connections(pool: Pool) -> Iterator[Metric]:

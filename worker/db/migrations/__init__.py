@@ -10,6 +10,7 @@ import re
 from importlib.resources import files
 from typing import Any, LiteralString, NamedTuple, cast
 
+from worker.db.connection import Connection
 from worker.db.faults import translated
 from worker.db.pool import PoolConfig, connect
 
@@ -64,12 +65,13 @@ async def migrate(config: PoolConfig) -> list[Migration]:
             await connection.execute("SELECT set_config('statement_timeout', '0', false)")
             await connection.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY, timeout=_PATIENCE_S)
             await connection.execute(_PREPARE)
-            return [await _apply(connection, migration) for migration in await _missing(connection)]
+            return [await _apply(connection, migration) for migration in await missing(connection)]
     finally:
         await connection.close()
 
 
-async def _missing(connection: Any) -> list[Migration]:
+async def missing(connection: Connection) -> list[Migration]:
+    """Return what is not applied yet. Raises `MigrationError` where the database has something else than the files."""
     applied = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migrations")}
     known = all_migrations()
     if newer := set(applied) - {migration.version for migration in known}:

@@ -39,6 +39,13 @@ SELECT placed.id, placed.total_price, given.refusal
 FROM given LEFT JOIN placed USING (job_id)
 ORDER BY given.position
 
+-- name: get_by_id
+-- An order with the product's details.
+-- $1 id bigint
+SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
+FROM orders JOIN products ON products.id = orders.product_id
+WHERE orders.id = $1
+
 -- name: of_user
 -- A user's orders with the products' details, newest first, from before one of them.
 -- $1 user_id bigint, $2 before_id bigint, $3 limit bigint

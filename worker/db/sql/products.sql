@@ -37,6 +37,10 @@ WITH given AS (
 )
 SELECT changed.id FROM given LEFT JOIN changed USING (id) ORDER BY given.position
 
+-- name: get_by_id
+-- $1 id bigint
+SELECT * FROM products WHERE id = $1
+
 -- name: by_category
 -- The products of a category in the order of their ids, from after one of them.
 -- $1 category text, $2 after_id bigint, $3 limit bigint

@@ -69,16 +69,19 @@ ORDER BY function, place
 -- name: mark_requeued
 -- Take back the outcomes of jobs that had no effect and can be enqueued again; nothing else is touched.
 -- Rows that an interrupted requeue left marked are returned again. A null leaves its condition out.
--- $1 job_id text[], $2 status text, $3 function text, $4 after_id text, $5 limit bigint
+-- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text, $6 after_id text,
+-- $7 limit bigint
 UPDATE job_results
 SET requeued_at = clock_timestamp()
 WHERE job_id IN (
     SELECT job_id FROM job_results
     WHERE status <> 'applied' AND args IS NOT NULL
       AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
-      AND ($3::text IS NULL OR function = $3) AND job_id COLLATE "C" > $4
+      AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+      AND ($5::text IS NULL OR job_id ^@ $5 OR strpos(lower(concat_ws(' ', reason, error)), lower($5)) > 0)
+      AND job_id COLLATE "C" > $6
     ORDER BY job_id COLLATE "C"
-    LIMIT $5
+    LIMIT $7
     FOR UPDATE
 )
 RETURNING job_id, function, args

@@ -55,5 +55,5 @@ SELECT * FROM users WHERE username = $1
 
 -- name: list_page
 -- Users in the order of their ids, from after one of them: paging that stays fast on page 10,000.
--- $1 after_id bigint, $2 limit bigint
-SELECT * FROM users WHERE id > $1 ORDER BY id LIMIT $2
+-- $1 after_id bigint, $2 offset bigint, $3 limit bigint
+SELECT * FROM users WHERE id > $1 ORDER BY id OFFSET $2 LIMIT $3

@@ -1,0 +1,38 @@
+"""The fleet's figures for however many ask: read once a second at the most, judged once in fifteen."""
+
+import asyncio
+from typing import Any
+
+from worker.db.pool import Pool
+from worker.health.fleet import read_fleet, read_groups
+from worker.health.kept import Kept
+
+_LIFE_S = 1.0
+_JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 60.0
+_PATIENCE_S = 0.1
+"""For the first verdict, which takes up to a second to compute."""
+
+
+class Fleet:
+    """Nobody asking: nothing is read. Raises what the reading raises."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._read = Kept(_LIFE_S, self._read_now)
+        self._groups = Kept(_JUDGED_EVERY_S, lambda: read_groups(pool), stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
+
+    async def get(self) -> dict[str, Any]:
+        """Return the fleet as it was within the last second; `groups` are None until they have been judged once."""
+        return await self._read.get()
+
+    async def _read_now(self) -> dict[str, Any]:
+        async with self._pool.acquire() as connection:
+            fleet = await read_fleet(connection)
+        return {**fleet, "groups": await self._judged()}
+
+    async def _judged(self) -> list[dict[str, Any]] | None:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self._groups.get()
+        except TimeoutError:
+            return None

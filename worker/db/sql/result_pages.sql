@@ -1,0 +1,50 @@
+-- name: edge
+-- When the row finished that is so many before a time; nothing where there are not as many.
+-- $1 before timestamptz, $2 most bigint
+SELECT finished_at FROM job_results
+WHERE $1::timestamptz IS NULL OR finished_at <= $1
+ORDER BY finished_at DESC
+LIMIT 1 OFFSET $2
+
+-- name: edge_of_not_applied
+-- The same, of the rejected and failed ones.
+-- $1 before timestamptz, $2 most bigint
+SELECT finished_at FROM job_results
+WHERE status <> 'applied' AND ($1::timestamptz IS NULL OR finished_at <= $1)
+ORDER BY finished_at DESC
+LIMIT 1 OFFSET $2
+
+-- name: page
+-- Rows before a key, the newest first; a null leaves its condition out.
+-- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
+-- $6 limit bigint
+SELECT * FROM job_results
+WHERE ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
+  AND ($3::timestamptz IS NULL OR finished_at >= $3)
+  AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
+ORDER BY finished_at DESC, job_id DESC
+LIMIT $6
+
+-- name: by_text
+-- The same, of those rejected or failed whose reason or error has a text, in whatever case.
+-- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
+-- $6 limit bigint, $7 text text
+SELECT * FROM job_results
+WHERE status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7::text)) > 0
+  AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
+  AND ($3::timestamptz IS NULL OR finished_at >= $3)
+  AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
+ORDER BY finished_at DESC, job_id DESC
+LIMIT $6
+
+-- name: by_id
+-- The same, of the first thousand jobs whose id begins with a text: those the primary key finds.
+-- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
+-- $6 limit bigint, $7 prefix text
+SELECT * FROM job_results
+WHERE job_id = ANY (ARRAY(SELECT job_id FROM job_results WHERE job_id ^@ $7::text ORDER BY job_id LIMIT 1000))
+  AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
+  AND ($3::timestamptz IS NULL OR finished_at >= $3)
+  AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
+ORDER BY finished_at DESC, job_id DESC
+LIMIT $6

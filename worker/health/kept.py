@@ -1,0 +1,51 @@
+"""An answer that is kept for a short time, and made once for however many ask."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """What *make* returned, for *life_s* seconds; then it is made anew, once for all who ask meanwhile.
+
+    For *stale_s* seconds longer whoever asks gets the old one at once, while a new one is being made.
+    """
+
+    def __init__(self, life_s: float, make: Callable[[], Awaitable[T]], *, stale_s: float = 0.0) -> None:
+        self._life_s = life_s
+        self._stale_s = stale_s
+        self._make = make
+        self._making: asyncio.Task[T] | None = None
+        self._made: tuple[float, T] | None = None
+
+    async def get(self) -> T:
+        """Return it. Raises what *make* raises, which is kept for nobody. To stop waiting stops nobody else's."""
+        if self._made is not None:
+            age_s = time.monotonic() - self._made[0]
+            if age_s < self._life_s:
+                return self._made[1]
+            if age_s < self._life_s + self._stale_s:
+                self._begin()
+                return self._made[1]
+        return await asyncio.shield(self._begin())
+
+    def _begin(self) -> asyncio.Task[T]:
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._run(), name="answer that is kept")
+            self._making.add_done_callback(_seen)
+        return self._making
+
+    async def _run(self) -> T:
+        began_s = time.monotonic()
+        made = await self._make()
+        self._made = (began_s, made)
+        return made
+
+
+def _seen(task: asyncio.Task[T]) -> None:
+    """Look at the error: of a new answer nobody may have waited for."""
+    if not task.cancelled():
+        task.exception()
