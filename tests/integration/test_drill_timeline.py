@@ -37,7 +37,8 @@ async def plant(connection: Any, at_s: float, jobs: int, status: str = "applied"
 def fault(**others: Any) -> Injected:
     """Return a fault of two seconds, after which it took one to recover."""
     usual: dict[str, Any] = {"fault": "kill", "began": BEGAN.isoformat(), "lasted_s": 2.0, "recovery_s": 1.0}
-    return Injected(**{**usual, "before": 100.0, "during": 0.0, "after": 100.0, **others})
+    rates: dict[str, Any] = {"before": 100.0, "during": 0.0, "caught_up_s": 0.5, "after": 100.0, "slow_after": False}
+    return Injected(**{**usual, **rates, **others})
 
 
 async def test_a_fault_is_marked_among_rate_waits_and_failures(connection: Any, tmp_path: Path) -> None:
