@@ -124,7 +124,7 @@ def _cells(row: dict[str, Any], knee: dict[str, Any] | None) -> list[str]:
 def _words(record: Record, document: dict[str, Any], default: int) -> list[str]:
     """Return what the figures come to, line by line."""
     plan, knee = record.plan, document["knee"]
-    lines = [f"does not count ({count} arms): {reason}" for reason, count in document["invalid"].items()]
+    lines = [f"does not count: {count} of the arms, {reason}" for reason, count in document["invalid"].items()]
     if document["plot"] is None:
         lines.append(plot.MISSING)
     drift = document["drift"]
