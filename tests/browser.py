@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, sync_playwright
 
 from producer.front.feed import Feed
+from producer.front.fleet import Fleet
 
 CHROMIUM = Path("/usr/bin/chromium")
 WHY_NONE = f"needs {CHROMIUM}: apt-get install chromium"
@@ -67,8 +69,8 @@ class Front:
 
         async def renew() -> None:
             self.app.state.feed.close()
-            await self.app.state.feed.pictures.close()
-            self.app.state.feed = Feed(self.app.state.services)
+            services = replace(self.app.state.services, fleet=Fleet(self.app.state.services.pool))
+            self.app.state.services, self.app.state.feed = services, Feed(services)
 
         self.run(renew())
 

@@ -52,7 +52,7 @@ def _take(url: str, minutes: float) -> None:
             page = _open(browser, url, width, scheme)
             page.get_by_role("radio", name="Rejected").check()
             expect(page.locator("#jobs tbody tr").nth(5)).to_be_visible()
-            page.evaluate("document.activeElement.blur()")
+            page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             page.wait_for_timeout(1500)
             path = _ROOT / "docs" / f"{name}.png"
             phone = width < 1000

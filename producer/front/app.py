@@ -38,7 +38,6 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         async with open_services(settings, urls, requests) as app.state.services:
             app.state.feed = feed.Feed(app.state.services)
             yield
-            await app.state.feed.pictures.close()
 
     app = FastAPI(
         title="Tidepool",

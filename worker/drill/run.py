@@ -42,7 +42,7 @@ class DrillError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What one fault did. Rates are outcomes a second, *began* is ISO 8601.
+    """What one fault did. Rates are outcomes a second; *began* is ISO 8601.
 
     *after* is measured when what had piled up is worked off, *caught_up_s* after the recovery; None: it took too long.
     """

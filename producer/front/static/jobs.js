@@ -4,7 +4,7 @@ import { api, byId, confirmed, el, figure, redraw, say, time, toast } from "./do
 import { emptyRow } from "./overview.js";
 
 const REFRESH_MS = 10_000;
-const PAGE = 25;
+const PAGE = 10;
 const SINCE_WORDS = { "10m": "of the last 10 minutes", "1h": "of the last hour", "1d": "of the last day", "": "" };
 
 const form = byId("filter");

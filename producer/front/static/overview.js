@@ -131,7 +131,7 @@ function verdict(group) {
   return el("article", { class: `verdict tone-${tone}` },
     el("h3", {}, el("span", { class: "sign", "aria-hidden": "true" }, sign), title, el("code", {}, group.verdict)),
     el("p", {}, `${sentence(group.words)} ${group.advice}`),
-    el("details", {}, el("summary", {}, `${count} process${count === 1 ? "" : "es"} with a pool of ${group.limit}, the last 15 minutes: the figures`),
+    el("details", {}, el("summary", {}, `${count} process${count === 1 ? "" : "es"} with a pool of ${group.pool_limit}, the last 15 minutes: the figures`),
       el("ul", {}, group.evidence.map((one) => el("li", {}, evidence(one))))));
 }
 
