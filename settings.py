@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -36,7 +36,16 @@ def _shares(text: object) -> object:
     return {name.strip(): share.strip() for name, _, share in pairs}
 
 
+def _require_ascii(password: SecretStr) -> SecretStr:
+    if not (password.get_secret_value().isascii() and password.get_secret_value().isprintable()):
+        raise ValueError("must be of printable ASCII characters")
+    return password
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+Password = Annotated[SecretStr, AfterValidator(_require_ascii)]
 
 
 class Settings(BaseSettings):
@@ -89,6 +98,11 @@ class Settings(BaseSettings):
     shell, and for whoever comes between two looks at the server. Default 5."""
     migrate_on_start: bool = True
     """Apply missing migrations when a worker starts. Default true; else run `python -m worker migrate`."""
+
+    work_password: Password | None = None
+    """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
+    read_password: Password | None = None
+    """The same of the role tidepool_read. Default none."""
 
     # Jobs.
     queue_name: Annotated[str, Field(min_length=1)] = "arq:queue"

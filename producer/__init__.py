@@ -8,6 +8,7 @@
 - `requeue`        takes outcomes back and enqueues their jobs again
 - `front`          the same over HTTP, with a page for operators
 - `report`         what a run counts and prints
+- `front`          the HTTP front and the operators' page; `serve_command` starts it, `demo` gives it something to show
 - `__main__`       `python -m producer`
 
 It uses the worker's commands, wire format, servers and the reading side of its repositories. The

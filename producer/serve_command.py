@@ -1,7 +1,10 @@
 """`python -m producer serve`: the HTTP front."""
 
 import argparse
+import signal
+from contextlib import AsyncExitStack
 
+from producer.demo import working_service
 from producer.front.app import create_app
 from producer.front.guard import is_loopback
 from producer.front.server import serve as run_server
@@ -10,6 +13,7 @@ from worker import terminal
 from worker.embedded import Urls
 
 EXAMPLES = """  python -m producer serve                         on http://127.0.0.1:8000
+  python -m producer serve --demo                  with two workers and a steady load, to look at
   python -m producer serve --port 9000 --json      says where it serves as one JSON document
   FRONT_TOKEN=… python -m producer serve --host 0.0.0.0     from elsewhere, too: who has the token"""
 
@@ -18,16 +22,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to bind to (default 127.0.0.1)")
     parser.add_argument("--port", type=terminal.positive, default=8000, metavar="P", help="port (default 8000)")
+    parser.add_argument(
+        "--demo", action="store_true", help="run two workers and 50 jobs a second beside it; Ctrl-C stops all of it"
+    )
 
 
 async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Serve the HTTP front until Ctrl-C. Raises `CommandError` where others could reach it, and it has no token."""
+    """Serve the HTTP front until Ctrl-C, with a demo's workers and load where that is asked for.
+
+    Raises `CommandError` where others could reach it, and it has no token.
+    """
     if settings.front_token is None and not is_loopback(arguments.host):
         raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
+    # Before the server listens, too, SIGTERM has to unwind what is open here, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
-    address = {"url": f"http://{arguments.host}:{arguments.port}/"}
+    async with AsyncExitStack() as beside:
+        if arguments.demo:
+            await beside.enter_async_context(working_service(settings, urls))
+        _tell_address(arguments)
+        return await run_server(create_app(settings, urls), host=arguments.host, port=arguments.port)
+
+
+def _tell_address(arguments: argparse.Namespace) -> None:
+    url = f"http://{arguments.host}:{arguments.port}/"
     if arguments.json:
-        terminal.print_json(address)
+        terminal.print_json({"url": url})
     else:
-        print(f"serving on {address['url']}", flush=True)
-    return await run_server(create_app(settings, urls), host=arguments.host, port=arguments.port)
+        stop = " with two workers and a steady load; Ctrl-C stops all of it" if arguments.demo else ""
+        print(f"serving on {url}{stop}", flush=True)

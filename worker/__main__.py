@@ -18,10 +18,12 @@ from worker.bench.command import PARTS, bench
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
+from worker.db.roles import ROLES, grant_roles
 from worker.drill.command import EXAMPLES as DRILL_EXAMPLES
 from worker.drill.command import add_arguments as add_drill_arguments
 from worker.drill.command import drill
 from worker.embedded import Urls
+from worker.lab import layouts_command, load_test_command, pool_test_command, tune_command
 from worker.pool_command import EXAMPLES as POOL_EXAMPLES
 from worker.pool_command import pool_health
 from worker.terminal import Parser
@@ -35,6 +37,14 @@ _BENCH_EXAMPLES = """  python -m worker bench                               abou
   python -m worker bench --parts create_user,pgbench --repeat 5
   python -m worker bench --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
   python -m worker bench --json > bench.json"""
+_LABORATORY = {
+    "tune": tune_command,
+    "pool-test": pool_test_command,
+    "load-test": load_test_command,
+    "layouts": layouts_command,
+}
+_MIGRATE_EXAMPLES = """  python -m worker migrate
+  python -m worker migrate --roles                     as the tables' owner; see docs/operations.md"""
 _SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
   python -m worker snapshots --json | jq '.[0].in_use_max'"""
 
@@ -55,13 +65,17 @@ async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Url
 async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Apply the missing migrations."""
     config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
-    applied = await terminal.patiently(lambda: migrate(config), settings, urls)
+    migrations = await terminal.patiently(lambda: migrate(config), settings, urls)
+    applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
+    if arguments.roles:
+        given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)
+        await grant_roles(config, {role: password.get_secret_value() for role, password in given if password})
     if arguments.json:
-        terminal.print_json({"applied": [f"{migration.version:04}_{migration.name}" for migration in applied]})
-    for migration in applied if not arguments.json else ():
-        print(f"applied {migration.version:04}_{migration.name}")
-    if not applied and not arguments.json:
-        print("nothing to apply: the schema is up to date")
+        terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
+        return 0
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: the schema is up to date")
+    if arguments.roles:
+        print(f"granted what they need: {', '.join(ROLES)}")
     return 0
 
 
@@ -108,7 +122,10 @@ def parser() -> argparse.ArgumentParser:
         judging.add_argument(
             "--since", type=terminal.duration, default=timedelta(minutes=15), metavar="AGO", help="default 15m"
         )
-    _add(commands, "migrate", migrate_now, "  python -m worker migrate")
+    migrating = _add(commands, "migrate", migrate_now, _MIGRATE_EXAMPLES)
+    migrating.add_argument(
+        "--roles", action="store_true", help=f"also make the roles {', '.join(ROLES)}, and grant them what they need"
+    )
     _add(commands, "services", services, "  python -m worker services")
     measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES)
     measuring.add_argument(
@@ -126,8 +143,14 @@ def parser() -> argparse.ArgumentParser:
     )
     measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
     add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES, own_servers=True))
+    _add_laboratory(commands)
     _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
     return top
+
+
+def _add_laboratory(commands: Any) -> None:
+    for name, command in _LABORATORY.items():
+        command.add_arguments(_add(commands, name, command.run, command.EXAMPLES, own_servers=True))
 
 
 def _add(

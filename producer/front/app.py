@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
-from producer.front import commands, health, jobs, load_test, reading, sign_in
+from producer.front import commands, feed, health, jobs, load_test, page, reading, sign_in
 from producer.front.guard import Guard
 from producer.front.problems import RESPONSES, handle_problems
 from producer.front.requests import CountRequests, Requests
 from producer.front.services import open_services
+from producer.front.shortcut import Shortcut
 from settings import Settings
 from worker.embedded import Urls
 
@@ -17,6 +18,8 @@ _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service
 
 ROOMS: tuple[APIRouter, ...] = (
     sign_in.router,
+    page.router,
+    feed.router,
     commands.router,
     load_test.router,
     jobs.router,
@@ -33,6 +36,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_services(settings, urls, requests) as app.state.services:
+            app.state.feed = feed.Feed(app.state.services)
             yield
 
     app = FastAPI(
@@ -43,10 +47,12 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
     )
+    app.add_middleware(Shortcut, front=app, routes=commands.router.routes)
     token = settings.front_token
     app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
     app.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
     handle_problems(app)
     for room in ROOMS:
         app.include_router(room)
+    page.serve_static(app)
     return app

@@ -67,12 +67,17 @@ def _fields(function: str, named: tuple[str, ...]) -> dict[str, Any]:
     job_type = JOBS.get(function)
     assert job_type is not None
     schema = job_type.command.model_json_schema()
-    schema["properties"] = {name: field for name, field in schema["properties"].items() if name not in named}
+    schema["properties"] = {name: _told(field) for name, field in schema["properties"].items() if name not in named}
     one_of = [
         {"oneOf": [{"required": [name]} for name in pair]} for pair in _PAIRS if schema["properties"].keys() >= {*pair}
     ]
     changes = [{"minProperties": 1}] if named else []
     return {**schema, "allOf": [*one_of, *changes]} if one_of or changes else schema
+
+
+def _told(field: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a default of null: such a field may be left out, but may not be null."""
+    return {name: value for name, value in field.items() if name != "default" or value is not None}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

@@ -28,9 +28,10 @@ class Fleet:
     async def _read_now(self) -> dict[str, Any]:
         async with self._pool.acquire() as connection:
             fleet = await read_fleet(connection)
-        return {**fleet, "groups": await self._judged()}
+        return {**fleet, "groups": await self.groups()}
 
-    async def _judged(self) -> list[dict[str, Any]] | None:
+    async def groups(self) -> list[dict[str, Any]] | None:
+        """Return the verdicts, as `worker.health.fleet.read_groups` does; None until there are some."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 return await self._groups.get()

@@ -89,7 +89,7 @@ def _pool_config(settings: Settings, urls: Urls) -> PoolConfig:
     )
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

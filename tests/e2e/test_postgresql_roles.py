@@ -1,5 +1,6 @@
-"""PostgreSQL's roles: what docs/roles.sql grants is enough, and no more than that."""
+"""PostgreSQL's roles: what worker/db/roles.sql grants is enough, and no more than that."""
 
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from commands import Service, stop, until
 
 from worker.db import capacity
 from worker.db.pool import PoolConfig, connect
+from worker.db.roles import grant_roles, verifier
 from worker.db.side_connection import SideConnection
 from worker.health.pruner import Pruner
 
-ROLES_SQL = (Path(__file__).parents[2] / "docs/roles.sql").read_text("utf-8")
 WORK, READ = "tidepool_work", "tidepool_read"
 
 
@@ -26,8 +27,8 @@ def as_role(database: PoolConfig, role: str) -> PoolConfig:
 @pytest.fixture
 async def roles(database: PoolConfig, connection: Any) -> Any:
     """Have the roles, made twice, as after an upgrade."""
-    await connection.execute(ROLES_SQL)
-    await connection.execute(ROLES_SQL)
+    await grant_roles(database, {})
+    await grant_roles(database, {})
     yield
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
     await connection.execute(f"DROP ROLE {WORK}, {READ}")
@@ -66,10 +67,11 @@ async def test_workers_and_producers_need_no_more_than_to_work(
     assert 1 == requeued.document["requeued"]
     assert 0 == status
     assert "permission denied" not in log
-    least.environment["DATABASE_URL"] = as_role(database, READ).url
-    for words in (("producer", "results"), ("worker", "snapshots"), ("worker", "pool"), ("worker", "why")):
-        read = least.run(*words, "--json")
-        assert (0, True) == (read.status, bool(read.document)), read.stderr
+    for role in (WORK, READ):
+        least.environment["DATABASE_URL"] = as_role(database, role).url
+        for words in (("producer", "results"), ("worker", "snapshots"), ("worker", "pool"), ("worker", "why")):
+            read = least.run(*words, "--json")
+            assert (0, True) == (read.status, bool(read.document)), read.stderr
 
 
 async def test_what_each_worker_does_now_and_then_needs_no_more_either(
@@ -97,7 +99,7 @@ async def test_what_each_worker_does_now_and_then_needs_no_more_either(
         (WORK, "UPDATE orders SET total_price = 0"),
         (WORK, "UPDATE products SET price = 0"),
         (WORK, "UPDATE users SET username = 'x'"),
-        (WORK, "SELECT * FROM schema_migrations"),
+        (WORK, "DELETE FROM schema_migrations"),
         (WORK, "COPY users TO PROGRAM 'cat'"),
         (WORK, "SELECT pg_read_file('postgresql.conf')"),
         (WORK, "SET ROLE postgres"),
@@ -127,10 +129,34 @@ async def test_a_grant_that_is_missing_is_one_clear_line(roles: None, database: 
 
 
 async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
-    """A new one is granted in docs/roles.sql, or named here."""
+    """A new one is granted in worker/db/roles.sql."""
     forgotten = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         " AND NOT has_table_privilege('tidepool_work', oid, 'SELECT')"
         " AND NOT has_table_privilege('tidepool_read', oid, 'SELECT')"
     )
-    assert ["schema_migrations"] == [row["relname"] for row in forgotten]
+    assert [] == forgotten
+
+
+async def test_a_password_is_kept_as_postgresql_would_keep_it(roles: None, connection: Any) -> None:
+    """And is never sent to it: only what it keeps."""
+    await connection.execute(f"ALTER ROLE {WORK} PASSWORD 'geheim!'")
+    kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
+    salt = b64decode(kept.split("$")[1].partition(":")[2])
+
+    assert kept == verifier("geheim!", salt)
+
+
+async def test_the_command_makes_them_too(service: Service, database: PoolConfig, connection: Any) -> None:
+    """As its owner, after the migrations, with the passwords that are set; it says so."""
+    told = service.run("worker", "migrate", "--roles", "--json", WORK_PASSWORD="geheim")
+    again = service.run("worker", "migrate", "--roles")
+    may = await connection.fetchval("SELECT has_table_privilege('tidepool_work', 'job_results', 'INSERT')")
+    with_password = await connection.fetch("SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM%'")
+    await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
+    await connection.execute(f"DROP ROLE {WORK}, {READ}")
+
+    assert [WORK] == [row["rolname"] for row in with_password if row["rolname"] in (WORK, READ)]
+    assert {"applied": [], "roles": [WORK, READ]} == told.document
+    assert "granted what they need: tidepool_work, tidepool_read" == again.stdout.splitlines()[-1]
+    assert may

@@ -15,7 +15,6 @@ import uvicorn
 from arq.connections import ArqRedis
 from commands import Service
 from factories import user_fields
-from fastapi.responses import StreamingResponse
 from waiting import until
 
 from producer.front.app import create_app
@@ -77,34 +76,15 @@ async def test_an_open_stream_holds_nobody_up(database: PoolConfig, redis_url: s
     """The feed is told to end before the server waits for its requests."""
     settings = load({"DATABASE_URL": database.url, "REDIS_URL": redis_url})
     app = create_app(settings, Urls(database.url, redis_url))
-    feed = app.state.feed = _Feed()
-
-    @app.get("/stream")
-    async def stream() -> StreamingResponse:
-        return StreamingResponse(feed.events())
-
     server = Server(app, uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))
     listening = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve([listening]))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}/stream"
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/events"
     async with httpx.AsyncClient(timeout=20) as http, http.stream("GET", url) as answer:
         lines = answer.aiter_lines()
-        assert "first" == await anext(lines)
+        while "event: picture" != await anext(lines):
+            pass
         server.should_exit = True
         async with asyncio.timeout(5):
             await serving
-        assert [] == [line async for line in lines]
-
-
-class _Feed:
-    """The operators' page's, in short."""
-
-    def __init__(self) -> None:
-        self._closed = asyncio.Event()
-
-    def close(self) -> None:
-        self._closed.set()
-
-    async def events(self):  # noqa: ANN202
-        yield "first\n"
-        await self._closed.wait()
+        assert [line async for line in lines]

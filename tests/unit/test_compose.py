@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from deployment import ROOT, compose, service, text
 
-SERVICES = ("worker", "producer", "postgres", "redis")
-OURS, STORES = SERVICES[:2], SERVICES[2:]
+OURS, STORES = ("worker", "front", "producer"), ("postgres", "redis")
+"""Those that work with the stores, and those."""
+SERVICES = ("migrate", *OURS, *STORES)
 
 
 def pins() -> dict[str, str]:
@@ -68,9 +69,12 @@ def test_no_port_is_published_but_on_the_loopback_address(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_everything_meets_on_one_network_without_a_way_out(name: str) -> None:
-    """Nothing outside reaches the stores, and nothing inside reaches the world."""
-    assert service(name)["networks"] == "[stores]"
-    assert compose()["networks"] == {"stores": "{internal: true}"}
+    """Nothing outside reaches the stores, and nothing inside reaches the world; the front's port is reached."""
+    assert service(name)["networks"] == ("[stores, entrance]" if name == "front" else "[stores]")
+    assert compose()["networks"] == {
+        "stores": "{internal: true}",
+        "entrance": '{driver_opts: {com.docker.network.bridge.enable_ip_masquerade: "false"}}',
+    }
 
 
 def test_images_are_of_a_release_line() -> None:
@@ -83,16 +87,17 @@ def test_images_are_of_a_release_line() -> None:
 def test_every_secret_has_to_be_given() -> None:
     """No default, so that nobody's production runs with a password out of this repository."""
     secrets = re.findall(r"\$\{(\w+)(\S*)", text("docker-compose.yml"))
-    assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "REDIS_PASSWORD"}
+    assert {name for name, _ in secrets} == {"POSTGRES_PASSWORD", "WORK_PASSWORD", "REDIS_PASSWORD", "FRONT_TOKEN"}
     assert all(rest.startswith(":?") for _, rest in secrets)
     for name in SERVICES:
         for variable, value in service(name).get("environment", {}).items():
-            assert "${" in value or not re.search("PASSWORD|AUTH|URL", variable)
+            assert "${" in value or not re.search("PASSWORD|AUTH|URL|TOKEN", variable)
 
 
 def test_the_example_of_the_secrets_names_them_all_and_gives_none() -> None:
     """An example that works is one that stays."""
-    assert text(".env.example").splitlines() == ["POSTGRES_PASSWORD=", "REDIS_PASSWORD="]
+    names = ("POSTGRES_PASSWORD", "WORK_PASSWORD", "REDIS_PASSWORD", "FRONT_TOKEN")
+    assert text(".env.example").splitlines() == [f"{name}=" for name in names]
     assert ".env" in text(".gitignore").splitlines()
 
 
@@ -106,7 +111,7 @@ def test_no_password_is_an_argument_of_a_process(name: str) -> None:
     assert "--requirepass" not in arguments
 
 
-@pytest.mark.parametrize("name", ["worker", *STORES])
+@pytest.mark.parametrize("name", ["worker", "front", *STORES])
 def test_what_stays_is_checked_and_comes_back(name: str) -> None:
     """The producer ends by itself; the image's check, which asks for a worker, is not for it."""
     assert service(name)["healthcheck"]["test"].startswith('["CMD')
@@ -134,15 +139,38 @@ def test_workers_can_be_many() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_workers_and_producer_start_when_the_stores_are_healthy(name: str) -> None:
-    """They would wait, but the log would say so."""
-    assert service(name)["depends_on"] == dict.fromkeys(STORES, "{condition: service_healthy}")
+def test_what_works_starts_when_redis_is_healthy_and_the_tables_are_there(name: str) -> None:
+    """They would wait for the one, but the log would say so; without the other they could not start."""
+    assert service(name)["depends_on"] == {
+        "migrate": "{condition: service_completed_successfully}",
+        "redis": "{condition: service_healthy}",
+    }
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_only_the_migration_logs_in_as_the_owner_of_the_tables(name: str) -> None:
+    """Whoever breaks into a worker can drop nothing."""
+    environment = service(name)["environment"]
+    assert environment["DB_USER"] == "tidepool_work"
+    assert environment["DB_PASSWORD"].startswith("${WORK_PASSWORD")
+    assert environment["MIGRATE_ON_START"] == '"false"'
+    assert service("migrate")["environment"]["DB_USER"] == service("postgres")["environment"]["POSTGRES_USER"]
+    assert service("migrate")["command"] == '["python", "-m", "worker", "migrate", "--roles"]'
+    assert service("migrate")["depends_on"] == {"postgres": "{condition: service_healthy}"}
 
 
 def test_a_worker_is_not_killed_while_it_finishes_its_jobs() -> None:
     """Docker's own patience is 10 seconds."""
     found = service("worker")
     assert int(found["stop_grace_period"].removesuffix("s")) > int(found["environment"]["SHUTDOWN_WAIT"])
+
+
+def test_the_front_is_reached_from_this_machine_by_who_has_the_token() -> None:
+    """In its container it listens to the container's address, which it refuses to do without one."""
+    front = service("front")
+    assert front["command"] == '["python", "-m", "producer", "serve", "--host", "0.0.0.0"]'
+    assert front["ports"] == '["127.0.0.1:8000:8000"]'
+    assert front["environment"]["FRONT_TOKEN"].startswith("${FRONT_TOKEN:?")
 
 
 def test_the_load_starts_only_when_asked_for() -> None:

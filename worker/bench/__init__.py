@@ -5,6 +5,7 @@
 - `latency`   one job at a time on an idle worker
 - `acquire`   one connection acquired and released over and over, of asyncpg's pool and of ours
 - `pgbench`   the same two inserts without any queue
+- `servers`   databases of its own, or servers of its own; `processes` what they use of the machine
 - `command`   which of them, how often, and the report
 
 Rounds go through all systems in turn, so that a machine that gets slower is slower for all of them, and

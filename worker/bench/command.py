@@ -8,12 +8,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 from arq.connections import ArqRedis
@@ -22,14 +19,13 @@ from settings import Settings, child_environment
 from worker import terminal
 from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
-from worker.bench.drain import Drained, Place, System, cpu_s, drain, preload_noops, start, stop
+from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop
 from worker.bench.latency import idle_latency_ms, percentiles
-from worker.broker import open_redis
+from worker.bench.processes import cpu_s
+from worker.bench.servers import own_databases
 from worker.db.pool import PoolConfig
 from worker.embedded import Urls
-from worker.terminal import CommandError
 
-_DATABASE, _REDIS_DATABASE = "tidepool_bench", 15
 _OURS = System("tidepool", "worker.WorkerSettings")
 _OURS_NOOP = System("tidepool", "worker.bench.targets.EngineNoop")
 _DEFAULT = System("arq-default", "worker.bench.targets.ArqDefault", quiet=False)
@@ -157,7 +153,7 @@ class Bench:
 
 async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Measure this service beside stock arq and pgbench, in one run."""
-    async with _own_databases(settings, urls) as (own, redis):
+    async with own_databases(settings, urls) as (own, redis):
         await _migrate(settings, own)
         environment = child_environment(DATABASE_URL=own.database, REDIS_URL=own.redis, LOG_LEVEL="WARNING")
         run = Bench(arguments, redis, own, Place(environment, tuple(arguments.pin or ())))
@@ -169,34 +165,6 @@ async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     else:
         _print(document)
     return 0
-
-
-@asynccontextmanager
-async def _own_databases(settings: Settings, urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
-    """Make the benchmark's own database, and take a Redis database that is empty; both are left as they were."""
-    own = Urls(
-        urlsplit(urls.database)._replace(path=f"/{_DATABASE}").geturl(),
-        urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
-    )
-    redis = open_redis(own.redis, queue_name=settings.queue_name)
-    if await redis.dbsize():
-        raise CommandError(
-            f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
-        )
-    admin: Any = await asyncpg.connect(urls.database)
-    try:
-        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
-        await admin.execute(f"CREATE DATABASE {_DATABASE}")
-        yield own, redis
-    finally:
-        await redis.flushdb()
-        await redis.aclose(close_connection_pool=True)
-        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
-        await admin.close()
-
-
-def _with_redis_database(url: str) -> dict[str, str]:
-    return {"query": f"db={_REDIS_DATABASE}"} if url.startswith("unix:") else {"path": f"/{_REDIS_DATABASE}"}
 
 
 async def _migrate(settings: Settings, urls: Urls) -> None:

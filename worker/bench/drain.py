@@ -1,22 +1,20 @@
 """Preload a queue, start workers on it, and measure from their first finished job to the last."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
 from worker import wire
+from worker.bench.processes import cpu_s, peak_mb
 from worker.delivery import now_ms
 
 QUEUE = "arq:queue"
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LOOK_S = 0.005
 _CHUNK = 500
 
@@ -83,9 +81,9 @@ async def drain(
         first = await _look(redis, processes, below=queued)
         last = await _look(redis, processes, below=left + 1)
     finally:
-        peak_mb = sum(_peak_mb(process.pid) for process in processes)
+        memory_mb = sum(peak_mb(process.pid) for process in processes)
         await stop(processes)
-    return _figures(first, last, peak_mb)
+    return _figures(first, last, memory_mb)
 
 
 async def _compact(redis: Redis) -> None:
@@ -126,14 +124,14 @@ async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], b
     return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
 
 
-def _figures(first: _Look, last: _Look, peak_mb: float) -> Drained:
+def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
     jobs = first.queued - last.queued
     return Drained(
         jobs_per_second=jobs / (last.at_s - first.at_s),
         cpu_us_per_job=(last.cpu_s - first.cpu_s) * 1e6 / jobs,
         redis_cpu_us_per_job=(last.redis_cpu_s - first.redis_cpu_s) * 1e6 / jobs,
         redis_commands_per_job=(last.redis_commands - first.redis_commands) / jobs,
-        peak_rss_mb=peak_mb,
+        peak_rss_mb=memory_mb,
     )
 
 
@@ -150,16 +148,3 @@ async def stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
     await asyncio.gather(*(process.wait() for process in processes))
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process so far: fields 14 and 15 of /proc/PID/stat (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def _peak_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0

@@ -31,6 +31,8 @@ _LOOK_S = 0.05
 _WAIT_S = 60.0
 _PATIENT_S = "20"
 """The producer's connect timeout; it gives up after three."""
+PLAIN = ("arq", "worker.WorkerSettings")
+"""The words after `python -m` that start a worker as everybody does."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Worker:
     number: int
     postgres: Proxy
     redis: Proxy
+    words: tuple[str, ...] = PLAIN
     process: asyncio.subprocess.Process | None = None
     ended_on_purpose: bool = False
 
@@ -119,6 +122,20 @@ class Arena:
         keys = await self.redis.keys(f"{_QUEUE}:held:{worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
+    async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
+        """Tell a worker to stop, and wait until it is started again, by *words* after `python -m`."""
+        worker.words, process = words, worker.process
+        worker.signal(signal.SIGTERM)
+        await self.until_another(worker, process)
+
+    async def until_another(self, worker: Worker, process: asyncio.subprocess.Process | None) -> None:
+        """Wait until *worker* is another process than this."""
+
+        async def is_another() -> bool:
+            return worker.process is not process
+
+        await self.until(is_another)
+
     async def bury(self, pid: int) -> None:
         """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
         await release_owners(self.redis, _QUEUE, worker_id_prefix(pid))
@@ -174,7 +191,7 @@ class Arena:
         worker.ended_on_purpose = False
         with (self.home / f"worker-{worker.number}.log").open("ab") as output:
             worker.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "arq", "worker.WorkerSettings", stdout=output, stderr=output, env=environment
+                sys.executable, "-m", *worker.words, stdout=output, stderr=output, env=environment
             )
 
     def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:

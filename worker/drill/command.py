@@ -33,7 +33,7 @@ async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls)
         home.chmod(0o755)  # noqa: ASYNC240  (the servers may run as another user)
         report = await _run(arguments, home, seed)
     if arguments.json:
-        terminal.print_json({**asdict(report), "holds": report.holds})
+        terminal.print_json({**asdict(report), "slow_after": report.slow_after, "holds": report.holds})
     else:
         _print(report)
     return 0 if report.holds else 1
@@ -79,18 +79,20 @@ def _list(*, as_json: bool) -> None:
 
 def _print(report: Report) -> None:
     table = terminal.figures_table(
-        ("fault", "times", "recovery p50", "p99", "max", "before", "during", "after"), words=("fault",)
+        ("fault", "times", "recovery p50", "p99", "max", "before", "during", "after", ""), words=("fault", "")
     )
     for name in FAULTS:
         if ones := [one for one in report.injected if one.fault == name]:
             table.add_row(*_row(name, ones))
     console = terminal.console()
     console.print(table)
-    console.print("recovery in seconds, from the mend on; rates in outcomes a second\n")
+    console.print("recovery in seconds, from the mend on; rates in outcomes a second, after: when worked off\n")
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.verdict.counts.items())
     console.print(f"{report.verdict.jobs:,} jobs in {report.seconds:.0f} s: {counts}")
     for name, jobs in report.verdict.named.items():
         console.print(f"  {name}: {', '.join(jobs)} …")
+    for name, reason in report.left_out.items():
+        console.print(f"{name} was left out: {reason}")
     if report.lost_by_redis:
         console.print(f"lost with Redis's data, and enqueued again: {len(report.lost_by_redis):,} jobs")
     console.print(f"workers that ended by themselves: {report.ended_by_themselves}; seed {report.seed}")
@@ -101,4 +103,6 @@ def _row(name: str, ones: list[Injected]) -> list[str]:
     recoveries = sorted(one.recovery_s for one in ones)
     rates: list[Any] = [statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")]
     quantiles = [recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] for share in (0.5, 0.99, 1.0)]
-    return [name, str(len(ones)), *(f"{second:.2f}" for second in quantiles), *(f"{rate:,.0f}" for rate in rates)]
+    slow = sum(one.slow_after for one in ones)
+    figures = [*(f"{second:.2f}" for second in quantiles), *(f"{rate:,.0f}" for rate in rates)]
+    return [name, str(len(ones)), *figures, f"slow after {slow} of them" if slow else ""]

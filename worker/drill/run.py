@@ -13,14 +13,18 @@ from typing import Any
 from worker.drill.arena import Arena, feed
 from worker.drill.check import Verdict, check
 from worker.drill.faults import FAULTS
-from worker.drill.faults.breaking import Fault
+from worker.drill.faults.breaking import Fault, NotHereError
 from worker.drill.log import Log
 from worker.terminal import CommandError
 
 _SLICE_S = 0.1
+_LOOK_S = 0.3
 _CALM_S = 5.0
 """Before and after each fault, for the rates to compare."""
 _RECOVERY_WAIT_S = 60.0
+_CATCH_UP_WAIT_S = 30.0
+_ENOUGH = 0.9
+"""Of the rate before, or of the load where the workers can keep up with it: less than that is slow."""
 _DRAIN_WAIT_S = 600.0
 _TICK_S = 1.0
 _SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
@@ -38,14 +42,19 @@ class DrillError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What one fault did. Rates are outcomes a second."""
+    """What one fault did. Rates are outcomes a second.
+
+    *after* is measured when what had piled up is worked off, *caught_up_s* after the recovery; None: it took too long.
+    """
 
     fault: str
     lasted_s: float
     recovery_s: float
     before: float
     during: float
+    caught_up_s: float | None
     after: float
+    slow_after: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +63,18 @@ class Report:
 
     seed: int
     injected: list[Injected]
+    left_out: dict[str, str]
+    """Faults that could not be injected here, and why."""
     verdict: Verdict
     lost_by_redis: list[str]
     """Jobs that Redis lost with its data, and that were enqueued again."""
     ended_by_themselves: int
     seconds: float
+
+    @property
+    def slow_after(self) -> list[str]:
+        """The faults after which the rate was not what it had been, though the books may hold."""
+        return sorted({one.fault for one in self.injected if one.slow_after})
 
     @property
     def holds(self) -> bool:
@@ -77,6 +93,7 @@ class Drill:
         self._told = told
         self._chance = random.Random(seed)
         self._injected: list[Injected] = []
+        self._left_out: dict[str, str] = {}
 
     async def mix(self, minutes: float) -> Report:
         """Inject faults chosen by chance, for so long."""
@@ -85,7 +102,9 @@ class Drill:
             end_s = time.monotonic() + 60 * minutes
             names = [name for name, fault in FAULTS.items() if not fault.loses_queue]
             while time.monotonic() < end_s:
-                await self._inject(FAULTS[self._chance.choice(names)])
+                name = self._chance.choice(names)
+                if name not in self._left_out:
+                    await self._inject(FAULTS[name])
 
         return await self._run(faults())
 
@@ -112,6 +131,7 @@ class Drill:
         return Report(
             seed=self._seed,
             injected=self._injected,
+            left_out=self._left_out,
             verdict=verdict,
             lost_by_redis=lost,
             ended_by_themselves=self._arena.ended_by_themselves,
@@ -177,25 +197,49 @@ class Drill:
 
     async def _inject(self, fault: Fault) -> None:
         before = await self._rate_of(_CALM_S)
+        steady = self._rate if await self._is_worked_off() else before
         began = datetime.now(UTC)
         try:
             jobs = await fault.inject(self._arena, self._chance)
             mended = datetime.now(UTC)
             recovered = await self._recovered(began, mended, jobs)
+        except NotHereError as error:
+            self._left_out[fault.name] = str(error)
+            self._told(f"{fault.name}: left out, {error}")
+            return
         except (TimeoutError, DrillError) as error:
             raise DrillError(f"{fault.name}: {error or 'it could not be injected in time'}") from None
         during = (await self._arena.fetch(_SINCE, began))[0][0] / max((recovered - began).total_seconds(), 1e-3)
+        caught_up_s = await self._catch_up()
         await asyncio.sleep(_CALM_S)
+        after = await self._rate_of(_CALM_S)
         injected = Injected(
             fault=fault.name,
             lasted_s=round((mended - began).total_seconds(), 2),
             recovery_s=round((recovered - mended).total_seconds(), 2),
             before=round(before, 1),
             during=round(during, 1),
-            after=round(await self._rate_of(_CALM_S), 1),
+            caught_up_s=caught_up_s,
+            after=round(after, 1),
+            slow_after=after < _ENOUGH * steady,
         )
         self._injected.append(injected)
         self._told(f"{fault.name}: {injected.lasted_s:.1f} s, recovered after {injected.recovery_s:.1f} s")
+
+    async def _catch_up(self) -> float | None:
+        """Wait until what has piled up is worked off; returns how long that took, or None where it takes too long."""
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(_CATCH_UP_WAIT_S):
+                while not await self._is_worked_off():  # noqa: ASYNC110  (a count of rows has no event to wait on)
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            return None
+        return round(time.monotonic() - began_s, 2)
+
+    async def _is_worked_off(self) -> bool:
+        """Whether less than a second's jobs have no outcome yet. Some never have: orders that wait for a user."""
+        return self._log.count - await self._arena.outcomes() < self._rate
 
     async def _rate_of(self, seconds: float) -> float:
         since = datetime.now(UTC) - timedelta(seconds=seconds)

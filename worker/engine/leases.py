@@ -59,6 +59,16 @@ class Finish(NamedTuple):
     owner: str = ""
 
 
+class Backlog(NamedTuple):
+    """What lies in a queue."""
+
+    waiting: int
+    """Due or later, and taken by nobody."""
+    running: int
+    oldest_s: float | None
+    """For how long the first of those that are due has been; None where none is."""
+
+
 class Leases:
     """The jobs that one process holds in one queue."""
 
@@ -116,11 +126,24 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
     return len(dead)
 
 
+async def backlog(redis: Redis, queue_name: str, now_ms: int) -> Backlog:
+    """Return how a queue is now: two round trips."""
+    reading: Any = redis.pipeline(transaction=False)
+    reading.zcard(queue_name).zrangebyscore(queue_name, "-inf", now_ms, start=0, num=1, withscores=True)
+    jobs, oldest, owners = await reading.zrange(f"{queue_name}:owners", 0, -1).execute()
+    holding: Any = redis.pipeline(transaction=False)
+    for owner in owners:
+        holding.zcard(held_key(queue_name, decode_id(owner)))
+    held: list[int] = await holding.execute() if owners else []
+    age_s = (now_ms - _due_ms(oldest[0][1])) / 1000 if oldest else None
+    return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
+
+
 def _finish_args(finish: Finish) -> tuple[bytes | str | int, ...]:
     return encode_id(finish.id), finish.how, finish.value, finish.ms, finish.keep_ms, int(finish.tried)
 
 
-def _due_ms(score: bytes) -> int:
+def _due_ms(score: bytes | float) -> int:
     """Return a due time that can be reckoned with: whoever can write to Redis may have given a job any score."""
     return int(max(0.0, float(score)))
 

@@ -21,6 +21,11 @@ class Kept(Generic[T]):
         self._making: asyncio.Task[T] | None = None
         self._made: tuple[float, T] | None = None
 
+    @property
+    def left_s(self) -> float:
+        """For how long it is still fresh."""
+        return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
+
     async def get(self) -> T:
         """Return it. Raises what *make* raises, which is kept for nobody. To stop waiting stops nobody else's."""
         if self._made is not None:

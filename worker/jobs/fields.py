@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic_core import CoreSchema, ErrorDetails
 
@@ -70,7 +71,17 @@ Username = Annotated[Text, Field(min_length=1, max_length=50)]
 Sku = Annotated[Text, Field(min_length=1, max_length=64)]
 Email = Annotated[str, Field(max_length=255, pattern=_EMAIL)]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Money = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, decimal_places=2)]
+Money = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    Field(ge=0, decimal_places=2),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": f"^{_MONEY.pattern}$"}, {"type": "integer", "minimum": 0}],
+            "examples": ["12.50"],
+        }
+    ),
+]
 """An exact amount with at most two decimals; commands add the upper bound of their column."""
 
 

@@ -18,6 +18,10 @@ SHORT_S, AWAY_S, LONG_S = 3.0, 6.0, 15.0
 """Shorter than the lease of five seconds; longer than it, and than any patience of a connection; three leases."""
 
 
+class NotHereError(Exception):
+    """The fault cannot be injected on this machine; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way to break things. `inject` returns when it is mended; with jobs, where recovery is that these end."""

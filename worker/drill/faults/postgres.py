@@ -14,11 +14,11 @@ _SHOTS = 20
 
 
 async def _backends(arena: Arena, chance: random.Random) -> None:
-    for _ in range(30):
+    for _ in range(20):
         pids = await arena.fetch("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tidepool:%'")
         if pids:
             await arena.fetch("SELECT pg_terminate_backend($1)", chance.choice(pids)[0])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(chance.uniform(0.1, 1.0))
 
 
 async def _postgres_crash(arena: Arena, _chance: random.Random) -> None:
@@ -27,6 +27,12 @@ async def _postgres_crash(arena: Arena, _chance: random.Random) -> None:
 
 async def _postgres_away(arena: Arena, _chance: random.Random) -> None:
     await away(arena, arena.postgres, signal.SIGINT, AWAY_S)
+
+
+async def _postgres_restarts(arena: Arena, chance: random.Random) -> None:
+    for _ in range(4):
+        await away(arena, arena.postgres, signal.SIGQUIT)
+        await asyncio.sleep(chance.uniform(1.0, AWAY_S))
 
 
 async def _postgres_full(arena: Arena, _chance: random.Random) -> None:
@@ -46,25 +52,6 @@ async def _postgres_read_only(arena: Arena, _chance: random.Random) -> None:
     await _set_read_only(arena, "on")
     await asyncio.sleep(SHORT_S)
     await _set_read_only(arena, "off")
-
-
-async def _locked(arena: Arena, _chance: random.Random) -> None:
-    connection: Any = await asyncpg.connect(arena.urls.database)
-    async with connection.transaction():
-        await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-        await asyncio.sleep(SHORT_S)
-    await connection.close()
-
-
-async def _conflicts(arena: Arena, _chance: random.Random) -> None:
-    await arena.fetch(
-        "CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF random() < 0.1 THEN RAISE EXCEPTION 'drill' USING ERRCODE = '40001'; END IF; RETURN NULL; END $$"
-    )
-    await arena.fetch("CREATE TRIGGER conflict AFTER INSERT ON users FOR EACH STATEMENT EXECUTE FUNCTION conflict()")
-    await asyncio.sleep(AWAY_S)
-    await arena.fetch("DROP TRIGGER conflict ON users")
-    await arena.fetch("DROP FUNCTION conflict()")
 
 
 async def _commit_reply_lost(arena: Arena, chance: random.Random) -> None:
@@ -107,12 +94,13 @@ async def _set_read_only(arena: Arena, value: str) -> None:
 
 
 FAULTS = (
-    Fault("backends", "A session of a worker is ended by the server, five times a second for six seconds.", _backends),
+    Fault("backends", "A session of a worker is ended by the server, twenty times, one to ten a second.", _backends),
     Fault(
         "postgres-crash",
         "PostgreSQL ends at once, as in a crash, and is started again: it replays its log.",
         _postgres_crash,
     ),
+    Fault("postgres-restarts", "The same four times, every few seconds.", _postgres_restarts),
     Fault("postgres-away", "PostgreSQL is stopped, stays away, and comes back.", _postgres_away),
     Fault(
         "postgres-full",
@@ -124,10 +112,6 @@ FAULTS = (
         "Transactions become read-only, as after a failover to a standby, and writable again.",
         _postgres_read_only,
     ),
-    Fault(
-        "locked", "Somebody keeps a table locked for longer than a transaction waits for a lock, or nearly.", _locked
-    ),
-    Fault("conflicts", "One transaction in ten that inserts users fails with a serialization failure.", _conflicts),
     Fault(
         "commit-reply-lost",
         "Twenty COMMITs are carried out, and their answers are lost with the connection.",

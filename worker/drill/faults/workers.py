@@ -3,9 +3,8 @@
 import asyncio
 import random
 import signal
-from typing import Any
 
-from worker.drill.arena import Arena, Worker
+from worker.drill.arena import PLAIN, Arena, Worker
 from worker.drill.faults.breaking import LONG_S, SHORT_S, Fault, pause
 from worker.drill.proxy import Proxy
 from worker.engine.leases import script
@@ -56,14 +55,12 @@ async def _stop_twice(arena: Arena, chance: random.Random) -> None:
     worker.signal(signal.SIGCONT)
     await asyncio.sleep(0.1)
     worker.signal(signal.SIGTERM)
-    await arena.until(lambda: _is_another(worker, process))
+    await arena.until_another(worker, process)
 
 
 async def _rolling_restart(arena: Arena, _chance: random.Random) -> None:
     for worker in arena.workers:
-        process = worker.process
-        worker.signal(signal.SIGTERM)
-        await arena.until(lambda worker=worker, process=process: _is_another(worker, process))
+        await arena.restart(worker, PLAIN)
         await asyncio.sleep(1)
 
 
@@ -76,10 +73,6 @@ async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[st
             return worker, held
         worker.signal(signal.SIGCONT)
         await asyncio.sleep(chance.uniform(0.001, 0.02))
-
-
-async def _is_another(worker: Worker, process: Any) -> bool:
-    return worker.process is not process
 
 
 async def _crash_at(arena: Arena, chance: random.Random, server: str, words: bytes, *, passes_on: bool) -> None:
@@ -98,7 +91,7 @@ async def _crash_at(arena: Arena, chance: random.Random, server: str, words: byt
             await crashed.wait()
     finally:
         proxy.disarm()
-    await arena.until(lambda: _is_another(worker, process))
+    await arena.until_another(worker, process)
     await arena.bury(pid)
 
 

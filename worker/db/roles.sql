@@ -1,11 +1,7 @@
 -- Two PostgreSQL roles beside the owner of the tables: tidepool_work for workers and producers, tidepool_read for those
--- who look at outcomes and pools. To be run by the owner after `python -m worker migrate`, and again after an upgrade
--- that applied a migration; a second run changes nothing. The first one needs the right to create roles.
---
---     psql "$OWNER_URL" -v ON_ERROR_STOP=1 -f docs/roles.sql
---     psql "$OWNER_URL" -c '\password tidepool_work' -c '\password tidepool_read'
---
--- Without a password nobody logs in as them. docs/operations.md says how they are used.
+-- who look at outcomes and pools. `python -m worker migrate --roles` runs this, as the owner; a second run changes
+-- nothing. The first one needs the right to create roles. Without a password (WORK_PASSWORD, READ_PASSWORD) nobody
+-- logs in as them. docs/operations.md says how they are used.
 
 BEGIN;
 
@@ -36,7 +32,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 
 -- What `results`, `snapshots`, `pool`, `why` and `advise` read. job_results holds the fields of jobs that were not applied.
 GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_read;
-GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_read;
+GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_work, tidepool_read; -- the front's is the first
 
 -- What a process compares with its own migrations, to say whether it is ready.
 GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;

@@ -1,0 +1,48 @@
+"""`python -m producer serve --demo`: a service that works, to look at. Workers and a steady load beside the front."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import islice
+
+from producer import workload
+from producer.client import JobClient
+from producer.fleet import Fleet
+from settings import Settings
+from worker import terminal
+from worker.broker import open_redis
+from worker.embedded import Urls
+
+_WORKERS = 2
+_JOBS_PER_SECOND = 50
+_EVERY_S = 0.1
+_AT_ONCE = int(_JOBS_PER_SECOND * _EVERY_S)
+_ENDLESS = 2**62
+
+
+@asynccontextmanager
+async def working_service(settings: Settings, urls: Urls) -> AsyncGenerator[None]:
+    """Run workers and enqueue jobs for the length of the block, which ends early with the error of either."""
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+    client = JobClient(redis, patience_s=terminal.patience_s(settings))
+    try:
+        with Fleet(_WORKERS, settings.data_dir / "logs", client.bury) as fleet:
+            async with asyncio.TaskGroup() as tasks:
+                beside = [tasks.create_task(fleet.watch()), tasks.create_task(_load(client))]
+                yield
+                for task in beside:
+                    task.cancel()
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+async def _load(client: JobClient) -> None:
+    """Enqueue a mix of which some jobs are rejected, at an even pace, until cancelled."""
+    jobs = workload.generate(_ENDLESS, seed=secrets.randbelow(2**31))
+    due_s = time.monotonic()
+    while True:
+        await client.enqueue_many(list(islice(jobs, _AT_ONCE)))
+        due_s = max(due_s + _EVERY_S, time.monotonic() - _EVERY_S)  # what was missed is not made up for
+        await asyncio.sleep(due_s - time.monotonic())

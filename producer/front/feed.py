@@ -1,0 +1,82 @@
+"""The live picture: `GET /picture` once, `GET /events` anew each second for as long as somebody reads."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.sse import format_sse_event
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Send
+
+from producer.front.picture import LIFE_S, Pictures
+from producer.front.services import Services
+from worker.db.faults import DatabaseFault
+
+_SLOW_S = 10.0
+"""A reader who has not taken a picture for so long is dropped; the browser comes again by itself."""
+_LATER_MS = 1000
+"""When a browser comes again."""
+
+Window = Literal["5m", "1h", "1d"]
+
+router = APIRouter(tags=["page"])
+
+
+class Feed:
+    """Pictures for all viewers of one front, until it is closed."""
+
+    def __init__(self, services: Services) -> None:
+        self.pictures = Pictures(services)
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """End every stream: the server stops."""
+        self._closed.set()
+
+    async def follow(self, window: Window) -> AsyncGenerator[bytes]:
+        """Yield server-sent events: `picture` each second, `trouble` while the database does not answer."""
+        picture = self.pictures.of(window)
+        yield format_sse_event(data_str=None, retry=_LATER_MS)
+        while not self._closed.is_set():
+            try:
+                yield format_sse_event(data_str=(await picture.get()).decode(), event="picture")
+            except DatabaseFault:
+                yield format_sse_event(data_str='"the database does not answer"', event="trouble")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), picture.left_s or LIFE_S)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events, of which each has to be taken in time."""
+
+    media_type = "text/event-stream"
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(_SLOW_S):
+                await send(message)
+
+        with suppress(TimeoutError):
+            await super().stream_response(send_in_time)
+
+
+def _feed(request: Request) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
+
+
+FromFeed = Annotated[Feed, Depends(_feed)]
+
+
+@router.get("/picture", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+async def picture(feed: FromFeed, window: Window = "5m") -> Response:
+    """Answer what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
+    return Response(await feed.pictures.of(window).get(), media_type="application/json")
+
+
+@router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})
+async def events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
+    """Stream the same as server-sent events, one a second, until the reader or the server ends it."""
+    return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

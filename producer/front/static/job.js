@@ -1,0 +1,91 @@
+// One job's own view, at #job=ID: what became of it, and where its time went.
+
+import { bar } from "./charts.js";
+import { api, byId, confirmed, el, figure, say, span, time, toast } from "./dom.js";
+import { requeueButton } from "./jobs.js";
+
+const AGAIN_MS = 1000;
+const TONES = { applied: "good", rejected: "warn", failed: "bad" };
+const STATES = { applied: "✓ applied", rejected: "△ rejected", failed: "■ failed", queued: "… queued", deferred: "… deferred", in_progress: "▸ in progress" };
+
+let shown = null;
+let again;
+
+/** Show the job that the address names, or nothing where it names none; returns whether it does. */
+export function route() {
+  const named = location.hash.match(/^#job=(.+)$/);
+  clearTimeout(again);
+  shown = named ? decoded(named[1]) : null;
+  byId("job").hidden = shown === null;
+  byId("overview").hidden = shown !== null;
+  document.title = shown === null ? "Tidepool" : `${shown} – Tidepool`;
+  if (shown !== null) {
+    say("job-title", shown);
+    byId("job-body").replaceChildren(el("p", { class: "hint" }, "Looking it up …"));
+    byId("job-title").focus();
+    load();
+  }
+  return shown !== null;
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+async function load() {
+  const id = shown;
+  let drawn;
+  try {
+    const job = await api(`/jobs/${encodeURIComponent(id)}`);
+    drawn = view(job, id);
+    if (!(job.status in TONES) && id === shown) again = setTimeout(load, AGAIN_MS);
+  } catch (error) {
+    drawn = [el("p", {}, error.status === 404 ? "There is no job of this id: it was never enqueued, or it is older than what is kept." : error.message)];
+  }
+  if (id === shown) byId("job-body").replaceChildren(...drawn);
+}
+
+function view(job, id) {
+  const settled = job.status in TONES;
+  const parts = [el("p", {}, el("span", { class: `state tone-${TONES[job.status] ?? "calm"}` }, STATES[job.status] ?? job.status))];
+  if (settled && job.db_us !== undefined) parts.push(latency(job));
+  parts.push(el("dl", { class: "facts" }, facts(job).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
+  if (settled) parts.push(requeueButton({ ...job, job_id: id }, load));
+  else parts.push(el("button", { type: "button", class: "quiet", onclick: () => abort(id) }, "Abort"));
+  return parts.filter(Boolean);
+}
+
+function latency(job) {
+  const part = (name, us, fill) => ({ name, value: us, fill, words: span(us / 1000) });
+  const strip = el("div", { class: "bar", role: "img" });
+  const key = el("ul", { class: "keys" });
+  bar(strip, key, [part("queue", job.queue_us, "fill-1"), part("pool", job.pool_wait_us, "fill-2"), part("database", job.db_us, "fill-3")]);
+  const total = span((job.queue_us + job.pool_wait_us + job.db_us) / 1000);
+  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: waiting for a worker, for a connection, and in the database (of its whole batch)`), strip, key);
+}
+
+function facts(job) {
+  const at = (value) => (value ? time(value) : null);
+  const json = (value) => (value === null || value === undefined ? null : el("pre", {}, JSON.stringify(value, null, 2)));
+  return [
+    ["Function", job.function], ["Reason", job.reason], ["Error", job.error], ["Result", json(job.result)],
+    ["Tries", job.attempts === undefined ? null : figure(job.attempts)], ["Worker", job.worker_id],
+    ["Enqueued", at(job.enqueued_at)], ["Started", at(job.started_at)], ["Finished", at(job.finished_at)], ["Requeued", at(job.requeued_at)],
+    ["Content", json(job.args)],
+  ].filter(([, value]) => value !== null && value !== undefined && value !== "");
+}
+
+async function abort(id) {
+  if (!(await confirmed(`Abort ${id}?`, "Abort"))) return;
+  try {
+    await api(`/jobs/${encodeURIComponent(id)}/abort`, "POST");
+    toast(`${id} is marked to be aborted.`);
+  } catch (error) {
+    toast(error.message);
+  }
+  load();
+}

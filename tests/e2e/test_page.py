@@ -1,0 +1,305 @@
+"""The operators' page as a person meets it: in a real browser, on a front that serves it."""
+
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from browser import CHROMIUM, WHY_NONE, Front, open_browser
+from commands import Service
+from factories import user_fields
+from history import insert_ten_minutes
+from playwright.sync_api import Browser, Page, expect
+
+from producer.front.app import create_app
+from producer.front.services import Services
+from producer.submission import Submission
+from settings import load
+from worker.db.pool import PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.embedded import Urls
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=WHY_NONE)
+
+REDIS_NUMBER = 15
+FOCUSED = "(({ ariaLabel, name, textContent }) => ariaLabel || name || textContent)(document.activeElement)"
+EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
+ADDED = """
+    INSERT INTO job_results (job_id, function, status, result, reason, error, args, attempts, worker_id, enqueued_at,
+                             started_at, finished_at, queue_us, pool_wait_us, db_us)
+    VALUES ($1, $2, $3, NULL, $4, $5, $6, 5, 'worker', now(), now(), now() - interval '5 s', 1500000, 20000, 480000)
+"""
+EMPTIED = "TRUNCATE job_results, pool_snapshots, pool_events, pool_processes, db_snapshots, users CASCADE"
+
+
+@pytest.fixture(scope="module")
+def database(shared_database: PoolConfig) -> PoolConfig:
+    """Give one database to all tests here."""
+    return shared_database
+
+
+@pytest.fixture(scope="module")
+def redis_url(servers: Any) -> str:
+    """Give one Redis database to all tests here."""
+    return servers.redis_url(REDIS_NUMBER)
+
+
+@pytest.fixture(scope="module")
+def running_front(database: PoolConfig, redis_url: str) -> Iterator[Front]:
+    """Serve a front on them."""
+    urls = Urls(database=database.url, redis=redis_url)
+    app = create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
+    with Front(app) as front:
+        yield front
+
+
+@pytest.fixture(scope="module")
+def browser(running_front: Front) -> Iterator[Browser]:
+    """Run one browser."""
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def front(running_front: Front) -> Front:
+    """Give the front, its database and queue emptied."""
+    services: Services = running_front.app.state.services
+
+    async def empty() -> None:
+        await services.redis.flushdb()
+        async with services.pool.acquire() as connection:
+            await connection.execute(EMPTIED)
+
+    running_front.run(empty())
+    running_front.forget()
+    return running_front
+
+
+class Errors(list[str]):
+    """What the browser complained about."""
+
+
+@pytest.fixture
+def errors() -> Iterator[Errors]:
+    """Collect complaints; a test that provokes some clears them."""
+    found = Errors()
+    yield found
+    assert [] == found
+
+
+@pytest.fixture
+def page(front: Front, browser: Browser, errors: Errors) -> Iterator[Page]:
+    """Give a tab, not yet on the page."""
+    context = browser.new_context(base_url=front.url, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+
+
+def plant_outcome(front: Front, job_id: str, *, status: str = "failed", **columns: str) -> None:
+    """Write a ledger row of a job that was not applied."""
+    services: Services = front.app.state.services
+    reason = columns.get("reason", "email_taken") if status == "rejected" else None
+    content = '{"username": "ada", "email": "ada@example.org", "full_name": "Ada"}'
+    values = (job_id, columns.get("function", "create_user"), status, reason, columns.get("error", "boom"), content)
+
+    async def write() -> None:
+        async with services.pool.acquire() as connection:
+            await connection.execute(ADDED, *values)
+
+    front.run(write())
+
+
+def plant_history(front: Front, *, waiting: float) -> None:
+    """Write snapshots of a process that has used its pool of two for ten minutes and still does."""
+    config = PoolConfig(url=front.app.state.services.urls.database, application_name="tests")
+
+    async def write() -> None:
+        side = SideConnection(config, "stats")
+        await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=waiting)
+        await side.close()
+
+    front.run(write())
+
+
+def enqueue(front: Front, count: int) -> None:
+    """Enqueue jobs that create users."""
+    jobs = [Submission(f"job-{n}", "create_user", user_fields(f"user{n}")) for n in range(count)]
+    front.run(front.app.state.services.client.enqueue_many(jobs))
+
+
+def visit(page: Page, address: str = "/") -> None:
+    """Open the page and wait until it lives."""
+    page.goto(address)
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+
+
+@pytest.fixture
+def worker(front: Front, service: Service) -> subprocess.Popen[str]:
+    """Run a worker."""
+    return service.start_worker()
+
+
+def test_an_empty_system_says_what_to_do_next(page: Page) -> None:
+    """The commands, ready to be copied."""
+    visit(page)
+    card = page.get_by_role("region", name="Nothing runs here yet")
+    expect(card).to_contain_text("uv run arq worker.WorkerSettings")
+    expect(card).to_contain_text("uv run python -m producer serve --demo")
+    expect(page.locator("#functions")).to_contain_text("No job has finished")
+
+
+def test_a_running_load_is_shown(front: Front, worker: subprocess.Popen[str], page: Page) -> None:
+    """By function, with the process that runs it, while the page is open."""
+    visit(page)
+    expect(page.locator("#tile-workers")).to_have_text("1")
+    enqueue(front, 100)
+    row = page.get_by_role("row", name="create_user")
+    expect(row.get_by_role("cell").nth(1)).to_have_text("100")
+    expect(page.locator("#processes tbody tr")).to_have_count(1)
+    expect(page.locator("#budget-words")).to_contain_text("granted to 1 of them")
+    expect(page.locator("#next")).to_be_hidden()
+
+
+def test_a_failed_job_is_found_and_requeued(front: Front, page: Page) -> None:
+    """After a question, and it is in the queue again."""
+    plant_outcome(front, "lost-1", error="connection reset")
+    plant_outcome(front, "other-2", error="boom")
+    visit(page)
+    expect(page.locator("#jobs tbody tr")).to_have_count(2)
+    page.get_by_role("searchbox").fill("lost")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#jobs tbody tr")).to_have_count(1)
+    page.get_by_role("button", name="Requeue lost-1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Requeue lost-1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Requeue").click()
+    expect(page.locator("#toast")).to_have_text("lost-1 is in the queue again.")
+    assert 1 == front.run(front.app.state.services.client.queued())
+
+
+def test_all_rejected_jobs_are_requeued(front: Front, page: Page) -> None:
+    """Those of the filter, and no others."""
+    for n in range(3):
+        plant_outcome(front, f"taken-{n}", status="rejected", error="another user has this email")
+    plant_outcome(front, "failed-1")
+    visit(page)
+    page.get_by_role("radio", name="Rejected").check()
+    expect(page.locator("#jobs tbody tr")).to_have_count(3)
+    expect(page.locator("#jobs")).to_contain_text("email taken")
+    page.get_by_role("button", name="Requeue all of these").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Run all rejected jobs again")
+    page.get_by_role("dialog").get_by_role("button", name="Requeue all").click()
+    expect(page.locator("#toast")).to_have_text("3 jobs are in the queue again.")
+    assert 3 == front.run(front.app.state.services.client.queued())
+
+
+def test_a_jobs_own_view_splits_its_time(front: Front, page: Page) -> None:
+    """The queue, the pool and the database; and the way back."""
+    plant_outcome(front, "slow/1", error="too late")
+    visit(page)
+    page.get_by_role("link", name="slow/1").click()
+    job = page.get_by_role("region", name="slow/1")
+    expect(job).to_contain_text("■ failed")
+    expect(job.get_by_role("img")).to_have_attribute("aria-label", "queue 1.5 s, pool 20 ms, database 480 ms")
+    expect(job).to_contain_text("too late")
+    page.get_by_role("link", name="← Overview").click()
+    expect(page.get_by_role("heading", name="Throughput")).to_be_visible()
+
+
+def test_a_saturated_pool_is_explained(front: Front, page: Page) -> None:
+    """The verdict, the size advised, in words, and the figures behind them."""
+    plant_history(front, waiting=15)
+    visit(page)
+    verdict = page.get_by_role("article")
+    expect(verdict.get_by_role("heading")).to_contain_text("The pool is too small")
+    expect(verdict).to_contain_text("Callers wait for connections that the database could serve.")
+    expect(verdict).to_contain_text("Set POOL_MAX_SIZE to")
+    verdict.locator("summary").click()
+    expect(verdict).to_contain_text("time with a queue: 90 %")
+    expect(page.locator("#processes tbody tr")).to_contain_text("/ 2")
+
+
+def test_the_hour_and_the_day_come_from_the_snapshots(front: Front, page: Page) -> None:
+    """A choice of the time shown, that stays alive."""
+    plant_history(front, waiting=0)
+    visit(page)
+    for name, window in (("Hour", "1h"), ("Day", "1d")):
+        with page.expect_request(lambda request, window=window: request.url.endswith(f"/events?window={window}")):
+            page.get_by_role("radio", name=name).check()
+        expect(page.locator("#chart-in-use canvas")).to_be_visible()
+        expect(page.locator("#link")).to_have_attribute("data-state", "live")
+
+
+def test_what_comes_from_a_job_stays_text(front: Front, page: Page) -> None:
+    """Its id, its function and its error, in every place where they are shown."""
+    plant_outcome(front, EVIL, function=EVIL, error=EVIL)
+    plant_outcome(front, "taken", function=EVIL, status="rejected", reason=EVIL, error=EVIL)
+    visit(page)
+    expect(page.locator("#functions")).to_contain_text("<script>window.pwned = 1</script>")
+    expect(page.locator("#jobs")).to_contain_text(EVIL)
+    page.get_by_role("link", name=EVIL).click()
+    expect(page.get_by_role("heading", name=EVIL)).to_be_visible()
+    expect(page.locator("#job-body")).to_contain_text(EVIL)
+    assert page.evaluate("window.pwned === undefined")
+
+
+def test_it_is_usable_on_a_small_phone(front: Front, page: Page) -> None:
+    """At 360 pixels nothing has to be scrolled sideways."""
+    plant_history(front, waiting=15)
+    plant_outcome(front, "a-job-with-a-long-name-" + "x" * 200, error="e" * 300)
+    page.set_viewport_size({"width": 360, "height": 740})
+    visit(page)
+    expect(page.locator("#jobs tbody tr")).to_have_count(1)
+    expect(page.locator("#chart-in-use canvas")).to_be_visible()
+    assert 0 == page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    expect(page.get_by_role("button", name="Requeue a-job-with")).to_be_visible()
+
+
+def test_the_keyboard_reaches_everything(front: Front, page: Page) -> None:
+    """The way past the header first, the window, the filter, a job's button; and a question that Escape leaves."""
+    plant_outcome(front, "lost-1")
+    visit(page)
+    expect(page.locator("#jobs tbody tr")).to_have_count(1)
+    reached: list[str] = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUSED))
+        if reached[-1] == "Requeue lost-1":
+            break
+    assert "Skip to content" == reached[0]
+    assert {"window", "status", "since", "function", "search", "lost-1", "Requeue lost-1"} <= set(reached)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_with_a_token_one_signs_in_first(database: PoolConfig, redis_url: str, page: Page, errors: Errors) -> None:
+    """And then the page lives as it does without."""
+    token = "a-token-of-some-length"
+    urls = Urls(database=database.url, redis=redis_url)
+    settings = load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis, "FRONT_TOKEN": token})
+    with Front(create_app(settings, urls)) as guarded:
+        page.goto(guarded.url)
+        page.locator("input[name=token]").fill(token)
+        page.keyboard.press("Enter")
+        expect(page.locator("#link")).to_have_attribute("data-state", "live")
+        page.goto("about:blank")
+    errors.clear()  # an icon that the browser asks for by itself, before it may have anything
+
+
+def test_a_lost_connection_is_said_and_comes_back(front: Front, page: Page, errors: Errors) -> None:
+    """Without anybody loading the page anew."""
+    visit(page)
+    page.route("**/events*", lambda route: route.abort())
+    front.forget()
+    expect(page.get_by_role("alert")).to_contain_text("The connection to the service is lost.")
+    page.unroute("**/events*")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator("#link")).to_have_attribute("data-state", "live")
+    errors.clear()

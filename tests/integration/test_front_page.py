@@ -1,0 +1,256 @@
+"""The live picture and what it is put together from; in a browser: tests/e2e/test_page.py."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from front import running
+from history import insert_ten_minutes
+
+from producer.front import feed as feed_module
+from producer.front import page as page_module
+from producer.front.app import create_app
+from producer.front.feed import Feed
+from producer.front.history import SPANS, read_history
+from producer.front.tallies import OTHERS, STRETCH, Tallies, floor
+from settings import load
+from worker import identity
+from worker.db.faults import Unavailable
+from worker.db.overview import Overview
+from worker.db.pool import PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.embedded import Urls
+from worker.health.journal import Journal
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ADDED = """
+    INSERT INTO job_results (job_id, function, status, result, reason, error, attempts, worker_id, enqueued_at,
+                             started_at, finished_at, queue_us, pool_wait_us, db_us)
+    SELECT gen_random_uuid(), $1, $2, CASE $2 WHEN 'applied' THEN '{}'::jsonb END,
+           CASE $2 WHEN 'rejected' THEN 'invalid' END, NULL, 1, 'w', $3, $3, $3, 0, 0, 0
+    FROM generate_series(1, $4::integer)
+"""
+Add = Any
+
+
+@pytest.fixture
+def add(connection: Any) -> Add:
+    """Give a function that writes so many outcomes, that many seconds before noon."""
+
+    async def add(function: str, count: int, *, ago_s: float, status: str = "applied", now: datetime = NOW) -> None:
+        await connection.execute(ADDED, function, status, now - timedelta(seconds=ago_s), count)
+
+    return add
+
+
+@pytest.fixture
+def app(database: PoolConfig, redis_url: str) -> FastAPI:
+    """Give the application; it is open where its client is asked for."""
+    urls = Urls(database=database.url, redis=redis_url)
+    return create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of it."""
+    async with running(app) as client:
+        yield client
+
+
+def jobs_of(told: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the counts by function."""
+    return {one["function"]: one["jobs"] for one in told["functions"]}
+
+
+async def test_outcomes_are_counted_by_function(connection: Any, add: Add) -> None:
+    """In stretches that are over; each once, however often it is looked; those that come late, too."""
+    tallies, overview = Tallies(), Overview(connection)
+    await add("create_user", 3, ago_s=100)
+    await add("create_user", 1, ago_s=3, status="failed")
+    await add("place_order", 2, ago_s=5000)
+    await tallies.look(overview, NOW)
+    assert {"create_user": {"applied": 3, "rejected": 0, "failed": 1}} == jobs_of(tallies.told(NOW))
+    await add("create_user", 5, ago_s=1)  # became visible after the look
+    later = NOW + timedelta(seconds=2)
+    await tallies.look(overview, later)
+    told = tallies.told(later)
+    assert {"applied": 8, "rejected": 0, "failed": 1} == jobs_of(told)["create_user"]
+    (rates,) = (one["rates"] for one in told["functions"])
+    assert (2.5, len(told["times"])) == (rates["applied"][-2], len(rates["applied"]))
+    assert told["times"] == sorted(told["times"])
+    assert later.timestamp() - STRETCH.total_seconds() == told["times"][-1]
+
+
+async def test_what_is_over_is_forgotten(connection: Any, add: Add) -> None:
+    """Five minutes are told."""
+    tallies, overview = Tallies(), Overview(connection)
+    await add("create_user", 3, ago_s=100)
+    await tallies.look(overview, NOW)
+    await tallies.look(overview, NOW + timedelta(seconds=250))
+    assert {} == jobs_of(tallies.told(NOW + timedelta(seconds=250)))
+
+
+async def test_a_look_is_bounded_and_says_from_when_it_knows(connection: Any, add: Add) -> None:
+    """What lies before is left out, not guessed."""
+    tallies, overview = Tallies(most_rows=10), Overview(connection)
+    for ago_s in (50, 31, 21, 11):
+        await add("create_user", 4, ago_s=ago_s)
+    await tallies.look(overview, NOW)
+    told = tallies.told(NOW)
+    assert {"applied": 8, "rejected": 0, "failed": 0} == jobs_of(told)["create_user"]
+    assert floor(NOW - timedelta(seconds=31), STRETCH) + STRETCH == datetime.fromtimestamp(told["times"][0], UTC)
+
+
+async def test_invented_functions_are_summed_up(connection: Any, add: Add) -> None:
+    """Whoever enqueues names them."""
+    tallies = Tallies()
+    await add("create_user", 5, ago_s=10)
+    for n in range(20):
+        await add(f"made-up-{n}" + "x" * 1000, 1, ago_s=10, status="rejected")
+    await tallies.look(Overview(connection), NOW)
+    counts = jobs_of(tallies.told(NOW))
+    assert 9 == len(counts)
+    assert 25 == sum(sum(jobs.values()) for jobs in counts.values())
+    assert 13 == counts[OTHERS]["rejected"]
+    assert max(len(name) for name in counts) < 100
+
+
+async def test_history_is_of_gains(side: SideConnection, connection: Any) -> None:
+    """A pool of two, full and waited for, at each stretch and over the whole time."""
+    began = floor(datetime.now(UTC), timedelta(minutes=1)) - timedelta(seconds=600)
+    await insert_ten_minutes(side, began, waiting=15)
+    now = began + timedelta(seconds=595)
+    told = await read_history(Overview(connection), SPANS["5m"], now, silent_after=timedelta(seconds=20))
+    (pool,) = told["pools"]
+    assert (1, 0) == (told["live"], told["ended"])
+    assert (2, pytest.approx(0.95), pytest.approx(0.9)) == (pool["limit"], pool["use"], pool["queued"])
+    known = [n for n, value in enumerate(pool["series"]["waiting"]) if value is not None]
+    assert 29 <= len(known) <= 31
+    assert all(pool["series"]["waiting"][n] == pytest.approx(15) for n in known)
+    assert all(pool["series"]["in_use"][n] == pytest.approx(1.9) for n in known)
+    assert pool["series"]["wait_p95_ms"][known[-1]] > 100
+    assert {0.0, None} == {*told["outcomes"]["applied"]}
+
+
+async def test_a_process_that_is_silent_has_ended(side: SideConnection, connection: Any) -> None:
+    """It is counted, no more."""
+    began = NOW - timedelta(minutes=30)
+    await insert_ten_minutes(side, began, waiting=0)
+    told = await read_history(Overview(connection), SPANS["1h"], NOW, silent_after=timedelta(seconds=20))
+    assert ([], 0, 1) == (told["pools"], told["live"], told["ended"])
+    assert any(rate is not None for rate in told["outcomes"]["applied"])
+
+
+async def test_the_picture_has_all_parts(app: FastAPI, http: httpx.AsyncClient, side: SideConnection, add: Add) -> None:
+    """As JSON, of each time; a burst of viewers sees the same one."""
+    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
+    journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
+    journal.add_event("leak_suspected", {"task": "batch of create_user", "stack": ["deep", "inside"]})
+    await journal.write()
+    await add("create_user", 3, ago_s=10, now=datetime.now(UTC))
+    await app.state.services.fleet._groups.get()  # a picture waits for the first verdict, but not for long
+    answers = await asyncio.gather(
+        *(http.get("/picture", params={"window": name}) for name in ("5m", "5m", "1h", "1d"))
+    )
+    assert [200] * 4 == [answer.status_code for answer in answers]
+    picture = answers[0].json()
+    assert answers[0].content == answers[1].content
+    (group,) = picture["groups"]
+    assert "pool_too_small" == group["verdict"]
+    assert group["advice"].startswith("Set POOL_MAX_SIZE to ")
+    assert ["time with a queue", "waiting, of waiting and holding"] == [one["name"] for one in group["evidence"][:2]]
+    assert [("leak_suspected", "task batch of create_user")] == [(e["kind"], e["detail"]) for e in picture["events"]]
+    assert (0, 0, None) == tuple(picture["queue"][name] for name in ("waiting", "running", "oldest_s"))
+    assert picture["has_results"]
+    assert 1 == len(picture["history"]["pools"])
+    assert {"create_user": {"applied": 3, "rejected": 0, "failed": 0}} == jobs_of(picture["tallies"])
+
+
+async def test_another_time_is_refused(http: httpx.AsyncClient) -> None:
+    """With a problem."""
+    assert 422 == (await http.get("/picture", params={"window": "1y"})).status_code
+
+
+async def test_the_stream_goes_on_until_the_feed_is_closed(app: FastAPI, http: httpx.AsyncClient) -> None:
+    """A picture each, as server-sent events."""
+    reading = asyncio.create_task(http.get("/events"))
+    feed: Feed = app.state.feed
+    await feed.pictures.of("5m").get()
+    await asyncio.sleep(0)
+    feed.close()
+    answer = await reading
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found = re.findall(r"^event: picture\ndata: (.*)\n\n", answer.text, re.MULTILINE)
+    assert all(json.loads(data)["window"] == "5m" for data in found)
+
+
+async def test_a_stream_says_that_the_database_is_away_and_goes_on(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: Any
+) -> None:
+    """The page keeps its figures until it is back."""
+    monkeypatch.setattr(feed_module, "LIFE_S", 0.01)
+    feed: Feed = app.state.feed
+    pool = app.state.services.pool
+    acquire = pool.acquire
+
+    def refuse() -> Any:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(type(pool), "acquire", lambda _: refuse())
+    stream = feed.follow("5m")
+    assert b"retry: 1000\n\n" == await anext(stream)
+    assert b'event: trouble\ndata: "the database does not answer"\n\n' == await anext(stream)
+    monkeypatch.setattr(type(pool), "acquire", lambda _: acquire())
+    assert (await anext(stream)).startswith(b"event: picture\n")
+    feed.close()
+    assert [] == [event async for event in stream]
+
+
+async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, monkeypatch: Any) -> None:
+    """The queue is unknown then, which is not the same as empty."""
+
+    async def refuse(*_: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("producer.front.picture.backlog", refuse)
+    picture = (await http.get("/picture")).json()
+    assert picture["queue"] is None
+    assert not picture["has_results"]
+
+
+async def test_a_reader_who_does_not_take_a_picture_is_dropped(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: Any
+) -> None:
+    """Else its pictures would pile up."""
+    monkeypatch.setattr(feed_module, "_SLOW_S", 0.01)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) > 2:
+            await asyncio.Event().wait()
+
+    feed: Feed = app.state.feed
+    async with asyncio.timeout(10):
+        await feed_module._Stream(feed.follow("5m")).stream_response(send)
+    assert 3 == len(sent)
+
+
+async def test_the_page_loads_only_what_is_served_here(http: httpx.AsyncClient) -> None:
+    """No script or style in it, and no address elsewhere: a strict policy lets all of it through."""
+    answer = await http.get("/")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    html = answer.text
+    assert [] == re.findall(r"<style|<script(?![^>]* src=)|\son\w+=|\sstyle=|https?://", html)
+    loaded = re.findall(r'(?:src|href)="(/static/[^"]+)"', html)
+    assert {200} == {(await http.get(path)).status_code for path in loaded}
+    static = Path(page_module.__file__).parent / "static"
+    scripts = "".join(path.read_text("utf-8") for path in static.glob("*.js"))
+    assert [] == re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", scripts)

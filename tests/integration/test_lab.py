@@ -1,0 +1,92 @@
+"""The laboratory's commands, each as small as it can be, on servers of their own."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from redis import Redis
+
+from settings import Settings, load
+from worker.__main__ import parser
+from worker.lab.record import Record
+from worker.lab.trials import Plan, trials
+from worker.servers import addresses
+
+
+@pytest.fixture
+def settings(servers: Any, tmp_path: Path) -> Settings:
+    """Give settings of the session's servers, on which the laboratory makes databases of its own."""
+    with Redis.from_url(servers.redis_url(15)) as redis:
+        cast("Any", redis).flushdb()  # what a test has left there is nobody's
+    urls = {"DATABASE_URL": servers.database_url("postgres"), "REDIS_URL": servers.redis_url(0)}
+    return load({**urls, "DATA_DIR": str(tmp_path / "data")})
+
+
+async def run(settings: Settings, *words: str) -> int:
+    """Run one command of `python -m worker`; returns its exit status."""
+    arguments: argparse.Namespace = parser().parse_args(words)
+    return await arguments.command(arguments, settings, addresses(settings))
+
+
+async def test_a_sweep_goes_on_and_names_the_settings(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last arm is measured, with a worker as the `arq` command runs it, and all of it is reported."""
+    monkeypatch.setattr("worker.lab.arm._WARM_S", 0.1)
+    plan = Plan((2,), 1, 0.6, 1, 200, 0.0, None, 2, 7)
+    record = Record.begin(tmp_path / "run", plan)
+    assert 3 == len(trials(plan))
+    assert 0 == await run(settings, "tune", "--resume", str(_measured_before(record)), "--json")
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (3, 3, {"POOL_MAX_SIZE": 2}) == (said["arms"], said["of"], said["settings"])
+    arm = Record.resume(tmp_path / "run").arms[-1]
+    assert "jobs were not applied" != arm.invalid
+    assert arm.jobs_per_second > 0
+    assert 0 < arm.latency_ms["p50"] <= arm.latency_ms["p99"]
+    assert 1 <= arm.connections["open"] <= 2
+    assert (tmp_path / "run" / "arms.csv").exists()
+
+
+async def test_callers_beyond_the_pool_wait_or_give_up(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two connections and holds of 50 ms: five callers wait, and with a hundred of them most have none in 100 ms."""
+    words = ("--max-concurrent", "100", "--pool-size", "2", "--hold-ms", "50", "--acquire-timeout", "0.1")
+    assert 0 == await run(settings, "pool-test", *words, "--seconds", "0.2", "--json")
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert [5, 10, 20, 40, 80, 100] == [step["concurrent"] for step in steps]
+    assert steps[0]["waited"] > 0
+    assert steps[-1]["timed_out"] >= 80
+    assert all(step["connections"] <= 2 and not step["failed"] for step in steps)
+
+
+async def test_a_pool_is_compared_with_its_parts(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """As pools of one process and as processes, with as many connections in all."""
+    words = ("--connections", "4", "--shards", "2", "--hold-ms", "5", "--seconds", "0.3")
+    assert 0 == await run(settings, "layouts", *words, "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert ["1 pool", "2 pools", "2 processes"] == [row["layout"] for row in said["layouts"]]
+    assert [4, 2, 2] == [row["size"] for row in said["layouts"]]
+    assert all(row["succeeded"] > 5 and not row["failed"] for row in said["layouts"])
+    assert 2 == len(said["found"])
+
+
+async def test_users_get_the_outcomes_of_their_jobs(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a worker that is started for them."""
+    assert 0 == await run(settings, "load-test", "--users", "5", "--requests", "4", "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert (20, 20, 1.0) == (said["requests"], said["succeeded"], said["success_rate"])
+    assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["max"]
+
+
+def _measured_before(record: Record) -> Path:
+    """Write down the arms of a run but for its last."""
+    for trial in trials(record.plan)[:-1]:
+        document = {
+            "number": trial.number, "round": trial.round, "size": trial.size, "control": trial.control,
+            "jobs_per_second": 1000.0, "wait_ms": {}, "latency_ms": {}, "cpu": {"worker": 0.5}, "memory_mb": {},
+            "connections": {"open": 2.0}, "client_lag_ms": 0.0, "bound": "", "invalid": "",
+        }  # fmt: skip
+        with (record.directory / "arms.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(document) + "\n")
+    return record.directory

@@ -1,0 +1,83 @@
+"""The laboratory's arithmetic: percentiles, ramps, layouts, and what makes an arm count."""
+
+from typing import Any
+
+import pytest
+
+from worker.lab.arm import bound_by, fault_of, rate_of
+from worker.lab.holders import percentiles
+from worker.lab.layouts import Demand, Layout, layouts
+from worker.lab.layouts_command import found
+from worker.lab.load import ClosedLoad
+from worker.lab.pool_test_command import steps
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    """By nearest rank: of a hundred values the 95th, of one value that one, of none no value."""
+    hundred = [float(number) for number in range(100, 0, -1)]
+    assert {"p50": 50.0, "p95": 95.0, "p99": 99.0} == percentiles(hundred)
+    assert {"p50": 7.0, "p95": 7.0, "p99": 7.0} == percentiles([7.0])
+    assert {"p50": 2.0, "p95": 3.0, "p99": 3.0} == percentiles([3.0, 1.0, 2.0])
+    assert {} == percentiles([])
+
+
+@pytest.mark.parametrize(("most", "ramp"), [(100, [5, 10, 20, 40, 80, 100]), (5, [5]), (3, [3]), (40, [5, 10, 20, 40])])
+def test_a_ramp_doubles_up_to_the_most(most: int, ramp: list[int]) -> None:
+    """And ends there, whatever it is."""
+    assert ramp == steps(most)
+
+
+def test_a_stall_in_one_slice_does_not_count() -> None:
+    """Ten a second, but for one second in which nothing ended."""
+    ended = [0, 10, 20, 20, 30, 40, 50]
+    looks = [(float(at), count, 0.0) for at, count in enumerate(ended)]
+    assert 10.0 == rate_of(looks, 1.0)
+
+
+def load(**others: Any) -> ClosedLoad:
+    """Return a load that was looked at a hundred times."""
+    redis: Any = None
+    return ClosedLoad(redis, 100, looks=[(float(number), number, 0.0) for number in range(100)], **others)
+
+
+@pytest.mark.parametrize(
+    ("figures", "fault"),
+    [
+        ((500, 0, 0.2, 5.0, load()), ""),
+        ((0, 0, 0.2, 5.0, load()), "no job ended"),
+        ((500, 1, 0.2, 5.0, load()), "jobs were not applied"),
+        ((500, 0, 0.9, 5.0, load()), "the client's core was full"),
+        ((500, 0, 0.2, 80.0, load()), "the client's loop was late"),
+        ((500, 0, 0.2, 5.0, load(dry_looks=6)), "the queue ran dry: ask for more --in-flight"),
+    ],
+)
+def test_an_arm_that_the_client_held_back_does_not_count(figures: tuple[Any, ...], fault: str) -> None:
+    """It shows the client's limit, not the pool's."""
+    assert fault == fault_of(*figures)
+
+
+def test_what_was_used_up_set_the_rate() -> None:
+    """The pool before the worker, the worker before the machine."""
+    idle: dict[str, float | None] = {"worker": 0.3, "postgresql": None, "redis": 0.1}
+    assert "pool" == bound_by(idle, 1, 0.95)
+    assert "worker" == bound_by({**idle, "worker": 0.9}, 1, 0.5)
+    assert "" == bound_by({**idle, "worker": 0.9}, 2, 0.5)
+    assert "machine" == bound_by({**idle, "others": 1000.0}, 1, 0.5)
+
+
+def test_a_demand_has_pauses_that_make_its_load() -> None:
+    """200 callers who hold for 100 ms and pause for 150 ms would use 80 connections."""
+    demand = Demand(connections=100, callers=200, load=0.8, hold_ms=100, seconds=1, seed=1)
+    assert pytest.approx(150.0) == demand.think_ms
+    assert [Layout(1, 1), Layout(1, 4), Layout(4, 1)] == layouts([4])
+
+
+def test_what_a_layout_costs_is_told_against_one_pool() -> None:
+    """Its waits, what it serves, its memory."""
+    one = {"layout": "1 pool", "size": 100, "wait_mean_ms": 2.0, "per_second": 600.0, "memory_mb": 30}
+    four = {"layout": "4 pools", "size": 25, "wait_mean_ms": 5.0, "per_second": 594.0, "memory_mb": 30}
+    same = {**four, "layout": "2 pools", "wait_mean_ms": 2.1, "per_second": 600.0}
+    assert [
+        "4 pools of 25: waits 2.5 times as long as in one pool of 100, -1.0% uses/s, +0 MB",
+        "2 pools of 25: waits as in one pool of 100, +0.0% uses/s, +0 MB",
+    ] == found([one, four, same])

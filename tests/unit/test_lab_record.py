@@ -1,0 +1,96 @@
+"""The order of a run's arms, and the directory that keeps them."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.lab.arm import Arm
+from worker.lab.record import Record
+from worker.lab.trials import Plan, control_of, trials
+from worker.terminal import CommandError
+
+
+def plan(**others: Any) -> Plan:
+    """Return a plan of three sizes in two rounds."""
+    usual: dict[str, Any] = {
+        "sizes": (1, 4, 8), "repeats": 2, "seconds": 1.0, "workers": 1, "in_flight": 100, "think_ms": 0.0,
+        "batch_limit": None, "control": 4, "seed": 7,
+    }  # fmt: skip
+    return Plan(**{**usual, **others})
+
+
+def arm(number: int, **others: Any) -> Arm:
+    """Return an arm that was measured."""
+    usual: dict[str, Any] = {
+        "number": number, "round": 0, "size": 4, "control": False, "jobs_per_second": 100.0, "wait_ms": {"p50": 1.0},
+        "latency_ms": {"p50": 2.0}, "cpu": {"worker": 0.5, "postgresql": None}, "memory_mb": {"worker": 70.0},
+        "connections": {"open": 4.0}, "client_lag_ms": 1.0, "bound": "pool", "invalid": "",
+    }  # fmt: skip
+    return Arm(**{**usual, **others})
+
+
+def test_every_round_has_every_size_between_two_controls() -> None:
+    """A-B-A: what the machine does is seen around each round."""
+    order = trials(plan())
+    assert list(range(9)) == [trial.number for trial in order]
+    assert [0, 4, 8] == [trial.number for trial in order if trial.control]
+    assert {4} == {trial.size for trial in order if trial.control}
+    measured = Counter((trial.round, trial.size) for trial in order if not trial.control)
+    assert {(number, size): 1 for number in (0, 1) for size in (1, 4, 8)} == measured
+
+
+def test_a_seed_is_an_order() -> None:
+    """The same one again for the same seed, another for another."""
+    many = plan(sizes=tuple(range(1, 30)))
+    assert trials(many) == trials(many)
+    assert trials(many) != trials(plan(sizes=tuple(range(1, 30)), seed=8))
+
+
+def test_the_control_is_the_size_in_use_or_next_to_it() -> None:
+    """Whatever ladder was asked for."""
+    assert 4 == control_of((1, 2, 4, 8), 4)
+    assert 10 == control_of((10, 20), 4)
+
+
+def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    """With its own plan, and without the line that was being written."""
+    record = Record.begin(tmp_path / "run", plan())
+    record.add(arm(0))
+    record.add(arm(1, invalid="the queue ran dry"))
+    with (tmp_path / "run" / "arms.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"number": 2, "rou')
+    again = Record.resume(tmp_path / "run")
+    assert plan() == again.plan
+    assert [arm(0), arm(1, invalid="the queue ran dry")] == again.arms
+    again.add(arm(2))
+    assert 3 == len(Record.resume(tmp_path / "run").arms)
+
+
+def test_a_run_before_its_first_arm_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C at once."""
+    Record.begin(tmp_path, plan())
+    assert [] == Record.resume(tmp_path).arms
+
+
+def test_a_directory_is_not_taken_twice(tmp_path: Path) -> None:
+    """Nor is one without a run gone on with."""
+    Record.begin(tmp_path, plan())
+    with pytest.raises(CommandError, match="has a run already"):
+        Record.begin(tmp_path, plan())
+    with pytest.raises(CommandError, match="has no run to go on with"):
+        Record.resume(tmp_path / "nowhere")
+
+
+def test_the_results_are_a_document_and_a_table(tmp_path: Path) -> None:
+    """The table has a column for each figure."""
+    record = Record.begin(tmp_path, plan())
+    record.add(arm(0))
+    record.finish({"knee": 4})
+    assert {"knee": 4} == json.loads((tmp_path / "report.json").read_text("utf-8"))
+    with (tmp_path / "arms.csv").open(encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert ("4", "0.5", "", "2.0") == (row["size"], row["cpu.worker"], row["cpu.postgresql"], row["latency_ms.p50"])

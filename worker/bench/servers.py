@@ -1,0 +1,141 @@
+"""Where measurements are made: databases of their own, or servers of their own, so that nobody's data are touched."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+from arq.connections import ArqRedis
+
+from settings import Settings
+from worker import embedded, servers
+from worker.broker import open_redis
+from worker.db import capacity
+from worker.db.migrations import migrate
+from worker.db.pool import PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.embedded import Urls
+from worker.embedded.locks import wait_until
+from worker.embedded.postgres import Postgres
+from worker.terminal import CommandError
+
+_DATABASE, _REDIS_DATABASE = "tidepool_bench", 15
+_QUEUE = "arq:queue"
+_USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
+_RESTART_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Servers to measure on, migrated. *postgres_pid* is None where PostgreSQL is not ours to look at."""
+
+    urls: Urls
+    redis: ArqRedis
+    postgres_pid: int | None
+
+    async def reset(self) -> None:
+        """Empty the queue and the tables but for snapshots; a checkpoint now is none in the middle."""
+        await self.redis.flushdb()
+        connection: Any = await asyncpg.connect(self.urls.database)
+        try:
+            await connection.execute("TRUNCATE users, products, orders, job_results")
+            await connection.execute("CHECKPOINT")
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Site]:
+    """Have servers for the length of the block that admit so many *connections* beside a few others.
+
+    Where the settings name servers, it is databases of our own there, as `own_databases` makes them; else new servers
+    on the disk that the embedded ones use, gone at the end. Raises `CommandError`.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.embedded:
+            home = stack.enter_context(_own_directory(settings.data_dir))
+            urls = stack.enter_context(embedded.join(home)).urls
+            postgres_pid = await _admit(home, urls, connections)
+            redis = open_redis(urls.redis, queue_name=_QUEUE)
+            stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        else:
+            urls, redis = await stack.enter_async_context(own_databases(settings, servers.addresses(settings)))
+            postgres_pid = None
+            await _require(urls, settings, connections)
+        await migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
+        yield Site(urls, redis, postgres_pid)
+
+
+@asynccontextmanager
+async def own_databases(settings: Settings, urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+    """Make the benchmark's own database, and take a Redis database that is empty; both are left as they were."""
+    own = Urls(
+        urlsplit(urls.database)._replace(path=f"/{_DATABASE}").geturl(),
+        urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
+    )
+    redis = open_redis(own.redis, queue_name=settings.queue_name)
+    if await redis.dbsize():
+        raise CommandError(
+            f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
+        )
+    admin: Any = await asyncpg.connect(urls.database)
+    try:
+        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
+        await admin.execute(f"CREATE DATABASE {_DATABASE}")
+        yield own, redis
+    finally:
+        await redis.flushdb()
+        await redis.aclose(close_connection_pool=True)
+        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
+        await admin.close()
+
+
+def _with_redis_database(url: str) -> dict[str, str]:
+    return {"query": f"db={_REDIS_DATABASE}"} if url.startswith("unix:") else {"path": f"/{_REDIS_DATABASE}"}
+
+
+@contextmanager
+def _own_directory(data_dir: Path) -> Generator[Path]:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=data_dir.resolve()) as directory:
+        yield Path(directory)
+
+
+async def _admit(home: Path, urls: Urls, connections: int) -> int:
+    """Let our PostgreSQL admit so many connections, for which it starts anew; returns its process."""
+    postgres = Postgres(home)
+    if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:
+        admin: Any = await asyncpg.connect(urls.database)
+        await admin.execute(f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
+        await admin.close()
+        await asyncio.to_thread(_restart, postgres)
+    return int((postgres.data / "postmaster.pid").read_text("utf-8").split()[0])
+
+
+def _restart(postgres: Postgres) -> None:
+    postgres.ask_to_stop()
+    if wait_until(postgres.is_down, _RESTART_WAIT_S):
+        postgres.start()
+        if wait_until(postgres.is_ready, _RESTART_WAIT_S):
+            return
+    raise CommandError("PostgreSQL did not start again")
+
+
+async def _require(urls: Urls, settings: Settings, connections: int) -> None:
+    """Raise `CommandError` where the server has no room for so many connections."""
+    config = PoolConfig(url=urls.database, application_name="tidepool-lab")
+    side = SideConnection(config, "capacity")
+    try:
+        room = (await capacity.read(side)).room(settings.connection_margin)
+    finally:
+        await side.close()
+    if room < connections:
+        raise CommandError(
+            f"PostgreSQL has {max(0, room)} connections to give, and {connections} are wanted: ask for less, or raise "
+            "its max_connections"
+        )

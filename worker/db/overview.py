@@ -1,0 +1,40 @@
+"""What an overview of the whole service reads, across the tables: each query cheap however long they are."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from worker.db import queries
+from worker.db.connection import Connection
+
+_SQL = queries.load("overview")
+
+
+class Overview:
+    """Over one connection; writes nothing."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def tallies(
+        self, since: datetime, until: datetime, stretch: timedelta, *, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return `at`, `function`, `status` and `jobs` of the newest *limit* outcomes of that time, the oldest first.
+
+        Stretches are counted from 1970. Where there are more outcomes the first stretch is not whole.
+        """
+        rows = await self._connection.fetch(_SQL["tallies"], since, until, stretch, limit)
+        return [dict(row.items()) for row in rows]
+
+    async def history(self, since: datetime, until: datetime, stretch: timedelta) -> list[dict[str, Any]]:
+        """Return of each process the last row of each *stretch*, and one from before *since* where there is one."""
+        rows = await self._connection.fetch(_SQL["history"], since, until, stretch)
+        return [dict(row.items()) for row in rows]
+
+    async def server(self) -> dict[str, Any] | None:
+        """Return the newest row of `db_snapshots`."""
+        row = await self._connection.fetchrow(_SQL["server"])
+        return None if row is None else dict(row.items())
+
+    async def has_results(self) -> bool:
+        """Return whether any job has an outcome."""
+        return await self._connection.fetchval(_SQL["has_results"])

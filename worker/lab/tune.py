@@ -1,0 +1,150 @@
+"""One run of `tune`: measure what its plan has left, and make the report of what there is."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from worker.bench.servers import Site
+from worker.db.pool import PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.health.study import read_studies
+from worker.health.verdict import examine
+from worker.lab.arm import Arm, measure
+from worker.lab.knee import Knee, knee_of
+from worker.lab.record import Record
+from worker.lab.trials import trials
+
+_DRIFTED = 0.2
+"""Controls that differ by more than this share of their median: the machine was not the same throughout."""
+
+
+async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -> bool:
+    """Measure the arms that are missing, each kept at once; returns whether that was all, or was interrupted."""
+    done = {arm.number for arm in record.arms}
+    every = trials(record.plan)
+    left = [trial for trial in every if trial.number not in done]
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in one"
+    begun_s = time.monotonic()
+    try:
+        for count, trial in enumerate(left):
+            arm = await measure(site, record.plan, trial)
+            record.add(arm)
+            left_s = (time.monotonic() - begun_s) / (count + 1) * (len(left) - count - 1)
+            told(f"{trial.number + 1} of {len(every)}: {_said(arm)}; {_duration(left_s)} left")
+    except asyncio.CancelledError:
+        task.uncancel()
+        return False
+    return True
+
+
+async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
+    """Return what the service's own judge says of each size, by all snapshots since then."""
+    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
+    try:
+        async with side.use() as connection:
+            studies = await read_studies(connection, since=since, until=datetime.now(UTC))
+    finally:
+        await side.close()
+    said: dict[int, dict[str, Any]] = {}
+    for study in studies:
+        judged = examine(study)
+        said[study.window.limit] = {
+            "verdict": judged.name,
+            "words": judged.finding.words,
+            "advised": judged.advice.size if judged.advice else None,
+        }
+    return said
+
+
+def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return the run as a document: the plan, a row for each size, the knee, and the settings to use."""
+    valid = [arm for arm in record.arms if not arm.invalid]
+    measured = [arm for arm in valid if not arm.control]
+    knee = knee_of(_rates(measured))
+    return {
+        "plan": asdict(record.plan),
+        "arms": len(record.arms),
+        "of": len(trials(record.plan)),
+        "invalid": dict(Counter(arm.invalid for arm in record.arms if arm.invalid)),
+        "drift": _drift([arm.jobs_per_second for arm in valid if arm.control]),
+        "others": _median([used for arm in valid if (used := arm.cpu.get("others")) is not None]),
+        "sizes": [_row(size, measured, knee, judged.get(size)) for size in record.plan.sizes],
+        "knee": asdict(knee) if knee else None,
+        "advisor": _agreement(knee, judged),
+        "settings": _settings(record, knee),
+    }
+
+
+def _rates(arms: Sequence[Arm]) -> dict[int, dict[int, float]]:
+    rates: dict[int, dict[int, float]] = {}
+    for arm in arms:
+        rates.setdefault(arm.size, {})[arm.round] = arm.jobs_per_second
+    return rates
+
+
+def _row(size: int, measured: Sequence[Arm], knee: Knee | None, judged: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the medians of a size's arms."""
+    arms = [arm for arm in measured if arm.size == size]
+    rates = [arm.jobs_per_second for arm in arms]
+    return {
+        "size": size,
+        "arms": len(arms),
+        "jobs_per_second": round(knee.rates[size]) if knee and size in knee.rates else None,
+        "of_best": round(knee.rates[size] / knee.best, 3) if knee and size in knee.rates else None,
+        "lowest": min(rates, default=None),
+        "highest": max(rates, default=None),
+        **{part: _medians([getattr(arm, part) for arm in arms]) for part in _PARTS},
+        "bound": Counter(arm.bound for arm in arms).most_common(1)[0][0] if arms else "",
+        "judged": judged,
+    }
+
+
+_PARTS = ("wait_ms", "latency_ms", "cpu", "memory_mb", "connections")
+
+
+def _medians(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    names = parts[0] if parts else {}
+    return {name: _median([value for part in parts if (value := part.get(name)) is not None]) for name in names}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(statistics.median(values), 3) if values else None
+
+
+def _drift(controls: Sequence[float]) -> dict[str, Any]:
+    """Return how far the same size, measured around every round, came apart."""
+    share = (max(controls) - min(controls)) / statistics.median(controls) if controls else 0.0
+    return {"controls": list(controls), "spread": round(share, 3), "steady": share <= _DRIFTED}
+
+
+def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return whether the advisor, asked at the knee, would leave it; `agrees` is None where it gives no advice."""
+    said = judged.get(knee.size) if knee else None
+    if knee is None or said is None:
+        return None
+    advised = said["advised"]
+    near = [knee.size, *knee.plateau]
+    return {**said, "agrees": None if advised is None else min(near) <= advised <= max(near)}
+
+
+def _settings(record: Record, knee: Knee | None) -> dict[str, int]:
+    """Return what to set; nothing before all is measured."""
+    if knee is None or len(record.arms) < len(trials(record.plan)):
+        return {}
+    limit = record.plan.batch_limit
+    return {"POOL_MAX_SIZE": knee.size, **({} if limit is None else {"BATCH_LIMIT": limit})}
+
+
+def _said(arm: Arm) -> str:
+    fault = f" (does not count: {arm.invalid})" if arm.invalid else ""
+    return f"pool of {arm.size}: {arm.jobs_per_second:,.0f} jobs/s{fault}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  (a minute and a half)

@@ -1,0 +1,29 @@
+"""Workers for the length of an experiment, started as the `arq` command starts them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from settings import child_environment
+from worker.bench.drain import Place, System, start
+from worker.bench.servers import Site
+
+QUEUE = "arq:queue"
+_SYSTEM = System("tidepool", "worker.WorkerSettings")
+
+
+@asynccontextmanager
+async def running_workers(site: Site, count: int, **variables: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
+    """Run so many workers, with *variables* set beside; what they have at the end is of no use, so they are killed."""
+    environment = child_environment(
+        DATABASE_URL=site.urls.database, REDIS_URL=site.urls.redis, QUEUE_NAME=QUEUE, LOG_LEVEL="WARNING", **variables
+    )
+    place = Place(environment)
+    workers = [await start(_SYSTEM, place, number) for number in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            if worker.returncode is None:
+                worker.kill()
+        await asyncio.gather(*(worker.wait() for worker in workers))
