@@ -33,11 +33,11 @@ INSERT INTO pool_processes (instance_id, worker_id, host, pid, started_at, versi
 SELECT md5('process ' || p)::uuid, 'host-' || p || '-abcd', 'host', p, now() - interval '25 hours', '{}', '{}'
 FROM generate_series(0, 9) AS p;
 
--- Each tick has 500 uses of the pool, for 10 ms; a tenth of them waited for less than 5 ms.
+-- Up to ten minutes from now, so that they are fresh when somebody looks. Each tick has 500 uses of the pool, for 10 ms; a tenth of them waited for less than 5 ms.
 CREATE TEMP TABLE one AS
 SELECT s.*
 FROM generate_series(1::bigint, 17280) AS n,
-     LATERAL (SELECT date_bin('5 s', now() - interval '1 day', 'epoch') + n * interval '5 s' AS at,
+     LATERAL (SELECT date_bin('5 s', now() - interval '1 day', 'epoch') + (n + 120) * interval '5 s' AS at,
                      array_fill(0::bigint, ARRAY[12]) AS none) AS t,
      LATERAL jsonb_populate_record(null::pool_snapshots, jsonb_build_object(
          'instance_id', md5('one'), 'worker_id', 'one', 'host', 'host', 'pid', 0,
@@ -78,7 +78,7 @@ INSERT INTO db_snapshots
 SELECT s.*
 FROM generate_series(1::bigint, 17280) AS n,
      LATERAL jsonb_populate_record(null::db_snapshots, jsonb_build_object(
-         'tick', date_bin('5 s', now() - interval '1 day', 'epoch') + n * interval '5 s', 'written_by', 'host-0-abcd',
+         'tick', date_bin('5 s', now() - interval '1 day', 'epoch') + (n + 120) * interval '5 s', 'written_by', 'host-0-abcd',
          'server_version', 180004, 'server_started_at', now() - interval '26 hours', 'in_recovery', false,
          'max_connections', 100, 'reserved_connections', 3, 'backends', 52, 'backends_of_workers', 50,
          'backends_orphaned', 0, 'active', 20, 'idle', 32, 'idle_in_transaction', 1, 'waiting_lock', 0,
