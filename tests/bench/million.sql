@@ -33,7 +33,8 @@ INSERT INTO pool_processes (instance_id, worker_id, host, pid, started_at, versi
 SELECT md5('process ' || p)::uuid, 'host-' || p || '-abcd', 'host', p, now() - interval '25 hours', '{}', '{}'
 FROM generate_series(0, 9) AS p;
 
--- Up to ten minutes from now, so that they are fresh when somebody looks. Each tick has 500 uses of the pool, for 10 ms; a tenth of them waited for less than 5 ms.
+-- Up to ten minutes from now, so that they are fresh when somebody looks. Each tick has 500 uses of the pool, for 10 ms;
+-- a tenth of them waited for less than 5 ms.
 CREATE TEMP TABLE one AS
 SELECT s.*
 FROM generate_series(1::bigint, 17280) AS n,
