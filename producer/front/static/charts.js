@@ -74,7 +74,8 @@ export class Chart {
 
   drawn({ color }, n) {
     const stroke = ink(color);
-    return { stroke, width: 1.75, dash: DASHES[n % DASHES.length], fill: this.filled && n === 0 ? `${stroke}22` : undefined, points: { show: false }, spanGaps: false };
+    const few = () => this.lines[n].values.filter((value) => value !== null).length < 3; // of one alone there is no line
+    return { stroke, width: 1.75, dash: DASHES[n % DASHES.length], fill: this.filled && n === 0 ? `${stroke}22` : undefined, points: { show: few, size: 5, fill: stroke }, spanGaps: false };
   }
 
   fit() {

@@ -63,7 +63,7 @@ function tiles({ tallies, queue: found, history, window: name }) {
   say("tile-workers-aside", history.ended ? `${figure(history.ended)} ended ${WINDOW_WORDS[name]}` : "processes");
   const total = (status) => tallies.functions.reduce((sum, one) => sum + one.jobs[status], 0);
   say("tile-bad", figure(total("failed") + total("rejected")));
-  say("tile-bad-aside", `${figure(total("failed"))} failed, ${figure(total("rejected"))} rejected, 5 min`);
+  say("tile-bad-aside", `${figure(total("failed"))} failed, ${figure(total("rejected"))} rejected`);
 }
 
 function throughput({ tallies, history, window: name }, shown) {
