@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         default_factory=lambda: socket.gethostname()[:40]
     )
     """What `arq --check` asks for; give each worker of one host its own. Default the host's name."""
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port on which a worker answers `/health/live`, `/health/ready` and `/metrics`; each worker of one host needs its
+    own. Default none: it does not."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address of that port; `0.0.0.0` for a Prometheus on another machine. Default 127.0.0.1."""
     enable_monitoring: bool = True
     """Write pool snapshots. Default true."""
     stats_interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0

@@ -11,6 +11,7 @@ from typing import Self
 
 import structlog
 
+from settings import child_environment
 from worker.terminal import CommandError
 
 log = structlog.get_logger(__name__)
@@ -75,7 +76,14 @@ class Fleet:
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         with self._log_path(number).open("ab") as output:
-            return subprocess.Popen(_COMMAND, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=Path.cwd())
+            return subprocess.Popen(
+                _COMMAND,
+                env=child_environment(METRICS_PORT=""),  # it would be one port for all of them
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=Path.cwd(),
+            )
 
     def _log_path(self, number: int) -> Path:
         return self._log_dir / f"worker-{os.getpid()}-{number}.log"

@@ -32,10 +32,14 @@ from worker.engine.intake import Intake, arq_functions
 from worker.engine.worker import EngineOptions, StartError, install
 from worker.health.adviser import Adviser
 from worker.health.journal import Journal
+from worker.health.loop_lag import LoopLag
+from worker.health.metrics import Metrics
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
+from worker.health.serving import HealthPort
 from worker.jobs import JOBS
 from worker.ledger import Ledger
+from worker.listening import CannotListen
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +88,7 @@ class WorkerProcess:
         self._urls = servers.addresses(settings)
         self._identity = identity.of_this_process()
         self._ledger: Ledger | None = None
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port)
 
     def engine_options(self) -> EngineOptions:
         """Return what the engine has to know of this process."""
@@ -92,6 +97,8 @@ class WorkerProcess:
             lease_s=self._settings.lease,
             connect=self._connect,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
+            beaten=self._health.beaten,
+            is_ready=self._health.is_ready,
         )
 
     async def _connect(self) -> ArqRedis:
@@ -113,6 +120,7 @@ class WorkerProcess:
     async def startup(self, ctx: dict[Any, Any]) -> None:
         """Open the pool and put everything in place that jobs need."""
         _require_known(self._settings.pool_shares)
+        await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
         config = pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
@@ -133,6 +141,13 @@ class WorkerProcess:
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
+
+    async def _open_health_port(self, redis: ArqRedis) -> None:
+        try:
+            await self._health.open(redis.ping)
+        except CannotListen as error:
+            raise StartError(f"METRICS_PORT: {error}") from None
+        self._open.push_async_callback(self._health.close)
 
     async def _enter_budget(self, redis: ArqRedis, side: SideConnection) -> Budget:
         """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
@@ -172,6 +187,8 @@ class WorkerProcess:
             snapshots_keep_days=self._settings.snapshot_keep_days,
         )
         self._run_aside(pruner.run(), "pruner")
+        lag = LoopLag()
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
         if self._settings.enable_monitoring:
             journal = Journal(
                 self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
@@ -180,6 +197,7 @@ class WorkerProcess:
                 journal,
                 pool=pool,
                 tally=ledger.tally,
+                lag=lag,
                 callers=lambda: batcher.slots,
                 interval_s=self._settings.stats_interval,
             )

@@ -72,7 +72,11 @@ async def pool_stats(services: Using) -> Response:
     return Response(to_json(stats, inf_nan_mode="null"), media_type="application/json")
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+)
 async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
     """Return this process's figures for Prometheus: its pool's, and the requests by route and status."""
     text, content_type = services.metrics.render(accept)

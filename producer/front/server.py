@@ -1,6 +1,5 @@
 """Runs the front until it is told to stop."""
 
-import asyncio
 import signal
 import socket
 from types import FrameType
@@ -8,6 +7,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from worker.listening import CannotListen, listen
 from worker.terminal import CommandError
 
 _GRACE_S = 5
@@ -53,17 +53,10 @@ async def serve(app: FastAPI, *, host: str, port: int) -> int:
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = Server(app, config)
-    with await _bound(host, port, config.backlog) as listening:
+    try:
+        listening = await listen(host, port, config.backlog)
+    except CannotListen as error:
+        raise CommandError(str(error)) from None
+    with listening:
         await server.serve([listening])
     return 0 if server.started else 2
-
-
-async def _bound(host: str, port: int, backlog: int) -> socket.socket:
-    """Return a socket that listens there: uvicorn would end the process where it cannot."""
-    loop = asyncio.get_running_loop()
-    try:
-        (family, _, _, _, address), *_ = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return socket.create_server(address[:2], family=family, backlog=backlog)
-    except OSError as error:
-        words = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
-        raise CommandError(f"cannot serve on {host}, port {port}: {words}") from None

@@ -53,6 +53,8 @@ async def open_services(settings: Settings, urls: Urls, requests: Requests) -> A
         async with pool.acquire() as connection:
             return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
+    readiness = Readiness(redis.ping)
+    readiness.watch(pool)
     lag = LoopLag()
     probe = asyncio.create_task(lag.run(), name="loop lag probe")
     try:
@@ -63,7 +65,7 @@ async def open_services(settings: Settings, urls: Urls, requests: Requests) -> A
             redis=redis,
             client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
             accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
-            readiness=Readiness(redis.ping, pool=pool),
+            readiness=readiness,
             fleet=Fleet(pool),
             metrics=Metrics(pool, None, lag, beside=[requests]),
         )

@@ -67,10 +67,11 @@ async def test_workers_and_producers_need_no_more_than_to_work(
     assert 1 == requeued.document["requeued"]
     assert 0 == status
     assert "permission denied" not in log
-    least.environment["DATABASE_URL"] = as_role(database, READ).url
-    for words in (("producer", "results"), ("worker", "snapshots"), ("worker", "pool"), ("worker", "why")):
-        read = least.run(*words, "--json")
-        assert (0, True) == (read.status, bool(read.document)), read.stderr
+    for role in (WORK, READ):
+        least.environment["DATABASE_URL"] = as_role(database, role).url
+        for words in (("producer", "results"), ("worker", "snapshots"), ("worker", "pool"), ("worker", "why")):
+            read = least.run(*words, "--json")
+            assert (0, True) == (read.status, bool(read.document)), read.stderr
 
 
 async def test_what_each_worker_does_now_and_then_needs_no_more_either(

@@ -47,7 +47,7 @@ def url(shared_database: PoolConfig, servers: Any) -> Iterator[str]:
 
 
 @API.parametrize()
-@hypothesis.settings(max_examples=5, derandomize=True)
+@hypothesis.settings(max_examples=2, derandomize=True)
 def test_every_path_answers_as_it_is_described(case: schemathesis.Case, url: str) -> None:
     """Valid and invalid requests: the status and the content are among those told, and none is a server's error."""
     case.call_and_validate(

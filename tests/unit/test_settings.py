@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "poll_delay": 0.02,
     "keep_result": 3600.0,
     "shutdown_wait": 15,
+    "metrics_port": None,
+    "metrics_host": "127.0.0.1",
     "enable_monitoring": True,
     "stats_interval": 5.0,
     "snapshot_keep_days": 365.0,

@@ -32,8 +32,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 
 -- What `results`, `snapshots`, `pool`, `why` and `advise` read. job_results holds the fields of jobs that were not applied.
 GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_read;
-GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read; -- whether the schema is the one that a process expects
-GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_read;
+GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_work, tidepool_read; -- the front's is the first
 
 -- What a process compares with its own migrations, to say whether it is ready.
 GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;

@@ -10,6 +10,7 @@ from typing import Any
 
 from settings import Settings
 from worker import terminal
+from worker.drill import timeline
 from worker.drill.arena import Arena
 from worker.drill.faults import FAULTS
 from worker.drill.log import Log
@@ -19,6 +20,7 @@ from worker.embedded import Urls
 EXAMPLES = """  python -m worker drill                               two minutes of faults by chance
   python -m worker drill --minutes 10 --seed 7
   python -m worker drill --fault commit-reply-lost --times 50
+  python -m worker drill --fault postgres-crash --timeline crash.png
   python -m worker drill --list"""
 
 
@@ -27,6 +29,8 @@ async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls)
     if arguments.list:
         _list(as_json=arguments.json)
         return 0
+    if arguments.timeline:
+        timeline.require(arguments.timeline)
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     with tempfile.TemporaryDirectory(prefix="tidepool-drill-") as directory:
         home = Path(directory)
@@ -46,8 +50,13 @@ async def _run(arguments: argparse.Namespace, home: Path, seed: int) -> Report:
             run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
             terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:
-                return await run.repeat(arguments.fault, arguments.times)
-            return await run.mix(arguments.minutes)
+                report = await run.repeat(arguments.fault, arguments.times)
+            else:
+                report = await run.mix(arguments.minutes)
+            if arguments.timeline:
+                drawn = await timeline.write(arena, report.injected, arguments.timeline)
+                terminal.note("\n".join(map(timeline.said, drawn.marks)) if drawn else "no fault, no timeline")
+            return report
     finally:
         log.close()
 
@@ -62,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
     parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
     parser.add_argument("--workers", type=terminal.positive, default=2, metavar="W", help="processes (default 2)")
+    parser.add_argument(
+        "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
+    )
     parser.add_argument("--list", action="store_true", help="tell the faults, and do nothing")
 
 
@@ -70,6 +82,13 @@ def _faults(text: str) -> list[str]:
     if unknown := set(names) - set(FAULTS):
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(FAULTS)}")
     return names
+
+
+def _timeline(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in timeline.SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(timeline.SUFFIXES)}")
+    return path
 
 
 def _list(*, as_json: bool) -> None:

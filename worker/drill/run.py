@@ -42,12 +42,13 @@ class DrillError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What one fault did. Rates are outcomes a second.
+    """What one fault did. Rates are outcomes a second; *began* is ISO 8601.
 
     *after* is measured when what had piled up is worked off, *caught_up_s* after the recovery; None: it took too long.
     """
 
     fault: str
+    began: str
     lasted_s: float
     recovery_s: float
     before: float
@@ -215,6 +216,7 @@ class Drill:
         after = await self._rate_of(_CALM_S)
         injected = Injected(
             fault=fault.name,
+            began=began.isoformat(),
             lasted_s=round((mended - began).total_seconds(), 2),
             recovery_s=round((recovered - mended).total_seconds(), 2),
             before=round(before, 1),

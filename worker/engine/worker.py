@@ -50,13 +50,16 @@ class EngineOptions:
     """What arq's settings have no place for: the value of `ctx["engine"]`, all of it optional.
 
     *owner* names the process in Redis; *connect* makes the connection instead of arq's `create_pool`;
-    while *may_claim* says no, no new jobs are claimed and those that are here are kept.
+    while *may_claim* says no, no new jobs are claimed and those that are here are kept. *beaten* hears of every beat;
+    while *is_ready* says no, the sign of life that `arq --check` asks for is not renewed, and ends.
     """
 
     owner: str = ""
     lease_s: float = 5.0
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
     may_claim: Callable[[], bool] = lambda: True
+    beaten: Callable[[], None] = lambda: None
+    is_ready: Callable[[], bool] = lambda: True
 
 
 class Worker(arq.worker.Worker):
@@ -264,6 +267,12 @@ class Worker(arq.worker.Worker):
             self.tasks.pop(again if again in self.tasks else finish.id, None)
         self._freed.set()
         self._wakeup.set()
+
+    async def record_health(self) -> None:
+        """Renew the sign of life, if it is time."""
+        self._options.beaten()
+        if self._options.is_ready():
+            await super().record_health()
 
     # ---------------------------------------------------------------- rest
 

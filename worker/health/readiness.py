@@ -5,20 +5,24 @@ for while it is ready only. Being alive is another thing: who answers at all is.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from worker.db.connection import Connection
 from worker.db.faults import DatabaseFault, PoolTimeout
 from worker.db.migrations import MigrationError, missing
 from worker.db.pool import Pool
+from worker.db.side_connection import SideConnection
 from worker.health.kept import Kept
 
-LOOK_S = 3.0
+LOOK_S = 1.0
 """Between two looks of `Readiness.run`."""
-_KEPT_S = 1.0
+_KEPT_S = 0.5
 _PATIENCE_S = 2.0
-"""For one check. A pool whose connections are all taken for as long has no headroom."""
+"""For one check."""
+_SILENT = f"no answer within {_PATIENCE_S:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +50,30 @@ class Report:
 
 
 class Readiness:
-    """The checks of one process. *ping* asks Redis; *own*, where given, are further facts, by name.
-
-    *pool* may be set later; until then the process is starting.
-    """
+    """The checks of one process. *ping* asks Redis; *own* are further facts, by name. Until `watch` it is starting."""
 
     def __init__(
-        self,
-        ping: Callable[[], Awaitable[Any]],
-        *,
-        pool: Pool | None = None,
-        own: dict[str, Callable[[], Check]] | None = None,
+        self, ping: Callable[[], Awaitable[Any]], *, own: Mapping[str, Callable[[], Check]] | None = None
     ) -> None:
-        self.pool = pool
         self.last = Report()
         self._ping = ping
         self._own = own or {}
+        self._pool: Pool | None = None
+        self._lend: Callable[[], AbstractAsyncContextManager[Connection]] | None = None
+        self._lent = -1
         self._kept = Kept(_KEPT_S, self._look)
 
+    def watch(self, pool: Pool, *, side: SideConnection | None = None) -> None:
+        """From now on look at *pool*, and at PostgreSQL over *side* or, without, over a connection of the pool."""
+        self._pool = pool
+        self._lend = side.use if side else None
+
     async def look(self) -> Report:
-        """Return how it is now, or was within the last second. Takes some seconds at the most, and raises nothing."""
+        """Return how it is now, or was half a second ago. Takes two seconds at the most, and raises nothing."""
         return await self._kept.get()
 
     async def run(self) -> None:
-        """Look every few seconds until cancelled, so that *last* is never old."""
+        """Look every second until cancelled, so that *last* is never old."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_S)
@@ -89,40 +93,36 @@ class Readiness:
         return Check(ok=True, reason="answers")
 
     async def _look_at_database(self) -> dict[str, Check]:
-        """Look over a connection of the pool, so that the way there is the one that the work takes."""
-        if self.pool is None:
-            return {"postgresql": Check(ok=False, reason="the process is starting")}
+        lend = self._lend or (self._pool.acquire if self._pool else None)
+        if lend is None:
+            return {"pool": self._headroom()}
         try:
-            async with asyncio.timeout(_PATIENCE_S), self.pool.acquire() as connection:
+            async with asyncio.timeout(_PATIENCE_S), lend() as connection:
                 missed = await missing(connection)
         except MigrationError as error:
-            return self._fits(Check(ok=False, reason=str(error)))
+            migrations = Check(ok=False, reason=str(error))
         except (PoolTimeout, TimeoutError):
-            return self._full()
+            return {"postgresql": Check(ok=False, reason=_SILENT), "pool": self._headroom(waited=self._lend is None)}
         except DatabaseFault as error:
             return {"postgresql": Check(ok=False, reason=_words(error)), "pool": self._headroom()}
-        names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in missed)
-        return self._fits(Check(ok=not missed, reason=f"not applied: {names}" if missed else "up to date"))
+        else:
+            names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in missed)
+            migrations = Check(ok=not missed, reason=f"not applied: {names}" if missed else "up to date")
+        return {"postgresql": Check(ok=True, reason="answers"), "migrations": migrations, "pool": self._headroom()}
 
-    def _fits(self, migrations: Check) -> dict[str, Check]:
-        answers = Check(ok=True, reason="answers")
-        return {"postgresql": answers, "migrations": migrations, "pool": self._headroom()}
+    def _headroom(self, *, waited: bool = False) -> Check:
+        """Say whether whoever needs a connection gets one; *waited*: this look itself waited in vain.
 
-    def _full(self) -> dict[str, Check]:
-        """Return the checks where there was no answer in time: the pool is full, or else PostgreSQL is silent."""
-        silent = Check(ok=False, reason=f"no answer within {_PATIENCE_S:.0f} s")
-        assert self.pool is not None
-        if self.pool.stats.in_use < self.pool.limit:
-            return {"postgresql": silent, "pool": self._headroom()}
-        return {"postgresql": silent, "pool": Check(ok=False, reason=f"no turn within 2 s: {self._fullness()}")}
-
-    def _headroom(self) -> Check:
-        return Check(ok=True, reason=self._fullness())
-
-    def _fullness(self) -> str:
-        assert self.pool is not None
-        stats = self.pool.stats
-        return f"{stats.in_use} of {self.pool.limit} in use, {stats.waiting} waiting"
+        A full pool is at work. One that has lent nothing since the last look, while somebody waits, is stuck.
+        """
+        if self._pool is None:
+            return Check(ok=False, reason="the process is starting")
+        stats = self._pool.stats
+        lent, self._lent = self._lent, stats.acquire_ok
+        is_full = stats.in_use >= self._pool.limit
+        stuck = is_full and (waited or (stats.waiting > 0 and lent == stats.acquire_ok))
+        words = f"{stats.in_use} of {self._pool.limit} in use, {stats.waiting} waiting"
+        return Check(ok=not stuck, reason=f"none comes free: {words}" if stuck else words)
 
 
 def _words(error: Exception) -> str:

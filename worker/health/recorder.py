@@ -28,17 +28,24 @@ _STATM = Path("/proc/self/statm")
 
 
 class Recorder:
-    """Takes the samples of one process. *callers* is how many tasks use its pool at a time."""
+    """Takes the samples of one process. *callers* is how many tasks use its pool at a time; *lag* is run here."""
 
     def __init__(
-        self, journal: Journal, *, pool: Pool, tally: Tally, callers: Callable[[], int], interval_s: float
+        self,
+        journal: Journal,
+        *,
+        pool: Pool,
+        tally: Tally,
+        callers: Callable[[], int],
+        interval_s: float,
+        lag: LoopLag | None = None,
     ) -> None:
         self._journal = journal
         self._pool = pool
         self._tally = tally
         self._callers = callers
         self._interval_s = interval_s
-        self._lag = LoopLag()
+        self._lag = lag or LoopLag()
         self._watcher = Watcher(int(pool.config.transaction_timeout_s * 1e6))
         self._writing: asyncio.Task[None] | None = None
         self._last_ns = time.perf_counter_ns()
