@@ -60,6 +60,15 @@ def test_a_machine_that_gets_slower_moves_no_size() -> None:
     assert pytest.approx(0, abs=0.001) == error
 
 
+def test_a_machine_that_is_too_noisy_names_nothing_for_sure() -> None:
+    """Where arms of the same size differ by half: another run would name another knee."""
+    curve = dict.fromkeys(LADDER, 8000.0)
+    quiet, noisy = knee_of(measured(curve, noise=0.05)), knee_of(measured(curve, noise=0.5))
+    assert quiet is not None
+    assert noisy is not None
+    assert (True, False) == (quiet.clear, noisy.clear)
+
+
 def test_nothing_measured_has_no_knee() -> None:
     """All arms were invalid, or none is there yet."""
     assert knee_of({}) is None

@@ -19,7 +19,7 @@ from worker.terminal import CommandError
 
 _SLICE_S = 0.1
 _LOOK_S = 0.3
-_CALM_S = 5.0
+_CALM_S = 3.0
 """Before and after each fault, for the rates to compare."""
 _RECOVERY_WAIT_S = 60.0
 _CATCH_UP_WAIT_S = 30.0
@@ -42,12 +42,14 @@ class DrillError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What one fault did. Rates are outcomes a second.
+    """What one fault did. Rates are outcomes a second; *began* is ISO 8601.
 
     *after* is measured when what had piled up is worked off, *caught_up_s* after the recovery; None: it took too long.
     """
 
     fault: str
+    began: str
+    shots: int
     lasted_s: float
     recovery_s: float
     before: float
@@ -122,6 +124,7 @@ class Drill:
         began_s = time.monotonic()
         async with self._load():
             await self._arena.until(self._arena.outcomes)
+            await self._catch_up()
             await asyncio.sleep(_CALM_S)
             await faults
         lost = await self._work_off()
@@ -197,7 +200,7 @@ class Drill:
 
     async def _inject(self, fault: Fault) -> None:
         before = await self._rate_of(_CALM_S)
-        steady = self._rate if await self._is_worked_off() else before
+        steady = self._rate if await self._is_worked_off() else min(self._rate, before)
         began = datetime.now(UTC)
         try:
             jobs = await fault.inject(self._arena, self._chance)
@@ -215,6 +218,8 @@ class Drill:
         after = await self._rate_of(_CALM_S)
         injected = Injected(
             fault=fault.name,
+            began=began.isoformat(),
+            shots=self._arena.shots if fault.is_burst else 1,
             lasted_s=round((mended - began).total_seconds(), 2),
             recovery_s=round((recovered - mended).total_seconds(), 2),
             before=round(before, 1),

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 OF_BEST = 0.95
-_ERRORS, _MOST_SLACK = 1.5, 0.1
+_ERRORS, _MOST_SLACK, _MOST_ERROR = 1.5, 0.1, 0.1
 _TOP = 1 / 3
 _POLISHES = 10
 _MAD_TO_SIGMA, _MEDIAN_ERROR = 1.4826, 1.2533
@@ -36,6 +36,8 @@ class Knee:
     """Of a size's median, as a share of it."""
     rising: bool
     """Whether the knee is the largest size that was tried: larger ones may be better still."""
+    clear: bool
+    """Whether the noise is small enough to tell sizes apart that differ by a tenth."""
 
 
 def knee_of(rates: Mapping[int, Mapping[int, float]]) -> Knee | None:
@@ -55,6 +57,7 @@ def knee_of(rates: Mapping[int, Mapping[int, float]]) -> Knee | None:
         plateau=sizes[first:after],
         error=error,
         rising=len(sizes) > 1 and first == len(sizes) - 1,
+        clear=error <= _MOST_ERROR,
     )
 
 

@@ -134,8 +134,8 @@ def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str
 
 
 def _settings(record: Record, knee: Knee | None) -> dict[str, int]:
-    """Return what to set; nothing before all is measured."""
-    if knee is None or len(record.arms) < len(trials(record.plan)):
+    """Return what to set; nothing before all is measured, or where the noise hides what differs."""
+    if knee is None or not knee.clear or len(record.arms) < len(trials(record.plan)):
         return {}
     limit = record.plan.batch_limit
     return {"POOL_MAX_SIZE": knee.size, **({} if limit is None else {"BATCH_LIMIT": limit})}

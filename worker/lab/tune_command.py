@@ -124,7 +124,7 @@ def _cells(row: dict[str, Any], knee: dict[str, Any] | None) -> list[str]:
 def _words(record: Record, document: dict[str, Any], default: int) -> list[str]:
     """Return what the figures come to, line by line."""
     plan, knee = record.plan, document["knee"]
-    lines = [f"does not count ({count} arms): {reason}" for reason, count in document["invalid"].items()]
+    lines = [f"does not count: {count} of the arms, {reason}" for reason, count in document["invalid"].items()]
     if document["plot"] is None:
         lines.append(plot.MISSING)
     drift = document["drift"]
@@ -141,6 +141,11 @@ def _words(record: Record, document: dict[str, Any], default: int) -> list[str]:
         return [*lines, "no arm counts, so there is nothing to recommend"]
     upto = f" to {knee['plateau'][-1]}" if len(knee["plateau"]) > 1 else ""
     lines.append(f"knee: {knee['size']}; as good: {knee['size']}{upto} (a median is off by {knee['error']:.1%})")
+    if not knee["clear"]:
+        return [
+            *lines,
+            "that is too much noise to tell sizes apart, so nothing is recommended: run it again when quiet",
+        ]
     if knee["rising"]:
         lines.append("the largest size is the best: there may be better ones beyond it")
     lines.append(_advisor(document["advisor"]))

@@ -1,0 +1,76 @@
+"""What a run of `tune` says: medians by size, the knee, the drift, the advisor, and when it recommends nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.lab.arm import Arm
+from worker.lab.record import Record
+from worker.lab.trials import Plan, trials
+from worker.lab.tune import report
+
+RATES = {1: 400.0, 2: 980.0, 4: 1000.0}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    """Give a run of two rounds that is complete."""
+    plan = Plan((1, 2, 4), 2, 1.0, 1, 100, 0.0, 1, 4, 7)
+    return Record(tmp_path, plan, [arm(trial.number, trial.round, trial.size, trial.control) for trial in trials(plan)])
+
+
+def arm(number: int, of_round: int, size: int, control: bool, **others: Any) -> Arm:  # noqa: FBT001
+    """Return an arm as the pool of its size would be."""
+    usual: dict[str, Any] = {
+        "jobs_per_second": RATES[size], "wait_ms": {"p50": 1.0}, "latency_ms": {"p50": 2.0},
+        "cpu": {"worker": 0.5, "others": 0.1}, "memory_mb": {"worker": 70.0}, "connections": {"open": float(size)},
+        "client_lag_ms": 1.0, "bound": "pool", "invalid": "",
+    }  # fmt: skip
+    return Arm(number, of_round, size, control, **{**usual, **others})
+
+
+def said(**others: Any) -> dict[str, Any]:
+    """Return what the advisor says of a size."""
+    return {"verdict": "ok", "words": "", "advised": None, **others}
+
+
+def test_the_smallest_good_size_is_to_be_used(record: Record) -> None:
+    """With the batch limit that it was measured with."""
+    document = report(record, {})
+    assert {"POOL_MAX_SIZE": 2, "BATCH_LIMIT": 1} == document["settings"]
+    assert [(1, 400, 2), (2, 980, 2), (4, 1000, 2)] == [
+        (row["size"], row["jobs_per_second"], row["arms"]) for row in document["sizes"]
+    ]
+    assert ({"worker": 0.5, "others": 0.1}, "pool") == (document["sizes"][0]["cpu"], document["sizes"][0]["bound"])
+    assert 0.1 == document["others"]
+
+
+def test_a_run_that_is_not_complete_recommends_nothing(record: Record) -> None:
+    """It was interrupted: the best sizes may be yet to come."""
+    record.arms.pop()
+    document = report(record, {})
+    assert (8, 9, {}) == (document["arms"], document["of"], document["settings"])
+
+
+def test_arms_that_do_not_count_are_counted_apart(record: Record) -> None:
+    """And a run in which none counts has no knee."""
+    record.arms = [arm(n, 0, 2, False, invalid="the queue ran dry") for n in range(9)]  # noqa: FBT003
+    document = report(record, {})
+    assert ({"the queue ran dry": 9}, None, {}) == (document["invalid"], document["knee"], document["settings"])
+    assert [0, 0, 0] == [row["arms"] for row in document["sizes"]]
+
+
+def test_controls_that_come_apart_tell_of_an_unsteady_machine(record: Record) -> None:
+    """By how much, as a share of their median."""
+    assert (0.0, True) == (report(record, {})["drift"]["spread"], report(record, {})["drift"]["steady"])
+    record.arms[0] = arm(0, 0, 4, True, jobs_per_second=700.0)  # noqa: FBT003
+    drift = report(record, {})["drift"]
+    assert (0.3, False) == (drift["spread"], drift["steady"])
+
+
+@pytest.mark.parametrize(("advised", "agrees"), [(2, True), (4, True), (1, False), (8, False), (None, None)])
+def test_the_advisor_agrees_where_it_names_a_size_as_good(record: Record, advised: Any, agrees: Any) -> None:
+    """From the knee to the last size that is as good; without advice it neither agrees nor disagrees."""
+    assert agrees == report(record, {2: said(advised=advised)})["advisor"]["agrees"]
+    assert report(record, {4: said(advised=4)})["advisor"] is None
