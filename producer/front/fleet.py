@@ -29,9 +29,12 @@ class Fleet:
         return await self._read.get()
 
     async def _read_now(self) -> dict[str, Any]:
+        tables, groups = await asyncio.gather(self._read_tables(), self.groups())
+        return {**tables, "groups": groups}
+
+    async def _read_tables(self) -> dict[str, Any]:
         async with self._pool.acquire() as connection:
-            fleet = await read_fleet(connection, silent_after=self._silent_after)
-        return {**fleet, "groups": await self.groups()}
+            return await read_fleet(connection, silent_after=self._silent_after)
 
     async def groups(self) -> list[dict[str, Any]] | None:
         """Return the verdicts, as `worker.health.fleet.read_groups` does; None until there are some."""
