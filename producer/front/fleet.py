@@ -11,7 +11,7 @@ from worker.health.kept import Kept
 _LIFE_S = 1.0
 _JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 120.0
 _SILENT_TICKS, _LEAST_SILENT = 4, timedelta(minutes=2)
-_PATIENCE_S = 0.1
+_PATIENCE_S = 0.05
 """For the first verdict, which takes up to a second to compute."""
 
 
