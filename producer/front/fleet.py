@@ -11,7 +11,7 @@ from worker.health.kept import Kept
 _LIFE_S = 1.0
 _JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 120.0
 _SILENT_TICKS, _LEAST_SILENT = 4, timedelta(minutes=2)
-_PATIENCE_S = 0.1
+_PATIENCE_S = 0.05
 """For the first verdict, which takes up to a second to compute."""
 
 
@@ -29,9 +29,12 @@ class Fleet:
         return await self._read.get()
 
     async def _read_now(self) -> dict[str, Any]:
+        tables, groups = await asyncio.gather(self._read_tables(), self.groups())
+        return {**tables, "groups": groups}
+
+    async def _read_tables(self) -> dict[str, Any]:
         async with self._pool.acquire() as connection:
-            fleet = await read_fleet(connection, silent_after=self._silent_after)
-        return {**fleet, "groups": await self.groups()}
+            return await read_fleet(connection, silent_after=self._silent_after)
 
     async def groups(self) -> list[dict[str, Any]] | None:
         """Return the verdicts, as `worker.health.fleet.read_groups` does; None until there are some."""
