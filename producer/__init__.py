@@ -6,7 +6,6 @@
 - `commands_file`  commands from JSON Lines, with what is wrong with each refused line
 - `run`            one run: enqueue, follow, report; `fleet` runs workers for its length
 - `requeue`        takes outcomes back and enqueues their jobs again
-- `front`          the same over HTTP, with a page for operators
 - `report`         what a run counts and prints
 - `front`          the HTTP front and the operators' page; `serve_command` starts it, `demo` gives it something to show
 - `__main__`       `python -m producer`

@@ -20,7 +20,8 @@ from tests.browser import CHROMIUM
 _ROOT = Path(__file__).parents[1]
 _PORT = 8765
 _SHOTS = (("page-light", 1280, "light"), ("page-dark", 1280, "dark"), ("page-phone", 360, "light"))
-_PHONE_HEIGHT = 1560
+_WIDE = 1000
+_HEIGHT, _PHONE_HEIGHT = 2180, 1560
 
 
 def main() -> None:
@@ -55,15 +56,14 @@ def _take(url: str, minutes: float) -> None:
             page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             page.wait_for_timeout(1500)
             path = _ROOT / "docs" / f"{name}.png"
-            phone = width < 1000
-            page.screenshot(path=path, full_page=not phone)
+            height = _PHONE_HEIGHT if width < _WIDE else _HEIGHT
+            page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
             print(f"{path.relative_to(_ROOT)}: {path.stat().st_size // 1000} kB")
         browser.close()
 
 
 def _open(browser: Browser, url: str, width: int, scheme: str) -> Page:
-    height = _PHONE_HEIGHT if width < 1000 else 900
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     while True:
         try:

@@ -46,6 +46,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         responses=RESPONSES,
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # /metrics is ours
     )
     app.add_middleware(Shortcut, front=app, routes=commands.router.routes)
     token = settings.front_token

@@ -6,6 +6,7 @@ there is no loop.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -16,7 +17,9 @@ from worker import wire
 from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected
 
 _MOST_AT_ONCE = 500
-_LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.00001
+_LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
+_MOST_AT_A_TURN = 16
+"""Callers who are answered in one turn of the event loop."""
 _TROUBLE_DELAY_S = 0.2
 """After an error of Redis. Who waits may wait on: their jobs are in the queue, and time is up in any case."""
 
@@ -74,11 +77,20 @@ class Waits:
             except (RedisError, OSError):
                 await asyncio.sleep(_TROUBLE_DELAY_S)
                 return
-            for job_id, result in zip(some, results, strict=True):
-                if result is not None:
-                    outcome = outcome_of(result)
-                    for future in self._waiting.get(job_id, ()):
-                        _tell(future, outcome)
+            await self._tell_all([(job_id, found) for job_id, found in zip(some, results, strict=True) if found])
+
+    async def _tell_all(self, results: Sequence[tuple[str, bytes]]) -> None:
+        """Tell outcomes a few at a time, so that those who have theirs ask anew while the others are answered.
+
+        Else all callers would go in step: the worker would have nothing to do while they are answered, and they
+        nothing while it works.
+        """
+        for number, (job_id, result) in enumerate(results, 1):
+            outcome = outcome_of(result)
+            for future in self._waiting.get(job_id, ()):
+                _tell(future, outcome)
+            if number % _MOST_AT_A_TURN == 0:
+                await asyncio.sleep(0)
 
 
 def outcome_of(result: bytes) -> Outcome:

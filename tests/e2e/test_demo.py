@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def start_demo(service: Service) -> subprocess.Popen[str]:
-    """Start it."""
+@pytest.fixture
+def demo(service: Service) -> Iterator[subprocess.Popen[str]]:
+    """Start it; where the test fails, it is told to stop and not killed, as its workers would stay."""
     demo = subprocess.Popen(
         [sys.executable, "-m", "producer", "serve", "--demo", "--json", "--port", str(free_port())],
         env=service.environment,
@@ -32,14 +34,16 @@ def start_demo(service: Service) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    service.started.append(demo)
-    return demo
+    yield demo
+    demo.terminate()
+    demo.communicate(timeout=30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-async def test_the_demo_works_until_it_is_stopped(service: Service, rows: Any, number: signal.Signals) -> None:
+async def test_the_demo_works_until_it_is_stopped(
+    demo: subprocess.Popen[str], rows: Any, number: signal.Signals
+) -> None:
     """Two workers settle a steady load; afterwards no process holds a connection."""
-    demo = start_demo(service)
     assert demo.stdout is not None
     url = json.loads(demo.stdout.readline())["url"]
 

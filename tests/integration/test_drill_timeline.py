@@ -37,7 +37,7 @@ async def plant(connection: Any, at_s: float, jobs: int, status: str = "applied"
 def fault(**others: Any) -> Injected:
     """Return a fault of two seconds, after which it took one to recover."""
     usual: dict[str, Any] = {"fault": "kill", "began": BEGAN.isoformat(), "lasted_s": 2.0, "recovery_s": 1.0}
-    rates = {"before": 100.0, "during": 0.0, "caught_up_s": 0.0, "after": 100.0, "slow_after": False}
+    rates = {"shots": 1, "before": 100.0, "during": 0.0, "caught_up_s": 0.0, "after": 100.0, "slow_after": False}
     return Injected(**{**usual, **rates, **others})
 
 

@@ -30,6 +30,7 @@ class Mutation:
 LEDGER, FAULTS = "tests/integration/test_ledger.py", "tests/integration/test_ledger_faults.py"
 LEASES, POISON = "tests/integration/test_leases.py", "tests/integration/test_poison.py"
 ONE_POISON = f"{POISON}::test_poison_has_its_outcome_and_harms_nobody"
+GUARD, COMMANDS = "tests/integration/test_front_guard.py", "tests/integration/test_front_commands.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
 
 MUTATIONS = [
@@ -328,5 +329,69 @@ MUTATIONS = [
         "ConfigDict(strict=True, frozen=True",
         "ConfigDict(strict=False, frozen=True",
         f"{ONE_POISON}[P8 truth for number]",
+    ),
+    # ---------------------------------------------------------------- the front
+    Mutation(
+        "front: it answers to any name",
+        "producer/front/guard.py",
+        'if self._token is not None or _names_this_machine(headers.get(b"host", b"")):',
+        "if headers:",
+        f"{GUARD}::test_a_front_without_a_token_answers_to_no_other_name",
+    ),
+    Mutation(
+        "front: changes are taken from other sites",
+        "producer/front/guard.py",
+        "if not _from_here(headers):",
+        "if _from_here(headers) is None:",
+        f"{GUARD}::test_changes_are_not_taken_from_another_site",
+    ),
+    Mutation(
+        "front: what a form sends is a command",
+        "producer/front/guard.py",
+        'if not empty and scope["path"] != PATH and not',
+        "if empty and not",
+        f"{GUARD}::test_what_a_form_can_send_is_no_command",
+    ),
+    Mutation(
+        "front: a body is as long as it likes",
+        "producer/front/guard.py",
+        "if size > MOST_BODY_BYTES:",
+        "if size < 0:",
+        f"{GUARD}::test_a_body_that_is_too_large_is_refused",
+    ),
+    Mutation(
+        "front: any token will do",
+        "producer/front/guard.py",
+        "return hmac.compare_digest(given.strip(), self._token)",
+        "return bool(given.strip())",
+        f"{GUARD}::test_a_token_is_asked_of_everybody",
+    ),
+    Mutation(
+        "front: a session is not signed",
+        "producer/front/sign_in.py",
+        "return signed and self._clock()",
+        "return self._clock()",
+        f"{GUARD}::test_a_session_ends",
+    ),
+    Mutation(
+        "front: addresses are never forgotten",
+        "producer/front/rates.py",
+        "self._full_at_s.popitem(last=False)",
+        "self._full_at_s.keys()",
+        f"{GUARD}::test_the_buckets_are_bounded",
+    ),
+    Mutation(
+        "front: a repeated job is not looked up",
+        "producer/front/commands.py",
+        "await accepting.settled(submission.id) if key is not None else None",
+        "None",
+        f"{COMMANDS}::test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger",
+    ),
+    Mutation(
+        "front: who leaves is waited for",
+        "producer/front/waiting.py",
+        "futures.remove(future)",
+        "futures.count(future)",
+        f"{COMMANDS}::test_a_caller_who_leaves_is_not_waited_for",
     ),
 ]

@@ -46,7 +46,7 @@ class SnapshotRepository:
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["fleet_health"], since)]
 
     async def window(self, since: datetime, every: timedelta) -> list[dict[str, Any]]:
-        """Return the rows since then, of each process one for each stretch of *every*: the last one."""
+        """Return what verdicts need of the rows since then: each process's last one in each stretch of *every*."""
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since, every)]
 
     async def peak(self, since: datetime) -> int:

@@ -26,7 +26,7 @@ from worker.embedded.server import Server
 from worker.engine.leases import release_owners
 from worker.identity import worker_id_prefix
 
-_QUEUE = "arq:queue"
+QUEUE = "arq:queue"
 _LOOK_S = 0.05
 _WAIT_S = 60.0
 _PATIENT_S = "20"
@@ -61,10 +61,14 @@ class Worker:
 
 @dataclass
 class Arena:
-    """Servers under *home*, and *count* workers; a worker that ends is started anew, and counted if nobody ended it."""
+    """Servers under *home*, and *count* workers; a worker that ends is started anew, and counted if nobody ended it.
+
+    *shots* is how often a fault strikes that comes in bursts.
+    """
 
     home: Path
     count: int
+    shots: int
     workers: list[Worker] = field(default_factory=list)
     ended_by_themselves: int = 0
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -75,7 +79,7 @@ class Arena:
         self.urls = embedded.urls(self.home)
         self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
         await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
-        self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=_QUEUE)
+        self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
         self._open.push_async_callback(self.redis.aclose, close_connection_pool=True)
         for number in range(self.count):
             worker = Worker(
@@ -119,7 +123,7 @@ class Arena:
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
-        keys = await self.redis.keys(f"{_QUEUE}:held:{worker_id_prefix(worker.pid)}*")
+        keys = await self.redis.keys(f"{QUEUE}:held:{worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
     async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
@@ -138,11 +142,11 @@ class Arena:
 
     async def bury(self, pid: int) -> None:
         """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
-        await release_owners(self.redis, _QUEUE, worker_id_prefix(pid))
+        await release_owners(self.redis, QUEUE, worker_id_prefix(pid))
 
     async def queued(self) -> int:
         """Return how many jobs wait or run."""
-        return int(await self.redis.zcard(_QUEUE))
+        return int(await self.redis.zcard(QUEUE))
 
     async def start_producer(self, rate: float) -> asyncio.subprocess.Process:
         """Start the producer on commands that come through its standard input, at up to twice *rate* a second."""

@@ -19,9 +19,11 @@ from worker.embedded import Urls
 
 EXAMPLES = """  python -m worker drill                               two minutes of faults by chance
   python -m worker drill --minutes 10 --seed 7
-  python -m worker drill --fault commit-reply-lost --times 50
+  python -m worker drill --fault commit-reply-lost --shots 1000
   python -m worker drill --fault postgres-crash --timeline crash.png
   python -m worker drill --list"""
+
+_SHOTS, _SHOTS_BY_CHANCE = 25, 3
 
 
 async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
@@ -46,7 +48,7 @@ async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls)
 async def _run(arguments: argparse.Namespace, home: Path, seed: int) -> Report:
     log = Log(home / "log.jsonl", seed)
     try:
-        async with Arena(home / "servers", arguments.workers) as arena:
+        async with Arena(home / "servers", arguments.workers, _shots(arguments)) as arena:
             run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
             terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:
@@ -67,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fault", type=_faults, metavar="A,B", help="only these, in this order (default: by chance, see --minutes)"
     )
     parser.add_argument("--times", type=terminal.positive, default=1, metavar="N", help="each so often (default 1)")
+    parser.add_argument(
+        "--shots", type=terminal.positive, metavar="K", help="of each burst (default 25; 3 among faults by chance)"
+    )
     parser.add_argument("--minutes", type=float, default=2.0, metavar="M", help="faults by chance for M (default 2)")
     parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
     parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
@@ -75,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
     )
     parser.add_argument("--list", action="store_true", help="tell the faults, and do nothing")
+
+
+def _shots(arguments: argparse.Namespace) -> int:
+    return arguments.shots or (_SHOTS if arguments.fault else _SHOTS_BY_CHANCE)
 
 
 def _faults(text: str) -> list[str]:
@@ -98,7 +107,7 @@ def _list(*, as_json: bool) -> None:
 
 def _print(report: Report) -> None:
     table = terminal.figures_table(
-        ("fault", "times", "recovery p50", "p99", "max", "before", "during", "after", ""), words=("fault", "")
+        ("fault", "times", "shots", "recovery p50", "p99", "max", "before", "during", "after", ""), words=("fault", "")
     )
     for name in FAULTS:
         if ones := [one for one in report.injected if one.fault == name]:
@@ -124,4 +133,5 @@ def _row(name: str, ones: list[Injected]) -> list[str]:
     quantiles = [recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] for share in (0.5, 0.99, 1.0)]
     slow = sum(one.slow_after for one in ones)
     figures = [*(f"{second:.2f}" for second in quantiles), *(f"{rate:,.0f}" for rate in rates)]
-    return [name, str(len(ones)), *figures, f"slow after {slow} of them" if slow else ""]
+    counts = [str(len(ones)), f"{sum(one.shots for one in ones):,}"]
+    return [name, *counts, *figures, f"slow after {slow} of them" if slow else ""]

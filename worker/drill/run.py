@@ -19,7 +19,7 @@ from worker.terminal import CommandError
 
 _SLICE_S = 0.1
 _LOOK_S = 0.3
-_CALM_S = 5.0
+_CALM_S = 3.0
 """Before and after each fault, for the rates to compare."""
 _RECOVERY_WAIT_S = 60.0
 _CATCH_UP_WAIT_S = 30.0
@@ -49,6 +49,7 @@ class Injected:
 
     fault: str
     began: str
+    shots: int
     lasted_s: float
     recovery_s: float
     before: float
@@ -123,6 +124,7 @@ class Drill:
         began_s = time.monotonic()
         async with self._load():
             await self._arena.until(self._arena.outcomes)
+            await self._catch_up()
             await asyncio.sleep(_CALM_S)
             await faults
         lost = await self._work_off()
@@ -198,7 +200,7 @@ class Drill:
 
     async def _inject(self, fault: Fault) -> None:
         before = await self._rate_of(_CALM_S)
-        steady = self._rate if await self._is_worked_off() else before
+        steady = self._rate if await self._is_worked_off() else min(self._rate, before)
         began = datetime.now(UTC)
         try:
             jobs = await fault.inject(self._arena, self._chance)
@@ -217,6 +219,7 @@ class Drill:
         injected = Injected(
             fault=fault.name,
             began=began.isoformat(),
+            shots=self._arena.shots if fault.is_burst else 1,
             lasted_s=round((mended - began).total_seconds(), 2),
             recovery_s=round((recovered - mended).total_seconds(), 2),
             before=round(before, 1),

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from worker.health.queueing import Prediction, closed, opened
 from worker.health.window import Tick, Window
@@ -113,18 +113,43 @@ class Advice:
         return self.size < self.limit
 
 
+class _Part(NamedTuple):
+    """What a load is made of, of one tick. Times in microseconds."""
+
+    served: int
+    in_use_us: int
+    waiting_us: int
+    us: float
+    callers: int
+
+
 def load_of(ticks: Sequence[Tick]) -> Load | None:
     """Return the load of one process on average over *ticks*; None where nothing was served."""
-    window = Window(ticks)
-    served = window.served
+    return _load_of([_part(tick) for tick in ticks])
+
+
+def _part(tick: Tick) -> _Part:
+    return _Part(
+        served=tick.gain("acquire_ok"),
+        in_use_us=tick.gain("in_use_us"),
+        waiting_us=tick.gain("waiting_us"),
+        us=tick.us,
+        callers=tick.now["callers"] or 0,
+    )
+
+
+def _load_of(parts: Sequence[_Part]) -> Load | None:
+    if not parts:
+        return None
+    columns = tuple(zip(*parts, strict=True))
+    served, in_use_us, waiting_us, us = (sum(column) for column in columns[:-1])
     if not served:
         return None
-    hold_us = window.total("in_use_us") / served
-    callers = max((tick.now["callers"] or 0 for tick in ticks), default=0)
+    hold_us = in_use_us / served
+    callers = max(columns[-1])
     if not callers:
-        return Load(None, hold_us / 1000, window.us / served / 1000)
-    at_the_pool_us = window.total("in_use_us", "waiting_us")
-    between_us = max(0.0, callers * window.us - at_the_pool_us) / served
+        return Load(None, hold_us / 1000, us / served / 1000)
+    between_us = max(0.0, callers * us - in_use_us - waiting_us) / served
     return Load(callers, hold_us / 1000, between_us / 1000)
 
 
@@ -171,7 +196,8 @@ def _busy_load(ticks: Sequence[Tick]) -> Load:
 
 def _range(ticks: Sequence[Tick], chance: random.Random) -> tuple[int, int]:
     """Return the 5th and 95th of a hundred sizes that samples of the ticks lead to (Efron's bootstrap)."""
-    samples = (load_of(chance.choices(ticks, k=len(ticks))) for _ in range(_RESAMPLES))
+    parts = [_part(tick) for tick in ticks]
+    samples = (_load_of(chance.choices(parts, k=len(parts))) for _ in range(_RESAMPLES))
     sizes = sorted(load.demand() for load in samples if load)
     return sizes[len(sizes) // 20], sizes[-1 - len(sizes) // 20]
 

@@ -8,16 +8,21 @@ from worker.db.repositories import Repositories
 from worker.health.verdict import Study
 from worker.health.window import Row, groups_of, ticks_of
 
-_MOST_ROWS = 360
+MOST_ROWS = 360
 """Of one process, in a window and the same time before it: a longer one is read at a lower resolution."""
 _PEAK_OF = timedelta(days=7)
 
 
-async def read_studies(connection: Connection, *, since: datetime, until: datetime) -> list[Study]:
-    """Return a study for each group of processes that are set up alike, of those that lived in the window."""
+async def read_studies(
+    connection: Connection, *, since: datetime, until: datetime, most_rows: int = MOST_ROWS
+) -> list[Study]:
+    """Return a study for each group of processes that are set up alike, of those that lived in the window.
+
+    With fewer than *most_rows* of each process it costs less, and sees less of what is short.
+    """
     repositories = Repositories(connection)
     before = since - (until - since)
-    rows = await repositories.snapshots.window(before, (until - before) / _MOST_ROWS)
+    rows = await repositories.snapshots.window(before, (until - before) / most_rows)
     peak = await repositories.snapshots.peak(until - _PEAK_OF)
     server = await repositories.server.window(since)
     return studies_of(rows, server, since=since, until=until, peak=peak)

@@ -61,7 +61,7 @@ export class Chart {
         cursor: { drag: { x: false, y: false }, points: { size: 6 } },
         scales: { x: { time: true, range: () => this.range }, y: { range: (_, __, most) => [0, Math.max(most * 1.1, this.least)] } },
         axes: [
-          { ...axis, grid: { show: false }, size: 26, incrs: STEPS_S, space: 54, values: (_, at, __, ___, step) => at.map((s) => clock(s * 1000).slice(0, step < MINUTE ? 8 : 5)) },
+          { ...axis, grid: { show: false }, size: 26, incrs: STEPS_S, space: 72, values: (_, at, __, ___, step) => at.map((s) => clock(s * 1000).slice(0, step < MINUTE ? 8 : 5)) },
           { ...axis, size: 54, space: 32, values: (_, values) => values.map(this.format) },
         ],
         series: [{}, ...this.lines.map((line, n) => this.drawn(line, n))],
@@ -74,7 +74,8 @@ export class Chart {
 
   drawn({ color }, n) {
     const stroke = ink(color);
-    return { stroke, width: 1.75, dash: DASHES[n % DASHES.length], fill: this.filled && n === 0 ? `${stroke}22` : undefined, points: { show: false }, spanGaps: false };
+    const few = () => this.lines[n].values.filter((value) => value !== null).length < 3; // of one alone there is no line
+    return { stroke, width: 1.75, dash: DASHES[n % DASHES.length], fill: this.filled && n === 0 ? `${stroke}22` : undefined, points: { show: few, size: 5, fill: stroke }, spanGaps: false };
   }
 
   fit() {

@@ -63,7 +63,7 @@ function tiles({ tallies, queue: found, history, window: name }) {
   say("tile-workers-aside", history.ended ? `${figure(history.ended)} ended ${WINDOW_WORDS[name]}` : "processes");
   const total = (status) => tallies.functions.reduce((sum, one) => sum + one.jobs[status], 0);
   say("tile-bad", figure(total("failed") + total("rejected")));
-  say("tile-bad-aside", `${figure(total("failed"))} failed, ${figure(total("rejected"))} rejected, 5 min`);
+  say("tile-bad-aside", `${figure(total("failed"))} failed, ${figure(total("rejected"))} rejected`);
 }
 
 function throughput({ tallies, history, window: name }, shown) {
@@ -103,7 +103,7 @@ function parted(series) {
 }
 
 function pools({ history, groups }, shown) {
-  redraw(byId("verdicts"), groups, () => (groups ? groups.map(verdict) : el("p", { class: "hint" }, "Judging the last 15 minutes …")));
+  verdicts(groups);
   const drawn = [...history.pools].sort((a, b) => (a.process < b.process ? -1 : 1)).slice(0, PROCESS_COLORS.length);
   for (const name of ["in_use", "waiting", "wait_p95_ms"]) {
     charts[name].show(history.times, drawn.map((pool, n) => ({ name: pool.process, color: PROCESS_COLORS[n], values: pool.series[name] })), ...shown);
@@ -125,13 +125,22 @@ function processRow(pool) {
     cell("Memory", `${figure(Math.round(pool.memory_mb))} MB`));
 }
 
-function verdict(group) {
+/** Draw the verdicts; figures that a person has opened stay open, and in focus. */
+function verdicts(groups) {
+  const host = byId("verdicts");
+  const opened = [...host.querySelectorAll("details")].map((details) => details.open);
+  const focused = [...host.querySelectorAll("summary")].indexOf(document.activeElement);
+  redraw(host, groups, () => (groups ? groups.map((group, n) => verdict(group, opened[n])) : el("p", { class: "hint" }, "Judging the last 15 minutes …")));
+  if (focused >= 0) host.querySelectorAll("summary")[focused]?.focus();
+}
+
+function verdict(group, opened) {
   const [tone, sign, title] = VERDICTS[group.verdict] ?? ["calm", "•", group.verdict];
   const count = group.processes.length;
   return el("article", { class: `verdict tone-${tone}` },
     el("h3", {}, el("span", { class: "sign", "aria-hidden": "true" }, sign), title, el("code", {}, group.verdict)),
     el("p", {}, `${sentence(group.words)} ${group.advice}`),
-    el("details", {}, el("summary", {}, `${count} process${count === 1 ? "" : "es"} with a pool of ${group.pool_limit}, the last 15 minutes: the figures`),
+    el("details", { open: opened ? "" : null }, el("summary", {}, `${count} process${count === 1 ? "" : "es"} with a pool of ${group.pool_limit}, the last 15 minutes: the figures`),
       el("ul", {}, group.evidence.map((one) => el("li", {}, evidence(one))))));
 }
 

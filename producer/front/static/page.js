@@ -56,7 +56,8 @@ function take(picture) {
   watch();
   last = picture.at;
   byId("link").dataset.state = "live";
-  say("link-words", `Live, ${clock(picture.at)}`);
+  say("link-words", "Live"); // its clock stands beside it, so that nobody has it read out each second
+  say("link-at", clock(picture.at));
   byId("notice").hidden = true;
   if (picture.window !== chosen()) return; // of the window before
   if (!byId("overview").hidden) show(picture);
@@ -66,6 +67,7 @@ function take(picture) {
 function lost(words) {
   byId("link").dataset.state = "lost";
   say("link-words", "Trying again");
+  say("link-at", "");
   const kept = last ? ` The figures are of ${clock(last)}.` : "";
   say("notice", `${words}${kept} It is tried again until it works.`);
   byId("notice").hidden = false;

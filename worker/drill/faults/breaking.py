@@ -29,6 +29,8 @@ class Fault:
     name: str
     words: str
     inject: Inject
+    is_burst: bool = False
+    """Whether it strikes `Arena.shots` times, with no rest between them."""
     loses_queue: bool = False
     """Whether jobs that are in Redis only are gone by it: reported by id, and enqueued again."""
 

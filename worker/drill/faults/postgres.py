@@ -10,8 +10,6 @@ import asyncpg
 from worker.drill.arena import Arena
 from worker.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, frozen
 
-_SHOTS = 20
-
 
 async def _backends(arena: Arena, chance: random.Random) -> None:
     for _ in range(20):
@@ -77,11 +75,11 @@ async def _postgres_slow(arena: Arena, _chance: random.Random) -> None:
 
 async def _lose_commits(arena: Arena, chance: random.Random, *, passes_on: bool) -> None:
     lost = asyncio.Semaphore(0)
-    for _ in range(_SHOTS):
+    for _ in range(arena.shots):
         chance.choice(arena.workers).postgres.trap(b"COMMIT", passes_on=passes_on, bite=lost.release)
     try:
-        async with asyncio.timeout(LONG_S):
-            for _ in range(_SHOTS):
+        async with asyncio.timeout(LONG_S + arena.shots):
+            for _ in range(arena.shots):
                 await lost.acquire()
     finally:
         for worker in arena.workers:
@@ -114,10 +112,11 @@ FAULTS = (
     ),
     Fault(
         "commit-reply-lost",
-        "Twenty COMMITs are carried out, and their answers are lost with the connection.",
+        "COMMITs are carried out, and their answers are lost with the connection.",
         _commit_reply_lost,
+        is_burst=True,
     ),
-    Fault("commit-lost", "Twenty COMMITs never arrive, and the connection is lost.", _commit_lost),
+    Fault("commit-lost", "COMMITs never arrive, and the connection is lost.", _commit_lost, is_burst=True),
     Fault("postgres-frozen", "The way to PostgreSQL swallows everything, and no connection is told.", _postgres_frozen),
     Fault("postgres-cut", "The connections to PostgreSQL are cut, again and again, at any point.", _postgres_cut),
     Fault("postgres-slow", "Everything takes 50 ms longer to PostgreSQL and back.", _postgres_slow),

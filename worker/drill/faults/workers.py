@@ -6,8 +6,6 @@ import signal
 
 from worker.drill.arena import PLAIN, Arena, Worker
 from worker.drill.faults.breaking import LONG_S, SHORT_S, Fault, pause
-from worker.drill.proxy import Proxy
-from worker.engine.leases import script
 
 
 async def _kill(arena: Arena, chance: random.Random) -> list[str]:
@@ -22,22 +20,6 @@ async def _kill_supervised(arena: Arena, chance: random.Random) -> list[str]:
     worker.signal(signal.SIGKILL)
     await arena.bury(pid)
     return held
-
-
-async def _kill_before_commit(arena: Arena, chance: random.Random) -> None:
-    await _crash_at(arena, chance, "postgres", b"COMMIT", passes_on=False)
-
-
-async def _kill_after_commit(arena: Arena, chance: random.Random) -> None:
-    await _crash_at(arena, chance, "postgres", b"COMMIT", passes_on=True)
-
-
-async def _kill_before_finish(arena: Arena, chance: random.Random) -> None:
-    await _crash_at(arena, chance, "redis", await _finish_script(arena), passes_on=False)
-
-
-async def _kill_after_finish(arena: Arena, chance: random.Random) -> None:
-    await _crash_at(arena, chance, "redis", await _finish_script(arena), passes_on=True)
 
 
 async def _pause_short(arena: Arena, chance: random.Random) -> None:
@@ -75,31 +57,6 @@ async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[st
         await asyncio.sleep(chance.uniform(0.001, 0.02))
 
 
-async def _crash_at(arena: Arena, chance: random.Random, server: str, words: bytes, *, passes_on: bool) -> None:
-    """Kill a worker at its next request with *words*, and give its jobs back, as its parent does."""
-    worker = chance.choice(arena.workers)
-    proxy: Proxy = getattr(worker, server)
-    pid, process, crashed = worker.pid, worker.process, asyncio.Event()
-
-    def crash() -> None:
-        worker.signal(signal.SIGKILL)
-        crashed.set()
-
-    proxy.trap(words, passes_on=passes_on, bite=crash)
-    try:
-        async with asyncio.timeout(LONG_S):
-            await crashed.wait()
-    finally:
-        proxy.disarm()
-    await arena.until_another(worker, process)
-    await arena.bury(pid)
-
-
-async def _finish_script(arena: Arena) -> bytes:
-    """Return what a call of the script that acknowledges jobs has in it: its digest."""
-    return (await arena.redis.script_load(script("finish"))).encode()
-
-
 FAULTS = (
     Fault("kill", "A worker is killed, and nobody tells: its leases have to end.", _kill),
     Fault(
@@ -107,22 +64,6 @@ FAULTS = (
         "A worker is killed, and its parent gives its jobs back, as `--workers` does.",
         _kill_supervised,
     ),
-    Fault(
-        "kill-before-commit",
-        "A worker is killed at the very moment when it sends COMMIT, which does not arrive.",
-        _kill_before_commit,
-    ),
-    Fault(
-        "kill-after-commit",
-        "A worker is killed when its COMMIT has gone out, before it can acknowledge anything.",
-        _kill_after_commit,
-    ),
-    Fault(
-        "kill-before-finish",
-        "A worker is killed as it acknowledges committed jobs, and Redis never hears of it.",
-        _kill_before_finish,
-    ),
-    Fault("kill-after-finish", "A worker is killed when its acknowledgement has gone out.", _kill_after_finish),
     Fault("pause-short", "A worker is stopped for less than its lease.", _pause_short),
     Fault("pause-long", "A worker is stopped for longer than its lease; others do its jobs meanwhile.", _pause_long),
     Fault("stop-twice", "A worker is told to stop in the middle of a batch, and once more at once.", _stop_twice),
