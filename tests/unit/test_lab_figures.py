@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from worker.__main__ import parser
 from worker.lab.arm import bound_by, fault_of, rate_of
 from worker.lab.holders import percentiles
 from worker.lab.layouts import Demand, Layout, layouts
@@ -81,3 +82,22 @@ def test_what_a_layout_costs_is_told_against_one_pool() -> None:
         "4 pools of 25: waits 2.5 times as long as in one pool of 100, -1.0% uses/s, +0 MB",
         "2 pools of 25: waits as in one pool of 100, +0.0% uses/s, +0 MB",
     ] == found([one, four, same])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("layouts", "--shards", "1"), "name a number of at least 2"),
+        (("pool-test", "--hold-ms", "0"), "'0' is no number from 0.1 to 3.6e+06"),
+        (("tune", "--sizes", "4,1001"), "1001 is more than a pool may have, 1000"),
+        (("tune", "--seconds", "nan"), "'nan' is no number"),
+        (("load-test", "--url", "http://user:secret@host/"), "--url: is no address such as http://"),
+    ],
+)
+def test_a_wrong_call_is_told(words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a line, before anything is started."""
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args(words)
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert "secret" not in said

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load", type=_load, default=0.8, metavar="SHARE", help="of the connections, were there no waits (default 0.8)"
     )
     parser.add_argument(
-        "--hold-ms", type=numbers.milliseconds, default=100.0, metavar="MS", help="mean of a use (default 100)"
+        "--hold-ms", type=numbers.hold_ms, default=100.0, metavar="MS", help="mean of a use (default 100)"
     )
     parser.add_argument("--seconds", type=numbers.seconds, default=8.0, metavar="S", help="of a layout (default 8)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of holds and pauses (default 1)")
@@ -106,7 +106,10 @@ def _print(rows: Sequence[dict[str, Any]], demand: Demand) -> None:
 
 
 def _shards(text: str) -> list[int]:
-    return sorted({terminal.positive(word) for word in text.split(",")} - {1})
+    shards = sorted({terminal.positive(word) for word in text.split(",")} - {1})
+    if not shards:
+        raise argparse.ArgumentTypeError("one pool is measured in any case: name a number of at least 2")
+    return shards
 
 
 def _load(text: str) -> float:

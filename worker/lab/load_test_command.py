@@ -99,5 +99,5 @@ def _rate(text: str) -> float:
 
 def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s@]+(/[^\s?#]*)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no http:// or https:// address")
+        raise argparse.ArgumentTypeError("is no address such as http://127.0.0.1:8000, without user and password")
     return text

@@ -10,6 +10,11 @@ def seconds(text: str) -> float:
     return within(text, 0.1, _MOST_S)
 
 
+def hold_ms(text: str) -> float:
+    """Read for how long a connection is held: from a tenth of a millisecond to an hour."""
+    return within(text, 0.1, _MOST_S * 1000)
+
+
 def milliseconds(text: str) -> float:
     """Read milliseconds: from none to an hour."""
     return within(text, 0, _MOST_S * 1000)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pool-size", type=terminal.positive, metavar="C", help="default POOL_MAX_SIZE")
     parser.add_argument(
-        "--hold-ms", type=numbers.milliseconds, default=20.0, metavar="MS", help="for which each holds one (default 20)"
+        "--hold-ms", type=numbers.hold_ms, default=20.0, metavar="MS", help="for which each holds one (default 20)"
     )
     parser.add_argument("--seconds", type=numbers.seconds, default=1.5, metavar="S", help="of a step (default 1.5)")
     parser.add_argument(

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=terminal.positive, default=5, metavar="N", help="arms of a size (default 5)")
     parser.add_argument(
-        "--seconds", type=numbers.seconds, default=4.5, metavar="S", help="measured of each arm (default 4.5)"
+        "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="measured of each arm (default 4)"
     )
     parser.add_argument(
         "--jobs-as",
