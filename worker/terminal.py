@@ -75,6 +75,8 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
 def _stop_as_ctrl_c_does(told: list[int], number: int) -> None:
     """End the command so that it closes what it has open: its embedded servers would outlive it."""
     told.append(number)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 

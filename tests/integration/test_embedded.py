@@ -33,6 +33,9 @@ sys.stdin.read()
 """
 """A process that joins, says so by a file, and exits without a word when its stdin is closed."""
 
+IN_BACKGROUND = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+"""How a shell starts what is in its background: it lets it ignore Ctrl-C."""
+
 Member = subprocess.Popen[bytes]
 
 
@@ -197,11 +200,16 @@ def test_servers_of_a_killed_member_are_joined_and_stopped_by_the_next(
     assert not servers_of(data_dir)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(data_dir: Path, number: int, status: int) -> None:
-    """As `docker stop` and a closed session tell it."""
+@pytest.mark.parametrize(
+    ("number", "status", "shell"),
+    [(signal.SIGTERM, 143, ()), (signal.SIGINT, 130, ()), (signal.SIGTERM, 143, IN_BACKGROUND)],
+)
+def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(
+    data_dir: Path, number: int, status: int, shell: tuple[str, ...]
+) -> None:
+    """As `docker stop` and a closed session tell it, also where a shell that started it let it ignore Ctrl-C."""
     ours = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    command = (sys.executable, "-m", "producer", "--jobs", "100000", "--rate", "1")
+    command = (*shell, sys.executable, "-m", "producer", "--jobs", "100000", "--rate", "1")
     with (data_dir.parent / "log").open("wb") as log:
         running = subprocess.Popen(command, cwd=ROOT, env={**ours, "DATA_DIR": str(data_dir)}, stderr=log, stdout=log)
     wait_until(lambda: has_queued(data_dir))
