@@ -1,9 +1,13 @@
 """`python -m worker drill`: break the service on purpose, and account for every job."""
 
 import argparse
+import asyncio
 import random
+import signal
 import statistics
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,12 +44,33 @@ async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls)
     with tempfile.TemporaryDirectory(prefix="tidepool-drill-") as directory:
         home = Path(directory)
         home.chmod(0o755)  # noqa: ASYNC240  (the servers may run as another user)
-        report = await _run(arguments, named, home, seed)
+        with _ended_by_sigterm():
+            report = await _run(arguments, named, home, seed)
     if arguments.json:
         terminal.print_json({**asdict(report), "slow_after": report.slow_after, "holds": report.holds})
     else:
         _print(report)
     return 0 if report.holds else 1
+
+
+@contextmanager
+def _ended_by_sigterm() -> Generator[None]:
+    """Cancel the block at SIGTERM, as `timeout` sends it: no worker and no server is left behind."""
+    task, asked = asyncio.current_task(), False
+
+    def end() -> None:
+        nonlocal asked
+        asked = True
+        assert task is not None
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+        raise terminal.CommandError("ended by SIGTERM; the books were not checked") from None
 
 
 async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, seed: int) -> Report:
