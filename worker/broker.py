@@ -31,7 +31,7 @@ from worker.cancelling import heed_cancel
 log = structlog.get_logger(__name__)
 
 SOCKET_TIMEOUT_S = 5.0
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 1.0
 REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 """Raised when Redis does not let us in, or is not who it says it is: waiting cannot help."""
 

@@ -42,9 +42,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
         await connection.execute(_SQL["expected"])
         for chunk in _chunks(log):
             await connection.copy_records_to_table("expected", records=chunk)
-        await connection.execute(
-            "ANALYZE expected, job_results, users, products, orders"
-        )  # else it may plan for empty ones
+        await connection.execute(_SQL["analyze"])
         verdict = Verdict(jobs=await connection.fetchval("SELECT count(*) FROM expected"))
         for name in _CHECKS:
             arguments = [longest_gap, since] if name == "snapshot_gaps" else []

@@ -4,11 +4,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from worker.drill.arena import Arena, feed
 from worker.drill.check import Verdict, check
@@ -109,7 +108,7 @@ class Drill:
                 if name not in self._left_out:
                     await self._inject(FAULTS[name])
 
-        return await self._run(faults())
+        return await self._run(faults)
 
     async def repeat(self, names: list[str], times: int) -> Report:
         """Inject each of *names* so many times."""
@@ -119,15 +118,15 @@ class Drill:
                 for name in names:
                     await self._inject(FAULTS[name])
 
-        return await self._run(faults())
+        return await self._run(faults)
 
-    async def _run(self, faults: Any) -> Report:
+    async def _run(self, faults: Callable[[], Awaitable[None]]) -> Report:
         began, began_s = self._arena.now(), time.monotonic()
         async with self._load():
             await self._arena.until(self._arena.outcomes)
             await self._catch_up()
             await asyncio.sleep(_CALM_S)
-            await faults
+            await faults()
         lost = await self._work_off()
         longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
         gap = timedelta(seconds=longest_s + 2 * _TICK_S)

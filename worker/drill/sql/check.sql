@@ -3,6 +3,10 @@
 CREATE TEMP TABLE expected (
     job_id text PRIMARY KEY, function text, outcome text, reason text, total numeric, username text, sku text)
 
+-- name: analyze
+-- After a crash PostgreSQL has forgotten how large the tables are, and would join them row by row, for minutes.
+ANALYZE expected, users, products, orders, job_results, pool_snapshots
+
 -- name: lost
 -- Enqueued, and has no outcome.
 SELECT job_id FROM expected AS e WHERE NOT EXISTS (SELECT FROM job_results AS r WHERE r.job_id = e.job_id)
