@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from producer.front.feed import Feed
 from producer.front.fleet import Fleet
+from producer.front.services import Services
 
 CHROMIUM = Path("/usr/bin/chromium")
 WHY_NONE = f"needs {CHROMIUM}: apt-get install chromium"
@@ -69,8 +70,10 @@ class Front:
 
         async def renew() -> None:
             self.app.state.feed.close()
-            services = replace(self.app.state.services, fleet=Fleet(self.app.state.services.pool))
-            self.app.state.services, self.app.state.feed = services, Feed(services)
+            services: Services = self.app.state.services
+            fleet = Fleet(services.pool, stats_interval_s=services.settings.stats_interval)
+            self.app.state.services = services = replace(services, fleet=fleet)
+            self.app.state.feed = Feed(services)
 
         self.run(renew())
 

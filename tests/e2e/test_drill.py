@@ -1,6 +1,10 @@
 """The drill as a command: faults, and every job accounted for."""
 
+import asyncio
+from typing import Any
+
 import pytest
+from arq.connections import ArqRedis
 from commands import Service
 
 IN_CI = "kill-after-commit,kill-before-finish,commit-reply-lost,redis-crash"
@@ -29,6 +33,58 @@ def test_the_faults_are_listed(service: Service) -> None:
     """And one that is none is refused with their names."""
     listed = service.run("worker", "drill", "--list", "--json").document
     assert {"kill", "commit-reply-lost", "redis-flushed"} <= {fault["fault"] for fault in listed}
+    needy = {fault["fault"] for fault in listed if fault["needs"]}
+    assert {"postgres-away", "redis-flushed"} <= needy
+    assert not needy & {"kill", "commit-reply-lost"}
     refused = service.run("worker", "drill", "--fault", "kill,earthquake")
     assert 2 == refused.status
     assert "earthquake: not of kill," in refused.stderr
+
+
+NAMED = ("--rate", "200", "--fault", "commit-reply-lost,kill-supervised", "--shots", "3", "--seed", "5", "--json")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_a_drill_on_servers_that_are_named(service: Service, rows: Any) -> None:
+    """Twice: what the first has left is removed, for the same seed makes the same jobs."""
+    words = ("worker", "drill", *named(service), *NAMED, "--yes")
+    for _ in range(2):
+        ended = service.run(*words, timeout_s=110)
+        assert 0 == ended.status, ended.stdout + ended.stderr
+        (left,) = await rows("SELECT count(*) AS n FROM job_results")
+        assert ended.document["verdict"]["jobs"] == left["n"]
+
+
+def named(service: Service) -> tuple[str, ...]:
+    """Return the words that name the test's own servers."""
+    return "--database", service.environment["DATABASE_URL"], "--redis", service.environment["REDIS_URL"]
+
+
+@pytest.mark.parametrize(
+    ("words", "harm", "why"),
+    [
+        ((), "", "nobody is here to be asked"),
+        (("--yes",), "INSERT INTO users (username, email, full_name) VALUES ('a', 'a@b', 'c')", "in users"),
+        (("--yes",), "CREATE TABLE other AS SELECT 1 AS id", "in public.other"),
+        (("--yes", "--fault", "locked,redis-crash"), "", "redis-crash: only on servers of the drill's own"),
+    ],
+)
+async def test_servers_that_may_not_be_broken(
+    service: Service, connection: Any, words: tuple[str, ...], harm: str, why: str
+) -> None:
+    """Nobody has agreed, somebody's rows are there, or the fault would reach beyond this database."""
+    if harm:
+        await connection.execute(harm)
+    ended = await asyncio.to_thread(service.run, "worker", "drill", *named(service), *words)
+    assert 2 == ended.status
+    assert why in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
+
+
+async def test_a_queue_that_is_not_empty(service: Service, redis: ArqRedis) -> None:
+    """Its jobs are somebody's."""
+    await redis.enqueue_job("create_user")
+    ended = await asyncio.to_thread(service.run, "worker", "drill", *named(service), "--yes")
+    assert 2 == ended.status
+    assert "the queue arq:queue has 1 jobs" in ended.stderr

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,9 @@ from worker import embedded
 from worker.broker import open_redis
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
+from worker.drill.addresses import target, through
 from worker.drill.proxy import Proxy
+from worker.embedded import Urls
 from worker.embedded.locks import wait_until
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import EmbeddedRedis
@@ -61,32 +64,32 @@ class Worker:
 
 @dataclass
 class Arena:
-    """Servers under *home*, and *count* workers; a worker that ends is started anew, and counted if nobody ended it.
+    """Servers, and *count* workers; a worker that ends is started anew, and counted if nobody ended it.
 
+    The servers are the *named* ones, or else the drill's own, under *home*, where the workers' logs are in any case.
     *shots* is how often a fault strikes that comes in bursts.
     """
 
     home: Path
     count: int
     shots: int
+    named: Urls | None = None
     workers: list[Worker] = field(default_factory=list)
     ended_by_themselves: int = 0
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Self:
         """Start everything."""
-        self._open.enter_context(embedded.join(self.home))
-        self.urls = embedded.urls(self.home)
-        self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
+        if self.named is None:
+            self._open.enter_context(embedded.join(self.home))
+            self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
+        self.urls = self.named or embedded.urls(self.home)
         await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+        self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
         self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
         self._open.push_async_callback(self.redis.aclose, close_connection_pool=True)
         for number in range(self.count):
-            worker = Worker(
-                number,
-                Proxy(f"{self.postgres.sockets}/.s.PGSQL.5432"),
-                Proxy(f"{self.redis_server.sockets}/redis.sock"),
-            )
+            worker = Worker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
             for proxy in (worker.postgres, worker.redis):
                 await proxy.open()
                 self._open.push_async_callback(proxy.close)
@@ -116,6 +119,10 @@ class Arena:
             return await connection.fetch(query, *args)
         finally:
             await connection.close()
+
+    def now(self) -> datetime:
+        """Return the time by PostgreSQL's clock, also while it is away."""
+        return datetime.now(UTC) + self._clock_difference
 
     async def outcomes(self) -> int:
         """Return how many jobs have an outcome."""
@@ -189,8 +196,7 @@ class Arena:
 
     async def _start(self, worker: Worker) -> None:
         environment = self._environment(
-            f"postgresql://postgres@127.0.0.1:{worker.postgres.port}/tidepool",
-            f"redis://127.0.0.1:{worker.redis.port}/0",
+            through(self.urls.database, worker.postgres.port), through(self.urls.redis, worker.redis.port)
         )
         worker.ended_on_purpose = False
         with (self.home / f"worker-{worker.number}.log").open("ab") as output:
@@ -199,7 +205,7 @@ class Arena:
             )
 
     def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:
-        return child_environment(DATABASE_URL=database, REDIS_URL=redis, STATS_INTERVAL="1", **others)
+        return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, STATS_INTERVAL="1", **others)
 
 
 async def _reached(condition: Callable[[], bool]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from settings import Settings
 from worker import terminal
 from worker.drill import timeline
-from worker.drill.arena import Arena
+from worker.drill.addresses import target
+from worker.drill.arena import QUEUE, Arena
 from worker.drill.faults import FAULTS
+from worker.drill.guard import prepare
 from worker.drill.log import Log
 from worker.drill.run import Drill, Injected, Report
 from worker.embedded import Urls
@@ -21,23 +23,28 @@ EXAMPLES = """  python -m worker drill                               two minutes
   python -m worker drill --minutes 10 --seed 7
   python -m worker drill --fault commit-reply-lost --shots 1000
   python -m worker drill --fault postgres-crash --timeline crash.png
+  python -m worker drill --database postgresql://me@db/empty --redis redis://cache/5
   python -m worker drill --list"""
 
 _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 
 
 async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
-    """Run a workload under faults, on servers of its own, and account for every job; status 1 where one is amiss."""
+    """Run a workload under faults, on servers of its own unless some are named, and account for every job.
+
+    Status 1 where one is amiss.
+    """
     if arguments.list:
         _list(as_json=arguments.json)
         return 0
     if arguments.timeline:
         timeline.require(arguments.timeline)
+    named = await _named(arguments)
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     with tempfile.TemporaryDirectory(prefix="tidepool-drill-") as directory:
         home = Path(directory)
         home.chmod(0o755)  # noqa: ASYNC240  (the servers may run as another user)
-        report = await _run(arguments, home, seed)
+        report = await _run(arguments, named, home, seed)
     if arguments.json:
         terminal.print_json({**asdict(report), "slow_after": report.slow_after, "holds": report.holds})
     else:
@@ -45,10 +52,11 @@ async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls)
     return 0 if report.holds else 1
 
 
-async def _run(arguments: argparse.Namespace, home: Path, seed: int) -> Report:
+async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, seed: int) -> Report:
     log = Log(home / "log.jsonl", seed)
     try:
-        async with Arena(home / "servers", arguments.workers, _shots(arguments)) as arena:
+        (home / "servers").mkdir()
+        async with Arena(home / "servers", arguments.workers, _shots(arguments), named) as arena:
             run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
             terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:
@@ -61,6 +69,21 @@ async def _run(arguments: argparse.Namespace, home: Path, seed: int) -> Report:
             return report
     finally:
         log.close()
+
+
+async def _named(arguments: argparse.Namespace) -> Urls | None:
+    """Return the servers that are named, when they may be broken. Raises `CommandError`."""
+    if (arguments.database is None) != (arguments.redis is None):
+        raise terminal.CommandError("--database and --redis: name both, or neither for servers of the drill's own")
+    if arguments.database is None:
+        return None
+    if too_much := [name for name in arguments.fault or () if FAULTS[name].needs_own_servers]:
+        raise terminal.CommandError(f"{', '.join(too_much)}: only on servers of the drill's own")
+    urls = Urls(arguments.database, arguments.redis)
+    for url in (urls.database, urls.redis):
+        target(url)
+    await prepare(urls, QUEUE, agreed=arguments.yes)
+    return urls
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
     )
+    parser.add_argument("--database", metavar="URL", help="not its own PostgreSQL but this one, which has to be empty")
+    parser.add_argument("--redis", metavar="URL", help="the Redis to go with it")
+    parser.add_argument("--yes", action="store_true", help="do not ask whether these may be broken")
     parser.add_argument("--list", action="store_true", help="tell the faults, and do nothing")
 
 
@@ -101,8 +127,11 @@ def _timeline(text: str) -> Path:
 
 
 def _list(*, as_json: bool) -> None:
-    rows = [{"fault": fault.name, "what": fault.words} for fault in FAULTS.values()]
-    terminal.print_rows(rows, ("fault", "what"), as_json=as_json, empty="")
+    rows = [
+        {"fault": fault.name, "what": fault.words, "needs": "own servers" if fault.needs_own_servers else ""}
+        for fault in FAULTS.values()
+    ]
+    terminal.print_rows(rows, ("fault", "what", "needs"), as_json=as_json, empty="")
 
 
 def _print(report: Report) -> None:

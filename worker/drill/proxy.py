@@ -21,7 +21,7 @@ class _Trap:
 
 
 class Proxy:
-    """Listens on a port of its own and passes bytes on to a Unix socket, as far as its state lets it.
+    """Listens on a port of its own and passes bytes on to *target* (a socket, or host:port), as its state lets it.
 
     *is_open*: whether new connections are let through. *delay_s* holds every piece back. While it is
     frozen nothing passes, and connections stay. A `trap` waits for one request that contains some words: its
@@ -87,7 +87,7 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on until either side ends or a trap cuts."""
-        server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        server_reader, server_writer = await _connect(self._target)
         pumps = [
             asyncio.ensure_future(self._pump(reader, server_writer, requests=True)),
             asyncio.ensure_future(self._pump(server_reader, writer, requests=False)),
@@ -122,3 +122,10 @@ class Proxy:
                 trap.bite()
                 return True
         return False
+
+
+async def _connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if target.startswith("/"):
+        return await asyncio.open_unix_connection(target)
+    host, _, port = target.rpartition(":")
+    return await asyncio.open_connection(host, int(port))

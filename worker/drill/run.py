@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from worker.drill.arena import Arena, feed
@@ -102,7 +102,8 @@ class Drill:
 
         async def faults() -> None:
             end_s = time.monotonic() + 60 * minutes
-            names = [name for name, fault in FAULTS.items() if not fault.loses_queue]
+            named = self._arena.named is not None
+            names = [f.name for f in FAULTS.values() if not f.loses_queue and not (named and f.needs_own_servers)]
             while time.monotonic() < end_s:
                 name = self._chance.choice(names)
                 if name not in self._left_out:
@@ -121,7 +122,7 @@ class Drill:
         return await self._run(faults())
 
     async def _run(self, faults: Any) -> Report:
-        began_s = time.monotonic()
+        began, began_s = self._arena.now(), time.monotonic()
         async with self._load():
             await self._arena.until(self._arena.outcomes)
             await self._catch_up()
@@ -130,7 +131,7 @@ class Drill:
         lost = await self._work_off()
         longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
         gap = timedelta(seconds=longest_s + 2 * _TICK_S)
-        verdict = await check(self._arena.urls.database, self._log, longest_gap=gap)
+        verdict = await check(self._arena.urls.database, self._log, since=began, longest_gap=gap)
         return Report(
             seed=self._seed,
             injected=self._injected,
@@ -201,10 +202,10 @@ class Drill:
     async def _inject(self, fault: Fault) -> None:
         before = await self._rate_of(_CALM_S)
         steady = self._rate if await self._is_worked_off() else min(self._rate, before)
-        began = datetime.now(UTC)
+        began = self._arena.now()
         try:
             jobs = await fault.inject(self._arena, self._chance)
-            mended = datetime.now(UTC)
+            mended = self._arena.now()
             recovered = await self._recovered(began, mended, jobs)
         except NotHereError as error:
             self._left_out[fault.name] = str(error)
@@ -247,7 +248,7 @@ class Drill:
         return self._log.count - await self._arena.outcomes() < self._rate
 
     async def _rate_of(self, seconds: float) -> float:
-        since = datetime.now(UTC) - timedelta(seconds=seconds)
+        since = self._arena.now() - timedelta(seconds=seconds)
         return (await self._arena.fetch(_SINCE, since))[0][0] / seconds
 
     async def _recovered(self, began: datetime, mended: datetime, jobs: list[str] | None) -> datetime:

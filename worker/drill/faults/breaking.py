@@ -31,6 +31,8 @@ class Fault:
     inject: Inject
     is_burst: bool = False
     """Whether it strikes `Arena.shots` times, with no rest between them."""
+    needs_own_servers: bool = False
+    """Whether it stops, fills or reconfigures a server, and is left out of a drill on servers that the user names."""
     loses_queue: bool = False
     """Whether jobs that are in Redis only are gone by it: reported by id, and enqueued again."""
 

@@ -69,4 +69,6 @@ async def _command(*words: str) -> str:
     return (complaint.decode().strip() or "it failed").splitlines()[-1] if process.returncode else ""
 
 
-FAULTS = (Fault("disk-full", "There is no room left on the disk that the ledger is on.", _disk_full),)
+FAULTS = (
+    Fault("disk-full", "There is no room left on the disk that the ledger is on.", _disk_full, needs_own_servers=True),
+)

@@ -10,10 +10,12 @@ import asyncpg
 from worker.drill.arena import Arena
 from worker.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, frozen
 
+_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tidepool:%'"
+
 
 async def _backends(arena: Arena, chance: random.Random) -> None:
     for _ in range(20):
-        pids = await arena.fetch("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tidepool:%'")
+        pids = await arena.fetch(_SESSIONS)
         if pids:
             await arena.fetch("SELECT pg_terminate_backend($1)", chance.choice(pids)[0])
         await asyncio.sleep(chance.uniform(0.1, 1.0))
@@ -97,18 +99,23 @@ FAULTS = (
         "postgres-crash",
         "PostgreSQL ends at once, as in a crash, and is started again: it replays its log.",
         _postgres_crash,
+        needs_own_servers=True,
     ),
-    Fault("postgres-restarts", "The same four times, every few seconds.", _postgres_restarts),
-    Fault("postgres-away", "PostgreSQL is stopped, stays away, and comes back.", _postgres_away),
+    Fault("postgres-restarts", "The same four times, every few seconds.", _postgres_restarts, needs_own_servers=True),
+    Fault(
+        "postgres-away", "PostgreSQL is stopped, stays away, and comes back.", _postgres_away, needs_own_servers=True
+    ),
     Fault(
         "postgres-full",
         "Others take every connection that PostgreSQL has, just after the workers' have been ended.",
         _postgres_full,
+        needs_own_servers=True,
     ),
     Fault(
         "postgres-read-only",
         "Transactions become read-only, as after a failover to a standby, and writable again.",
         _postgres_read_only,
+        needs_own_servers=True,
     ),
     Fault(
         "commit-reply-lost",

@@ -55,19 +55,39 @@ async def _command(arena: Arena, *words: str) -> None:
 
 
 FAULTS = (
-    Fault("redis-crash", "Redis is killed and started again from its append-only file.", _redis_crash),
-    Fault("redis-away", "Redis is killed, stays away, and comes back.", _redis_away),
+    Fault(
+        "redis-crash",
+        "Redis is killed and started again from its append-only file.",
+        _redis_crash,
+        needs_own_servers=True,
+    ),
+    Fault("redis-away", "Redis is killed, stays away, and comes back.", _redis_away, needs_own_servers=True),
     Fault(
         "redis-stopped",
         "Redis answers nobody for longer than a lease, and then goes on as if nothing had been.",
         _redis_stopped,
+        needs_own_servers=True,
     ),
     Fault("redis-cut", "The connections to Redis are cut, again and again, at any point.", _redis_cut),
     Fault("redis-frozen", "The way to Redis swallows everything, and no connection is told.", _redis_frozen),
-    Fault("redis-read-only", "Redis becomes a replica that refuses writes, and a master again.", _redis_read_only),
-    Fault("redis-full", "Redis has no memory left and refuses whatever would need some.", _redis_full),
-    Fault("redis-scripts-lost", "Redis forgets its scripts.", _redis_scripts_lost),
     Fault(
-        "redis-flushed", "Redis loses everything that it has: queue, leases, results.", _redis_flushed, loses_queue=True
+        "redis-read-only",
+        "Redis becomes a replica that refuses writes, and a master again.",
+        _redis_read_only,
+        needs_own_servers=True,
+    ),
+    Fault(
+        "redis-full",
+        "Redis has no memory left and refuses whatever would need some.",
+        _redis_full,
+        needs_own_servers=True,
+    ),
+    Fault("redis-scripts-lost", "Redis forgets its scripts.", _redis_scripts_lost, needs_own_servers=True),
+    Fault(
+        "redis-flushed",
+        "Redis loses everything that it has: queue, leases, results.",
+        _redis_flushed,
+        needs_own_servers=True,
+        loses_queue=True,
     ),
 )

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -16,7 +17,7 @@ _CROSSED = (
     " WHERE NOT wants.granted AND wants.relation = 'job_results'::regclass"
     " AND has.granted AND has.relation = 'users'::regclass AND has.mode IN ('RowShareLock', 'RowExclusiveLock'))"
 )
-_HANGING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+_HANGING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 
 
 async def _locked(arena: Arena, _chance: random.Random) -> None:
@@ -51,19 +52,17 @@ async def _cross(arena: Arena, connection: Any) -> None:
 
 async def _conflicts(arena: Arena, _chance: random.Random) -> None:
     body = "IF random() < 0.1 THEN RAISE EXCEPTION 'drill' USING ERRCODE = '40001'; END IF; RETURN NULL;"
-    await _create_trigger(arena, body, "AFTER INSERT ON users FOR EACH STATEMENT")
-    await asyncio.sleep(AWAY_S)
-    await _drop_trigger(arena)
+    async with _trigger(arena, body, "AFTER INSERT ON users FOR EACH STATEMENT"):
+        await asyncio.sleep(AWAY_S)
 
 
 async def _statement_timeout(arena: Arena, _chance: random.Random) -> None:
     """Let the insert of one user, the twentieth from now on, hang until its statement's time is up."""
-    await arena.fetch("CREATE SEQUENCE drill_rows")
+    await arena.fetch("CREATE SEQUENCE IF NOT EXISTS drill_rows")
     body = "IF nextval('drill_rows') = 20 THEN PERFORM pg_sleep(60); END IF; RETURN NEW;"
-    await _create_trigger(arena, body, "BEFORE INSERT ON users FOR EACH ROW")
-    await arena.until(lambda: _hangs(arena, 1))
-    await arena.until(lambda: _hangs(arena, 0))
-    await _drop_trigger(arena)
+    async with _trigger(arena, body, "BEFORE INSERT ON users FOR EACH ROW"):
+        await arena.until(lambda: _hangs(arena, 1))
+        await arena.until(lambda: _hangs(arena, 0))
     await arena.fetch("DROP SEQUENCE drill_rows")
 
 
@@ -71,14 +70,16 @@ async def _hangs(arena: Arena, count: int) -> bool:
     return (await arena.fetch(_HANGING))[0][0] == count
 
 
-async def _create_trigger(arena: Arena, body: str, when: str) -> None:
-    await arena.fetch(f"CREATE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
+@asynccontextmanager
+async def _trigger(arena: Arena, body: str, when: str) -> AsyncGenerator[None]:
+    """Have a trigger on the users for the length of the block."""
+    await arena.fetch(f"CREATE OR REPLACE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
     await arena.fetch(f"CREATE TRIGGER drill {when} EXECUTE FUNCTION drill()")
-
-
-async def _drop_trigger(arena: Arena) -> None:
-    await arena.fetch("DROP TRIGGER drill ON users")
-    await arena.fetch("DROP FUNCTION drill()")
+    try:
+        yield
+    finally:
+        await arena.fetch("DROP TRIGGER drill ON users")
+        await arena.fetch("DROP FUNCTION drill()")
 
 
 FAULTS = (

@@ -57,9 +57,10 @@ WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND pid
 
 -- name: snapshot_gaps
 -- A process that lived, and wrote nothing for longer than its longest fault explains.
--- $1 gap interval
+-- $1 gap interval, $2 since timestamptz
 SELECT worker_id || ' ' || tick
 FROM (
     SELECT worker_id, tick, tick - lag(tick) OVER (PARTITION BY instance_id ORDER BY tick) AS gap FROM pool_snapshots
+    WHERE tick >= $2
 ) AS s
 WHERE gap > $1::interval

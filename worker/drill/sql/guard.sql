@@ -1,0 +1,28 @@
+-- name: is_new
+-- Whether the service's tables are not there yet.
+SELECT to_regclass('job_results') IS NULL
+
+-- name: workers
+-- Sessions of workers in this database.
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'tidepool:%'
+
+-- name: tables
+-- Tables that are none of the service's.
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'
+  AND c.relname NOT IN ('users', 'products', 'orders', 'job_results', 'pool_snapshots', 'pool_processes',
+                        'db_snapshots', 'pool_events', 'schema_migrations')
+
+-- name: strangers
+-- Tables of the service that have rows of others than the drill.
+SELECT 'users' WHERE EXISTS (SELECT FROM users WHERE email NOT LIKE '%@drill.example')
+UNION ALL SELECT 'products' WHERE EXISTS (SELECT FROM products WHERE category <> 'drill')
+UNION ALL SELECT 'orders' WHERE EXISTS (SELECT FROM orders WHERE job_id NOT LIKE 'drill-%')
+UNION ALL SELECT 'job_results' WHERE EXISTS (SELECT FROM job_results WHERE job_id NOT LIKE 'drill-%')
+
+-- name: empty
+-- Remove what an earlier drill has left.
+TRUNCATE users, products, orders, job_results
