@@ -62,7 +62,7 @@ async def test_callers_beyond_the_pool_wait_or_give_up(settings: Settings, capsy
 
 async def test_a_pool_is_compared_with_its_parts(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """As pools of one process and as processes, with as many connections in all."""
-    words = ("--connections", "4", "--shards", "2", "--hold-ms", "5", "--seconds", "0.3")
+    words = ("--connections", "4", "--shards", "2", "--hold-ms", "5", "--seconds", "0.3", "--repeats", "1")
     assert 0 == await run(settings, "layouts", *words, "--json")
     said = json.loads(capsys.readouterr().out)
     assert ["1 pool", "2 pools", "2 processes"] == [row["layout"] for row in said["layouts"]]

@@ -7,7 +7,7 @@ import pytest
 from worker.__main__ import parser
 from worker.lab.arm import bound_by, fault_of, rate_of
 from worker.lab.holders import percentiles
-from worker.lab.layouts import Demand, Layout, layouts
+from worker.lab.layouts import Demand, Layout, layouts, medians
 from worker.lab.layouts_command import found
 from worker.lab.load import ClosedLoad
 from worker.lab.pool_test_command import steps
@@ -75,13 +75,39 @@ def test_a_demand_has_pauses_that_make_its_load() -> None:
 
 def test_what_a_layout_costs_is_told_against_one_pool() -> None:
     """Its waits, what it serves, its memory."""
-    one = {"layout": "1 pool", "size": 100, "wait_mean_ms": 2.0, "per_second": 600.0, "memory_mb": 30}
-    four = {"layout": "4 pools", "size": 25, "wait_mean_ms": 5.0, "per_second": 594.0, "memory_mb": 30}
+    one = {
+        "layout": "1 pool",
+        "size": 100,
+        "wait_mean_ms": 2.0,
+        "per_second": 600.0,
+        "memory_mb": 30,
+        "others_cpu": 0.1,
+    }
+    four = {
+        "layout": "4 pools",
+        "size": 25,
+        "wait_mean_ms": 5.0,
+        "per_second": 594.0,
+        "memory_mb": 30,
+        "others_cpu": None,
+    }
     same = {**four, "layout": "2 pools", "wait_mean_ms": 2.1, "per_second": 600.0}
     assert [
         "4 pools of 25: waits 2.5 times as long as in one pool of 100, -1.0% uses/s, +0 MB",
         "2 pools of 25: waits as in one pool of 100, +0.0% uses/s, +0 MB",
     ] == found([one, four, same])
+    assert found([one, {**four, "others_cpu": 1.2}])[0].startswith("other work took 1.2 cores meanwhile")
+
+
+def test_the_rounds_of_a_layout_become_one() -> None:
+    """Medians of its figures, sums of its counts; what the server does not tell stays unknown."""
+    rounds = [
+        {"layout": "1 pool", "succeeded": count, "wait_ms": {"p95": wait}, "cpu": 0.1, "postgresql_cpu": None}
+        for count, wait in ((100, 5.0), (120, 30.0), (110, 7.0))
+    ]
+    assert {
+        "layout": "1 pool", "succeeded": 330, "wait_ms": {"p95": 7.0}, "cpu": 0.1, "postgresql_cpu": None
+    } == medians(rounds)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from settings import child_environment
-from worker.bench.processes import family_cpu_s, family_mb
+from worker.bench.processes import family_cpu_s, family_mb, machine_busy_s
 from worker.bench.servers import Site
 from worker.lab.holders import Held, figures
 from worker.lab.shard import Order
@@ -82,12 +83,13 @@ async def _measured(
     site: Site, layout: Layout, order: Order, shards: Sequence[asyncio.subprocess.Process]
 ) -> dict[str, Any]:
     postgres = site.postgres_pid
-    cpu_s = family_cpu_s(postgres) if postgres else None
+    cpu_s, busy_s = family_cpu_s(postgres) if postgres else None, machine_busy_s()
     memory_mb = round(family_mb(postgres)) if postgres else None
     for shard in shards:
         await _tell(shard, "go")
     said = await asyncio.gather(*(_said(shard) for shard in shards))
     used_s = family_cpu_s(postgres) - cpu_s if postgres and cpu_s is not None else None
+    busy_s = machine_busy_s() - busy_s
     held = Held(seconds=max(one["seconds"] for one in said))
     for one in said:
         held.succeeded += one["succeeded"]
@@ -105,7 +107,27 @@ async def _measured(
         "memory_mb": round(sum(one["memory_mb"] for one in said)),
         "postgresql_cpu": None if used_s is None else round(used_s / held.seconds, 2),
         "postgresql_mb": memory_mb,
+        "others_cpu": None if used_s is None else _others(busy_s - used_s, held.seconds, said),
     }
+
+
+def _others(busy_s: float, seconds: float, said: Sequence[dict[str, Any]]) -> float:
+    """Return how many cores neither the server nor the layout's processes took."""
+    return round(max(0.0, busy_s / seconds - sum(one["cpu"] for one in said)), 2)
+
+
+def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of what a layout gave in several rounds, figure by figure; its counts are summed."""
+    return {name: _middle(name, [one[name] for one in rounds]) for name in rounds[0]}
+
+
+def _middle(name: str, values: Sequence[Any]) -> Any:
+    if name in ("succeeded", "timed_out", "failed"):
+        return sum(values)
+    if isinstance(values[0], dict):
+        return medians([value for value in values if value] or values[:1])
+    alike = values.count(values[0]) == len(values)  # sizes stay whole numbers
+    return values[0] if alike or values[0] is None else round(statistics.median(values), 2)
 
 
 async def _start() -> asyncio.subprocess.Process:

@@ -9,12 +9,13 @@ from worker import terminal
 from worker.bench.servers import own_site
 from worker.embedded import Urls
 from worker.lab import numbers
-from worker.lab.layouts import Demand, layouts, measure
+from worker.lab.layouts import Demand, layouts, measure, medians
 
 EXAMPLES = """  python -m worker layouts                     100 connections as 1, 4 and 10 pools, and as processes
   python -m worker layouts --connections 120 --shards 2,6 --load 0.9
   python -m worker layouts --json | jq '.layouts[] | {layout, wait_ms}'"""
 _ALIKE = 0.1
+_QUIET_CORES = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hold-ms", type=numbers.hold_ms, default=100.0, metavar="MS", help="mean of a use (default 100)"
     )
-    parser.add_argument("--seconds", type=numbers.seconds, default=8.0, metavar="S", help="of a layout (default 8)")
+    parser.add_argument("--seconds", type=numbers.seconds, default=5.0, metavar="S", help="of a layout (default 5)")
+    parser.add_argument(
+        "--repeats", type=terminal.positive, default=3, metavar="N", help="rounds, for medians (default 3)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of holds and pauses (default 1)")
 
 
@@ -44,11 +48,14 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     )
     if max(arguments.shards) > min(demand.connections, demand.callers):
         raise terminal.CommandError("there are more shards than connections or callers: ask for fewer")
-    rows: list[dict[str, Any]] = []
+    every = layouts(arguments.shards)
+    measured: list[list[dict[str, Any]]] = [[] for _ in every]
     async with own_site(settings, connections=demand.connections) as site:
-        for layout in layouts(arguments.shards):
-            terminal.note(f"{layout.name}, {demand.seconds:g} s")
-            rows.append(await measure(site, layout, demand))
+        for number in range(arguments.repeats):
+            for layout, rounds in zip(every, measured, strict=True):
+                terminal.note(f"round {number + 1} of {arguments.repeats}: {layout.name}, {demand.seconds:g} s")
+                rounds.append(await measure(site, layout, demand))
+    rows = [medians(rounds) for rounds in measured]
     if arguments.json:
         terminal.print_json({"layouts": rows, "found": found(rows)})
     else:
@@ -59,7 +66,9 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
 def found(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Say what each layout costs or brings against one pool: waits on average, and what is served."""
     one = rows[0]
-    lines: list[str] = []
+    others = max(row["others_cpu"] or 0.0 for row in rows)
+    lines = [f"other work took {others:.1f} cores meanwhile: run it again when the machine is quiet"]
+    lines = lines if others > _QUIET_CORES else []
     for row in rows[1:]:
         wait = _times(row["wait_mean_ms"], one["wait_mean_ms"])
         served = row["per_second"] / one["per_second"] - 1 if one["per_second"] else 0.0
@@ -99,7 +108,7 @@ def _print(rows: Sequence[dict[str, Any]], demand: Demand) -> None:
     console.print(table)
     console.print(
         f"{demand.callers} callers, each use {demand.hold_ms:g} ms and {demand.think_ms:.0f} ms between two, on "
-        "average; waits in ms, CPU in cores\n"
+        "average; medians of the rounds, waits in ms, CPU in cores\n"
     )
     for line in found(rows):
         console.print(line)
