@@ -1,7 +1,6 @@
 """`python -m producer serve`: the HTTP front."""
 
 import argparse
-import signal
 from contextlib import AsyncExitStack
 
 from producer.demo import working_service
@@ -34,8 +33,6 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     """
     if settings.front_token is None and not is_loopback(arguments.host):
         raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
-    # Before the server listens, too, SIGTERM has to unwind what is open here, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
     async with AsyncExitStack() as beside:
         if arguments.demo:
