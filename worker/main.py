@@ -122,7 +122,7 @@ class WorkerProcess:
         _require_known(self._settings.pool_shares)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
-        config = pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
+        config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_budget(ctx["redis"], side)
         pool = await self._open_pool(config, budget)
@@ -235,19 +235,3 @@ async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
     """Let the pool have so many connections, and as many batches be under way."""
     pool.limit = batcher.slots = limit
-
-
-def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
-    """Return the pool's configuration out of the settings."""
-    return PoolConfig(
-        url=url,
-        application_name=application_name,
-        min_size=settings.pool_min_size,
-        max_size=settings.pool_max_size,
-        max_queries=settings.pool_max_queries,
-        max_inactive_time_s=settings.pool_max_inactive_time,
-        acquire_timeout_s=settings.acquire_timeout,
-        command_timeout_s=settings.command_timeout,
-        connect_timeout_s=settings.connect_timeout,
-        transaction_timeout_s=settings.job_timeout + settings.command_timeout,
-    )

@@ -1,10 +1,11 @@
-"""Which PostgreSQL and Redis this process uses: those of the settings, or the embedded ones."""
+"""Which PostgreSQL and Redis this process uses, its own or the embedded ones, and how its pool is opened."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from settings import Settings
 from worker import embedded
+from worker.db.pool import PoolConfig
 from worker.embedded import Urls
 
 
@@ -27,3 +28,19 @@ def running(settings: Settings) -> Generator[Urls]:
         return
     with embedded.join(settings.data_dir) as membership:
         yield membership.urls
+
+
+def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
+    """Return the pool's configuration out of the settings."""
+    return PoolConfig(
+        url=url,
+        application_name=application_name,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        max_queries=settings.pool_max_queries,
+        max_inactive_time_s=settings.pool_max_inactive_time,
+        acquire_timeout_s=settings.acquire_timeout,
+        command_timeout_s=settings.command_timeout,
+        connect_timeout_s=settings.connect_timeout,
+        transaction_timeout_s=settings.job_timeout + settings.command_timeout,
+    )

@@ -14,8 +14,9 @@ from producer.front.accepting import Accepting
 from producer.front.fleet import Fleet
 from producer.front.requests import Requests
 from settings import Settings
+from worker import servers
 from worker.broker import open_redis
-from worker.db.pool import Pool, PoolConfig
+from worker.db.pool import Pool
 from worker.db.repositories import Repositories
 from worker.embedded import Urls
 from worker.health.loop_lag import LoopLag
@@ -46,7 +47,7 @@ class Services:
 @asynccontextmanager
 async def open_services(settings: Settings, urls: Urls, requests: Requests) -> AsyncGenerator[Services]:
     """Open what the front needs. Raises `worker.db.faults.Unavailable` where PostgreSQL is away; Redis may be."""
-    pool = await Pool.open(_pool_config(settings, urls))
+    pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 
     async def settled(job_ids: Sequence[str]) -> Collection[str]:
@@ -73,20 +74,6 @@ async def open_services(settings: Settings, urls: Urls, requests: Requests) -> A
         probe.cancel()
         await redis.aclose(close_connection_pool=True)
         await pool.close()
-
-
-def _pool_config(settings: Settings, urls: Urls) -> PoolConfig:
-    return PoolConfig(
-        url=urls.database,
-        application_name="tidepool-front",
-        min_size=settings.pool_min_size,
-        max_size=settings.pool_max_size,
-        max_queries=settings.pool_max_queries,
-        max_inactive_time_s=settings.pool_max_inactive_time,
-        acquire_timeout_s=settings.acquire_timeout,
-        command_timeout_s=settings.command_timeout,
-        connect_timeout_s=settings.connect_timeout,
-    )
 
 
 async def _services(request: Request) -> Services:
