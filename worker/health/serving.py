@@ -5,16 +5,8 @@ It opens before the worker waits for its servers, and closes when all else is cl
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
-from http import HTTPStatus
-from typing import Any
-
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from worker.db.pool import Pool
 from worker.db.side_connection import SideConnection
@@ -22,7 +14,9 @@ from worker.health.metrics import Metrics
 from worker.health.readiness import Check, Readiness
 from worker.listening import listen
 
-_GRACE_S = 1
+if TYPE_CHECKING:
+    from worker.health.probes import ProbeServer
+
 _BEATS_S = 4.0
 """As long as the sign of life in Redis lives."""
 
@@ -37,7 +31,7 @@ class HealthPort:
         self._readiness: Readiness | None = None
         self._beaten_s = -_BEATS_S
         self._tasks: list[asyncio.Task[None]] = []
-        self._server: uvicorn.Server | None = None
+        self._server: ProbeServer | None = None
 
     def beaten(self) -> None:
         """Take note that the engine goes round."""
@@ -51,9 +45,11 @@ class HealthPort:
         """Answer from now on; *ping* asks Redis. Raises `worker.listening.CannotListen`."""
         if self._port is None:
             return
+        from worker.health.probes import ProbeServer  # noqa: PLC0415  (most workers have no port: see there)
+
         listening = await listen(self._host, self._port)
         self._readiness = Readiness(ping, own={"engine": self._engine})
-        self._server = _Server(_config(self._application()))
+        self._server = ProbeServer(self._readiness.look, self._rendered)
         self._tasks = [
             asyncio.create_task(self._server.serve([listening]), name="health server"),
             asyncio.create_task(self._readiness.run(), name="readiness"),
@@ -78,46 +74,5 @@ class HealthPort:
         age_s = time.monotonic() - self._beaten_s
         return Check(ok=age_s < _BEATS_S, reason="goes round" if age_s < _BEATS_S else "does not go round")
 
-    def _application(self) -> Starlette:
-        pages = {
-            "/health/live": self._answer_live,
-            "/health/ready": self._answer_ready,
-            "/metrics": self._answer_metrics,
-        }
-        return Starlette(routes=[Route(path, page) for path, page in pages.items()])
-
-    async def _answer_live(self, _request: Request) -> Response:
-        return JSONResponse({"alive": True})
-
-    async def _answer_ready(self, _request: Request) -> Response:
-        assert self._readiness is not None
-        report = await self._readiness.look()
-        return JSONResponse(report.document(), HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE)
-
-    async def _answer_metrics(self, request: Request) -> Response:
-        if self._metrics is None:
-            return Response("the process is starting\n", HTTPStatus.SERVICE_UNAVAILABLE, media_type="text/plain")
-        text, content_type = self._metrics.render(request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": content_type})
-
-
-def _config(application: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: SIGTERM is the worker's."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone."""
-        yield
+    def _rendered(self, accept: str) -> tuple[bytes, str] | None:
+        return self._metrics.render(accept) if self._metrics else None
