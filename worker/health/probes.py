@@ -17,6 +17,9 @@ from worker.health.readiness import Report
 
 _GRACE_S = 1
 
+Look = Callable[[], Awaitable[Report]]
+Render = Callable[[str], tuple[bytes, str] | None]
+
 
 class ProbeServer(uvicorn.Server):
     """The HTTP server. *look* says whether the process is ready; *render* gives the figures, None while it starts."""
