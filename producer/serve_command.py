@@ -1,6 +1,8 @@
 """`python -m producer serve`: the HTTP front."""
 
 import argparse
+import socket
+import sys
 from contextlib import AsyncExitStack
 
 from producer.demo import working_service
@@ -10,7 +12,10 @@ from producer.front.server import serve as run_server
 from settings import Settings
 from worker import terminal
 from worker.embedded import Urls
+from worker.listening import CannotListen, listen
 
+_BACKLOG = 2048
+"""Connections that may wait to be taken: several hundred callers may come at a time."""
 EXAMPLES = """  python -m producer serve                         on http://127.0.0.1:8000
   python -m producer serve --demo                  with two workers and a steady load, to look at
   python -m producer serve --port 9000 --json      says where it serves as one JSON document
@@ -20,7 +25,7 @@ EXAMPLES = """  python -m producer serve                         on http://127.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to bind to (default 127.0.0.1)")
-    parser.add_argument("--port", type=terminal.positive, default=8000, metavar="P", help="port (default 8000)")
+    parser.add_argument("--port", type=terminal.port, default=8000, metavar="P", help="port (default 8000)")
     parser.add_argument(
         "--demo", action="store_true", help="run two workers and 50 jobs a second beside it; Ctrl-C stops all of it"
     )
@@ -29,22 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Serve the HTTP front until Ctrl-C, with a demo's workers and load where that is asked for.
 
-    Raises `CommandError` where others could reach it, and it has no token.
+    Raises `CommandError` where others could reach it and it has no token, and where the address cannot be bound.
     """
     if settings.front_token is None and not is_loopback(arguments.host):
         raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
-    await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
     async with AsyncExitStack() as beside:
+        listening = beside.enter_context(await _listen(arguments))
+        await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
         if arguments.demo:
             await beside.enter_async_context(working_service(settings, urls))
         _tell_address(arguments)
-        return await run_server(create_app(settings, urls), host=arguments.host, port=arguments.port)
+        return await run_server(create_app(settings, urls), listening)
+
+
+async def _listen(arguments: argparse.Namespace) -> socket.socket:
+    try:
+        return await listen(arguments.host, arguments.port, _BACKLOG)
+    except CannotListen as error:
+        raise terminal.CommandError(str(error)) from None
 
 
 def _tell_address(arguments: argparse.Namespace) -> None:
     url = f"http://{arguments.host}:{arguments.port}/"
     if arguments.json:
         terminal.print_json({"url": url})
+        sys.stdout.flush()
     else:
         stop = " with two workers and a steady load; Ctrl-C stops all of it" if arguments.demo else ""
         print(f"serving on {url}{stop}", flush=True)

@@ -29,6 +29,7 @@ from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
+_HIGHEST_PORT = 65535
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
@@ -198,6 +199,13 @@ def positive(text: str) -> int:
     """Read a whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Read the number of a TCP port, for argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= _HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to {_HIGHEST_PORT}")
     return int(text)
 
 

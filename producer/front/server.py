@@ -7,9 +7,6 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from worker.listening import CannotListen, listen
-from worker.terminal import CommandError
-
 _GRACE_S = 5
 """For requests under way when it is told to stop."""
 
@@ -38,11 +35,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def serve(app: FastAPI, *, host: str, port: int) -> int:
-    """Serve *app* until SIGINT or SIGTERM; returns the exit status: 2 where it could not start.
-
-    Raises `CommandError` where the address cannot be bound.
-    """
+async def serve(app: FastAPI, listening: socket.socket) -> int:
+    """Serve *app* on that socket until SIGINT or SIGTERM; returns the exit status: 2 where it could not start."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -53,10 +47,5 @@ async def serve(app: FastAPI, *, host: str, port: int) -> int:
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = Server(app, config)
-    try:
-        listening = await listen(host, port, config.backlog)
-    except CannotListen as error:
-        raise CommandError(str(error)) from None
-    with listening:
-        await server.serve([listening])
+    await server.serve([listening])
     return 0 if server.started else 2

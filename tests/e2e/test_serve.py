@@ -68,7 +68,7 @@ def test_an_address_in_use_is_told_in_one_line(service: Service, port: int) -> N
     """Exit status 2."""
     with socket.create_server(("127.0.0.1", port)):
         ended = service.run("producer", "serve", "--port", str(port))
-    assert 2 == ended.status
+    assert (2, "") == (ended.status, ended.stdout)
     assert [f"error: cannot serve on 127.0.0.1, port {port}: Address already in use"] == ended.stderr.splitlines()
 
 
