@@ -1,6 +1,5 @@
 """The fleet's figures for however many ask: read once a second at the most, judged once in fifteen."""
 
-import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +10,6 @@ from worker.health.kept import Kept
 _LIFE_S = 1.0
 _JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 120.0
 _SILENT_TICKS, _LEAST_SILENT = 4, timedelta(minutes=2)
-_PATIENCE_S = 0.05
-"""For the first verdict, which takes up to a second to compute."""
 
 
 class Fleet:
@@ -29,17 +26,13 @@ class Fleet:
         return await self._read.get()
 
     async def _read_now(self) -> dict[str, Any]:
-        tables, groups = await asyncio.gather(self._read_tables(), self.groups())
-        return {**tables, "groups": groups}
-
-    async def _read_tables(self) -> dict[str, Any]:
         async with self._pool.acquire() as connection:
-            return await read_fleet(connection, silent_after=self._silent_after)
+            tables = await read_fleet(connection, silent_after=self._silent_after)
+        return {**tables, "groups": self.groups()}
 
-    async def groups(self) -> list[dict[str, Any]] | None:
-        """Return the verdicts, as `worker.health.fleet.read_groups` does; None until there are some."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                return await self._groups.get()
-        except TimeoutError:
-            return None
+    def groups(self) -> list[dict[str, Any]] | None:
+        """Return the verdicts, as `worker.health.fleet.read_groups` does; None until there are some.
+
+        Nobody waits for them: to read and judge them takes up to a second, and slows down what is read beside it.
+        """
+        return self._groups.at_once()

@@ -46,9 +46,8 @@ class Pictures:
 
     def _composer_of(self, window: str) -> Callable[[], Awaitable[bytes]]:
         async def compose() -> bytes:
-            now, history, groups = await asyncio.gather(
-                self._now.get(), self._history[window].get(), self._services.fleet.groups()
-            )
+            now, history = await asyncio.gather(self._now.get(), self._history[window].get())
+            groups = self._services.fleet.groups()
             parts = {
                 "window": window,
                 "window_s": SPANS[window].length.total_seconds(),

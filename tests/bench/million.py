@@ -29,6 +29,9 @@ from worker.db.pool import PoolConfig
 _ROOT = Path(__file__).parents[2]
 _LIMIT_MS = 200
 _CALLS = {
+    "the page's first view": "/picture",
+    "the page, an hour": "/picture?window=1h",
+    "the page, a day": "/picture?window=1d",
     "jobs": "/jobs",
     "jobs, failed": "/jobs?status=failed",
     "jobs, rejected, last hour": "/jobs?status=rejected&since=1h",

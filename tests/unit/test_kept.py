@@ -75,6 +75,18 @@ async def test_a_stale_one_is_answered_while_a_new_one_is_made(maker: Maker, clo
     assert (1, 1, 2, 3) == (first, stale, fresh, await kept.get())
 
 
+async def test_who_will_not_wait_is_told_what_there_is(maker: Maker, clock: Callable[[float], None]) -> None:
+    """Nothing at first, nothing that is too old; asking is what has it made."""
+    kept = Kept(1, maker, stale_s=10)
+    answers = []
+    for at_s in (0.0, 0.0, 5.0, 5.0, 100.0):
+        clock(at_s)
+        answers.append(kept.at_once())
+        assert kept._making is not None
+        await kept._making
+    assert [None, 1, 1, 2, None] == answers
+
+
 async def test_an_error_is_kept_for_nobody(maker: Maker) -> None:
     """Who waits gets it, and the next one asks anew."""
     kept = Kept(60, maker)

@@ -26,16 +26,18 @@ class Kept(Generic[T]):
         """For how long it is still fresh."""
         return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
 
+    def at_once(self) -> T | None:
+        """Return what is kept, without waiting; None where there is nothing. What is not fresh is made anew."""
+        if not self.left_s:
+            self._begin()
+        if self._made is not None and time.monotonic() - self._made[0] < self._life_s + self._stale_s:
+            return self._made[1]
+        return None
+
     async def get(self) -> T:
         """Return it. Raises what *make* raises, which is kept for nobody. To stop waiting stops nobody else's."""
-        if self._made is not None:
-            age_s = time.monotonic() - self._made[0]
-            if age_s < self._life_s:
-                return self._made[1]
-            if age_s < self._life_s + self._stale_s:
-                self._begin()
-                return self._made[1]
-        return await asyncio.shield(self._begin())
+        kept = self.at_once()
+        return await asyncio.shield(self._begin()) if kept is None else kept
 
     def _begin(self) -> asyncio.Task[T]:
         if self._making is None or self._making.done():
