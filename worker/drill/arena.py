@@ -133,6 +133,10 @@ class Arena:
         keys = await self.redis.keys(f"{QUEUE}:held:{worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
+    async def leases(self) -> list[str]:
+        """Return the owners that hold a lease."""
+        return [owner.decode() for owner in await self.redis.zrange(f"{QUEUE}:owners", 0, -1)]
+
     async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
         """Tell a worker to stop, and wait until it is started again, by *words* after `python -m`."""
         worker.words, process = words, worker.process

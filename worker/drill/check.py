@@ -1,7 +1,7 @@
 """Compares the log with the database: what is lost, doubled, wrong, or left behind."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -26,6 +26,12 @@ class Verdict:
     counts: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)
 
+    def add(self, name: str, found: Sequence[str]) -> None:
+        """Count what was found of one kind."""
+        self.counts[name] = len(found)
+        if found:
+            self.named[name] = sorted(found)[:_NAMED]
+
     @property
     def holds(self) -> bool:
         """Whether nothing is wrong."""
@@ -46,10 +52,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
         verdict = Verdict(jobs=await connection.fetchval("SELECT count(*) FROM expected"))
         for name in _CHECKS:
             arguments = [longest_gap, since] if name == "snapshot_gaps" else []
-            found = [row[0] for row in await connection.fetch(_SQL[name], *arguments)]
-            verdict.counts[name] = len(found)
-            if found:
-                verdict.named[name] = sorted(found)[:_NAMED]
+            verdict.add(name, [row[0] for row in await connection.fetch(_SQL[name], *arguments)])
         return verdict
     finally:
         await connection.close()

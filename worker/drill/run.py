@@ -5,7 +5,7 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,6 +25,7 @@ _CATCH_UP_WAIT_S = 30.0
 _ENOUGH = 0.9
 """Of the rate before, or of the load where the workers can keep up with it: less than that is slow."""
 _DRAIN_WAIT_S = 600.0
+_LEASES_WAIT_S = 15.0
 _TICK_S = 1.0
 _SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
 _ENDED = (
@@ -131,6 +132,7 @@ class Drill:
         longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
         gap = timedelta(seconds=longest_s + 2 * _TICK_S)
         verdict = await check(self._arena.urls.database, self._log, since=began, longest_gap=gap)
+        verdict.add("leases_left", await self._leases_left())
         return Report(
             seed=self._seed,
             injected=self._injected,
@@ -192,6 +194,15 @@ class Drill:
         await self._enqueue_again()
         await self._arena.until(self._queue_is_empty, _DRAIN_WAIT_S)
         return lost
+
+    async def _leases_left(self) -> list[str]:
+        """Return who holds a lease although there is no job left, and the dead ones have had their time."""
+        with suppress(TimeoutError):
+            await self._arena.until(self._leases_are_over, _LEASES_WAIT_S)
+        return await self._arena.leases()
+
+    async def _leases_are_over(self) -> bool:
+        return not await self._arena.leases()
 
     async def _queue_is_empty(self) -> bool:
         return not await self._arena.queued()
