@@ -129,7 +129,7 @@ async def a_worker(redis: ArqRedis, pool: Pool, name: str = "worker") -> AsyncIt
         await asyncio.gather(running, return_exceptions=True)
         await batcher.close()
         await worker._give_back()
-        await worker._renewal.close()
+        await worker._holding.close()
         await worker._wakeup.close()
 
 

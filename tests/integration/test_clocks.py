@@ -81,7 +81,7 @@ async def test_another_try_comes_after_its_delay(redis: ArqRedis, skew: Any) -> 
     await worker.main()
 
     assert 50 < await due_in_s(redis, "again") <= 60
-    await worker._renewal.close()
+    await worker._holding.close()
     await worker._wakeup.close()
 
 

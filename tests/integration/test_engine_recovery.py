@@ -75,7 +75,7 @@ async def running() -> AsyncIterator[Any]:
         one.handle_sig(signal.SIGTERM)
         await asyncio.gather(task, return_exceptions=True)
         await one._give_back()
-        await one._renewal.close()
+        await one._holding.close()
         await one._wakeup.close()
 
 
@@ -171,8 +171,8 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert job is not None
     first = await asyncio.wait_for(attempts.get(), 10)
 
-    await release_owners(redis, QUEUE, one.owner)
-    one._renewal.begin(time.monotonic() - 99)
+    await release_owners(redis, QUEUE, one._holding.owner)
+    one._holding._renewal.begin(time.monotonic() - 99)
     second = await asyncio.wait_for(attempts.get(), 10)
     first.set_result("first")
     await until(one_attempt_is_left)
@@ -194,15 +194,15 @@ async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any) 
     running(one)
     await redis.enqueue_job("job", _job_id="lost")
     await asyncio.wait_for(attempts.get(), 10)
-    await release_owners(redis, QUEUE, one.owner)
-    one._renewal.begin(time.monotonic() - 99)
+    await release_owners(redis, QUEUE, one._holding.owner)
+    one._holding._renewal.begin(time.monotonic() - 99)
     await asyncio.wait_for(attempts.get(), 10)
-    heir = one.owner
+    heir = one._holding.owner
     for number in range(3):  # each is a claim of its own
         await redis.enqueue_job("job", _job_id=f"later-{number}")
         await asyncio.wait_for(attempts.get(), 10)
 
-    assert heir == one.owner
+    assert heir == one._holding.owner
     assert {b"lost": b"1"} == await redis.hgetall(f"{QUEUE}:lapses")
 
 
@@ -221,7 +221,7 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
     assert ([], 1) == (runs.ids, one.jobs_failed)
     assert "killer" in caplog.text
     assert "lost 3 workers" in caplog.text
-    await one._renewal.close()
+    await one._holding.close()
     await one._wakeup.close()
 
 

@@ -205,16 +205,16 @@ MUTATIONS = [
     ),
     Mutation(
         "an owner that slept goes on as if nothing were",
-        "worker/engine/worker.py",
-        "            self._epoch += 1\n",
+        "worker/engine/holding.py",
+        "            self._number += 1\n",
         "            pass\n",
         "tests/integration/test_engine_recovery.py::test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner",
     ),
     Mutation(
         "a lease once lost is lost with each claim",
-        "worker/engine/worker.py",
-        "        if not self._held:\n",
-        "        if not self.tasks:\n",
+        "worker/engine/holding.py",
+        "        if not self._jobs:\n",
+        "        if not known:\n",
         "tests/integration/test_engine_recovery.py::test_a_lease_that_is_lost_is_lost_once",
     ),
     Mutation(

@@ -1,9 +1,9 @@
 """arq's Worker with batched Redis I/O: the same command, options, wire format and meaning, many times the speed.
 
 What is arq's stays arq's: settings, signals, cron, health check, abort, burst. Replaced is how jobs
-come and go: `leases` claims and finishes many in a round trip, `renewal` keeps them, `job_run` makes
-an attempt at each, `finisher` acknowledges, `wakeup` ends the idle worker's sleep, and trouble with
-Redis (`trouble`) never ends the worker.
+come and go: `holding` claims many in a round trip, keeps their lease and finishes them (through
+`leases`, `renewal` and `finisher`), `job_run` makes an attempt at each, `wakeup` ends the idle worker's
+sleep, and trouble with Redis (`trouble`) never ends the worker.
 """
 
 import asyncio
@@ -25,10 +25,9 @@ import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from redis.exceptions import NoPermissionError
 
-from worker.engine.finisher import Finisher
+from worker.engine.holding import Holding
 from worker.engine.job_run import perform
-from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases
-from worker.engine.renewal import Renewal
+from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish
 from worker.engine.trouble import Patience, is_trouble
 from worker.engine.wakeup import Wakeup
 
@@ -72,16 +71,11 @@ class Worker(arq.worker.Worker):
         self.ctx = self.ctx if given is None else given  # arq replaces an empty one by its own
         self._options: EngineOptions = self.ctx.get("engine") or EngineOptions()
         self._name = self._options.owner or secrets.token_hex(8)
-        self._epoch = 0
-        self._held: set[str] = set()
-        """The jobs of the present owner. Those of a lost one may run on; they keep no lease."""
-        self._suspect: str | None = None
         self._next_beat_s = 0.0
         self._performing = 0
-        self._may_have_strays = False
         self._freed = asyncio.Event()
         self._patience = Patience()
-        self._leases: Any = None
+        self._holding: Any = None
         self.is_stopping = False
 
     # ---------------------------------------------------------------- life
@@ -107,7 +101,7 @@ class Worker(arq.worker.Worker):
             try:
                 worked = await self._poll_iteration()
                 if self.burst and await self._burst_is_over():
-                    await self._finisher.drain()
+                    await self._holding.drain()
                     return
                 self._patience.over()
                 if not worked:
@@ -115,7 +109,7 @@ class Worker(arq.worker.Worker):
             except Exception as error:  # noqa: BLE001  (raised again unless it is trouble with Redis)
                 await self._wakeup.close()  # its connections are as dead, and would tell of the same trouble later
                 await self._patience.pause(error)
-                self._may_have_strays = True
+                self._holding.doubt()
 
     async def close(self) -> None:
         """Give back what is still held, then close everything; each step whatever became of the one before."""
@@ -124,11 +118,11 @@ class Worker(arq.worker.Worker):
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (arq annotates it too narrowly)
             return
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        if self._leases is not None:
+        if self._holding is not None:
             await self._give_back()
-            await self._renewal.close()
+            await self._holding.close()
             await self._wakeup.close()
-            self._leases = None
+            self._holding = None
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
         await self.pool.aclose(close_connection_pool=True)
@@ -143,15 +137,17 @@ class Worker(arq.worker.Worker):
 
     def _assemble(self) -> None:
         """Make the engine's parts, on the connection that is open."""
-        if self._leases is not None:
+        if self._holding is not None:
             return
-        lease_ms = int(self._options.lease_s * 1000)
-        self._leases = Leases(self.pool, self.queue_name, lease_ms=lease_ms)
-        self._finisher = Finisher(self._leases, self._patience, self._acknowledged)
-        self._wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
-        self._renewal = Renewal(
-            self.pool, self.queue_name, lease_ms=lease_ms, owner=self._owner_at_work, lost=self._lost_lease
+        self._holding = Holding(
+            self.pool,
+            self.queue_name,
+            name=self._name,
+            lease_s=self._options.lease_s,
+            patience=self._patience,
+            acknowledged=self._acknowledged,
         )
+        self._wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
 
     async def _connect_as_arq_does(self) -> ArqRedis:
         return await create_pool(
@@ -165,11 +161,8 @@ class Worker(arq.worker.Worker):
     async def _give_back(self) -> None:
         """Acknowledge what is done and give back the rest; if Redis is away, the lease will lapse by itself."""
         try:
-            async with asyncio.timeout(self._options.lease_s):
-                await self._finisher.drain()
-                await self._release_strays(known=set())
-                await self._finisher.drain()
-                await self.pool.delete(self.health_check_key)
+            await self._holding.give_back()
+            await self.pool.delete(self.health_check_key)
         except Exception as error:
             if not isinstance(error, TimeoutError) and not is_trouble(error):
                 raise
@@ -200,7 +193,7 @@ class Worker(arq.worker.Worker):
         arq asks for ids first and claims one by one; here the claim itself finds them.
         """
         self._assemble()
-        claimed = await self._claim(self._room())
+        claimed = await self._holding.claim(self._room(), self.tasks)
         for job in claimed:
             self._start(job)
         return len(claimed)
@@ -212,33 +205,8 @@ class Worker(arq.worker.Worker):
             room = min(room, self.max_burst_jobs - self._jobs_started())
         return room if self.allow_pick_jobs and self._options.may_claim() else 0
 
-    async def _claim(self, room: int) -> list[Claimed]:
-        if self._may_have_strays:
-            await self._finisher.drain()  # what is done first: a claim could put it back and run it again
-            await self._release_strays(known=set(self.tasks))
-            self._may_have_strays = False
-        if room <= 0:
-            return []
-        self._renewal.check(self.owner)
-        asked_s = time.monotonic()
-        claimed, returned = await self._leases.claim(self.owner, room, suspect_too=self._suspect is None)
-        if returned:
-            log.info("jobs.recovered", jobs=returned)
-        if not self._held:
-            self._renewal.begin(asked_s)
-        return claimed
-
-    async def _release_strays(self, known: set[str]) -> None:
-        """Give back what is held but not *known*: taken by a claim whose reply was lost, or never started."""
-        for job_id in await self._leases.strays(self.owner, known):
-            self._finisher.put(Finish(job_id, "release", owner=self.owner))
-
     def _start(self, claimed: Claimed) -> None:
         key = claimed.id if claimed.id not in self.tasks else f"{claimed.id}\n{claimed.owner}"
-        if claimed.lapses > 1:
-            self._suspect = claimed.id
-        if claimed.owner == self.owner:
-            self._held.add(claimed.id)
         self._performing += 1
         self.tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
 
@@ -252,17 +220,13 @@ class Worker(arq.worker.Worker):
             tries = str(claimed.failed_tries + 1).encode()
             finish = Finish(claimed.id, "again", tries, _HOOK_DELAY_MS, owner=claimed.owner)
         self._performing -= 1
-        if self._suspect == claimed.id:
-            self._suspect = None
-        self._finisher.put(finish)
+        self._holding.finish(finish)
         if self.after_job_end:
-            await self._finisher.drain()
+            await self._holding.drain()
             await self.after_job_end({**self.ctx, "job_id": claimed.id})
 
     def _acknowledged(self, finishes: Sequence[Finish]) -> None:
         for finish in finishes:
-            if finish.owner == self.owner:
-                self._held.discard(finish.id)
             again = f"{finish.id}\n{finish.owner}"
             self.tasks.pop(again if again in self.tasks else finish.id, None)
         self._freed.set()
@@ -292,24 +256,6 @@ class Worker(arq.worker.Worker):
             await asyncio.gather(*self.tasks.values())
             return True
         return not self.tasks and not await self.pool.zcard(self.queue_name)
-
-    # ---------------------------------------------------------------- leases
-
-    @property
-    def owner(self) -> str:
-        """Who this process is in Redis; another one after it lost its leases."""
-        return f"{self._name}.{self._epoch}"
-
-    def _owner_at_work(self) -> str | None:
-        """Return the owner if it holds anything. Called from the renewal's thread."""
-        return self.owner if self._held else None
-
-    def _lost_lease(self, owner: str) -> None:
-        """Go on as a new owner: others have the old one's jobs, and what it finishes is refused."""
-        if owner == self.owner:
-            log.warning("lease.lost", owner=owner, jobs=len(self.tasks), at="renewal")
-            self._epoch += 1
-            self._held.clear()
 
     # ---------------------------------------------------------------- counting and stopping
 
