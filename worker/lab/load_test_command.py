@@ -1,8 +1,10 @@
 """`python -m worker load-test`: what concurrent users get of the service, as jobs or over HTTP."""
 
 import argparse
+import asyncio
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from settings import Settings
 from worker import terminal
@@ -68,7 +70,10 @@ async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally
     token = settings.front_token.get_secret_value() if settings.front_token else None
     front = Front(arguments.url, users=arguments.users, token=token)
     try:
+        await asyncio.to_thread(front.connect)
         return await _measured(arguments, front.send)
+    except OSError as error:
+        raise terminal.CommandError(f"no front at {arguments.url}: {error.strerror or error}") from None
     finally:
         front.close()
 
@@ -98,6 +103,10 @@ def _rate(text: str) -> float:
 
 
 def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s@]+(/[^\s?#]*)?", text):
-        raise argparse.ArgumentTypeError("is no address such as http://127.0.0.1:8000, without user and password")
-    return text
+    try:
+        _ = urlsplit(text).port  # raises where it is no port
+        if re.fullmatch(r"https?://[^/\s@]+(/[^\s?#]*)?", text):
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError("is no address such as http://127.0.0.1:8000, without user and password")

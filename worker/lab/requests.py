@@ -82,6 +82,10 @@ class Front:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
+    def connect(self) -> None:
+        """Connect the first user. Raises `OSError` where nobody listens."""
+        self._connect(0).connect()
+
     async def send(self, user: int, number: int) -> str:
         """Post one, and wait for its outcome."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._post, user, number)
