@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +12,9 @@ from redis import Redis
 from settings import Settings, load
 from worker.__main__ import parser
 from worker.lab.record import Record
-from worker.lab.trials import Plan, trials
+from worker.lab.trials import Plan, trials, usual_of
 from worker.servers import addresses
+from worker.terminal import CommandError
 
 
 @pytest.fixture
@@ -35,12 +37,13 @@ async def test_a_sweep_goes_on_and_names_the_settings(
 ) -> None:
     """Its last arm is measured, with a worker as the `arq` command runs it, and all of it is reported."""
     monkeypatch.setattr("worker.lab.arm._WARM_S", 0.1)
-    plan = Plan((2,), 1, 0.6, 1, 200, 0.0, None, 2, 7)
+    mix = {"create_user": 1, "create_product": 1, "place_order": 2}
+    plan = Plan("POOL_MAX_SIZE", (2,), 1, 0.6, 200, 0.0, mix, usual_of(settings, 1), 7)
     record = Record.begin(tmp_path / "run", plan)
-    assert 3 == len(trials(plan))
+    assert 4 == len(trials(plan))
     assert 0 == await run(settings, "tune", "--resume", str(_measured_before(record)), "--json")
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert (3, 3, {"POOL_MAX_SIZE": 2}) == (said["arms"], said["of"], said["settings"])
+    assert (4, 4, {"POOL_MAX_SIZE": 2}) == (said["arms"], said["of"], said["settings"])
     arm = Record.resume(tmp_path / "run").arms[-1]
     assert "jobs were not applied" != arm.invalid
     assert arm.jobs_per_second > 0
@@ -79,11 +82,28 @@ async def test_users_get_the_outcomes_of_their_jobs(settings: Settings, capsys: 
     assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["max"]
 
 
+async def test_a_front_that_is_away_is_told(settings: Settings) -> None:
+    """In a line, before the users are let loose."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(CommandError, match=f"no front at {url}: Connection refused"):
+            await run(settings, "load-test", "--users", "2", "--requests", "2", "--url", url)
+
+
+async def test_a_setting_that_no_worker_starts_with_is_told(settings: Settings, tmp_path: Path) -> None:
+    """Before anything is started, and with nothing left in the directory."""
+    words = ("tune", "--vary", "POOL_MIN_SIZE", "--values", "1,9", "--out", str(tmp_path / "run"))
+    with pytest.raises(CommandError, match="POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 4"):
+        await run(settings, *words)
+    assert not (tmp_path / "run").exists()
+
+
 def _measured_before(record: Record) -> Path:
     """Write down the arms of a run but for its last."""
     for trial in trials(record.plan)[:-1]:
         document = {
-            "number": trial.number, "round": trial.round, "size": trial.size, "control": trial.control,
+            "number": trial.number, "round": trial.round, "value": trial.value, "kind": trial.kind,
             "jobs_per_second": 1000.0, "wait_ms": {}, "latency_ms": {}, "cpu": {"worker": 0.5}, "memory_mb": {},
             "connections": {"open": 2.0}, "client_lag_ms": 0.0, "bound": "", "invalid": "",
         }  # fmt: skip

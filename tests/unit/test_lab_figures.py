@@ -10,6 +10,7 @@ from worker.lab.holders import percentiles
 from worker.lab.layouts import Demand, Layout, layouts, medians
 from worker.lab.layouts_command import found
 from worker.lab.load import ClosedLoad
+from worker.lab.mix import jobs
 from worker.lab.pool_test_command import steps
 
 
@@ -38,7 +39,9 @@ def test_a_stall_in_one_slice_does_not_count() -> None:
 def load(**others: Any) -> ClosedLoad:
     """Return a load that was looked at a hundred times."""
     redis: Any = None
-    return ClosedLoad(redis, 100, looks=[(float(number), number, 0.0) for number in range(100)], **others)
+    return ClosedLoad(
+        redis, jobs({"create_user": 1}), 100, looks=[(float(number), number, 0.0) for number in range(100)], **others
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,9 +118,11 @@ def test_the_rounds_of_a_layout_become_one() -> None:
     [
         (("layouts", "--shards", "1"), "name a number of at least 2"),
         (("pool-test", "--hold-ms", "0"), "'0' is no number from 0.1 to 3.6e+06"),
-        (("tune", "--sizes", "4,1001"), "1001 is more than a pool may have, 1000"),
+        (("tune", "--values", "4,x"), "'4,x' is no list of whole numbers such as 2,4,8"),
+        (("tune", "--mix", "create_user=0"), "'create_user=0' is no share such as place_order=7, of create_user"),
         (("tune", "--seconds", "nan"), "'nan' is no number"),
         (("load-test", "--url", "http://user:secret@host/"), "--url: is no address such as http://"),
+        (("load-test", "--url", "http://host:99999/"), "--url: is no address such as http://"),
     ],
 )
 def test_a_wrong_call_is_told(words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,9 @@ import random
 import pytest
 
 from worker.lab.knee import knee_of, polished
-from worker.lab.trials import LADDER
+from worker.lab.trials import LADDERS
+
+LADDER = LADDERS["POOL_MAX_SIZE"]
 
 ROUNDS = 5
 

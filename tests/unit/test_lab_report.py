@@ -7,27 +7,28 @@ import pytest
 
 from worker.lab.arm import Arm
 from worker.lab.record import Record
-from worker.lab.trials import Plan, trials
+from worker.lab.trials import Kind, Plan, trials
 from worker.lab.tune import report
 
-RATES = {1: 400.0, 2: 980.0, 4: 1000.0}
+RATES = {1: 400.0, 2: 980.0, 4: 1000.0, 0: 245.0}
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     """Give a run of two rounds that is complete."""
-    plan = Plan((1, 2, 4), 2, 1.0, 1, 100, 0.0, 1, 4, 7)
-    return Record(tmp_path, plan, [arm(trial.number, trial.round, trial.size, trial.control) for trial in trials(plan)])
+    usual = {"POOL_MAX_SIZE": "4", "POOL_MIN_SIZE": "1", "BATCH_LIMIT": "1", "WORKERS": "1"}
+    plan = Plan("POOL_MAX_SIZE", (1, 2, 4), 2, 1.0, 100, 0.0, {"create_user": 1}, usual, 7)
+    return Record(tmp_path, plan, [arm(trial.number, trial.round, trial.value, trial.kind) for trial in trials(plan)])
 
 
-def arm(number: int, of_round: int, size: int, control: bool, **others: Any) -> Arm:  # noqa: FBT001
+def arm(number: int, of_round: int, value: int, kind: Kind, **others: Any) -> Arm:
     """Return an arm as the pool of its size would be."""
     usual: dict[str, Any] = {
-        "jobs_per_second": RATES[size], "wait_ms": {"p50": 1.0}, "latency_ms": {"p50": 2.0},
-        "cpu": {"worker": 0.5, "others": 0.1}, "memory_mb": {"worker": 70.0}, "connections": {"open": float(size)},
+        "jobs_per_second": RATES[value], "wait_ms": {"p50": 1.0}, "latency_ms": {"p50": 2.0},
+        "cpu": {"worker": 0.5, "others": 0.1}, "memory_mb": {"worker": 70.0}, "connections": {"open": float(value)},
         "client_lag_ms": 1.0, "bound": "pool", "invalid": "",
     }  # fmt: skip
-    return Arm(number, of_round, size, control, **{**usual, **others})
+    return Arm(number, of_round, value, kind, **{**usual, **others})
 
 
 def said(**others: Any) -> dict[str, Any]:
@@ -36,13 +37,14 @@ def said(**others: Any) -> dict[str, Any]:
 
 
 def test_the_smallest_good_size_is_to_be_used(record: Record) -> None:
-    """With the batch limit that it was measured with."""
+    """And what it is worth: so many times the rate of the defaults."""
     document = report(record, {})
-    assert {"POOL_MAX_SIZE": 2, "BATCH_LIMIT": 1} == document["settings"]
+    assert {"POOL_MAX_SIZE": 2} == document["settings"]
+    assert (245, 4.0) == (document["defaults"]["jobs_per_second"], document["defaults"]["factor"])
     assert [(1, 400, 2), (2, 980, 2), (4, 1000, 2)] == [
-        (row["size"], row["jobs_per_second"], row["arms"]) for row in document["sizes"]
+        (row["value"], row["jobs_per_second"], row["arms"]) for row in document["rows"]
     ]
-    assert ({"worker": 0.5, "others": 0.1}, "pool") == (document["sizes"][0]["cpu"], document["sizes"][0]["bound"])
+    assert ({"worker": 0.5, "others": 0.1}, "pool") == (document["rows"][0]["cpu"], document["rows"][0]["bound"])
     assert 0.1 == document["others"]
 
 
@@ -50,21 +52,21 @@ def test_a_run_that_is_not_complete_recommends_nothing(record: Record) -> None:
     """It was interrupted: the best sizes may be yet to come."""
     record.arms.pop()
     document = report(record, {})
-    assert (8, 9, {}) == (document["arms"], document["of"], document["settings"])
+    assert (10, 11, {}) == (document["arms"], document["of"], document["settings"])
 
 
 def test_arms_that_do_not_count_are_counted_apart(record: Record) -> None:
     """And a run in which none counts has no knee."""
-    record.arms = [arm(n, 0, 2, False, invalid="the queue ran dry") for n in range(9)]  # noqa: FBT003
+    record.arms = [arm(n, 0, 2, "value", invalid="the queue ran dry") for n in range(11)]
     document = report(record, {})
-    assert ({"the queue ran dry": 9}, None, {}) == (document["invalid"], document["knee"], document["settings"])
-    assert [0, 0, 0] == [row["arms"] for row in document["sizes"]]
+    assert ({"the queue ran dry": 11}, None, {}) == (document["invalid"], document["knee"], document["settings"])
+    assert [0, 0, 0] == [row["arms"] for row in document["rows"]]
 
 
 def test_controls_that_come_apart_tell_of_an_unsteady_machine(record: Record) -> None:
     """By how much, as a share of their median."""
     assert (0.0, True) == (report(record, {})["drift"]["spread"], report(record, {})["drift"]["steady"])
-    record.arms[0] = arm(0, 0, 4, True, jobs_per_second=700.0)  # noqa: FBT003
+    record.arms[0] = arm(0, 0, 4, "control", jobs_per_second=700.0)
     drift = report(record, {})["drift"]
     assert (0.3, False) == (drift["spread"], drift["steady"])
 

@@ -1,4 +1,4 @@
-"""One arm: workers with one pool size, under a closed load, measured for some seconds when they are warm."""
+"""One arm: workers with one value of a setting, under a closed load, measured for some seconds when they are warm."""
 
 import asyncio
 import os
@@ -15,7 +15,8 @@ from worker.db import queries
 from worker.db.pool import PoolConfig
 from worker.db.side_connection import SideConnection
 from worker.lab.load import ClosedLoad
-from worker.lab.trials import Plan, Trial
+from worker.lab.mix import jobs
+from worker.lab.trials import Kind, Plan, Trial
 from worker.lab.workers import running_workers
 from worker.terminal import CommandError
 
@@ -38,8 +39,8 @@ class Arm:
 
     number: int
     round: int
-    size: int
-    control: bool
+    value: int
+    kind: Kind
     jobs_per_second: float
     wait_ms: dict[str, float]
     """A job's wait for a connection, taken until its batch had one."""
@@ -66,9 +67,11 @@ class Arm:
 async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
     """Measure one arm on emptied servers. Raises `CommandError` where its workers do not start, or end."""
     await site.reset()
-    load = ClosedLoad(site.redis, plan.in_flight, plan.think_ms / 1000)
+    load = ClosedLoad(site.redis, jobs(plan.mix), plan.in_flight, plan.think_ms / 1000)
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
-    async with running_workers(site, plan.workers, **_variables(plan, trial)) as workers, _running(load):
+    watching = {"ENABLE_MONITORING": "true", "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}"}
+    variables = {**plan.variables(trial), **watching}
+    async with running_workers(site, plan.workers(trial), **variables) as workers, _running(load):
         try:
             await _warm(side, workers)
             load.begin()
@@ -78,16 +81,6 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
             return await _read(side, plan, trial, load, first, last)
         finally:
             await side.close()
-
-
-def _variables(plan: Plan, trial: Trial) -> dict[str, str]:
-    variables = {
-        "POOL_MAX_SIZE": str(trial.size),
-        "POOL_MIN_SIZE": "1",
-        "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}",
-        "ENABLE_MONITORING": "true",
-    }
-    return variables if plan.batch_limit is None else {**variables, "BATCH_LIMIT": str(plan.batch_limit)}
 
 
 @asynccontextmanager
@@ -154,27 +147,32 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
 async def _read(side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad, first: _Look, last: _Look) -> Arm:
     """Put the figures of the time between two looks together."""
     async with side.use() as connection:
-        jobs = await connection.fetchrow(_SQL["jobs"], first.at, last.at, list(SHARES))
+        done = await connection.fetchrow(_SQL["jobs"], first.at, last.at, list(SHARES))
         pools = await connection.fetchrow(_SQL["pools"], first.at)
-    assert jobs is not None, "an aggregate has a row"
+    assert done is not None, "an aggregate has a row"
     assert pools is not None, "the same"
     cpu = {who: _cores(first, last, who) for who in first.cpu_s}
     lag_ms = _client_lag_ms(load)
     return Arm(
         number=trial.number,
         round=trial.round,
-        size=trial.size,
-        control=trial.control,
-        jobs_per_second=round(rate_of(load.looks, min(_SLICE_S, plan.seconds / 2)), 1),
-        wait_ms=_quantiles(jobs["wait_us"]),
-        latency_ms=_quantiles(jobs["latency_us"]),
+        value=trial.value,
+        kind=trial.kind,
+        jobs_per_second=round(rate_of(load.looks, _slice_s(plan)), 1),
+        wait_ms=_quantiles(done["wait_us"]),
+        latency_ms=_quantiles(done["latency_us"]),
         cpu=cpu,
         memory_mb=last.memory_mb,
         connections={name: round(float(pools[name]), 2) for name in ("open", "in_use_max", "in_use")},
         client_lag_ms=round(lag_ms, 1),
-        bound=bound_by(cpu, plan.workers, float(pools["in_use"]) / max(1, pools["pool_limit"])),
-        invalid=fault_of(jobs["jobs"], jobs["not_applied"], cpu["client"] or 0.0, lag_ms, load),
+        bound=bound_by(cpu, plan.workers(trial), float(pools["in_use"]) / max(1, pools["pool_limit"])),
+        invalid=fault_of(done["jobs"], done["not_applied"], cpu["client"] or 0.0, lag_ms, load),
     )
+
+
+def _slice_s(plan: Plan) -> float:
+    """Return a slice's length: with a think time jobs come in waves, and a slice has several of them."""
+    return min(max(_SLICE_S, 3 * plan.think_ms / 1000), plan.seconds / 2)
 
 
 def rate_of(looks: Sequence[tuple[float, int, float]], slice_s: float) -> float:

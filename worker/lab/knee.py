@@ -1,4 +1,4 @@
-"""Where a curve of rates bends: the smallest pool size that gives as good as all there is to have.
+"""Where a curve of rates bends: the smallest size, of a pool or a batch, that gives all there is to have.
 
 Arms of one round were measured within minutes, those of different rounds were not, so a machine that gets slower
 moves whole rounds. Tukey's median polish (*Exploratory Data Analysis*, 1977) takes that out: each size is left with its

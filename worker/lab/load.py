@@ -2,7 +2,10 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from arq.connections import ArqRedis
 
@@ -17,13 +20,15 @@ _DRY_SHARE = 0.5
 
 @dataclass
 class ClosedLoad:
-    """Enqueues *jobs* create_user jobs, and a new one *think_s* after each that ends, as far as a look each 10 ms sees.
+    """Enqueues so many of *jobs*, and a new one *think_s* after each that ends, as far as a look each 10 ms sees.
 
     `looks` has the loop's time, the jobs that had ended by then, and by how much the look was late (seconds).
     """
 
     redis: ArqRedis
-    jobs: int
+    jobs: Iterator[tuple[str, dict[str, Any]]]
+    """Functions and fields, without end."""
+    in_flight: int
     think_s: float = 0.0
     ended: int = 0
     looks: list[tuple[float, int, float]] = field(default_factory=list)
@@ -34,7 +39,7 @@ class ClosedLoad:
     async def run(self) -> None:
         """Go on until cancelled."""
         loop = asyncio.get_running_loop()
-        thinking: deque[tuple[float, int]] = deque([(loop.time(), self.jobs)])
+        thinking: deque[tuple[float, int]] = deque([(loop.time(), self.in_flight)])
         while True:
             due = 0
             while thinking and thinking[0][0] <= loop.time():
@@ -46,7 +51,7 @@ class ClosedLoad:
             if ended := await self._ended_since():
                 thinking.append((loop.time() + self.think_s, ended))
             self.looks.append((loop.time(), self.ended, late_s))
-            self.dry_looks += ended > _DRY_SHARE * self.jobs and not self.think_s
+            self.dry_looks += ended > _DRY_SHARE * self.in_flight and not self.think_s
 
     def begin(self) -> None:
         """Forget the looks so far: what is measured begins now."""
@@ -63,13 +68,13 @@ class ClosedLoad:
         for first in range(self._enqueued, self._enqueued + count, _CHUNK):
             numbers = range(first, min(first + _CHUNK, self._enqueued + count))
             at_ms = now_ms()
+            payloads = [_payload(*job, at_ms) for job in islice(self.jobs, len(numbers))]
             async with self.redis.pipeline() as pipe:
-                pipe.mset({f"arq:job:lab-{number}": _payload(number, at_ms) for number in numbers})
+                pipe.mset({f"arq:job:lab-{number}": payload for number, payload in zip(numbers, payloads, strict=True)})
                 pipe.zadd(QUEUE, {f"lab-{number}": at_ms for number in numbers})
                 await pipe.execute()
         self._enqueued += count
 
 
-def _payload(number: int, at_ms: int) -> bytes:
-    fields = {"username": f"lab.{number}", "email": f"lab.{number}@example.org", "full_name": "Ada Laboratory"}
-    return wire.serialize({"f": "create_user", "a": (), "k": fields, "t": None, "et": at_ms})
+def _payload(function: str, fields: dict[str, Any], at_ms: int) -> bytes:
+    return wire.serialize({"f": function, "a": (), "k": fields, "t": None, "et": at_ms})

@@ -10,17 +10,17 @@ MISSING = "no plot: matplotlib is not installed (uv sync --group lab)"
 _FILE = "tune.png"
 
 
-def sizes(record: Record, document: dict[str, Any]) -> str | None:
-    """Draw rate, latency and CPU over the pool size; returns the file's path, None where it cannot be drawn."""
-    rows = [row for row in document["sizes"] if row["arms"]]
+def values(record: Record, document: dict[str, Any]) -> str | None:
+    """Draw rate, latency and CPU over the values; returns the file's path, None where it cannot be drawn."""
+    rows = [row for row in document["rows"] if row["arms"]]
     figure = new_figure(3) if rows else None
     if figure is None:
         return None
     rates, times, cores = figure.axes
-    xs = [row["size"] for row in rows]
+    xs = [row["value"] for row in rows]
     knee = document["knee"]
-    measured = [arm for arm in record.arms if not arm.control and not arm.invalid]
-    rates.plot([arm.size for arm in measured], [arm.jobs_per_second for arm in measured], ".", alpha=0.4, label="arms")
+    measured = [arm for arm in record.arms if arm.kind == "value" and not arm.invalid]
+    rates.plot([arm.value for arm in measured], [arm.jobs_per_second for arm in measured], ".", alpha=0.4, label="arms")
     rates.plot(xs, [row["jobs_per_second"] for row in rows], "o-", label="median")
     rates.axhline(0.95 * knee["best"], linestyle=":", color="gray", label="95 % of the best")
     rates.set_ylabel("jobs a second")
@@ -32,10 +32,10 @@ def sizes(record: Record, document: dict[str, Any]) -> str | None:
         if rows[0]["cpu"].get(who) is not None:
             cores.plot(xs, [row["cpu"][who] for row in rows], "o-", label=who)
     cores.set_ylabel("cores")
-    cores.set_xlabel("POOL_MAX_SIZE")
+    cores.set_xlabel(record.plan.setting)
     for axes in figure.axes:
         axes.axvline(knee["size"], color="tab:red", linewidth=1)
-        axes.set_xscale("log", base=2)
+        axes.set_xscale("symlog", base=2)
         axes.set_xticks(xs, [str(x) for x in xs])
         axes.set_ylim(bottom=0)
         axes.legend(fontsize="small")

@@ -17,7 +17,7 @@ from worker.health.verdict import examine
 from worker.lab.arm import Arm, measure
 from worker.lab.knee import Knee, knee_of
 from worker.lab.record import Record
-from worker.lab.trials import trials
+from worker.lab.trials import DEFAULTS, Plan, trials
 
 _DRIFTED = 0.2
 """Controls that differ by more than this share of their median: the machine was not the same throughout."""
@@ -36,7 +36,7 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
             arm = await measure(site, record.plan, trial)
             record.add(arm)
             left_s = (time.monotonic() - begun_s) / (count + 1) * (len(left) - count - 1)
-            told(f"{trial.number + 1} of {len(every)}: {_said(arm)}; {_duration(left_s)} left")
+            told(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
     except asyncio.CancelledError:
         task.uncancel()
         return False
@@ -65,17 +65,18 @@ async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
 def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Return the run as a document: the plan, a row for each size, the knee, and the settings to use."""
     valid = [arm for arm in record.arms if not arm.invalid]
-    measured = [arm for arm in valid if not arm.control]
+    measured = [arm for arm in valid if arm.kind == "value"]
     knee = knee_of(_rates(measured))
     return {
         "plan": asdict(record.plan),
         "arms": len(record.arms),
         "of": len(trials(record.plan)),
         "invalid": dict(Counter(arm.invalid for arm in record.arms if arm.invalid)),
-        "drift": _drift([arm.jobs_per_second for arm in valid if arm.control]),
+        "drift": _drift([arm.jobs_per_second for arm in valid if arm.kind == "control"]),
         "others": _median([used for arm in valid if (used := arm.cpu.get("others")) is not None]),
-        "sizes": [_row(size, measured, knee, judged.get(size)) for size in record.plan.sizes],
+        "rows": [_row(value, measured, knee, judged.get(value)) for value in record.plan.values],
         "knee": asdict(knee) if knee else None,
+        "defaults": _against_defaults(knee, valid),
         "advisor": _agreement(knee, judged),
         "settings": _settings(record, knee),
     }
@@ -84,19 +85,19 @@ def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:
 def _rates(arms: Sequence[Arm]) -> dict[int, dict[int, float]]:
     rates: dict[int, dict[int, float]] = {}
     for arm in arms:
-        rates.setdefault(arm.size, {})[arm.round] = arm.jobs_per_second
+        rates.setdefault(arm.value, {})[arm.round] = arm.jobs_per_second
     return rates
 
 
-def _row(size: int, measured: Sequence[Arm], knee: Knee | None, judged: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the medians of a size's arms."""
-    arms = [arm for arm in measured if arm.size == size]
+def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the medians of a value's arms."""
+    arms = [arm for arm in measured if arm.value == value]
     rates = [arm.jobs_per_second for arm in arms]
     return {
-        "size": size,
+        "value": value,
         "arms": len(arms),
-        "jobs_per_second": round(knee.rates[size]) if knee and size in knee.rates else None,
-        "of_best": round(knee.rates[size] / knee.best, 3) if knee and size in knee.rates else None,
+        "jobs_per_second": round(knee.rates[value]) if knee and value in knee.rates else None,
+        "of_best": round(knee.rates[value] / knee.best, 3) if knee and value in knee.rates else None,
         "lowest": min(rates, default=None),
         "highest": max(rates, default=None),
         **{part: _medians([getattr(arm, part) for arm in arms]) for part in _PARTS},
@@ -123,6 +124,21 @@ def _drift(controls: Sequence[float]) -> dict[str, Any]:
     return {"controls": list(controls), "spread": round(share, 3), "steady": share <= _DRIFTED}
 
 
+def _against_defaults(knee: Knee | None, valid: Sequence[Arm]) -> dict[str, Any] | None:
+    """Return the rate with the defaults of asyncpg and arq, and how often the knee's has it: the rounds' median."""
+    rates = _rates([arm for arm in valid if arm.kind == "defaults"]).get(0, {})
+    best = _rates([arm for arm in valid if arm.kind == "value" and knee and arm.value == knee.size])
+    at_knee = best.get(knee.size, {}) if knee else {}
+    factors = [at_knee[number] / rate for number, rate in rates.items() if rate and number in at_knee]
+    if not factors:
+        return None
+    return {
+        "settings": DEFAULTS,
+        "jobs_per_second": round(statistics.median(rates.values())),
+        "factor": round(statistics.median(factors), 1),
+    }
+
+
 def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
     """Return whether the advisor, asked at the knee, would leave it; `agrees` is None where it gives no advice."""
     said = judged.get(knee.size) if knee else None
@@ -137,13 +153,13 @@ def _settings(record: Record, knee: Knee | None) -> dict[str, int]:
     """Return what to set; nothing before all is measured, or where the noise hides what differs."""
     if knee is None or not knee.clear or len(record.arms) < len(trials(record.plan)):
         return {}
-    limit = record.plan.batch_limit
-    return {"POOL_MAX_SIZE": knee.size, **({} if limit is None else {"BATCH_LIMIT": limit})}
+    return {record.plan.setting: knee.size}
 
 
-def _said(arm: Arm) -> str:
+def _said(plan: Plan, arm: Arm) -> str:
+    what = "asyncpg's and arq's defaults" if arm.kind == "defaults" else f"{plan.setting}={arm.value}"
     fault = f" (does not count: {arm.invalid})" if arm.invalid else ""
-    return f"pool of {arm.size}: {arm.jobs_per_second:,.0f} jobs/s{fault}"
+    return f"{what}: {arm.jobs_per_second:,.0f} jobs/s{fault}"
 
 
 def _duration(seconds: float) -> str:
