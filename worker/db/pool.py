@@ -6,27 +6,24 @@ to be set, or reset, on a connection later.
 """
 
 import asyncio
-import contextlib
-import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from types import CodeType, TracebackType
 from typing import Any, Self, cast
 
 import asyncpg
 
 from worker.db.connection import Connection
 from worker.db.connections import Connections
-from worker.db.faults import PoolClosed, PoolTimeout, raise_fault, translated
+from worker.db.faults import PoolClosed, PoolTimeout, translated
 from worker.db.figures import PoolStats
 from worker.db.gate import Gate, GateClosed, GateFull
+from worker.db.loan import Holder, Loan
 
 _CLOSE_TIMEOUT_S = 10.0
 _NAME_BYTES = 63
 """PostgreSQL cuts an application name here, and warns."""
-_OWN_FILES = (__file__, contextlib.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,70 +43,6 @@ class PoolConfig:
     max_waiting: int = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Somebody who has a connection now: the task, where it asked for the connection, and the server's process."""
-
-    since_ns: int
-    task: asyncio.Task[Any] | None
-    where: str
-    server_pid: int
-
-    @property
-    def task_name(self) -> str:
-        """The task's name, empty outside any task."""
-        return self.task.get_name() if self.task else ""
-
-    @property
-    def us(self) -> int:
-        """For how long."""
-        return (time.perf_counter_ns() - self.since_ns) // 1000
-
-
-class _Loan:
-    """One use of a connection: what `Pool.acquire` returns, to be entered once.
-
-    A class, as generators would cost 4 us more. Of the place that asks it keeps the code and the line, which cost
-    little, and not the frame, which would keep alive all that is in it.
-    """
-
-    __slots__ = ("_lend", "_take_back", "code", "connection", "line", "server_pid", "since_ns", "task")
-
-    connection: Connection
-    server_pid: int
-    since_ns: int
-    task: asyncio.Task[Any] | None
-
-    def __init__(
-        self, lend: Callable[[Self], Awaitable[Connection]], take_back: Callable[[Self], Awaitable[None]]
-    ) -> None:
-        self._lend = lend
-        self._take_back = take_back
-        self.code, self.line = _caller()
-
-    async def __aenter__(self) -> Connection:
-        try:
-            return await self._lend(self)
-        except Exception as error:
-            raise_fault(error)
-            raise
-
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._take_back(self)
-        except Exception as failure:
-            raise_fault(failure)
-            raise
-        if isinstance(error, Exception):
-            raise_fault(error)
-
-    def holder(self) -> Holder:
-        """Return who has the connection."""
-        return Holder(self.since_ns, self.task, f"{self.code.co_qualname}:{self.line}", self.server_pid)
-
-
 class Pool:
     """The pool. Open it with `Pool.open`; raises `Unavailable` or `PoolTimeout` where the server or the pool fails."""
 
@@ -122,7 +55,7 @@ class Pool:
             max_inactive_time_s=config.max_inactive_time_s,
             transaction_timeout_s=config.transaction_timeout_s,
         )
-        self._loans: set[_Loan] = set()
+        self._loans: set[Loan] = set()
         self._shrinking: asyncio.Task[None] | None = None
         self._pool: Any = asyncpg.create_pool(
             config.url, connect=self._connections.connect, **pool_options(config, self.limit)
@@ -172,7 +105,7 @@ class Pool:
         Raises `PoolTimeout` when it did not come or too many waited, `Unavailable` when the server is away;
         inside the block, errors of the database come out as `worker.db.faults`.
         """
-        return _Loan(self._lend, self._take_back)
+        return Loan(self._lend, self._take_back)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
@@ -197,7 +130,7 @@ class Pool:
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
-    async def _lend(self, loan: _Loan) -> Connection:
+    async def _lend(self, loan: Loan) -> Connection:
         """Let the caller in when it is its turn, and give the *loan* its connection.
 
         asyncpg's pool has an idle one or opens one: never more than the gate lets in. There is no time limit here,
@@ -244,7 +177,7 @@ class Pool:
         stats.acquire_waited += 1
         stats.waited((turn_ns - since_ns) // 1000)
 
-    async def _take_back(self, loan: _Loan) -> None:
+    async def _take_back(self, loan: Loan) -> None:
         """End the *loan* and give its connection back, within the command timeout."""
         since_ns = time.perf_counter_ns()
         try:
@@ -325,15 +258,6 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
 
 def _ms_since(since_ns: int) -> int:
     return (time.perf_counter_ns() - since_ns) // 1_000_000
-
-
-def _caller() -> tuple[CodeType, int]:
-    """Return the place outside this module that asks for a connection: its code, and the line."""
-    # from the loan's construction upwards; `inspect` would begin here, and a traceback would cost 20 us
-    frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    while frame.f_code.co_filename in _OWN_FILES and frame.f_back:
-        frame = frame.f_back
-    return frame.f_code, frame.f_lineno
 
 
 async def _nothing_to_reset(_connection: Any) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import structlog
 
-from worker.db.pool import Holder, Pool
+from worker.db.loan import Holder
+from worker.db.pool import Pool
 from worker.health.journal import Journal
 from worker.health.loop_lag import LoopLag
 from worker.health.watcher import Watcher

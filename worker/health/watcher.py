@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.db.pool import Holder
+from worker.db.loan import Holder
 
 Event = tuple[str, dict[str, Any]]
 """Kind and details, ready for JSON."""
