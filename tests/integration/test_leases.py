@@ -11,7 +11,7 @@ from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus
 
 from worker import wire
-from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners
+from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners, script
 from worker.engine.renewal import Renewal
 from worker.wire import MAX_PAYLOAD_BYTES
 
@@ -246,6 +246,39 @@ async def test_renewing_keeps_every_job_of_the_owner(redis: ArqRedis) -> None:
 
     assert ([], []) == (others, lost)
     assert [True, True] == await leases.finish("me", [done("a"), done("b")])
+
+
+async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leases) -> None:
+    """A job is seldom held for half a lease; the lease itself is renewed each time."""
+    await enqueue(redis, "young", "old")
+    await claim(leases, "me")
+    seconds, _ = await redis.time()
+    await redis.zadd(QUEUE, {"old": seconds * 1000 + 14_000})
+    for job_id in ("young", "old"):
+        await redis.pexpire(f"arq:in-progress:{job_id}", 12_345)
+    await redis.zadd(f"{QUEUE}:owners", {"me": seconds * 1000})
+
+    await redis.register_script(script("renew"))(
+        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000]
+    )
+
+    left = {job_id: await redis.pttl(f"arq:in-progress:{job_id}") for job_id in ("young", "old")}
+    assert 12_000 <= left["young"] <= 12_345
+    assert 19_000 <= left["old"] <= 20_000
+    assert 19_000 <= (await redis.zscore(QUEUE, "old") or 0) - seconds * 1000 <= 22_000
+    assert 9_000 <= (await redis.zscore(f"{QUEUE}:owners", "me") or 0) - seconds * 1000 <= 12_000
+
+
+async def test_marks_outlive_the_lease(redis: ArqRedis, leases: Leases) -> None:
+    """What ends first is the lease, which is what a claim looks at to put a lost owner's jobs back."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+    lease_end, mark_end = await redis.zscore(f"{QUEUE}:owners", "me"), await redis.zscore(QUEUE, "a")
+    assert 10_000 == (mark_end or 0) - (lease_end or 0)
+    assert 19_000 < await redis.pttl("arq:in-progress:a") <= 20_000
+
+    await release_owners(redis, QUEUE, "me")
+    assert ["a"] == await claim(leases, "you")
 
 
 async def test_a_renewal_tells_that_the_lease_is_lost(redis: ArqRedis, leases: Leases) -> None:

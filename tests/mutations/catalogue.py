@@ -178,9 +178,23 @@ MUTATIONS = [
     Mutation(
         "a job that somebody runs is claimed all the same",
         "worker/engine/lua/claim.lua",
-        "owner, 'PX', lease_ms, 'NX')",
-        "owner, 'PX', lease_ms)",
+        "owner, 'PX', mark_ms, 'NX')",
+        "owner, 'PX', mark_ms)",
         f"{LEASES}::test_jobs_that_stock_workers_run_are_paged_past",
+    ),
+    Mutation(
+        "a job that is held for long loses its marks",
+        "worker/engine/lua/renew.lua",
+        "tonumber(mark_end) < now + 1.5 * lease_ms",
+        "tonumber(mark_end) < now",
+        f"{LEASES}::test_only_marks_that_are_old_are_renewed",
+    ),
+    Mutation(
+        "a job is due again before its owner's lease has ended",
+        "worker/engine/lua/claim.lua",
+        "local mark_ms = 2 * lease_ms\n",
+        "local mark_ms = lease_ms\n",
+        f"{LEASES}::test_marks_outlive_the_lease",
     ),
     Mutation(
         "a living owner's jobs are put back",
@@ -199,7 +213,7 @@ MUTATIONS = [
     Mutation(
         "a lease is not renewed",
         "worker/engine/lua/renew.lua",
-        "redis.call('ZADD', KEYS[2], lease_end, owner)",
+        "redis.call('ZADD', KEYS[2], now + lease_ms, owner)",
         "",
         f"{LEASES}::test_renewing_keeps_every_job_of_the_owner",
     ),

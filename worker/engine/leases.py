@@ -12,8 +12,10 @@ To hold a job is to have it in one's `held` set, and every finish asks that firs
 lease ends, whoever claims next moves its jobs back to their old places in the queue; from then on the
 owner that was lost can neither finish nor overwrite anything, however late it wakes up.
 
-To stock arq a claimed job is one that is in progress (its `arq:in-progress:` key) and not due (its
-raised score), so both kinds of workers can share a queue.
+To stock arq a claimed job is one that is in progress (its `arq:in-progress:` key) and not due (its raised score), so
+both kinds of workers can share a queue. These two marks last for two leases, and are renewed for jobs that are held
+for longer than half of one: most never are. Where no worker of ours is left to put a lost owner's jobs back, they are
+due again when their marks end.
 """
 
 from collections.abc import Sequence

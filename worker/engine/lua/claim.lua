@@ -1,6 +1,6 @@
--- Take jobs that are due, each under this owner's lease; first put back those of an owner whose lease has lapsed.
+-- Take jobs that are due under this owner's lease, and mark them; first put back those of an owner whose lease has lapsed.
 --
--- KEYS[1]  the queue: zset of job ids; score: due time, of a claimed job the end of its lease (Unix ms)
+-- KEYS[1]  the queue: zset of job ids; score: due time, of a claimed job the end of its mark (Unix ms)
 -- KEYS[2]  owners: zset of owners that hold jobs; score: end of the owner's lease
 -- KEYS[3]  held: zset of the jobs that this owner holds; score: their due time before the claim
 -- KEYS[4]  lapses: hash of job ids to the number of owners that were lost while they held it
@@ -15,7 +15,8 @@ local owner, lease_ms, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 -- Rounded up: arq rounds the times it writes, and a job that was enqueued this very millisecond is due.
 local now = time[1] * 1000 + math.ceil(time[2] / 1000)
-local lease_end = now + lease_ms
+-- A job's marks outlive the lease: only those held for long are renewed, and what ends first is the lease.
+local mark_ms = 2 * lease_ms
 local A_DAY_MS = 86400000
 
 local function put_back(lost)
@@ -51,11 +52,11 @@ end
 local ids, dues, raised, kept = {}, {}, {}, {}
 local function take(id, due)
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
-    if not redis.call('SET', 'arq:in-progress:' .. id, owner, 'PX', lease_ms, 'NX') then
+    if not redis.call('SET', 'arq:in-progress:' .. id, owner, 'PX', mark_ms, 'NX') then
         return false
     end
     ids[#ids + 1], dues[#dues + 1] = id, due
-    raised[#raised + 1], raised[#raised + 2] = lease_end, id
+    raised[#raised + 1], raised[#raised + 2] = now + mark_ms, id
     kept[#kept + 1], kept[#kept + 2] = due, id
     return true
 end
@@ -77,7 +78,7 @@ for _ = 1, 20 do -- jobs that stock workers run stay at the head: page past them
         end
     end
     if #raised > from then
-        redis.call('ZADD', KEYS[1], unpack(raised, from + 1)) -- out of the scan, until the lease ends
+        redis.call('ZADD', KEYS[1], unpack(raised, from + 1)) -- out of the scan
     end
     if #page == 0 or #ids >= limit then
         break
@@ -88,7 +89,7 @@ if #ids == 0 then
 end
 
 redis.call('ZADD', KEYS[3], unpack(kept))
-redis.call('ZADD', KEYS[2], lease_end, owner)
+redis.call('ZADD', KEYS[2], now + lease_ms, owner)
 local jobs, tries = {}, {}
 for i, id in ipairs(ids) do
     jobs[i], tries[i] = 'arq:job:' .. id, 'arq:retry:' .. id

@@ -1,4 +1,4 @@
--- Renew an owner's lease, and with it every job that it holds.
+-- Renew an owner's lease, and the marks of the jobs that it has held for long.
 --
 -- KEYS[1]  the queue  KEYS[2]  owners  KEYS[3]  held by this owner
 -- ARGV[1]  owner      ARGV[2]  lease, ms
@@ -8,16 +8,29 @@ if not redis.call('ZSCORE', KEYS[2], owner) then
     return 0
 end
 local time = redis.call('TIME')
-local lease_end = time[1] * 1000 + math.ceil(time[2] / 1000) + lease_ms
-redis.call('ZADD', KEYS[2], lease_end, owner)
-for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+local now = time[1] * 1000 + math.ceil(time[2] / 1000)
+redis.call('ZADD', KEYS[2], now + lease_ms, owner)
+
+local function renew_marks(id)
     local key = 'arq:in-progress:' .. id
     local holder = redis.call('GET', key)
     if not holder or holder == owner then
-        redis.call('SET', key, owner, 'PX', lease_ms)
-        redis.call('ZADD', KEYS[1], 'XX', lease_end, id)
+        redis.call('SET', key, owner, 'PX', 2 * lease_ms)
+        redis.call('ZADD', KEYS[1], 'XX', now + 2 * lease_ms, id)
     else
         redis.call('ZREM', KEYS[3], id) -- a stock worker has it: not ours to finish any more
+    end
+end
+
+local held = redis.call('ZRANGE', KEYS[3], 0, -1)
+for first = 1, #held, 1000 do
+    local last = math.min(first + 999, #held)
+    local ends = redis.call('ZMSCORE', KEYS[1], unpack(held, first, last))
+    for i = first, last do
+        local mark_end = ends[i - first + 1]
+        if not mark_end or tonumber(mark_end) < now + 1.5 * lease_ms then
+            renew_marks(held[i])
+        end
     end
 end
 return 1
