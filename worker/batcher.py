@@ -71,14 +71,19 @@ class Batcher:
                 raise
             return await self._promise(delivery.id)
 
-    async def close(self) -> None:
-        """Wait for the batches that have left; callers whose jobs have not left are cancelled."""
+    async def close(self, patience_s: float = 5.0) -> None:
+        """Wait for the batches that have left; callers whose jobs have not left are cancelled.
+
+        What is under way after *patience_s* is cancelled, too: while PostgreSQL is away it would go on for ever.
+        """
         for pending in self._pending.values():
             for job_id in pending:
                 _tell(self._answers.pop(job_id), asyncio.CancelledError())
         self._pending.clear()
         while busy := self._under_way | self._looking_again:
-            await asyncio.wait(busy)
+            _, late = await asyncio.wait(busy, timeout=patience_s)
+            for task in late:
+                task.cancel()
 
     def _promise(self, job_id: str) -> asyncio.Future[Outcome | RetryLater]:
         answer: asyncio.Future[Outcome | RetryLater] = self._loop.create_future()
@@ -138,7 +143,7 @@ class Batcher:
                 raise ValueError(f"{len(answers)} answers for {len(batch)} jobs")  # noqa: TRY301  (told to all below)
         except BaseException as error:  # noqa: BLE001  (every caller is told)
             answers = [error] * len(batch)
-        self._settling[function] -= 1
+        self._settling -= Counter([function])  # which forgets it where that was the last: names are the senders'
         again: list[Delivery] = []
         for delivery, answer in zip(batch, answers, strict=True):
             if isinstance(answer, RetryLater) and not answer.delay_s:

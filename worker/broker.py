@@ -6,6 +6,7 @@ it where that is known.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,6 +33,12 @@ log = structlog.get_logger(__name__)
 
 SOCKET_TIMEOUT_S = 5.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 1.0
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+}
+"""A connection that only listens is found dead within two minutes; the kernels' own limits are hours."""
 REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 """Raised when Redis does not let us in, or is not who it says it is: waiting cannot help."""
 
@@ -97,6 +104,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     options |= {"lib_name": None, "lib_version": None}  # not announced: Redis before 7.2 cannot even grant that command
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
+        options["socket_keepalive_options"] = _KEEPALIVE
     if url.startswith("rediss:"):
         options["ssl_check_hostname"] = True
     return options

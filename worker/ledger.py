@@ -132,22 +132,32 @@ class Ledger:
             heed_cancel()
             try:
                 outcomes = await self._transaction(function, batch, look_up=look_up or conflicts + failures > 0)
-            except Conflict:
-                conflicts += 1
-                if conflicts > _MOST_CONFLICTS:
-                    raise
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
+            except PoolClosed:
+                raise
             except (Unavailable, Refused) as fault:
-                if not self.database_is_away:
-                    log.warning("database.unavailable", error=str(fault))
-                self.database_is_away = True
+                self._missed(fault)
                 await asyncio.sleep(UNAVAILABLE_DELAYS_S[min(failures, len(UNAVAILABLE_DELAYS_S) - 1)])
                 failures += 1
+            except Exception as error:
+                self._answered()
+                conflicts += 1
+                if not isinstance(error, Conflict) or conflicts > _MOST_CONFLICTS:
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
             else:
-                if self.database_is_away:
-                    log.info("database.back")
-                self.database_is_away = False
+                self._answered()
                 return outcomes
+
+    def _missed(self, fault: Unavailable | Refused) -> None:
+        if not self.database_is_away:
+            log.warning("database.unavailable", error=str(fault))
+        self.database_is_away = True
+
+    def _answered(self) -> None:
+        """Take note that the server is there, whatever it said: else a job that fails then would be the last one."""
+        if self.database_is_away:
+            log.info("database.back")
+        self.database_is_away = False
 
     async def _transaction(
         self, function: str, batch: Sequence[Delivery], *, look_up: bool

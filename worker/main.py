@@ -206,7 +206,7 @@ class WorkerProcess:
             self._run_aside(Adviser(journal, side).run(), "adviser")
 
     def _run_aside(self, work: Any, name: str) -> None:
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.create_task(_told(work, name), name=name)
         self._open.callback(task.cancel)
 
 
@@ -225,6 +225,14 @@ def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
 def _require_known(shares: Mapping[str, float]) -> None:
     if unknown := shares.keys() - {job_type.name for job_type in JOBS}:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
+
+
+async def _told(work: Any, name: str) -> None:
+    """Do *work* that goes on as long as the process; say so where it ends by an error, as nobody waits for it."""
+    try:
+        await work
+    except Exception:
+        log.exception("task.ended", task=name)
 
 
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:

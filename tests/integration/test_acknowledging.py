@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import pytest
 from arq.connections import ArqRedis
+from arq.constants import abort_jobs_ss
 from factories import user_fields
 from planting import QUEUE, a_worker, drained
 from waiting import until
@@ -28,3 +30,24 @@ async def test_a_job_stays_in_the_queue_until_its_effect_is_committed(
             assert "in_progress" == await client.status("a")
         await drained(redis, running)
     assert "applied" == (await client.result("a", timeout_s=5))["status"]
+
+
+@pytest.mark.parametrize("seems", ["failed", "aborted", "expired"])
+async def test_what_was_applied_is_told_as_applied(redis: ArqRedis, client: JobClient, pool: Pool, seems: str) -> None:
+    """Its worker was lost before it could acknowledge it, and three times so, or the job was aborted meanwhile."""
+    async with a_worker(redis, pool) as running:
+        await client.enqueue("create_user", user_fields(), job_id="a")
+        await drained(redis, running)
+        first = await client.result("a", timeout_s=5)
+        await redis.delete("arq:result:a")
+        if seems == "failed":
+            await redis.hset(f"{QUEUE}:lapses", "a", "3")
+        if seems == "aborted":
+            await redis.zadd(abort_jobs_ss, {"a": 1})
+        if seems != "expired":
+            await client.enqueue("create_user", user_fields(), job_id="a")
+        else:
+            await redis.zadd(QUEUE, {"a": 1})
+        await drained(redis, running)
+        assert "applied" == first["status"]
+        assert first == await client.result("a", timeout_s=5)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import func
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from waiting import until
 
 from worker import wire
@@ -223,6 +224,90 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
     assert "lost 3 workers" in caplog.text
     await one._holding.close()
     await one._wakeup.close()
+
+
+async def test_a_job_that_does_not_heed_its_stop_is_told_again(redis: ArqRedis) -> None:
+    """Whose batch is at the database hears the first cancel and waits on; the second one it may not ignore."""
+    begun, heard = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_ctx: Any) -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            heard.set()
+            await asyncio.Event().wait()
+        return "never"
+
+    one = a_worker(redis, stubborn, lease_s=1.0)
+    one.main_task = asyncio.create_task(one.main())
+    await redis.enqueue_job("job", _job_id="a")
+    await begun.wait()
+    one.handle_sig(signal.SIGTERM)
+    await asyncio.gather(one.main_task, return_exceptions=True)
+    await asyncio.wait_for(one.close(), 10)
+
+    assert heard.is_set()
+    assert [b"a"] == await redis.zrange(QUEUE, 0, -1)
+    assert not await redis.exists("arq:retry:a", f"{QUEUE}:owners")
+
+
+async def test_every_step_of_the_end_is_taken(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the one before: here Redis does not let us give our jobs back."""
+    ended = asyncio.Event()
+
+    async def on_shutdown(_ctx: Any) -> None:
+        ended.set()
+
+    one = a_worker(redis, Runs(), burst=True, on_shutdown=on_shutdown)
+    await one.main()
+
+    async def refuse(*_: Any) -> Any:
+        raise NoPermissionError("this user has no permissions to run 'zrange'")
+
+    monkeypatch.setattr(one._holding._leases, "strays", refuse)
+    with pytest.raises(NoPermissionError):
+        await one.close()
+    assert ended.is_set()
+    assert one._holding is None
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease renewal"]
+
+
+async def test_a_busy_redis_can_still_wake_us(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that passes is no reason to poll from then on."""
+    wakeup = Wakeup(redis, QUEUE, poll_delay_s=30)
+
+    async def busy() -> float:
+        raise ResponseError("BUSY Redis is busy running a script.")
+
+    monkeypatch.setattr(wakeup, "_due_in_s", busy)
+    with pytest.raises(ResponseError):
+        await wakeup.wait(30)
+    monkeypatch.undo()
+    await redis.enqueue_job("job")
+    await asyncio.wait_for(wakeup.wait(30), 10)
+    assert wakeup._listener is not None
+    await wakeup.close()
+
+
+async def test_a_listener_that_lost_its_connection_is_replaced(redis: ArqRedis) -> None:
+    """The connection that asks may live on, and nobody would hear the answer."""
+    wakeup = Wakeup(redis, QUEUE, poll_delay_s=30)
+    await wakeup.wait(0)
+    first = wakeup._listener
+    assert first is not None
+    await wakeup._listening.disconnect(nowait=True)
+    await asyncio.wait([first])
+
+    waiting = asyncio.create_task(wakeup.wait(30))
+
+    async def listens() -> bool:
+        return wakeup._listener not in (None, first)
+
+    await until(listens)
+    await redis.enqueue_job("job")
+    await asyncio.wait_for(waiting, 10)
+    await wakeup.close()
 
 
 async def test_a_redis_that_is_killed_and_comes_back_ends_no_worker(

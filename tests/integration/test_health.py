@@ -33,15 +33,15 @@ class UnsteadySide:
 
     def __init__(self, side: SideConnection) -> None:
         self._side = side
-        self.away = False
+        self.away: Exception | None = None
         self.uses = 0
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Connection]:
         """Lend the connection, unless it is away."""
         self.uses += 1
-        if self.away:
-            raise Unavailable("the server is away")
+        if self.away is not None:
+            raise self.away
         async with self._side.use() as connection:
             yield connection
 
@@ -123,13 +123,13 @@ async def test_samples_are_kept_while_the_database_is_away(
 ) -> None:
     """And written when it is back, each for its own tick and with the time of its capture."""
     recorder = a_recorder()
-    side.away = True
+    side.away = Unavailable("the server is away")
     for n in range(3):
         recorder.take_sample(TICK_S + n)
         await recorder._journal.write()
     assert [] == await snapshots(connection)
     assert [("snapshot.late", n) for n in (1, 2, 3)] == [(line["event"], line["kept"]) for line in logs]
-    side.away = False
+    side.away = None
     await recorder._journal.write()
     rows = await snapshots(connection)
     assert [TICK_S, TICK_S + 1, TICK_S + 2] == [row["tick"].timestamp() for row in rows]
@@ -143,10 +143,10 @@ async def test_the_newest_samples_are_kept_when_there_are_too_many(
 ) -> None:
     """An outage of hours must not fill the memory."""
     recorder = a_recorder()
-    side.away = True
+    side.away = Unavailable("the server is away")
     for n in range(1000):
         recorder.take_sample(TICK_S + n)
-    side.away = False
+    side.away = None
     await recorder._journal.write()
     rows = await snapshots(connection)
     assert (720, TICK_S + 999) == (len(rows), rows[-1]["tick"].timestamp())
@@ -279,14 +279,15 @@ async def test_processes_that_prune_at_once_do_not_wait_for_each_other(database:
         await side.close()
 
 
+@pytest.mark.parametrize("error", [Unavailable("the server is away"), LookupError("a column of another version")])
 async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
-    side: UnsteadySide, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+    side: UnsteadySide, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """An outage does not end it."""
+    """Neither an outage nor a surprise ends it."""
     monkeypatch.setattr("worker.health.pruner._INTERVAL_S", 0.01)
     unsteady: Any = side
     await insert_results(connection, 1, NOW - timedelta(days=3000))
-    side.away = True
+    side.away = error
     running = asyncio.create_task(Pruner(unsteady, results_keep_days=30, snapshots_keep_days=7).run())
 
     async def told() -> bool:
@@ -296,7 +297,7 @@ async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
         return await connection.fetchval("SELECT count(*) FROM job_results") == 0
 
     await until(told)
-    side.away = False
+    side.away = None
     await until(pruned)
     running.cancel()
     await asyncio.wait([running])

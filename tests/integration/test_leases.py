@@ -200,6 +200,32 @@ async def test_a_job_that_kills_its_workers_is_isolated_and_told(redis: ArqRedis
     assert not await redis.exists(QUEUE, f"{QUEUE}:lapses", f"{QUEUE}:suspects", f"{QUEUE}:owners")
 
 
+async def test_a_suspect_is_marked_as_any_job_is(redis: ArqRedis, leases: Leases) -> None:
+    """Set apart it was not due for a day; in somebody's hands it is due again when its marks end, and they are kept."""
+    await enqueue(redis, "a")
+    for owner in ("dead-1", "dead-2"):
+        assert ["a"] == await claim(leases, owner)
+        await lapse(redis, owner)
+    assert [] == await claim(leases, "me")
+
+    assert ["a"] == await claim(leases, "me", suspect_too=True)
+    seconds, _ = await redis.time()
+    assert 19_000 <= (await redis.zscore(QUEUE, "a") or 0) - seconds * 1000 <= 22_000
+
+
+async def test_a_job_that_ran_to_its_end_is_no_suspect(redis: ArqRedis, leases: Leases) -> None:
+    """It asked for another try, so it was not what killed its workers."""
+    await enqueue(redis, "a")
+    for owner in ("dead-1", "dead-2"):
+        assert ["a"] == await claim(leases, owner)
+        await lapse(redis, owner)
+    assert ["a"] == [*await claim(leases, "me"), *await claim(leases, "me", suspect_too=True)]
+    await leases.finish("me", [Finish("a", "again", b"1")])
+
+    ((job,), _) = await leases.claim("you", 10, suspect_too=False)
+    assert ("a", 1, 0) == (job.id, job.failed_tries, job.lapses)
+
+
 async def test_a_full_claim_and_finish_fit_into_the_scripts(redis: ArqRedis, leases: Leases) -> None:
     """Lua cannot unpack any number of values: the largest batch works, and a larger wish gets that much."""
     ids = [f"job-{number}" for number in range(MOST_AT_ONCE + 50)]

@@ -321,6 +321,15 @@ async def test_a_server_that_is_away_or_refuses_us_is_waited_for(
     assert ["ada", "eve"] == await usernames(connection)
 
 
+async def test_a_server_that_is_back_with_an_error_is_back(pool: Pool) -> None:
+    """Else the worker would claim nothing more, until a success that there may be no other batch to bring."""
+    unlucky = UnluckyPool(pool, before=1)
+    ledger = a_ledger(unlucky, raising(ValueError("a bug")))
+    (outcome,) = await ledger.settle("create_user", [a_delivery(a_user(CURSED))])
+    assert isinstance(outcome, RetryLater)
+    assert not ledger.database_is_away
+
+
 async def test_a_commit_that_nobody_heard_of_is_not_made_twice(pool: Pool, connection: Any) -> None:
     """The connection is lost in COMMIT, which the server has made: the second run finds the rows."""
     unlucky = UnluckyPool(pool, after=1)

@@ -2,7 +2,7 @@
 
 The checkout is copied to a temporary folder, one fault at a time is put in there, and its test alone is run. Exit
 status 0: every test turned red; 1: one stayed green, or could not be run, or a mutation's text was not found once;
-2: without any fault a named test is red already.
+2: no mutation has these words, or without any fault a named test is red already.
 """
 
 import shutil
@@ -35,6 +35,9 @@ _PASSED, _FAILED = 0, 1
 def main(words: Sequence[str]) -> int:
     """Try the mutations that are asked for; returns the exit status."""
     asked = [mutation for mutation in MUTATIONS if all(word in mutation.what for word in words)]
+    if not asked:
+        print(f"no mutation has these words: {' '.join(words)}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
         checkout = Path(scratch) / "checkout"
         shutil.copytree(ROOT, checkout, ignore=_NOT_COPIED)

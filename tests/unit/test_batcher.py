@@ -374,3 +374,24 @@ async def test_closing_waits_for_what_has_left_and_cancels_the_rest() -> None:
     await closing
     assert answer("gone") == await gone
     assert [["gone"]] == settling.batches
+
+
+async def test_closing_does_not_wait_for_ever() -> None:
+    """While PostgreSQL is away a batch goes on until it is cancelled."""
+    settling = Settling(held=True)
+    batcher = Batcher(settling, slots=1, limit=10)
+    (caller,) = submit(batcher, "a")
+    await settling.called.wait()
+    await batcher.close(patience_s=0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+async def test_a_function_that_has_nothing_under_way_is_forgotten() -> None:
+    """Names of functions that there are none of are the senders' to make up."""
+    batcher = Batcher(Settling(), slots=2, limit=10)
+    for number in range(3):
+        await batcher.submit(a_delivery(job_id=str(number), function=f"made-up-{number}"))
+    await turns()
+    assert not batcher._settling
+    await batcher.close()

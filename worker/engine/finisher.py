@@ -3,7 +3,7 @@
 Natural batching again: while one call is under way the next one fills, so a lone job is acknowledged
 at once and a busy worker's by the hundred. A call that was cut short is repeated until it gets
 through: a job whose effect is committed but not acknowledged is acknowledged late, never run again
-here.
+here. An error that does not pass is kept for the worker's loop, which asks by `check`.
 """
 
 import asyncio
@@ -27,12 +27,19 @@ class Finisher:
         self._acknowledged = acknowledged
         self._waiting: deque[Finish] = deque()
         self._sending: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
 
     def put(self, finish: Finish) -> None:
         """Take one finish; it is sent with the others of this turn of the event loop."""
         self._waiting.append(finish)
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="finisher")
+
+    def check(self) -> None:
+        """Raise what has kept finishes from being sent, if anything has: a bug, or a refusal."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     async def drain(self) -> None:
         """Wait until everything is acknowledged."""
@@ -41,9 +48,14 @@ class Finisher:
 
     async def _send(self) -> None:
         await asyncio.sleep(0)
+        batch: list[Finish] = []
         try:
             while self._waiting:
-                await self._send_batch(self._next_batch())
+                batch = self._next_batch()
+                await self._send_batch(batch)
+        except Exception as error:  # noqa: BLE001  (told by `check`; nobody waits for this task)
+            self._waiting.extendleft(reversed(batch))
+            self._error = error
         finally:
             self._sending = None
 

@@ -6,8 +6,9 @@ may be under way here; those of the lost one keep no lease.
 """
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from redis.asyncio import Redis
@@ -18,6 +19,8 @@ from worker.engine.renewal import Renewal
 from worker.engine.trouble import Patience
 
 log = structlog.get_logger(__name__)
+
+_DOUBT_S, _LOOK_AGAIN_S = 120.0, 5.0
 
 
 class Holding:
@@ -44,7 +47,8 @@ class Holding:
         """Of the present owner."""
         self._suspect: str | None = None
         """One that two owners were lost with: there is one at a time."""
-        self._may_have_strays = False
+        self._look_s, self._doubtful_until_s = math.inf, 0.0
+        """When to look for strays next, and until when again and again."""
         lease_ms = int(lease_s * 1000)
         self._leases = Leases(redis, queue_name, lease_ms=lease_ms)
         self._finisher = Finisher(self._leases, patience, self._acknowledged)
@@ -55,12 +59,11 @@ class Holding:
         """Who this process is in Redis; another one after it lost its lease."""
         return f"{self._name}.{self._number}"
 
-    async def claim(self, room: int, known: Collection[str]) -> list[Claimed]:
-        """Take up to *room* due jobs; *known* are those that are under way here."""
-        if self._may_have_strays:
-            await self.drain()  # what is done first: a claim could put it back and run it again
-            await self._release_strays(set(known))
-            self._may_have_strays = False
+    async def claim(self, room: int) -> list[Claimed]:
+        """Take up to *room* due jobs."""
+        self._finisher.check()
+        if time.monotonic() >= self._look_s:
+            await self._look_for_strays()
         if room <= 0:
             return []
         self._renewal.check(self.owner)
@@ -75,8 +78,12 @@ class Holding:
         return claimed
 
     def doubt(self) -> None:
-        """Take note that a call was cut short: it may have taken jobs that nobody here knows of."""
-        self._may_have_strays = True
+        """Take note that a call was cut short: it may have taken jobs that nobody here knows of, or do so yet.
+
+        What was sent may reach Redis a minute after it was given up here, when the network is mended.
+        """
+        self._look_s = time.monotonic()
+        self._doubtful_until_s = self._look_s + _DOUBT_S
 
     def finish(self, finish: Finish) -> None:
         """Finish a job, with the others of this turn of the event loop."""
@@ -92,17 +99,25 @@ class Holding:
         """Acknowledge what is done and give back the rest. Raises `TimeoutError` where that takes a lease or longer."""
         async with asyncio.timeout(self._lease_s):
             await self.drain()
-            await self._release_strays(known=set())
+            await self._release_strays(set())
             await self.drain()
+        self._finisher.check()
 
     async def close(self) -> None:
         """Let the lease lapse."""
         await self._renewal.close()
 
+    async def _look_for_strays(self) -> None:
+        await self.drain()  # what is done first: a claim could put it back and run it again
+        await self._release_strays(set(self._jobs))
+        now_s = time.monotonic()
+        self._look_s = now_s + _LOOK_AGAIN_S if now_s < self._doubtful_until_s else math.inf
+
     async def _release_strays(self, known: set[str]) -> None:
-        """Give back what is held but not *known*: taken by a claim whose reply was lost, or never started."""
-        for job_id in await self._leases.strays(self.owner, known):
-            self._finisher.put(Finish(job_id, "release", owner=self.owner))
+        """Give back what is held but not *known*: taken by a claim whose reply was lost."""
+        owner = self.owner
+        for job_id in await self._leases.strays(owner, known):
+            self._finisher.put(Finish(job_id, "release", owner=owner))
 
     def _acknowledged(self, finishes: Sequence[Finish]) -> None:
         self._jobs.difference_update(finish.id for finish in finishes if finish.owner == self.owner)

@@ -63,15 +63,21 @@ class Intake:
         return as_result(outcome)
 
     async def run_unrunnable(self, call: dict[str, Any], kind: str, function: str, reason: str, content: Any) -> Any:
-        """Record the outcome of a job that the engine cannot run; see `worker.engine.job_run`."""
+        """Record the outcome of a job that the engine cannot run; see `worker.engine.job_run`.
+
+        Returns the result where it has another end than it seems: it was applied before its worker was lost, say.
+        """
         decided: dict[str, Rejected | Failed] = {
             "invalid": Rejected(Reason.INVALID, f"the job {reason}"),
             "aborted": Rejected(Reason.ABORTED),
             "failed": Failed(reason),
         }
+        named = _readable(function, _NAME_LENGTH)
+        outcome = await self._submit(self._delivery(named, call, decided[kind], content))
+        if isinstance(outcome, Rejected) and outcome.reason == Reason.ABORTED:
+            return None
         with suppress(JobFailed):
-            named = _readable(function, _NAME_LENGTH)
-            return as_result(await self._submit(self._delivery(named, call, decided[kind], content)))
+            return as_result(outcome)
 
     def _parse(self, function: str, args: tuple[Any, ...], fields: dict[str, Any]) -> tuple[Command | Rejected, Any]:
         job_type = self._types.get(function)

@@ -14,8 +14,8 @@ timeout with the hooks around it, and decide by how it ended:
 
 What cannot be run (no content, no sense, no such function, three workers lost with it) is done, with
 the reason as its failed result. Where the function `UNRUNNABLE` is registered it is told of each such
-job first, so that the service's ledger has an outcome of it, too; what it returns for an invalid job is
-that job's result.
+job first, so that the service's ledger has an outcome of it, too; where it returns something, that is the
+job's result: it may have been applied before its worker was lost.
 """
 
 import asyncio
@@ -149,7 +149,7 @@ async def _end_unrunnable(worker: "Worker", error: Unrunnable, start_ms: int) ->
             answer = await told.coroutine(_context(worker, call), error.kind, call.name, str(error), content)
         except Retry as retry:
             return _again(call, retry.defer_score)
-        if error.kind == "invalid":
+        if answer is not None:
             worker.jobs_complete += 1
             return _done(worker, call, start_ms, answer, success=True)
     worker.jobs_failed += 1

@@ -18,6 +18,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from worker.engine.trouble import is_trouble
+
 log = structlog.get_logger(__name__)
 
 
@@ -43,6 +45,8 @@ class Wakeup:
             await asyncio.sleep(min(self._poll_delay_s, timeout_s))
             return
         try:
+            if self._listener is not None and self._listener.done():
+                await self.close()  # its connection was lost, while the other one lives on
             if self._asking is None:
                 await self._connect()
             self._changed.clear()
@@ -51,10 +55,12 @@ class Wakeup:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(due_in_s, timeout_s)):
                         await self._changed.wait()
-        except ResponseError:
+        except ResponseError as error:
+            await self.close()
+            if is_trouble(error):
+                raise
             log.info("wakeup.unsupported", poll_delay_s=self._poll_delay_s)
             self._supported = False
-            await self.close()
         except (RedisError, OSError):
             await self.close()
             raise

@@ -14,7 +14,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from signal import Signals
 from typing import Any
@@ -112,21 +112,33 @@ class Worker(arq.worker.Worker):
                 self._holding.doubt()
 
     async def close(self) -> None:
-        """Give back what is still held, then close everything; each step whatever became of the one before."""
+        """Let go of what is still held, then close everything; each step whatever became of the one before."""
         if not self._handle_signals:
             self.handle_sig(Signals.SIGUSR1)
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (arq annotates it too narrowly)
             return
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        if self._holding is not None:
-            await self._give_back()
-            await self._holding.close()
-            await self._wakeup.close()
-            self._holding = None
-        if self.on_shutdown:
-            await self.on_shutdown(self.ctx)
+        self.is_stopping = True
+        async with AsyncExitStack() as steps:  # the last one first
+            steps.push_async_callback(self._close_pool)
+            if self.on_shutdown:
+                steps.push_async_callback(self.on_shutdown, self.ctx)
+            if self._holding is not None:
+                steps.push_async_callback(self._wakeup.close)
+                steps.push_async_callback(self._holding.close)
+                steps.push_async_callback(self._give_back)
+            await self._let_jobs_end()
+
+    async def _close_pool(self) -> None:
+        self._holding = None
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
+
+    async def _let_jobs_end(self) -> None:
+        """Wait for the jobs that were told to stop; those that go on all the same are told again."""
+        while running := [task for task in self.tasks.values() if not task.done()]:
+            _, late = await asyncio.wait(running, timeout=self._options.lease_s)
+            for task in late:
+                task.cancel()
 
     async def _open(self) -> None:
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
@@ -193,7 +205,7 @@ class Worker(arq.worker.Worker):
         arq asks for ids first and claims one by one; here the claim itself finds them.
         """
         self._assemble()
-        claimed = await self._holding.claim(self._room(), self.tasks)
+        claimed = await self._holding.claim(self._room())
         for job in claimed:
             self._start(job)
         return len(claimed)

@@ -37,6 +37,8 @@ class Adviser:
                 await self.run_once()
             except DatabaseFault as fault:
                 log.warning("advice.failed", error=str(fault))
+            except Exception:  # a table of another version, say, while one worker after the other is replaced
+                log.exception("advice.failed")
 
     async def run_once(self, now: datetime | None = None) -> None:
         """Judge the window before *now*, unless somebody has done so within half of it."""

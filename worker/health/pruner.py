@@ -57,6 +57,8 @@ class Pruner:
                 pruned = await self.run_once()
             except DatabaseFault as fault:
                 log.warning("prune.failed", error=str(fault))
+            except Exception:  # a table of another version, say, while one worker after the other is replaced
+                log.exception("prune.failed")
             else:
                 if any(pruned):
                     log.info("rows.pruned", **pruned._asdict())

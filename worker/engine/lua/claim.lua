@@ -68,17 +68,17 @@ if ARGV[4] == '1' then
     end
 end
 
-local skipped, page = 0, nil
+local skipped, done, page = 0, 0, nil
 for _ = 1, 20 do -- jobs that stock workers run stay at the head: page past them, but not for ever
-    local from = #raised
     page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, limit - #ids)
     for i = 1, #page, 2 do
         if not take(page[i], page[i + 1]) then
             skipped = skipped + 1
         end
     end
-    if #raised > from then
-        redis.call('ZADD', KEYS[1], unpack(raised, from + 1)) -- out of the scan
+    if #raised > done then
+        redis.call('ZADD', KEYS[1], unpack(raised, done + 1)) -- out of the scan
+        done = #raised
     end
     if #page == 0 or #ids >= limit then
         break

@@ -44,6 +44,7 @@ for i, id in ipairs(ids) do
         else
             if how == 'again' then
                 redis.call('SET', 'arq:retry:' .. id, value, 'EX', 88400)
+                redis.call('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end
             -- XX: a job that was taken out of the queue meanwhile stays out
             redis.call('ZADD', KEYS[1], 'XX', how == 'again' and ms > 0 and now + ms or dues[i], id)
