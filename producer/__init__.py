@@ -7,6 +7,7 @@
 - `run`            one run: enqueue, follow, report; `fleet` runs workers for its length
 - `requeue`        takes outcomes back and enqueues their jobs again
 - `report`         what a run counts and prints
+- `run_command`, `ledger_commands`  the command lines of a run, and of `results` and `requeue`
 - `front`          the HTTP front and the operators' page; `serve_command` starts it, `demo` gives it something to show
 - `__main__`       `python -m producer`
 

@@ -11,8 +11,10 @@ A tour, in the order in which a job meets the files:
 - `db`        pool, repositories, faults, migrations
 - `budget`    how many connections this worker may have, of those that PostgreSQL has for all of them
 - `outcomes`  what can become of a job
-- `health`    the stats job, the pruning, and the figures for Prometheus
+- `health`    the stats job, the pruning, verdict and advice, readiness, and the figures for Prometheus
 - `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are
+- `bench`, `drill` and `lab` measure it and break it; no code of the service uses them
+- `terminal`  what the commands share; `pool_command` and `advice_command` are two of them
 
 Start it with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.
 """

@@ -6,6 +6,7 @@
   `advisor` (with `queueing`'s models) which size their pools should have; `adviser` notes the advice, `fleet` is all of
   it for a page, and `kept` keeps an answer for however many ask
 - `readiness` says whether a process can do its work now; `serving` answers that, and `metrics`, on a worker's own port
+  (by `probes`, loaded only where there is one)
 
 Reads the pool facade and the ledger's tally; writes over a connection of its own.
 """

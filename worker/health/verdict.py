@@ -2,7 +2,7 @@
 
 `examine` walks the checks in their order, and the first that holds names the verdict: what would make later
 figures worthless comes first. Each check says which figures it looked at and where its limits are, whether it
-holds or not. The limits are those of the proposal in `docs/pool.md`, where they are explained.
+holds or not. The limits are explained in `docs/pool.md`.
 """
 
 from collections.abc import Callable, Sequence
