@@ -278,7 +278,7 @@ async def test_a_busy_redis_can_still_wake_us(redis: ArqRedis, monkeypatch: pyte
     """An error that passes is no reason to poll from then on."""
     wakeup = Wakeup(redis, QUEUE, poll_delay_s=30)
 
-    async def busy() -> float:
+    async def busy(_: float) -> float:
         raise ResponseError("BUSY Redis is busy running a script.")
 
     monkeypatch.setattr(wakeup, "_due_in_s", busy)
@@ -289,6 +289,21 @@ async def test_a_busy_redis_can_still_wake_us(redis: ArqRedis, monkeypatch: pyte
     await asyncio.wait_for(wakeup.wait(30), 10)
     assert wakeup._listener is not None
     await wakeup.close()
+
+
+async def test_the_wakeup_knows_when_the_next_lease_ends(redis: ArqRedis) -> None:
+    """An idle worker takes a lost one's jobs at that moment; its own beat would be half a second late."""
+    await redis.enqueue_job("job", _job_id="a")
+    dead = Leases(redis, QUEUE, lease_ms=1000)
+    await dead.claim("dead", 10, suspect_too=False)
+    wakeup = Wakeup(redis, QUEUE, poll_delay_s=30)
+    await wakeup.wait(30)
+    await wakeup.close()
+
+    seconds, _ = await redis.time()
+    assert (await redis.zscore(QUEUE, "a") or 0) > 1000 * seconds, "its mark has not ended"
+    ((job,), returned) = await Leases(redis, QUEUE, lease_ms=10_000).claim("me", 10, suspect_too=False)
+    assert ("a", 1) == (job.id, returned)
 
 
 async def test_a_listener_that_lost_its_connection_is_replaced(redis: ArqRedis) -> None:

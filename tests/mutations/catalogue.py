@@ -211,6 +211,13 @@ MUTATIONS = [
         "tests/integration/test_holding.py::test_a_claim_that_reaches_redis_late_is_found",
     ),
     Mutation(
+        "an idle worker sleeps on when a lease ends",
+        "worker/engine/wakeup.py",
+        "        return first[0][1] if first else math.inf\n",
+        "        return math.inf\n",
+        "tests/integration/test_engine_recovery.py::test_the_wakeup_knows_when_the_next_lease_ends",
+    ),
+    Mutation(
         "finishes that were refused are forgotten",
         "worker/engine/finisher.py",
         "            self._waiting.extendleft(reversed(batch))\n",

@@ -3,7 +3,8 @@
 Before it sleeps, a worker reads the head of the queue on a connection with client-side-caching support
 switched on (`CLIENT TRACKING`, Redis 6): the server then sends one message to a second connection when
 anybody changes that key. Nothing is asked of the client that enqueues: stock arq's wakes us, too. The
-same read tells when the next deferred job is due.
+same read tells when the next deferred job is due, and another one when the next lease ends: a lost
+worker's jobs are put back by whoever claims then.
 
 A message could be lost with its connection, so the worker looks at the queue now and then all the same.
 Where the server has no tracking (a proxy, a cluster), `wait` sleeps for the poll delay instead.
@@ -23,10 +24,15 @@ from worker.engine.trouble import is_trouble
 log = structlog.get_logger(__name__)
 
 
+_LEAST_TO_LEASE_MS = 20.0
+"""Where a lease has ended, and putting its jobs back takes more than one claim."""
+
+
 class Wakeup:
     """Waits for a change of one queue."""
 
     def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
+        self._redis = redis
         self._pool: Any = redis.connection_pool
         self._queue = queue_name
         self._poll_delay_s = poll_delay_s
@@ -50,7 +56,7 @@ class Wakeup:
             if self._asking is None:
                 await self._connect()
             self._changed.clear()
-            due_in_s = await self._due_in_s()
+            due_in_s = await self._due_in_s(await self._lease_end_ms())
             if due_in_s > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(due_in_s, timeout_s)):
@@ -94,7 +100,12 @@ class Wakeup:
                 await connection.read_response()
                 self._changed.set()
 
-    async def _due_in_s(self) -> float:
+    async def _lease_end_ms(self) -> float:
+        """Return when the next lease ends; asked over a connection of its own, or each renewal would wake us."""
+        first: list[tuple[bytes, float]] = await self._redis.zrange(f"{self._queue}:owners", 0, 0, withscores=True)
+        return first[0][1] if first else math.inf
+
+    async def _due_in_s(self, lease_end_ms: float) -> float:
         """Return in how many seconds to look again; asking makes the server tell us of the next change.
 
         By the server's clock, which claims go by: ours may be ahead, and we would look again and again.
@@ -102,7 +113,9 @@ class Wakeup:
         await self._asking.send_command("TIME")
         await self._asking.send_command("ZRANGE", self._queue, 0, 0, "WITHSCORES")
         (seconds, micros), head = await self._asking.read_response(), await self._asking.read_response()
-        return float(head[1]) / 1000 - int(seconds) - int(micros) / 1e6 if head else math.inf
+        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        job_in_ms = float(head[1]) - now_ms if head else math.inf
+        return min(job_in_ms, max(lease_end_ms - now_ms, _LEAST_TO_LEASE_MS)) / 1000
 
 
 async def _ask(connection: Any, *command: Any) -> Any:
