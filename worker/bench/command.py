@@ -15,14 +15,15 @@ from typing import Any
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings, child_environment
+from settings import Settings
 from worker import terminal
 from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
 from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop
 from worker.bench.latency import idle_latency_ms, percentiles
 from worker.bench.processes import cpu_s
-from worker.bench.servers import own_databases
+from worker.bench.servers import measured_environment, own_databases
+from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.embedded import Urls
 
@@ -151,11 +152,11 @@ class Bench:
         await connection.close()
 
 
-async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
     """Measure this service beside stock arq and pgbench, in one run."""
-    async with own_databases(settings, urls) as (own, redis):
-        await _migrate(settings, own)
-        environment = child_environment(DATABASE_URL=own.database, REDIS_URL=own.redis, LOG_LEVEL="WARNING")
+    async with own_databases(urls) as (own, redis):
+        await migrate(PoolConfig(url=own.database, application_name="tidepool-bench"))
+        environment = measured_environment(own.database, own.redis, LOG_LEVEL="WARNING")
         run = Bench(arguments, redis, own, Place(environment, tuple(arguments.pin or ())))
         for number in range(arguments.repeat):
             await run.round(number)
@@ -165,10 +166,6 @@ async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     else:
         _print(document)
     return 0
-
-
-async def _migrate(settings: Settings, urls: Urls) -> None:
-    await (await terminal.open_pool(settings, urls, "bench")).close()
 
 
 async def _cpu_percent(pid: int, seconds: float) -> float:

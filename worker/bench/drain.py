@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 
 from worker import wire
 from worker.bench.processes import cpu_s, peak_mb
+from worker.bench.servers import QUEUE
 from worker.delivery import now_ms
+from worker.terminal import CommandError
 
-QUEUE = "arq:queue"
 _LOOK_S = 0.005
 _CHUNK = 500
 
@@ -72,9 +73,14 @@ async def preload_noops(redis: Redis, count: int) -> None:
 async def drain(
     redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
 ) -> Drained:
-    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done."""
+    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done.
+
+    Raises `CommandError` where there is nothing to drain, or too little to measure, and where a worker ends.
+    """
     await _compact(redis)
     queued = await redis.zcard(QUEUE)
+    if not queued:
+        raise CommandError(f"nothing to measure: no job is in {QUEUE}")
     left = max(0, queued - most_jobs) if most_jobs else 0
     processes = [await start(system, place, number) for number in range(workers)]
     try:

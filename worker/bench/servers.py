@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings
+from settings import Settings, child_environment
 from worker import embedded, servers
 from worker.broker import open_redis
 from worker.db import capacity
@@ -24,8 +24,9 @@ from worker.embedded.locks import wait_until
 from worker.embedded.postgres import Postgres
 from worker.terminal import CommandError
 
+QUEUE = "arq:queue"
+"""What is measured works on this one, whatever QUEUE_NAME says."""
 _DATABASE, _REDIS_DATABASE = "tidepool_bench", 15
-_QUEUE = "arq:queue"
 _USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
 _RESTART_WAIT_S = 30.0
 
@@ -49,6 +50,15 @@ class Site:
             await connection.close()
 
 
+def measured_environment(database: str, redis: str, **variables: str) -> dict[str, str]:
+    """Return the environment of a worker that is measured, or broken, on these servers, with *variables* set beside.
+
+    What makes this process's own workers find each other is not handed on: with its QUEUE_NAME it would wait for jobs
+    elsewhere, and METRICS_PORT would be one port for all of them.
+    """
+    return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
+
+
 @asynccontextmanager
 async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Site]:
     """Have servers for the length of the block that admit so many *connections* beside a few others.
@@ -61,10 +71,10 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             home = stack.enter_context(_own_directory(settings.data_dir))
             urls = stack.enter_context(embedded.join(home)).urls
             postgres_pid = await _admit(home, urls, connections)
-            redis = open_redis(urls.redis, queue_name=_QUEUE)
+            redis = open_redis(urls.redis, queue_name=QUEUE)
             stack.push_async_callback(redis.aclose, close_connection_pool=True)
         else:
-            urls, redis = await stack.enter_async_context(own_databases(settings, servers.addresses(settings)))
+            urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
             postgres_pid = None
             await _require(urls, settings, connections)
         await migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
@@ -72,13 +82,13 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 
 @asynccontextmanager
-async def own_databases(settings: Settings, urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     """Make the benchmark's own database, and take a Redis database that is empty; both are left as they were."""
     own = Urls(
         urlsplit(urls.database)._replace(path=f"/{_DATABASE}").geturl(),
         urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
     )
-    redis = open_redis(own.redis, queue_name=settings.queue_name)
+    redis = open_redis(own.redis, queue_name=QUEUE)
     if await redis.dbsize():
         raise CommandError(
             f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"

@@ -14,8 +14,8 @@ from typing import Any, Self
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import child_environment
 from worker import embedded
+from worker.bench.servers import QUEUE, measured_environment
 from worker.broker import open_redis
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
@@ -29,7 +29,6 @@ from worker.embedded.server import Server
 from worker.engine.leases import release_owners
 from worker.identity import worker_id_prefix
 
-QUEUE = "arq:queue"
 _LOOK_S = 0.05
 _WAIT_S = 60.0
 _PATIENT_S = "20"
@@ -221,7 +220,7 @@ class Arena:
             )
 
     def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:
-        return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, STATS_INTERVAL="1", **others)
+        return measured_environment(database, redis, STATS_INTERVAL="1", **others)
 
 
 async def _reached(condition: Callable[[], bool]) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from settings import Settings
 from worker import terminal
+from worker.bench.servers import QUEUE
 from worker.drill import timeline
 from worker.drill.addresses import target
-from worker.drill.arena import QUEUE, Arena
+from worker.drill.arena import Arena
 from worker.drill.faults import FAULTS
 from worker.drill.guard import prepare
 from worker.drill.log import Log
