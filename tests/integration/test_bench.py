@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ from redis import Redis
 
 from settings import load
 from worker.__main__ import parser
+from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
 from worker.bench.drain import Place, System, drain
 from worker.db.pool import PoolConfig
@@ -50,3 +52,46 @@ async def test_an_empty_queue_is_nothing_to_measure(redis: ArqRedis) -> None:
     """It was waited for until fewer than none were left."""
     with pytest.raises(CommandError, match="no job is in arq:queue"):
         await drain(redis, System("nobody", "worker.NoSuchSettings"), Place({}))
+
+
+def a_pgbench(path: Path, *lines: str) -> Path:
+    """Make a program that writes down what it was given, and then does *lines*."""
+    program = path / "pgbench"
+    program.write_text("\n".join(("#!/bin/sh", f'echo "$PGPASSWORD" "$@" > {path}/given', *lines)), "utf-8")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("url", "password", "given"),
+    [
+        ("postgresql://a%20b:s%2Fcret@db:5433/x%20y?sslmode=require", "s/cret", "a%20b@db:5433/x%20y?sslmode=require"),
+        ("postgresql://postgres@/x?host=/run/a&port=5432", "", "postgres@/x?host=/run/a&port=5432"),
+        ("postgresql:///x?password=s%2Fcret&user=me", "s/cret", "/x?user=me"),
+    ],
+)
+async def test_pgbench_gets_the_password_where_nobody_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, password: str, given: str
+) -> None:
+    """It asked for one, at the terminal of whoever measured, and took quoted names as they are in the URL."""
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    program = a_pgbench(tmp_path, "echo 'tps = 12.5 (without)'")
+    assert 12.5 == await pgbench.transactions_per_second(program, url, "SELECT 1", clients=1, seconds=1)
+    said = (tmp_path / "given").read_text("utf-8").split()
+    assert f"postgresql://{given}" == said[-1]
+    assert ([password] if password else ["-n"]) == said[:1]
+    assert not any("cret" in word for word in said[1:])
+
+
+async def test_a_pgbench_that_fails_is_told_in_a_line(tmp_path: Path) -> None:
+    """In its own words."""
+    program = a_pgbench(tmp_path, "echo 'pgbench: error:' >&2", "echo 'no such role' >&2", "exit 1")
+    with pytest.raises(CommandError, match=r"^pgbench: pgbench: error: no such role$"):
+        await pgbench.transactions_per_second(program, "postgresql://db/x", "SELECT 1", clients=1, seconds=1)
+
+
+async def test_pgbench_takes_the_url(database: PoolConfig) -> None:
+    """As libpq reads it."""
+    program = pgbench.find()
+    assert program is not None
+    assert await pgbench.transactions_per_second(program, database.url, "SELECT 1;\n", clients=1, seconds=1) > 0
