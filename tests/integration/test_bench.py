@@ -1,28 +1,31 @@
 """The benchmark, as small as it can be, and its parts."""
 
+import gc
 import json
 import socket
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from redis import Redis
+from redis.asyncio import Redis
 
 from settings import load
 from worker.__main__ import parser
 from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
 from worker.bench.drain import Place, System, drain
+from worker.bench.servers import own_databases, session
 from worker.db.pool import PoolConfig
+from worker.embedded import Urls
 from worker.servers import addresses
 from worker.terminal import CommandError
 
 
 async def bench(servers: Any, *words: str) -> int:
     """Run `python -m worker bench` on the session's servers; returns its exit status."""
-    with Redis.from_url(servers.redis_url(15)) as redis:
-        cast("Any", redis).flushdb()  # what a test has left there is nobody's
+    async with Redis.from_url(servers.redis_url(15)) as redis:
+        await redis.flushdb()  # what a test has left there is nobody's
     settings = load({"DATABASE_URL": servers.database_url("postgres"), "REDIS_URL": servers.redis_url(0)})
     arguments = parser().parse_args(("bench", *words, "--repeat", "1", "--json"))
     return await arguments.command(arguments, settings, addresses(settings))
@@ -95,3 +98,25 @@ async def test_pgbench_takes_the_url(database: PoolConfig) -> None:
     program = pgbench.find()
     assert program is not None
     assert await pgbench.transactions_per_second(program, database.url, "SELECT 1;\n", clients=1, seconds=1) > 0
+
+
+async def test_what_postgresql_refuses_otherwise_is_told_in_a_line(database: PoolConfig) -> None:
+    """No fault of the server, and no bug of ours: a template that somebody uses, a database that is to be dropped."""
+    with pytest.raises(CommandError, match=r"^PostgreSQL at postgresql://postgres@.*: database .* already exists$"):
+        async with session(database.url) as connection:
+            await connection.execute("CREATE DATABASE postgres")
+
+
+async def test_a_redis_that_is_not_empty_is_left_alone(servers: Any) -> None:
+    """Nothing of it is removed, and the client is closed: one that is not warns when it is collected."""
+    urls = Urls(servers.database_url("postgres"), servers.redis_url(15))
+    async with Redis.from_url(urls.redis) as theirs:
+        await theirs.set("somebody's", "value")
+        try:
+            with pytest.raises(CommandError, match="not empty"):
+                async with own_databases(urls):
+                    pytest.fail("it uses it")
+            assert 1 == await theirs.dbsize()
+        finally:
+            await theirs.flushdb()
+    gc.collect()

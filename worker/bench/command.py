@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import asyncpg
 from arq.connections import ArqRedis
 
 from settings import Settings
@@ -22,7 +21,7 @@ from worker.bench.acquire import acquire_us
 from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop
 from worker.bench.latency import idle_latency_ms, percentiles
 from worker.bench.processes import cpu_s
-from worker.bench.servers import measured_environment, own_databases
+from worker.bench.servers import measured_environment, own_databases, session
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.embedded import Urls
@@ -118,13 +117,12 @@ class Bench:
     async def _latency(self) -> None:
         await self._reset()
         worker = await start(_OURS, self.place)
-        connection: Any = await asyncpg.connect(self.urls.database)
         try:
-            await idle_latency_ms(self.redis, connection, 20)  # the first ones prepare statements
-            self.latencies += await idle_latency_ms(self.redis, connection, 300)
+            async with session(self.urls.database) as connection:
+                await idle_latency_ms(self.redis, connection, 20)  # the first ones prepare statements
+                self.latencies += await idle_latency_ms(self.redis, connection, 300)
             self.idle_cpu_percent = await _cpu_percent(worker.pid, seconds=5.0)
         finally:
-            await connection.close()
             await stop([worker])
 
     async def _acquire(self) -> None:
@@ -146,10 +144,9 @@ class Bench:
     async def _reset(self) -> None:
         """Empty the queue and the tables; a checkpoint now is one that does not come in the middle."""
         await self.redis.flushdb()
-        connection: Any = await asyncpg.connect(self.urls.database)
-        await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
-        await connection.execute("CHECKPOINT")
-        await connection.close()
+        async with session(self.urls.database) as connection:
+            await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
+            await connection.execute("CHECKPOINT")
 
 
 async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
@@ -176,9 +173,8 @@ async def _cpu_percent(pid: int, seconds: float) -> float:
 
 async def _server_versions(redis: ArqRedis, urls: Urls) -> dict[str, str]:
     info: dict[str, Any] = await redis.info("server")
-    connection: Any = await asyncpg.connect(urls.database)
-    postgresql = str(await connection.fetchval("SHOW server_version"))
-    await connection.close()
+    async with session(urls.database) as connection:
+        postgresql = str(await connection.fetchval("SHOW server_version"))
     return {"redis-server": info["redis_version"], "postgresql": postgresql}
 
 
