@@ -2,8 +2,12 @@
 
 import gc
 import json
+import os
 import socket
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +18,8 @@ from settings import load
 from worker.__main__ import parser
 from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
-from worker.bench.drain import Place, System, drain
+from worker.bench.drain import Place, System, drain, preload_noops, start, stop, workers_cpu_s
+from worker.bench.latency import idle_latency_ms
 from worker.bench.servers import own_databases, session
 from worker.db.pool import PoolConfig
 from worker.embedded import Urls
@@ -120,3 +125,51 @@ async def test_a_redis_that_is_not_empty_is_left_alone(servers: Any) -> None:
         finally:
             await theirs.flushdb()
     gc.collect()
+
+
+@dataclass(frozen=True, slots=True)
+class Program(System):
+    """A program of the test's in place of a worker."""
+
+    text: str = "pass"
+
+    def command(self) -> list[str]:
+        """Run it."""
+        return [sys.executable, "-c", self.text]
+
+
+PATIENT = "import signal; signal.pause()"
+HASTY = "import os, redis; redis.Redis.from_url(os.environ['REDIS_URL']).delete('arq:queue'); " + PATIENT
+
+
+@pytest.mark.parametrize(("text", "why"), [("pass", "ended by itself"), (HASTY, "too few jobs to measure")])
+async def test_a_drain_that_measures_nothing(redis: ArqRedis, redis_url: str, text: str, why: str) -> None:
+    """The worker ends, or the queue is empty before anybody looks: that was a division by no jobs."""
+    await preload_noops(redis, 3)
+    with pytest.raises(CommandError, match=why):
+        await drain(redis, Program("test", "", text=text), Place({**os.environ, "REDIS_URL": redis_url}))
+
+
+async def test_a_worker_that_is_gone_before_the_loop_knows() -> None:
+    """Its figures are gone already."""
+    ended = await start(Program("test", ""), Place(dict(os.environ)))
+    await ended.wait()
+    unknown: Any = SimpleNamespace(pid=ended.pid, returncode=None)
+    for worker in (ended, unknown):
+        with pytest.raises(CommandError, match="ended by itself"):
+            workers_cpu_s([worker])
+
+
+@pytest.mark.parametrize(("text", "why"), [("pass", "ended by itself"), (PATIENT, "committed nothing within")])
+async def test_a_latency_that_never_comes(
+    redis: ArqRedis, connection: Any, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    """Of a worker that could not start it was waited for without end."""
+    if text == PATIENT:
+        monkeypatch.setattr("worker.bench.latency._WAIT_S", 0.1)
+    worker = await start(Program("test", "", text=text), Place(dict(os.environ)))
+    try:
+        with pytest.raises(CommandError, match=why):
+            await idle_latency_ms(redis, connection, worker, 1)
+    finally:
+        await stop([worker])

@@ -18,9 +18,8 @@ from settings import Settings
 from worker import terminal
 from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
-from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop
+from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
 from worker.bench.latency import idle_latency_ms, percentiles
-from worker.bench.processes import cpu_s
 from worker.bench.servers import measured_environment, own_databases, session
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
@@ -119,9 +118,9 @@ class Bench:
         worker = await start(_OURS, self.place)
         try:
             async with session(self.urls.database) as connection:
-                await idle_latency_ms(self.redis, connection, 20)  # the first ones prepare statements
-                self.latencies += await idle_latency_ms(self.redis, connection, 300)
-            self.idle_cpu_percent = await _cpu_percent(worker.pid, seconds=5.0)
+                await idle_latency_ms(self.redis, connection, worker, 20)  # the first ones prepare statements
+                self.latencies += await idle_latency_ms(self.redis, connection, worker, 300)
+            self.idle_cpu_percent = await _cpu_percent(worker, seconds=5.0)
         finally:
             await stop([worker])
 
@@ -165,10 +164,10 @@ async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) 
     return 0
 
 
-async def _cpu_percent(pid: int, seconds: float) -> float:
-    before = cpu_s(pid)
+async def _cpu_percent(worker: asyncio.subprocess.Process, seconds: float) -> float:
+    before_s = workers_cpu_s([worker])
     await asyncio.sleep(seconds)
-    return round((cpu_s(pid) - before) / seconds * 100, 2)
+    return round((workers_cpu_s([worker]) - before_s) / seconds * 100, 2)
 
 
 async def _server_versions(redis: ArqRedis, urls: Urls) -> dict[str, str]:

@@ -14,8 +14,10 @@ _SYSTEM = System("tidepool", "worker.WorkerSettings")
 async def running_workers(site: Site, count: int, **variables: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
     """Run so many workers, with *variables* set beside; what they have at the end is of no use, so they are killed."""
     place = Place(measured_environment(site.urls.database, site.urls.redis, LOG_LEVEL="WARNING", **variables))
-    workers = [await start(_SYSTEM, place, number) for number in range(count)]
+    workers: list[asyncio.subprocess.Process] = []
     try:
+        for number in range(count):
+            workers.append(await start(_SYSTEM, place, number))  # noqa: PERF401  (each is killed, wherever this ends)
         yield workers
     finally:
         for worker in workers:
