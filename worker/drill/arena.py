@@ -28,6 +28,7 @@ from worker.embedded.redis import EmbeddedRedis
 from worker.embedded.server import Server
 from worker.engine.leases import release_owners
 from worker.identity import worker_id_prefix
+from worker.logs import last_line
 
 _LOOK_S = 0.05
 _WAIT_S = 60.0
@@ -139,6 +140,10 @@ class Arena:
         """Return how many jobs have an outcome."""
         return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
 
+    def last_words(self) -> str:
+        """Return the last line of each worker's log, once where it is the same: the logs are gone with the drill."""
+        return "; ".join(sorted({last_line(self._log_of(worker)) for worker in self.workers}))
+
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
         keys = await self.redis.keys(f"{QUEUE}:held:{worker_id_prefix(worker.pid)}*")
@@ -214,10 +219,13 @@ class Arena:
             through(self.urls.database, worker.postgres.port), through(self.urls.redis, worker.redis.port)
         )
         worker.ended_on_purpose = False
-        with (self.home / f"worker-{worker.number}.log").open("ab") as output:
+        with self._log_of(worker).open("ab") as output:
             worker.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", *worker.words, stdout=output, stderr=output, env=environment
             )
+
+    def _log_of(self, worker: Worker) -> Path:
+        return self.home / f"worker-{worker.number}.log"
 
     def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:
         return measured_environment(database, redis, STATS_INTERVAL="1", **others)
