@@ -168,8 +168,8 @@ class Settings(BaseSettings):
             raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
         if self.database is not None and self.redis_url is None:
             raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
-        _require_scheme("DATABASE_URL", self.database, POSTGRES_SCHEMES)
-        _require_scheme("REDIS_URL", self.redis_url, REDIS_SCHEMES)
+        require_scheme("DATABASE_URL", self.database, POSTGRES_SCHEMES)
+        require_scheme("REDIS_URL", self.redis_url, REDIS_SCHEMES)
         _require_file("DATABASE_URL", self.database, "sslrootcert")
         _require_file("REDIS_URL", self.redis_url, "ssl_ca_certs")
         return self
@@ -227,7 +227,8 @@ def without_password(url: str) -> str:
     return f"{parts.scheme}://{name}{hosts}{parts.path}" + (f"?{kept}" if kept else "")
 
 
-def _require_scheme(variable: str, url: SecretStr | None, schemes: tuple[str, ...]) -> None:
+def require_scheme(variable: str, url: SecretStr | None, schemes: tuple[str, ...]) -> None:
+    """Raise `ValueError`, which names *variable*, unless *url* is absent or a URL that begins with one of *schemes*."""
     if url is None:
         return
     try:

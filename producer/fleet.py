@@ -12,6 +12,7 @@ from typing import Self
 import structlog
 
 from settings import child_environment
+from worker.logs import last_line
 from worker.terminal import CommandError
 
 log = structlog.get_logger(__name__)
@@ -70,7 +71,7 @@ class Fleet:
         self._restarts += 1
         path = self._log_path(number)
         if status == 2 or self._restarts > _MOST_RESTARTS:  # noqa: PLR2004  (2: it cannot start)
-            raise FleetError(f"a worker ended with status {status}: {_last_line(path)} (its log: {path})")
+            raise FleetError(f"a worker ended with status {status}: {last_line(path)} (its log: {path})")
         log.warning("worker.died", number=number, status=status, log=str(path))
         return self._start(number)
 
@@ -87,8 +88,3 @@ class Fleet:
 
     def _log_path(self, number: int) -> Path:
         return self._log_dir / f"worker-{os.getpid()}-{number}.log"
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

@@ -20,6 +20,7 @@ are the caller's, and are escaped. The events of the service, noun.past:
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -43,6 +44,12 @@ def configure(level: str) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering()))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     _take_over_arq()
+
+
+def last_line(path: Path) -> str:
+    """Return what a process wrote into its log last: of one that could not start, why."""
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 def printable(text: str) -> str:

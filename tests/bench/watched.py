@@ -19,9 +19,9 @@ from pathlib import Path
 
 import httpx
 
-from settings import child_environment
 from worker import embedded
 from worker.bench.drain import Place, System, drain
+from worker.bench.servers import QUEUE, measured_environment
 from worker.broker import open_redis
 
 _TIDEPOOL = System("tidepool", "worker.WorkerSettings")
@@ -41,8 +41,8 @@ def main() -> int:
 
 
 async def _rounds(urls: embedded.Urls, jobs: int, repeat: int) -> dict[str, list[int]]:
-    environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis, LOG_LEVEL="WARNING")
-    redis = open_redis(urls.redis, queue_name="arq:queue")
+    environment = measured_environment(urls.database, urls.redis, LOG_LEVEL="WARNING")
+    redis = open_redis(urls.redis, queue_name=QUEUE)
     metrics_port = _free_port()
     watched = {**environment, "METRICS_PORT": str(metrics_port)}
     rates: dict[str, list[int]] = {"nobody": [], "page": [], "metrics": []}

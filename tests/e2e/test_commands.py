@@ -96,6 +96,30 @@ def test_a_postgresql_that_is_away_is_named_without_its_password(service: Servic
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("words", [("bench", "--parts", "acquire"), ("load-test", "--users", "1")])
+def test_measuring_on_a_postgresql_that_is_away_is_one_line(service: Service, words: tuple[str, ...]) -> None:
+    """They connect by themselves, and told what the driver said with a traceback."""
+    ended = service.run("worker", *words, DATABASE_URL="postgresql://someone:geheim@127.0.0.1:1/tidepool")
+
+    assert (2, "") == (ended.status, ended.stdout)
+    assert "PostgreSQL at postgresql://someone@127.0.0.1:1/tidepool: " in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
+
+
+async def test_measuring_without_the_right_to_make_a_database_is_one_line(service: Service, connection: Any) -> None:
+    """The benchmark makes one of its own."""
+    url = service.environment["DATABASE_URL"].replace("postgres@", "no_builder@")
+    await connection.execute("CREATE ROLE no_builder LOGIN")
+    try:
+        ended = await asyncio.to_thread(service.run, "worker", "bench", "--parts", "acquire", DATABASE_URL=url)
+    finally:
+        await connection.execute("DROP ROLE no_builder")
+
+    assert (2, "") == (ended.status, ended.stdout)
+    assert "permission denied to create database" in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
+
+
 def test_a_redis_that_is_away_is_named_without_its_password(service: Service) -> None:
     """The same for the queue."""
     ended = service.run("producer", "--jobs", "1", REDIS_URL="redis://:geheim@127.0.0.1:1/0", CONNECT_TIMEOUT="0.3")

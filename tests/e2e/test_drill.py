@@ -82,6 +82,24 @@ async def test_servers_that_may_not_be_broken(
     assert 1 == len(ended.stderr.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("named_database", "named_redis", "why"),
+    [
+        ("foo", "redis://h/5", "--database: must begin with postgresql:// or postgres://"),
+        ("postgresql://h:x/shop", "redis://h/5", "--database: is not a URL"),
+        ("postgresql://h/shop", "foo", "--redis: must begin with redis:// or rediss:// or unix://"),
+        ("postgresql://h/shop", "redis://h:x", "--redis: is not a URL"),
+        ("postgresql://h/shop?target_session_attrs=x", "redis://127.0.0.1:1/5", "the servers cannot be examined: "),
+    ],
+)
+def test_servers_whose_names_are_wrong(service: Service, named_database: str, named_redis: str, why: str) -> None:
+    """A line each, as for the settings of the same kind."""
+    ended = service.run("worker", "drill", "--database", named_database, "--redis", named_redis, "--yes")
+    assert (2, "") == (ended.status, ended.stdout)
+    assert why in ended.stderr
+    assert 1 == len(ended.stderr.splitlines())
+
+
 async def test_a_queue_that_is_not_empty(service: Service, redis: ArqRedis) -> None:
     """Its jobs are somebody's."""
     await redis.enqueue_job("create_user")

@@ -1,18 +1,27 @@
 """The laboratory's commands, each as small as it can be, on servers of their own."""
 
 import argparse
+import asyncio
+import functools
 import json
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from settings import Settings, load
 from worker.__main__ import parser
+from worker.bench.servers import own_site
+from worker.lab.arm import Arm, measure
+from worker.lab.load import ClosedLoad
 from worker.lab.record import Record
 from worker.lab.trials import Plan, trials, usual_of
+from worker.lab.workers import running_workers
 from worker.servers import addresses
 from worker.terminal import CommandError
 
@@ -97,6 +106,46 @@ async def test_a_setting_that_no_worker_starts_with_is_told(settings: Settings, 
     with pytest.raises(CommandError, match="POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 4"):
         await run(settings, *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+async def arm(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[Arm]]]:
+    """Give a function that measures one arm, a short one."""
+    monkeypatch.setattr("worker.lab.arm._WARM_S", 0.1)
+    plan = Plan("POOL_MAX_SIZE", (2,), 1, 0.6, 200, 0.0, {"create_user": 1}, usual_of(settings, 1), 7)
+    async with own_site(settings, connections=plan.connections) as site:
+        yield functools.partial(measure, site, plan, trials(plan)[0])
+
+
+async def test_a_worker_that_dies_while_it_is_measured_is_told(
+    arm: Callable[[], Awaitable[Arm]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures in /proc are gone with it, and were looked for with a traceback."""
+    running: list[asyncio.subprocess.Process] = []
+
+    @asynccontextmanager
+    async def watched(*words: Any, **variables: str) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+        async with running_workers(*words, **variables) as workers:
+            running.extend(workers)
+            yield workers
+
+    monkeypatch.setattr("worker.lab.arm.running_workers", watched)
+    monkeypatch.setattr(ClosedLoad, "begin", lambda _load: running[0].kill())
+    with pytest.raises(CommandError, match="a measured worker ended by itself"):
+        await arm()
+
+
+async def test_what_ends_the_load_is_what_is_told(
+    arm: Callable[[], Awaitable[Arm]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was lost, and the workers were said to commit nothing after a minute."""
+
+    async def ends(_load: ClosedLoad) -> None:
+        raise RedisError("no space")
+
+    monkeypatch.setattr(ClosedLoad, "run", ends)
+    with pytest.raises(RedisError, match="no space"):
+        await arm()
 
 
 def _measured_before(record: Record) -> Path:

@@ -31,6 +31,7 @@ LEDGER, FAULTS = "tests/integration/test_ledger.py", "tests/integration/test_led
 LEASES, POISON = "tests/integration/test_leases.py", "tests/integration/test_poison.py"
 ONE_POISON = f"{POISON}::test_poison_has_its_outcome_and_harms_nobody"
 GUARD, COMMANDS = "tests/integration/test_front_guard.py", "tests/integration/test_front_commands.py"
+BENCH, ARENA = "tests/integration/test_bench.py", "tests/integration/test_drill_arena.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
 
 MUTATIONS = [
@@ -406,6 +407,49 @@ MUTATIONS = [
         "ConfigDict(strict=True, frozen=True",
         "ConfigDict(strict=False, frozen=True",
         f"{ONE_POISON}[P8 truth for number]",
+    ),
+    # ---------------------------------------------------------------- measuring, and the drill
+    Mutation(
+        "measuring: the service's queue is handed on",
+        "worker/bench/servers.py",
+        "QUEUE_NAME=QUEUE, METRICS_PORT",
+        "METRICS_PORT",
+        f"{BENCH}::test_the_queue_and_the_port_of_the_service_are_not_those_of_what_is_measured",
+    ),
+    Mutation(
+        "measuring: the service's port is handed on",
+        "worker/bench/servers.py",
+        ', METRICS_PORT="", **variables',
+        ", **variables",
+        f"{BENCH}::test_the_queue_and_the_port_of_the_service_are_not_those_of_what_is_measured",
+    ),
+    Mutation(
+        "measuring: the password is on pgbench's command line",
+        "worker/bench/pgbench.py",
+        "who = f\"{user.partition(':')[0]}@\"",
+        'who = f"{user}@"',
+        f"{BENCH}::test_pgbench_gets_the_password_where_nobody_sees_it",
+    ),
+    Mutation(
+        "measuring: nobody asks whether a worker has ended",
+        "worker/bench/drain.py",
+        "if any(process.returncode is not None for process in processes):",
+        "if not processes:",
+        f"{BENCH}::test_a_latency_that_never_comes",
+    ),
+    Mutation(
+        "measuring: what ends the load is lost",
+        "worker/lab/arm.py",
+        "task.result()",
+        "task.done()",
+        "tests/integration/test_lab.py::test_what_ends_the_load_is_what_is_told",
+    ),
+    Mutation(
+        "drill: one that is cut short lets its producer finish",
+        "worker/drill/run.py",
+        "producer.kill()",
+        "await _ended(producer)",
+        f"{ARENA}::test_a_drill_that_is_cut_short_enqueues_nothing_more",
     ),
     # ---------------------------------------------------------------- the front
     Mutation(

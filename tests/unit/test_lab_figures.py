@@ -36,6 +36,11 @@ def test_a_stall_in_one_slice_does_not_count() -> None:
     assert 10.0 == rate_of(looks, 1.0)
 
 
+def test_a_load_that_nobody_looked_at_has_no_rate() -> None:
+    """It ended with an IndexError before anybody could say what was wrong with the arm."""
+    assert 0.0 == rate_of([], 1.0)
+
+
 def load(**others: Any) -> ClosedLoad:
     """Return a load that was looked at a hundred times."""
     redis: Any = None

@@ -4,11 +4,12 @@ import functools
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import asyncpg
 
+from worker.db.faults import translated
 from worker.db.pool import Pool, PoolConfig, pool_options
 
 _TURNS, _ACQUIRES = 100, 200
@@ -20,18 +21,20 @@ async def acquire_us(config: PoolConfig) -> dict[str, float]:
     Both pools have the same options and time limits (asyncpg releases within the limit of the acquire), and neither
     resets the session, which would be a round trip. The connection is open and nobody waits: what remains is the pool.
     """
-    ours = await Pool.open(config)
-    theirs: Any = await asyncpg.create_pool(config.url, **pool_options(config, config.max_size))
-    acquires = {
-        "asyncpg": functools.partial(theirs.acquire, timeout=config.acquire_timeout_s),
-        "tidepool": ours.acquire,
-    }
-    turns_us: dict[str, list[float]] = {name: [] for name in acquires}
-    for _ in range(_TURNS):
-        for name, acquire in acquires.items():
-            turns_us[name].append(await _turn_us(acquire))
-    await theirs.close()
-    await ours.close()
+    async with AsyncExitStack() as stack:
+        ours = await Pool.open(config)
+        stack.push_async_callback(ours.close)
+        async with translated():
+            theirs: Any = await asyncpg.create_pool(config.url, **pool_options(config, config.max_size))
+        stack.push_async_callback(theirs.close)
+        acquires = {
+            "asyncpg": functools.partial(theirs.acquire, timeout=config.acquire_timeout_s),
+            "tidepool": ours.acquire,
+        }
+        turns_us: dict[str, list[float]] = {name: [] for name in acquires}
+        for _ in range(_TURNS):
+            for name, acquire in acquires.items():
+                turns_us[name].append(await _turn_us(acquire))
     return {name: statistics.median(turns) for name, turns in turns_us.items()}
 
 

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings, child_environment
+from settings import Settings
 from worker import terminal
 from worker.bench import pgbench
 from worker.bench.acquire import acquire_us
-from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop
+from worker.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
 from worker.bench.latency import idle_latency_ms, percentiles
-from worker.bench.processes import cpu_s
-from worker.bench.servers import own_databases
+from worker.bench.servers import measured_environment, own_databases, session
+from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.embedded import Urls
 
@@ -117,13 +116,12 @@ class Bench:
     async def _latency(self) -> None:
         await self._reset()
         worker = await start(_OURS, self.place)
-        connection: Any = await asyncpg.connect(self.urls.database)
         try:
-            await idle_latency_ms(self.redis, connection, 20)  # the first ones prepare statements
-            self.latencies += await idle_latency_ms(self.redis, connection, 300)
-            self.idle_cpu_percent = await _cpu_percent(worker.pid, seconds=5.0)
+            async with session(self.urls.database) as connection:
+                await idle_latency_ms(self.redis, connection, worker, 20)  # the first ones prepare statements
+                self.latencies += await idle_latency_ms(self.redis, connection, worker, 300)
+            self.idle_cpu_percent = await _cpu_percent(worker, seconds=5.0)
         finally:
-            await connection.close()
             await stop([worker])
 
     async def _acquire(self) -> None:
@@ -145,17 +143,16 @@ class Bench:
     async def _reset(self) -> None:
         """Empty the queue and the tables; a checkpoint now is one that does not come in the middle."""
         await self.redis.flushdb()
-        connection: Any = await asyncpg.connect(self.urls.database)
-        await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
-        await connection.execute("CHECKPOINT")
-        await connection.close()
+        async with session(self.urls.database) as connection:
+            await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
+            await connection.execute("CHECKPOINT")
 
 
-async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
     """Measure this service beside stock arq and pgbench, in one run."""
-    async with own_databases(settings, urls) as (own, redis):
-        await _migrate(settings, own)
-        environment = child_environment(DATABASE_URL=own.database, REDIS_URL=own.redis, LOG_LEVEL="WARNING")
+    async with own_databases(urls) as (own, redis):
+        await migrate(PoolConfig(url=own.database, application_name="tidepool-bench"))
+        environment = measured_environment(own.database, own.redis, LOG_LEVEL="WARNING")
         run = Bench(arguments, redis, own, Place(environment, tuple(arguments.pin or ())))
         for number in range(arguments.repeat):
             await run.round(number)
@@ -167,21 +164,16 @@ async def bench(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     return 0
 
 
-async def _migrate(settings: Settings, urls: Urls) -> None:
-    await (await terminal.open_pool(settings, urls, "bench")).close()
-
-
-async def _cpu_percent(pid: int, seconds: float) -> float:
-    before = cpu_s(pid)
+async def _cpu_percent(worker: asyncio.subprocess.Process, seconds: float) -> float:
+    before_s = workers_cpu_s([worker])
     await asyncio.sleep(seconds)
-    return round((cpu_s(pid) - before) / seconds * 100, 2)
+    return round((workers_cpu_s([worker]) - before_s) / seconds * 100, 2)
 
 
 async def _server_versions(redis: ArqRedis, urls: Urls) -> dict[str, str]:
     info: dict[str, Any] = await redis.info("server")
-    connection: Any = await asyncpg.connect(urls.database)
-    postgresql = str(await connection.fetchval("SHOW server_version"))
-    await connection.close()
+    async with session(urls.database) as connection:
+        postgresql = str(await connection.fetchval("SHOW server_version"))
     return {"redis-server": info["redis_version"], "postgresql": postgresql}
 
 

@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 
 from worker import wire
 from worker.bench.processes import cpu_s, peak_mb
+from worker.bench.servers import QUEUE
 from worker.delivery import now_ms
+from worker.terminal import CommandError
 
-QUEUE = "arq:queue"
 _LOOK_S = 0.005
 _CHUNK = 500
+_ENDED = "a measured worker ended by itself: run one by hand with the same settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,19 @@ async def preload_noops(redis: Redis, count: int) -> None:
 async def drain(
     redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
 ) -> Drained:
-    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done."""
+    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done.
+
+    Raises `CommandError` where there is nothing to drain, or too little to measure, and where a worker ends.
+    """
     await _compact(redis)
     queued = await redis.zcard(QUEUE)
+    if not queued:
+        raise CommandError(f"nothing to measure: no job is in {QUEUE}")
     left = max(0, queued - most_jobs) if most_jobs else 0
-    processes = [await start(system, place, number) for number in range(workers)]
+    processes: list[asyncio.subprocess.Process] = []
     try:
+        for number in range(workers):
+            processes.append(await start(system, place, number))  # noqa: PERF401  (each is stopped, wherever this ends)
         first = await _look(redis, processes, below=queued)
         last = await _look(redis, processes, below=left + 1)
     finally:
@@ -115,10 +124,9 @@ class _Look:
 async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _Look:
     """Wait until fewer than *below* jobs are left, and read the clocks."""
     while (queued := await redis.zcard(QUEUE)) >= below:
-        if any(process.returncode is not None for process in processes):
-            raise RuntimeError("a measured worker ended by itself")
+        require_running(processes)
         await asyncio.sleep(_LOOK_S)
-    at_s, used_s = time.perf_counter(), sum(cpu_s(process.pid) for process in processes)
+    at_s, used_s = time.perf_counter(), workers_cpu_s(processes)
     info: dict[str, Any] = await redis.info()
     redis_cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
     return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
@@ -126,6 +134,8 @@ async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], b
 
 def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
     jobs = first.queued - last.queued
+    if not jobs:
+        raise CommandError("too few jobs to measure: all ended before the first look, so ask for more --jobs")
     return Drained(
         jobs_per_second=jobs / (last.at_s - first.at_s),
         cpu_us_per_job=(last.cpu_s - first.cpu_s) * 1e6 / jobs,
@@ -133,6 +143,21 @@ def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
         redis_commands_per_job=(last.redis_commands - first.redis_commands) / jobs,
         peak_rss_mb=memory_mb,
     )
+
+
+def require_running(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """Raise `CommandError` where a measured worker has ended."""
+    if any(process.returncode is not None for process in processes):
+        raise CommandError(_ENDED)
+
+
+def workers_cpu_s(processes: Sequence[asyncio.subprocess.Process]) -> float:
+    """Return the CPU time of measured workers so far. Raises `CommandError` where one has ended."""
+    require_running(processes)
+    try:
+        return sum(cpu_s(process.pid) for process in processes)
+    except OSError:  # this moment: the loop does not know it yet
+        raise CommandError(_ENDED) from None
 
 
 async def start(system: System, place: Place, number: int = 0) -> asyncio.subprocess.Process:

@@ -4,10 +4,13 @@ import asyncio
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from settings import child_environment
 from worker.embedded import packaged_program
+from worker.terminal import CommandError
 
 CLIENTS = (1, 10, 20, 50)
 
@@ -32,22 +35,45 @@ def find() -> Path | None:
 
 
 async def transactions_per_second(program: Path, url: str, script: str, *, clients: int, seconds: int) -> float:
-    """Run one script with prepared statements. Raises `RuntimeError` with pgbench's words where it fails."""
-    parts = urlsplit(url)
-    host = parse_qs(parts.query).get("host", [parts.hostname or "localhost"])[0]
+    """Run one script with prepared statements. Raises `CommandError` with pgbench's words where it fails."""
     options = ("-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(seconds))
-    where = ("-h", host, "-p", str(parts.port or 5432), "-U", parts.username or "postgres", parts.path.lstrip("/"))
+    where, variables = _connecting(url)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
-        process = await asyncio.create_subprocess_exec(
-            str(program),
-            *(*options, "-f", file.name, *where),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        said, complaint = await process.communicate()
+        said, complaint, status = await _ran((str(program), *options, "-f", file.name, where), variables)
     found = re.search(rb"tps = ([\d.]+)", said)
-    if process.returncode or not found:
-        raise RuntimeError(f"pgbench: {complaint.decode(errors='replace')[-300:]}")
+    if status or not found:
+        words = complaint.decode(errors="replace").strip() or f"status {status}"
+        raise CommandError(f"pgbench: {' '.join(words[-300:].split())}")
     return float(found[1])
+
+
+def _connecting(url: str) -> tuple[str, dict[str, str]]:
+    """Return *url* as libpq takes it on a command line, which everybody sees, and its password as a variable."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    given = dict(options).get("password", unquote(parts.password or ""))
+    user, _, hosts = parts.netloc.rpartition("@")
+    who = f"{user.partition(':')[0]}@" if user else ""
+    others = urlencode([option for option in options if option[0] != "password"], quote_via=quote, safe="/")
+    return f"{parts.scheme}://{who}{hosts}{parts.path}?{others}", {"PGPASSWORD": given} if given else {}
+
+
+async def _ran(command: Sequence[str], variables: dict[str, str]) -> tuple[bytes, bytes, int | None]:
+    """Run pgbench to its end, without a terminal where it could ask for a password."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        env=child_environment(**variables),
+        start_new_session=True,
+    )
+    try:
+        said, complaint = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return said, complaint, process.returncode

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings
+from settings import Settings, child_environment, without_password
 from worker import embedded, servers
 from worker.broker import open_redis
 from worker.db import capacity
+from worker.db.faults import translated
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.side_connection import SideConnection
@@ -24,8 +25,9 @@ from worker.embedded.locks import wait_until
 from worker.embedded.postgres import Postgres
 from worker.terminal import CommandError
 
+QUEUE = "arq:queue"
+"""What is measured works on this one, whatever QUEUE_NAME says."""
 _DATABASE, _REDIS_DATABASE = "tidepool_bench", 15
-_QUEUE = "arq:queue"
 _USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
 _RESTART_WAIT_S = 30.0
 
@@ -41,12 +43,32 @@ class Site:
     async def reset(self) -> None:
         """Empty the queue and the tables but for snapshots; a checkpoint now is none in the middle."""
         await self.redis.flushdb()
-        connection: Any = await asyncpg.connect(self.urls.database)
-        try:
+        async with session(self.urls.database) as connection:
             await connection.execute("TRUNCATE users, products, orders, job_results")
             await connection.execute("CHECKPOINT")
-        finally:
-            await connection.close()
+
+
+def measured_environment(database: str, redis: str, **variables: str) -> dict[str, str]:
+    """Return the environment of a worker that is measured, or broken, on these servers, with *variables* set beside.
+
+    What makes this process's own workers find each other is not handed on: with its QUEUE_NAME it would wait for jobs
+    elsewhere, and METRICS_PORT would be one port for all of them.
+    """
+    return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
+
+
+@asynccontextmanager
+async def session(url: str) -> AsyncGenerator[Any]:
+    """Lend a connection of its own. Raises as `worker.db.faults` says, and `CommandError` for what else is refused."""
+    try:
+        async with translated():
+            connection: Any = await asyncpg.connect(url)
+            try:
+                yield connection
+            finally:
+                await connection.close()
+    except asyncpg.PostgresError as error:
+        raise CommandError(f"PostgreSQL at {without_password(url)}: {error}") from None
 
 
 @asynccontextmanager
@@ -61,10 +83,10 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             home = stack.enter_context(_own_directory(settings.data_dir))
             urls = stack.enter_context(embedded.join(home)).urls
             postgres_pid = await _admit(home, urls, connections)
-            redis = open_redis(urls.redis, queue_name=_QUEUE)
+            redis = open_redis(urls.redis, queue_name=QUEUE)
             stack.push_async_callback(redis.aclose, close_connection_pool=True)
         else:
-            urls, redis = await stack.enter_async_context(own_databases(settings, servers.addresses(settings)))
+            urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
             postgres_pid = None
             await _require(urls, settings, connections)
         await migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
@@ -72,27 +94,30 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 
 @asynccontextmanager
-async def own_databases(settings: Settings, urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     """Make the benchmark's own database, and take a Redis database that is empty; both are left as they were."""
     own = Urls(
         urlsplit(urls.database)._replace(path=f"/{_DATABASE}").geturl(),
         urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
     )
-    redis = open_redis(own.redis, queue_name=settings.queue_name)
-    if await redis.dbsize():
-        raise CommandError(
-            f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
-        )
-    admin: Any = await asyncpg.connect(urls.database)
-    try:
-        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
-        await admin.execute(f"CREATE DATABASE {_DATABASE}")
+    async with AsyncExitStack() as stack:
+        redis = open_redis(own.redis, queue_name=QUEUE)
+        stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        if await redis.dbsize():
+            raise CommandError(
+                f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
+            )
+        await _drop(urls)
+        stack.push_async_callback(_drop, urls)
+        async with session(urls.database) as admin:
+            await admin.execute(f"CREATE DATABASE {_DATABASE}")
+        stack.push_async_callback(redis.flushdb)
         yield own, redis
-    finally:
-        await redis.flushdb()
-        await redis.aclose(close_connection_pool=True)
+
+
+async def _drop(urls: Urls) -> None:
+    async with session(urls.database) as admin:
         await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
-        await admin.close()
 
 
 def _with_redis_database(url: str) -> dict[str, str]:
@@ -110,9 +135,8 @@ async def _admit(home: Path, urls: Urls, connections: int) -> int:
     """Let our PostgreSQL admit so many connections, for which it starts anew; returns its process."""
     postgres = Postgres(home)
     if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:
-        admin: Any = await asyncpg.connect(urls.database)
-        await admin.execute(f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
-        await admin.close()
+        async with session(urls.database) as admin:
+            await admin.execute(f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
         await asyncio.to_thread(_restart, postgres)
     return int((postgres.data / "postmaster.pid").read_text("utf-8").split()[0])
 

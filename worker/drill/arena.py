@@ -14,8 +14,8 @@ from typing import Any, Self
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import child_environment
 from worker import embedded
+from worker.bench.servers import QUEUE, measured_environment
 from worker.broker import open_redis
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
@@ -28,8 +28,8 @@ from worker.embedded.redis import EmbeddedRedis
 from worker.embedded.server import Server
 from worker.engine.leases import release_owners
 from worker.identity import worker_id_prefix
+from worker.logs import last_line
 
-QUEUE = "arq:queue"
 _LOOK_S = 0.05
 _WAIT_S = 60.0
 _PATIENT_S = "20"
@@ -79,38 +79,50 @@ class Arena:
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Self:
-        """Start everything."""
-        if self.named is None:
-            self._open.enter_context(embedded.join(self.home))
-            self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
-        self.urls = self.named or embedded.urls(self.home)
-        await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
-        self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
-        self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
-        self._open.push_async_callback(self.redis.aclose, close_connection_pool=True)
-        for number in range(self.count):
-            worker = Worker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
-            for proxy in (worker.postgres, worker.redis):
-                await proxy.open()
-                self._open.push_async_callback(proxy.close)
-            self.workers.append(worker)
-            await self._start(worker)
-        self._keeper = asyncio.create_task(self._keep())
+        """Start everything; a start that is cut short stops what it has started."""
+        async with AsyncExitStack() as stack:
+            if self.named is None:
+                stack.enter_context(embedded.join(self.home))
+                self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
+            self.urls = self.named or embedded.urls(self.home)
+            await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
+            self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
+            stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
+            self.workers = [await self._behind_proxies(number, stack) for number in range(self.count)]
+            stack.push_async_callback(self._stop_workers)
+            for worker in self.workers:
+                await self._start(worker)
+            keeper = asyncio.create_task(self._keep())
+            stack.push_async_callback(asyncio.gather, keeper, return_exceptions=True)
+            stack.callback(keeper.cancel)
+            self._open = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop everything."""
-        self._keeper.cancel()
-        for worker in self.workers:
+        await self._open.aclose()
+
+    async def _behind_proxies(self, number: int, stack: AsyncExitStack) -> Worker:
+        """Open the proxies of a worker that is to be started, until *stack* closes them."""
+        worker = Worker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
+        for proxy in (worker.postgres, worker.redis):
+            await proxy.open()
+            stack.push_async_callback(proxy.close)
+        return worker
+
+    async def _stop_workers(self) -> None:
+        """Stop those that have been started, also where a fault has halted them; kill what does not stop in time."""
+        started = [(worker, worker.process) for worker in self.workers if worker.process is not None]
+        for worker, _ in started:
             worker.signal(signal.SIGCONT)
             worker.signal(signal.SIGTERM)
-        for worker in self.workers:
-            assert worker.process is not None
+        for worker, process in started:
             try:
-                await asyncio.wait_for(worker.process.wait(), _WAIT_S)
+                await asyncio.wait_for(process.wait(), _WAIT_S)
             except TimeoutError:
                 worker.signal(signal.SIGKILL)
-        await self._open.aclose()
+                await process.wait()
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run a query past all proxies."""
@@ -127,6 +139,10 @@ class Arena:
     async def outcomes(self) -> int:
         """Return how many jobs have an outcome."""
         return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
+
+    def last_words(self) -> str:
+        """Return the last line of each worker's log, once where it is the same: the logs are gone with the drill."""
+        return "; ".join(sorted({last_line(self._log_of(worker)) for worker in self.workers}))
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
@@ -203,13 +219,16 @@ class Arena:
             through(self.urls.database, worker.postgres.port), through(self.urls.redis, worker.redis.port)
         )
         worker.ended_on_purpose = False
-        with (self.home / f"worker-{worker.number}.log").open("ab") as output:
+        with self._log_of(worker).open("ab") as output:
             worker.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", *worker.words, stdout=output, stderr=output, env=environment
             )
 
+    def _log_of(self, worker: Worker) -> Path:
+        return self.home / f"worker-{worker.number}.log"
+
     def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:
-        return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, STATS_INTERVAL="1", **others)
+        return measured_environment(database, redis, STATS_INTERVAL="1", **others)
 
 
 async def _reached(condition: Callable[[], bool]) -> None:

@@ -8,11 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from settings import Settings
+from pydantic import SecretStr
+
+from settings import POSTGRES_SCHEMES, REDIS_SCHEMES, Settings, require_scheme
 from worker import terminal
+from worker.bench.servers import QUEUE
 from worker.drill import timeline
 from worker.drill.addresses import target
-from worker.drill.arena import QUEUE, Arena
+from worker.drill.arena import Arena
 from worker.drill.faults import FAULTS
 from worker.drill.guard import prepare
 from worker.drill.log import Log
@@ -80,6 +83,11 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
     if too_much := [name for name in arguments.fault or () if FAULTS[name].needs_own_servers]:
         raise terminal.CommandError(f"{', '.join(too_much)}: only on servers of the drill's own")
     urls = Urls(arguments.database, arguments.redis)
+    try:
+        require_scheme("--database", SecretStr(urls.database), POSTGRES_SCHEMES)
+        require_scheme("--redis", SecretStr(urls.redis), REDIS_SCHEMES)
+    except ValueError as error:
+        raise terminal.CommandError(str(error)) from None
     for url in (urls.database, urls.redis):
         target(url)
     await prepare(urls, QUEUE, agreed=arguments.yes)

@@ -35,7 +35,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
         await release_owners(redis, queue, "")
         async for key in redis.scan_iter("arq:result:drill-*", count=1000):
             await redis.delete(key)
-    except (OSError, asyncpg.PostgresError, RedisError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise CommandError(f"the servers cannot be examined: {type(error).__name__}: {error}") from None
     finally:
         if connection is not None:

@@ -20,12 +20,14 @@ _SLICE_S = 0.1
 _LOOK_S = 0.3
 _CALM_S = 3.0
 """Before and after each fault, for the rates to compare."""
+_START_WAIT_S = 60.0
 _RECOVERY_WAIT_S = 60.0
 _CATCH_UP_WAIT_S = 30.0
 _ENOUGH = 0.9
 """Of the rate before, or of the load where the workers can keep up with it: less than that is slow."""
 _DRAIN_WAIT_S = 600.0
 _LEASES_WAIT_S = 15.0
+_NOT_EMPTY = "the queue was not worked off"
 _TICK_S = 1.0
 _SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
 _ENDED = (
@@ -124,7 +126,7 @@ class Drill:
     async def _run(self, faults: Callable[[], Awaitable[None]]) -> Report:
         began, began_s = self._arena.now(), time.monotonic()
         async with self._load():
-            await self._arena.until(self._arena.outcomes)
+            await self._until(self._arena.outcomes, _START_WAIT_S, "no worker has done a job")
             await self._catch_up()
             await asyncio.sleep(_CALM_S)
             await faults()
@@ -148,14 +150,25 @@ class Drill:
     @asynccontextmanager
     async def _load(self) -> AsyncGenerator[None]:
         """Enqueue at a steady rate for the length of the block."""
-        producer = await self._arena.start_producer(self._rate)
-        feeding = asyncio.create_task(self._feed(producer))
-        try:
-            yield
-        finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+        async with self._producing(self._rate) as producer:
+            feeding = asyncio.create_task(self._feed(producer))
+            try:
+                yield
+            finally:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
             await self._end(producer)
+
+    @asynccontextmanager
+    async def _producing(self, rate: float) -> AsyncGenerator[asyncio.subprocess.Process]:
+        """Have a producer for the length of the block; kill it where that is cut short before it has ended."""
+        producer = await self._arena.start_producer(rate)
+        try:
+            yield producer
+        finally:
+            if producer.returncode is None:
+                producer.kill()
+                await producer.wait()
 
     async def _feed(self, producer: asyncio.subprocess.Process) -> None:
         assert producer.stdin is not None
@@ -177,23 +190,31 @@ class Drill:
             raise DrillError(f"the producer refused jobs of the drill: {complained.decode()[-500:]}")
 
     async def _enqueue_again(self) -> None:
-        producer = await self._arena.start_producer(1_000_000)
-        assert producer.stdin is not None
-        for line in self._log.commands():
-            feed(producer, [line])
-            await producer.stdin.drain()
-        await _ended(producer)
+        async with self._producing(1_000_000) as producer:
+            assert producer.stdin is not None
+            for line in self._log.commands():
+                feed(producer, [line])
+                await producer.stdin.drain()
+            await _ended(producer)
 
     async def _work_off(self) -> list[str]:
         """Wait until the queue is empty; enqueue again, and return, what Redis has lost."""
-        await self._arena.until(self._queue_is_empty, _DRAIN_WAIT_S)
+        await self._until(self._queue_is_empty, _DRAIN_WAIT_S, _NOT_EMPTY)
         done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM job_results")}
         lost = [job["id"] for job in self._log.jobs() if job["id"] not in done]
         if not lost or not any(FAULTS[one.fault].loses_queue for one in self._injected):
             return []
         await self._enqueue_again()
-        await self._arena.until(self._queue_is_empty, _DRAIN_WAIT_S)
+        await self._until(self._queue_is_empty, _DRAIN_WAIT_S, _NOT_EMPTY)
         return lost
+
+    async def _until(self, condition: Callable[[], Awaitable[object]], wait_s: float, otherwise: str) -> None:
+        """Wait for *condition*; raises `DrillError` with what the workers said last where that takes too long."""
+        try:
+            await self._arena.until(condition, wait_s)
+        except TimeoutError:
+            said = self._arena.last_words()
+            raise DrillError(f"{otherwise} within {wait_s:.0f} s; the workers' logs end with: {said}") from None
 
     async def _leases_left(self) -> list[str]:
         """Return who holds a lease although there is no job left, and the dead ones have had their time."""

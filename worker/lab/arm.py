@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from worker.bench.drain import require_running, workers_cpu_s
 from worker.bench.processes import cpu_s, family_cpu_s, family_mb, machine_busy_s, peak_mb
 from worker.bench.servers import Site
 from worker.db import queries
@@ -71,12 +72,12 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
     watching = {"ENABLE_MONITORING": "true", "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}"}
     variables = {**plan.variables(trial), **watching}
-    async with running_workers(site, plan.workers(trial), **variables) as workers, _running(load):
+    async with running_workers(site, plan.workers(trial), **variables) as workers, _running(load) as running:
         try:
-            await _warm(side, workers)
+            await _warm(side, workers, running)
             load.begin()
             first = await _look(site, workers)
-            await asyncio.sleep(plan.seconds)
+            await _wait(running, plan.seconds)
             last = await _look(site, workers)
             return await _read(side, plan, trial, load, first, last)
         finally:
@@ -84,27 +85,36 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
 
 
 @asynccontextmanager
-async def _running(load: ClosedLoad) -> AsyncGenerator[None]:
+async def _running(load: ClosedLoad) -> AsyncGenerator[asyncio.Task[None]]:
+    """Run the load for the length of the block, which learns of its failure in `_wait`."""
     running = asyncio.create_task(load.run(), name="closed load")
     try:
-        yield
+        yield running
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _warm(side: SideConnection, workers: Sequence[asyncio.subprocess.Process]) -> None:
+async def _wait(running: asyncio.Task[None], seconds: float) -> None:
+    """Wait so long under the load; raises what ends it before, for it never ends by itself."""
+    done, _ = await asyncio.wait({running}, timeout=seconds)
+    for task in done:
+        task.result()
+
+
+async def _warm(
+    side: SideConnection, workers: Sequence[asyncio.subprocess.Process], running: asyncio.Task[None]
+) -> None:
     """Wait until all workers have committed jobs, and a little longer."""
     since = datetime.now(UTC)
     try:
         async with asyncio.timeout(_START_WAIT_S):
             while await _started(side, since) < len(workers):
-                if any(worker.returncode is not None for worker in workers):
-                    raise CommandError("a measured worker ended by itself: run one by hand with the same settings")
-                await asyncio.sleep(_LOOK_S)
+                require_running(workers)
+                await _wait(running, _LOOK_S)
     except TimeoutError:
         raise CommandError(f"the workers committed nothing within {_START_WAIT_S:.0f} s") from None
-    await asyncio.sleep(_WARM_S)
+    await _wait(running, _WARM_S)
 
 
 async def _started(side: SideConnection, since: datetime) -> int:
@@ -126,7 +136,7 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
     info: dict[str, Any] = await site.redis.info()
     postgres = site.postgres_pid
     ours: dict[str, float | None] = {
-        "worker": sum(cpu_s(worker.pid) for worker in workers),
+        "worker": workers_cpu_s(workers),
         "postgresql": family_cpu_s(postgres) if postgres else None,
         "redis": info["used_cpu_user"] + info["used_cpu_sys"],
         "client": cpu_s(os.getpid()),
@@ -177,6 +187,8 @@ def _slice_s(plan: Plan) -> float:
 
 def rate_of(looks: Sequence[tuple[float, int, float]], slice_s: float) -> float:
     """Return jobs a second: the median of the slices, so that a stall of the machine in one of them does not count."""
+    if not looks:
+        return 0.0
     rates: list[float] = []
     begun_s, ended_then, _ = looks[0]
     for at_s, ended, _ in looks:

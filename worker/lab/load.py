@@ -10,8 +10,8 @@ from typing import Any
 from arq.connections import ArqRedis
 
 from worker import wire
+from worker.bench.servers import QUEUE
 from worker.delivery import now_ms
-from worker.lab.workers import QUEUE
 
 _LOOK_S = 0.01
 _CHUNK = 500

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from arq.connections import ArqRedis
 
 from worker import wire
+from worker.bench.servers import QUEUE
 from worker.delivery import now_ms
 from worker.lab.users import Send
-from worker.lab.workers import QUEUE
 
 _LOOK_S = 0.002
 _PREFER_S = 5

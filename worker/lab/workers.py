@@ -4,23 +4,20 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from settings import child_environment
 from worker.bench.drain import Place, System, start
-from worker.bench.servers import Site
+from worker.bench.servers import Site, measured_environment
 
-QUEUE = "arq:queue"
 _SYSTEM = System("tidepool", "worker.WorkerSettings")
 
 
 @asynccontextmanager
 async def running_workers(site: Site, count: int, **variables: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
     """Run so many workers, with *variables* set beside; what they have at the end is of no use, so they are killed."""
-    environment = child_environment(
-        DATABASE_URL=site.urls.database, REDIS_URL=site.urls.redis, QUEUE_NAME=QUEUE, LOG_LEVEL="WARNING", **variables
-    )
-    place = Place(environment)
-    workers = [await start(_SYSTEM, place, number) for number in range(count)]
+    place = Place(measured_environment(site.urls.database, site.urls.redis, LOG_LEVEL="WARNING", **variables))
+    workers: list[asyncio.subprocess.Process] = []
     try:
+        for number in range(count):
+            workers.append(await start(_SYSTEM, place, number))  # noqa: PERF401  (each is killed, wherever this ends)
         yield workers
     finally:
         for worker in workers:

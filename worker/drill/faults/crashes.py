@@ -11,7 +11,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from worker.drill.arena import QUEUE, Arena, Worker
+from worker.bench.servers import QUEUE
+from worker.drill.arena import Arena, Worker
 from worker.drill.faults.breaking import Fault
 from worker.drill.proxy import Proxy
 from worker.engine.leases import MOST_LAPSES, script
