@@ -137,7 +137,13 @@ async def list_jobs(
 
 @router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
 async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
-    """Run all jobs of a filter again that failed or were rejected. Applied ones never run again."""
+    """Run all jobs of a filter again that failed or were rejected. Applied ones never run again.
+
+    Without any of its four parameters the call is refused (422): all of the ledger is never meant.
+    """
+    if wanted.search is None and not any(wanted.conditions.values()):
+        words = "name one or more of status, function, since and search"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
     ids = await requeue_all(services.pool, services.client, search=wanted.search, **wanted.conditions)
     return Requeued(requeued=len(ids))
 

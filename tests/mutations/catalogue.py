@@ -458,6 +458,13 @@ MUTATIONS = [
         f"{COMMANDS}::test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger",
     ),
     Mutation(
+        "front: a requeue that names nothing is one of everything",
+        "producer/front/jobs.py",
+        "if wanted.search is None and not any(wanted.conditions.values()):",
+        "if wanted.search and not wanted.search:",
+        "tests/integration/test_front_jobs.py::test_a_requeue_of_everything_is_refused",
+    ),
+    Mutation(
         "front: who leaves is waited for",
         "producer/front/waiting.py",
         "futures.remove(future)",
