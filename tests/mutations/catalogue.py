@@ -400,6 +400,20 @@ MUTATIONS = [
         "ConfigDict(strict=False, frozen=True",
         f"{ONE_POISON}[P8 truth for number]",
     ),
+    Mutation(
+        "advice is given by all who looked at once",
+        "worker/health/adviser.py",
+        "await events.lock_advice() and not",
+        "not",
+        "tests/integration/test_adviser.py::test_workers_that_start_together_give_advice_once",
+    ),
+    Mutation(
+        "advice is given without a second look",
+        "worker/health/adviser.py",
+        "if await events.lock_advice() and not await _is_given(connection, now):",
+        "if await events.lock_advice():",
+        "tests/integration/test_adviser.py::test_who_judges_longer_than_another_gives_no_advice",
+    ),
     # ---------------------------------------------------------------- the front
     Mutation(
         "front: it answers to any name",
