@@ -204,8 +204,9 @@ def test_more_is_the_next_page_of_what_is_listed(front: Front, page: Page) -> No
         plant_outcome(front, f"failed-{n}")
         plant_outcome(front, f"taken-{n}", status="rejected")
     held: list[Route] = []
-    page.route("**/jobs?*cursor=*", held.append)
-    visit(page)
+
+    def hold(route: Route) -> None:
+        held.append(route)
 
     def press_more() -> None:
         with page.expect_request("**/jobs?*cursor=*"):
@@ -215,6 +216,8 @@ def test_more_is_the_next_page_of_what_is_listed(front: Front, page: Page) -> No
         with page.expect_response("**/jobs?*cursor=*"):
             route.continue_()
 
+    page.route("**/jobs?*cursor=*", hold)
+    visit(page)
     press_more()
     page.get_by_role("radio", name="Rejected").check()
     expect(page.locator("#jobs-words")).to_have_text("10 newest rejected jobs")
