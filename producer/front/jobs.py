@@ -4,11 +4,11 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
+from producer.front.paths import job_url
 from producer.front.problems import Problem
 from producer.front.services import Services, Using
 from producer.requeue import requeue_all
@@ -109,11 +109,6 @@ def _filter(
 
 
 Filtered = Annotated[Filter, Depends(_filter)]
-
-
-def job_url(job_id: str) -> str:
-    """Return where a job can be read."""
-    return f"/jobs/{quote(job_id, safe='')}"
 
 
 @router.get("/jobs")
