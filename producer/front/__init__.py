@@ -12,6 +12,7 @@
 - `page`       the operators' page, out of `static`: no build step, charts by uPlot 1.6.32 (its licence beside it)
 - `feed`       the page's picture, once or live; `picture` gathers it, `tallies` and `history` are its larger parts
 - `services`   what the rooms share: one pool and one Redis client of this process, and the job client
+- `paths`      what the paths of several rooms have in common
 - `problems`   errors as RFC 9457 problem details
 
 `python -m producer serve` starts it; `producer.serve_command` is the command line.

@@ -11,14 +11,14 @@ import asyncio
 import re
 import secrets
 from http import HTTPStatus
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic_core import from_json, to_json
 
 from producer.front.accepting import Accepting
 from producer.front.describing import describes
+from producer.front.paths import RowId, job_url
 from producer.front.problems import Problem, problem
 from producer.front.services import Using
 from producer.submission import Submission, check_id
@@ -35,7 +35,6 @@ _PLACES = {"user_id": "/users/", "product_id": "/products/", "order_id": "/order
 _UNPROCESSABLE = (Reason.INVALID, Reason.UNKNOWN_USER, Reason.UNKNOWN_PRODUCT)
 
 router = APIRouter(tags=["commands"])
-RowId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
 @router.post("/users/", **describes("create_user", "Create a user"))
@@ -141,14 +140,14 @@ async def _outcome(request: Request, accepting: Accepting, job_id: str, wait_s: 
 
 
 def _accepted(job_id: str, headers: dict[str, str]) -> Response:
-    url = _url(job_id)
+    url = job_url(job_id)
     body = to_json({"id": job_id, "url": url, "status": "queued"})
     return Response(body, HTTPStatus.ACCEPTED, headers={"Location": url, **headers}, media_type=_JSON)
 
 
 def _answer(job_id: str, outcome: Outcome, headers: dict[str, str], *, created: bool) -> Response:
     """Return the answer that tells of *outcome*."""
-    more = {"id": job_id, "url": _url(job_id)}
+    more = {"id": job_id, "url": job_url(job_id)}
     if isinstance(outcome, Failed):
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, outcome.error, code="failed", headers=headers, **more)
     if isinstance(outcome, Rejected):
@@ -164,7 +163,3 @@ def _location(outcome: Applied) -> dict[str, str]:
     """Return the header that names the created row."""
     places = (f"{place}{outcome.result[name]}" for name, place in _PLACES.items() if name in outcome.result)
     return {"Location": place} if (place := next(places, None)) else {}
-
-
-def _url(job_id: str) -> str:
-    return f"/jobs/{quote(job_id, safe='')}"

@@ -4,11 +4,11 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
+from producer.front.paths import job_url
 from producer.front.problems import Problem
 from producer.front.services import Services, Using
 from producer.requeue import requeue_all
@@ -111,11 +111,6 @@ def _filter(
 Filtered = Annotated[Filter, Depends(_filter)]
 
 
-def job_url(job_id: str) -> str:
-    """Return where a job can be read."""
-    return f"/jobs/{quote(job_id, safe='')}"
-
-
 @router.get("/jobs")
 async def list_jobs(
     services: Using,
@@ -137,7 +132,13 @@ async def list_jobs(
 
 @router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
 async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
-    """Run all jobs of a filter again that failed or were rejected. Applied ones never run again."""
+    """Run all jobs of a filter again that failed or were rejected. Applied ones never run again.
+
+    Without any of its four parameters the call is refused (422): all of the ledger is never meant.
+    """
+    if wanted.search is None and not any(wanted.conditions.values()):
+        words = "name one or more of status, function, since and search"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
     ids = await requeue_all(services.pool, services.client, search=wanted.search, **wanted.conditions)
     return Requeued(requeued=len(ids))
 

@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
+from producer.front.paths import GREATEST_ID, RowId
 from producer.front.problems import Problem
 from producer.front.services import Using
 from worker.db.orders import Order
@@ -15,14 +16,12 @@ from worker.db.users import User
 
 router = APIRouter(tags=["reading"])
 
-_GREATEST_ID = 2**63 - 1
 _MOST_SKIPPED = 10_000
 """Rows that an offset may skip, each of which is read. `after` goes on from any row at no cost."""
 
 _Row = TypeVar("_Row", User, Product, Order)
-RowId = Annotated[int, Path(ge=1, le=_GREATEST_ID)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Rows at the most.")]
-After = Annotated[int, Query(ge=0, le=_GREATEST_ID, description="The `next` of the page before.")]
+After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
 
 
 class UserPage(BaseModel):
@@ -72,7 +71,7 @@ async def list_orders(
     services: Using,
     user_id: RowId,
     limit: Limit = 100,
-    before: Annotated[int, Query(ge=1, le=_GREATEST_ID, description="The `next` of the page before.")] = _GREATEST_ID,
+    before: Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")] = GREATEST_ID,
 ) -> OrderPage:
     """List a user's orders, the newest first, with what their products are now."""
     async with services.pool.acquire() as connection:

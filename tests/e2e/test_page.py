@@ -10,7 +10,7 @@ from browser import CHROMIUM, WHY_NONE, Front, open_browser
 from commands import Service
 from factories import user_fields
 from history import insert_ten_minutes
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from producer.front.app import create_app
 from producer.front.services import Services
@@ -196,6 +196,63 @@ def test_all_rejected_jobs_are_requeued(front: Front, page: Page) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Requeue all").click()
     expect(page.locator("#toast")).to_have_text("3 jobs are in the queue again.")
     assert 3 == front.run(front.app.state.services.client.queued())
+
+
+def test_more_is_the_next_page_of_what_is_listed(front: Front, page: Page) -> None:
+    """Once, however often it is pressed; an answer that comes when the filter has changed is dropped."""
+    for n in range(12):
+        plant_outcome(front, f"failed-{n}")
+        plant_outcome(front, f"taken-{n}", status="rejected")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    def press_more() -> None:
+        with page.expect_request("**/jobs?*cursor=*"):
+            page.get_by_role("button", name="More").click()
+
+    def answer(route: Route) -> None:
+        with page.expect_response("**/jobs?*cursor=*"):
+            route.continue_()
+
+    page.route("**/jobs?*cursor=*", hold)
+    visit(page)
+    press_more()
+    page.get_by_role("radio", name="Rejected").check()
+    expect(page.locator("#jobs-words")).to_have_text("10 newest rejected jobs")
+    answer(held[0])
+    press_more()
+    press_more()
+    answer(held[1])
+    answer(held[2])
+    expect(page.locator("#jobs-words")).to_have_text("12 rejected jobs")
+    assert {f"taken-{n}" for n in range(12)} == set(page.locator("#jobs .id").all_inner_texts())
+    expect(page.locator("#jobs tbody tr")).to_have_count(12)
+
+
+def test_a_jobs_own_view_asks_once_a_second(front: Front, page: Page) -> None:
+    """However often one presses Abort, and no more when it has been left."""
+    enqueue(front, 1)
+    page.clock.install()
+    visit(page, "/#job=job-0")
+    page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
+    for _ in range(3):
+        page.get_by_role("button", name="Abort").click()
+        with page.expect_response("**/jobs/job-0"):
+            page.get_by_role("dialog").get_by_role("button", name="Abort").click()
+
+    def asked_within(milliseconds: int) -> list[str]:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url.removeprefix(front.url)))
+        page.clock.run_for(milliseconds)
+        page.evaluate("fetch('/health/live')")  # by its answer all requests before it are known
+        return [path for path in asked if path.startswith("/jobs/")]
+
+    assert ["/jobs/job-0"] == asked_within(1000)
+    page.get_by_role("link", name="← Overview").click()
+    expect(page.get_by_role("heading", name="Throughput")).to_be_visible()
+    assert [] == asked_within(3000)
 
 
 def test_a_jobs_own_view_splits_its_time(front: Front, page: Page) -> None:

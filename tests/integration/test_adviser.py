@@ -12,6 +12,7 @@ from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
 from worker.db.side_connection import SideConnection
 from worker.health.adviser import WINDOW, Adviser
+from worker.health.fleet import judge
 from worker.health.journal import Journal
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -40,6 +41,47 @@ async def test_a_crowded_pool_gets_advice_once(side: SideConnection, connection:
     (advice,) = await advice_of(connection)
     assert ("pool_too_small", 2) == (advice["verdict"], advice["pool_limit"])
     assert advice["advised"] > 2
+
+
+async def test_workers_that_start_together_give_advice_once(
+    side: SideConnection, connection: Any, database: PoolConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollout of twenty left twenty equal events each quarter of an hour: nobody had told when the others looked."""
+    await insert_ten_minutes(side, NOW - WINDOW, waiting=15)
+    have_looked = asyncio.Barrier(6)
+
+    async def judge_together(studies: Any) -> Any:
+        await have_looked.wait()
+        return await judge(studies)
+
+    monkeypatch.setattr("worker.health.adviser.judge", judge_together)
+    sides = [SideConnection(database, "stats") for _ in range(have_looked.parties)]
+    processes = [an_adviser(own_side) for own_side in sides]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(adviser.run_once(NOW) for adviser, _ in processes))
+    for own_side, (_, journal) in zip(sides, processes, strict=True):
+        await journal.write()
+        await own_side.close()
+    assert ["pool_too_small"] == [advice["verdict"] for advice in await advice_of(connection)]
+
+
+async def test_who_judges_longer_than_another_gives_no_advice(
+    side: SideConnection, connection: Any, database: PoolConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had looked before the other told, and looks again."""
+    await insert_ten_minutes(side, NOW - WINDOW, waiting=15)
+    quick_side = SideConnection(database, "stats")
+    quick, slow = an_adviser(quick_side)[0], an_adviser(side)[0]
+
+    async def judge_late(studies: Any) -> Any:
+        monkeypatch.setattr("worker.health.adviser.judge", judge)
+        await quick.run_once(NOW)
+        return await judge(studies)
+
+    monkeypatch.setattr("worker.health.adviser.judge", judge_late)
+    await slow.run_once(NOW)
+    await quick_side.close()
+    assert 1 == len(await advice_of(connection))
 
 
 async def test_where_there_is_nothing_to_do_nothing_is_told(side: SideConnection, connection: Any) -> None:

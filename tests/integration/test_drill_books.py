@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arq.connections import ArqRedis
 from factories import a_delivery
+from history import insert_ten_minutes
 
 from worker.db.pool import Pool, PoolConfig
+from worker.db.side_connection import SideConnection
+from worker.drill.arena import QUEUE, Arena
 from worker.drill.check import Verdict, check
 from worker.drill.log import Log
 from worker.drill.proxy import Proxy
+from worker.drill.run import Drill
+from worker.embedded import Urls
 from worker.jobs import JOBS
 from worker.ledger import Ledger
 
 JOBS_OF_A_DRILL = 3500
 EPOCH = datetime.fromtimestamp(0, UTC)
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -94,6 +101,49 @@ async def test_whatever_is_wrong_is_found(
     assert verdict.counts[found]
     assert verdict.named[found]
     assert not verdict.holds
+
+
+async def test_a_session_that_was_left_in_a_transaction_is_found(
+    log: Log, pool: Pool, database: PoolConfig, connection: Any
+) -> None:
+    """By its process id; one that is idle is no fault."""
+    await settle(log, pool)
+    pid = str(await connection.fetchval("SELECT pg_backend_pid()"))
+    async with connection.transaction():
+        left = await books(database, log)
+    assert ({"left_in_transaction": [pid]}, False) == (left.named, left.holds)
+    assert (await books(database, log)).holds
+
+
+async def test_a_process_that_wrote_no_snapshots_for_too_long_is_found(
+    log: Log, pool: Pool, database: PoolConfig, connection: Any, side: SideConnection
+) -> None:
+    """By its worker and the tick at the gap's end. Its rows are ten seconds apart, and the drill allows for five."""
+    await settle(log, pool)
+    await insert_ten_minutes(side, NOON, waiting=0)
+    assert 59 == (await books(database, log)).counts["snapshot_gaps"]
+    allowed = timedelta(seconds=10)
+    assert (await check(database.url, log, since=EPOCH, longest_gap=allowed)).holds
+    await connection.execute("DELETE FROM pool_snapshots WHERE tick = $1", NOON + timedelta(seconds=50))
+    found = await check(database.url, log, since=EPOCH, longest_gap=allowed)
+    assert (1, False) == (found.counts["snapshot_gaps"], found.holds)
+    assert ":01:00" in found.named["snapshot_gaps"][0]
+    assert (await check(database.url, log, since=NOON + timedelta(minutes=1), longest_gap=allowed)).holds
+
+
+async def test_a_lease_that_outlives_the_last_job_is_found(
+    log: Log, pool: Pool, database: PoolConfig, redis: ArqRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its owner, when the dead have had their time to be found."""
+    monkeypatch.setattr("worker.drill.run._LEASES_WAIT_S", 0.01)
+    arena = Arena(tmp_path, count=0, shots=1)
+    arena.urls, arena.redis = Urls(database.url, ""), redis
+    drill = Drill(arena, log, rate=1, seed=1, told=print)
+    await settle(log, pool)
+    assert (await drill.books(since=EPOCH)).holds
+    await redis.zadd(f"{QUEUE}:owners", {"worker-1": 1})
+    left = await drill.books(since=EPOCH)
+    assert ({"leases_left": ["worker-1"]}, False) == (left.named, left.holds)
 
 
 class Echo:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import pytest
 from arq.connections import ArqRedis
@@ -175,6 +175,16 @@ async def test_all_jobs_of_a_filter_run_again(http: AsyncClient, ledger: Ledger,
     assert ["queued", "queued", "failed", "failed"] == [
         (await http.get(f"/jobs/{job_id}")).json()["status"] for job_id in ("a", "b", "c", "order")
     ]
+
+
+async def test_a_requeue_of_everything_is_refused(http: AsyncClient, ledger: Ledger, client: JobClient) -> None:
+    """It is what browsers make of the job `.`, which stock clients can enqueue. Each of the parameters is enough."""
+    await fail(ledger, "a", ".")
+    answer = await http.post(urljoin("http://localhost/", "/jobs/./requeue"))
+    assert (422, "invalid", 0) == (answer.status_code, answer.json()["code"], await client.queued())
+    for name, value in (("function", "create_user"), ("search", "."), ("since", "1h"), ("status", "failed")):
+        assert 202 == (await http.post("/jobs/requeue", params={name: value})).status_code
+    assert 2 == await client.queued()
 
 
 async def test_a_job_taken_back_that_never_reached_the_queue_is_still_known(

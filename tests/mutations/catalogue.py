@@ -451,6 +451,20 @@ MUTATIONS = [
         "await _ended(producer)",
         f"{ARENA}::test_a_drill_that_is_cut_short_enqueues_nothing_more",
     ),
+    Mutation(
+        "advice is given by all who looked at once",
+        "worker/health/adviser.py",
+        "await events.lock_advice() and not",
+        "not",
+        "tests/integration/test_adviser.py::test_workers_that_start_together_give_advice_once",
+    ),
+    Mutation(
+        "advice is given without a second look",
+        "worker/health/adviser.py",
+        "if await events.lock_advice() and not await _is_given(connection, now):",
+        "if await events.lock_advice():",
+        "tests/integration/test_adviser.py::test_who_judges_longer_than_another_gives_no_advice",
+    ),
     # ---------------------------------------------------------------- the front
     Mutation(
         "front: it answers to any name",
@@ -507,6 +521,13 @@ MUTATIONS = [
         "await accepting.settled(submission.id) if key is not None else None",
         "None",
         f"{COMMANDS}::test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger",
+    ),
+    Mutation(
+        "front: a requeue that names nothing is one of everything",
+        "producer/front/jobs.py",
+        "if wanted.search is None and not any(wanted.conditions.values()):",
+        "if wanted.search and not wanted.search:",
+        "tests/integration/test_front_jobs.py::test_a_requeue_of_everything_is_refused",
     ),
     Mutation(
         "front: who leaves is waited for",

@@ -267,15 +267,15 @@ def test_an_id_that_is_accepted_is_safe_wherever_ids_go(job_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "job_id", ["", "x" * 201, "a b", "a\n", "a\x00", "a\u2028b", "a\u00a0b", "\x7f", "\ud800", "a\u200bb"]
+    "job_id", ["", "x" * 201, "a b", "a\n", "a\x00", "a\u2028b", "a\u00a0b", "\x7f", "\ud800", "a\u200bb", ".", ".."]
 )
 def test_an_id_that_would_break_something_is_refused(job_id: str) -> None:
-    """Empty, too long, whitespace, control characters, invisible ones, lone surrogates."""
+    """Empty, too long, whitespace, control characters, invisible ones, lone surrogates, mere dots."""
     with pytest.raises(ValueError, match="must have "):
         check_id(job_id)
 
 
-@pytest.mark.parametrize("job_id", ["a", "x" * 200, "northwind-order-10248-42", "größe:7/8", "注文-1"])
+@pytest.mark.parametrize("job_id", ["a", "x" * 200, "northwind-order-10248-42", "größe:7/8", "注文-1", "...", "a/.."])
 def test_ids_as_people_choose_them_are_accepted(job_id: str) -> None:
     """Any language, any punctuation."""
     check_id(job_id)

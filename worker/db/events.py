@@ -9,6 +9,7 @@ from worker.db import queries
 from worker.db.connection import Connection
 
 _SQL = queries.load("events")
+_ADVICE_LOCK_KEY = 0x7_1DE_9003
 
 
 class EventRepository:
@@ -25,6 +26,10 @@ class EventRepository:
         """Return up to *limit* rows since then, of that kind or of any, the newest first."""
         rows = await self._connection.fetch(_SQL["newest"], since, kind, limit)
         return [{**dict(row.items()), "detail": json.loads(row["detail"])} for row in rows]
+
+    async def lock_advice(self) -> bool:
+        """Become the only one that advises until the transaction ends; returns False, at once, where another does."""
+        return await self._connection.fetchval(_SQL["lock_advice"], _ADVICE_LOCK_KEY)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows from before *before*; returns how many were there."""

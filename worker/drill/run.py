@@ -123,6 +123,14 @@ class Drill:
 
         return await self._run(faults)
 
+    async def books(self, *, since: datetime) -> Verdict:
+        """Return what is wrong in the database, and what is left in Redis, after a load that began at *since*."""
+        longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
+        gap = timedelta(seconds=longest_s + 2 * _TICK_S)
+        verdict = await check(self._arena.urls.database, self._log, since=since, longest_gap=gap)
+        verdict.add("leases_left", await self._leases_left())
+        return verdict
+
     async def _run(self, faults: Callable[[], Awaitable[None]]) -> Report:
         began, began_s = self._arena.now(), time.monotonic()
         async with self._load():
@@ -131,10 +139,7 @@ class Drill:
             await asyncio.sleep(_CALM_S)
             await faults()
         lost = await self._work_off()
-        longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
-        gap = timedelta(seconds=longest_s + 2 * _TICK_S)
-        verdict = await check(self._arena.urls.database, self._log, since=began, longest_gap=gap)
-        verdict.add("leases_left", await self._leases_left())
+        verdict = await self.books(since=began)
         return Report(
             seed=self._seed,
             injected=self._injected,

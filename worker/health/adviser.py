@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from worker.cancelling import heed_cancel
+from worker.db.connection import Connection
 from worker.db.faults import DatabaseFault
 from worker.db.repositories import Repositories
 from worker.db.side_connection import SideConnection
@@ -22,7 +23,11 @@ _NOTHING_TO_DO = ("ok", "insufficient_data")
 
 
 class Adviser:
-    """Runs in each process; whichever is first gives the advice for all of them."""
+    """Runs in each process; whichever is first gives the advice for all of them.
+
+    Processes that start together look together, too, so that none of them finds the other's advice. Each looks again
+    before it gives its own, and there a lock lets one at a time.
+    """
 
     def __init__(self, journal: Journal, side: SideConnection) -> None:
         self._journal = journal
@@ -44,12 +49,23 @@ class Adviser:
         """Judge the window before *now*, unless somebody has done so within half of it."""
         now = now or datetime.now(UTC)
         async with self._side.use() as connection:
-            if await Repositories(connection).events.newest(since=now - WINDOW / 2, kind="advice", limit=1):
+            if await _is_given(connection, now):
                 return
             studies = await read_studies(connection, since=now - WINDOW, until=now)
-        for study, verdict in await judge(studies):
-            if verdict.name not in _NOTHING_TO_DO:
-                self._journal.add_event("advice", _told(study, verdict))
+        judged = await judge(studies)
+        if advice := [_told(study, verdict) for study, verdict in judged if verdict.name not in _NOTHING_TO_DO]:
+            await self._give(advice, now)
+
+    async def _give(self, advice: list[dict[str, Any]], now: datetime) -> None:
+        """Write the events, unless another process has done so meanwhile, or is at it."""
+        async with self._side.use() as connection, connection.transaction():
+            events = Repositories(connection).events
+            if await events.lock_advice() and not await _is_given(connection, now):
+                await events.write([self._journal.event("advice", detail) for detail in advice])
+
+
+async def _is_given(connection: Connection, now: datetime) -> bool:
+    return bool(await Repositories(connection).events.newest(since=now - WINDOW / 2, kind="advice", limit=1))
 
 
 def _told(study: Study, verdict: Verdict) -> dict[str, Any]:

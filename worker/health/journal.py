@@ -66,16 +66,18 @@ class Journal:
 
     def add_event(self, kind: str, detail: dict[str, Any]) -> None:
         """Keep a row of `pool_events`, and log it."""
+        self._events.append(self.event(kind, detail))
+
+    def event(self, kind: str, detail: dict[str, Any]) -> dict[str, Any]:
+        """Return a row of `pool_events` for whoever writes it in a transaction of their own, and log it."""
         log.warning("pool.event", kind=kind, **detail)
-        self._events.append(
-            {
-                "instance_id": self._identity.instance_id,
-                "worker_id": self._identity.worker_id,
-                "at": datetime.now(UTC).isoformat(),
-                "kind": kind,
-                "detail": detail,
-            }
-        )
+        return {
+            "instance_id": self._identity.instance_id,
+            "worker_id": self._identity.worker_id,
+            "at": datetime.now(UTC).isoformat(),
+            "kind": kind,
+            "detail": detail,
+        }
 
     async def write(self) -> None:
         """Write what is kept; what cannot be written stays for the next call."""

@@ -9,12 +9,12 @@ const TONES = { applied: "good", rejected: "warn", failed: "bad" };
 const STATES = { applied: "✓ applied", rejected: "△ rejected", failed: "■ failed", queued: "… queued", deferred: "… deferred", in_progress: "▸ in progress" };
 
 let shown = null;
+let asked = 0;
 let again;
 
 /** Show the job that the address names, or nothing where it names none; returns whether it does. */
 export function route() {
   const named = location.hash.match(/^#job=(.+)$/);
-  clearTimeout(again);
   shown = named ? decoded(named[1]) : null;
   byId("job").hidden = shown === null;
   byId("overview").hidden = shown !== null;
@@ -23,8 +23,8 @@ export function route() {
     say("job-title", shown);
     byId("job-body").replaceChildren(el("p", { class: "hint" }, "Looking it up …"));
     byId("job-title").focus();
-    load();
   }
+  load();
   return shown !== null;
 }
 
@@ -36,17 +36,21 @@ function decoded(text) {
   }
 }
 
+/** Draw the job that is shown, and again each second until it has its outcome. Whatever asked before this does no more. */
 async function load() {
+  clearTimeout(again);
+  const ticket = (asked += 1);
   const id = shown;
+  if (id === null) return;
   let drawn;
   try {
     const job = await api(`/jobs/${encodeURIComponent(id)}`);
     drawn = view(job, id);
-    if (!(job.status in TONES) && id === shown) again = setTimeout(load, AGAIN_MS);
+    if (!(job.status in TONES) && ticket === asked) again = setTimeout(load, AGAIN_MS);
   } catch (error) {
     drawn = [el("p", {}, error.status === 404 ? "There is no job of this id: it was never enqueued, or it is older than what is kept." : error.message)];
   }
-  if (id === shown) byId("job-body").replaceChildren(...drawn);
+  if (ticket === asked) byId("job-body").replaceChildren(...drawn);
 }
 
 function view(job, id) {

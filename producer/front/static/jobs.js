@@ -57,13 +57,17 @@ function refresh() {
 }
 
 async function more() {
+  const ticket = asked;
+  const from = next;
+  const isStale = () => ticket !== asked || from !== next; // the list is another, or has this page
   try {
-    const found = await api(`/jobs?${filter()}&limit=${PAGE}&cursor=${encodeURIComponent(next)}`);
+    const found = await api(`/jobs?${filter()}&limit=${PAGE}&cursor=${encodeURIComponent(from)}`);
+    if (isStale()) return;
     rows = [...rows, ...found.jobs];
     next = found.next;
     draw();
   } catch (error) {
-    say("jobs-words", error.message);
+    if (!isStale()) say("jobs-words", error.message);
   }
 }
 

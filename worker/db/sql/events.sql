@@ -13,6 +13,11 @@ WHERE at >= $1 AND ($2::text IS NULL OR kind = $2)
 ORDER BY at DESC, instance_id
 LIMIT $3
 
+-- name: lock_advice
+-- Become the only one that advises, until the transaction's end. Answers whether nobody else was.
+-- $1 key bigint
+SELECT pg_try_advisory_xact_lock($1)
+
 -- name: prune
 -- Delete one small batch of events that are past their time. Answers how many.
 -- $1 before timestamptz, $2 limit bigint
