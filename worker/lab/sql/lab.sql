@@ -30,3 +30,8 @@ FROM (
 -- How many workers that have committed a job wrote a snapshot since then.
 -- $1 since timestamptz
 SELECT count(DISTINCT instance_id) FROM pool_snapshots WHERE jobs_applied > 0 AND captured_at >= $1
+
+-- name: forget
+-- Delete the snapshots of workers that started since then.
+-- $1 since timestamptz
+DELETE FROM pool_snapshots WHERE started_at >= $1
