@@ -4,6 +4,7 @@
 - `submission`     what is handed to the queue
 - `workload`       generated commands: seeded, streaming
 - `commands_file`  commands from JSON Lines, with what is wrong with each refused line
+- `source`         where a run takes its commands from; a pipe is read in a thread, and holds nothing up
 - `run`            one run: enqueue, follow, report; `fleet` runs workers for its length
 - `requeue`        takes outcomes back and enqueues their jobs again
 - `report`         what a run counts and prints

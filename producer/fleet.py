@@ -4,7 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +22,7 @@ log = structlog.get_logger(__name__)
 _COMMAND = [sys.executable, "-m", "arq", "worker.WorkerSettings"]
 _MOST_RESTARTS = 20
 _STOP_TIMEOUT_S = 30.0
+_KEEP_LOGS_S = 7 * 86_400
 
 
 class FleetError(CommandError):
@@ -41,9 +44,10 @@ class Fleet:
         self._count = count
 
     def __enter__(self) -> Self:
-        """Start the workers."""
+        """Start the workers, where the logs of earlier runs make room: those that nobody has written to for a week."""
         if self._count:
             self._log_dir.mkdir(parents=True, exist_ok=True)
+            _delete_old_logs(self._log_dir)
         self._workers = [self._start(number) for number in range(self._count)]
         return self
 
@@ -88,3 +92,11 @@ class Fleet:
 
     def _log_path(self, number: int) -> Path:
         return self._log_dir / f"worker-{os.getpid()}-{number}.log"
+
+
+def _delete_old_logs(directory: Path) -> None:
+    oldest_s = time.time() - _KEEP_LOGS_S
+    for path in directory.glob("worker-*.log"):
+        with suppress(OSError):  # another run may have deleted it
+            if path.stat().st_mtime < oldest_s:
+                path.unlink()

@@ -16,6 +16,7 @@ from typing import IO
 from producer.client import MOST_AT_ONCE, JobClient
 from producer.commands_file import Refusal
 from producer.report import Report
+from producer.source import Item, Take
 from producer.submission import Submission
 from worker.cancelling import heed_cancel
 from worker.db.results import Finished
@@ -24,7 +25,6 @@ _WINDOW = 5000
 _POLL_DELAY_S = 0.1
 _CHUNKS_PER_SECOND = 20
 
-Items = Iterator[Submission | Refusal]
 Look = Callable[[Sequence[str]], Awaitable[list[Finished]]]
 """Given ids, tells of those jobs that have an outcome."""
 
@@ -58,14 +58,13 @@ class Run:
         """Forget the ids."""
         self._ids.close()
 
-    async def enqueue(self, items: Items, pace: Pace) -> None:
-        """Enqueue everything, reporting as it goes. Raises what `JobClient.enqueue_many` raises."""
+    async def enqueue(self, take: Take, pace: Pace) -> None:
+        """Enqueue everything, reporting as it goes. Raises what *take* and `JobClient.enqueue_many` raise."""
         slots = asyncio.Semaphore(pace.concurrency)
         try:
             async with asyncio.TaskGroup() as sending:
-                while chunk := list(islice(items, pace.chunk)):
+                while await slots.acquire() and (chunk := await take(pace.chunk)):
                     await self._keep_pace(pace)
-                    await slots.acquire()
                     sending.create_task(self._send(chunk)).add_done_callback(lambda _: slots.release())
         finally:
             self._report.enqueue_seconds = time.perf_counter() - self._begun_s
@@ -82,7 +81,7 @@ class Run:
             if finished < _WINDOW // 2:
                 await asyncio.sleep(_POLL_DELAY_S)
 
-    async def _send(self, chunk: Sequence[Submission | Refusal]) -> None:
+    async def _send(self, chunk: Sequence[Item]) -> None:
         submissions: list[Submission] = []
         for item in chunk:
             if isinstance(item, Refusal):

@@ -3,20 +3,21 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from producer import workload
 from producer.client import JobClient
-from producer.commands_file import Refusal, read_commands
+from producer.commands_file import STANDARD_INPUT, Refusal, read_commands
 from producer.fleet import Fleet
 from producer.report import Report
-from producer.run import Items, Look, Pace, Run
+from producer.run import Look, Pace, Run
+from producer.source import Item, Reader, Take, at_hand
 from settings import Settings
 from worker import terminal
 from worker.broker import open_redis
@@ -34,10 +35,11 @@ async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, 
     refusals = _Refusals()
     async with _ledger(settings, urls) as finished, _client(settings, urls, finished) as client:
         log_dir = settings.data_dir / "logs"
-        with _items(arguments) as items, Fleet(arguments.workers, log_dir, client.bury) as fleet:
+        take = _source(arguments)
+        with Fleet(arguments.workers, log_dir, client.bury) as fleet:
             pace = Pace(arguments.rate, settings.simulation_concurrency if arguments.jobs else 1)
             with closing(Run(client, finished, report, refusals.tell)) as run, _progress(report, arguments):
-                await _whole(run, items, pace, fleet, follow=arguments.follow)
+                await _whole(run, take, pace, fleet, follow=arguments.follow)
     refusals.tell_rest()
     if arguments.json:
         terminal.print_json(report.as_json())
@@ -46,12 +48,12 @@ async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, 
     return report.exit_status
 
 
-async def _whole(run: Run, items: Items, pace: Pace, fleet: Fleet, *, follow: bool) -> None:
+async def _whole(run: Run, take: Take, pace: Pace, fleet: Fleet, *, follow: bool) -> None:
     """Enqueue and follow at the same time, while the workers are looked after."""
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(fleet.watch())
         following = tasks.create_task(run.follow()) if follow else None
-        await run.enqueue(items, pace)
+        await run.enqueue(take, pace)
         if following is not None:
             await following
         watching.cancel()
@@ -87,21 +89,23 @@ async def _client(settings: Settings, urls: Urls, finished: Look) -> AsyncGenera
         await redis.aclose(close_connection_pool=True)
 
 
-@contextmanager
-def _items(arguments: argparse.Namespace) -> Generator[Items]:
-    """Open the source of the commands."""
+def _source(arguments: argparse.Namespace) -> Take:
+    """Return what takes the commands from where the command line says. Raises `CommandError` where none can be read."""
     if arguments.file is None:
-        yield iter(workload.generate(arguments.jobs, seed=arguments.seed, mix=arguments.mix))
-    elif arguments.file == "-":
-        yield read_commands(sys.stdin.buffer, source="-")
-    else:
-        path = Path(arguments.file)
-        try:
-            stream = path.open("rb")
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}") from None
-        with stream:
-            yield read_commands(stream, source=path.name)
+        return at_hand(iter(workload.generate(arguments.jobs, seed=arguments.seed, mix=arguments.mix)))
+    is_input = arguments.file == STANDARD_INPUT
+    try:
+        # A descriptor's own stream: the interpreter closes sys.stdin at its end, and would wait for who reads it.
+        stream = open(sys.stdin.fileno(), "rb", closefd=False) if is_input else Path(arguments.file).open("rb")  # noqa: SIM115
+    except OSError as error:
+        raise CommandError(f"{arguments.file}: {error.strerror}") from None
+    return Reader(_commands(stream, STANDARD_INPUT if is_input else Path(arguments.file).name)).take
+
+
+def _commands(stream: BinaryIO, source: str) -> Iterator[Item]:
+    """Read a stream to its end, and close it."""
+    with stream:
+        yield from read_commands(stream, source=source)
 
 
 class _Refusals:

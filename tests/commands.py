@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,25 @@ class Service:
         self.started.append(worker)
         wait_for_line(worker, "worker.started")
         return worker
+
+    @contextmanager
+    def producer(self, *words: str) -> Generator[subprocess.Popen[str]]:
+        """Run `python -m producer` with a pipe to write to, in a process group that ends with the block."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "producer", *words],
+            env=self.environment,
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as producer:
+            try:
+                yield producer
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(producer.pid, signal.SIGKILL)
 
     def start_fleet(self, count: int, log_dir: Path, **variables: str) -> list[Path]:
         """Start so many workers at a time, and return their log files; wait for them with `until`."""

@@ -24,13 +24,15 @@ from rich.table import Table
 from settings import Settings, load_or_exit, without_password
 from worker import logs, servers
 from worker.broker import wait_for
-from worker.db.faults import Refused, StatementTimeout, Unavailable
+from worker.db.faults import DataFault, Refused, StatementTimeout, Unavailable
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
 _HIGHEST_PORT = 65535
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S = 36_500 * _UNITS_S["d"]
+"""A century: what lies further back the calendar may not have."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
@@ -115,6 +117,8 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
         first = _first(error)
         if isinstance(first, (Unavailable, Refused, MigrationError)):
             raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {first}") from None
+        if isinstance(first, DataFault):
+            raise CommandError(f"PostgreSQL takes no such value: {first}") from None
         if isinstance(first, RedisError):
             raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
         if isinstance(first, StatementTimeout):
@@ -192,7 +196,10 @@ def duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 10m, 1.5h or 7d")
-    return timedelta(seconds=float(match[1]) * _UNITS_S[match[2]])
+    seconds = float(match[1]) * _UNITS_S[match[2]]
+    if seconds > _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than 36500d")
+    return timedelta(seconds=seconds)
 
 
 def positive(text: str) -> int:

@@ -93,7 +93,7 @@ def _filter(
     status: Annotated[Status | None, Query(description="Only of this status.")] = None,
     function: Annotated[str | None, Query(max_length=200, description="Only of this function.")] = None,
     since: Annotated[
-        str | None, Query(pattern=r"^\d{1,5}[smhd]$", description="Only the last 90s, 10m, 2h, 7d …")
+        str | None, Query(pattern=r"^(\d{1,5}[smh]|\d{1,4}d)$", description="Only the last 90s, 10m, 2h, 7d …")
     ] = None,
     search: Annotated[
         str | None,

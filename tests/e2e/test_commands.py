@@ -1,6 +1,7 @@
 """The commands as a new user meets them: help, wrong words, wrong settings, servers that are away."""
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -55,6 +56,11 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
         (("producer", "serve", "--host", "0.0.0.0"), "set FRONT_TOKEN"),
         (("worker", "dance"), "invalid choice"),
         (("worker", "pool", "--watch"), "--watch needs a terminal"),
+        (("producer", "results", "--since", "800000d"), "'800000d' is longer than 36500d"),
+        (("worker", "snapshots", "--since", "99999999999d"), "is longer than 36500d"),
+        (("producer", "results", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
+        (("producer", "requeue", "--function", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
+        (("worker", "snapshots", "--worker", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
         (("worker", "why", "--since", "soon"), "'soon' is no duration such as 90s"),
     ],
 )

@@ -1,8 +1,11 @@
 """The producer's runs with real workers: every job has one outcome, and the report says which."""
 
 import json
+import os
+import signal
 from typing import Any
 
+import pytest
 from commands import Service, until
 
 
@@ -85,6 +88,27 @@ async def test_a_file_is_applied_once_and_its_bad_lines_are_refused(service: Ser
         assert any(line.startswith(start) and words in line for line in told), (start, words, told)
     (total,) = await rows("SELECT sum(total_price)::text AS total FROM orders")
     assert {"total": "7.50"} == total
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_pipe_that_stays_open_holds_nothing_up(service: Service, rows: Any, number: int) -> None:
+    """As of `tail -f`: a line's job is applied while no other line comes, and a signal ends the run at once.
+
+    Lines were read on the event loop: nothing was enqueued before 500 more, and the first Ctrl-C did nothing.
+    """
+    with service.producer("--file", "-", "--workers", "1") as producer:
+        assert producer.stdin is not None
+        for name in ("ada", "eve"):
+            producer.stdin.write(lines(user(name)))
+            producer.stdin.flush()
+            assert await until(lambda name=name: rows(f"SELECT 1 FROM job_results WHERE job_id = 'user-{name}'"))
+
+        producer.send_signal(number)
+
+        assert 128 + number == producer.wait(20)
+        assert "" == producer.stderr.read() if producer.stderr else ""
+        with pytest.raises(ProcessLookupError):
+            os.killpg(producer.pid, 0)  # its worker is gone with it
 
 
 async def test_an_order_may_overtake_its_user(service: Service, rows: Any) -> None:

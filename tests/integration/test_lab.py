@@ -100,11 +100,19 @@ async def test_a_front_that_is_away_is_told(settings: Settings) -> None:
             await run(settings, "load-test", "--users", "2", "--requests", "2", "--url", url)
 
 
-async def test_a_setting_that_no_worker_starts_with_is_told(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("POOL_MIN_SIZE", "1,9", "POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 4"),
+        ("WORKERS", "0,1", "WORKERS: is 0, less than 1"),
+    ],
+)
+async def test_a_setting_that_no_worker_starts_with_is_told(
+    settings: Settings, tmp_path: Path, name: str, values: str, said: str
+) -> None:
     """Before anything is started, and with nothing left in the directory."""
-    words = ("tune", "--vary", "POOL_MIN_SIZE", "--values", "1,9", "--out", str(tmp_path / "run"))
-    with pytest.raises(CommandError, match="POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 4"):
-        await run(settings, *words)
+    with pytest.raises(CommandError, match=said):
+        await run(settings, "tune", "--vary", name, "--values", values, "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

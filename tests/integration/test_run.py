@@ -18,6 +18,7 @@ from producer.client import JobClient
 from producer.commands_file import Refusal
 from producer.report import Report
 from producer.run import Pace, Run
+from producer.source import at_hand
 from producer.submission import Submission
 from worker import wire
 from worker.db.pool import Pool
@@ -83,7 +84,7 @@ def a_run(pool: Pool) -> Iterator[Start]:
 async def test_a_run_closes_its_file(client: JobClient, a_run: Start) -> None:
     """The garbage collector did, with a ResourceWarning; a second call does nothing."""
     run, _, _ = a_run(client)
-    await run.enqueue(iter(()), Pace())
+    await run.enqueue(at_hand(iter(())), Pace())
     await run.follow()
     run.close()
     assert run._ids._file.closed
@@ -96,7 +97,7 @@ async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool:
     items = [*workload.generate(120, seed=1), *refusals, *workload.generate(20, seed=1)]
     async with a_worker(redis, pool) as ledger:
         async with asyncio.timeout(30), asyncio.TaskGroup() as both:
-            both.create_task(run.enqueue(iter(items), Pace()))
+            both.create_task(run.enqueue(at_hand(iter(items)), Pace()))
             both.create_task(run.follow())
         assert (120, 20, 2, 0) == (report.enqueued, report.duplicates, report.refused, report.pending)
         assert refusals == refused
@@ -115,7 +116,7 @@ async def test_following_ends_only_with_the_last_outcome(
 ) -> None:
     """Not when everything is enqueued, nor when the queue is empty."""
     run, report, _ = a_run(client)
-    await run.enqueue(iter([a_submission("ada", "a"), a_submission("eve", "b")]), Pace())
+    await run.enqueue(at_hand(iter([a_submission("ada", "a"), a_submission("eve", "b")])), Pace())
     following = asyncio.create_task(run.follow())
     ledger = Ledger(pool, JOBS, worker_id="w")
     await ledger.settle("create_user", [a_delivery(job_id="a")])
@@ -137,7 +138,7 @@ async def test_an_empty_run_ends(client: JobClient, a_run: Start) -> None:
     """Nothing to wait for."""
     run, report, _ = a_run(client)
     async with asyncio.timeout(10):
-        await run.enqueue(iter(()), Pace())
+        await run.enqueue(at_hand(iter(())), Pace())
         await run.follow()
     assert 0 == report.given
 
@@ -146,17 +147,17 @@ async def test_a_chunk_of_refusals_enqueues_nothing(client: JobClient, a_run: St
     """And is no reason to wait."""
     run, report, refused = a_run(client)
     async with asyncio.timeout(10):
-        await run.enqueue(iter([Refusal(1, "", "is not JSON")]), Pace())
+        await run.enqueue(at_hand(iter([Refusal(1, "", "is not JSON")])), Pace())
         await run.follow()
     assert (1, 1) == (report.refused, len(refused))
     assert 1 == report.exit_status
 
 
 async def test_a_rate_is_kept(client: JobClient, a_run: Start) -> None:
-    """100 jobs at 400 a second take a quarter of a second, less the two chunks of 20 that go out at once."""
+    """100 jobs at 400 a second take a quarter of a second, less the chunk of 20 that goes out at once."""
     run, report, _ = a_run(client)
     begun_s = time.perf_counter()
-    await run.enqueue(iter([a_submission() for _ in range(100)]), Pace(rate=400))
+    await run.enqueue(at_hand(iter([a_submission() for _ in range(100)])), Pace(rate=400))
     assert 0.14 <= time.perf_counter() - begun_s
     assert 100 == report.enqueued
 
@@ -182,7 +183,7 @@ async def test_there_are_never_more_round_trips_than_allowed(a_run: Start) -> No
 
     client = SlowClient()
     run, report, _ = a_run(client)
-    await run.enqueue(iter([a_submission() for _ in range(3000)]), Pace(concurrency=2))
+    await run.enqueue(at_hand(iter([a_submission() for _ in range(3000)])), Pace(concurrency=2))
     assert (2, 3000) == (client.most, report.enqueued)
 
 
@@ -200,6 +201,6 @@ async def test_a_queue_that_stays_away_ends_the_run(redis: ArqRedis, a_run: Star
 
     client._enqueue = lost_after_the_first
     with pytest.raises(ExceptionGroup) as told:
-        await run.enqueue(iter([a_submission() for _ in range(1000)]), Pace())
+        await run.enqueue(at_hand(iter([a_submission() for _ in range(1000)])), Pace())
     assert told.group_contains(RedisConnectionError)
     assert 500 == report.enqueued

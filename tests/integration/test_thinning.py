@@ -13,6 +13,7 @@ from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
 from worker.db.side_connection import SideConnection
 from worker.health.pruner import Pruner
+from worker.lab.tune import forget
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -273,3 +274,14 @@ async def test_the_servers_rows_are_thinned_too(sides: list[SideConnection], con
     ticks = [row["tick"] for row in await connection.fetch("SELECT tick FROM db_snapshots ORDER BY tick")]
     assert [NOW - 2 * DAY + (60 * n + 50) * SECOND for n in range(4)] == ticks[:4]
     assert 24 == len(ticks[4:])
+
+
+async def test_the_laboratory_forgets_the_workers_of_an_arm(database: PoolConfig, connection: Any, fill: Fill) -> None:
+    """Those with the defaults of asyncpg and arq were judged together with others of the same size."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    earlier = await fill(began - SECOND, 10, 3)
+    await fill(began, 10, 3)
+    await forget(database.url, began)
+    assert [earlier] == [
+        str(row[0]) for row in await connection.fetch("SELECT DISTINCT instance_id FROM pool_snapshots")
+    ]

@@ -33,6 +33,7 @@ ONE_POISON = f"{POISON}::test_poison_has_its_outcome_and_harms_nobody"
 GUARD, COMMANDS = "tests/integration/test_front_guard.py", "tests/integration/test_front_commands.py"
 BENCH, ARENA = "tests/integration/test_bench.py", "tests/integration/test_drill_arena.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
+SOURCE = "tests/unit/test_source.py"
 
 MUTATIONS = [
     # ---------------------------------------------------------------- the ledger
@@ -535,5 +536,20 @@ MUTATIONS = [
         "futures.remove(future)",
         "futures.count(future)",
         f"{COMMANDS}::test_a_caller_who_leaves_is_not_waited_for",
+    ),
+    # ---------------------------------------------------------------- the producer
+    Mutation(
+        "lines are held back until a chunk is full",
+        "producer/source.py",
+        "if taken or ended:",
+        "if len(taken) == most or ended:",
+        f"{SOURCE}::test_a_line_is_taken_while_the_next_is_waited_for",
+    ),
+    Mutation(
+        "a file is read ahead without a bound",
+        "producer/source.py",
+        "while len(self._there) >= MOST_AT_ONCE:",
+        "while False:",
+        f"{SOURCE}::test_no_more_is_read_ahead_than_one_round_trip",
     ),
 ]

@@ -118,6 +118,25 @@ def test_a_directory_is_not_taken_twice(tmp_path: Path) -> None:
         Record.resume(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("plan.json", "{}"),
+        ("plan.json", "[]"),
+        ("plan.json", '{"values": [1], "sizes": 3}'),
+        ("arms.jsonl", '{"number": 0}\n'),
+        ("arms.jsonl", "7\n"),
+        ("arms.jsonl", "garbage\n"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_told(tmp_path: Path, name: str, text: str) -> None:
+    """It is damaged, or an older version has made it."""
+    Record.begin(tmp_path, plan())
+    (tmp_path / name).write_text(text, "utf-8")
+    with pytest.raises(CommandError, match="has no run to go on with, or one of another version"):
+        Record.resume(tmp_path)
+
+
 def test_the_results_are_a_document_and_a_table(tmp_path: Path) -> None:
     """The table has a column for each figure."""
     record = Record.begin(tmp_path, plan())

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from worker.lab.arm import Arm
+from worker.lab.findings import words
 from worker.lab.record import Record
 from worker.lab.trials import Kind, Plan, trials
 from worker.lab.tune import report
@@ -46,6 +47,13 @@ def test_the_smallest_good_size_is_to_be_used(record: Record) -> None:
     ]
     assert ({"worker": 0.5, "others": 0.1}, "pool") == (document["rows"][0]["cpu"], document["rows"][0]["bound"])
     assert 0.1 == document["others"]
+
+
+def test_workers_are_named_as_processes(record: Record) -> None:
+    """They are no setting that could be set."""
+    document = {**report(record, {}), "settings": {"WORKERS": 2}, "plot": "plot.png"}
+    said = words(record, document)
+    assert "  2 worker processes" == said[said.index("use") + 1]
 
 
 def test_a_run_that_is_not_complete_recommends_nothing(record: Record) -> None:

@@ -63,12 +63,13 @@ def front() -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            known = self.path == "/base/users/" and b'"username"' in body
+            known = self.path in ("/base/users/", "/closes/users/") and b'"username"' in body
             trusted = self.headers["Authorization"] == "Bearer secret"
             self.send_response(201 if known and trusted and self.headers["Prefer"] == "wait=5" else 401)
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
+            self.close_connection = "closes" in self.path
 
         def log_message(self, *_: object) -> None:
             pass
@@ -76,7 +77,7 @@ def front() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
     thread = Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/base"
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
     thread.join()
@@ -87,12 +88,24 @@ async def test_the_front_is_asked_to_wait_for_the_outcome(
     front: str, token: str | None, faults: dict[str, int]
 ) -> None:
     """With the token, over a connection of each user."""
-    users = Front(front, users=2, token=token)
+    users = Front(f"{front}/base", users=2, token=token)
     try:
         tally = await run_users(users.send, users=2, requests=3)
     finally:
         users.close()
     assert faults == tally.figures()["faults"]
+
+
+async def test_a_connection_that_was_idle_is_made_anew(front: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front closes it after a while, as this one does at once: it was counted as a fault of the front."""
+    monkeypatch.setattr("worker.lab.requests._MOST_IDLE_S", -1.0)
+    users = Front(f"{front}/closes", users=1, token="secret")
+    try:
+        users.connect()
+        tally = await run_users(users.send, users=1, requests=3)
+    finally:
+        users.close()
+    assert {} == tally.figures()["faults"]
 
 
 async def test_a_front_that_is_not_there_is_a_fault() -> None:

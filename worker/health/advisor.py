@@ -92,7 +92,7 @@ class Advice:
     """How far to go at once, before measuring again."""
     low: int
     high: int
-    """The range that 90 of 100 samples of the ticks would have led to."""
+    """The range that nine in ten samples of the ticks would have led to."""
     binding: str
     """What set the size: `demand`, `floor` (the least size, or a peak that was seen), or `budget`."""
     confidence: str
@@ -195,7 +195,7 @@ def _busy_load(ticks: Sequence[Tick]) -> Load:
 
 
 def _range(ticks: Sequence[Tick], chance: random.Random) -> tuple[int, int]:
-    """Return the 5th and 95th of a hundred sizes that samples of the ticks lead to (Efron's bootstrap)."""
+    """Return the 5th and 95th percentile of the sizes that samples of the ticks lead to (Efron's bootstrap)."""
     parts = [_part(tick) for tick in ticks]
     samples = (_load_of(chance.choices(parts, k=len(parts))) for _ in range(_RESAMPLES))
     sizes = sorted(load.demand() for load in samples if load)

@@ -79,7 +79,10 @@ def _recommendation(plan: Plan, document: dict[str, Any]) -> list[str]:
         lines += _connections(plan, document)
     others = {name: value for name, value in plan.usual.items() if name != plan.setting}
     lines += [f"the others were {_pairs(others)}; jobs: {_pairs(plan.mix)}", "", "use"]
-    lines += [f"  {name}={value}" for name, value in document["settings"].items()]
+    lines += [
+        f"  {value} worker processes" if name == WORKERS else f"  {name}={value}"
+        for name, value in document["settings"].items()
+    ]
     if defaults:
         lines.append(
             f"that does {defaults['factor']:g} times as many jobs as a worker with the defaults of asyncpg and arq,"

@@ -40,10 +40,10 @@ class Record:
         """Go on with a run. An arm that was being written when it was cut off is measured again."""
         try:
             plan = Plan.read(json.loads((directory / _PLAN).read_text("utf-8")))
-            lines = _whole_lines(directory / _ARMS)
-        except (OSError, ValueError, TypeError):
-            raise CommandError(f"{directory} has no run to go on with") from None
-        return cls(directory, plan, [Arm.read(json.loads(line)) for line in lines])
+            arms = [Arm.read(json.loads(line)) for line in _whole_lines(directory / _ARMS)]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise CommandError(f"{directory} has no run to go on with, or one of another version") from None
+        return cls(directory, plan, arms)
 
     def add(self, arm: Arm) -> None:
         """Keep an arm: it is on the disk when this returns."""

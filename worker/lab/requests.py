@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +22,8 @@ from worker.lab.users import Send
 _LOOK_S = 0.002
 _PREFER_S = 5
 _TIMEOUT_S = 30.0
+_MOST_IDLE_S = 3.0
+"""Longer than this no connection is used again: the front closes one that is idle for 5 s (uvicorn's keep-alive)."""
 _OUTCOME = (200, 201)
 
 
@@ -78,6 +82,7 @@ class Front:
         self._mark = secrets.token_hex(4)
         self._threads = ThreadPoolExecutor(users, thread_name_prefix="user")
         self._connections: dict[int, HTTPConnection] = {}
+        self._used_s: dict[int, float] = {}
         self._headers = {"Content-Type": "application/json", "Prefer": f"wait={_PREFER_S}"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -97,7 +102,7 @@ class Front:
             connection.close()
 
     def _post(self, user: int, number: int) -> str:
-        connection = self._connections.get(user) or self._connect(user)
+        connection = self._connection(user)
         try:
             body = json.dumps(fields(self._mark, number))
             connection.request("POST", f"{self._at.path.rstrip('/')}/users/", body, self._headers)
@@ -107,9 +112,17 @@ class Front:
             connection.close()
             del self._connections[user]
             return f"{type(error).__name__}"
+        self._used_s[user] = time.monotonic()
         if answer.status in _OUTCOME:
             return ""
         return f"HTTP {answer.status}" + (f": no outcome within {_PREFER_S} s" if answer.status == 202 else "")  # noqa: PLR2004
+
+    def _connection(self, user: int) -> HTTPConnection:
+        """Return the user's own, made anew where the front may have closed it meanwhile."""
+        connection = self._connections.get(user) or self._connect(user)
+        if time.monotonic() - self._used_s.get(user, math.inf) > _MOST_IDLE_S:
+            connection.close()  # the next request opens it
+        return connection
 
     def _connect(self, user: int) -> HTTPConnection:
         kind = HTTPSConnection if self._at.scheme == "https" else HTTPConnection

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.bench.servers import Site
+from worker.db import queries
 from worker.db.pool import PoolConfig
 from worker.db.side_connection import SideConnection
 from worker.health.study import read_studies
@@ -19,6 +20,7 @@ from worker.lab.knee import Knee, knee_of
 from worker.lab.record import Record
 from worker.lab.trials import DEFAULTS, Plan, trials
 
+_SQL = queries.load("lab", "worker.lab")
 _DRIFTED = 0.2
 """Controls that differ by more than this share of their median: the machine was not the same throughout."""
 
@@ -33,14 +35,30 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
     begun_s = time.monotonic()
     try:
         for count, trial in enumerate(left):
+            began = datetime.now(UTC)
             arm = await measure(site, record.plan, trial)
             record.add(arm)
+            if trial.kind == "defaults":
+                await forget(site.urls.database, began)
             left_s = (time.monotonic() - begun_s) / (count + 1) * (len(left) - count - 1)
             told(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
     except asyncio.CancelledError:
         task.uncancel()
         return False
     return True
+
+
+async def forget(database_url: str, since: datetime) -> None:
+    """Delete the snapshots of workers started since then: no advice is made of those that are set up otherwise.
+
+    Workers with the defaults have a size that others may have too, and would be judged with them.
+    """
+    side = SideConnection(PoolConfig(url=database_url, application_name="tidepool-lab"), "forget")
+    try:
+        async with side.use() as connection:
+            await connection.execute(_SQL["forget"], since)
+    finally:
+        await side.close()
 
 
 async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:

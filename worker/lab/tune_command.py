@@ -11,7 +11,7 @@ from worker.bench.servers import own_site
 from worker.embedded import Urls
 from worker.lab import findings, mix, numbers, plot, tune
 from worker.lab.record import Record
-from worker.lab.trials import LADDERS, Plan, trials, usual_of
+from worker.lab.trials import LADDERS, WORKERS, Plan, trials, usual_of
 
 EXAMPLES = """  python -m worker tune                                12 sizes, 5 times each, in ten minutes
   python -m worker tune --jobs-as transactions         a transaction for each job, without batches
@@ -110,7 +110,9 @@ def _begin(arguments: argparse.Namespace, settings: Settings) -> Record:
 
 
 def _check(plan: Plan) -> None:
-    """Raise `CommandError` where a worker would not start with the settings of an arm."""
+    """Raise `CommandError` where a worker would not start with the settings of an arm, or none would."""
+    if plan.setting == WORKERS and min(plan.values) < 1:
+        raise terminal.CommandError(f"{WORKERS}: is {min(plan.values)}, less than 1")
     for trial in trials(plan):
         try:
             load(child_environment(**plan.variables(trial)))

@@ -1,5 +1,5 @@
 -- name: jobs
--- What became of the jobs of a time, and how long they took (milliseconds): in all, and waiting for a connection.
+-- What became of the jobs of a time, and how long they took (microseconds): in all, and waiting for a connection.
 -- $1 since timestamptz, $2 until timestamptz, $3 shares double precision[]
 SELECT count(*) AS jobs,
        count(*) FILTER (WHERE status <> 'applied') AS not_applied,
@@ -9,10 +9,9 @@ FROM job_results
 WHERE finished_at >= $1 AND finished_at < $2
 
 -- name: pools
--- What all pools together had: connections open, in use at the most and on average, and the workers that tell.
+-- What all pools together had: connections open, in use at the most and on average, and allowed.
 -- $1 since timestamptz
-SELECT count(*) AS workers,
-       coalesce(sum(open), 0) AS open,
+SELECT coalesce(sum(open), 0) AS open,
        coalesce(sum(in_use_max), 0) AS in_use_max,
        coalesce(sum(in_use), 0) AS in_use,
        coalesce(sum(pool_limit), 0) AS pool_limit
@@ -31,3 +30,8 @@ FROM (
 -- How many workers that have committed a job wrote a snapshot since then.
 -- $1 since timestamptz
 SELECT count(DISTINCT instance_id) FROM pool_snapshots WHERE jobs_applied > 0 AND captured_at >= $1
+
+-- name: forget
+-- Delete the snapshots of workers that started since then.
+-- $1 since timestamptz
+DELETE FROM pool_snapshots WHERE started_at >= $1

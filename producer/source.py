@@ -1,0 +1,87 @@
+"""Where a run takes its commands from: an iterator that has them at hand, or a reader that may have to wait.
+
+`Run.enqueue` takes from either. A pipe gives its next line whenever it likes, so it is read in a thread: the
+run goes on meanwhile, sends what has come, and can be told to stop.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+
+from producer.client import MOST_AT_ONCE
+from producer.commands_file import Refusal
+from producer.submission import Submission
+
+Item = Submission | Refusal
+Take = Callable[[int], Awaitable[list[Item]]]
+"""Gives the next items in order, as many as are there but at most so many; none only at the end."""
+
+
+def at_hand(items: Iterator[Item]) -> Take:
+    """Take from an iterator that never makes one wait."""
+
+    async def take(most: int) -> list[Item]:
+        return list(islice(items, most))
+
+    return take
+
+
+class Reader:
+    """Reads *items*, which may block, in a thread of its own, at most one round trip of them ahead.
+
+    The thread is a daemon, and nobody joins it: where nothing comes any more, nothing wakes it, and the
+    process ends without it. *items* is the thread's alone.
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._there = deque[Item]()
+        self._room = threading.Event()
+        self._news = asyncio.Event()
+        self._told = False
+        """Whether the loop has been told since it last looked: telling it costs more than reading a line."""
+        self._ended = False
+        self._fault: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    async def take(self, most: int) -> list[Item]:
+        """Wait for the next items, and take what is there, as `Take` describes. Raises what reading them raised."""
+        while True:
+            self._told = False  # before looking: what comes after that tells again
+            self._news.clear()
+            ended = self._ended
+            taken = [self._there.popleft() for _ in range(min(most, len(self._there)))]
+            self._room.set()
+            if taken or ended:
+                break
+            await self._news.wait()
+        if not taken and self._fault is not None:
+            raise self._fault
+        return taken
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                self._there.append(item)
+                self._tell()
+                self._wait_for_room()
+        except Exception as error:  # noqa: BLE001  (whoever takes raises it)
+            self._fault = error
+        self._ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            with suppress(RuntimeError):  # the loop is closed: nobody takes any more
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    def _wait_for_room(self) -> None:
+        while len(self._there) >= MOST_AT_ONCE:
+            self._room.clear()
+            if len(self._there) >= MOST_AT_ONCE:
+                self._room.wait()
