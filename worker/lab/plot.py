@@ -35,7 +35,7 @@ def values(record: Record, document: dict[str, Any]) -> str | None:
     cores.set_xlabel(record.plan.setting)
     for axes in figure.axes:
         axes.axvline(knee["size"], color="tab:red", linewidth=1)
-        axes.set_xscale("symlog", base=2)
+        axes.set_xscale("log" if min(xs) else "symlog", base=2)
         axes.set_xticks(xs, [str(x) for x in xs])
         axes.set_ylim(bottom=0)
         axes.legend(fontsize="small")
