@@ -123,11 +123,13 @@ def _draw(timeline: Timeline, path: Path) -> None:
     times.legend(fontsize="small")
     errors.bar(at_s, [slot["errors"] for slot in timeline.slots], _SLOT_S, align="edge", label="errors of the pools")
     errors.bar(at_s, [slot["failed"] for slot in timeline.slots], _SLOT_S, align="edge", label="jobs failed")
+    errors.set_ylim(bottom=0, top=max(1.0, errors.get_ylim()[1]))
     errors.legend(fontsize="small")
     errors.set_xlabel("seconds")
     for axes in figure.axes:
         for mark in timeline.marks:
             axes.axvspan(mark.began_s, mark.mended_s, color="tab:red", alpha=0.2, linewidth=0)
+            axes.axvline(mark.began_s, color="tab:red", linewidth=1)  # a kill is too short for an area
             axes.axvline(mark.recovered_s, color="tab:green", linestyle="--", linewidth=1)
     rates.set_title("\n".join(map(said, timeline.marks)), fontsize="small")
     figure.savefig(path, dpi=110)

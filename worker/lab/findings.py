@@ -85,7 +85,7 @@ def _recommendation(plan: Plan, document: dict[str, Any]) -> list[str]:
     ]
     if defaults:
         lines.append(
-            f"that does {defaults['factor']:g} times as many jobs as a worker with the defaults of asyncpg and arq,"
+            f"that does {defaults['factor']:.1f} times as many jobs as a worker with the defaults of asyncpg and arq,"
             f" {defaults['jobs_per_second']:,}/s: {_pairs(defaults['settings'])}"
         )
     return lines
