@@ -2,10 +2,11 @@
 
 import asyncio
 import os
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from commands import Service, stop, until
+from redis import Redis
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,14 @@ def test_a_postgresql_that_is_away_is_named_without_its_password(service: Servic
     assert "Traceback" not in ended.stderr
 
 
+@pytest.fixture
+def room_to_measure(servers: Any) -> None:
+    """Empty the Redis database that measuring takes: what a test has left there is nobody's."""
+    with Redis.from_url(servers.redis_url(15)) as redis:
+        cast("Any", redis).flushdb()
+
+
+@pytest.mark.usefixtures("room_to_measure")
 @pytest.mark.parametrize("words", [("bench", "--parts", "acquire"), ("load-test", "--users", "1")])
 def test_measuring_on_a_postgresql_that_is_away_is_one_line(service: Service, words: tuple[str, ...]) -> None:
     """They connect by themselves, and told what the driver said with a traceback."""
@@ -112,6 +121,7 @@ def test_measuring_on_a_postgresql_that_is_away_is_one_line(service: Service, wo
     assert 1 == len(ended.stderr.splitlines())
 
 
+@pytest.mark.usefixtures("room_to_measure")
 async def test_measuring_without_the_right_to_make_a_database_is_one_line(service: Service, connection: Any) -> None:
     """The benchmark makes one of its own."""
     url = service.environment["DATABASE_URL"].replace("postgres@", "no_builder@")
