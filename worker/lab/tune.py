@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.bench.servers import Site
+from worker.bench.servers import Site, session
 from worker.db import queries
 from worker.db.pool import PoolConfig
 from worker.db.side_connection import SideConnection
@@ -53,12 +53,8 @@ async def forget(database_url: str, since: datetime) -> None:
 
     Workers with the defaults have a size that others may have too, and would be judged with them.
     """
-    side = SideConnection(PoolConfig(url=database_url, application_name="tidepool-lab"), "forget")
-    try:
-        async with side.use() as connection:
-            await connection.execute(_SQL["forget"], since)
-    finally:
-        await side.close()
+    async with session(database_url) as connection:
+        await connection.execute(_SQL["forget"], since)
 
 
 async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
