@@ -217,7 +217,7 @@ MUTATIONS = [
         "worker/engine/wakeup.py",
         "        return first[0][1] if first else math.inf\n",
         "        return math.inf\n",
-        "tests/integration/test_engine_recovery.py::test_the_wakeup_knows_when_the_next_lease_ends",
+        "tests/integration/test_wakeup.py::test_the_wakeup_knows_when_the_next_lease_ends",
     ),
     Mutation(
         "finishes that were refused are forgotten",
