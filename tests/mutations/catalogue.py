@@ -491,7 +491,7 @@ MUTATIONS = [
     Mutation(
         "front: a body is as long as it likes",
         "producer/front/guard.py",
-        "if size > MOST_BODY_BYTES:",
+        "if size > MAX_BODY_BYTES:",
         "if size < 0:",
         f"{GUARD}::test_a_body_that_is_too_large_is_refused",
     ),

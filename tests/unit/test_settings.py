@@ -49,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": "INFO",
     "front_token": None,
     "front_rate_limit": 5000,
+    "front_trusted_proxies": (),
     "simulation_concurrency": 4,
 }
 
