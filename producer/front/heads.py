@@ -1,6 +1,12 @@
 """HEAD wherever GET is: the same answer without its body."""
 
+from contextlib import suppress
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class _Streams(Exception):
+    """The answer is a stream, of which nothing more is needed."""
 
 
 class AnswerHead:
@@ -14,16 +20,16 @@ class AnswerHead:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        ended = False
 
         async def send_head(message: Message) -> None:
-            nonlocal ended
             if message["type"] == "http.response.start":
                 await send(message)
-            elif not ended:
-                ended = True
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if message.get("more_body", False):
+                raise _Streams
 
         as_get = {**scope, "method": "GET"}
-        await self._app(as_get, receive, send_head)
+        with suppress(_Streams):
+            await self._app(as_get, receive, send_head)
         scope.update({name: as_get[name] for name in ("route",) if name in as_get})  # for who counts requests

@@ -32,7 +32,7 @@ class Limits:
     body_bytes: int
     """Max bytes of a body that nobody reads, as after a refusal; a connection that sends more is closed."""
     accepts_per_s: float | None = None
-    """Max new connections a second, and a second's worth at once; others wait in the kernel's backlog. None: any."""
+    """Max new connections a second, and ten seconds' worth at once; others wait in the kernel's backlog. None: any."""
     refusal_delay_s: float = 0.0
     """Seconds before a malformed request is answered: a client that repeats it in a loop costs little then."""
 

@@ -34,6 +34,7 @@ _HEAD_TOO_LARGE = (
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     f"a head has max {bounds.HEAD_BYTES} bytes and {bounds.HEADERS} header lines",
 )
+_TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
 _TOO_LATE = (HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {bounds.ARRIVAL_S:.0f} s")
 _TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
 
@@ -160,11 +161,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()  # the body gets one of its own
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body; close where nobody reads it and it does not end."""
+        """Take a part of the body; close if nobody reads it and it does not end."""
         self._body += len(body)
         if self._body > self._limits.body_bytes and self.cycle.response_complete:
-            self.transport.abort()
-            return
+            self._stop(_TOO_LARGE)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -233,12 +233,16 @@ class BoundedProtocol(HttpToolsProtocol):
     # Refusals
 
     def _refuse(self, status: HTTPStatus, words: str) -> None:
-        """Answer with a problem and close; without an answer where another one is under way already."""
+        """Answer with a problem and close; if an earlier answer is under way, close after it without another one."""
         self._refused = True
         self._clear_deadline()
         log.debug("http.refused", status=int(status), address=self.client[0] if self.client else None, detail=words)
-        if self.pipeline or ((cycle := self._unanswered()) and cycle.response_started):
-            self.transport.abort()
+        cycle = self._unanswered()
+        if cycle is not None:
+            cycle.body.clear()
+        if cycle is not None and (cycle.response_started or not self._in_body):
+            self.pipeline.clear()  # an earlier request is being answered: the connection ends after it
+            cycle.keep_alive = False
         elif self._limits.refusal_delay_s:
             self.transport.pause_reading()
             self.loop.call_later(self._limits.refusal_delay_s, self._answer_refusal, status, words)

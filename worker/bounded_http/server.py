@@ -19,7 +19,7 @@ _ACCEPTS_A_TURN = 16
 """Connections that are accepted in one turn of the event loop."""
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_FILES_PAUSE_S = 0.1
-_BURST_S = 1.0
+_BURST_S = 10.0
 """What the bound on new connections allows at once, in seconds of its rate."""
 
 

@@ -24,8 +24,8 @@ from worker.listening import is_loopback, names_this_machine
 
 _GRACE_S = 1
 _BODY_BYTES = 4096
-_ACCEPTS_PER_S = 100.0
-_REFUSAL_DELAY_S = 0.5
+_ACCEPTS_PER_S = 50.0
+_REFUSAL_DELAY_S = 1.0
 _CONNECTIONS, _SHARE = 512, 0.25
 """Max connections, and the part of the process's file descriptors that they may take: the jobs need theirs."""
 _METRICS_PER_S, _HEALTH_PER_S = 10, 50
@@ -77,7 +77,7 @@ class ProbeServer(BoundedServer):
             return Response(rendered[0], headers={"Content-Type": rendered[1]})
 
         health, figures = Pace(_HEALTH_PER_S), Pace(_METRICS_PER_S)
-        local_only = is_loopback(host)
+        self.local_only = local_only = is_loopback(host)
         routes = [
             Route("/health/live", _paced(live, health, local_only=local_only)),
             Route("/health/ready", _paced(ready, health, local_only=local_only)),
