@@ -168,6 +168,15 @@ async def test_what_does_not_arrive_in_time_is_answered_408(served: Served, sent
     assert 408 == await served.status(sent)
 
 
+async def test_a_half_head_on_a_kept_connection_is_answered_408(served: Served) -> None:
+    """Every head has its time, not only the first one of a connection."""
+    reader, writer = await served.connect(GET + b"\r\n")
+    await reader.readuntil(b"1 0")
+    writer.write(GET)
+    assert b"HTTP/1.1 408" == (await reader.read())[:12]
+    writer.close()
+
+
 async def test_a_connection_without_a_request_is_closed(served: Served) -> None:
     """Without an answer, as there is no question."""
     assert b"" == await served.answer()

@@ -339,3 +339,40 @@ async def test_a_result_that_is_forged_while_somebody_waits_is_not_believed(
     await until(lambda: redis.exists("arq:job:raced"))
     await redis.set("arq:result:raced", wire.serialize({"r": FORGED["applied"], "s": True}))
     assert (202, "queued") == ((answer := await asking).status_code, answer.json()["status"])
+
+
+async def test_thousands_of_callers_wait_at_a_time(redis: ArqRedis) -> None:
+    """Each gets its own outcome, and Redis is asked for all of them together."""
+    waits = Waits(redis)
+    asking = {number: asyncio.create_task(waits.outcome(f"job-{number}", 30)) for number in range(8000)}
+    await until(lambda: _true_of(len(waits._waiting) == len(asking)))
+    for start in range(0, len(asking), 500):
+        results = {
+            f"arq:result:job-{number}": wire.serialize({"r": {"status": "applied", "result": {"n": number}}})
+            for number in range(start, start + 500)
+        }
+        await redis.mset(results)
+    for number, task in asking.items():
+        assert Applied({"n": number}) == await task
+    assert not waits._waiting
+
+
+async def test_a_client_that_leaves_in_mid_body_costs_no_traceback(
+    front: httpx.AsyncClient, logs: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for who debugs, and nothing else."""
+    transport: Any = front._transport
+    messages = iter([{"type": "http.request", "body": b'{"user', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(_message: Any) -> None:
+        """Nobody is there."""
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/users/", "raw_path": b"/users/", "query_string": b""}
+    more = {"headers": headers, "client": ("127.0.0.1", 1), "scheme": "http", "root_path": "", "http_version": "1.1"}
+    await transport.app({**scope, **more}, receive, send)
+    assert [("front.client_left", "debug")] == [(line["event"], line["log_level"]) for line in logs]
+    assert not caplog.records
