@@ -141,8 +141,10 @@ async def _rates(attack: Attack, urls: embedded.Urls, port: int, seconds: float,
         for attacking, rates in ((False, quiet), (True, attacked)):
             if await redis.zcard("arq:queue") < 40_000 * seconds:
                 jobs = str(int(60_000 * seconds))
-                enqueue = (sys.executable, "-m", "producer", "--jobs", jobs, "--no-wait", "--json")
-                await asyncio.to_thread(subprocess.run, enqueue, env=environment, cwd=_ROOT, check=True)
+                enqueue = (sys.executable, "-m", "producer", "--jobs", jobs, "--json")
+                await asyncio.to_thread(
+                    subprocess.run, enqueue, env=environment, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL
+                )
             if attacking:
                 with _attacking(attack, port):
                     rates.append(await _rate(redis, seconds))
