@@ -6,10 +6,12 @@ settings that were checked as a whole or raises `SettingsError`, whose text has 
 variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
 """
 
+import ipaddress
 import os
 import socket
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, quote, urlsplit
@@ -41,6 +43,32 @@ def _require_ascii(password: SecretStr) -> SecretStr:
         raise ValueError("must be of printable ASCII characters")
     return password
 
+
+def _require_strong(token: SecretStr) -> SecretStr:
+    """Refuse a token that can be guessed: too few different pairs of neighbours, runs such as aaaa or 1234 left out."""
+    text = token.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("must be of printable ASCII characters without blanks")
+    pairs = {pair for pair in pairwise(text) if abs(ord(pair[0]) - ord(pair[1])) > 1}
+    if len(pairs) < _MIN_PAIRS:
+        raise ValueError("is too easy to guess; take what `openssl rand -hex 24` prints")
+    return token
+
+
+def _networks(text: object) -> object:
+    """Read `address,network,…`; what is no text is a value already."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("must be addresses or networks, as in 10.0.0.7,192.168.4.0/24,fd00::/8") from None
+
+
+_MIN_PAIRS = 10
+"""`sesame-open-sesame` has eleven, `passwordpassword` seven, 24 random bytes in hexadecimal about forty."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -150,11 +178,15 @@ class Settings(BaseSettings):
     """The least level that is logged. Default INFO."""
 
     # The HTTP front.
-    front_token: Annotated[SecretStr, Field(min_length=16)] | None = None
-    """What callers of the front must have, 16 characters or more: as `Authorization: Bearer`, or to sign in with a
-    browser. Without one it binds to loopback only. Default none."""
+    front_token: Annotated[SecretStr, Field(min_length=16), AfterValidator(_require_strong)] | None = None
+    """What callers of the front must have, 16 characters or more and hard to guess (`openssl rand -hex 24`): as
+    `Authorization: Bearer`, or to sign in with a browser. Without one it binds to loopback only. Default none."""
     front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
-    """Requests a second that the front takes from one address; 0 = any number. Default 5,000."""
+    """Requests a second that the front takes from one IPv4 address or IPv6 /64 network; 0 = any number. Callers with
+    the token are counted apart from those without. Default 5,000."""
+    front_trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto the front believes, as
+    `10.0.0.7,fd00::/8`. Default none: nobody is believed."""
 
     # The producer's generated workloads.
     simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4

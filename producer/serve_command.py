@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack
 
 from producer.demo import working_service
 from producer.front.app import create_app
-from producer.front.guard import is_loopback
 from producer.front.server import serve as run_server
 from settings import Settings
 from worker import terminal
 from worker.embedded import Urls
-from worker.listening import CannotListen, listen
+from worker.listening import CannotListen, is_loopback, listen
 
 _BACKLOG = 2048
 """Connections that may wait to be taken: several hundred callers may come at a time."""

@@ -12,6 +12,7 @@ A tour, in the order in which a job meets the files:
 - `budget`    how many connections this worker may have, of those that PostgreSQL has for all of them
 - `outcomes`  what can become of a job
 - `health`    the stats job, the pruning, verdict and advice, readiness, and the figures for Prometheus
+- `bounded_http` the HTTP server of the front and of METRICS_PORT, with bounds on what callers may take
 - `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are
 - `bench`, `drill` and `lab` measure it and break it; no code of the service uses them
 - `terminal`  what the commands share; `pool_command` and `advice_command` are two of them

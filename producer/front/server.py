@@ -7,19 +7,25 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from producer.front.guard import MAX_BODY_BYTES
+from worker.bounded_http.limits import Limits, max_connections
+from worker.bounded_http.server import BoundedServer
+
 _GRACE_S = 5
 """For requests under way when it is told to stop."""
+_CONNECTIONS = 16_384
+"""Max connections: twice the callers that were seen to wait at a time, and some 200 MB if all of them are open."""
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, whose end is an ordinary one.
+class Server(BoundedServer):
+    """The bounded HTTP server, whose end is an ordinary one.
 
     It first lets those go who would wait on: event streams, and callers with `Prefer: wait`. A signal ends
     the server, not the process, which has its own things to close.
     """
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
-        super().__init__(config)
+        super().__init__(config, Limits(max_connections(_CONNECTIONS), body_bytes=MAX_BODY_BYTES))
         self._state = app.state
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's)
@@ -44,6 +50,7 @@ async def serve(app: FastAPI, listening: socket.socket) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # `callers` reads them, from trusted proxies only
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = Server(app, config)

@@ -1,5 +1,7 @@
 """The settings: what each is by default, and what is said about one that is wrong."""
 
+import base64
+import random
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -49,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": "INFO",
     "front_token": None,
     "front_rate_limit": 5000,
+    "front_trusted_proxies": (),
     "simulation_concurrency": 4,
 }
 
@@ -106,8 +109,19 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("SNAPSHOT_KEEP_DAYS", "0"),
         ("RESULT_KEEP_DAYS", "1"),
         ("LOG_LEVEL", "LOUD"),
-        ("FRONT_TOKEN", "fifteen letters"),
+        ("FRONT_TOKEN", "fifteen_letters"),
+        ("FRONT_TOKEN", "aaaaaaaaaaaaaaaa"),
+        ("FRONT_TOKEN", "abababababababababab"),
+        ("FRONT_TOKEN", "0123456789abcdefghijklmnop"),
+        ("FRONT_TOKEN", "zyxwvutsrqponmlkjihg"),
+        ("FRONT_TOKEN", "passwordpassword"),
+        ("FRONT_TOKEN", "changemechangeme"),
+        ("FRONT_TOKEN", "sesame open sesame"),
+        ("FRONT_TOKEN", "sésame-ouvre-toi-donc"),
         ("FRONT_RATE_LIMIT", "-1"),
+        ("FRONT_TRUSTED_PROXIES", "proxy.example"),
+        ("FRONT_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("FRONT_TRUSTED_PROXIES", "10.0.0.1,"),
         ("SIMULATION_CONCURRENCY", "65"),
     ],
 )
@@ -309,3 +323,24 @@ def test_every_setting_has_a_description() -> None:
     """The README's table and the errors assume that the fields speak for themselves."""
     source = settings.Path(settings.__file__).read_text()
     assert [] == [name for name in Settings.model_fields if f"    {name}: " not in source]
+
+
+def test_a_random_token_is_strong() -> None:
+    """As `openssl rand -hex 24` and `-base64 18` print it; none of hundreds is refused."""
+    for number in range(300):
+        dice = random.Random(number)
+        assert load({"FRONT_TOKEN": dice.randbytes(24).hex()}).front_token
+        assert load({"FRONT_TOKEN": base64.b64encode(dice.randbytes(18)).decode()}).front_token
+
+
+def test_a_weak_token_is_not_shown() -> None:
+    """The line says how to make a better one."""
+    with pytest.raises(SettingsError) as told:
+        load({"FRONT_TOKEN": "hunter2hunter2hunter2"})
+    assert "FRONT_TOKEN: is too easy to guess; take what `openssl rand -hex 24` prints" == str(told.value)
+
+
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    """An address is a network of one."""
+    proxies = load({"FRONT_TRUSTED_PROXIES": "10.0.0.7, fd00::/8,192.168.4.0/24"}).front_trusted_proxies
+    assert ["10.0.0.7/32", "fd00::/8", "192.168.4.0/24"] == [str(proxy) for proxy in proxies]
