@@ -1,5 +1,10 @@
 """`python -m producer`: enqueue jobs, see what became of them, run them again."""
 
+from worker import process
+
+if __name__ == "__main__":
+    process.prepare()  # before the imports below, which take a second
+
 import argparse
 import re
 import secrets
@@ -154,4 +159,4 @@ def _rate(text: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

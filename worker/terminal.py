@@ -1,12 +1,13 @@
 """How the commands meet their user: exit status, JSON or a table, errors as one line.
 
 Every command writes its answer to standard output, either for people or, with `--json`, as one JSON
-document and nothing else; log lines, progress and errors go to standard error. Exit status: 0; 1 where
-a job failed or was refused; 2 for a wrong call or no connection; 130 after Ctrl-C; 143 after SIGTERM.
+document and nothing else; log lines, progress and errors go to standard error. `worker.process` lists the
+exit statuses.
 """
 
 import argparse
 import json
+import os
 import re
 import signal
 import sys
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from settings import Settings, load_or_exit, without_password
-from worker import logs, servers
+from worker import logs, process, servers
 from worker.broker import wait_for
 from worker.db.faults import DataFault, Refused, StatementTimeout, Unavailable
 from worker.db.migrations import MigrationError, migrate
@@ -59,28 +60,17 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
     A command with *own_servers* gets the service's addresses only: nothing is started for it.
     """
     settings = load_or_exit()
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: _stop_as_ctrl_c_does(told, number))
+    received = process.interrupt_on_signals()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
-            sys.exit(uvloop.run(_guarded(command(settings, urls), urls)))
+            status = uvloop.run(_guarded(command(settings, urls), urls))
     except (CommandError, EmbeddedServersError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = process.ERROR
     except KeyboardInterrupt:
-        sys.exit(128 + (told or [signal.SIGINT])[0])
-    except BrokenPipeError:
-        sys.stdout = None  # the reader has seen enough; nothing is left to flush
-        sys.exit(0)
-
-
-def _stop_as_ctrl_c_does(told: list[int], number: int) -> None:
-    """End the command so that it closes what it has open: its embedded servers would outlive it."""
-    told.append(number)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in its background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
+        status = 128 + signal.SIGINT
+    sys.exit(128 + received[0] if received else status)
 
 
 async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
@@ -123,7 +113,15 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
             raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
         if isinstance(first, StatementTimeout):
             raise CommandError("the query took longer than COMMAND_TIMEOUT: ask for less, or raise it") from None
+        if isinstance(first, OSError):
+            raise CommandError(_refused_by_system(first)) from None
         raise first from None
+
+
+def _refused_by_system(error: OSError) -> str:
+    """Return what the operating system refuses, such as a file on a disk that is full, and where."""
+    where = f"{logs.printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+    return f"{where}{error.strerror or str(error) or type(error).__name__}"
 
 
 def _first(error: Exception) -> Exception:
@@ -140,8 +138,14 @@ def note(line: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document: times as ISO 8601, money as text."""
-    print(json.dumps(document, default=_plain, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    """Print one JSON document: times as ISO 8601, money as text; in ASCII if the output lacks a letter."""
+    indent = 2 if sys.stdout.isatty() else None
+    text = json.dumps(document, default=_plain, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(document, default=_plain, indent=indent)
+    print(text)
 
 
 def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
