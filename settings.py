@@ -7,6 +7,7 @@ variable that is wrong. Secrets are `SecretStr`: no repr, log line or error show
 """
 
 import os
+import pwd
 import socket
 import sys
 from collections.abc import Mapping
@@ -206,11 +207,27 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 
 def load_or_exit() -> Settings:
     """Read and check the settings; where they are wrong, say so on standard error and exit with status 2."""
+    _name_user_and_home()
     try:
         return load()
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  (the start of every command)
         raise SystemExit(2) from None
+
+
+def _name_user_and_home() -> None:
+    """Set HOME and USER where asyncpg would fail over them, as for a user id that the passwd database does not know.
+
+    It looks for files in HOME, and takes one that it may not enter for a server that is away; and it asks for the
+    user's name where a URL has none, which is then the number.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  (as it is where there is none)
+    if not os.access(home, os.X_OK):
+        os.environ["HOME"] = "/nonexistent"
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", str(os.getuid()))
 
 
 def child_environment(**variables: str) -> dict[str, str]:
