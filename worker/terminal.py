@@ -9,9 +9,10 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,8 +20,10 @@ from typing import Any, Never
 
 import uvloop
 from redis.exceptions import RedisError
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from settings import Settings, load_or_exit, without_password
 from worker import logs, process, servers
@@ -34,6 +37,12 @@ _HIGHEST_PORT = 65535
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
 """A century: what lies further back the calendar may not have."""
+_ANY_WIDTH = 1_000_000
+_PIPED_WIDTH = 2000
+"""Columns of a table that goes to a file or a program: a row is one line, unless a text in it is longer than that."""
+_LEAST_FOLDED = 12
+_GAP = 1
+"""Blanks between two columns of a table without a box."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
@@ -155,7 +164,7 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_jso
     elif not rows:
         print(empty)
     else:
-        table = Table(box=None, pad_edge=False)
+        table = _FittingTable(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold", no_wrap=column in ("job_id", "worker_id"))
         for row in rows:
@@ -163,9 +172,40 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_jso
         console().print(table)
 
 
+class _FittingTable(Table):
+    """A table that prints its rows as records, one value a line, where the terminal is too narrow for its columns.
+
+    Text may be folded to `_LEAST_FOLDED` characters a line; figures, and ids that are to be copied, never.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._least_width(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+        else:
+            yield from map(Text, self._records())
+
+    def _least_width(self, console: Console, options: ConsoleOptions) -> int:
+        unbounded = options.update(max_width=_ANY_WIDTH)
+        widths: list[int] = []
+        for column in self.columns:
+            cells = (column.header, *column.cells)
+            natural = max(Measurement.get(console, unbounded, one).maximum for one in cells)
+            folds = column.overflow == "fold" and not column.no_wrap
+            widths.append(min(natural, _LEAST_FOLDED) if folds else natural)
+        return sum(widths) + _GAP * (len(widths) - 1)
+
+    def _records(self) -> Iterator[str]:
+        """Yield each row as lines of title and value; titles are as wide as the longest."""
+        titles = [str(column.header) for column in self.columns]
+        width = max(map(len, titles))
+        for number, row in enumerate(zip(*(column.cells for column in self.columns), strict=True)):
+            lines = [f"{title:<{width}}  {value}" for title, value in zip(titles, row, strict=True) if str(value)]
+            yield "\n".join(([""] if number else []) + lines)
+
+
 def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
     """Return an empty table of figures, to the right but in the columns of *words*."""
-    table = Table(box=None, pad_edge=False)
+    table = _FittingTable(box=None, pad_edge=False)
     for title in titles:
         if title in words:
             table.add_column(title, overflow="fold")
@@ -191,8 +231,14 @@ def figure(value: float | Decimal) -> str:
 
 
 def console() -> Console:
-    """Return standard output: as wide as the terminal, and wide enough for any row when piped."""
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+    """Return standard output: as wide as the terminal, and wide enough for any row when piped.
+
+    Both sides are given, as rich would take 80 by 25 where TERM is dumb.
+    """
+    is_terminal = sys.stdout.isatty()
+    size = shutil.get_terminal_size()
+    width = size.columns if is_terminal else _PIPED_WIDTH
+    return Console(markup=False, highlight=False, force_terminal=is_terminal, width=width, height=size.lines)
 
 
 def duration(text: str) -> timedelta:
