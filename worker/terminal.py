@@ -41,7 +41,7 @@ _ANY_WIDTH = 1_000_000
 _PIPED_WIDTH = 2000
 """Columns of a table that goes to a file or a program: a row is one line, unless a text in it is longer than that."""
 _LEAST_FOLDED = 12
-_GAP = 1
+_GAP = 2
 """Blanks between two columns of a table without a box."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 

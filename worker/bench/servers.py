@@ -96,7 +96,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 @asynccontextmanager
 async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
-    """Make a database of a name that nobody has, and take a Redis database that is empty; both are left as they were."""
+    """Make a database with a new name, and take a Redis database that is empty; both are left as they were."""
     name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = Urls(
         urlsplit(urls.database)._replace(path=f"/{name}").geturl(),
