@@ -21,7 +21,8 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from settings import Settings, load_or_exit, without_password
+from settings import Settings, load_or_exit
+from urls import without_password
 from worker import logs, servers
 from worker.broker import wait_for
 from worker.db.faults import DataFault, Refused, StatementTimeout, Unavailable
