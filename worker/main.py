@@ -19,7 +19,8 @@ import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from settings import Settings, load_or_exit, without_password
+from settings import Settings, load_or_exit
+from urls import without_password
 from worker import identity, logs, process, servers, wire
 from worker.batcher import Batcher
 from worker.broker import open_redis, redis_settings, wait_for, wait_for_redis

@@ -25,7 +25,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from settings import Settings, load_or_exit, without_password
+from settings import Settings, load_or_exit
+from urls import without_password
 from worker import logs, process, servers
 from worker.broker import wait_for
 from worker.db.faults import DataFault, Refused, StatementTimeout, Unavailable

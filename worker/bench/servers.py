@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings, child_environment, without_password
+from settings import Settings, child_environment
+from urls import without_password
 from worker import embedded, servers
 from worker.broker import open_redis
-from worker.db import capacity
+from worker.db import address, capacity
 from worker.db.faults import translated
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
@@ -63,7 +64,7 @@ async def session(url: str) -> AsyncGenerator[Any]:
     """Lend a connection of its own. Raises as `worker.db.faults` says, and `CommandError` for what else is refused."""
     try:
         async with translated():
-            connection: Any = await asyncpg.connect(url)
+            connection: Any = await asyncpg.connect(**address.arguments(url))
             try:
                 yield connection
             finally:
