@@ -2,8 +2,8 @@
 
 Started as a program: reads a JSON list of cases from standard input and writes a list of how they ended. A case has
 `argv`, `environment`, and what is wrong with its standard streams: `closed` (descriptors), `output` and `errors`
-(a file instead of one that is read back), `encoding`. One that still runs after `stop_s` seconds gets a SIGTERM; those of one
-`group` run one after the other.
+(a file instead of one that is read back), `encoding`. One that is `fresh` is a process of its own. One that still runs
+after `stop_s` seconds gets a SIGTERM, and after LONGEST_S a SIGKILL. Those of one `group` run one after the other.
 """
 
 import json
@@ -16,8 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-AT_A_TIME = 4
-LONGEST_S = 40.0
+AT_A_TIME = 6
+LONGEST_S = 30.0
 
 
 def main() -> None:
@@ -98,10 +98,14 @@ def _be(case: dict[str, Any], path: Path) -> None:
         files = (os.devnull, case.get("output") or f"{path}.out", case.get("errors") or f"{path}.err")
         for number, file in enumerate(files):
             flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
-            os.dup2(os.open(file, flags, 0o600), number)
-        os.closerange(3, 100)
+            opened = os.open(file, flags, 0o600)
+            os.dup2(opened, number)
+            os.close(opened)
         for number in case.get("closed", ()):
             os.close(number)
+        if case.get("fresh"):
+            os.environ["PYTHONIOENCODING"] = case.get("encoding", "utf-8")
+            os.execv(sys.executable, [sys.executable, "-m", *case["argv"]])
         encoding = case.get("encoding", "utf-8")
         closed = case.get("closed", ())
         sys.stdin, sys.stdout, sys.stderr = (
