@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +38,8 @@ async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, 
         take = _source(arguments)
         with Fleet(arguments.workers, log_dir, client.bury) as fleet:
             pace = Pace(arguments.rate, settings.simulation_concurrency if arguments.jobs else 1)
-            with closing(Run(client, finished, report, refusals.tell)) as run, _progress(report, arguments):
+            with _progress(report, arguments):
+                run = Run(client, finished, report, refusals.tell)
                 await _whole(run, take, pace, fleet, follow=arguments.follow)
     refusals.tell_rest()
     if arguments.json:

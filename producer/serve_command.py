@@ -54,7 +54,8 @@ async def _listen(arguments: argparse.Namespace) -> socket.socket:
 
 
 def _tell_address(arguments: argparse.Namespace) -> None:
-    url = f"http://{arguments.host}:{arguments.port}/"
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    url = f"http://{host}:{arguments.port}/"
     if arguments.json:
         terminal.print_json({"url": url})
         sys.stdout.flush()

@@ -3,10 +3,14 @@
 To run jobs: `arq worker.WorkerSettings`.
 """
 
+from worker import process
+
+if __name__ == "__main__":
+    process.prepare()  # before the imports below, which take a second
+
 import argparse
 import asyncio
 import re
-import signal
 import sys
 from datetime import timedelta
 from typing import Any
@@ -95,10 +99,7 @@ async def services(arguments: argparse.Namespace, settings: Settings, urls: Urls
         raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
     await show_urls(arguments, settings, urls)
     sys.stdout.flush()
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    await asyncio.Event().wait()
     return 0
 
 
@@ -181,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

@@ -25,7 +25,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from settings import without_password
+from urls import without_password
 from worker import wire
 from worker.cancelling import heed_cancel
 

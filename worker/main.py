@@ -7,18 +7,21 @@ ledger or a batcher, and nothing in here decides anything.
 import asyncio
 import functools
 import platform
+import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
+from types import TracebackType
 from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from settings import Settings, load_or_exit, without_password
-from worker import identity, logs, servers, wire
+from settings import Settings, load_or_exit
+from urls import without_password
+from worker import identity, logs, process, servers, wire
 from worker.batcher import Batcher
 from worker.broker import open_redis, redis_settings, wait_for, wait_for_redis
 from worker.budget import Budget
@@ -53,15 +56,17 @@ def worker_settings() -> type:
     """
     settings = load_or_exit()
     install()
-    process = WorkerProcess(settings)
+    if process.is_arq_command():
+        sys.excepthook = _explain
+    this = WorkerProcess(settings)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
 
         functions = arq_functions(JOBS)
-        on_startup = process.startup
-        on_shutdown = process.shutdown
-        ctx = {"engine": process.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
+        on_startup = this.startup
+        on_shutdown = this.shutdown
+        ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
         redis_settings = redis_settings(servers.addresses(settings).redis)
         queue_name = settings.queue_name
         job_serializer = wire.serialize
@@ -76,6 +81,14 @@ def worker_settings() -> type:
         log_results = False
 
     return WorkerSettings
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
+    if isinstance(error, (RedisError, OSError)):
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 class WorkerProcess:
