@@ -95,8 +95,6 @@ class PostgresUrl:
     """Those that the driver honours."""
     connect_timeout_s: float | None
     statement_cache_size: int | None
-    drops_channel_binding: bool
-    """Whether the URL requires channel binding, which the driver does not have."""
 
     @property
     def trusts_the_systems_cas(self) -> bool:
@@ -140,7 +138,6 @@ def parse_postgres(url: str) -> PostgresUrl:
         parameters={name: value for name, value in given.items() if name in _POSTGRES_HONOURED},
         connect_timeout_s=_connect_timeout_s(given.get("connect_timeout")),
         statement_cache_size=_statement_cache_size(given),
-        drops_channel_binding=given.get("channel_binding") == "require",
     )
 
 
@@ -176,6 +173,11 @@ def require(variable: str, url: str, check: Callable[[str], object]) -> None:
 def checks_certificate(redis_url: str) -> bool:
     """Return whether the certificate of the server of *redis_url* is checked; True where it has none to check."""
     return dict(_split(redis_url, REDIS_SCHEMES).query).get("ssl_cert_reqs") != "none"
+
+
+def drops_channel_binding(postgres_url: str) -> bool:
+    """Return whether the URL requires channel binding, which the driver does not have: the URL's TLS has to do."""
+    return ("channel_binding", "require") in _split(postgres_url, POSTGRES_SCHEMES).query
 
 
 def without_password(url: str) -> str:

@@ -66,6 +66,10 @@ _REASONS = {
 }
 
 
+ServerError = asyncpg.PostgresError
+"""What PostgreSQL says. One that none of the classes below stands for passes `translated` unchanged."""
+
+
 class DatabaseFault(Exception):
     """The base of the faults; the driver's error is its cause."""
 
