@@ -191,7 +191,8 @@ def without_password(url: str) -> str:
     scheme, authority, path, query, fragment = match.groups(default="")
     user, _, hosts = authority.rpartition("@")
     is_doubtful = "@" in path or "@" in fragment or ("@" in query and not _is_valid(url))
-    is_doubtful |= not url.isprintable() or not all(_SHOWN_HOST.fullmatch(host) for host in hosts.split(","))
+    is_doubtful |= not url.isprintable() or bool(re.search(r"[\[\]]", user))
+    is_doubtful |= not all(_SHOWN_HOST.fullmatch(host) for host in hosts.split(","))
     name = user.split(":")[0]
     if is_doubtful or "@" in (user if scheme in POSTGRES_SCHEMES else name):
         return UNREADABLE
@@ -221,6 +222,8 @@ def _split(url: str, schemes: tuple[str, ...]) -> _Parts:
         raise UrlError("has a #: in a user's name or password it is written %23")
     is_redis = schemes is REDIS_SCHEMES  # redis-py takes an @ in a password as it stands, libpq does not
     user_info, _, hosts = authority.rpartition("@") if is_redis else _user_info(authority)
+    if re.search(r"[\[\]]", user_info):
+        raise UrlError("has a [ or ] before its host: in a user's name or password they are written %5B %5D")
     pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)]
     return _Parts(match[1], user_info, hosts, path, pairs, "@" in f"{path}{query}")
 

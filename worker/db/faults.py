@@ -43,7 +43,7 @@ _HINTS = {
     **dict.fromkeys(_POOLED, _POOLED_HINT),
     "42P01": "(are the tables there? `python -m worker migrate` makes them)",
     **dict.fromkeys(
-        ("42P06", "42P07", "42701", "42703", "42704", "42710", "42723", "42804", "42809"),
+        ("42P06", "42P07", "42701", "42703", "42710", "42723", "42804", "42809"),
         "(the database has something else of this name: give Tidepool a database of its own)",
     ),
 }

@@ -55,7 +55,7 @@ class Report:
 
 
 class Readiness:
-    """The checks of one process. *ping* asks Redis, and may return a text to warn with; *own* are further facts, by name.
+    """The checks of one process. *ping* asks Redis, and may return a text to warn with; *own* are further facts.
 
     Until `watch` it is starting.
     """
