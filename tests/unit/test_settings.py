@@ -329,7 +329,7 @@ def test_text_is_trimmed_and_control_characters_are_refused(variable: str) -> No
 def test_a_token_that_no_caller_could_send_is_refused() -> None:
     """A header has no blanks in a token, and no other letters than ASCII's."""
     for token in ("sixteen letters or so", "sixteen-létters-or-so"):
-        with pytest.raises(SettingsError, match="^FRONT_TOKEN: "):
+        with pytest.raises(SettingsError, match=r"^FRONT_TOKEN: "):
             load({"FRONT_TOKEN": token})
 
 
@@ -346,7 +346,7 @@ def test_a_home_directory_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatc
     """Compose files and .env files have no shell that would expand it."""
     monkeypatch.setenv("HOME", "/home/ada")
     assert settings.Path("/home/ada/x") == load({"DATA_DIR": "~/x"}).data_dir
-    with pytest.raises(SettingsError, match="^DATA_DIR: begins with ~"):
+    with pytest.raises(SettingsError, match=r"^DATA_DIR: begins with ~"):
         load({"DATA_DIR": "~nobody-of-this-name/x"})
 
 
@@ -357,7 +357,7 @@ def test_a_user_without_a_name_has_to_be_named(monkeypatch: pytest.MonkeyPatch) 
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr(settings.getpass, "getuser", nameless)
-    with pytest.raises(SettingsError, match="^DATABASE_URL: names no user"):
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: names no user"):
         load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r"})
     assert load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r", "PGUSER": "ada"})
 
