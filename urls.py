@@ -95,8 +95,6 @@ class PostgresUrl:
     """Those that the driver honours."""
     connect_timeout_s: float | None
     statement_cache_size: int | None
-    drops_channel_binding: bool
-    """Whether the URL requires channel binding, which the driver does not have."""
 
     @property
     def trusts_the_systems_cas(self) -> bool:
@@ -140,7 +138,6 @@ def parse_postgres(url: str) -> PostgresUrl:
         parameters={name: value for name, value in given.items() if name in _POSTGRES_HONOURED},
         connect_timeout_s=_connect_timeout_s(given.get("connect_timeout")),
         statement_cache_size=_statement_cache_size(given),
-        drops_channel_binding=given.get("channel_binding") == "require",
     )
 
 
@@ -178,6 +175,11 @@ def checks_certificate(redis_url: str) -> bool:
     return dict(_split(redis_url, REDIS_SCHEMES).query).get("ssl_cert_reqs") != "none"
 
 
+def drops_channel_binding(postgres_url: str) -> bool:
+    """Return whether the URL requires channel binding, which the driver does not have: the URL's TLS has to do."""
+    return ("channel_binding", "require") in _split(postgres_url, POSTGRES_SCHEMES).query
+
+
 def without_password(url: str) -> str:
     """Return *url* as it may be logged: user, host and path, no password and no query but the host and database.
 
@@ -189,7 +191,8 @@ def without_password(url: str) -> str:
     scheme, authority, path, query, fragment = match.groups(default="")
     user, _, hosts = authority.rpartition("@")
     is_doubtful = "@" in path or "@" in fragment or ("@" in query and not _is_valid(url))
-    is_doubtful |= not url.isprintable() or not all(_SHOWN_HOST.fullmatch(host) for host in hosts.split(","))
+    is_doubtful |= not url.isprintable() or bool(re.search(r"[\[\]]", user))
+    is_doubtful |= not all(_SHOWN_HOST.fullmatch(host) for host in hosts.split(","))
     name = user.split(":")[0]
     if is_doubtful or "@" in (user if scheme in POSTGRES_SCHEMES else name):
         return UNREADABLE
@@ -219,6 +222,8 @@ def _split(url: str, schemes: tuple[str, ...]) -> _Parts:
         raise UrlError("has a #: in a user's name or password it is written %23")
     is_redis = schemes is REDIS_SCHEMES  # redis-py takes an @ in a password as it stands, libpq does not
     user_info, _, hosts = authority.rpartition("@") if is_redis else _user_info(authority)
+    if re.search(r"[\[\]]", user_info):
+        raise UrlError("has a [ or ] before its host: in a user's name or password they are written %5B %5D")
     pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)]
     return _Parts(match[1], user_info, hosts, path, pairs, "@" in f"{path}{query}")
 

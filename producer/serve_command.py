@@ -40,6 +40,7 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     async with AsyncExitStack() as beside:
         listening = beside.enter_context(await _listen(arguments))
         await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
+        await terminal.require_redis(settings, urls)
         if arguments.demo:
             await beside.enter_async_context(working_service(settings, urls))
         _tell_address(arguments)

@@ -19,7 +19,6 @@ from settings import Settings
 from worker import terminal
 from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from worker.bench.command import PARTS, bench
-from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
 from worker.db.roles import ROLES, grant_roles
@@ -69,7 +68,7 @@ async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Url
 async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Apply the missing migrations."""
     config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
-    migrations = await terminal.patiently(lambda: migrate(config), settings, urls)
+    migrations = await terminal.migrate_first(config, settings, urls)
     applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
     if arguments.roles:
         given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)

@@ -20,15 +20,16 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from settings import Settings, load_or_exit
-from urls import without_password
+from urls import drops_channel_binding, without_password
 from worker import identity, logs, process, servers, wire
 from worker.batcher import Batcher
-from worker.broker import open_redis, redis_settings, wait_for, wait_for_redis
+from worker.broker import ask, open_redis, redis_settings, wait_for, wait_for_redis
 from worker.budget import Budget
 from worker.db import capacity
-from worker.db.faults import Refused, Unavailable
+from worker.db.faults import DatabaseFault, ServerError, Unavailable, words
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
+from worker.db.requirements import require
 from worker.db.side_connection import SideConnection
 from worker.embedded import EmbeddedServersError
 from worker.engine.intake import Intake, arq_functions
@@ -135,10 +136,12 @@ class WorkerProcess:
         _require_known(self._settings.pool_shares)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
+        if drops_channel_binding(self._urls.database):
+            log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
         config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_budget(ctx["redis"], side)
-        pool = await self._open_pool(config, budget)
+        pool = await self._open_pool(config, budget, side)
         ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
         batcher = Batcher(
             ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
@@ -157,7 +160,7 @@ class WorkerProcess:
 
     async def _open_health_port(self, redis: ArqRedis) -> None:
         try:
-            await self._health.open(redis.ping)
+            await self._health.open(functools.partial(ask, redis))
         except CannotListen as error:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
@@ -178,14 +181,16 @@ class WorkerProcess:
         self._run_aside(budget.run(), "budget")
         return budget
 
-    async def _open_pool(self, config: PoolConfig, budget: Budget) -> Pool:
+    async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
+            tables = not self._settings.migrate_on_start
+            await self._wait_for_database(functools.partial(_require, side, tables=tables))
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(migrate, config)):
                     log.info("migration.applied", version=migration.version, name=migration.name)
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
-        except (Refused, MigrationError) as error:
-            raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {error}") from None
+        except (DatabaseFault, MigrationError, ServerError) as error:
+            raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
 
@@ -246,6 +251,11 @@ async def _told(work: Any, name: str) -> None:
         await work
     except Exception:
         log.exception("task.ended", task=name)
+
+
+async def _require(side: SideConnection, *, tables: bool) -> None:
+    async with side.use() as connection:
+        await require(connection, tables=tables, writing=True)
 
 
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:

@@ -12,13 +12,14 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Never
 
 import uvloop
+from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -28,9 +29,10 @@ from rich.text import Text
 from settings import Settings, load_or_exit
 from urls import without_password
 from worker import logs, process, servers
-from worker.broker import wait_for
-from worker.db.faults import DataFault, Refused, StatementTimeout, Unavailable
-from worker.db.migrations import MigrationError, migrate
+from worker.broker import REFUSALS, open_redis, wait_for, wait_for_redis
+from worker.db import requirements
+from worker.db.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
+from worker.db.migrations import Migration, MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
@@ -94,8 +96,40 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
         connect_timeout_s=settings.connect_timeout,
     )
     if settings.migrate_on_start:
-        await patiently(lambda: migrate(config), settings, urls)
+        await migrate_first(config, settings, urls)
+    else:
+        await patiently(lambda: requirements.check(config, tables=True), settings, urls)
     return await patiently(lambda: Pool.open(config), settings, urls)
+
+
+async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls) -> list[Migration]:
+    """Apply the missing migrations where the database can be written and holds any text; returns what was applied."""
+    await patiently(lambda: requirements.check(config, writing=True), settings, urls)
+    return await patiently(lambda: migrate(config), settings, urls)
+
+
+@asynccontextmanager
+async def open_queue(settings: Settings, urls: Urls) -> AsyncGenerator[ArqRedis]:
+    """Give Redis's client for a command, once Redis answers and can serve us. Raises what redis-py raises."""
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+    try:
+        await wait_for_redis(redis, urls.redis, patience_s=patience_s(settings))
+        yield redis
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+async def require_redis(settings: Settings, urls: Urls) -> None:
+    """Raise `CommandError` where Redis answers and cannot serve us; it may be away."""
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+    try:
+        await wait_for_redis(redis, urls.redis, patience_s=0)
+    except REFUSALS as error:
+        raise CommandError(f"Redis at {without_password(urls.redis)}: {words(error)}") from None
+    except (RedisError, OSError):
+        pass  # it may come later: a front answers 503 until then
+    finally:
+        await redis.aclose(close_connection_pool=True)
 
 
 async def patiently(attempt: Callable[[], Awaitable[Any]], settings: Settings, urls: Urls) -> Any:
@@ -115,12 +149,12 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
         return await command
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
         first = _first(error)
-        if isinstance(first, (Unavailable, Refused, MigrationError)):
-            raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {first}") from None
+        if isinstance(first, (Unavailable, Refused, MigrationError, ServerError)):
+            raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {words(first)}") from None
         if isinstance(first, DataFault):
             raise CommandError(f"PostgreSQL takes no such value: {first}") from None
         if isinstance(first, RedisError):
-            raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
+            raise CommandError(f"Redis at {without_password(urls.redis)}: {words(first)}") from None
         if isinstance(first, StatementTimeout):
             raise CommandError("the query took longer than COMMAND_TIMEOUT: ask for less, or raise it") from None
         if isinstance(first, OSError):

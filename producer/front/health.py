@@ -31,6 +31,7 @@ class Fact(BaseModel):
 
     ok: bool
     reason: str
+    warning: str = ""
 
 
 class Ready(BaseModel):

@@ -43,7 +43,7 @@ _HINTS = {
     **dict.fromkeys(_POOLED, _POOLED_HINT),
     "42P01": "(are the tables there? `python -m worker migrate` makes them)",
     **dict.fromkeys(
-        ("42P06", "42P07", "42701", "42703", "42704", "42710", "42723", "42804", "42809"),
+        ("42P06", "42P07", "42701", "42703", "42710", "42723", "42804", "42809"),
         "(the database has something else of this name: give Tidepool a database of its own)",
     ),
 }
@@ -64,6 +64,10 @@ _REASONS = {
     "orders_user_id_fkey": Reason.UNKNOWN_USER,
     "orders_product_id_fkey": Reason.UNKNOWN_PRODUCT,
 }
+
+
+ServerError = asyncpg.PostgresError
+"""What PostgreSQL says. One that none of the classes below stands for passes `translated` unchanged."""
 
 
 class DatabaseFault(Exception):

@@ -2,7 +2,8 @@
 
 from worker.db import queries
 from worker.db.connection import Connection
-from worker.db.faults import Refused
+from worker.db.faults import Refused, translated
+from worker.db.pool import PoolConfig, connect
 
 _SQL = queries.load("requirements")
 
@@ -21,3 +22,13 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
         )
     if tables and not found["has_tables"]:
         raise Refused("its tables are missing: `python -m worker migrate` makes them")
+
+
+async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
+    """Check the same over a connection of its own. Raises `Refused` and `Unavailable`."""
+    connection = await connect(config, "start")
+    try:
+        async with translated():
+            await require(connection, tables=tables, writing=writing)
+    finally:
+        await connection.close()
