@@ -4,7 +4,8 @@ Callers of `worker.db` see six classes, and decide by them alone:
 
 - `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
 - `Refused`: it does not let us in, or is not who it says it is. At the start waiting cannot help; later somebody has
-  changed a password, a grant or a certificate, and nobody's job is at fault.
+  changed a password or a certificate, and nobody's job is at fault. `SchemaFault`, one of them: a grant, table, column or
+  function is missing; for a handler's statement that is its job type's failure (`worker.ledger`).
 - `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
 - `StatementTimeout`: the server cancelled a statement. Whoever asked for so much has to ask for less.
@@ -23,7 +24,8 @@ import asyncpg
 from worker.outcomes import Reason
 
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
-_REFUSED_CLASSES = ("28", "3D", "42501")
+_REFUSED_CLASSES = ("28", "3D")
+_SCHEMA_CLASSES = ("42501", "42P01", "42703", "42704", "42883", "3F000")
 _READ_ONLY = "25006"
 _CANCELLED = "57014"
 _SERVER_ENDED_TRANSACTION = ("25P03", "25P04")
@@ -47,6 +49,10 @@ class DatabaseFault(Exception):
 
 class Refused(DatabaseFault):
     """Password, role, database, grants or certificate are wrong."""
+
+
+class SchemaFault(Refused):
+    """The statement needs a grant, table, column, function or schema that is missing."""
 
 
 class Unavailable(DatabaseFault):
@@ -126,6 +132,8 @@ def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:
         return Unavailable(f"{state} {type(error).__name__}")
     if state.startswith(_REFUSED_CLASSES):
         return Refused(str(error))
+    if state.startswith(_SCHEMA_CLASSES):
+        return SchemaFault(str(error))
     if state == _CANCELLED:
         return StatementTimeout(str(error))
     if state in _CONFLICTS:
