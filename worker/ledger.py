@@ -11,9 +11,9 @@ settled a moment ago. Then step 2 comes out short, or step 1 breaks a constraint
 back and the batch runs again, and this time it first looks up who has an outcome. Those jobs get the
 stored one. Few batches hold such a job, so the look-up comes only after the conflict.
 
-Where a transaction fails, somebody is to blame. Nobody's job: the server is away or refuses us or the ledger's own
-statements, or two transactions got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
-halves until that job stands alone, and the others' outcomes are what they would have been without it.
+Where a transaction fails, somebody is to blame. Nobody's job: the server is away, or refuses us or the ledger's own
+statements, or two transactions got in each other's way, so the same batch runs again. One job's data or code: the batch
+is split in halves until that job stands alone, and the others' outcomes are what they would have been without it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A grant, table, column or function that is missing: of a job type it is that type's failure, of the ledger it is waited for."""
+"""What is missing in the schema: of a handler it is its job type's failure, of the ledger it is waited for."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,14 +12,15 @@ from worker.jobs import JOBS
 from worker.ledger import Ledger
 from worker.outcomes import Applied, Failed, RetryLater
 
+_BREAK = """
+CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM {}; RETURN NEW; END';
+CREATE TRIGGER broken BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION broken()"""
 MISSING = [
     "REVOKE INSERT ON users FROM works",
     "DROP TABLE users CASCADE",
     "ALTER TABLE users DROP COLUMN full_name",
-    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM no_such(); RETURN NEW; END';"
-    "CREATE TRIGGER broken BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION broken()",
-    "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM no_such.f(); RETURN NEW; END';"
-    "CREATE TRIGGER broken BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION broken()",
+    _BREAK.format("no_such()"),
+    _BREAK.format("no_such.f()"),
 ]
 
 
@@ -27,7 +28,10 @@ MISSING = [
 async def works(connection: Any, pool: Pool) -> AsyncIterator[None]:
     """Have the pool's connections act as a role with grants of its own."""
     name = await connection.fetchval("SELECT current_database()")
-    await connection.execute("CREATE ROLE works; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO works")
+    await connection.execute(
+        "CREATE ROLE works; GRANT ALL ON ALL TABLES IN SCHEMA public TO works;"
+        " GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO works"
+    )
     await connection.execute(f"ALTER DATABASE {name} SET role = works")
     yield
     await connection.execute("DROP OWNED BY works; DROP ROLE works")

@@ -93,10 +93,7 @@ async def test_readers_and_writers_of_the_same_rows_all_succeed(strict: Pool) ->
     async with asyncio.timeout(30):
         following = asyncio.gather(follow(), follow())
         settled = await asyncio.gather(
-            *(
-                ledger.settle("create_user", [a_delivery(a_user(f"user-{i}"), i) for i in ids[n::8]])
-                for n in range(8)
-            )
+            *(ledger.settle("create_user", [a_delivery(a_user(f"user-{i}"), i) for i in ids[n::8]]) for n in range(8))
         )
         await following
     assert all(isinstance(outcome, Applied) for outcomes in settled for outcome in outcomes)
@@ -118,8 +115,8 @@ async def test_what_bounds_a_transaction_ends_with_it(pool: Pool) -> None:
 def test_no_statement_leaves_anything_in_its_session() -> None:
     """Neither a setting nor a lock nor a subscription; those of the drill's own faults and benchmarks apart."""
     lasting = re.compile(
-        r"set_config\([^)]*false\)|\bpg_(?:try_)?advisory_lock\w*\(|\bLISTEN \w|\bSET SESSION\b|\bSET (?!LOCAL\b)\w+ (?:=|TO) "
-        r"|\bPREPARE \w+ (?:AS|\()|\bDECLARE \w+ .*WITH HOLD|CREATE TEMP"
+        r"set_config\([^)]*false\)|\bpg_(?:try_)?advisory_lock\w*\(|\bLISTEN \w|\bSET SESSION\b|CREATE TEMP"
+        r"|\bSET (?!LOCAL\b)\w+ (?:=|TO) |\bPREPARE \w+ (?:AS|\()|\bDECLARE \w+ .*WITH HOLD"
     )
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
@@ -127,7 +124,9 @@ def test_no_statement_leaves_anything_in_its_session() -> None:
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in (".py", ".sql") and not {"drill", "bench", "lab"} & set(path.parts)
         for line in path.read_text("utf-8").splitlines()
-        if "UPDATE" not in line and '"""' not in line and (match := lasting.search(re.sub(r"--.*|#.*", "", line)))
+        if "UPDATE" not in line
+        and '"""' not in line
+        and (match := lasting.search(re.sub(r"--.*|#.*", "", line)))
         and not re.match(r"\s*(?:\"|    )?SET \w+ = ", line)
     ]
     assert [] == found

@@ -10,7 +10,6 @@ from arq.connections import ArqRedis
 from factories import product_fields, user_fields
 from planting import a_worker, drained
 
-from producer.client import JobClient
 from worker.db.pool import Pool
 from worker.jobs import JOBS
 from worker.jobs.fields import is_newer
@@ -40,9 +39,11 @@ async def left(logs: list[Any]) -> list[str]:
 
 
 async def test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one(
-    redis: ArqRedis, client: JobClient, pool: Pool, connection: Any, logs: list[Any]
+    redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new job type: no try is spent, one line is logged, what it does know goes on, and the new worker applies it."""
+    monkeypatch.setattr("worker.engine.intake._FIRST_LEAVE_S", 0.05)
+    monkeypatch.setattr("worker.engine.intake._LONGEST_LEAVE_S", 0.1)
     async with asyncio.timeout(20), old_worker(redis, pool, leave_s=600) as running:
         for n in range(3):
             await redis.enqueue_job("create_product", **product_fields(f"sku-{n}"), _job_id=f"p{n}")
@@ -57,9 +58,7 @@ async def test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one(
     assert {"p0": 1, "p1": 1, "p2": 1, "u": 1} == {job_id: row["attempts"] for job_id, row in ledger.items()}
 
 
-async def test_a_newer_field_is_left_too(
-    redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]
-) -> None:
+async def test_a_newer_field_is_left_too(redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]) -> None:
     """And rejected when nobody has taken it for the time that is set."""
     async with asyncio.timeout(20), old_worker(redis, pool, leave_s=0.3) as running:
         await redis.enqueue_job("create_user", **user_fields("ada"), shoe_size=42, _job_id="newer")

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import random
 import time
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import asyncpg
 
@@ -70,7 +70,7 @@ class Connections:
         self._connecting = 0
         self._stats = stats
         self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
-        self.begin = _BEGIN
+        self.begin: LiteralString = _BEGIN
         """What begins a transaction; its timeout is set in it, as a pooler would hand a session's on to others."""
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
         self._doing: dict[int, int] = {}
@@ -108,14 +108,15 @@ class Connections:
         return connection
 
     async def _greet(self, connection: Any) -> None:
-        """Ask since when the server runs, and whether it can bound transactions; a connection that does not answer is cut."""
+        """Ask since when the server runs, and whether it bounds transactions; cut a connection that does not answer."""
         try:
             server_began = await connection.fetchval(_OPENED)
         except BaseException:
             connection.terminate()
             raise
         if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
-            self.begin = f"{_BEGIN}; SET LOCAL transaction_timeout = {self._transaction_timeout_ms}"
+            text = f"{_BEGIN}; SET LOCAL transaction_timeout = {self._transaction_timeout_ms}"
+            self.begin = cast("LiteralString", text)
         if self._server_began not in (None, server_began):
             self._stats.database_restarts += 1
         self._server_began = server_began

@@ -4,7 +4,7 @@ Callers of `worker.db` see six classes, and decide by them alone:
 
 - `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
 - `Refused`: it does not let us in, or is not who it says it is. At the start waiting cannot help; later somebody has
-  changed a password or a certificate, and nobody's job is at fault. `SchemaFault`, one of them: a grant, table, column or
+  changed a password or a certificate, and nobody's job is at fault. `SchemaFault` is one: a grant, table, column or
   function is missing; for a handler's statement that is its job type's failure (`worker.ledger`).
 - `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
@@ -126,7 +126,7 @@ def _classify_connection(error: Exception) -> DatabaseFault | None:
     return Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
-def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:
+def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # noqa: PLR0911  (one for each fault)
     state: str = getattr(error, "sqlstate", None) or ""
     if state.startswith(_UNAVAILABLE_CLASSES) or state == _READ_ONLY:
         return Unavailable(f"{state} {type(error).__name__}")

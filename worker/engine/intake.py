@@ -36,7 +36,7 @@ _TRIES_ARE_OURS = 1_000_000
 _TIME_IS_OURS_S = math.inf
 """The same for time: while the database is away a job waits as long as it must."""
 _UNSETTLED_DELAY_S = 1.0
-_FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 30.0
+_FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
 """Before a job that was left is looked at again: as long as it has been known, within these bounds."""
 _MOST_LEFT = 10_000
 """Jobs whose first sight is remembered."""
@@ -118,7 +118,9 @@ class Intake:
 
 
 class NewerJobs:
-    """Leaves jobs that this version does not understand to newer workers, each for *leave_s* seconds from its first sight.
+    """Leaves jobs that this version does not understand to newer workers, each for *leave_s* seconds.
+
+    They count from when this worker first saw the job.
 
     A worker that runs in a burst leaves none, since it ends when the queue is empty.
     """
@@ -140,7 +142,9 @@ class NewerJobs:
             self._seen[job_id] = since
         if function not in self._logged and len(self._logged) < _MOST_LEFT:
             self._logged.add(function)
-            log.warning("job.left", function=function, job_id=_readable(job_id, _ID_LENGTH), cause=cause, for_s=self._leave_s)
+            log.warning(
+                "job.left", function=function, job_id=_readable(job_id, _ID_LENGTH), cause=cause, for_s=self._leave_s
+            )
         raise Leave(defer=min(max(now - since, _FIRST_LEAVE_S), _LONGEST_LEAVE_S, self._leave_s))
 
 

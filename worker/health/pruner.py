@@ -83,7 +83,7 @@ class Pruner:
         )
 
     async def _days(self) -> dict[str, float]:
-        """Return for how many days each kind of row is kept, and log it once if others want it longer than this process."""
+        """Return for how many days each kind of row is kept; log once if others want it longer than this process."""
         async with self._side.use() as connection:
             days = await Repositories(connection).retention.longest(self._own_days)
         for kind, kept in days.items():

@@ -98,7 +98,8 @@ def explain(error: ValidationError | RecursionError) -> str:
 
 def is_newer(explanation: str) -> bool:
     """Return whether unknown fields are all that is wrong, according to *explanation*: a newer version may have them."""
-    return all(part.endswith(_UNKNOWN_FIELD) for part in explanation.split("; ") if not part.startswith("and "))
+    parts = [part for part in explanation.split("; ") if not part.startswith("and ")]
+    return all(part.endswith(_UNKNOWN_FIELD) for part in parts)
 
 
 def _tell(detail: ErrorDetails) -> str:

@@ -54,7 +54,9 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 )"""
 _LOCAL = f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"
 _LOCK = "LOCK TABLE schema_migrations IN EXCLUSIVE MODE"
-_APPLIED = "SELECT version, name, checksum, (to_jsonb(m) ->> 'breaks_older')::boolean AS breaks_older FROM schema_migrations AS m"
+_APPLIED = """
+SELECT version, name, checksum, (to_jsonb(m) ->> 'breaks_older')::boolean AS breaks_older
+FROM schema_migrations AS m"""
 """As JSON, since the column comes with 0006."""
 _WRITE = """
 INSERT INTO schema_migrations
@@ -122,7 +124,9 @@ async def migrate(config: PoolConfig) -> list[Migration]:
     finally:
         connection.terminate()
     if newer:
-        log.warning("migrations.newer", names=newer, means="the database is newer than this process, which can work with it")
+        log.warning(
+            "migrations.newer", names=newer, means="the database is newer than this process, which can work with it"
+        )
     return applied
 
 
@@ -137,9 +141,8 @@ async def compared(connection: Connection) -> Applied:
     unknown = [applied[version] for version in sorted(applied) if version > len(known)]
     for row in unknown:
         if row["breaks_older"]:
-            raise MigrationError(
-                f"the database has migration {_named(row['version'], row['name'])}, which needs a newer version of this service"
-            )
+            name = _named(row["version"], row["name"])
+            raise MigrationError(f"the database has migration {name}, which needs a newer version of this service")
     for migration in known:
         if migration.version in applied and applied[migration.version]["checksum"] != migration.checksum:
             name = _named(migration.version, migration.name)
@@ -185,7 +188,10 @@ def _row(migration: Migration) -> dict[str, Any]:
 
 
 async def _create(connection: Any) -> None:
-    """Create the table of migrations. Of several at once, all but one fail on a key of the catalogue: it is there then."""
+    """Create the table of migrations.
+
+    If several do at once, all but one fail on a key of the catalogue, and the table is there.
+    """
     with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
         await connection.execute(_CREATE)
 
