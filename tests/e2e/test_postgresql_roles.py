@@ -127,7 +127,6 @@ MORE = [
     (READ, "CREATE DATABASE other"),
     (READ, "ALTER SYSTEM SET fsync = off"),
     (READ, "SELECT pg_reload_conf()"),
-    (READ, "CREATE EXTENSION dblink"),
     (READ, "COPY job_results TO '/tmp/x'"),
     (READ, "COPY job_results FROM PROGRAM 'cat'"),
     (READ, "SELECT pg_read_file('postgresql.conf')"),

@@ -97,7 +97,7 @@ def explain(error: ValidationError | RecursionError) -> str:
 
 
 def is_newer(explanation: str) -> bool:
-    """Return whether unknown fields are all that is wrong, according to *explanation*: a newer version may have them."""
+    """Return if unknown fields are all that is wrong, according to *explanation*: a newer version may know them."""
     parts = [part for part in explanation.split("; ") if not part.startswith("and ")]
     return all(part.endswith(_UNKNOWN_FIELD) for part in parts)
 
