@@ -174,6 +174,9 @@ class Settings(BaseSettings):
     """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
+    newer_job_wait: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """Seconds for which a worker leaves a job of an unknown function, or with unknown fields only, to a newer worker
+    before it rejects it as invalid. 0: rejected at once. Default 600."""
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
     """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
     bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""

@@ -17,6 +17,7 @@ from worker.db.pool import Pool
 from worker.engine.intake import Intake, arq_functions
 from worker.engine.worker import Worker
 from worker.jobs import JOBS
+from worker.jobs.job import JobTypes
 from worker.ledger import Ledger
 from worker.wire import receive, serialize
 
@@ -107,19 +108,21 @@ def a_pickle(redis: Any, job_id: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def a_worker(redis: ArqRedis, pool: Pool, name: str = "worker") -> AsyncIterator[asyncio.Task[None]]:
+async def a_worker(
+    redis: ArqRedis, pool: Pool, name: str = "worker", *, types: JobTypes = JOBS, leave_s: float = 0.0
+) -> AsyncIterator[asyncio.Task[None]]:
     """Run the engine as `worker.main` wires it, with one try a job, until the block ends."""
-    ledger = Ledger(pool, JOBS, worker_id=name)
+    ledger = Ledger(pool, types, worker_id=name)
     batcher = Batcher(ledger.settle, slots=2, limit=500)
     worker = Worker(
-        functions=arq_functions(JOBS),
+        functions=arq_functions(types),
         redis_pool=redis,
         handle_signals=False,
         max_jobs=2000,
         allow_abort_jobs=True,
         job_serializer=serialize,
         job_deserializer=receive,
-        ctx={"intake": Intake(JOBS, batcher.submit, max_tries=1)},
+        ctx={"intake": Intake(types, batcher.submit, max_tries=1, leave_s=leave_s)},
     )
     running = worker.main_task = asyncio.create_task(worker.main())
     try:

@@ -148,7 +148,9 @@ class WorkerProcess:
         )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        ctx["intake"] = Intake(JOBS, batcher.submit, max_tries=self._settings.max_tries)
+        ctx["intake"] = Intake(
+            JOBS, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
+        )
         self._watch(pool, ledger, batcher, side, budget)
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 

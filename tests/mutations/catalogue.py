@@ -35,6 +35,8 @@ CALLERS, BOUNDED = "tests/integration/test_front_callers.py", "tests/integration
 BENCH, ARENA = "tests/integration/test_bench.py", "tests/integration/test_drill_arena.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
 SOURCE = "tests/unit/test_source.py"
+GRANTS, ISOLATION = "tests/integration/test_grants.py", "tests/integration/test_isolation.py"
+RETENTION, ROLLING = "tests/integration/test_retention.py", "tests/integration/test_rolling_deploy.py"
 
 MUTATIONS = [
     # ---------------------------------------------------------------- the ledger
@@ -78,16 +80,16 @@ MUTATIONS = [
     Mutation(
         "the ledger's row outside of the effect's transaction",
         "worker/ledger.py",
-        "            written = await self._write(function, fresh, decided, repositories, begun_ns)\n",
-        "        async with self._pool.transaction() as connection:\n"
-        "            written = await self._write(function, fresh, decided, Repositories(connection), begun_ns)\n",
+        "                written = await self._write(function, fresh, decided, repositories, begun_ns)\n",
+        "            async with self._pool.transaction() as connection:\n"
+        "                written = await self._write(function, fresh, decided, Repositories(connection), begun_ns)\n",
         f"{FAULTS}::test_an_effect_whose_row_cannot_be_written_is_rolled_back",
     ),
     Mutation(
         "no transaction at all",
         "worker/db/pool.py",
-        "async with self.acquire() as connection, connection.transaction():",
-        "async with self.acquire() as connection:",
+        "await connection.execute(self._connections.begin)",
+        'await connection.execute("SELECT 1")',
         "tests/integration/test_pool.py::test_a_transaction_commits_or_rolls_back",
     ),
     Mutation(
@@ -110,6 +112,55 @@ MUTATIONS = [
         "            except (Unavailable, Refused) as fault:\n",
         "            except (Unavailable, Refused) as fault:\n                raise\n",
         f"{FAULTS}::test_a_server_that_is_away_or_refuses_us_is_waited_for",
+    ),
+    Mutation(
+        "a grant that a handler lacks stops the whole worker",
+        "worker/ledger.py",
+        'raise HandlerError(f"PostgreSQL refuses its statement: {fault}") from None',
+        "raise",
+        f"{GRANTS}::test_what_a_handler_may_not_do_is_its_job_types_failure",
+    ),
+    Mutation(
+        "a grant that the ledger lacks is the jobs' failure",
+        "worker/ledger.py",
+        "            if committing:  #",
+        "            if True:  #",
+        f"{GRANTS}::test_what_the_ledger_may_not_do_is_waited_for",
+    ),
+    Mutation(
+        "a refused commit stops the whole worker",
+        "worker/ledger.py",
+        "            if committing:  #",
+        "            if False:  #",
+        f"{GRANTS}::test_a_commit_that_is_refused_is_its_job_types_failure",
+    ),
+    Mutation(
+        "the shortest retention prunes everybody's rows",
+        "worker/db/sql/retention.sql",
+        "SELECT kind, max(days)",
+        "SELECT kind, min(days)",
+        f"{RETENTION}::test_the_longest_retention_wins",
+    ),
+    Mutation(
+        "a job of a newer version is rejected at once",
+        "worker/engine/intake.py",
+        'if now - since >= self._leave_s or call.get("burst"):',
+        "if True:",
+        f"{ROLLING}::test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
+    ),
+    Mutation(
+        "a read that conflicts is not repeated",
+        "worker/db/connections.py",
+        "                if self.is_in_transaction():\n                    raise\n",
+        "                raise\n",
+        f"{ISOLATION}::test_a_read_that_conflicts_is_repeated",
+    ),
+    Mutation(
+        "a transaction has the database's isolation",
+        "worker/db/connections.py",
+        '_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"',
+        '_BEGIN = "BEGIN"',
+        f"{ISOLATION}::test_writes_have_the_isolation_that_they_are_written_for",
     ),
     Mutation(
         "an error's text is stored as it is",

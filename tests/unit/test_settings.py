@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "queue_name": "arq:queue",
     "max_jobs": 2000,
     "max_tries": 5,
+    "newer_job_wait": 600.0,
     "job_timeout": 10.0,
     "lease": 5.0,
     "batch_limit": 500,

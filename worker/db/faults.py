@@ -4,7 +4,9 @@ Callers of `worker.db` see six classes, and decide by them alone:
 
 - `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
 - `Refused`: it does not let us in, is not who it says it is, or cannot serve us as it is set up. At the start waiting
-  cannot help; later somebody has changed a password, a grant, a certificate or a pooler, and nobody's job is at fault.
+  cannot help; later somebody has changed a password, a certificate or a pooler, and nobody's job is at fault.
+  `SchemaFault` is one: a grant, table, column or function is missing; for a handler's statement that is its job type's
+  failure (`worker.ledger`).
 - `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
 - `StatementTimeout`: the server cancelled a statement. Whoever asked for so much has to ask for less.
@@ -28,7 +30,8 @@ import asyncpg
 from worker.outcomes import Reason
 
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
-_REFUSED_CLASSES = ("28", "3D", "42501")
+_REFUSED_CLASSES = ("28", "3D")
+_SCHEMA_CLASSES = ("42501", "42P01", "42703", "42704", "42883", "3F000")
 _PROTOCOL_VIOLATION = "08P01"
 _POOLER_WAITS = re.compile(
     "try again|cannot connect|server_login_retry|login.timeout|query_wait_timeout|no more connections|shutting down"
@@ -76,6 +79,10 @@ class DatabaseFault(Exception):
 
 class Refused(DatabaseFault):
     """Password, role, database, grants or certificate are wrong, or the server cannot serve us as it is set up."""
+
+
+class SchemaFault(Refused):
+    """The statement needs a grant, table, column, function or schema that is missing."""
 
 
 class Unavailable(DatabaseFault):
@@ -194,12 +201,14 @@ def is_broken_tls(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLError) and not isinstance(error, cut)
 
 
-def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:
+def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # noqa: PLR0911  (one for each fault)
     state: str = getattr(error, "sqlstate", None) or ""
     if state.startswith(_UNAVAILABLE_CLASSES) or state == _READ_ONLY:
         return Unavailable(_with_state(error))
     if state.startswith((*_REFUSED_CLASSES, *_POOLED)):
         return Refused(words(error))
+    if state.startswith(_SCHEMA_CLASSES):
+        return SchemaFault(words(error))
     if state == _CANCELLED:
         return StatementTimeout(str(error))
     if state in _CONFLICTS:

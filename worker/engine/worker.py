@@ -95,6 +95,7 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await log_redis_info(self.pool, arq_log.info)
         self.ctx["redis"] = self.pool
+        self.ctx["burst"] = self.burst
         if self.on_startup:
             await self.on_startup(self.ctx)
         while not self.is_stopping:

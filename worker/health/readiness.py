@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.db.connection import Connection
 from worker.db.faults import PoolTimeout
-from worker.db.migrations import MigrationError, missing
+from worker.db.migrations import MigrationError, compared
 from worker.db.pool import Pool
 from worker.db.side_connection import SideConnection
 from worker.health.kept import Kept
@@ -106,7 +106,7 @@ class Readiness:
             return {"pool": self._headroom()}
         try:
             async with asyncio.timeout(_PATIENCE_S), lend() as connection:
-                missed = await missing(connection)
+                schema = await compared(connection)
         except MigrationError as error:
             migrations = Check(ok=False, reason=str(error))
         except (PoolTimeout, TimeoutError):
@@ -114,8 +114,10 @@ class Readiness:
         except Exception as error:  # noqa: BLE001  (whatever it is, PostgreSQL does not serve us)
             return {"postgresql": Check(ok=False, reason=_words(error)), "pool": self._headroom()}
         else:
-            names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in missed)
-            migrations = Check(ok=not missed, reason=f"not applied: {names}" if missed else "up to date")
+            names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in schema.missing)
+            newer = f"newer than this process, which can work with it: {', '.join(schema.newer)}"
+            words = f"not applied: {names}" if names else newer if schema.newer else "up to date"
+            migrations = Check(ok=not schema.missing, reason=words)
         return {"postgresql": Check(ok=True, reason="answers"), "migrations": migrations, "pool": self._headroom()}
 
     def _headroom(self, *, waited: bool = False) -> Check:
