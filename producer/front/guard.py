@@ -82,7 +82,7 @@ class Guard:
 
     def _unauthorized(self, scope: Scope, headers: Headers) -> Response | None:
         path: str = scope["path"]
-        if self._token is None or path == PATH or path.startswith("/health/") or self._knows(headers):
+        if self._token is None or path in (PATH, "/health") or path.startswith("/health/") or self._knows(headers):
             return None
         if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
             return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)

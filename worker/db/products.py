@@ -51,6 +51,11 @@ class ProductRepository:
         row = await self._connection.fetchrow(_SQL["get_by_id"], product_id)
         return None if row is None else Product(**dict(row.items()))
 
+    async def list_page(self, *, after_id: int = 0, limit: int = 100) -> list[Product]:
+        """Return up to *limit* products in the order of their ids; the last id begins the next page."""
+        found = await self._connection.fetch(_SQL["list_page"], after_id, limit)
+        return [Product(**dict(row.items())) for row in found]
+
     async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
         """Return up to *limit* products of a category in the order of their ids; the last id begins the next page."""
         found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit)

@@ -41,6 +41,11 @@ SELECT changed.id FROM given LEFT JOIN changed USING (id) ORDER BY given.positio
 -- $1 id bigint
 SELECT * FROM products WHERE id = $1
 
+-- name: list_page
+-- Products in the order of their ids, from after one of them.
+-- $1 after_id bigint, $2 limit bigint
+SELECT * FROM products WHERE id > $1 ORDER BY id LIMIT $2
+
 -- name: by_category
 -- The products of a category in the order of their ids, from after one of them.
 -- $1 category text, $2 after_id bigint, $3 limit bigint
