@@ -65,7 +65,7 @@ def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterato
         if line is None:
             yield Refusal(number, "", f"is longer than {MAX_LINE_BYTES} bytes")
             continue
-        text = line.removeprefix(_BYTE_ORDER_MARK).rstrip()  # on any line: files may have been concatenated
+        text = (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).rstrip()
         if text:
             yield _item(text, number, source)
 

@@ -53,7 +53,7 @@ class DatabaseHealth(BaseModel):
 
 
 class Health(BaseModel):
-    """The front's health in brief: healthy exactly if `/health/ready` says ready; *reasons* has the checks that fail."""
+    """The front's health in brief: healthy if `/health/ready` says ready; *reasons* has the checks that fail."""
 
     status: HealthStatus
     timestamp: datetime

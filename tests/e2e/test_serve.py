@@ -61,7 +61,7 @@ async def test_it_serves_and_stops_while_a_caller_waits(
         assert 202 == (await waiting).status_code
     assert 0 == await asyncio.to_thread(served.wait, 4)
     assert served.stdout is not None
-    assert f"serving on http://127.0.0.1:{port}/\n" == served.stdout.read()
+    assert f"serving on http://localhost:{port}/\n" == served.stdout.read()
 
 
 def test_an_address_in_use_is_told_in_one_line(service: Service, port: int) -> None:
