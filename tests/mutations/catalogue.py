@@ -537,6 +537,36 @@ MUTATIONS = [
         "futures.count(future)",
         f"{COMMANDS}::test_a_caller_who_leaves_is_not_waited_for",
     ),
+    Mutation(
+        "front: a key is another id than the same text in a file",
+        "producer/front/commands.py",
+        'header if header.isascii() else header.encode("latin-1").decode()',
+        "header",
+        f"{COMMANDS}::test_an_id_is_the_same_whichever_way_it_comes",
+    ),
+    Mutation(
+        "front: the first of two keys counts",
+        "producer/front/commands.py",
+        "if len(headers) > 1:",
+        "if len(headers) > 2:",
+        f"{COMMANDS}::test_two_keys_are_no_key",
+    ),
+    Mutation(
+        "two ids of arq's clients become one in the ledger",
+        "worker/job_ids.py",
+        """~{digest}"
+    return job_id""",
+        """"
+    return job_id""",
+        "tests/unit/test_commands_file.py::test_the_ledger_has_an_id_of_its_own_for_every_id",
+    ),
+    Mutation(
+        "money that a float has rounded is taken",
+        "worker/jobs/fields.py",
+        "and len(digits) <= _EXACT_DIGITS",
+        "and len(digits) <= 99",
+        "tests/unit/test_fields.py::test_a_number_is_taken_to_the_letter_or_not_at_all",
+    ),
     # ---------------------------------------------------------------- the producer
     Mutation(
         "lines are held back until a chunk is full",
