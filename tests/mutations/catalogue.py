@@ -383,9 +383,11 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "worker/engine/intake.py",
-        "    if readable == job_id:\n        return job_id\n",
-        "    return readable\n",
+        "worker/job_ids.py",
+        """~{digest}"
+    return job_id""",
+        """"
+    return job_id""",
         f"{POISON}::test_endless_ids_that_begin_alike_are_two_jobs",
     ),
     Mutation(
@@ -550,15 +552,6 @@ MUTATIONS = [
         "if len(headers) > 1:",
         "if len(headers) > 2:",
         f"{COMMANDS}::test_two_keys_are_no_key",
-    ),
-    Mutation(
-        "two ids of arq's clients become one in the ledger",
-        "worker/job_ids.py",
-        """~{digest}"
-    return job_id""",
-        """"
-    return job_id""",
-        "tests/unit/test_commands_file.py::test_the_ledger_has_an_id_of_its_own_for_every_id",
     ),
     Mutation(
         "money that a float has rounded is taken",
