@@ -21,7 +21,7 @@ from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.submission import Submission, check_id
+from producer.submission import Submission
 from settings import Settings
 from worker import servers, wire
 from worker.broker import REFUSALS, open_redis, wait_for
@@ -29,6 +29,7 @@ from worker.delivery import now_ms
 from worker.engine.leases import release_owners
 from worker.engine.trouble import is_trouble
 from worker.identity import worker_id_prefix
+from worker.job_ids import check_id
 
 log = structlog.get_logger(__name__)
 

@@ -10,6 +10,8 @@ line's number and its text: the same line at the same place of a file of the sam
 so that a file which is run twice reports duplicates, and two equal lines are two jobs. A renamed file,
 or lines that moved, are new jobs. Two pipes are not the same file, so on standard input (source `-`)
 ids are random.
+
+Of a key that an object has twice the last value counts, as it does to Python, PostgreSQL and JavaScript.
 """
 
 import hashlib
@@ -21,7 +23,8 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
-from producer.submission import Submission, check_id
+from producer.submission import Submission
+from worker.job_ids import check_id
 from worker.jobs import JOBS
 from worker.jobs.job import JobType
 from worker.outcomes import Rejected

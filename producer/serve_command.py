@@ -11,11 +11,11 @@ from producer.front.server import serve as run_server
 from settings import Settings
 from worker import terminal
 from worker.embedded import Urls
-from worker.listening import CannotListen, is_loopback, listen
+from worker.listening import CannotListen, is_loopback, listen_at
 
 _BACKLOG = 2048
 """Connections that may wait to be taken: several hundred callers may come at a time."""
-EXAMPLES = """  python -m producer serve                         on http://127.0.0.1:8000
+EXAMPLES = """  python -m producer serve                         on http://localhost:8000
   python -m producer serve --demo                  with two workers and a steady load, to look at
   python -m producer serve --port 9000 --json      says where it serves as one JSON document
   FRONT_TOKEN=… python -m producer serve --host 0.0.0.0     from elsewhere, too: who has the token"""
@@ -23,7 +23,9 @@ EXAMPLES = """  python -m producer serve                         on http://127.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to bind to (default 127.0.0.1)")
+    parser.add_argument(
+        "--host", default="localhost", metavar="H", help="address to bind to (default localhost: 127.0.0.1 and ::1)"
+    )
     parser.add_argument("--port", type=terminal.port, default=8000, metavar="P", help="port (default 8000)")
     parser.add_argument(
         "--demo", action="store_true", help="run two workers and 50 jobs a second beside it; Ctrl-C stops all of it"
@@ -38,7 +40,7 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     if settings.front_token is None and not is_loopback(arguments.host):
         raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
     async with AsyncExitStack() as beside:
-        listening = beside.enter_context(await _listen(arguments))
+        listening = [beside.enter_context(one) for one in await _listen(arguments)]
         await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
         await terminal.require_redis(settings, urls)
         if arguments.demo:
@@ -47,9 +49,9 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
         return await run_server(create_app(settings, urls), listening)
 
 
-async def _listen(arguments: argparse.Namespace) -> socket.socket:
+async def _listen(arguments: argparse.Namespace) -> list[socket.socket]:
     try:
-        return await listen(arguments.host, arguments.port, _BACKLOG)
+        return await listen_at(arguments.host, arguments.port, _BACKLOG)
     except CannotListen as error:
         raise terminal.CommandError(str(error)) from None
 

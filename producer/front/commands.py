@@ -3,7 +3,8 @@
 The body is the command's fields, and `worker.jobs` decides what is valid, as it does for every other way in.
 
 - `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
-  twice. What the first request with a key asked for stands, whatever later ones say.
+  twice. What the first request with a key asked for stands, whatever later ones say. The header's bytes are UTF-8, so
+  that the id is the same whichever way it comes, and the quotes of `"order-1"` (a structured field) are not part of it.
 - `Prefer: wait=5` waits for the outcome, at most `MOST_WAIT_S` seconds. The outcome of a job with a key is the
   ledger's. That of a job with a random id is the result in Redis, a millisecond sooner: only who may write to Redis and
   reads the id out of the queue in time could forge it, and would deceive this one caller.
@@ -23,7 +24,8 @@ from producer.front.describing import describes
 from producer.front.paths import RowId, job_url
 from producer.front.problems import Problem, problem
 from producer.front.services import Using
-from producer.submission import Submission, check_id
+from producer.submission import Submission
+from worker.job_ids import check_id
 from worker.jobs import JOBS
 from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected
 
@@ -31,6 +33,8 @@ MOST_WAIT_S = 30.0
 _UNWATCHED_S = 0.5
 """So long a wait is not worth noticing that the caller has gone."""
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\["\\])*"')
+_ESCAPED = re.compile(r'\\(["\\])')
 _JSON = "application/json"
 _PLACES = {"user_id": "/users/", "product_id": "/products/", "order_id": "/orders/"}
 """Where the row is read whose id a result has."""
@@ -73,8 +77,8 @@ async def set_stock(request: Request, services: Using, product_id: RowId) -> Res
 
 async def _accept(request: Request, accepting: Accepting, function: str, **named: int) -> Response:
     """Answer a request for a job of *function*, whose content is the body and what the path *named*."""
-    key = request.headers.get("idempotency-key")
-    submission = Submission(_job_id(key), function, _fields(await request.body(), function, named))
+    key = _key(request.headers.getlist("idempotency-key"))
+    submission = Submission(key or secrets.token_hex(16), function, _fields(await request.body(), function, named))
     wait_s = _wait_s(request)
     outcome = await accepting.settled(submission.id) if key is not None else None
     if outcome is None:
@@ -89,15 +93,34 @@ async def _accept(request: Request, accepting: Accepting, function: str, **named
     return _answer(submission.id, outcome, honoured, created=request.method == "POST")
 
 
-def _job_id(key: str | None) -> str:
-    """Return the job's id: the caller's key, or a new one. Raises `Problem`."""
-    if key is None:
-        return secrets.token_hex(16)
+def _key(headers: list[str]) -> str | None:
+    """Return the id that the caller gives its job, or None. *headers* are decoded as Latin-1. Raises `Problem`."""
+    if not headers:
+        return None
     try:
+        if len(headers) > 1:
+            raise ValueError("must be given once")  # noqa: TRY301  (one place makes the answer)
+        key = _unquoted(_as_utf8(headers[0]))
         check_id(key)
     except ValueError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, f"Idempotency-Key: {error}", code="invalid_key") from None
     return key
+
+
+def _as_utf8(header: str) -> str:
+    try:
+        return header if header.isascii() else header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8") from None
+
+
+def _unquoted(key: str) -> str:
+    """Return what a structured field's string stands for (RFC 9651), and any other text as it is."""
+    if not key.startswith('"'):
+        return key
+    if not _QUOTED.fullmatch(key):
+        raise ValueError('must have its quotes at both ends, and others as \\"')
+    return _ESCAPED.sub(r"\1", key[1:-1])
 
 
 def _fields(body: bytes, function: str, named: dict[str, int]) -> dict[str, Any]:

@@ -31,8 +31,14 @@ _HEADERS: list[dict[str, Any]] = [
         "name": "Idempotency-Key",
         "in": "header",
         "description": "Becomes the job's id. The same key again is the same job: nothing is applied twice, and what "
-        "the first request with a key asked for stands. Printable characters, no whitespace, not `.` or `..`.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^(?!\.{1,2}$)[!-~]+$"},
+        "the first request with a key asked for stands. Printable characters as UTF-8, spaces only inside, not `.` or "
+        "`..`; the quotes of a quoted key are not part of it.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "pattern": r"^(?!\.{1,2}$)[!#-~]([ -~]*[!-~])?$",
+        },
     },
     {
         "name": "Prefer",

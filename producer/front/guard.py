@@ -93,7 +93,7 @@ class Guard:
 def _unauthorized(scope: Scope, headers: Headers) -> Response | None:
     """Refuse a caller without the token, unless it asks for what everybody may have."""
     path: str = scope["path"]
-    if path in (PATH, SIGN_OUT_PATH) or path.startswith("/health/"):
+    if path in (PATH, SIGN_OUT_PATH, "/health") or path.startswith("/health/"):
         return None
     if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
         return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)

@@ -1,16 +1,18 @@
 """The health room: whether the front lives and is ready, its figures, and those of the fleet's pools."""
 
 import os
+import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from producer.front.services import Using
+from producer.front.services import Services, Using
 from worker.db.figures import quantile_us
 from worker.db.pool import Pool
 
@@ -41,15 +43,63 @@ class Ready(BaseModel):
     checks: dict[str, Fact]
 
 
+HealthStatus = Literal["healthy", "unhealthy"]
+
+
+class DatabaseHealth(BaseModel):
+    """Whether PostgreSQL answers, and how long it took: a connection of the pool and one query."""
+
+    status: HealthStatus
+    response_time_ms: float
+
+
+class Health(BaseModel):
+    """The front's health in brief: healthy if `/health/ready` says ready; *reasons* has the checks that fail."""
+
+    status: HealthStatus
+    timestamp: datetime
+    database: DatabaseHealth
+    pool: dict[str, int]
+    reasons: dict[str, str]
+
+
 class PoolStats(BaseModel):
     """The pools: of this process, since it started; and of the workers, out of their snapshots.
+
+    *error_rate* is the share of the queries that failed, from 0 to 1.
 
     `fleet` has `processes` and `minutes` (rows of the views `pool_health` and `fleet_health`), `budget` (of
     `db_snapshots`) and `groups`: what `python -m worker why` and `advise` say; null until they have been judged once.
     """
 
+    runtime_seconds: float
+    queries_executed: int
+    queries_per_second: float
+    errors: int
+    error_rate: float
+    connections_created: int
+    connections_acquired: int
+    connections_released: int
     process: dict[str, Any]
     fleet: dict[str, Any]
+
+
+@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy: the reasons say why"}})
+async def health(services: Using) -> Health:
+    """Say whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
+    report = await services.readiness.look()
+    postgresql = report.checks.get("postgresql")
+    answer = Health(
+        status=_health(ok=report.ready),
+        timestamp=datetime.now(UTC),
+        database=DatabaseHealth(
+            status=_health(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
+        ),
+        pool=gauges(services.pool),
+        reasons={name: check.reason for name, check in report.checks.items() if not check.ok},
+    )
+    status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(answer.model_dump(mode="json"), status)  # pyright: ignore[reportReturnType]
 
 
 @router.get("/health/live")
@@ -69,7 +119,8 @@ async def ready(services: Using) -> Ready:
 @router.get("/pool/stats", response_model=PoolStats)
 async def pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
-    stats = {"process": _figures(services.pool), "fleet": await services.fleet.get()}
+    fleet = await services.fleet.get()
+    stats = {**totals(services), "process": _figures(services.pool), "fleet": fleet}
     return Response(to_json(stats, inf_nan_mode="null"), media_type="application/json")
 
 
@@ -82,6 +133,39 @@ async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Res
     """Return this process's figures for Prometheus: its pool's, and the requests by route and status."""
     text, content_type = services.metrics.recent(accept)
     return Response(text, headers={"Content-Type": content_type})
+
+
+def _health(*, ok: bool) -> HealthStatus:
+    return "healthy" if ok else "unhealthy"
+
+
+def gauges(pool: Pool) -> dict[str, int]:
+    """Return how full a pool is now, in connections and in callers that wait."""
+    return {
+        "min_size": pool.config.min_size,
+        "max_size": pool.config.max_size,
+        "pool_limit": pool.limit,
+        "size": pool.size,
+        "idle": pool.idle,
+        "in_use": pool.stats.in_use,
+        "waiting": pool.stats.waiting,
+    }
+
+
+def totals(services: Services) -> dict[str, float]:
+    """Return what this process's pool has done since it was opened, in a few numbers."""
+    stats = services.pool.stats
+    runtime_s = time.monotonic() - services.opened_s
+    return {
+        "runtime_seconds": round(runtime_s, 3),
+        "queries_executed": stats.queries,
+        "queries_per_second": round(stats.queries / runtime_s, 3),
+        "errors": stats.query_errors,
+        "error_rate": round(stats.query_errors / stats.queries, 6) if stats.queries else 0.0,
+        "connections_created": stats.connections_opened,
+        "connections_acquired": stats.acquire_ok,
+        "connections_released": stats.acquire_ok - stats.in_use,
+    }
 
 
 def _figures(pool: Pool) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from producer.front.paths import job_url
 from producer.front.problems import Problem
 from producer.front.services import Services, Using
 from producer.requeue import requeue_all
-from producer.submission import MOST_ID_CHARACTERS
 from worker import terminal
 from worker.db.repositories import Repositories
 from worker.db.result_pages import Conditions, Key, Page
+from worker.job_ids import MAX_ID_CHARACTERS
 
 router = APIRouter(tags=["jobs"])
 
 _KEY = TypeAdapter(tuple[AwareDatetime, str])
 
-JobId = Annotated[str, Path(min_length=1, max_length=MOST_ID_CHARACTERS, description="The job's id.")]
+JobId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS, description="The job's id.")]
 Status = Literal["applied", "rejected", "failed"]
 
 
@@ -112,7 +112,7 @@ def _filter(
         str | None,
         Query(
             min_length=1,
-            max_length=MOST_ID_CHARACTERS,
+            max_length=MAX_ID_CHARACTERS,
             description="Only those whose id begins so, or whose reason or error has this text.",
         ),
     ] = None,

@@ -1,23 +1,28 @@
-"""The room of the load test: a bounded burst of generated jobs, and how fast they were enqueued."""
+"""The room of the load tests: a bounded burst of generated jobs, and bounded concurrent queries through the pool."""
 
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer import workload
 from producer.client import MOST_AT_ONCE, JobClient
+from producer.front.health import gauges
 from producer.front.problems import PROBLEM_SCHEMA, Problem
-from producer.front.services import Using
+from producer.front.services import Services, Using
 from producer.submission import Submission
+from worker.db.faults import DatabaseFault
+from worker.db.pool import Pool
 
 MOST_JOBS = 10_000
+MAX_ITERATIONS = 100
 
 router = APIRouter(tags=["load test"])
 
@@ -44,12 +49,61 @@ class Enqueued(BaseModel):
     jobs_per_second: float
 
 
-@router.post("/load-test", responses={409: {"description": "A load test is under way", **PROBLEM_SCHEMA}})
-async def load_test(burst: Burst, services: Using) -> Enqueued:
-    """Enqueue a burst of generated jobs as fast as it goes; workers run them as any others. One at a time."""
+class Queried(BaseModel):
+    """What the queries did. *duration* is seconds; *failed* ones got no connection or no answer."""
+
+    iterations: int
+    successful: int
+    failed: int
+    duration: float
+    queries_per_second: float
+    pool_stats: dict[str, int]
+
+
+_UNDER_WAY: dict[int | str, dict[str, Any]] = {409: {"description": "A load test is under way", **PROBLEM_SCHEMA}}
+
+
+@router.get("/load-test", responses=_UNDER_WAY)
+async def query_load_test(
+    services: Using,
+    iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
+) -> Queried:
+    """Run so many concurrent `SELECT 1` through this front's pool. One load test at a time."""
+    async with _alone(services):
+        began_s = time.perf_counter()
+        results = await asyncio.gather(*(_query(services.pool) for _ in range(iterations)))
+        seconds = time.perf_counter() - began_s
+    return Queried(
+        iterations=iterations,
+        successful=sum(results),
+        failed=iterations - sum(results),
+        duration=round(seconds, 6),
+        queries_per_second=round(sum(results) / seconds, 1),
+        pool_stats=gauges(services.pool),
+    )
+
+
+async def _query(pool: Pool) -> bool:
+    try:
+        await pool.check()
+    except DatabaseFault:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _alone(services: Services) -> AsyncGenerator[None]:
+    """Hold the lock of the load tests. Raises `Problem` if one is under way."""
     if services.load_test.locked():
         raise Problem(HTTPStatus.CONFLICT, "a load test is under way", code="under_way")
     async with services.load_test:
+        yield
+
+
+@router.post("/load-test", responses=_UNDER_WAY)
+async def load_test(burst: Burst, services: Using) -> Enqueued:
+    """Enqueue a burst of generated jobs as fast as it goes; workers run them as any others. One at a time."""
+    async with _alone(services):
         seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed
         try:
             jobs = workload.generate(burst.jobs, seed=seed, mix=burst.mix)

@@ -21,6 +21,8 @@ _MOST_SKIPPED = 10_000
 
 _Row = TypeVar("_Row", User, Product, Order)
 Limit = Annotated[int, Query(ge=1, le=500, description="Rows at the most.")]
+Before = Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")]
+Category = Annotated[str, Path(min_length=1, max_length=100, description="To the letter.")]
 After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
 
 
@@ -71,7 +73,7 @@ async def list_orders(
     services: Using,
     user_id: RowId,
     limit: Limit = 100,
-    before: Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")] = GREATEST_ID,
+    before: Before = GREATEST_ID,
 ) -> OrderPage:
     """List a user's orders, the newest first, with what their products are now."""
     async with services.pool.acquire() as connection:
@@ -82,6 +84,29 @@ async def list_orders(
     return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
+@router.get("/products/")
+async def list_products(
+    services: Using,
+    category: Annotated[str | None, Query(min_length=1, max_length=100, description="To the letter.")] = None,
+    limit: Limit = 100,
+    after: After = 0,
+) -> ProductPage:
+    """List products in the order of their ids, all or those of a category; an unknown category has none.
+
+    A page ends before its *limit* if its descriptions have a megabyte together.
+    """
+    async with services.pool.acquire() as connection:
+        products = Repositories(connection).products
+        found = await (
+            products.list_page(after_id=after, limit=limit + 1)
+            if category is None
+            else products.by_category(category, after_id=after, limit=limit + 1)
+        )
+    is_cut = sum(len(product.description.encode()) for product in found) >= MAX_PAGE_BYTES
+    shown = found[:limit]
+    return ProductPage(products=shown, next=shown[-1].id if is_cut or len(found) > limit else None)
+
+
 @router.get("/products/{product_id}")
 async def read_product(services: Using, product_id: RowId) -> Product:
     """Return a product."""
@@ -90,22 +115,17 @@ async def read_product(services: Using, product_id: RowId) -> Product:
 
 
 @router.get("/products/category/{category:path}")
-async def list_products(
-    services: Using,
-    category: Annotated[str, Path(min_length=1, max_length=100, description="To the letter.")],
-    limit: Limit = 100,
-    after: After = 0,
-) -> ProductPage:
-    """List the products of a category in the order of their ids; of one that nobody knows there are none.
+async def list_category(services: Using, category: Category, limit: Limit = 100, after: After = 0) -> ProductPage:
+    """List the products of a category in the order of their ids, as `/products/?category=` does."""
+    return await list_products(services, category, limit, after)
 
-    A page ends before its *limit* if its descriptions have a megabyte together.
-    """
+
+@router.get("/orders/")
+async def list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
+    """List all orders, the newest first, with what their products are now."""
     async with services.pool.acquire() as connection:
-        products = Repositories(connection).products
-        found = await products.by_category(category, after_id=after, limit=limit + 1)
-    is_cut = sum(len(product.description.encode()) for product in found) >= MAX_PAGE_BYTES
-    shown = found[:limit]
-    return ProductPage(products=shown, next=shown[-1].id if is_cut or len(found) > limit else None)
+        found = await Repositories(connection).orders.newest(before_id=before, limit=limit + 1)
+    return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/orders/{order_id}")

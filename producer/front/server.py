@@ -34,8 +34,8 @@ class Server(BoundedServer):
         await super().shutdown(sockets)
 
 
-async def serve(app: FastAPI, listening: socket.socket) -> int:
-    """Serve *app* on that socket until a signal, which is raised again at the end; returns 2 if it could not start."""
+async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
+    """Serve *app* there until a signal, which is raised again at the end; returns 2 if it could not start."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -47,5 +47,5 @@ async def serve(app: FastAPI, listening: socket.socket) -> int:
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = Server(app, config)
-    await server.serve([listening])
+    await server.serve(listening)
     return 0 if server.started else 2

@@ -5,6 +5,7 @@ import functools
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Annotated
 
 from arq.connections import ArqRedis
@@ -43,6 +44,8 @@ class Services:
     metrics: Metrics
     load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the one that is under way."""
+    opened_s: float = field(default_factory=monotonic)
+    """When the pool was opened, by the monotonic clock."""
 
 
 @asynccontextmanager

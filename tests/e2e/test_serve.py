@@ -32,6 +32,15 @@ def port() -> int:
         return probe.getsockname()[1]
 
 
+def has_ipv6() -> bool:
+    """Return whether this machine has ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def served(service: Service, port: int) -> Iterator[subprocess.Popen[str]]:
     """Run the front on that port."""
@@ -55,13 +64,15 @@ async def test_it_serves_and_stops_while_a_caller_waits(
                 return False
 
         await until(answers)
+        for address in ("127.0.0.1", "[::1]") if has_ipv6() else ("127.0.0.1",):
+            assert {"alive": True} == (await http.get(f"http://{address}:{port}/health/live")).json()
         waiting = asyncio.create_task(http.post("/users/", json=user_fields(), headers={"Prefer": "wait=30"}))
         await until(lambda: redis.zcard("arq:queue"))
         served.send_signal(signal.SIGINT)
         assert 202 == (await waiting).status_code
     assert 130 == await asyncio.to_thread(served.wait, 4)
     assert served.stdout is not None
-    assert f"serving on http://127.0.0.1:{port}/\n" == served.stdout.read()
+    assert f"serving on http://localhost:{port}/\n" == served.stdout.read()
 
 
 def test_an_address_in_use_is_told_in_one_line(service: Service, port: int) -> None:

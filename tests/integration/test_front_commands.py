@@ -1,6 +1,7 @@
 """Commands over HTTP: taken, waited for, refused, repeated; and what is said while a server is away."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,10 @@ from front import a_front
 from planting import QUEUE, a_worker
 from waiting import until
 
+from producer.client import JobClient
+from producer.commands_file import read_commands
 from producer.front.waiting import Waits, outcome_of
+from producer.submission import Submission
 from worker import wire
 from worker.db.pool import Pool, PoolConfig
 from worker.jobs import JOBS
@@ -84,7 +88,7 @@ async def test_a_command_is_taken(front: httpx.AsyncClient, redis: ArqRedis) -> 
         ("/users/", b'{"username": "\\ud800", "email": "a@b", "full_name": "A"}', "the body is not JSON"),
         ("/users/", b'{"username": "ada", "full_name": "A"}', "email: Field required"),
         ("/users/", b'{"username": "a", "email": "no", "full_name": "A"}', "email: must have one @"),
-        ("/products/", b'{"name": "a", "price": 12.5, "category": "c"}', "price: must be decimal text"),
+        ("/products/", b'{"name": "a", "price": 0.30000000000000004, "category": "c"}', "price: must be decimal text"),
         ("/orders/", b'{"username": "ada", "sku": "LAMP", "quantity": 0}', "quantity: Input should be greater"),
         ("/orders/", b'{"username": "ada", "user_id": 1, "sku": "L", "quantity": 1}', "give exactly one of user_id"),
     ],
@@ -185,7 +189,7 @@ async def test_what_is_no_wish_to_wait_is_none(front: httpx.AsyncClient, wish: s
 async def test_the_same_key_is_the_same_job(front: httpx.AsyncClient, redis: ArqRedis) -> None:
     """The same answer, and no second job; what the first asked for stands."""
     key = {"Idempotency-Key": "user/ädä"}
-    headers = {name: value.encode("latin-1") for name, value in key.items()}
+    headers = {name: value.encode() for name, value in key.items()}
     first = await front.post("/users/", json=user_fields(), headers=headers)  # type: ignore[arg-type]
     second = await front.post("/users/", json=user_fields("eve"), headers=headers)  # type: ignore[arg-type]
 
@@ -201,10 +205,40 @@ async def test_the_same_key_is_the_same_job(front: httpx.AsyncClient, redis: Arq
 
 async def test_a_key_that_can_be_no_id_is_refused(front: httpx.AsyncClient) -> None:
     """400, and the header is named."""
-    for key in ("a b", "x" * 201, "", ".", ".."):
-        answer = await front.post("/users/", json=user_fields(), headers={"Idempotency-Key": key})
+    latin = "commande-é-1".encode("latin-1")
+    for key in (" ", '" a"', '"a', '"a"b', '"a"; p=1', latin, "x" * 201, "", ".", ".."):
+        answer = await front.post("/users/", json=user_fields(), headers=[("Idempotency-Key", key)])  # type: ignore[list-item]
         assert (400, "invalid_key") == (answer.status_code, answer.json()["code"])
-        assert "Idempotency-Key: must have" in answer.json()["detail"]
+        assert "Idempotency-Key: must " in answer.json()["detail"]
+
+
+async def test_two_keys_are_no_key(front: httpx.AsyncClient, redis: ArqRedis) -> None:
+    """400: which of them is meant is a guess."""
+    answer = await front.post(
+        "/users/", json=user_fields(), headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    )
+    assert (400, "invalid_key") == (answer.status_code, answer.json()["code"])
+    assert 0 == await redis.zcard(QUEUE)
+
+
+@pytest.mark.parametrize(
+    "job_id", ["commande-é-1", "注文-1", "or-p-BANK CHARGES", "a, b", 'say "x"', "back\\slash", "a/../b"]
+)
+@pytest.mark.parametrize("quoted", [False, True])
+async def test_an_id_is_the_same_whichever_way_it_comes(
+    front: httpx.AsyncClient, redis: ArqRedis, job_id: str, *, quoted: bool
+) -> None:
+    """By HTTP, plain or quoted, by a file, and in the job's URL: one job."""
+    key = '"' + job_id.replace("\\", "\\\\").replace('"', '\\"') + '"' if quoted else job_id
+    answer = await front.post("/users/", json=user_fields(), headers=[("Idempotency-Key", key.encode())])  # type: ignore[list-item]
+    line = json.dumps({"job": "create_user", "id": job_id, "args": user_fields()}).encode()
+    (submission,) = read_commands([line], source="-")
+
+    assert isinstance(submission, Submission)
+    assert [False] == await JobClient(redis).enqueue_many([submission])
+    assert (202, job_id) == (answer.status_code, answer.json()["id"])
+    assert job_id == (await front.get(answer.json()["url"])).json()["id"]
+    assert [job_id.encode()] == await redis.zrange(QUEUE, 0, -1)
 
 
 async def test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger(

@@ -101,7 +101,7 @@ CATALOGUE = [
     Poison("P7", "4 MB", bare(b"[" * 2**22), words="is larger than 1048576 bytes"),
     Poison("P8", "list for text", a_user(full_name=["Ada"]), words="full_name: "),
     Poison("P8", "truth for number", an_order(quantity=True), words="quantity: "),
-    Poison("P8", "float for money", a_product(price=12.5), words="price: must be decimal text"),
+    Poison("P8", "float for money", a_product(price=0.1 + 0.2), words="price: must be decimal text"),
     Poison("P9", "NUL in text", a_user(full_name="a\x00b"), words="full_name: has a NUL character"),
     Poison("P9", "NUL in a field's name", a_user(**{"a\x00b": 1}), words=r"a\x00b: "),
     Poison("P9", "lone surrogate", a_user(full_name="\ud800"), words="is not JSON"),

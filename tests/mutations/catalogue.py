@@ -435,9 +435,11 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "worker/engine/intake.py",
-        "    if readable == job_id:\n        return job_id\n",
-        "    return readable\n",
+        "worker/job_ids.py",
+        """~{digest}"
+    return job_id""",
+        """"
+    return job_id""",
         f"{POISON}::test_endless_ids_that_begin_alike_are_two_jobs",
     ),
     Mutation(
@@ -623,6 +625,27 @@ MUTATIONS = [
         "return self.count < self.limit or self.evict()",
         "return self.count < self.limit",
         f"{BOUNDED}::test_half_requests_lock_nobody_out",
+    ),
+    Mutation(
+        "front: a key is another id than the same text in a file",
+        "producer/front/commands.py",
+        'header if header.isascii() else header.encode("latin-1").decode()',
+        "header",
+        f"{COMMANDS}::test_an_id_is_the_same_whichever_way_it_comes",
+    ),
+    Mutation(
+        "front: the first of two keys counts",
+        "producer/front/commands.py",
+        "if len(headers) > 1:",
+        "if len(headers) > 2:",
+        f"{COMMANDS}::test_two_keys_are_no_key",
+    ),
+    Mutation(
+        "money that a float has rounded is taken",
+        "worker/jobs/fields.py",
+        "and len(digits) <= _EXACT_DIGITS",
+        "and len(digits) <= 99",
+        "tests/unit/test_fields.py::test_a_number_is_taken_to_the_letter_or_not_at_all",
     ),
     # ---------------------------------------------------------------- the producer
     Mutation(

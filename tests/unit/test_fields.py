@@ -7,10 +7,12 @@ import pytest
 from factories import product_fields, user_fields
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json, to_json
 
 from worker.jobs import JOBS
 from worker.jobs.fields import Command, explain
 from worker.jobs.job import MOST_FIELDS
+from worker.jobs.place_order import PlaceOrder
 from worker.outcomes import Reason, Rejected
 
 ORDER: dict[str, Any] = {"username": "ada", "sku": "LAMP", "quantity": 1}
@@ -68,7 +70,15 @@ def test_every_kind_of_job_is_tried_here() -> None:
         ("create_user", "is_active", 1),
         ("create_user", "is_active", None),
         ("create_product", "price", True),
-        ("create_product", "price", 12.5),
+        ("create_product", "price", 12.505),
+        ("create_product", "price", 0.1 + 0.2),
+        ("create_product", "price", 9007199254740993),
+        ("create_product", "price", 1e400),
+        ("create_product", "name", "\u200b"),
+        ("create_product", "category", " \u3164\u2800"),
+        ("create_user", "username", " "),
+        ("create_user", "full_name", "\ufe0f\u202e"),
+        ("place_order", "status", "\n"),
         ("create_product", "price", "-0.01"),
         ("create_product", "price", "0.001"),
         ("create_product", "price", "1e-20"),
@@ -154,13 +164,45 @@ def test_unusual_text_is_kept_to_the_letter(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("given_price", "stored"),
-    [("0", "0"), ("-0", "0"), ("99999999.99", "99999999.99"), ("+1.5", "1.5"), (100, "100"), ("1.500", "1.500")],
+    [
+        ("0", "0"),
+        ("-0", "0"),
+        ("99999999.99", "99999999.99"),
+        ("+1.5", "1.5"),
+        (100, "100"),
+        ("1.500", "1.500"),
+        (99.99, "99.99"),
+        (-0.0, "0.0"),
+        (1e2, "100.0"),
+        ("1E+2", "1E+2"),
+    ],
 )
 def test_a_price_is_exact(given_price: Any, stored: str) -> None:
     """Text or a whole number, both edges, no negative zero."""
     command = parse("create_product", price=given_price)
     assert not isinstance(command, Rejected)
     assert stored == str(command.model_dump()["price"])
+
+
+@given(cents=st.integers(0, 10**15 - 1))
+def test_an_amount_is_the_same_as_text_and_as_a_number(cents: int) -> None:
+    """Property: every amount of up to 15 digits, as JSON carries it."""
+    text = f"{cents // 100}.{cents % 100:02}"
+    as_text = parse("place_order", total_price=text)
+    as_number = parse("place_order", total_price=from_json(text))
+    again = parse("place_order", total_price=from_json(to_json(from_json(text))))
+    assert as_text == as_number == again
+    assert isinstance(as_text, PlaceOrder)
+    assert Decimal(cents).scaleb(-2) == as_text.total_price
+
+
+@given(number=st.floats() | st.integers())
+def test_a_number_is_taken_to_the_letter_or_not_at_all(number: float) -> None:
+    """Property: what is taken is the number's shortest form, of at most 15 digits and two decimals."""
+    parsed = parse("place_order", total_price=number)
+    if isinstance(parsed, PlaceOrder):
+        assert parsed.total_price == Decimal(repr(number))
+        assert len(str(parsed.total_price).replace(".", "").strip("0").partition("E")[0]) <= 15
 
 
 @pytest.mark.parametrize("price", ["1.000000000000000000000000000001", "99999999.990000000000000000000000000001"])

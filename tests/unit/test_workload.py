@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.submission import Submission, check_id
+from producer.submission import Submission
 from producer.workload import DEFAULT_MIX, generate, parse_mix
+from worker.job_ids import check_id
 from worker.jobs import JOBS
 from worker.outcomes import Rejected
 

@@ -49,6 +49,11 @@ class OrderRepository:
         row = await self._connection.fetchrow(_SQL["get_by_id"], order_id)
         return None if row is None else Order(**dict(row.items()))
 
+    async def newest(self, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
+        """Return up to *limit* orders, newest first; the last one's id begins the next page."""
+        found = await self._connection.fetch(_SQL["newest"], before_id, limit)
+        return [Order(**dict(row.items())) for row in found]
+
     async def of_user(self, user_id: int, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
         """Return up to *limit* of a user's orders, newest first; the last one's id begins the next page."""
         found = await self._connection.fetch(_SQL["of_user"], user_id, before_id, limit)

@@ -55,10 +55,15 @@ class ProductRepository:
         row = await self._connection.fetchrow(_SQL["get_by_id"], product_id)
         return None if row is None else Product(**dict(row.items()))
 
-    async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
-        """Return up to *limit* products of a category in the order of their ids; the last id begins the next page.
+    async def list_page(self, *, after_id: int = 0, limit: int = 100) -> list[Product]:
+        """Return up to *limit* products in the order of their ids; the last id begins the next page.
 
         The list ends earlier with the product whose description makes them `MAX_PAGE_BYTES` together.
         """
+        found = await self._connection.fetch(_SQL["list_page"], after_id, limit, MAX_PAGE_BYTES)
+        return [Product(**dict(row.items())) for row in found]
+
+    async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
+        """Return up to *limit* products of a category, as `list_page` does."""
         found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit, MAX_PAGE_BYTES)
         return [Product(**dict(row.items())) for row in found]

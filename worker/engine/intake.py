@@ -10,7 +10,6 @@ A failed job raises `JobFailed`, so that arq counts it as failed; a job that is 
 arq's `Retry`.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -21,6 +20,7 @@ from typing import Any
 import structlog
 from arq.worker import Function, Retry, func
 
+from worker import job_ids
 from worker.delivery import Delivery, now_ms
 from worker.engine.job_run import UNKNOWN, UNRUNNABLE, Leave
 from worker.jobs.fields import Command, is_newer
@@ -40,7 +40,7 @@ _FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
 """Before a job that was left is looked at again: as long as it has been known, within these bounds."""
 _MOST_LEFT = 10_000
 """Jobs whose first sight is remembered."""
-_ID_LENGTH, _NAME_LENGTH, _DIGEST_LENGTH = 200, 100, 32
+_MAX_NAME_CHARACTERS = 100
 
 
 class JobFailed(Exception):
@@ -83,7 +83,7 @@ class Intake:
             "aborted": Rejected(Reason.ABORTED),
             "failed": Failed(reason),
         }
-        named = _readable(function, _NAME_LENGTH)
+        named = _readable(function, _MAX_NAME_CHARACTERS)
         if kind == UNKNOWN:
             self._newer.leave(named, call, f"the job {reason}")
         outcome = await self._submit(self._delivery(named, call, decided[kind], content))
@@ -104,7 +104,7 @@ class Intake:
     ) -> Delivery:
         enqueued_at: datetime = call["enqueue_time"]
         return Delivery(
-            id=_ledger_id(call["job_id"]),
+            id=job_ids.ledger_id(call["job_id"]),
             function=function,
             command=command,
             content=content,
@@ -143,7 +143,11 @@ class NewerJobs:
         if function not in self._logged and len(self._logged) < _MOST_LEFT:
             self._logged.add(function)
             log.warning(
-                "job.left", function=function, job_id=_readable(job_id, _ID_LENGTH), cause=cause, for_s=self._leave_s
+                "job.left",
+                function=function,
+                job_id=_readable(job_id, job_ids.MAX_ID_CHARACTERS),
+                cause=cause,
+                for_s=self._leave_s,
             )
         raise Leave(defer=min(max(now - since, _FIRST_LEAVE_S), _LONGEST_LEAVE_S, self._leave_s))
 
@@ -183,15 +187,6 @@ async def _run_unrunnable(ctx: dict[str, Any], /, *args: Any) -> Any:
     return await ctx["intake"].run_unrunnable(ctx, *args)
 
 
-def _ledger_id(job_id: str) -> str:
-    """Return an id as the ledger can hold it; one that has to be cut or escaped has a digest, and stays its own."""
-    readable = _readable(job_id, _ID_LENGTH)
-    if readable == job_id:
-        return job_id
-    digest = hashlib.sha256(job_id.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
-    return f"{readable[: _ID_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
-
-
 def _readable(text: str, most: int) -> str:
-    """Return an id or name as the ledger can hold it: printable, and not endless."""
+    """Return a name as the ledger can hold it: printable, and not endless."""
     return text[:most] if text.isprintable() else ascii(text)[1:-1][:most]

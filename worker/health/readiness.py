@@ -5,6 +5,7 @@ for while it is ready only. Being alive is another thing: who answers at all is.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
@@ -39,6 +40,8 @@ class Report:
     """All facts of one look, by name."""
 
     checks: dict[str, Check] = field(default_factory=dict)
+    database_ms: float = 0.0
+    """How long PostgreSQL took to answer, or was waited for: a connection and one query."""
 
     @property
     def ready(self) -> bool:
@@ -87,9 +90,9 @@ class Readiness:
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> Report:
-        redis, of_the_database = await asyncio.gather(self._look_at_redis(), self._look_at_database())
+        redis, (of_the_database, database_ms) = await asyncio.gather(self._look_at_redis(), self._timed_database())
         own = {name: check() for name, check in self._own.items()}
-        self.last = Report({**of_the_database, "redis": redis, **own})
+        self.last = Report({**of_the_database, "redis": redis, **own}, database_ms)
         return self.last
 
     async def _look_at_redis(self) -> Check:
@@ -99,6 +102,11 @@ class Readiness:
         except Exception as error:  # noqa: BLE001  (whatever it is, Redis does not answer)
             return Check(ok=False, reason=_words(error))
         return Check(ok=True, reason="answers", warning=warning if isinstance(warning, str) else "")
+
+    async def _timed_database(self) -> tuple[dict[str, Check], float]:
+        began_s = time.perf_counter()
+        checks = await self._look_at_database()
+        return checks, round((time.perf_counter() - began_s) * 1000, 3)
 
     async def _look_at_database(self) -> dict[str, Check]:
         lend = self._lend or (self._pool.acquire if self._pool else None)

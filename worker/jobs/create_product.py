@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from worker.jobs.fields import Command, LeftOut, Money, Name, Sku, Text
+from worker.jobs.fields import Command, LeftOut, Money, Name, Sku, Text, VisibleText
 from worker.jobs.job import Job, JobType
 from worker.jobs.ports import Repositories
 from worker.outcomes import Applied, Reason, Rejected, Verdict
@@ -19,7 +19,7 @@ class CreateProduct(Command):
     name: Name
     description: Text = ""
     price: Annotated[Money, Field(le=Decimal("99999999.99"))]
-    category: Annotated[Text, Field(min_length=1, max_length=100)]
+    category: Annotated[VisibleText, Field(max_length=100)]
     in_stock: bool = True
 
 

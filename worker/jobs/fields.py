@@ -1,8 +1,8 @@
 """The field types that commands are made of, and how a wrong field is told.
 
 Commands are strict: no text is read as a number, no number as a truth value, unknown fields are
-refused. Money is decimal text and never passes through a float. Text must be storable: PostgreSQL
-has no place for NUL, nor UTF-8 for lone surrogates.
+refused. Money is decimal text, or a JSON number whose shortest decimal form is exact. Text must be
+storable: PostgreSQL has no place for NUL, nor UTF-8 for lone surrogates. A name has a character that can be seen.
 """
 
 import re
@@ -21,14 +21,24 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails
 
 _STORABLE = r"^[^\x00]*$"
+_UNSEEN = (
+    "\\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
+"""Blanks, control and format characters, and the fillers that fonts draw as nothing."""
+_VISIBLE = rf"^[^\x00]*[^{_UNSEEN}][^\x00]*$"
 _EMAIL = r"^[^@\s\x00\x1c-\x1f]+@[^@\s\x00\x1c-\x1f]+$"
 _WORDS = {
     _STORABLE: "has a NUL character",
+    _VISIBLE: "has a NUL character, or no visible one",
     _EMAIL: "must have one @, no spaces, and something on both sides",
 }
 """What does not match a pattern, in words. pydantic checks patterns in Rust, at a tenth of a Python function's cost,
 and refuses text with a lone surrogate before."""
-_MONEY = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?")
+_MONEY = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?")
+"""Decimal text. `str` writes a `Decimal` with an exponent (`1E+2`), and so arrives what a Python client sends."""
+_EXACT_DIGITS = 15
+"""A float carries every number of so many significant digits; its `repr` is the shortest form, which has them."""
 _MOST_ERRORS_TOLD = 5
 _UNKNOWN_FIELD = ": Extra inputs are not permitted"
 
@@ -58,18 +68,33 @@ class Command(BaseModel):
 
 
 def _decimal(value: object) -> object:
-    if (isinstance(value, str) and _MONEY.fullmatch(value)) or (isinstance(value, int) and not isinstance(value, bool)):
+    """Return the amount that a field holds. Nothing here is arithmetic, which would round."""
+    if isinstance(value, str) and _MONEY.fullmatch(value):
         value = Decimal(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        value = _of_number(value)
     if not isinstance(value, Decimal):
         raise ValueError('must be decimal text such as "12.50"')  # noqa: TRY004  (pydantic wants ValueError)
-    return abs(value) if value.is_zero() else value  # no negative zero, and no arithmetic, which would round
+    return abs(value) if value.is_zero() else value  # no negative zero
+
+
+def _of_number(number: float) -> Decimal | None:
+    """Return the shortest decimal form of a JSON number; None if it has more digits than a float is sure to carry.
+
+    Whole numbers obey the same bound: a sender whose numbers are floats has rounded a longer one already.
+    """
+    amount = Decimal(repr(number)) if isinstance(number, float) else Decimal(number)
+    digits = "".join(map(str, amount.as_tuple().digits)).rstrip("0")
+    return amount if amount.is_finite() and len(digits) <= _EXACT_DIGITS else None
 
 
 Text = Annotated[str, Field(pattern=_STORABLE)]
 """Text that PostgreSQL can store; commands add the bounds of their columns."""
-Name = Annotated[Text, Field(min_length=1, max_length=255)]
-Username = Annotated[Text, Field(min_length=1, max_length=50)]
-Sku = Annotated[Text, Field(min_length=1, max_length=64)]
+VisibleText = Annotated[str, Field(min_length=1, pattern=_VISIBLE)]
+"""Text with at least one character that can be seen. It is kept to the letter, right-to-left marks included."""
+Name = Annotated[VisibleText, Field(max_length=255)]
+Username = Annotated[VisibleText, Field(max_length=50)]
+Sku = Annotated[VisibleText, Field(max_length=64)]
 Email = Annotated[str, Field(max_length=255, pattern=_EMAIL)]
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Money = Annotated[
@@ -78,8 +103,8 @@ Money = Annotated[
     Field(ge=0, decimal_places=2),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string", "pattern": f"^{_MONEY.pattern}$"}, {"type": "integer", "minimum": 0}],
-            "examples": ["12.50"],
+            "anyOf": [{"type": "string", "pattern": f"^{_MONEY.pattern}$"}, {"type": "number", "minimum": 0}],
+            "examples": ["12.50", 99.99],
         }
     ),
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from worker.jobs.fields import Command, Id, LeftOut, Money, Sku, Text, Username
+from worker.jobs.fields import Command, Id, LeftOut, Money, Sku, Username, VisibleText
 from worker.jobs.job import Job, JobType
 from worker.jobs.ports import PlacedOrder, Repositories
 from worker.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
@@ -24,7 +24,7 @@ class PlaceOrder(Command):
     quantity: Annotated[int, Field(ge=1, le=2**31 - 1)]
     total_price: LeftOut[Annotated[Money, Field(le=Decimal("999999999999999999.99"))]] = None
     """Default: the product's price times the quantity."""
-    status: Annotated[Text, Field(min_length=1, max_length=50)] = "pending"
+    status: Annotated[VisibleText, Field(max_length=50)] = "pending"
 
     @model_validator(mode="after")
     def _names_one_of_each(self) -> Self:

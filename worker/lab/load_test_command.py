@@ -18,7 +18,7 @@ from worker.lab.workers import running_workers
 EXAMPLES = """  python -m worker load-test --users 20 --requests 50
   python -m worker load-test --users 50 --requests 20 --workers 2
   python -m worker load-test --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
-  python -m worker load-test --users 20 --requests 50 --url http://127.0.0.1:8000     the front, and its data"""
+  python -m worker load-test --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,4 +109,4 @@ def _url(text: str) -> str:
             return text
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError("is no address such as http://127.0.0.1:8000, without user and password")
+    raise argparse.ArgumentTypeError("is no address such as http://localhost:8000, without user and password")

@@ -46,6 +46,15 @@ SELECT orders.*, products.sku, products.name AS product_name, products.price, pr
 FROM orders JOIN products ON products.id = orders.product_id
 WHERE orders.id = $1
 
+-- name: newest
+-- Orders with the products' details, newest first, from before one of them.
+-- $1 before_id bigint, $2 limit bigint
+SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
+FROM orders JOIN products ON products.id = orders.product_id
+WHERE orders.id < $1
+ORDER BY orders.id DESC
+LIMIT $2
+
 -- name: of_user
 -- A user's orders with the products' details, newest first, from before one of them.
 -- $1 user_id bigint, $2 before_id bigint, $3 limit bigint

@@ -41,6 +41,17 @@ SELECT changed.id FROM given LEFT JOIN changed USING (id) ORDER BY given.positio
 -- $1 id bigint
 SELECT * FROM products WHERE id = $1
 
+-- name: list_page
+-- Products in the order of their ids, from after one of them, until their descriptions have so many bytes together.
+-- $1 after_id bigint, $2 limit bigint, $3 max_bytes bigint
+SELECT id, sku, name, description, price, category, in_stock, created_at
+FROM (
+    SELECT *, sum(octet_length(description)) OVER (ORDER BY id) AS bytes
+    FROM (SELECT * FROM products WHERE id > $1 ORDER BY id LIMIT $2) AS page
+) AS page
+WHERE bytes - octet_length(description) < $3
+ORDER BY id
+
 -- name: by_category
 -- The products of a category in the order of their ids, from after one of them, until their descriptions have so many
 -- bytes together.

@@ -1,0 +1,50 @@
+"""What can be a job's id: the one rule for the producer, the front, the queue and the ledger.
+
+An id becomes a Redis key, a log field, a primary key in PostgreSQL, text on the operators' page and a step of a URL's
+path. Natural keys such as `or-p-BANK CHARGES` are ids as well as random ones. Ids are compared code point by code
+point: `é` as one character and as `e` with an accent are two ids.
+"""
+
+import hashlib
+
+MAX_ID_CHARACTERS = 200
+_DIGEST_CHARACTERS = 32
+_REPLACEMENT = "\ufffd"
+"""What a decoder makes of bytes that are no text: different bytes would become the same id."""
+
+
+def check_id(job_id: str) -> None:
+    """Raise `ValueError`, saying why, unless *job_id* can be a job's id.
+
+    It has 1 to 200 printable characters: no control, format or right-to-left control characters, no surrogates, and no
+    whitespace but single or repeated spaces inside, since HTTP strips those at the ends. It is not `.` or `..`, which
+    browsers resolve in a path even if they are escaped: `/jobs/./requeue` is the call for all jobs.
+    """
+    if not 1 <= len(job_id) <= MAX_ID_CHARACTERS:
+        raise ValueError(f"must have 1 to {MAX_ID_CHARACTERS} characters")
+    if not job_id.isprintable() or _REPLACEMENT in job_id:
+        raise ValueError("must have printable characters only")
+    if job_id != job_id.strip(" "):
+        raise ValueError("must have no space at its ends")
+    if job_id in (".", ".."):
+        raise ValueError("must have more than dots: in a URL . and .. are no names")
+
+
+def ledger_id(job_id: str) -> str:
+    """Return the id under which the ledger keeps a job of any arq client.
+
+    That is *job_id* itself if it keeps the rule. Otherwise it is cut and escaped until it does, and has a digest of
+    the whole, so that two ids stay two.
+    """
+    try:
+        check_id(job_id)
+    except ValueError:
+        digest = hashlib.sha256(job_id.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_CHARACTERS]
+        return f"{_readable(job_id)[: MAX_ID_CHARACTERS - _DIGEST_CHARACTERS - 1]}~{digest}"
+    return job_id
+
+
+def _readable(job_id: str) -> str:
+    if job_id.isprintable() and _REPLACEMENT not in job_id:
+        return job_id.strip(" ")
+    return ascii(job_id[:MAX_ID_CHARACTERS])[1:-1].strip(" ")
