@@ -27,8 +27,10 @@ from worker.db.faults import Refused, Unavailable
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.db.side_connection import SideConnection
+from worker.delivery import now_ms
 from worker.embedded import EmbeddedServersError
 from worker.engine.intake import Intake, arq_functions
+from worker.engine.leases import backlog
 from worker.engine.worker import EngineOptions, StartError, install
 from worker.health.adviser import Adviser
 from worker.health.journal import Journal
@@ -133,7 +135,7 @@ class WorkerProcess:
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         ctx["intake"] = Intake(JOBS, batcher.submit, max_tries=self._settings.max_tries)
-        self._watch(pool, ledger, batcher, side, budget)
+        self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: dict[Any, Any]) -> None:
@@ -179,7 +181,9 @@ class WorkerProcess:
     async def _wait_for_database(self, attempt: Any) -> Any:
         return await wait_for(attempt, "postgresql", without_password(self._urls.database), None, (Unavailable,))
 
-    def _watch(self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget) -> None:
+    def _watch(
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: ArqRedis
+    ) -> None:
         """Start the stats job, the pruning, and what judges both."""
         pruner = Pruner(
             side,
@@ -199,6 +203,8 @@ class WorkerProcess:
                 tally=ledger.tally,
                 lag=lag,
                 callers=lambda: batcher.slots,
+                batches=batcher.take_figures,
+                backlog=lambda: backlog(redis, self._settings.queue_name, now_ms()),
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)

@@ -46,7 +46,7 @@ _ONLY_WIDE = (
 """Left out of a table on a narrower terminal, where every figure would be cut."""
 _SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
 _COUNTS = ("jobs", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
-NO_SNAPSHOTS = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
+NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?"
 
 
 async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:

@@ -10,8 +10,9 @@ from waiting import until
 
 from worker.db.pool import Pool, PoolConfig
 from worker.jobs import JOBS
-from worker.ledger import UNRESOLVED_DELAYS_S, Ledger, Tally
+from worker.ledger import UNRESOLVED_DELAYS_S, Ledger
 from worker.outcomes import Applied, Failed, Reason, Rejected, RetryLater
+from worker.tally import Tally
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: 
     assert delivery.queue_us == row.pop("queue_us")
     assert 0 <= row.pop("pool_wait_us") < 10_000_000
     assert 0 < row.pop("db_us") < 10_000_000
+    assert (0, 0) == (row.pop("batch_us"), row.pop("write_us"))  # no batcher had it, and it is the first batch
     assert {
         "job_id": "a",
         "function": "create_user",
@@ -202,7 +204,7 @@ async def test_an_unknown_reference_is_tried_again_later(
     outcomes = await ledger.settle("place_order", [a_delivery(an_order(), attempt=attempt)])
     assert [RetryLater(delay_s)] == outcomes
     assert {} == await rows(connection)
-    assert Tally() == ledger.tally
+    assert Tally(retried=1) == ledger.tally
 
 
 async def test_an_unknown_reference_is_looked_up_again_at_once(ledger: Ledger, connection: Any) -> None:

@@ -20,6 +20,8 @@ _BOUNDS_TRANSACTIONS = (17,)
 the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
 _OPENED = "SELECT pg_postmaster_start_time()"
 _OPENED_AND_BOUNDED = f"{_OPENED}, set_config('transaction_timeout', $1, false)"
+_COMMIT = "COMMIT;"
+"""As asyncpg's transactions send it."""
 _IDLE_SHARE = 0.9
 """A connection that ends after this share of the time for which it may be idle has ended for that reason."""
 
@@ -119,7 +121,10 @@ class Connections:
             self._stats.closed_lost_idle += 1
 
     def _queried(self, record: Any) -> None:
-        self._stats.queried(int(record.elapsed * 1e6), failed=record.exception is not None)
+        us, failed = int(record.elapsed * 1e6), record.exception is not None
+        self._stats.queried(us, failed=failed)
+        if record.query == _COMMIT and not failed:
+            self._stats.committed(us)
 
     def _count_error(self, error: Exception) -> None:
         if isinstance(error, TimeoutError):

@@ -20,7 +20,7 @@ from prometheus_client.utils import floatToGoString
 from worker.db.figures import BOUNDS_US, PoolStats
 from worker.db.pool import Pool
 from worker.health.loop_lag import LoopLag
-from worker.ledger import Tally
+from worker.tally import Tally
 
 _POOL_LABEL = "db.client.connection.pool.name"
 _POOL_NAME = "tidepool"
