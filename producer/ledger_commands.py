@@ -16,8 +16,10 @@ from worker.db.results import Selection
 from worker.embedded import Urls
 
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
-_PARTS = ("queue_us", "pool_wait_us", "db_us")
-_PART_TITLES = ("queue", "pool", "database")
+_PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us")
+_PART_TITLES = ("queue", "batch", "pool", "database")
+_WHERE = """Where the time went, by function (ms). queue: due until taken by a worker; batch: until its batch left;
+pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before"""
 _QUANTILES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
 _WIDE = 120
 """A terminal with room for more than what a slow job is asked for."""
@@ -52,7 +54,7 @@ async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls)
 def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) -> None:
     """Print where the time of all selected jobs went, and the slowest of them."""
     console = terminal.console()
-    console.print("Where the time went, by function (ms; in the database: of a job's whole batch)")
+    console.print(_WHERE)
     console.print(_latency_table(latency))
     console.print("\nThe slowest jobs (ms)")
     console.print(_slowest_table(rows, wide=console.width >= _WIDE))

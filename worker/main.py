@@ -192,7 +192,7 @@ class WorkerProcess:
         )
         self._run_aside(pruner.run(), "pruner")
         lag = LoopLag()
-        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
                 self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
