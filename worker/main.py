@@ -204,7 +204,7 @@ class WorkerProcess:
                 lag=lag,
                 callers=lambda: batcher.slots,
                 batches=batcher.take_figures,
-                backlog=lambda: backlog(redis, self._settings.queue_name, now_ms()),
+                backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)
@@ -244,6 +244,15 @@ async def _told(work: Any, name: str) -> None:
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
     """Open the pool with this process's share."""
     return await Pool.open(config, await budget.take_share())
+
+
+async def _read_backlog(redis: ArqRedis, queue_name: str) -> tuple[int, float | None] | None:
+    """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
+    try:
+        found = await backlog(redis, queue_name, now_ms())
+    except (RedisError, OSError):
+        return None
+    return found.waiting, found.oldest_s
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:

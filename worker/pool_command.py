@@ -33,7 +33,8 @@ _HEALTH = (
 )  # fmt: skip
 _PROCESSES = (
     ("process", "worker_id"), ("limit", "pool_limit"), ("jobs", "jobs"), ("retries", "retries"), *_HEALTH,
-    ("used", "utilisation"), ("queued", "saturation"), ("timeouts", "acquire_timeouts"), ("CPU", "cpu"), ("MB", "rss_mb"),
+    ("used", "utilisation"), ("queued", "saturation"), ("timeouts", "acquire_timeouts"),
+    ("CPU", "cpu"), ("MB", "rss_mb"),
 )  # fmt: skip
 _MINUTES = (
     ("minute", "minute"), ("processes", "processes"), ("limit", "pool_limit"), ("jobs", "jobs"), ("retries", "retries"),

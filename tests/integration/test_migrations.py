@@ -13,7 +13,7 @@ from worker.db.products import Product
 from worker.db.results import Entry
 from worker.db.users import User
 
-WRITTEN_BY_SQL = {"function", "worker_id", "finished_at", "db_us", "requeued_at"}
+WRITTEN_BY_SQL = {"write_us", "function", "worker_id", "finished_at", "db_us", "requeued_at"}
 
 
 async def columns(connection: Any, table: str) -> set[str]:

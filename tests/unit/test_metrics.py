@@ -38,6 +38,8 @@ KINDS = {
     "tidepool_pool_query_errors": "counter",
     "tidepool_pool_database_restarts": "counter",
     "tidepool_jobs": "counter",
+    "tidepool_job_retries": "counter",
+    "tidepool_pool_commit_time_seconds": "histogram",
     "tidepool_loop_lag_seconds": "histogram",
 }
 

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from worker.db.loan import Holder
 from worker.db.pool import Pool
-from worker.engine.leases import Backlog
 from worker.health.journal import Journal
 from worker.health.loop_lag import LoopLag
 from worker.health.watcher import Watcher
@@ -30,14 +28,15 @@ log = structlog.get_logger(__name__)
 
 _BACKLOG_S = 0.25
 """How long a sample may be delayed by a queue that does not answer."""
+Backlog = tuple[int, float | None]
 _STATM = Path("/proc/self/statm")
 
 
 class Recorder:
     """Takes the samples of one process. *callers* is how many tasks use its pool at a time; *lag* is run here.
 
-    *batches* takes the batcher's figures; *backlog* looks at the queue, and may raise `RedisError` or `OSError`: then
-    the sample says that the queue is not known.
+    *batches* takes the batcher's figures; *backlog* returns how many jobs wait in the queue and for how many seconds
+    the oldest of them has been due; without an answer in time, or with None, the sample has neither.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Recorder:
         interval_s: float,
         lag: LoopLag | None = None,
         batches: Callable[[], dict[str, Any]] | None = None,
-        backlog: Callable[[], Awaitable[Backlog]] | None = None,
+        backlog: Callable[[], Awaitable[Backlog | None]] | None = None,
     ) -> None:
         self._journal = journal
         self._pool = pool
@@ -124,14 +123,15 @@ class Recorder:
     async def _look_at_queue(self) -> None:
         self._queue = None
         if self._backlog is not None:
-            with suppress(RedisError, OSError):  # a time limit that has run out is an OSError, too
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_BACKLOG_S):
                     self._queue = await self._backlog()
 
     def _queue_figures(self) -> dict[str, int | None]:
         if self._queue is None:
             return {"queue_waiting": None, "queue_oldest_us": None}
-        return {"queue_waiting": self._queue.waiting, "queue_oldest_us": int((self._queue.oldest_s or 0.0) * 1e6)}
+        waiting, oldest_s = self._queue
+        return {"queue_waiting": waiting, "queue_oldest_us": int((oldest_s or 0.0) * 1e6)}
 
     def _tell(self, sample: Mapping[str, Any]) -> None:
         told = (self._tally.applied, self._tally.rejected, self._tally.failed, self._tally.retried)
