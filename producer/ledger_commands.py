@@ -72,7 +72,9 @@ def _latency_table(latency: list[dict[str, Any]]) -> Table:
 def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
     """Return the table, with the id last: it is of any length."""
     words = ("finished_at", "worker_id", "status", "function", "job_id") if wide else ("function", "job_id")
-    table = terminal.figures_table(("total", *_PART_TITLES, *words), words=words)
+    titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
+    table = terminal.figures_table(("total", *titles, *words), words=words)
+    table.padding = (0, 2 if wide else 1, 0, 0)
     for row in rows:
         parts_us = [row[name] for name in _PARTS]
         figures = (terminal.figure(us / 1000) for us in (sum(parts_us), *parts_us))

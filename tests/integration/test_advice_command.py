@@ -35,11 +35,15 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
 
 async def test_without_snapshots_both_say_so(run: Run) -> None:
     """And what to look for."""
+    words = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?\n"
     for command, status in ((why, 0), (advise, 1)):
-        assert (
-            status,
-            "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?\n",
-        ) == await run(command)
+        assert (status, words) == await run(command)
+
+
+async def test_a_dead_process_is_not_judged(run: Run, side: SideConnection) -> None:
+    """One that has been silent for longer than four of its ticks, or has ended."""
+    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(minutes=12), waiting=15)
+    assert (await run(why))[1].startswith("no live process")
 
 
 async def test_a_crowded_pool_is_explained(run: Run, side: SideConnection) -> None:

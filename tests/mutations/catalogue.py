@@ -83,6 +83,13 @@ MUTATIONS = [
         f"{FAULTS}::test_an_effect_whose_row_cannot_be_written_is_rolled_back",
     ),
     Mutation(
+        "the COMMIT counts nowhere",
+        "worker/ledger.py",
+        "db_us = (write_ns - begun_ns) // 1000 + write_us",
+        "db_us = (write_ns - begun_ns) // 1000",
+        "tests/integration/test_ledger.py::test_a_row_has_the_commit_of_the_batch_before",
+    ),
+    Mutation(
         "no transaction at all",
         "worker/db/pool.py",
         "async with self.acquire() as connection, connection.transaction():",
