@@ -276,7 +276,9 @@ def test_a_jobs_own_view_splits_its_time(front: Front, page: Page) -> None:
     page.get_by_role("link", name="slow/1").click()
     job = page.get_by_role("region", name="slow/1")
     expect(job).to_contain_text("■ failed")
-    expect(job.get_by_role("img")).to_have_attribute("aria-label", "queue 1.5 s, batch 0 ms, pool 20 ms, database 480 ms")
+    expect(job.get_by_role("img")).to_have_attribute(
+        "aria-label", "queue 1.5 s, batch 0 ms, pool 20 ms, database 480 ms"
+    )
     expect(job).to_contain_text("too late")
     page.get_by_role("link", name="← Overview").click()
     expect(page.get_by_role("heading", name="Throughput")).to_be_visible()
