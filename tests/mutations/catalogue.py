@@ -31,6 +31,7 @@ LEDGER, FAULTS = "tests/integration/test_ledger.py", "tests/integration/test_led
 LEASES, POISON = "tests/integration/test_leases.py", "tests/integration/test_poison.py"
 ONE_POISON = f"{POISON}::test_poison_has_its_outcome_and_harms_nobody"
 GUARD, COMMANDS = "tests/integration/test_front_guard.py", "tests/integration/test_front_commands.py"
+CALLERS, BOUNDED = "tests/integration/test_front_callers.py", "tests/integration/test_bounded_http.py"
 BENCH, ARENA = "tests/integration/test_bench.py", "tests/integration/test_drill_arena.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
 SOURCE = "tests/unit/test_source.py"
@@ -477,7 +478,7 @@ MUTATIONS = [
     Mutation(
         "front: it answers to any name",
         "producer/front/guard.py",
-        'if self._token is not None or _names_this_machine(headers.get(b"host", b"")):',
+        'if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):',
         "if headers:",
         f"{GUARD}::test_a_front_without_a_token_answers_to_no_other_name",
     ),
@@ -491,29 +492,29 @@ MUTATIONS = [
     Mutation(
         "front: what a form sends is a command",
         "producer/front/guard.py",
-        'if not empty and scope["path"] != PATH and not',
+        'if not empty and scope["path"] not in (PATH, SIGN_OUT_PATH) and not',
         "if empty and not",
         f"{GUARD}::test_what_a_form_can_send_is_no_command",
     ),
     Mutation(
         "front: a body is as long as it likes",
         "producer/front/guard.py",
-        "if size > MOST_BODY_BYTES:",
+        "if size > most:",
         "if size < 0:",
         f"{GUARD}::test_a_body_that_is_too_large_is_refused",
     ),
     Mutation(
         "front: any token will do",
-        "producer/front/guard.py",
-        "return hmac.compare_digest(given.strip(), self._token)",
-        "return bool(given.strip())",
+        "producer/front/sign_in.py",
+        "right = self.is_right(given.strip())",
+        "right = bool(given.strip())",
         f"{GUARD}::test_a_token_is_asked_of_everybody",
     ),
     Mutation(
         "front: a session is not signed",
         "producer/front/sign_in.py",
-        "return signed and self._clock()",
-        "return self._clock()",
+        "if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):",
+        "if not session:",
         f"{GUARD}::test_a_session_ends",
     ),
     Mutation(
@@ -543,6 +544,41 @@ MUTATIONS = [
         "futures.remove(future)",
         "futures.count(future)",
         f"{COMMANDS}::test_a_caller_who_leaves_is_not_waited_for",
+    ),
+    Mutation(
+        "front: a result in Redis is believed for a job whose id the caller chose",
+        "producer/front/commands.py",
+        "confirm=key is not None)",
+        "confirm=False)",
+        f"{COMMANDS}::test_a_result_that_is_forged_while_somebody_waits_is_not_believed",
+    ),
+    Mutation(
+        "front: a result in Redis keeps a job from being enqueued",
+        "producer/front/accepting.py",
+        "if outcome is None:",
+        "if outcome and not outcome:",
+        f"{COMMANDS}::test_a_forged_result_is_not_believed",
+    ),
+    Mutation(
+        "front: anybody is believed what X-Forwarded-For says",
+        "producer/front/callers.py",
+        "if not self._proxies or not self._is_proxy(peer := _address(_peer(scope))):",
+        "if not self._proxies or not (peer := _address(_peer(scope))):",
+        f"{CALLERS}::test_the_caller_is_the_last_that_a_trusted_proxy_names",
+    ),
+    Mutation(
+        "HTTP: a head that does not end has no deadline",
+        "worker/bounded_http/protocol.py",
+        "if self._deadline is None:\n            self._set_deadline()",
+        "if self._in_body and self._deadline is None:\n            self._set_deadline()",
+        f"{BOUNDED}::test_a_half_head_on_a_kept_connection_is_answered_408",
+    ),
+    Mutation(
+        "HTTP: half requests hold their connections",
+        "worker/bounded_http/limits.py",
+        "return self.count < self.limit or self.evict()",
+        "return self.count < self.limit",
+        f"{BOUNDED}::test_half_requests_lock_nobody_out",
     ),
     # ---------------------------------------------------------------- the producer
     Mutation(

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from worker.db.faults import connecting
 from worker.db.figures import PoolStats
 
 _LENT, _RETURNING, _LOST, _SURPLUS = -1, -2, -3, -4
@@ -50,7 +51,14 @@ class Connections:
         return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
 
     async def connect(self, *args: Any, **options: Any) -> Any:
-        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`."""
+        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`.
+
+        Raises `Refused` where waiting cannot help, else what asyncpg raises.
+        """
+        async with connecting():
+            return await self._connect(*args, **options)
+
+    async def _connect(self, *args: Any, **options: Any) -> Any:
         since_ns = time.perf_counter_ns()
         self._connecting += 1
         try:

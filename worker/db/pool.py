@@ -14,9 +14,10 @@ from typing import Any, Self, cast
 
 import asyncpg
 
+from worker.db.address import arguments
 from worker.db.connection import Connection
 from worker.db.connections import Connections
-from worker.db.faults import PoolClosed, PoolTimeout, translated
+from worker.db.faults import PoolClosed, PoolTimeout, connecting, translated
 from worker.db.figures import PoolStats
 from worker.db.gate import Gate, GateClosed, GateFull
 from worker.db.loan import Holder, Loan
@@ -57,9 +58,7 @@ class Pool:
         )
         self._loans: set[Loan] = set()
         self._shrinking: asyncio.Task[None] | None = None
-        self._pool: Any = asyncpg.create_pool(
-            config.url, connect=self._connections.connect, **pool_options(config, self.limit)
-        )
+        self._pool: Any = asyncpg.create_pool(connect=self._connections.connect, **pool_options(config, self.limit))
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
@@ -218,8 +217,8 @@ async def connect(config: PoolConfig, purpose: str) -> Any:
     """Open one connection outside the pool, named after its *purpose* on the server. Raises `Unavailable`."""
     options = _connect_options(config)
     options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
-    async with translated():
-        return await asyncpg.connect(config.url, **options)
+    async with translated(), connecting():
+        return await asyncpg.connect(**options)
 
 
 def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
@@ -244,6 +243,7 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
     statement_timeout_ms = int(config.command_timeout_s * 900)
     return {
         "timeout": config.connect_timeout_s,
+        **arguments(config.url),
         "command_timeout": config.command_timeout_s,
         "server_settings": {
             "application_name": config.application_name[:_NAME_BYTES],

@@ -23,7 +23,7 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ResponseError
 
 from worker.engine.holding import Holding
 from worker.engine.job_run import perform
@@ -81,11 +81,11 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- life
 
     def run(self) -> None:
-        """Run until told to stop; exit status 2 where it could not start, or Redis's user may not do what it takes."""
+        """Run until told to stop; exit status 2 where it could not start, or Redis refuses a command."""
         try:
             super().run()
-        except (StartError, NoPermissionError) as error:
-            refused = "Redis refuses us: " if isinstance(error, NoPermissionError) else ""
+        except (StartError, ResponseError) as error:
+            refused = "Redis refuses us: " if isinstance(error, ResponseError) else ""
             print(f"error: {refused}{error}", file=sys.stderr)  # noqa: T201  (logging may not be set up yet)
             raise SystemExit(2) from None
 

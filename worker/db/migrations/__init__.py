@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )"""
 
+_APPLIED = "SELECT version, checksum FROM schema_migrations"
+"""By name: other services' tables of this name have no checksum."""
+
 
 class MigrationError(Exception):
     """The database's schema and the files do not fit together; the text says which file."""
@@ -72,7 +75,7 @@ async def migrate(config: PoolConfig) -> list[Migration]:
 
 async def missing(connection: Connection) -> list[Migration]:
     """Return what is not applied yet. Raises `MigrationError` where the database has something else than the files."""
-    applied = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migrations")}
+    applied = {row["version"]: row["checksum"] for row in await connection.fetch(_APPLIED)}
     known = all_migrations()
     if newer := set(applied) - {migration.version for migration in known}:
         raise MigrationError(f"the database has migration {max(newer)}, which this version does not know")
