@@ -10,8 +10,9 @@ and applied once, however often it is sent. Whatever cuts a call short, repeatin
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from arq.connections import ArqRedis
@@ -37,11 +38,24 @@ MOST_AT_ONCE = 500
 """Jobs in one round trip: more would hold Redis up for longer than a millisecond or two."""
 PATIENCE_S = 30.0
 """How long a call goes on trying to reach Redis."""
+_MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
 _SCRIPT = (files("producer") / "enqueue.lua").read_text("utf-8")
 _CUT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 
 Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
+
+
+class Retrying(NamedTuple):
+    """A job that has been tried without an outcome, and is to be tried again."""
+
+    function: str | None
+    """None: its content cannot be read."""
+    attempts: int
+    """Tries so far."""
+    last_error: str | None
+    due_at: datetime | None
+    """None: it is not in the queue."""
 
 
 class JobClient:
@@ -93,6 +107,21 @@ class JobClient:
     async def status(self, job_id: str) -> str:
         """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
         return (await Job(job_id, self._redis, self._redis.default_queue_name).status()).value
+
+    async def retrying(self, job_id: str) -> Retrying | None:
+        """Return what Redis knows of a job that is to be tried again; None where it has not been tried.
+
+        Whatever the values there are, which anybody may have written: what cannot be read is None.
+        """
+        reading: Any = self._redis.pipeline(transaction=False)
+        for prefix in ("arq:retry:", "arq:cause:", "arq:job:"):
+            reading.get(prefix + job_id)
+        reading.zscore(self._redis.default_queue_name, job_id)
+        tries, cause, payload, score = await reading.execute(raise_on_error=False)
+        if not isinstance(tries, bytes) or not tries.isdigit() or len(tries) > _MOST_DIGITS:
+            return None
+        last_error = cause.decode("utf-8", "replace")[:_MOST_ERROR] if isinstance(cause, bytes) else None
+        return Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
 
     async def abort(self, job_id: str) -> bool:
         """Ask the workers to abort a job, as arq's `Job.abort` does; returns False where it is not in the queue.
@@ -154,6 +183,21 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
             yield JobClient(redis)
         finally:
             await redis.aclose(close_connection_pool=True)
+
+
+def _function_of(payload: object) -> str | None:
+    try:
+        function = wire.deserialize(payload).get("f") if isinstance(payload, bytes) else None
+    except ValueError:
+        return None
+    return function[:_MOST_NAME] if isinstance(function, str) else None
+
+
+def _time_of(score: object) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(score / 1000, UTC) if isinstance(score, float) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:

@@ -15,8 +15,10 @@ from worker.db.results import Selection
 from worker.embedded import Urls
 
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
-_PARTS = ("queue_us", "pool_wait_us", "db_us")
-_PART_TITLES = ("queue", "pool", "database")
+_PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us")
+_PART_TITLES = ("queue", "batch", "pool", "database")
+_WHERE = """Where the time went, by function (ms). queue: due until taken by a worker; batch: until its batch left;
+pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before"""
 _QUANTILES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
 _WIDE = 120
 """A terminal with room for more than what a slow job is asked for."""
@@ -51,7 +53,7 @@ async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls)
 def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) -> None:
     """Print where the time of all selected jobs went, and the slowest of them."""
     console = terminal.console()
-    console.print("Where the time went, by function (ms; in the database: of a job's whole batch)")
+    console.print(_WHERE)
     console.print(_latency_table(latency))
     console.print("\nThe slowest jobs (ms)")
     console.print(_slowest_table(rows, wide=console.width >= _WIDE))
@@ -69,7 +71,9 @@ def _latency_table(latency: list[dict[str, Any]]) -> Table:
 def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
     """Return the table, with the id last: it is of any length."""
     words = ("finished_at", "worker_id", "status", "function", "job_id") if wide else ("function", "job_id")
-    table = terminal.figures_table(("total", *_PART_TITLES, *words), words=words)
+    titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
+    table = terminal.figures_table(("total", *titles, *words), words=words)
+    table.padding = (0, 2 if wide else 1, 0, 0)
     for row in rows:
         parts_us = [row[name] for name in _PARTS]
         figures = (terminal.figure(us / 1000) for us in (sum(parts_us), *parts_us))

@@ -71,7 +71,7 @@ class Front:
         async def renew() -> None:
             self.app.state.feed.close()
             services: Services = self.app.state.services
-            fleet = Fleet(services.pool, stats_interval_s=services.settings.stats_interval)
+            fleet = Fleet(services.pool)
             self.app.state.services = services = replace(services, fleet=fleet)
             self.app.state.feed = Feed(services)
 

@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from worker.delivery import Delivery
 from worker.outcomes import Outcome, RetryLater
+from worker.tally import BatchFigures
 
 Settle = Callable[[str, Sequence[Delivery]], Awaitable[Sequence[Outcome | RetryLater]]]
 
@@ -29,6 +31,7 @@ class Batcher:
     def __init__(
         self, settle: Settle, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
     ) -> None:
+        self.figures = BatchFigures()
         self._settle = settle
         self._slots = slots
         self._shares = shares
@@ -42,6 +45,10 @@ class Batcher:
         self._under_way: set[asyncio.Task[None]] = set()
         self._looking_again: set[asyncio.Task[None]] = set()
         self._departing = False
+
+    def take_figures(self) -> dict[str, Any]:
+        """Return the figures for a row of `pool_snapshots`; new peaks begin."""
+        return self.figures.take_figures(sum(map(len, self._pending.values())))
 
     @property
     def slots(self) -> int:
@@ -113,6 +120,7 @@ class Batcher:
         while self._settling.total() < self._slots and (function := self._next_function()):
             batch = self._take(function)
             if batch:
+                self.figures.left(batch)
                 self._settling[function] += 1
                 task = asyncio.create_task(self._run(function, batch), name=f"batch of {function}")
                 self._under_way.add(task)

@@ -26,6 +26,8 @@ class Delivery:
     taken_at_ms: int
     taken_ns: int
     """The same moment on the clock of `time.perf_counter_ns`, which later durations are measured from."""
+    left_ns: int = 0
+    """When its batch left the batcher, on the same clock; 0 where no batcher has had it."""
     looked_again: bool = False
     """Whether it was found unresolved once already and has waited for the batches that were under way then."""
 
@@ -34,9 +36,14 @@ class Delivery:
         """How long it was due before a worker took it; clocks of two machines may differ, so never negative."""
         return max(0, self.taken_at_ms - self.due_at_ms) * 1000
 
+    @property
+    def batch_us(self) -> int:
+        """How long it was in the batcher until its batch left."""
+        return max(0, self.left_ns - self.taken_ns) // 1000
+
     def waited_us(self, now_ns: int) -> int:
-        """How long ago it was taken."""
-        return (now_ns - self.taken_ns) // 1000
+        """How long ago its batch left the batcher."""
+        return (now_ns - (self.left_ns or self.taken_ns)) // 1000
 
 
 def now_ms() -> int:

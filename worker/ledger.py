@@ -22,7 +22,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -36,6 +36,7 @@ from worker.db.results import Entry, status_of
 from worker.delivery import Delivery
 from worker.jobs.job import Job, JobType, JobTypes
 from worker.outcomes import Applied, Failed, Outcome, Rejected, RetryLater, Unresolved, Verdict
+from worker.tally import OTHERS, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -51,21 +52,6 @@ _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _ERROR_LENGTH = 500
 
 
-@dataclass(slots=True)
-class Tally:
-    """Outcomes that this process committed since it started."""
-
-    applied: int = 0
-    rejected: int = 0
-    failed: int = 0
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Count *outcomes*."""
-        self.applied += sum(isinstance(outcome, Applied) for outcome in outcomes)
-        self.rejected += sum(isinstance(outcome, Rejected) for outcome in outcomes)
-        self.failed += sum(isinstance(outcome, Failed) for outcome in outcomes)
-
-
 class HandlerError(Exception):
     """A handler broke its contract; the text says how."""
 
@@ -74,13 +60,15 @@ class Ledger:
     """Settles batches for one worker process."""
 
     def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
-        self.tally = Tally()
+        self.tally = Tally(known=frozenset(job_type.name for job_type in types))
         self.database_is_away = False
         """Whether the last transaction found PostgreSQL away: claim no more jobs, and keep those that are here."""
         self._handler_timeout_s = handler_timeout_s
         self._pool = pool
         self._types = types
         self._worker_id = worker_id
+        self._write_us: dict[str, int] = {}
+        """By function: how long the rows of its last batch took to be written and committed (microseconds)."""
 
     async def settle(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
         """Return one outcome for each delivery of one function, in order, or when to run it again.
@@ -107,6 +95,7 @@ class Ledger:
         """Decide about the one job whose data or code raised *error*."""
         decided = self._blame(delivery, error)
         if isinstance(decided, RetryLater):
+            self.tally.add((), delivery.function, retried=1)
             return decided
         try:
             (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided)], look_up=True)
@@ -162,6 +151,7 @@ class Ledger:
     async def _transaction(
         self, function: str, batch: Sequence[Delivery], *, look_up: bool
     ) -> list[Outcome | RetryLater]:
+        named = function if function in self.tally.known else OTHERS
         committing = False
         try:
             async with self._pool.transaction() as connection:
@@ -171,13 +161,21 @@ class Ledger:
                 fresh = [delivery for delivery in batch if delivery.id not in stored]
                 verdicts = await self._decide(function, fresh, repositories)
                 decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
-                written = await self._write(function, fresh, decided, repositories, begun_ns)
+                settled = [(d, end) for d, end in zip(fresh, decided, strict=True) if not isinstance(end, RetryLater)]
+                write_ns = time.perf_counter_ns()
+                if settled:
+                    entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
+                    write_us = self._write_us.get(named, 0)
+                    db_us = (write_ns - begun_ns) // 1000 + write_us
+                    await self._write(function, entries, repositories, db_us, write_us)
                 committing = True
         except SchemaFault as fault:
             if committing:  # a deferred trigger of the handler's tables: the ledger's own statements have succeeded
                 raise HandlerError(f"PostgreSQL refuses its commit: {fault}") from None
             raise
-        self.tally.add(written)
+        if settled:
+            self._write_us[named] = (time.perf_counter_ns() - write_ns) // 1000
+        self.tally.add([outcome for _, outcome in settled], function, retried=_count_retries(decided))
         fresh_outcomes = iter(decided)
         return [stored.get(delivery.id) or next(fresh_outcomes) for delivery in batch]
 
@@ -214,24 +212,14 @@ class Ledger:
         return verdicts
 
     async def _write(
-        self,
-        function: str,
-        fresh: Sequence[Delivery],
-        decided: Sequence[Outcome | RetryLater],
-        repositories: Repositories,
-        begun_ns: int,
-    ) -> list[Outcome]:
+        self, function: str, entries: Sequence[Entry], repositories: Repositories, db_us: int, write_us: int
+    ) -> None:
         """Write the ledger rows of those that have an outcome now. Raises `Conflict` if somebody else was faster."""
-        settled = [
-            (d, outcome) for d, outcome in zip(fresh, decided, strict=True) if not isinstance(outcome, RetryLater)
-        ]
-        entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
-        if entries:
-            db_us = (time.perf_counter_ns() - begun_ns) // 1000
-            count = await repositories.results.write(function, entries, worker_id=self._worker_id, db_us=db_us)
-            if count < len(entries):
-                raise Conflict("another worker has settled a job of this batch")
-        return [outcome for _, outcome in settled]
+        count = await repositories.results.write(
+            function, entries, worker_id=self._worker_id, db_us=db_us, write_us=write_us
+        )
+        if count < len(entries):
+            raise Conflict("another worker has settled a job of this batch")
 
 
 def _conclude(delivery: Delivery, verdict: Verdict | Failed) -> Outcome | RetryLater:
@@ -240,6 +228,11 @@ def _conclude(delivery: Delivery, verdict: Verdict | Failed) -> Outcome | RetryL
     if not delivery.looked_again:
         return RetryLater(0, verdict.reason)  # what it waits for may be in a batch that commits at this moment
     return Rejected(verdict.reason) if delivery.last_try else _again(UNRESOLVED_DELAYS_S, delivery, verdict.reason)
+
+
+def _count_retries(decided: Sequence[Outcome | RetryLater]) -> int:
+    """Return how many of a batch go back to the queue; those that only join the next batch are not retried."""
+    return sum(isinstance(outcome, RetryLater) and outcome.delay_s > 0 for outcome in decided)
 
 
 def _again(delays_s: Sequence[float], delivery: Delivery, cause: str) -> RetryLater:
@@ -260,6 +253,7 @@ def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
         delivery.taken_at_ms,
         delivery.queue_us,
         delivery.waited_us(begun_ns),
+        delivery.batch_us,
     )
 
 

@@ -31,8 +31,10 @@ from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.db.requirements import require
 from worker.db.side_connection import SideConnection
+from worker.delivery import now_ms
 from worker.embedded import EmbeddedServersError
 from worker.engine.intake import Intake, arq_functions
+from worker.engine.leases import backlog
 from worker.engine.worker import EngineOptions, StartError, install
 from worker.health.adviser import Adviser
 from worker.health.journal import Journal
@@ -151,7 +153,7 @@ class WorkerProcess:
         ctx["intake"] = Intake(
             JOBS, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
         )
-        self._watch(pool, ledger, batcher, side, budget)
+        self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: dict[Any, Any]) -> None:
@@ -199,7 +201,9 @@ class WorkerProcess:
     async def _wait_for_database(self, attempt: Any) -> Any:
         return await wait_for(attempt, "postgresql", without_password(self._urls.database), None, (Unavailable,))
 
-    def _watch(self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget) -> None:
+    def _watch(
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: ArqRedis
+    ) -> None:
         """Start the stats job, the pruning, and what judges both."""
         pruner = Pruner(
             side,
@@ -208,7 +212,7 @@ class WorkerProcess:
         )
         self._run_aside(pruner.run(), "pruner")
         lag = LoopLag()
-        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
                 self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
@@ -219,6 +223,8 @@ class WorkerProcess:
                 tally=ledger.tally,
                 lag=lag,
                 callers=lambda: batcher.slots,
+                batches=batcher.take_figures,
+                backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)
@@ -263,6 +269,15 @@ async def _require(side: SideConnection, *, tables: bool) -> None:
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
     """Open the pool with this process's share."""
     return await Pool.open(config, await budget.take_share())
+
+
+async def _read_backlog(redis: ArqRedis, queue_name: str) -> tuple[int, float | None] | None:
+    """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
+    try:
+        found = await backlog(redis, queue_name, now_ms())
+    except (RedisError, OSError):
+        return None
+    return found.waiting, found.oldest_s
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:

@@ -25,28 +25,31 @@ EXAMPLES = """  python -m worker pool
 _REDRAW_S = 5.0
 _HEALTH = (
     ("acquires/s", "acquires_per_second"),
+    ("batch p95", "batch_wait_p95_ms"),
     ("wait p50", "wait_p50_ms"), ("wait p95", "wait_p95_ms"), ("wait p99", "wait_p99_ms"),
+    ("commit p95", "commit_p95_ms"),
     ("hold p50", "hold_p50_ms"), ("hold p95", "hold_p95_ms"), ("hold p99", "hold_p99_ms"),
     ("in use", "in_use_mean"),
 )  # fmt: skip
 _PROCESSES = (
-    ("process", "worker_id"), ("limit", "pool_limit"), ("jobs", "jobs"), *_HEALTH, ("used", "utilisation"),
-    ("queued", "saturation"), ("timeouts", "acquire_timeouts"), ("CPU", "cpu"), ("MB", "rss_mb"),
+    ("process", "worker_id"), ("limit", "pool_limit"), ("jobs", "jobs"), ("retries", "retries"), *_HEALTH,
+    ("used", "utilisation"), ("queued", "saturation"), ("timeouts", "acquire_timeouts"),
+    ("CPU", "cpu"), ("MB", "rss_mb"),
 )  # fmt: skip
 _MINUTES = (
-    ("minute", "minute"), ("processes", "processes"), ("limit", "pool_limit"), ("jobs", "jobs"), *_HEALTH,
-    ("queued", "saturation_max"), ("timeouts", "acquire_timeouts"), ("CPU", "cpu"), ("MB", "rss_mb"),
+    ("minute", "minute"), ("processes", "processes"), ("limit", "pool_limit"), ("jobs", "jobs"), ("retries", "retries"),
+    *_HEALTH, ("queued", "saturation_max"), ("timeouts", "acquire_timeouts"), ("CPU", "cpu"), ("MB", "rss_mb"),
 )  # fmt: skip
 """Title and column of the view; durations are milliseconds."""
 _WIDE = 150
 _ONLY_WIDE = (
     "acquires_per_second", "wait_p50_ms", "wait_p99_ms", "hold_p50_ms", "hold_p99_ms", "in_use_mean", "rss_mb",
-    "processes",
+    "processes", "commit_p95_ms",
 )  # fmt: skip
 """Left out of a table on a narrower terminal, where every figure would be cut."""
 _SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
-_COUNTS = ("jobs", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
-NO_SNAPSHOTS = "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?"
+_COUNTS = ("jobs", "retries", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
+NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?"
 
 
 async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:

@@ -1,6 +1,5 @@
 """The fleet's figures for however many ask: read once a second at the most, judged once in fifteen."""
 
-from datetime import timedelta
 from typing import Any
 
 from worker.db.pool import Pool
@@ -9,15 +8,13 @@ from worker.health.kept import Kept
 
 _LIFE_S = 1.0
 _JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 120.0
-_SILENT_TICKS, _LEAST_SILENT = 4, timedelta(minutes=2)
 
 
 class Fleet:
     """Nobody asking: nothing is read. Raises what the reading raises."""
 
-    def __init__(self, pool: Pool, *, stats_interval_s: float) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._silent_after = max(_LEAST_SILENT, _SILENT_TICKS * timedelta(seconds=stats_interval_s))
         self._read = Kept(_LIFE_S, self._read_now)
         self._groups = Kept(_JUDGED_EVERY_S, lambda: read_groups(pool), stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
 
@@ -27,7 +24,7 @@ class Fleet:
 
     async def _read_now(self) -> dict[str, Any]:
         async with self._pool.acquire() as connection:
-            tables = await read_fleet(connection, silent_after=self._silent_after)
+            tables = await read_fleet(connection)
         return {**tables, "groups": self.groups()}
 
     def groups(self) -> list[dict[str, Any]] | None:

@@ -19,7 +19,7 @@ from worker.db.pool import Pool
 router = APIRouter(tags=["health"])
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist")
+_HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
 
 
 class Alive(BaseModel):

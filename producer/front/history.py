@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from producer.front.tallies import STATUSES, floor
+from producer.front.tallies import STATUSES, floor, tallies
 from worker.db.figures import quantile_us
 from worker.db.overview import Overview
 from worker.health.window import Tick, Window, ticks_of
@@ -30,10 +30,10 @@ SPANS = {
 }
 
 
-async def read_history(overview: Overview, span: Span, now: datetime, *, silent_after: timedelta) -> dict[str, Any]:
+async def read_history(overview: Overview, span: Span, now: datetime) -> dict[str, Any]:
     """Return `times` (Unix seconds), `outcomes` a second at each of them, and `pools`, one for each live process.
 
-    A process that has been silent for longer than *silent_after* is only counted, in `ended`.
+    A process that is not live any more is only counted, in `ended`. `tallies` are those of the last five minutes.
     """
     since = floor(now - span.length, span.stretch)
     ticks = ticks_of(await overview.history(since, now, span.stretch), since=since)
@@ -43,7 +43,7 @@ async def read_history(overview: Overview, span: Span, now: datetime, *, silent_
         place = (tick.now["tick"] - since) // span.stretch
         if 0 <= place < len(times):
             by_process.setdefault(tick.now["instance_id"], []).append((place, tick))
-    live = [placed for placed in by_process.values() if placed[-1][1].now["captured_at"] >= now - silent_after]
+    live = [placed for placed in by_process.values() if placed[-1][1].now["live"]]
     pools = sorted((_pool(placed, len(times)) for placed in live), key=lambda pool: (-pool["use"], pool["process"]))
     return {
         "times": [at.timestamp() for at in times],
@@ -51,6 +51,7 @@ async def read_history(overview: Overview, span: Span, now: datetime, *, silent_
         "pools": pools[:_MOST_PROCESSES],
         "live": len(pools),
         "ended": len(by_process) - len(live),
+        "tallies": tallies(ticks),
     }
 
 
@@ -81,6 +82,8 @@ def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
         "in_use": now["in_use"],
         "waiting": now["waiting"],
         "use": window.total("in_use_us") / sum(tick.us * tick.now["pool_limit"] for tick in window.ticks),
+        "batch_pending": now["batch_pending"],
+        "batch_wait_ms": window.batch_wait_ms,
         "queued": window.total("saturated_us") / window.us,
         "wait_p95_ms": None if wait_us is None else wait_us / 1000,
         "jobs_per_second": window.total("jobs_applied", "jobs_rejected", "jobs_failed") / (window.us / 1e6),

@@ -40,8 +40,10 @@ class Row(BaseModel):
     started_at: datetime
     finished_at: datetime
     queue_us: int
+    batch_us: int
     pool_wait_us: int
     db_us: int
+    write_us: int
     requeued_at: datetime | None
 
 
@@ -71,6 +73,17 @@ class Pending(BaseModel):
     id: str
     status: Literal["queued", "deferred", "in_progress"]
     url: str
+
+
+class Retrying(Pending):
+    """A job that has been tried without an outcome, and is to be tried again."""
+
+    function: str | None
+    attempts: int
+    """Tries so far."""
+    last_error: str | None
+    due_at: datetime | None
+    """When it is tried next; null while a worker has it."""
 
 
 class Settled(Row):
@@ -180,17 +193,26 @@ async def abort_job(services: Using, job_id: JobId) -> Aborting:
 
 
 @router.get("/jobs/{job_id:path}")
-async def read_job(services: Using, job_id: JobId) -> Settled | Pending:
+async def read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
     """Return a job: its outcome, or else what the queue knows of it."""
     row = await _row_of(services, job_id)
     if row is None or row["requeued_at"] is not None:
         state = await services.client.status(job_id)
         if state in ("queued", "deferred", "in_progress"):
-            return Pending.model_validate({"id": job_id, "status": state, "url": job_url(job_id)})
+            return await _pending(services, job_id, state)
         row = await _row_of(services, job_id)  # it may have been settled in between
     if row is None:
         raise _unknown(job_id)
     return Settled(id=job_id, url=job_url(job_id), **row)
+
+
+async def _pending(services: Services, job_id: str, state: str) -> Pending:
+    pending = {"id": job_id, "status": state, "url": job_url(job_id)}
+    retrying = await services.client.retrying(job_id)
+    if retrying is None:
+        return Pending.model_validate(pending)
+    due_at = None if state == "in_progress" else retrying.due_at  # what a claimed job has in its place is a lease
+    return Retrying.model_validate({**pending, **retrying._asdict(), "due_at": due_at})
 
 
 async def _row_of(services: Services, job_id: str) -> dict[str, Any] | None:

@@ -16,17 +16,20 @@ from redis.exceptions import RedisError
 
 from producer.front.history import SPANS, read_history
 from producer.front.services import Services
-from producer.front.tallies import SPAN, Tallies
+from producer.front.tallies import SPAN
 from worker.db.overview import Overview
 from worker.db.repositories import Repositories
-from worker.engine.leases import backlog
+from worker.delivery import now_ms
+from worker.engine.leases import Backlog, backlog
 from worker.health.kept import Kept
 
 LIFE_S = 1.0
 NO_ADVICE = "No size is advised: the figures do not bear it."
 _MOST_EVENTS = 30
-_SILENT_TICKS = 4
-_LEAST_SILENT = timedelta(seconds=10)
+_QUEUE_S = 0.5
+"""How long a picture waits for Redis; without an answer the queue is not known, and everything else is shown."""
+_RECENT = "5m"
+"""The history that the counts by function are taken from, whatever time is shown."""
 
 
 class Pictures:
@@ -34,8 +37,8 @@ class Pictures:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._tallies = Tallies()
         self._depths: deque[tuple[float, int, int, float]] = deque(maxlen=int(SPAN.total_seconds() / LIFE_S))
+        self._backlog = Kept(LIFE_S / 2, self._read_backlog)
         self._now = Kept(LIFE_S, self._gather_now)
         self._history = {name: Kept(span.life_s, self._reader_of(name)) for name, span in SPANS.items()}
         self._whole = {name: Kept(LIFE_S, self._composer_of(name)) for name in SPANS}
@@ -46,13 +49,16 @@ class Pictures:
 
     def _composer_of(self, window: str) -> Callable[[], Awaitable[bytes]]:
         async def compose() -> bytes:
-            now, history = await asyncio.gather(self._now.get(), self._history[window].get())
+            now, history, recent = await asyncio.gather(
+                self._now.get(), self._history[window].get(), self._history[_RECENT].get()
+            )
             groups = self._services.fleet.groups()
             parts = {
                 "window": window,
                 "window_s": SPANS[window].length.total_seconds(),
                 **now,
-                "history": history,
+                "tallies": recent["tallies"],
+                "history": {name: part for name, part in history.items() if name != "tallies"},
                 "groups": None if groups is None else [_group(group) for group in groups],
             }
             return to_json(parts, inf_nan_mode="null", fallback=str)
@@ -60,13 +66,9 @@ class Pictures:
         return compose
 
     def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, Any]]]:
-        silent_after = max(_LEAST_SILENT, _SILENT_TICKS * timedelta(seconds=self._services.settings.stats_interval))
-
         async def read() -> dict[str, Any]:
             async with self._services.pool.acquire() as connection:
-                return await read_history(
-                    Overview(connection), SPANS[window], datetime.now(UTC), silent_after=silent_after
-                )
+                return await read_history(Overview(connection), SPANS[window], datetime.now(UTC))
 
         return read
 
@@ -75,25 +77,28 @@ class Pictures:
         queue = await self._look_at_queue(now)
         async with self._services.pool.acquire() as connection:
             overview = Overview(connection)
-            await self._tallies.look(overview, now)
             server = await overview.server()
             events = await Repositories(connection).events.newest(since=now - timedelta(days=1), limit=_MOST_EVENTS)
             has_results = await overview.has_results()
         return {
             "at": now,
             "queue": queue,
-            "tallies": self._tallies.told(now),
             "server": server,
             "events": [_event(event) for event in events],
             "has_results": has_results,
         }
 
+    async def _read_backlog(self) -> Backlog:
+        """Ask Redis, for as long as its client does: one call at a time, however long it takes."""
+        queue_name = self._services.settings.queue_name
+        return await backlog(self._services.redis, queue_name, now_ms())
+
     async def _look_at_queue(self, now: datetime) -> dict[str, Any] | None:
         """Return the queue now and in the last minutes, as far as somebody looked; None while Redis is away."""
-        settings = self._services.settings
         try:
-            found = await backlog(self._services.redis, settings.queue_name, int(now.timestamp() * 1000))
-        except (RedisError, OSError):
+            async with asyncio.timeout(_QUEUE_S):
+                found = await self._backlog.get()
+        except (RedisError, OSError):  # a time limit that has run out is an OSError, too
             return None
         self._depths.append((now.timestamp(), found.waiting, found.running, found.oldest_s or 0.0))
         names = ("times", "waiting", "running", "oldest_s")

@@ -69,8 +69,11 @@ def handle_problems(app: FastAPI) -> None:
     def on_bug(_request: Request, _error: Exception) -> JSONResponse:
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the front; its log has it")
 
-    def on_away(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "a server is away", headers={"Retry-After": "2"})
+    def on_away(_request: Request, error: Exception) -> JSONResponse:
+        words = f"{'Redis' if isinstance(error, RedisError) else 'PostgreSQL'} does not answer"
+        if isinstance(error, PoolTimeout):
+            words = "all of the front's connections to PostgreSQL are in use"
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, words, headers={"Retry-After": "2"})
 
     def on_unfit(_request: Request, error: DataFault) -> JSONResponse:
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="invalid")

@@ -71,7 +71,7 @@ async def open_services(settings: Settings, urls: Urls, requests: Requests) -> A
             client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
             accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
             readiness=readiness,
-            fleet=Fleet(pool, stats_interval_s=settings.stats_interval),
+            fleet=Fleet(pool),
             metrics=Metrics(pool, None, lag, beside=[requests]),
         )
     finally:

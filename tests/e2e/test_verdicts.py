@@ -21,7 +21,7 @@ from worker.embedded.locks import wait_until
 from worker.embedded.postgres import Postgres
 from worker.health.journal import Journal
 from worker.health.recorder import Recorder
-from worker.ledger import Tally
+from worker.tally import Tally
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -35,15 +35,20 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
 
 async def test_without_snapshots_both_say_so(run: Run) -> None:
     """And what to look for."""
+    words = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?\n"
     for command, status in ((why, 0), (advise, 1)):
-        assert (status, "no snapshots of that time: is a worker running, and ENABLE_MONITORING on?\n") == await run(
-            command
-        )
+        assert (status, words) == await run(command)
+
+
+async def test_a_dead_process_is_not_judged(run: Run, side: SideConnection) -> None:
+    """One that has been silent for longer than four of its ticks, or has ended."""
+    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(minutes=12), waiting=15)
+    assert (await run(why))[1].startswith("no live process")
 
 
 async def test_a_crowded_pool_is_explained(run: Run, side: SideConnection) -> None:
     """The verdict first, the figures with their limits below, and what happened."""
-    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(minutes=12), waiting=15)
+    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
     journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
     journal.add_event("leak_suspected", {"task": "batch of create_user", "stack": ["deep", "inside"]})
     await journal.write()
@@ -64,7 +69,7 @@ async def test_a_crowded_pool_is_explained(run: Run, side: SideConnection) -> No
 
 async def test_a_size_is_advised_with_what_to_expect(run: Run, side: SideConnection) -> None:
     """The setting to change, the way there, and the predictions around it."""
-    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(minutes=12), waiting=15)
+    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
     status, document = await run(advise, json=True)
     advice = json.loads(document)["groups"][0]["advice"]
     assert (0, 2, 4) == (status, advice["limit"], advice["next_step"])
@@ -76,8 +81,8 @@ async def test_a_size_is_advised_with_what_to_expect(run: Run, side: SideConnect
 
 async def test_poor_figures_get_no_advice(run: Run, side: SideConnection) -> None:
     """Too little of the time, and status 1."""
-    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(minutes=11), waiting=15)
-    since = timedelta(minutes=2)
+    await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
+    since = timedelta(seconds=80)
     status, shown = await run(advise, since=since)
     assert 1 == status
     assert shown.startswith("no advice: insufficient_data, there are too few snapshots to tell\n")

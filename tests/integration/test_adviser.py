@@ -16,6 +16,8 @@ from worker.health.fleet import judge
 from worker.health.journal import Journal
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+LASTING = timedelta(minutes=10)
+"""Of the snapshots that are planted: their process is live at the end."""
 
 
 def an_adviser(side: SideConnection) -> tuple[Adviser, Journal]:
@@ -33,7 +35,7 @@ async def advice_of(connection: Any) -> list[dict[str, Any]]:
 
 async def test_a_crowded_pool_gets_advice_once(side: SideConnection, connection: Any) -> None:
     """Two processes look; the second sees that the first has told."""
-    await insert_ten_minutes(side, NOW - WINDOW, waiting=15)
+    await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     for _ in range(2):
         adviser, journal = an_adviser(side)
         await adviser.run_once(NOW)
@@ -47,7 +49,7 @@ async def test_workers_that_start_together_give_advice_once(
     side: SideConnection, connection: Any, database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rollout of twenty left twenty equal events each quarter of an hour: nobody had told when the others looked."""
-    await insert_ten_minutes(side, NOW - WINDOW, waiting=15)
+    await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     have_looked = asyncio.Barrier(6)
 
     async def judge_together(studies: Any) -> Any:
@@ -69,7 +71,7 @@ async def test_who_judges_longer_than_another_gives_no_advice(
     side: SideConnection, connection: Any, database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had looked before the other told, and looks again."""
-    await insert_ten_minutes(side, NOW - WINDOW, waiting=15)
+    await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     quick_side = SideConnection(database, "stats")
     quick, slow = an_adviser(quick_side)[0], an_adviser(side)[0]
 
@@ -88,7 +90,7 @@ async def test_where_there_is_nothing_to_do_nothing_is_told(side: SideConnection
     """Nor where there is nothing to go by."""
     adviser, journal = an_adviser(side)
     await adviser.run_once(NOW)
-    await insert_ten_minutes(side, NOW - WINDOW, waiting=0)
+    await insert_ten_minutes(side, NOW - LASTING, waiting=0)
     await adviser.run_once(NOW)
     await journal.write()
     assert [] == await advice_of(connection)

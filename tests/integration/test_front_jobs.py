@@ -1,6 +1,7 @@
 """The jobs room of the front: outcomes page by page, one job, and running jobs again or aborting them."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urljoin
 
@@ -13,6 +14,7 @@ from httpx import AsyncClient
 
 from producer.client import JobClient
 from worker.db.pool import Pool, PoolConfig
+from worker.engine.leases import Finish, Leases
 from worker.jobs import JOBS
 from worker.ledger import Ledger
 from worker.outcomes import Failed
@@ -132,6 +134,25 @@ async def test_a_cursor_that_was_not_handed_out_is_refused(http: AsyncClient, cu
     """As a problem with its code; the last one is a time without a zone."""
     answer = await http.get("/jobs", params={"cursor": cursor})
     assert (422, "invalid") == (answer.status_code, answer.json()["code"])
+
+
+async def test_a_job_that_is_retried_says_why_and_when(http: AsyncClient, client: JobClient, redis: ArqRedis) -> None:
+    """Out of Redis: the ledger has no row before the outcome. What cannot be read there is unknown, and no error."""
+    await client.enqueue_many([a_submission(job_id="j")])
+    leases = Leases(redis, redis.default_queue_name, lease_ms=5000)
+    ((job,), _) = await leases.claim("o", 10, suspect_too=False)
+    await leases.finish("o", [Finish("j", "again", b"2 ValueError: no\xff luck", 60_000, owner=job.owner)])
+    told = (await http.get("/jobs/j")).json()
+    assert ("deferred", "create_user", 2) == tuple(told[name] for name in ("status", "function", "attempts"))
+    assert "ValueError: no\ufffd luck" == told["last_error"]
+    assert 0 < (datetime.fromisoformat(told["due_at"]) - datetime.now(UTC)).total_seconds() < 61
+    await redis.set("arq:job:j", b"\xff")
+    await redis.delete("arq:cause:j")
+    await redis.rpush("arq:cause:j", "x")
+    told = (await http.get("/jobs/j")).json()
+    assert (None, None) == (told["function"], told["last_error"])
+    await redis.set("arq:retry:j", b"\xff")
+    assert {"id", "status", "url"} == set((await http.get("/jobs/j")).json())
 
 
 async def test_a_job_is_its_outcome_or_else_what_the_queue_knows(

@@ -19,7 +19,7 @@ from producer.front import page as page_module
 from producer.front.app import create_app
 from producer.front.feed import Feed
 from producer.front.history import SPANS, read_history
-from producer.front.tallies import OTHERS, STRETCH, Tallies, floor
+from producer.front.tallies import floor, tallies
 from settings import load
 from worker import identity
 from worker.db.faults import Unavailable
@@ -28,6 +28,7 @@ from worker.db.pool import PoolConfig
 from worker.db.side_connection import SideConnection
 from worker.embedded import Urls
 from worker.health.journal import Journal
+from worker.health.window import Tick
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ADDED = """
@@ -64,62 +65,44 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def jobs_of(told: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Return the counts by function."""
-    return {one["function"]: one["jobs"] for one in told["functions"]}
+def a_tick(at_s: float, before_s: float | None, **functions: tuple[list[int], list[int]]) -> Tick:
+    """Return a tick that ends so many seconds before noon; *functions* have their counters before and now."""
+
+    def row(ago_s: float, place: int) -> dict[str, Any]:
+        at = NOW - timedelta(seconds=ago_s)
+        counts = {name: both[place] for name, both in functions.items()}
+        return {"tick": at, "captured_at": at, "started_at": at - timedelta(seconds=5), "functions": counts}
+
+    return Tick(None if before_s is None else row(before_s, 0), row(at_s, 1))
 
 
-async def test_outcomes_are_counted_by_function(connection: Any, add: Add) -> None:
-    """In stretches that are over; each once, however often it is looked; those that come late, too."""
-    tallies, overview = Tallies(), Overview(connection)
-    await add("create_user", 3, ago_s=100)
-    await add("create_user", 1, ago_s=3, status="failed")
-    await add("place_order", 2, ago_s=5000)
-    await tallies.look(overview, NOW)
-    assert {"create_user": {"applied": 3, "rejected": 0, "failed": 1}} == jobs_of(tallies.told(NOW))
-    await add("create_user", 5, ago_s=1)  # became visible after the look
-    later = NOW + timedelta(seconds=2)
-    await tallies.look(overview, later)
-    told = tallies.told(later)
-    assert {"applied": 8, "rejected": 0, "failed": 1} == jobs_of(told)["create_user"]
-    (rates,) = (one["rates"] for one in told["functions"])
-    assert (2.5, len(told["times"])) == (rates["applied"][-2], len(rates["applied"]))
-    assert told["times"] == sorted(told["times"])
-    assert later.timestamp() - STRETCH.total_seconds() == told["times"][-1]
+def test_outcomes_are_counted_by_function() -> None:
+    """As gains, those of all processes, in the five minutes that end with the newest tick."""
+    told = tallies(
+        [
+            a_tick(300, 305, create_user=([0, 0, 0, 0], [1000, 0, 0, 0])),  # before the five minutes
+            a_tick(5, 10, create_user=([100, 0, 1, 0], [110, 0, 2, 7]), place_order=([5, 5, 0, 0], [5, 5, 0, 0])),
+            a_tick(0, None, create_user=([], [20, 0, 0, 0])),
+        ]
+    )
+    (one,) = told["functions"]
+    assert ("create_user", {"applied": 30, "rejected": 0, "failed": 1, "retried": 7}) == (one["function"], one["jobs"])
+    assert [2.0, 4.0] == one["rates"]["applied"][-2:]
+    assert (60, 0.2) == (len(told["times"]), one["rates"]["failed"][-2])
+    assert (NOW.timestamp(), 300) == (told["until"], told["until"] - told["since"])
+    assert told["until"] - 5 == told["times"][-1]
 
 
-async def test_what_is_over_is_forgotten(connection: Any, add: Add) -> None:
-    """Five minutes are told."""
-    tallies, overview = Tallies(), Overview(connection)
-    await add("create_user", 3, ago_s=100)
-    await tallies.look(overview, NOW)
-    await tallies.look(overview, NOW + timedelta(seconds=250))
-    assert {} == jobs_of(tallies.told(NOW + timedelta(seconds=250)))
+def test_a_long_tick_is_spread_over_its_time() -> None:
+    """Where workers write a row each half minute."""
+    (one,) = tallies([a_tick(0, 30, f=([0, 0, 0, 0], [60, 0, 0, 0]))])["functions"]
+    assert [2.0] * 6 == one["rates"]["applied"][-6:]
+    assert 60 == sum(one["rates"]["applied"]) * 5
 
 
-async def test_a_look_is_bounded_and_says_from_when_it_knows(connection: Any, add: Add) -> None:
-    """What lies before is left out, not guessed."""
-    tallies, overview = Tallies(most_rows=10), Overview(connection)
-    for ago_s in (50, 31, 21, 11):
-        await add("create_user", 4, ago_s=ago_s)
-    await tallies.look(overview, NOW)
-    told = tallies.told(NOW)
-    assert {"applied": 8, "rejected": 0, "failed": 0} == jobs_of(told)["create_user"]
-    assert floor(NOW - timedelta(seconds=31), STRETCH) + STRETCH == datetime.fromtimestamp(told["times"][0], UTC)
-
-
-async def test_invented_functions_are_summed_up(connection: Any, add: Add) -> None:
-    """Whoever enqueues names them."""
-    tallies = Tallies()
-    await add("create_user", 5, ago_s=10)
-    for n in range(20):
-        await add(f"made-up-{n}" + "x" * 1000, 1, ago_s=10, status="rejected")
-    await tallies.look(Overview(connection), NOW)
-    counts = jobs_of(tallies.told(NOW))
-    assert 9 == len(counts)
-    assert 25 == sum(sum(jobs.values()) for jobs in counts.values())
-    assert 13 == counts[OTHERS]["rejected"]
-    assert max(len(name) for name in counts) < 100
+def test_without_a_row_nothing_is_known() -> None:
+    """Which is not the same as none."""
+    assert {"since": None, "until": None, "times": [], "functions": []} == tallies([])
 
 
 async def test_history_is_of_gains(side: SideConnection, connection: Any) -> None:
@@ -127,7 +110,7 @@ async def test_history_is_of_gains(side: SideConnection, connection: Any) -> Non
     began = floor(datetime.now(UTC), timedelta(minutes=1)) - timedelta(seconds=600)
     await insert_ten_minutes(side, began, waiting=15)
     now = began + timedelta(seconds=595)
-    told = await read_history(Overview(connection), SPANS["5m"], now, silent_after=timedelta(seconds=20))
+    told = await read_history(Overview(connection), SPANS["5m"], now)
     (pool,) = told["pools"]
     assert (1, 0) == (told["live"], told["ended"])
     assert (2, pytest.approx(0.95), pytest.approx(0.9)) == (pool["limit"], pool["use"], pool["queued"])
@@ -143,7 +126,7 @@ async def test_a_process_that_is_silent_has_ended(side: SideConnection, connecti
     """It is counted, no more."""
     began = NOW - timedelta(minutes=30)
     await insert_ten_minutes(side, began, waiting=0)
-    told = await read_history(Overview(connection), SPANS["1h"], NOW, silent_after=timedelta(seconds=20))
+    told = await read_history(Overview(connection), SPANS["1h"], NOW)
     assert ([], 0, 1) == (told["pools"], told["live"], told["ended"])
     assert any(rate is not None for rate in told["outcomes"]["applied"])
 
@@ -170,7 +153,22 @@ async def test_the_picture_has_all_parts(app: FastAPI, http: httpx.AsyncClient, 
     assert (0, 0, None) == tuple(picture["queue"][name] for name in ("waiting", "running", "oldest_s"))
     assert picture["has_results"]
     assert 1 == len(picture["history"]["pools"])
-    assert {"create_user": {"applied": 3, "rejected": 0, "failed": 0}} == jobs_of(picture["tallies"])
+    assert 60 == len(picture["tallies"]["times"])
+
+
+async def test_a_redis_that_is_frozen_holds_no_picture_up(http: httpx.AsyncClient, monkeypatch: Any) -> None:
+    """The queue is unknown, and that it is comes as fast as any picture; nobody asks twice at a time."""
+    asked: list[int] = []
+
+    async def hang(*_: object) -> None:
+        asked.append(1)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("producer.front.picture.backlog", hang)
+    async with asyncio.timeout(5):
+        for window in ("5m", "1h"):
+            assert (await http.get("/picture", params={"window": window})).json()["queue"] is None
+    assert [1] == asked
 
 
 async def test_another_time_is_refused(http: httpx.AsyncClient) -> None:

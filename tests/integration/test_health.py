@@ -22,7 +22,7 @@ from worker.health.metrics import Metrics
 from worker.health.pruner import Pruner
 from worker.health.recorder import Recorder
 from worker.identity import Identity
-from worker.ledger import Tally
+from worker.tally import Tally
 
 TICK_S = 1_764_000_000.0
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
@@ -81,7 +81,7 @@ async def test_a_sample_becomes_a_row_with_every_column(
     recorder.take_sample(TICK_S)
     await recorder._journal.write()
     (row,) = await snapshots(connection)
-    assert all(value is not None for value in row.values())
+    assert {"queue_waiting", "queue_oldest_us"} == {name for name, value in row.items() if value is None}  # no queue
     assert datetime.fromtimestamp(TICK_S, UTC) == row["tick"]
     assert ("worker-1", "host-1", 1, 4, 1, 1) == tuple(
         row[name] for name in ("worker_id", "host", "min_size", "max_size", "size", "idle")

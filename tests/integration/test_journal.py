@@ -15,7 +15,7 @@ from worker.db.repositories import Repositories
 from worker.db.side_connection import SideConnection
 from worker.health.journal import Journal
 from worker.health.recorder import Recorder
-from worker.ledger import Tally
+from worker.tally import Tally
 
 TICK_S = 1_764_000_000.0
 SERVER_COLUMNS = (

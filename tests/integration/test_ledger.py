@@ -10,8 +10,9 @@ from waiting import until
 
 from worker.db.pool import Pool, PoolConfig
 from worker.jobs import JOBS
-from worker.ledger import UNRESOLVED_DELAYS_S, Ledger, Tally
+from worker.ledger import UNRESOLVED_DELAYS_S, Ledger
 from worker.outcomes import Applied, Failed, Reason, Rejected, RetryLater
+from worker.tally import Tally
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: 
     assert delivery.queue_us == row.pop("queue_us")
     assert 0 <= row.pop("pool_wait_us") < 10_000_000
     assert 0 < row.pop("db_us") < 10_000_000
+    assert (0, 0) == (row.pop("batch_us"), row.pop("write_us"))  # no batcher had it, and it is the first batch
     assert {
         "job_id": "a",
         "function": "create_user",
@@ -202,7 +204,7 @@ async def test_an_unknown_reference_is_tried_again_later(
     outcomes = await ledger.settle("place_order", [a_delivery(an_order(), attempt=attempt)])
     assert [RetryLater(delay_s)] == outcomes
     assert {} == await rows(connection)
-    assert Tally() == ledger.tally
+    assert Tally(retried=1) == ledger.tally
 
 
 async def test_an_unknown_reference_is_looked_up_again_at_once(ledger: Ledger, connection: Any) -> None:
@@ -268,3 +270,24 @@ async def test_work_waits_for_a_connection_and_says_so_in_its_row(database: Pool
     await settling
     await pool.close()
     assert (await rows(connection))["a"]["pool_wait_us"] >= 50_000
+
+
+async def test_a_row_has_the_commit_of_the_batch_before(ledger: Ledger, connection: Any) -> None:
+    """Its own comes after it; the slow part of a database is in the database's part all the same."""
+    await connection.execute("""
+        CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER nap AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION nap()""")
+    for job_id in ("a", "b"):
+        await ledger.settle("create_user", [a_delivery(a_user(job_id), job_id)])
+    found = await rows(connection)
+    assert 0 == found["a"]["write_us"]
+    assert 50_000 <= found["b"]["write_us"] < found["b"]["db_us"]
+    assert 50_000 > found["a"]["db_us"]
+
+
+async def test_retries_are_counted_by_function(ledger: Ledger) -> None:
+    """Those that go back to the queue; a function that no job type has is one of the others."""
+    await ledger.settle("place_order", [a_delivery(an_order(), "a", function="place_order")])
+    await ledger.settle("invented", [a_delivery(Rejected(Reason.INVALID), "b", function="invented")])
+    assert {"place_order": [0, 0, 0, 1], "(others)": [0, 1, 0, 0]} == ledger.tally.functions

@@ -18,7 +18,7 @@ from worker.db.side_connection import SideConnection
 from worker.db.users import User
 
 ALL = all_migrations()
-WRITTEN_BY_SQL = {"function", "worker_id", "finished_at", "db_us", "requeued_at"}
+WRITTEN_BY_SQL = {"write_us", "function", "worker_id", "finished_at", "db_us", "requeued_at"}
 
 
 async def columns(connection: Any, table: str) -> set[str]:

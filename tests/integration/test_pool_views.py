@@ -187,6 +187,6 @@ async def test_a_jobs_time_is_told_part_by_part(connection: Any) -> None:
         SELECT n::text, 'create_user', 'applied', '{}', 1, 'w', now(), now(), now(), n * 1000, 500, 2000
         FROM generate_series(1, 101) AS n""")
     rows = {row["part"]: row for row in await connection.fetch("SELECT * FROM job_latency")}
-    assert {"queue", "pool", "database"} == set(rows)
+    assert {"queue", "batch", "pool", "database"} == set(rows)
     assert (51, 96, 100, 101) == tuple(rows["queue"][name] for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms"))
     assert (0.5, 2) == (rows["pool"]["p99_ms"], rows["database"]["p99_ms"])

@@ -74,7 +74,7 @@ async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
     [
         (
             "DELETE FROM schema_migrations WHERE version >= 4",
-            "not applied: 0004_pool_history, 0005_front, 0006_rolling_deploys",
+            "not applied: 0004_pool_history, 0005_front, 0006_rolling_deploys, 0007_verdicts",
         ),
         (
             "UPDATE schema_migrations SET checksum = '' WHERE version = 1",

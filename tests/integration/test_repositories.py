@@ -197,7 +197,7 @@ async def test_the_latency_of_all_jobs_is_that_of_the_view(repositories: Reposit
     view = {tuple(row) for row in await connection.fetch("SELECT * FROM job_latency")}
     told = await repositories.results.latency()
     assert view == {tuple(row.values()) for row in told}
-    assert ["queue", "pool", "database"] * 2 == [row["part"] for row in told]
+    assert ["queue", "batch", "pool", "database"] * 2 == [row["part"] for row in told]
 
 
 async def test_the_latency_of_some_jobs_is_theirs(repositories: Repositories, connection: Any) -> None:

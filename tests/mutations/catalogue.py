@@ -80,10 +80,17 @@ MUTATIONS = [
     Mutation(
         "the ledger's row outside of the effect's transaction",
         "worker/ledger.py",
-        "                written = await self._write(function, fresh, decided, repositories, begun_ns)\n",
-        "            async with self._pool.transaction() as connection:\n"
-        "                written = await self._write(function, fresh, decided, Repositories(connection), begun_ns)\n",
+        "                    await self._write(function, entries, repositories, db_us, write_us)\n",
+        "                    async with self._pool.transaction() as other:\n"
+        "                        await self._write(function, entries, Repositories(other), db_us, write_us)\n",
         f"{FAULTS}::test_an_effect_whose_row_cannot_be_written_is_rolled_back",
+    ),
+    Mutation(
+        "the COMMIT counts nowhere",
+        "worker/ledger.py",
+        "db_us = (write_ns - begun_ns) // 1000 + write_us",
+        "db_us = (write_ns - begun_ns) // 1000",
+        "tests/integration/test_ledger.py::test_a_row_has_the_commit_of_the_batch_before",
     ),
     Mutation(
         "no transaction at all",

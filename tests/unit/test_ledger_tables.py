@@ -16,6 +16,7 @@ ROW: dict[str, Any] = {
     "worker_id": "host-1-abcd",
     "finished_at": datetime(2026, 11, 25, 17, 30, tzinfo=UTC),
     "queue_us": 61_234_567,
+    "batch_us": 2_000,
     "pool_wait_us": 4500,
     "db_us": 120_000,
 }
@@ -33,8 +34,8 @@ def drawn(table: Table, width: int) -> list[list[str]]:
 def test_eighty_columns_are_enough_for_a_slow_job() -> None:
     """Total and parts in milliseconds, what it was, and an id of ours on one line."""
     head, row = drawn(_slowest_table([ROW], wide=False), 80)
-    assert ["total", "queue", "pool", "database", "function", "job_id"] == head
-    assert ["61,359", "61,235", "4.5", "120", "create_product", ROW["job_id"]] == row
+    assert ["total", "queue", "batch", "pool", "db", "function", "job_id"] == head
+    assert ["61,361", "61,235", "2.0", "4.5", "120", "create_product", ROW["job_id"]] == row
 
 
 def test_a_longer_id_goes_on_in_the_next_line() -> None:

@@ -12,7 +12,7 @@ from worker.db.figures import BOUNDS_US
 from worker.db.pool import Pool, PoolConfig
 from worker.health.loop_lag import LoopLag
 from worker.health.metrics import Metrics
-from worker.ledger import Tally
+from worker.tally import Tally
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 POOL = {"db_client_connection_pool_name": "tidepool"}
@@ -38,6 +38,8 @@ KINDS = {
     "tidepool_pool_query_errors": "counter",
     "tidepool_pool_database_restarts": "counter",
     "tidepool_jobs": "counter",
+    "tidepool_job_retries": "counter",
+    "tidepool_pool_commit_time_seconds": "histogram",
     "tidepool_loop_lag_seconds": "histogram",
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
+from worker.db.figures import BOUNDS_US
 from worker.health.study import studies_of
 from worker.health.verdict import Study, Verdict, examine
 
@@ -176,3 +177,90 @@ def test_figures_that_contradict_each_other_get_no_verdict(study: Callable[..., 
     for tick in sound.window.ticks:
         tick.now["in_use_us"] *= 2  # pyright: ignore[reportIndexIssue]
     assert "insufficient_data" == examine(sound).name
+
+
+def changed(study: Study, **gains_or_gauges: Callable[[int], Any]) -> Study:
+    """Return a study whose rows have other figures: each a function of the tick's number since the start."""
+    ticks = study.window.ticks
+    for n, row in enumerate([ticks[0].before, *(tick.now for tick in ticks)]):
+        for name, value in gains_or_gauges.items():
+            row[name] = value(n)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+    return study
+
+
+def histogram(counts: dict[int, int]) -> list[int]:
+    """Return a histogram with so many in some of its buckets."""
+    return [counts.get(place, 0) for place in range(len(BOUNDS_US) + 1)]
+
+
+def test_jobs_that_wait_in_the_batcher_make_a_pool_too_small(study: Callable[..., Study]) -> None:
+    """One connection, batches of 500 jobs that take a second, 1,500 more that wait: the gate has no queue at all."""
+    one = changed(
+        study(always_held, size=1, callers=1),
+        batches=lambda n: n,
+        batch_jobs=lambda n: 500 * n,
+        batch_wait_us_sum=lambda n: 500 * n * 3_000_000,
+    )
+    found = examine(one)
+    assert "pool_too_small" == found.name, found.findings
+    assert found.advice is not None
+    assert (4, "high") == (found.advice.size, found.advice.confidence)
+    predicted = {told["size"]: told["jobs_per_second"] for told in found.advice.predictions}
+    assert pytest.approx(500, rel=0.05) == predicted[1]
+    assert pytest.approx(2000, rel=0.05) == predicted[4]
+
+
+async def always_held(simulation: Simulation) -> None:
+    """Use the one connection all the time, a second each."""
+
+    async def hold() -> None:
+        while True:
+            await simulation.use(1.0)
+
+    simulation.add(hold())
+    await simulation.run(2 * SECONDS)
+
+
+def test_a_natural_wait_in_the_batcher_is_no_verdict(study: Callable[..., Study]) -> None:
+    """A batch that waits for an eighth of what the one before it takes grows meanwhile: that is what batching is."""
+    natural = changed(
+        study(always_held, size=1, callers=1),
+        batches=lambda n: n,
+        batch_jobs=lambda n: 500 * n,
+        batch_wait_us_sum=lambda n: 500 * n * 125_000,
+    )
+    assert "ok" == examine(natural).name
+
+
+def test_cpu_that_others_took_is_no_verdict_where_nothing_waits(study: Callable[..., Study]) -> None:
+    """Nor is a lag of which the process was ready to run; with jobs in the queue the same process wants more CPU."""
+    full = {"cpu_us": lambda n: 300_000 * n, "cpu_wait_us": lambda n: 600_000 * n}
+    lags = {"loop_lag_hist": lambda n: histogram({8: 10 * n}), "loop_block_hist": lambda n: histogram({0: 10 * n})}
+    starved = changed(study(comfortable), **full, **lags)
+    assert "ok" == examine(starved).name
+    assert "loop_bound" == examine(changed(starved, queue_oldest_us=lambda _: 2_000_000)).name
+
+
+def test_a_short_block_counts_only_where_something_waits(study: Callable[..., Study]) -> None:
+    """Twenty-five milliseconds hold nobody up in an idle process."""
+    blocked = changed(study(comfortable), loop_block_hist=lambda n: histogram({0: 9 * n, 7: n}))
+    assert "ok" == examine(blocked).name
+    assert "loop_bound" == examine(changed(blocked, queue_oldest_us=lambda _: 2_000_000)).name
+
+
+def test_what_holds_for_a_moment_only_is_no_verdict(study: Callable[..., Study]) -> None:
+    """On average over the window it would: one burst of blocks in a tenth of the time."""
+    burst = changed(study(comfortable), loop_block_hist=lambda n: histogram({0: 10 * n, 9: 40 if n > 20 else 0}))
+    found = examine(burst)
+    assert "ok" == found.name
+    (finding,) = (one for one in found.findings if one.verdict == "loop_bound")
+    assert "in a row" in finding.evidence[-1].name
+
+
+def test_slow_commits_are_the_databases(study: Callable[..., Study]) -> None:
+    """Where something waits; a slow COMMIT that nobody waits for is none's limit."""
+    slow = {"commits": lambda n: 10 * n, "commit_us_sum": lambda n: 10 * n * 150_000}
+    assert "ok" == examine(changed(study(comfortable), **slow)).name
+    found = examine(changed(study(comfortable), **slow, queue_oldest_us=lambda _: 2_000_000))
+    assert "database_bound" == found.name
+    assert "COMMIT" in found.finding.words

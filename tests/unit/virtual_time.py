@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from worker.db.pool import Pool, PoolConfig
+from worker.health.loop_lag import LoopLag
 from worker.health.recorder import Recorder
-from worker.ledger import Tally
+from worker.tally import Tally
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TICK_S = 1.0
@@ -128,7 +129,14 @@ class Simulation:
         self.pool._pool = self.inner
         self.written = Rows(clock)
         journal: Any = self.written
-        self._recorder = Recorder(journal, pool=self.pool, tally=Tally(), callers=lambda: callers, interval_s=TICK_S)
+        self._recorder = Recorder(
+            journal,
+            pool=self.pool,
+            tally=Tally(),
+            callers=lambda: callers,
+            interval_s=TICK_S,
+            lag=LoopLag(cpu_wait=lambda: 0),
+        )
         self._tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._recorder._lag.run())]
 
     def add(self, task: Coroutine[Any, Any, Any]) -> None:

@@ -25,6 +25,8 @@ _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """The level that every statement here is written for, whatever the database's default is."""
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _MOST_CONFLICTS = 8
+COMMIT: LiteralString = "COMMIT"
+"""What ends a transaction of the pool, and is counted as such."""
 _IDLE_SHARE = 0.9
 """A connection that ends after this share of the time for which it may be idle has ended for that reason."""
 
@@ -167,7 +169,10 @@ class Connections:
             self._stats.closed_lost_idle += 1
 
     def _queried(self, record: Any) -> None:
-        self._stats.queried(int(record.elapsed * 1e6), failed=record.exception is not None)
+        us, failed = int(record.elapsed * 1e6), record.exception is not None
+        self._stats.queried(us, failed=failed)
+        if record.query == COMMIT and not failed:
+            self._stats.committed(us)
 
     def _count_error(self, error: Exception) -> None:
         if isinstance(error, TimeoutError):

@@ -30,7 +30,8 @@ def quantile_us(histogram: Sequence[int], share: float) -> float | None:
     return None
 
 
-def _histogram() -> list[int]:
+def empty_histogram() -> list[int]:
+    """Return a histogram of nothing."""
     return [0] * (len(BOUNDS_US) + 1)
 
 
@@ -58,10 +59,10 @@ class PoolStats:
     wait_us_sum: int = 0
     """Of waiting for one's turn only; connecting is apart."""
     wait_us_max: int = 0
-    wait_hist: list[int] = field(default_factory=_histogram)
+    wait_hist: list[int] = field(default_factory=empty_histogram)
     hold_us_sum: int = 0
     hold_us_max: int = 0
-    hold_hist: list[int] = field(default_factory=_histogram)
+    hold_hist: list[int] = field(default_factory=empty_histogram)
     return_us_sum: int = 0
     connections_opened: int = 0
     connect_us_sum: int = 0
@@ -88,7 +89,12 @@ class PoolStats:
     queries: int = 0
     query_errors: int = 0
     query_us_sum: int = 0
-    query_hist: list[int] = field(default_factory=_histogram)
+    query_hist: list[int] = field(default_factory=empty_histogram)
+    commits: int = 0
+    """Of transactions; queries, too."""
+    commit_us_sum: int = 0
+    commit_us_max: int = 0
+    commit_hist: list[int] = field(default_factory=empty_histogram)
     _changed_ns: int = field(default_factory=time.perf_counter_ns, repr=False, compare=False)
 
     def move(self, *, in_use: int = 0, waiting: int = 0, now_ns: int | None = None) -> None:
@@ -136,11 +142,18 @@ class PoolStats:
         self.query_us_sum += us
         self.query_hist[bisect_left(BOUNDS_US, us)] += 1
 
+    def committed(self, us: int) -> None:
+        """Count a COMMIT that succeeded."""
+        self.commits += 1
+        self.commit_us_sum += us
+        self.commit_us_max = max(self.commit_us_max, us)
+        self.commit_hist[bisect_left(BOUNDS_US, us)] += 1
+
     def figures(self) -> dict[str, Any]:
         """Return every figure by name, and begin new peaks at the present readings."""
         self.move()
         figures = asdict(self)
         del figures["_changed_ns"]
         self.in_use_max, self.waiting_max = self.in_use, self.waiting
-        self.wait_us_max = self.hold_us_max = self.connect_us_max = 0
+        self.wait_us_max = self.hold_us_max = self.connect_us_max = self.commit_us_max = 0
         return figures

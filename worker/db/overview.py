@@ -1,5 +1,6 @@
 """What an overview of the whole service reads, across the tables: each query cheap however long they are."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,20 +16,13 @@ class Overview:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def tallies(
-        self, since: datetime, until: datetime, stretch: timedelta, *, limit: int
-    ) -> list[dict[str, Any]]:
-        """Return `at`, `function`, `status` and `jobs` of the newest *limit* outcomes of that time, the oldest first.
-
-        Stretches are counted from 1970. Where there are more outcomes the first stretch is not whole.
-        """
-        rows = await self._connection.fetch(_SQL["tallies"], since, until, stretch, limit)
-        return [dict(row.items()) for row in rows]
-
     async def history(self, since: datetime, until: datetime, stretch: timedelta) -> list[dict[str, Any]]:
-        """Return of each process the last row of each *stretch*, and one from before *since* where there is one."""
+        """Return of each process the last row of each *stretch*, and one from before *since* where there is one.
+
+        `live` says whether the process is live at *until*.
+        """
         rows = await self._connection.fetch(_SQL["history"], since, until, stretch)
-        return [dict(row.items()) for row in rows]
+        return [{**dict(row.items()), "functions": json.loads(row["functions"] or "{}")} for row in rows]
 
     async def server(self) -> dict[str, Any] | None:
         """Return the newest row of `db_snapshots`."""

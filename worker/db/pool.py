@@ -16,7 +16,7 @@ import asyncpg
 
 from worker.db.address import arguments
 from worker.db.connection import Connection
-from worker.db.connections import Connections, Session, has_ended
+from worker.db.connections import COMMIT, Connections, Session, has_ended
 from worker.db.faults import PoolClosed, PoolTimeout, Unavailable, connecting, translated
 from worker.db.figures import PoolStats
 from worker.db.gate import Gate, GateClosed, GateFull
@@ -119,7 +119,7 @@ class Pool:
             except BaseException:
                 await _end(connection, "ROLLBACK")
                 raise
-            await _end(connection, "COMMIT")
+            await _end(connection, COMMIT)
 
     async def check(self) -> float:
         """Return the milliseconds that a round trip took, for health checks. Raises as `acquire`."""

@@ -28,6 +28,7 @@ class Entry(NamedTuple):
     started_at_ms: int
     queue_us: int
     pool_wait_us: int
+    batch_us: int = 0
 
 
 class Finished(NamedTuple):
@@ -68,9 +69,16 @@ class ResultRepository:
         found = await self._connection.fetch(_SQL["lookup"], job_ids)
         return {row["job_id"]: _outcome(row) for row in found}
 
-    async def write(self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int) -> int:
-        """Store *entries*; returns how many. Fewer than given: somebody else has stored one, so roll back."""
-        tag = await self._connection.execute(_SQL["write"], rows.encode(entries), function, db_us, worker_id)
+    async def write(
+        self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int, write_us: int = 0
+    ) -> int:
+        """Store *entries*; returns how many. Fewer than given: somebody else has stored one, so roll back.
+
+        *write_us*, which is part of *db_us*, is how long the rows and the COMMIT of the function's batch before took:
+        a row is written before its own COMMIT.
+        """
+        values = (function, db_us, worker_id, write_us)
+        tag = await self._connection.execute(_SQL["write"], rows.encode(entries), *values)
         return int(tag.rpartition(" ")[2])
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
@@ -84,7 +92,7 @@ class ResultRepository:
         return [row_as_dict(row) for row in found]
 
     async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
-        """Return up to *limit* rows, those first whose jobs took longest: queue, pool and database together."""
+        """Return up to *limit* rows, those first whose jobs took longest, from being due to their outcome."""
         found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
         return [row_as_dict(row) for row in found]
 

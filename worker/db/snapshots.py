@@ -37,16 +37,19 @@ class SnapshotRepository:
         return [dict(row.items()) for row in rows]
 
     async def pool_health(self, since: datetime) -> list[dict[str, Any]]:
-        """Return the last minute of each process that wrote a snapshot since then; see the view of that name."""
+        """Return the last minute of each live process that wrote a snapshot since then; see the view of that name."""
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["pool_health"], since)]
 
     async def fleet_health(self, since: datetime) -> list[dict[str, Any]]:
         """Return the fleet's minutes since then, the newest first; see the view of that name."""
         return [dict(row.items()) for row in await self._connection.fetch(_SQL["fleet_health"], since)]
 
-    async def window(self, since: datetime, every: timedelta) -> list[dict[str, Any]]:
-        """Return what verdicts need of the rows since then: each process's last one in each stretch of *every*."""
-        return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since, every)]
+    async def window(self, since: datetime, every: timedelta, *, until: datetime) -> list[dict[str, Any]]:
+        """Return what verdicts need of the rows since then: each process's last one in each stretch of *every*.
+
+        Of the processes that are live at *until*.
+        """
+        return [dict(row.items()) for row in await self._connection.fetch(_SQL["window"], since, every, until)]
 
     async def peak(self, since: datetime) -> int:
         """Return the most connections that one process had in use at a time since then."""

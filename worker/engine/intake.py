@@ -47,6 +47,14 @@ class JobFailed(Exception):
     """The job was given up; the text says why."""
 
 
+class RetryBecause(Retry):
+    """arq's `Retry`, with the cause of it for whoever looks at the job before it runs again."""
+
+    def __init__(self, delay_s: float, cause: str) -> None:
+        super().__init__(defer=delay_s)
+        self.cause = cause
+
+
 class Intake:
     """Runs the jobs of *types* through *submit*, as the functions that arq is given.
 
@@ -173,7 +181,7 @@ def as_result(outcome: Outcome | RetryLater) -> dict[str, Any]:
         return {"status": "rejected", "reason": outcome.reason, "error": outcome.detail}
     if isinstance(outcome, Failed):
         raise JobFailed(outcome.error)
-    raise Retry(defer=outcome.delay_s)
+    raise RetryBecause(outcome.delay_s, outcome.cause)
 
 
 def _runner(function: str) -> Callable[..., Coroutine[Any, Any, Any]]:

@@ -158,7 +158,7 @@ async def _end_unrunnable(worker: "Worker", error: Unrunnable, start_ms: int) ->
             return _left(call, leave)
         except Retry as retry:
             failures.warning("%s", error.line)
-            return _again(call, retry.defer_score)
+            return _again(call, retry.defer_score, getattr(retry, "cause", ""))
         failures.warning("%s", error.line)
         if answer is not None:
             worker.jobs_complete += 1
@@ -246,7 +246,7 @@ async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseE
             log.info("%6.2fs ↻ %s retrying job in %0.2fs", seconds, call.ref, (defer_ms or 0) / 1000)
         else:
             log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.ref)
-        return _again(call, defer_ms)
+        return _again(call, defer_ms, getattr(error, "cause", ""))
     line = "%6.2fs ! %s failed, %s: %s"
     extra = {"extra": _extra(error)}
     failures.error(line, seconds, call.ref, type(error).__name__, error, exc_info=error, extra=extra)
@@ -268,8 +268,10 @@ def _since_s(time_ms: int) -> float:
     return (now_ms() - time_ms) / 1000
 
 
-def _again(call: Call, defer_ms: int | None) -> Finish:
-    return Finish(call.claimed.id, "again", str(call.job_try).encode(), defer_ms or 0, owner=call.claimed.owner)
+def _again(call: Call, defer_ms: int | None, cause: object = "") -> Finish:
+    """Return the finish of a job that runs again; *cause* is kept for whoever looks at it meanwhile."""
+    value = f"{call.job_try} {cause}".strip().encode("utf-8", "backslashreplace")
+    return Finish(call.claimed.id, "again", value, defer_ms or 0, owner=call.claimed.owner)
 
 
 def _left(call: Call, leave: Leave) -> Finish:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from worker.health.queueing import Prediction, closed, opened
+from worker.health.waiting import is_batcher_crowded
 from worker.health.window import Tick, Window
 
 SHARE = 0.95
@@ -23,6 +24,8 @@ _TARGET_MS = 10.0
 _TARGET_OF_HOLD = 0.1
 _OF_CEILING = 0.99
 """The share of the rate without any waiting that the recommended size reaches."""
+_OF_BATCHES = 0.9
+"""The same where jobs wait in the batcher: a batch that is far from full is not worth a connection."""
 _LEAST_USES = 20
 """A tick with fewer says too little about a load of its own."""
 _WORTH_IT = 0.2
@@ -82,6 +85,29 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Batches:
+    """Jobs that wait in the batcher for a connection. Times in milliseconds.
+
+    More connections take more batches at a time, as long as the jobs that are here fill them.
+    """
+
+    jobs: float
+    """That are here at a time on average: waiting for their batch to leave, or in one that is under way."""
+    per_batch: float
+    hold_ms: float
+    between_ms: float
+    """From the end of a use to the beginning of the next one on the same connection."""
+
+    def per_ms(self, size: int) -> float:
+        """Return the jobs that *size* connections settle in a millisecond."""
+        return min(size * self.per_batch, self.jobs) / (self.hold_ms + self.between_ms)
+
+    def demand(self) -> int:
+        """Return the smallest size with nearly the rate of a connection for each batch that could run."""
+        return max(1, math.ceil(_OF_BATCHES * self.jobs / self.per_batch))
+
+
+@dataclass(frozen=True, slots=True)
 class Advice:
     """A recommended size for each process of a group, and what it rests on."""
 
@@ -100,6 +126,8 @@ class Advice:
     """The size before floor and budget."""
     target_ms: float
     load: Load
+    batches: Batches | None
+    """Set where jobs wait in the batcher, and not at the pool's gate."""
     predictions: list[dict[str, Any]]
 
     @property
@@ -120,6 +148,9 @@ class _Part(NamedTuple):
     in_use_us: int
     waiting_us: int
     us: float
+    batches: int
+    batch_jobs: int
+    batch_wait_us: int
     callers: int
 
 
@@ -134,6 +165,9 @@ def _part(tick: Tick) -> _Part:
         in_use_us=tick.gain("in_use_us"),
         waiting_us=tick.gain("waiting_us"),
         us=tick.us,
+        batches=tick.gain("batches"),
+        batch_jobs=tick.gain("batch_jobs"),
+        batch_wait_us=tick.gain("batch_wait_us_sum"),
         callers=tick.now["callers"] or 0,
     )
 
@@ -142,7 +176,7 @@ def _load_of(parts: Sequence[_Part]) -> Load | None:
     if not parts:
         return None
     columns = tuple(zip(*parts, strict=True))
-    served, in_use_us, waiting_us, us = (sum(column) for column in columns[:-1])
+    served, in_use_us, waiting_us, us = (sum(column) for column in columns[:4])
     if not served:
         return None
     hold_us = in_use_us / served
@@ -153,6 +187,29 @@ def _load_of(parts: Sequence[_Part]) -> Load | None:
     return Load(callers, hold_us / 1000, between_us / 1000)
 
 
+def _batches_of(parts: Sequence[_Part], limit: int) -> Batches | None:
+    """Return what waits in the batcher on average over *parts*; None where no batch left."""
+    served, in_use_us, _, us, batches, jobs, wait_us, _ = (sum(column) for column in zip(*parts, strict=True))
+    if not served or not batches:
+        return None
+    per_batch = jobs / batches
+    return Batches(
+        jobs=wait_us / us + per_batch * in_use_us / us,
+        per_batch=per_batch,
+        hold_ms=in_use_us / served / 1000,
+        between_ms=max(0.0, limit * us - in_use_us) / served / 1000,
+    )
+
+
+def _demand_of(parts: Sequence[_Part], batched: int | None) -> int | None:
+    """Return the size that the load of *parts* needs; *batched*: the limit, where jobs wait in the batcher."""
+    load = _load_of(parts)
+    if load is None:
+        return None
+    batches = _batches_of(parts, batched) if batched else None
+    return max(load.demand(), batches.demand() if batches else 0)
+
+
 def advise(window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Advice:
     """Return the size for a group whose figures are sound: `verdict.examine` says whether they are.
 
@@ -161,8 +218,11 @@ def advise(window: Window, *, peak: int, budget: int | None, seed: int = 0) -> A
     """
     load = load_of(window.ticks)
     assert load is not None, "nothing was served"
-    demand = _busy_load(window.ticks).demand()
-    low, high = _range(window.ticks, random.Random(seed))
+    parts = [_part(tick) for tick in window.ticks]
+    batched = window.limit if is_batcher_crowded(window) else None
+    batches = _batches_of(parts, batched) if batched else None
+    demand = max(_busy_load(window.ticks).demand(), batches.demand() if batches else 0)
+    low, high = _range(parts, batched, random.Random(seed))
     size, binding = demand, "demand"
     if size < (floor := max(LEAST_SIZE, min(peak + 1, window.limit))):
         size, binding = floor, "floor"
@@ -177,11 +237,12 @@ def advise(window: Window, *, peak: int, budget: int | None, seed: int = 0) -> A
         low=min(low, size),
         high=max(high, size),
         binding=binding,
-        confidence=_confidence(window, low, high),
+        confidence=_confidence(window, batched, low, high),
         demand=demand,
         target_ms=load.target_ms,
         load=load,
-        predictions=[_told(load, at) for at in _sizes_around(window.limit, size)],
+        batches=batches,
+        predictions=[_told(load, batches, at) for at in _sizes_around(window.limit, size)],
     )
 
 
@@ -194,19 +255,18 @@ def _busy_load(ticks: Sequence[Tick]) -> Load:
     return loads[min(len(loads) - 1, int(SHARE * len(loads)))] if loads else average
 
 
-def _range(ticks: Sequence[Tick], chance: random.Random) -> tuple[int, int]:
+def _range(parts: Sequence[_Part], batched: int | None, chance: random.Random) -> tuple[int, int]:
     """Return the 5th and 95th percentile of the sizes that samples of the ticks lead to (Efron's bootstrap)."""
-    parts = [_part(tick) for tick in ticks]
-    samples = (_load_of(chance.choices(parts, k=len(parts))) for _ in range(_RESAMPLES))
-    sizes = sorted(load.demand() for load in samples if load)
+    samples = (_demand_of(chance.choices(parts, k=len(parts)), batched) for _ in range(_RESAMPLES))
+    sizes = sorted(demand for demand in samples if demand)
     return sizes[len(sizes) // 20], sizes[-1 - len(sizes) // 20]
 
 
-def _confidence(window: Window, low: int, high: int) -> str:
+def _confidence(window: Window, batched: int | None, low: int, high: int) -> str:
     """Return `high`, `medium` or `low`: how well samples agree, and both halves of the window."""
     half = len(window.ticks) // 2
-    ordered = sorted(window.ticks, key=lambda tick: tick.now["tick"])
-    sizes = [load.demand() for part in (ordered[:half], ordered[half:]) if (load := load_of(part))]
+    ordered = [_part(tick) for tick in sorted(window.ticks, key=lambda tick: tick.now["tick"])]
+    sizes = [demand for part in (ordered[:half], ordered[half:]) if (demand := _demand_of(part, batched))]
     width = (max(high, *sizes) - min(low, *sizes)) / high
     return "high" if width <= _NARROW else "medium" if width <= _WIDE else "low"
 
@@ -222,15 +282,25 @@ def _sizes_around(limit: int, size: int) -> list[int]:
     return sorted({limit, max(1, size - fifth), size, size + fifth})
 
 
-def _told(load: Load, size: int) -> dict[str, Any]:
-    """Return what is predicted at *size*; the figures are None where the pool could not keep up."""
-    predicted = load.at(size)
-    if predicted is None:
-        return {"size": size, "use": None, "wait_share": None, "wait_p95_ms": None, "per_second": None}
-    return {
-        "size": size,
-        "use": predicted.use,
-        "wait_share": predicted.wait_share,
-        "wait_p95_ms": predicted.wait_quantile(SHARE),
-        "per_second": predicted.throughput * 1000,
-    }
+def _told(load: Load, batches: Batches | None, size: int) -> dict[str, Any]:
+    """Return what is predicted at *size*; the figures are None where the pool could not keep up.
+
+    Where jobs wait in the batcher there are as many callers as connections, so none waits at the gate.
+    """
+    if batches is not None:
+        jobs = batches.per_ms(size) * 1000
+        use = batches.per_ms(size) * batches.hold_ms / batches.per_batch / size
+        uses = jobs / batches.per_batch
+        return {
+            "size": size, "use": use, "wait_share": 0.0, "wait_p95_ms": 0.0, "per_second": uses,
+            "jobs_per_second": jobs,
+        }  # fmt: skip
+    told = {"size": size, "use": None, "wait_share": None, "wait_p95_ms": None, "per_second": None}
+    if (predicted := load.at(size)) is not None:
+        told |= {
+            "use": predicted.use,
+            "wait_share": predicted.wait_share,
+            "wait_p95_ms": predicted.wait_quantile(SHARE),
+            "per_second": predicted.throughput * 1000,
+        }
+    return {**told, "jobs_per_second": None}

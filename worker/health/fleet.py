@@ -16,24 +16,24 @@ _MINUTES = timedelta(minutes=10)
 _JUDGED = timedelta(minutes=15)
 _MOST_ROWS = 120
 """A third of what `why` reads: who asks here asks often, and for ten processes that took half a second."""
-_HISTOGRAMS = ("wait_hist", "hold_hist")
+_BUDGET_OF = timedelta(minutes=2)
+_HISTOGRAMS = ("wait_hist", "hold_hist", "batch_wait_hist", "commit_hist")
 _BUDGET = (
     "tick", "max_connections", "reserved_connections", "role_limit", "database_limit", "backends",
     "backends_of_workers", "backends_orphaned", "workers", "granted", "usable",
 )  # fmt: skip
 
 
-async def read_fleet(connection: Connection, *, silent_after: timedelta) -> dict[str, Any]:
-    """Return the last minute of each process, the last ten minutes of all of them, and the budget.
+async def read_fleet(connection: Connection) -> dict[str, Any]:
+    """Return the last minute of each live process, the last ten minutes of all of them, and the budget.
 
-    A process that has written no snapshot for as long as *silent_after* is left out. The columns are those of the
-    views `pool_health` and `fleet_health`, and of `db_snapshots`; no budget: null.
+    The columns are those of the views `pool_health` and `fleet_health`, and of `db_snapshots`; no budget: null.
     """
     now = datetime.now(UTC)
     repositories = Repositories(connection)
-    processes = await repositories.snapshots.pool_health(now - silent_after)
+    processes = await repositories.snapshots.pool_health(now - _MINUTES)
     minutes = await repositories.snapshots.fleet_health(now - _MINUTES)
-    server = await repositories.server.window(now - silent_after)
+    server = await repositories.server.window(now - _BUDGET_OF)
     return {
         "processes": [{name: row[name] for name in row if name not in _HISTOGRAMS} for row in processes],
         "minutes": minutes,

@@ -21,7 +21,7 @@ from prometheus_client.utils import floatToGoString
 from worker.db.figures import BOUNDS_US, PoolStats
 from worker.db.pool import Pool
 from worker.health.loop_lag import LoopLag
-from worker.ledger import Tally
+from worker.tally import BatchFigures, Tally
 
 _POOL_LABEL = "db.client.connection.pool.name"
 _POOL_NAME = "tidepool"
@@ -32,12 +32,21 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 class Metrics(Collector):
     """Reads one process's pool, tally and probe each time it is asked; to be asked on the event loop's thread.
 
-    No *tally*: the process runs no jobs. What *beside* collects is told with it.
+    No *tally* and no *batches*: the process runs no jobs. What *beside* collects is told with it.
     """
 
-    def __init__(self, pool: Pool, tally: Tally | None, lag: LoopLag, *, beside: Sequence[Collector] = ()) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        tally: Tally | None,
+        lag: LoopLag,
+        *,
+        batches: BatchFigures | None = None,
+        beside: Sequence[Collector] = (),
+    ) -> None:
         self._pool = pool
         self._tally = tally
+        self._batches = batches
         self._lag = lag
         self._recent: dict[str, tuple[float, bytes]] = {}
         self._registry = CollectorRegistry()
@@ -68,6 +77,13 @@ class Metrics(Collector):
         yield from _trouble(self._pool.stats)
         if self._tally is not None:
             yield _jobs(self._tally)
+            yield _retries(self._tally)
+        if self._batches is not None:
+            waits = HistogramMetricFamily(
+                "tidepool_batch_wait", "Jobs, from being taken until their batch left the batcher.", unit="seconds"
+            )
+            waits.add_metric([], _buckets(self._batches.batch_wait_hist), self._batches.batch_wait_us_sum / 1e6)
+            yield waits
         lag = HistogramMetricFamily(
             "tidepool_loop_lag", "By how much the event loop ran a probe too late, ten times a second.", unit="seconds"
         )
@@ -80,6 +96,15 @@ def _jobs(tally: Tally) -> Metric:
     for outcome in ("applied", "rejected", "failed"):
         jobs.add_metric([outcome], getattr(tally, outcome))
     return jobs
+
+
+def _retries(tally: Tally) -> Metric:
+    """Return the tries that did not end a job, by function; functions that no job type has are one."""
+    retries = CounterMetricFamily("tidepool_job_retries", "Tries that are to be repeated.", labels=["function"])
+    for function in sorted({*tally.known, *tally.functions}):
+        *_, retried = tally.functions.get(function, (0,))
+        retries.add_metric([function], retried)
+    return retries
 
 
 def _connections(pool: Pool) -> Iterator[Metric]:
@@ -96,6 +121,7 @@ def _durations(stats: PoolStats) -> Iterator[Metric]:
     yield _histogram("db.client.connection.wait_time", "Waiting for a turn.", stats.wait_hist, stats.wait_us_sum)
     yield _histogram("db.client.connection.use_time", "Borrowed to given back.", stats.hold_hist, stats.hold_us_sum)
     yield _histogram("tidepool.pool.query_time", "Queries.", stats.query_hist, stats.query_us_sum)
+    yield _histogram("tidepool.pool.commit_time", "COMMITs.", stats.commit_hist, stats.commit_us_sum)
     yield _summary("db.client.connection.create_time", "Opening one.", stats.connections_opened, stats.connect_us_sum)
 
 

@@ -9,7 +9,8 @@ import asyncio
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,22 @@ from worker.db.pool import Pool
 from worker.health.journal import Journal
 from worker.health.loop_lag import LoopLag
 from worker.health.watcher import Watcher
-from worker.ledger import Tally
+from worker.tally import BatchFigures, Tally
 
 log = structlog.get_logger(__name__)
 
+_BACKLOG_S = 0.25
+"""How long a sample may be delayed by a queue that does not answer."""
+Backlog = tuple[int, float | None]
 _STATM = Path("/proc/self/statm")
 
 
 class Recorder:
-    """Takes the samples of one process. *callers* is how many tasks use its pool at a time; *lag* is run here."""
+    """Takes the samples of one process. *callers* is how many tasks use its pool at a time; *lag* is run here.
+
+    *batches* takes the batcher's figures; *backlog* returns how many jobs wait in the queue and for how many seconds
+    the oldest of them has been due; without an answer in time, or with None, the sample has neither.
+    """
 
     def __init__(
         self,
@@ -40,6 +48,8 @@ class Recorder:
         callers: Callable[[], int],
         interval_s: float,
         lag: LoopLag | None = None,
+        batches: Callable[[], dict[str, Any]] | None = None,
+        backlog: Callable[[], Awaitable[Backlog | None]] | None = None,
     ) -> None:
         self._journal = journal
         self._pool = pool
@@ -47,10 +57,13 @@ class Recorder:
         self._callers = callers
         self._interval_s = interval_s
         self._lag = lag or LoopLag()
+        self._batches = batches or BatchFigures().take_figures
+        self._backlog = backlog
+        self._queue: Backlog | None = None
         self._watcher = Watcher(int(pool.config.transaction_timeout_s * 1e6))
         self._writing: asyncio.Task[None] | None = None
         self._last_ns = time.perf_counter_ns()
-        self._last_told = (0, 0, 0)
+        self._last_told = (0, 0, 0, 0)
 
     async def run(self) -> None:
         """Sample at every tick until cancelled. A slow write delays no sample."""
@@ -58,6 +71,7 @@ class Recorder:
         try:
             while True:
                 tick_s = await self._next_tick()
+                await self._look_at_queue()
                 self.take_sample(tick_s)
                 if self._writing is None or self._writing.done():
                     self._writing = asyncio.create_task(self._journal.write(), name="snapshot writer")
@@ -68,6 +82,8 @@ class Recorder:
         """Write what is kept, as far as PostgreSQL allows."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
+        self._queue = None
+        self.take_sample(self._tick_after(time.time()))  # else what came since the last tick would be counted nowhere
         await self._journal.close("stopped")
 
     def take_sample(self, tick_s: float) -> None:
@@ -77,9 +93,9 @@ class Recorder:
             {
                 "tick": datetime.fromtimestamp(tick_s, UTC).isoformat(),
                 **self._pool_figures(holders),
-                "jobs_applied": self._tally.applied,
-                "jobs_rejected": self._tally.rejected,
-                "jobs_failed": self._tally.failed,
+                **self._tally.figures(),
+                **self._batches(),
+                **self._queue_figures(),
                 **self._lag.take_figures(),
                 **_process_figures(),
             }
@@ -104,20 +120,37 @@ class Recorder:
             "holding_us": sum(holder.us for holder in holders),
         }
 
+    async def _look_at_queue(self) -> None:
+        self._queue = None
+        if self._backlog is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BACKLOG_S):
+                    self._queue = await self._backlog()
+
+    def _queue_figures(self) -> dict[str, int | None]:
+        if self._queue is None:
+            return {"queue_waiting": None, "queue_oldest_us": None}
+        waiting, oldest_s = self._queue
+        return {"queue_waiting": waiting, "queue_oldest_us": int((oldest_s or 0.0) * 1e6)}
+
     def _tell(self, sample: Mapping[str, Any]) -> None:
-        told = (self._tally.applied, self._tally.rejected, self._tally.failed)
-        applied, rejected, failed = (now - before for now, before in zip(told, self._last_told, strict=True))
-        if applied or rejected or failed:
+        told = (self._tally.applied, self._tally.rejected, self._tally.failed, self._tally.retried)
+        names = ("applied", "rejected", "failed", "retried")
+        gains = {name: now - before for name, now, before in zip(names, told, self._last_told, strict=True)}
+        if any(gains.values()):
             pool = {name: sample[name] for name in ("size", "in_use_max", "waiting_max", "wait_us_max")}
-            log.info("jobs.settled", applied=applied, rejected=rejected, failed=failed, **pool)
+            log.info("jobs.settled", **gains, batch_wait_us_max=sample["batch_wait_us_max"], **pool)
         self._last_told = told
 
     async def _next_tick(self) -> float:
         """Sleep until the next multiple of the interval; returns it."""
         now_s = time.time()
-        tick_s = (now_s // self._interval_s + 1) * self._interval_s
+        tick_s = self._tick_after(now_s)
         await asyncio.sleep(tick_s - now_s)
         return tick_s
+
+    def _tick_after(self, now_s: float) -> float:
+        return (now_s // self._interval_s + 1) * self._interval_s
 
 
 def _process_figures() -> dict[str, int]:

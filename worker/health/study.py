@@ -16,13 +16,13 @@ _PEAK_OF = timedelta(days=7)
 async def read_studies(
     connection: Connection, *, since: datetime, until: datetime, most_rows: int = MOST_ROWS
 ) -> list[Study]:
-    """Return a study for each group of processes that are set up alike, of those that lived in the window.
+    """Return a study for each group of processes that are set up alike, of those that are live at its end.
 
     With fewer than *most_rows* of each process it costs less, and sees less of what is short.
     """
     repositories = Repositories(connection)
     before = since - (until - since)
-    rows = await repositories.snapshots.window(before, (until - before) / most_rows)
+    rows = await repositories.snapshots.window(before, (until - before) / most_rows, until=until)
     peak = await repositories.snapshots.peak(until - _PEAK_OF)
     server = await repositories.server.window(since)
     return studies_of(rows, server, since=since, until=until, peak=peak)

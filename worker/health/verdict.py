@@ -8,17 +8,22 @@ holds or not. The limits are explained in `docs/pool.md`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 
 from worker.health.advisor import Advice, advise
+from worker.health.waiting import BUSY, Evidence, busy, crowding, is_crowded, ratio, waited_for
 from worker.health.window import Row, Window
 
 LEAST_SERVED = 500
+_LEAST_SERVED_BUSY = 30
+"""Enough of a pool that is in use nearly all the time: long holds are few."""
 LEAST_TICKS = 10
 _LITTLE_OFF = 0.1
 _LITTLE_FLOOR = 0.5
 _LOST_SHARE = 0.5
 _LEAK_TICKS = 2
-_LAG_MS, _LAG_OF_HOLD = 20.0, 0.2
+_LAG_MS, _LAG_IDLE_MS, _LAG_OF_HOLD = 20.0, 50.0, 0.2
+"""A loop that is blocked for longer is at fault even where nothing waits."""
 _CPU = 0.85
 _REOPENED, _CONNECTING = 0.05, 0.2
 _SLOWER = 1.5
@@ -26,31 +31,13 @@ _SLOWER_THAN_BEFORE = 2.0
 _FULL, _CALM = 0.9, 0.5
 _LEAST_SIDE_TICKS, _LEAST_SIDE_QUERIES = 3, 50
 _LOCKED, _LOCKED_TICKS = 0.5, 3
-_SATURATED, _WAITING = 0.01, 0.1
 _WORKING = 0.5
+_COMMIT_MS, _COMMITTING = 20.0, 0.5
+_PARTS, _PARTS_IN_A_ROW = 5, 2
+"""What holds on average has to hold in so many parts of the time that follow each other, too."""
 _TOO_LARGE, _SPARE = 0.75, 3
 CONNECT_ERRORS = ("connect_refused", "connect_starting", "connect_timeouts", "connect_errors")
 REFUSALS = ("acquire_timeouts", "acquire_rejected")
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """One figure and the limit it is held against."""
-
-    name: str
-    value: float | None
-    unit: str
-    limit: float | None
-    """None: told for information only."""
-    exceeds: str = "above"
-    """On which side of the limit it counts: `above` (or at it), or `below`."""
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is on that side."""
-        if self.value is None or self.limit is None:
-            return False
-        return self.value < self.limit if self.exceeds == "below" else self.value >= self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +134,9 @@ def _too_few_uses(study: Study) -> Finding:
     window = study.window
     ended = window.total("hold_us_sum", "holding_us")  # of what has ended, and of what has not
     gap = abs(ended - window.total("in_use_us")) / max(window.us, 1)
+    least = LEAST_SERVED if (busy(window) or 0.0) < BUSY else _LEAST_SERVED_BUSY
     evidence = [
-        Evidence("uses", window.served, "", LEAST_SERVED, "below"),
+        Evidence("uses", window.served, "", least, "below"),
         Evidence(
             "rate x hold against in use", gap, "",
             max(_LITTLE_OFF * max(window.total("in_use_us") / max(window.us, 1), _LITTLE_FLOOR), 1e-9),
@@ -160,15 +148,26 @@ def _too_few_uses(study: Study) -> Finding:
 
 
 def _loop_bound(study: Study) -> Finding:
-    window = study.window
-    hold_ms = window.quantile_ms("hold_hist", 0.5) or 0.0
-    evidence = [
-        Evidence("loop lag p99", window.quantile_ms("loop_lag_hist", 0.99), "ms", max(_LAG_MS, _LAG_OF_HOLD * hold_ms)),
-        Evidence("CPU of the process", window.total("cpu_us") / max(window.us, 1), "share", _CPU),
-    ]
-    return _any(
-        "loop_bound", "the worker's own process is the limit: its event loop is blocked or its core is full", evidence
-    )
+    """Count as blocked only what our own code did, and look at the CPU only where something waits for it."""
+
+    def figures(window: Window) -> list[Evidence]:
+        hold_ms = window.quantile_ms("hold_hist", 0.5) or 0.0
+        waiting = waited_for(window)
+        least_ms = _LAG_MS if waiting.counts else _LAG_IDLE_MS
+        wanted = window.total("cpu_us", "cpu_wait_us") / max(window.us, 1)
+        blocked_ms = window.quantile_ms("loop_block_hist", 0.99)
+        return [
+            Evidence("loop blocked by its own code, p99", blocked_ms, "ms", max(least_ms, _LAG_OF_HOLD * hold_ms)),
+            Evidence("CPU that the process used or waited for", wanted, "share", _CPU),
+            waiting,
+        ]
+
+    def holds(evidence: list[Evidence]) -> bool:
+        blocked, cpu, waiting = (one.counts for one in evidence)
+        return blocked or (cpu and waiting)
+
+    words = "the worker's own process is the limit: its event loop is blocked, or it wants more CPU than it gets"
+    return _lasting("loop_bound", words, study.window, figures, holds)
 
 
 def _churn(study: Study) -> Finding:
@@ -177,12 +176,28 @@ def _churn(study: Study) -> Finding:
     connecting = window.total("connect_us_sum")
     spent = connecting + window.total("wait_us_sum", "hold_us_sum")
     evidence = [
-        Evidence(
-            "connections opened per use", _ratio(window.total("connections_opened"), window.served), "", _REOPENED
-        ),
-        Evidence("time spent connecting", _ratio(connecting, spent), "share", _CONNECTING),
+        Evidence("connections opened per use", ratio(window.total("connections_opened"), window.served), "", _REOPENED),
+        Evidence("time spent connecting", ratio(connecting, spent), "share", _CONNECTING),
     ]
     return _all("churn", "connections are opened again and again instead of being kept", evidence)
+
+
+def _slow_commits(study: Study) -> Finding:
+    def figures(window: Window) -> list[Evidence]:
+        commits = window.total("commits")
+        return [
+            Evidence(
+                "COMMIT, mean", window.total("commit_us_sum") / commits / 1000 if commits else None, "ms", _COMMIT_MS
+            ),
+            Evidence(
+                "share of holds spent in COMMIT",
+                ratio(window.total("commit_us_sum"), window.total("in_use_us")), "share", _COMMITTING,
+            ),
+            waited_for(window),
+        ]  # fmt: skip
+
+    words = "transactions spend most of their time in COMMIT: in the server's disk, replicas or deferred constraints"
+    return _lasting("database_bound", words, study.window, figures, _all_count)
 
 
 def _slow_database(study: Study) -> Finding:
@@ -191,31 +206,39 @@ def _slow_database(study: Study) -> Finding:
     evidence = [
         Evidence("queries, full against calm ticks", _slower(full, calm), "x", _SLOWER),
         Evidence("queries, against the time before", _slower(study.window, study.before), "x", _SLOWER_THAN_BEFORE),
+        waited_for(study.window),
     ]
-    return _any(
-        "database_bound", "queries take longer than they do at other times: more connections would add to it", evidence
-    )
+    *slower, waiting = (one.counts for one in evidence)
+    words = "queries take longer than they do at other times: more connections would add to it"
+    return Finding("database_bound", any(slower) and waiting, words, evidence)
 
 
 def _hold_too_long(study: Study) -> Finding:
-    window = study.window
-    working = _ratio(window.total("query_us_sum"), window.total("in_use_us"))
-    evidence = [*_crowded(window), Evidence("share of holds spent in queries", working, "share", _WORKING, "below")]
-    return _all("hold_too_long", "connections are held while nothing is asked of the database", evidence)
+    def figures(window: Window) -> list[Evidence]:
+        working = ratio(window.total("query_us_sum"), window.total("in_use_us"))
+        limit = Evidence("share of holds spent in queries", working, "share", _WORKING, "below")
+        return [*crowding(window), limit]
+
+    def holds(evidence: list[Evidence]) -> bool:
+        return is_crowded(evidence) and evidence[-1].counts
+
+    words = "connections are held while nothing is asked of the database"
+    return _lasting("hold_too_long", words, study.window, figures, holds)
 
 
 def _budget_bound(study: Study, advice: Advice) -> Finding:
     evidence = [
-        *_crowded(study.window),
         Evidence("size needed", advice.demand, "", advice.limit + 1),
         Evidence("most the server gives to each", study.budget, "", advice.demand, "below"),
     ]
-    return _all("budget_bound", "a larger pool is needed than the server has connections for", evidence)
+    words = "a larger pool is needed than the server has connections for"
+    return _crowded_and("budget_bound", words, study.window, evidence)
 
 
 def _too_small(study: Study, advice: Advice) -> Finding:
-    evidence = [*_crowded(study.window), Evidence("size advised", advice.size, "", advice.limit + 1)]
-    return _all("pool_too_small", "callers wait for connections that the database could serve", evidence)
+    evidence = [Evidence("size advised", advice.size, "", advice.limit + 1)]
+    words = "callers wait for connections that the database could serve"
+    return _crowded_and("pool_too_small", words, study.window, evidence)
 
 
 def _too_large(study: Study, advice: Advice) -> Finding:
@@ -233,8 +256,8 @@ def _fine(study: Study, advice: Advice) -> Finding:
 
 
 _BEFORE_ADVICE: tuple[Callable[[Study], Finding], ...] = (
-    _too_little, _incident, _too_many_clients, _leak, _locked, _too_few_uses, _churn, _loop_bound, _slow_database,
-    _hold_too_long,
+    _too_little, _incident, _too_many_clients, _leak, _locked, _too_few_uses, _churn, _loop_bound, _slow_commits,
+    _slow_database, _hold_too_long,
 )  # fmt: skip
 _OF_THE_SIZE: tuple[Callable[[Study, Advice], Finding], ...] = (_budget_bound, _too_small, _too_large)
 
@@ -247,15 +270,31 @@ def _all(verdict: str, words: str, evidence: list[Evidence]) -> Finding:
     return Finding(verdict, all(figure.counts for figure in evidence), words, evidence)
 
 
-def _crowded(window: Window) -> list[Evidence]:
-    """Return the figures of a pool that its callers wait for."""
-    waiting = window.total("waiting_us")
-    return [
-        Evidence("time with a queue", window.total("saturated_us") / max(window.us, 1), "share", _SATURATED),
-        Evidence(
-            "waiting, of waiting and holding", _ratio(waiting, waiting + window.total("in_use_us")), "share", _WAITING
-        ),
-    ]
+def _all_count(evidence: list[Evidence]) -> bool:
+    return all(figure.counts for figure in evidence)
+
+
+def _lasting(
+    verdict: str,
+    words: str,
+    window: Window,
+    figures: Callable[[Window], list[Evidence]],
+    holds: Callable[[list[Evidence]], bool],
+) -> Finding:
+    """Return a finding that holds in the whole window, and in parts of it that follow each other."""
+    evidence = figures(window)
+    if not holds(evidence):
+        return Finding(verdict, holds=False, words=words, evidence=evidence)
+    in_parts = [bool(part.ticks) and holds(figures(part)) for part in window.parts(_PARTS)]
+    longest = max(sum(1 for _ in run) if held else 0 for held, run in groupby(in_parts))
+    lasted = Evidence(f"in a row, of {_PARTS} parts of the time", longest, "", _PARTS_IN_A_ROW)
+    return Finding(verdict, lasted.counts, words, [*evidence, lasted])
+
+
+def _crowded_and(verdict: str, words: str, window: Window, others: list[Evidence]) -> Finding:
+    """Return a finding that holds where the pool has been crowded for some time, and each of *others* counts."""
+    crowded = _lasting(verdict, words, window, crowding, is_crowded)
+    return Finding(verdict, crowded.holds and _all_count(others), words, [*crowded.evidence, *others])
 
 
 def _slower(one: Window, other: Window) -> float | None:
@@ -263,12 +302,8 @@ def _slower(one: Window, other: Window) -> float | None:
     enough = all(
         len(side.ticks) >= _LEAST_SIDE_TICKS and side.total("queries") >= _LEAST_SIDE_QUERIES for side in (one, other)
     )
-    return _ratio(one.query_ms, other.query_ms) if enough else None
+    return ratio(one.query_ms, other.query_ms) if enough else None
 
 
 def _limit(window: Window) -> int:
     return window.limit if window.ticks else 0
-
-
-def _ratio(one: float | None, other: float | None) -> float | None:
-    return None if one is None or not other else one / other

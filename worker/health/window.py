@@ -69,6 +69,12 @@ class Window:
         """Return a histogram of the window alone."""
         return reduce(_added, (tick.histogram(name) for tick in self.ticks), [0] * (len(BOUNDS_US) + 1))
 
+    def parts(self, count: int) -> list["Window"]:
+        """Cut it by time into so many parts of as many ticks, where there are enough."""
+        times = sorted({tick.now["captured_at"] for tick in self.ticks})
+        place = {at: n * count // len(times) for n, at in enumerate(times)}
+        return [self.only(lambda tick, n=n: place[tick.now["captured_at"]] == n) for n in range(count)]
+
     def quantile_ms(self, name: str, share: float) -> float | None:
         """Return a quantile of such a histogram, None of an empty one."""
         us = quantile_us(self.histogram(name), share)
@@ -92,6 +98,17 @@ class Window:
     def in_use(self) -> float:
         """Connections in use, on average for one process."""
         return self.total("in_use_us") / self.us
+
+    @property
+    def hold_ms(self) -> float | None:
+        """How long a connection was held, on average."""
+        return self.total("in_use_us") / self.served / 1000 if self.served else None
+
+    @property
+    def batch_wait_ms(self) -> float | None:
+        """How long a job waited for its batch to leave the batcher, on average; None where no batch left."""
+        jobs = self.total("batch_jobs")
+        return self.total("batch_wait_us_sum") / jobs / 1000 if jobs else None
 
     @property
     def query_ms(self) -> float | None:

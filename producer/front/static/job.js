@@ -55,7 +55,7 @@ async function load() {
 
 function view(job, id) {
   const settled = job.status in TONES;
-  const parts = [el("p", {}, el("span", { class: `state tone-${TONES[job.status] ?? "calm"}` }, STATES[job.status] ?? job.status))];
+  const parts = [el("p", {}, el("span", { class: `state tone-${TONES[job.status] ?? "calm"}` }, retrying(job) ? "↻ to be tried again" : (STATES[job.status] ?? job.status)))];
   if (settled && job.db_us !== undefined) parts.push(latency(job));
   parts.push(el("dl", { class: "facts" }, facts(job).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
   if (settled) parts.push(requeueButton({ ...job, job_id: id }, load));
@@ -63,21 +63,23 @@ function view(job, id) {
   return parts.filter(Boolean);
 }
 
+const retrying = (job) => !(job.status in TONES) && job.attempts > 0 && job.status !== "in_progress";
+
 function latency(job) {
   const part = (name, us, fill) => ({ name, value: us, fill, words: span(us / 1000) });
   const strip = el("div", { class: "bar", role: "img" });
   const key = el("ul", { class: "keys" });
-  bar(strip, key, [part("queue", job.queue_us, "fill-1"), part("pool", job.pool_wait_us, "fill-2"), part("database", job.db_us, "fill-3")]);
-  const total = span((job.queue_us + job.pool_wait_us + job.db_us) / 1000);
-  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: waiting for a worker, for a connection, and in the database (of its whole batch)`), strip, key);
+  bar(strip, key, [part("queue", job.queue_us, "fill-1"), part("batch", job.batch_us, "fill-4"), part("pool", job.pool_wait_us, "fill-2"), part("database", job.db_us, "fill-3")]);
+  const total = span((job.queue_us + job.batch_us + job.pool_wait_us + job.db_us) / 1000);
+  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: waiting for a worker, for its batch to leave, for a connection, and in the database (of its whole batch, with the COMMIT of the batch before)`), strip, key);
 }
 
 function facts(job) {
   const at = (value) => (value ? time(value) : null);
   const json = (value) => (value === null || value === undefined ? null : el("pre", {}, JSON.stringify(value, null, 2)));
   return [
-    ["Function", job.function], ["Reason", job.reason], ["Error", job.error], ["Result", json(job.result)],
-    ["Tries", job.attempts === undefined ? null : figure(job.attempts)], ["Worker", job.worker_id],
+    ["Function", job.function], ["Last error", job.last_error], ["Next try", at(job.due_at)], ["Reason", job.reason], ["Error", job.error], ["Result", json(job.result)],
+    ["Tries", job.attempts === undefined || job.attempts === null ? null : figure(job.attempts)], ["Worker", job.worker_id],
     ["Enqueued", at(job.enqueued_at)], ["Started", at(job.started_at)], ["Finished", at(job.finished_at)], ["Requeued", at(job.requeued_at)],
     ["Content", json(job.args)],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");

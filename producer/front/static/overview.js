@@ -6,7 +6,7 @@ import { byId, el, figure, redraw, say, share, span, time } from "./dom.js";
 const PROCESS_COLORS = ["--s1", "--s2", "--s4", "--s5", "--s6", "--s8", "--s7", "--s3"];
 const OUTCOMES = [["applied", "--s1"], ["rejected", "--s2"], ["failed", "--s3"]];
 const WINDOW_WORDS = { "5m": "in 5 minutes", "1h": "in an hour", "1d": "in a day" };
-const RECENT = 5; // stretches of two seconds
+const RECENT = 2; // stretches of five seconds
 const STALE_S = 60;
 const GAP_S = 4;
 
@@ -53,24 +53,24 @@ function summed(functions, status) {
 function tiles({ tallies, queue: found, history, window: name }) {
   const rates = OUTCOMES.map(([status]) => summed(tallies.functions, status).slice(-RECENT));
   const rate = rates.reduce((sum, of) => sum + of.reduce((a, b) => a + b, 0) / Math.max(of.length, 1), 0);
-  say("tile-rate", `${figure(rate)}/s`);
+  say("tile-rate", tallies.times.length ? `${figure(rate)}/s` : "unknown");
   say("tile-rate-aside", "jobs, last 10 seconds");
-  say("tile-waiting", found ? figure(found.waiting) : "–");
+  say("tile-waiting", found ? figure(found.waiting) : "unknown");
   say("tile-waiting-aside", found ? `${figure(found.running)} running` : "Redis does not answer");
-  say("tile-oldest", found && found.oldest_s !== null ? span(found.oldest_s * 1000) : "none");
-  say("tile-oldest-aside", "waiting for a worker");
+  say("tile-oldest", found ? (found.oldest_s === null ? "none" : span(found.oldest_s * 1000)) : "unknown");
+  say("tile-oldest-aside", found ? "waiting for a worker" : "Redis does not answer");
   say("tile-workers", figure(history.live));
   say("tile-workers-aside", history.ended ? `${figure(history.ended)} ended ${WINDOW_WORDS[name]}` : "processes");
   const total = (status) => tallies.functions.reduce((sum, one) => sum + one.jobs[status], 0);
-  say("tile-bad", figure(total("failed") + total("rejected")));
-  say("tile-bad-aside", `${figure(total("failed"))} failed, ${figure(total("rejected"))} rejected`);
+  say("tile-bad", tallies.times.length ? figure(total("failed") + total("rejected")) : "unknown");
+  say("tile-bad-aside", `${figure(total("failed"))} failed, ${figure(total("rejected"))} rejected, ${figure(total("retried"))} retries`);
 }
 
 function throughput({ tallies, history, window: name }, shown) {
   const live = name === "5m";
   const lines = OUTCOMES.map(([status, color]) => ({ name: status, color, values: live ? summed(tallies.functions, status) : history.outcomes[status] }));
   charts.outcomes.show(live ? tallies.times : history.times, lines, ...shown);
-  redraw(byId("functions").tBodies[0], tallies.functions, () => tallies.functions.length ? tallies.functions.map(functionRow) : emptyRow(5, "No job has finished in the last five minutes."));
+  redraw(byId("functions").tBodies[0], tallies.functions, () => tallies.functions.length ? tallies.functions.map(functionRow) : emptyRow(6, tallies.times.length ? "No job has finished in the last five minutes." : "Not known: no worker process has written figures in this time."));
 }
 
 function functionRow({ function: name, jobs, rates }) {
@@ -78,7 +78,7 @@ function functionRow({ function: name, jobs, rates }) {
   const recent = all.slice(-RECENT);
   const rate = recent.reduce((a, b) => a + b, 0) / Math.max(recent.length, 1);
   const count = (value, flag) => el("td", { class: value ? (flag ? "flag" : "") : "zero" }, figure(value));
-  return el("tr", {}, el("th", { scope: "row", title: name }, name), el("td", {}, sparkline(thinned(all)), el("span", { class: "rate" }, figure(rate))), count(jobs.applied), count(jobs.rejected), count(jobs.failed, true));
+  return el("tr", {}, el("th", { scope: "row", title: name }, name), el("td", {}, sparkline(thinned(all)), el("span", { class: "rate" }, figure(rate))), count(jobs.applied), count(jobs.rejected), count(jobs.failed, true), count(jobs.retried, true));
 }
 
 function thinned(values, most = 38) {
@@ -108,7 +108,7 @@ function pools({ history, groups }, shown) {
   for (const name of ["in_use", "waiting", "wait_p95_ms"]) {
     charts[name].show(history.times, drawn.map((pool, n) => ({ name: pool.process, color: PROCESS_COLORS[n], values: pool.series[name] })), ...shown);
   }
-  redraw(byId("processes").tBodies[0], history.pools.map(({ series, ...rest }) => rest), () => history.pools.length ? history.pools.map(processRow) : emptyRow(7, "No worker process has written figures in this time."));
+  redraw(byId("processes").tBodies[0], history.pools.map(({ series, ...rest }) => rest), () => history.pools.length ? history.pools.map(processRow) : emptyRow(8, "No worker process has written figures in this time."));
   const more = history.live - history.pools.length;
   say("processes-more", more > 0 ? `and ${figure(more)} more; the busiest are shown` : "");
 }
@@ -120,6 +120,7 @@ function processRow(pool) {
     cell("In use / limit", `${pool.in_use} / ${pool.limit}${pool.waiting ? `, ${pool.waiting} waiting` : ""}`),
     cell("Used", share(pool.use)),
     cell("With a queue", share(pool.queued), pool.queued >= 0.01 ? "flag" : null),
+    cell("Batch wait", span(pool.batch_wait_ms)),
     cell("Wait p95", span(pool.wait_p95_ms)),
     cell("Jobs/s", figure(pool.jobs_per_second)),
     cell("Memory", `${figure(Math.round(pool.memory_mb))} MB`));

@@ -1,30 +1,17 @@
--- name: tallies
--- Outcomes of the newest rows, counted by the stretch of time in which they came, function and status.
--- Bounded by rows and not by time alone: at full speed a minute has half a million of them.
--- $1 since timestamptz, $2 until timestamptz, $3 stretch interval, $4 limit bigint
-WITH newest AS (
-    SELECT finished_at, function, status FROM job_results
-    WHERE finished_at >= $1 AND finished_at < $2
-    ORDER BY finished_at DESC
-    LIMIT $4
-)
-SELECT date_bin($3::interval, finished_at, timestamptz 'epoch') AS at, function, status, count(*) AS jobs
-FROM newest
-GROUP BY 1, 2, 3
-ORDER BY 1
-
 -- name: history
 -- Of each process the last row of each stretch of time, from the one before *since* on, for gains to begin at.
 -- A look into the primary key for each process and stretch, however many rows lie between.
 -- $1 since timestamptz, $2 until timestamptz, $3 stretch interval
 WITH alive AS (
-    SELECT instance_id FROM pool_processes AS p
+    SELECT instance_id, instance_id IN (SELECT instance_id FROM live_processes($2)) AS live
+    FROM pool_processes AS p
     WHERE (ended_at IS NULL OR ended_at >= $1)
       AND EXISTS (SELECT FROM pool_snapshots AS s WHERE s.instance_id = p.instance_id AND s.tick >= $1)
 )
-SELECT s.instance_id, s.tick, s.worker_id, s.started_at, s.captured_at, s.max_size, s.pool_limit, s.callers,
+SELECT alive.live, s.instance_id, s.tick, s.worker_id, s.started_at, s.captured_at, s.max_size, s.pool_limit, s.callers,
        s.size, s.in_use, s.in_use_max, s.waiting, s.waiting_max, s.in_use_us, s.waiting_us, s.saturated_us, s.wait_hist,
-       s.jobs_applied, s.jobs_rejected, s.jobs_failed, s.cpu_us, s.rss_bytes
+       s.jobs_applied, s.jobs_rejected, s.jobs_failed, s.jobs_retried, s.cpu_us, s.rss_bytes,
+       s.batch_pending, s.batch_jobs, s.batch_wait_us_sum, s.functions
 FROM alive
 CROSS JOIN generate_series($1 - $3::interval, $2, $3::interval) AS g (at)
 CROSS JOIN LATERAL (

@@ -20,8 +20,8 @@ LIMIT 1 OFFSET $2
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
-       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us, pool_wait_us,
-       db_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
+       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us,
+       batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
 FROM (
     SELECT * FROM job_results
     WHERE ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
@@ -37,8 +37,8 @@ ORDER BY finished_at DESC, job_id DESC
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint, $7 text text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
-       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us, pool_wait_us,
-       db_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
+       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us,
+       batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
 FROM (
     SELECT * FROM job_results
     WHERE status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7::text)) > 0
@@ -55,8 +55,8 @@ ORDER BY finished_at DESC, job_id DESC
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint, $7 prefix text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
-       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us, pool_wait_us,
-       db_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
+       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us,
+       batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
 FROM (
     SELECT * FROM job_results
     WHERE job_id = ANY (ARRAY(SELECT job_id FROM job_results WHERE job_id ^@ $7::text ORDER BY job_id LIMIT 1000))

@@ -8,21 +8,23 @@ WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
 -- name: write
 -- Store outcomes. A row that exists is left alone and not counted, unless it was requeued: somebody else
 -- was faster, and the caller must roll back. Sorted by key, against deadlocks between batches.
--- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us, pool_wait_us
--- $2 function text, $3 db_us bigint, $4 worker_id text
+-- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us,
+-- pool_wait_us, batch_us
+-- $2 function text, $3 db_us bigint, $4 worker_id text, $5 write_us bigint
 INSERT INTO job_results (job_id, function, status, result, reason, error, args, attempts, worker_id,
-                         enqueued_at, started_at, finished_at, queue_us, pool_wait_us, db_us)
+                         enqueued_at, started_at, finished_at, queue_us, pool_wait_us, batch_us, db_us, write_us)
 SELECT r ->> 0 AS job_id, $2, r ->> 1, (r ->> 2)::jsonb, r ->> 3, r ->> 4, (r ->> 5)::jsonb, (r -> 6)::integer, $4,
        timestamptz 'epoch' + (r -> 7)::bigint * interval '1 ms',
        timestamptz 'epoch' + (r -> 8)::bigint * interval '1 ms',
-       clock_timestamp(), (r -> 9)::bigint, (r -> 10)::bigint, $3
+       clock_timestamp(), (r -> 9)::bigint, (r -> 10)::bigint, (r -> 11)::bigint, $3, $5
 FROM jsonb_array_elements($1::jsonb) AS g (r)
 ORDER BY job_id
 ON CONFLICT (job_id) DO UPDATE
 SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,
     error = excluded.error, args = excluded.args, attempts = excluded.attempts, worker_id = excluded.worker_id,
     enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
-    queue_us = excluded.queue_us, pool_wait_us = excluded.pool_wait_us, db_us = excluded.db_us, requeued_at = NULL
+    queue_us = excluded.queue_us, batch_us = excluded.batch_us, pool_wait_us = excluded.pool_wait_us,
+    db_us = excluded.db_us, write_us = excluded.write_us, requeued_at = NULL
 WHERE job_results.requeued_at IS NOT NULL
 
 -- name: finished
@@ -48,7 +50,7 @@ LIMIT $5
 SELECT * FROM job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
-ORDER BY queue_us + pool_wait_us + db_us DESC, job_id
+ORDER BY queue_us + batch_us + pool_wait_us + db_us DESC, job_id
 LIMIT $5
 
 -- name: latency
@@ -60,7 +62,8 @@ SELECT function, part, count(*) AS jobs,
        percentile_cont(0.99) WITHIN GROUP (ORDER BY us) / 1000 AS p99_ms,
        max(us) / 1000.0 AS max_ms
 FROM job_results,
-     LATERAL (VALUES (1, 'queue', queue_us), (2, 'pool', pool_wait_us), (3, 'database', db_us)) AS parts (place, part, us)
+     LATERAL (VALUES (1, 'queue', queue_us), (2, 'batch', batch_us), (3, 'pool', pool_wait_us), (4, 'database', db_us))
+         AS parts (place, part, us)
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
 GROUP BY function, part, place

@@ -14,10 +14,12 @@ ORDER BY tick DESC, worker_id
 LIMIT $3
 
 -- name: pool_health
--- Each process's last minute, of those that wrote a row since then.
+-- The last minute of each live process, of those that wrote a row since then.
 -- $1 since timestamptz
 SELECT * FROM (
-    SELECT DISTINCT ON (instance_id) * FROM pool_health WHERE minute >= date_trunc('minute', $1::timestamptz)
+    SELECT DISTINCT ON (instance_id) * FROM pool_health
+    WHERE minute >= date_trunc('minute', $1::timestamptz)
+      AND instance_id IN (SELECT instance_id FROM live_processes(clock_timestamp()))
     ORDER BY instance_id, minute DESC
 ) AS newest
 ORDER BY worker_id
@@ -29,16 +31,18 @@ SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz)
 
 -- name: window
 -- Rows since then, of each process at the most one in each stretch of *every*, the last one: the columns that verdicts
--- are made of, half of them, as reading thousands of rows is most of a verdict's time.
--- $1 since timestamptz, $2 every interval
+-- are made of, half of them, as reading thousands of rows is most of a verdict's time. Of those live at $3 only.
+-- $1 since timestamptz, $2 every interval, $3 until timestamptz
 SELECT DISTINCT ON (instance_id, date_bin($2, tick, $1))
        instance_id, tick, worker_id, started_at, captured_at, max_size, pool_limit, callers,
        in_use_us, waiting_us, saturated_us, acquire_ok, acquire_timeouts, acquire_rejected,
        wait_us_sum, hold_us_sum, holding_us, oldest_hold_us, overdue_holders, wait_hist, hold_hist, loop_lag_hist,
        connections_opened, connect_us_sum, connect_refused, connect_starting, connect_too_many, connect_timeouts,
-       connect_errors, closed_lost_idle, closed_lost_in_use, database_restarts, queries, query_us_sum, cpu_us
+       connect_errors, closed_lost_idle, closed_lost_in_use, database_restarts, queries, query_us_sum, cpu_us,
+       cpu_wait_us, loop_block_hist, batches, batch_jobs, batch_wait_us_sum, commits, commit_us_sum,
+       queue_waiting, queue_oldest_us
 FROM pool_snapshots
-WHERE tick >= $1
+WHERE tick >= $1 AND instance_id IN (SELECT instance_id FROM live_processes($3))
 ORDER BY instance_id, date_bin($2, tick, $1), tick DESC
 
 -- name: peak
@@ -91,6 +95,8 @@ WITH extra AS (
            max(wait_us_max) AS wait_us_max,
            max(hold_us_max) AS hold_us_max,
            max(connect_us_max) AS connect_us_max,
+           max(commit_us_max) AS commit_us_max,
+           max(batch_wait_us_max) AS batch_wait_us_max,
            max(loop_lag_us_max) AS loop_lag_us_max
     FROM gone
     GROUP BY instance_id, kept
@@ -101,6 +107,8 @@ WITH extra AS (
         wait_us_max = greatest(s.wait_us_max, peaks.wait_us_max),
         hold_us_max = greatest(s.hold_us_max, peaks.hold_us_max),
         connect_us_max = greatest(s.connect_us_max, peaks.connect_us_max),
+        commit_us_max = greatest(s.commit_us_max, peaks.commit_us_max),
+        batch_wait_us_max = greatest(s.batch_wait_us_max, peaks.batch_wait_us_max),
         loop_lag_us_max = greatest(s.loop_lag_us_max, peaks.loop_lag_us_max)
     FROM peaks
     WHERE s.instance_id = peaks.instance_id AND s.tick = peaks.kept

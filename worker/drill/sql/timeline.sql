@@ -5,8 +5,8 @@
 SELECT floor(extract(epoch FROM finished_at - $1::timestamptz) / $2::double precision)::integer AS slot,
        count(*) AS outcomes,
        count(*) FILTER (WHERE status = 'failed') AS failed,
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY queue_us + pool_wait_us + db_us) / 1000 AS latency_ms,
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY pool_wait_us) / 1000 AS wait_ms
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY queue_us + batch_us + pool_wait_us + db_us) / 1000 AS latency_ms,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY batch_us + pool_wait_us) / 1000 AS wait_ms
 FROM job_results
 WHERE finished_at >= $1
 GROUP BY 1

@@ -6,7 +6,8 @@
 --   how    "done"    it has ended: value is the result ("" none), kept for ms (0: for ever); the job's keys go;
 --                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too;
 --                    tried: 1 if it has a count of failed tries: to delete keys that are not there costs as much
---          "again"   run it again in ms (0: at its old due time); value: failed tries so far
+--          "again"   run it again in ms (0: at its old due time); value: failed tries so far, and after a blank the cause
+--                    of the last one, which is kept as arq:cause: for whoever looks at the job
 --          "release" give it back as it was, to run in ms (0: at its old due time), no try spent
 -- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
 local ids = {}
@@ -40,10 +41,15 @@ for i, id in ipairs(ids) do
             gone[#gone + 1] = 'arq:job:' .. id
             if ARGV[at + 6] == '1' then
                 gone[#gone + 1] = 'arq:retry:' .. id
+                gone[#gone + 1] = 'arq:cause:' .. id
             end
         else
             if how == 'again' then
-                redis.call('SET', 'arq:retry:' .. id, value, 'EX', 88400)
+                local tries, cause = string.match(value, '^(%S+) ?(.*)$')
+                redis.call('SET', 'arq:retry:' .. id, tries, 'EX', 88400)
+                if cause ~= '' then
+                    redis.call('SET', 'arq:cause:' .. id, cause, 'EX', 88400)
+                end
                 redis.call('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end
             -- XX: a job that was taken out of the queue meanwhile stays out

@@ -1,10 +1,11 @@
 -- name: jobs
--- What became of the jobs of a time, and how long they took (microseconds): in all, and waiting for a connection.
+-- What became of the jobs of a time, and how long they took (microseconds): in all, and waiting for a batch to leave and
+-- for a connection.
 -- $1 since timestamptz, $2 until timestamptz, $3 shares double precision[]
 SELECT count(*) AS jobs,
        count(*) FILTER (WHERE status <> 'applied') AS not_applied,
-       percentile_cont($3::double precision[]) WITHIN GROUP (ORDER BY pool_wait_us) AS wait_us,
-       percentile_cont($3::double precision[]) WITHIN GROUP (ORDER BY queue_us + pool_wait_us + db_us) AS latency_us
+       percentile_cont($3::double precision[]) WITHIN GROUP (ORDER BY batch_us + pool_wait_us) AS wait_us,
+       percentile_cont($3::double precision[]) WITHIN GROUP (ORDER BY queue_us + batch_us + pool_wait_us + db_us) AS latency_us
 FROM job_results
 WHERE finished_at >= $1 AND finished_at < $2
 
