@@ -15,10 +15,10 @@ from waiting import until
 from worker.batcher import Batcher
 from worker.db.pool import Pool
 from worker.engine.intake import Intake, arq_functions
-from worker.engine.worker import Worker
+from worker.engine.worker import EngineOptions, Worker
 from worker.jobs import JOBS
 from worker.ledger import Ledger
-from worker.wire import receive, serialize
+from worker.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
 
 QUEUE = "arq:queue"
 ENQUEUED_MS = 1_764_000_000_000
@@ -107,10 +107,15 @@ def a_pickle(redis: Any, job_id: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def a_worker(redis: ArqRedis, pool: Pool, name: str = "worker") -> AsyncIterator[asyncio.Task[None]]:
+async def a_worker(
+    redis: ArqRedis, pool: Pool, name: str = "worker", *, max_held_bytes: int = 16_777_216
+) -> AsyncIterator[asyncio.Task[None]]:
     """Run the engine as `worker.main` wires it, with one try a job, until the block ends."""
     ledger = Ledger(pool, JOBS, worker_id=name)
     batcher = Batcher(ledger.settle, slots=2, limit=500)
+    options = EngineOptions(
+        max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
+    )
     worker = Worker(
         functions=arq_functions(JOBS),
         redis_pool=redis,
@@ -119,7 +124,7 @@ async def a_worker(redis: ArqRedis, pool: Pool, name: str = "worker") -> AsyncIt
         allow_abort_jobs=True,
         job_serializer=serialize,
         job_deserializer=receive,
-        ctx={"intake": Intake(JOBS, batcher.submit, max_tries=1)},
+        ctx={"intake": Intake(JOBS, batcher.submit, max_tries=1), "engine": options},
     )
     running = worker.main_task = asyncio.create_task(worker.main())
     try:

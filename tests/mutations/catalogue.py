@@ -120,8 +120,8 @@ MUTATIONS = [
     Mutation(
         "content with NUL is kept",
         "worker/ledger.py",
-        "return None if _ESCAPED_NUL.search(text) else text",
-        "return text",
+        "size > MAX_KEPT_BYTES or _ESCAPED_NUL.search(text)",
+        "size > MAX_KEPT_BYTES",
         f"{ONE_POISON}[P9 NUL in text]",
     ),
     Mutation(
@@ -236,14 +236,14 @@ MUTATIONS = [
     Mutation(
         "a suspect in somebody's hands has no mark that is kept",
         "worker/engine/lua/claim.lua",
-        "local skipped, done, page = 0, 0, nil",
-        "local skipped, done, page = 0, #raised, nil",
+        "local skipped, done, page, size = 0, 0, nil, 1",
+        "local skipped, done, page, size = 0, #raised, nil, 1",
         f"{LEASES}::test_a_suspect_is_marked_as_any_job_is",
     ),
     Mutation(
         "a job that ran to its end stays a suspect",
         "worker/engine/lua/finish.lua",
-        "                redis.call('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody\n",
+        "                typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody\n",
         "",
         f"{LEASES}::test_a_job_that_ran_to_its_end_is_no_suspect",
     ),
@@ -335,7 +335,7 @@ MUTATIONS = [
     Mutation(
         "an endless payload is read whole",
         "worker/engine/lua/claim.lua",
-        "if payload and #payload > most then",
+        "if length > max_payload then",
         "if false then",
         f"{LEASES}::test_a_payload_that_is_too_large_is_not_read_whole",
     ),
@@ -370,7 +370,7 @@ MUTATIONS = [
     Mutation(
         "any score is reckoned with",
         "worker/engine/leases.py",
-        "int(max(0.0, float(score)))",
+        "int(min(max(0.0, float(score)), _LATEST_MS))",
         "int(float(score))",
         f"{ONE_POISON}[P4 score -inf]",
     ),

@@ -16,13 +16,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from arq.worker import Function, Retry, func
 
 from worker.delivery import Delivery, now_ms
-from worker.engine.job_run import UNRUNNABLE
+from worker.engine.job_run import LARGE, UNRUNNABLE
 from worker.jobs.fields import Command
 from worker.jobs.job import JobTypes
 from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected, RetryLater
@@ -54,6 +54,9 @@ class Intake:
     async def run(self, function: str, call: dict[str, Any], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
         """Run one job; *call* is arq's context of it. Raises `JobFailed` and arq's `Retry`."""
         command, content = self._parse(function, args, fields)
+        if LARGE in call:
+            content = None
+            _release(args, fields)
         try:
             outcome = await self._submit(self._delivery(function, call, command, content))
         except Exception:
@@ -102,6 +105,13 @@ class Intake:
             taken_at_ms=now_ms(),
             taken_ns=time.perf_counter_ns(),
         )
+
+
+def _release(args: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    """Empty the arguments of a large job, which several frames refer to: a valid command has what it needs of them."""
+    for container in (*args, fields):
+        if isinstance(container, (dict, list)):
+            cast("Any", container).clear()
 
 
 def arq_functions(types: JobTypes) -> list[Function]:
