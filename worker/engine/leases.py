@@ -197,9 +197,13 @@ def _count(value: bytes | None) -> int:
 
 
 def script(name: str) -> str:
-    """Return the text of a script of ours, with what stands in front of each of them."""
-    folder = files("worker.engine") / "lua"
-    return "".join((folder / f"{part}.lua").read_text("utf-8") for part in ("typed", name))
+    """Return the text of a script of the engine."""
+    return with_typed((files("worker.engine") / "lua" / f"{name}.lua").read_text("utf-8"))
+
+
+def with_typed(text: str) -> str:
+    """Return a script with the function `typed` in front of it, for keys that may have any type."""
+    return (files("worker.engine") / "lua" / "typed.lua").read_text("utf-8") + text
 
 
 def held_key(queue_name: str, owner: str) -> str:

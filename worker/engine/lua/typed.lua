@@ -3,7 +3,7 @@
 local function typed(...)
     local reply = redis.pcall(...)
     if type(reply) == 'table' and reply.err then
-        if string.find(reply.err, 'WRONGTYPE', 1, true) then
+        if string.find(tostring(reply.err), 'WRONGTYPE', 1, true) then
             return nil
         end
         return redis.call(...) -- raises it
