@@ -38,6 +38,7 @@ from worker.db.capacity import Capacity
 from worker.db.faults import DatabaseFault
 from worker.engine.leases import with_typed
 from worker.engine.trouble import Oddities, is_trouble
+from worker.periodic import FailureLog, keep_running
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +82,7 @@ class Budget:
         key = f"tidepool:budget:{database}"
         self._keys = [key, f"{key}:capacity", f"{key}:restless"]
         self._script: Any = redis.register_script(with_typed((files("worker") / "budget.lua").read_text("utf-8")))
+        self._failures = FailureLog("capacity reader")
         self._unusable = Oddities("budget.entries_unusable")
         self._worker_id = worker_id
         self._wanted = pool_size + BESIDE_POOL
@@ -153,7 +155,7 @@ class Budget:
 
     async def run(self) -> None:
         """Beat, and look at the server, each once a second until cancelled. A slow server delays no beat."""
-        looking = asyncio.create_task(self._look_on(), name="capacity reader")
+        looking = asyncio.create_task(keep_running(self._look_on, "capacity reader"), name="capacity reader")
         try:
             while True:
                 heed_cancel()
@@ -186,8 +188,8 @@ class Budget:
             await self._read_capacity()
         except DatabaseFault:
             pass  # whoever has work to do there says so
-        except Exception:
-            log.exception("capacity.unread")
+        except Exception as error:  # noqa: BLE001  (the next look is a second away)
+            self._failures.log(error)
 
     async def leave(self) -> None:
         """Leave the fleet, after the last connection was closed: whoever beats next takes the entry out."""

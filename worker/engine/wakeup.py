@@ -95,7 +95,7 @@ class Wakeup:
         self._listener = asyncio.create_task(self._listen(self._listening), name="wake-up listener")
 
     async def _listen(self, connection: Any) -> None:
-        with suppress(RedisError, OSError):
+        with suppress(Exception):  # whatever it is: the next wait makes another connection
             while True:
                 await connection.read_response()
                 self._changed.set()

@@ -24,7 +24,7 @@ import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from arq.constants import abort_job_max_age, abort_jobs_ss
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from worker.delivery import now_ms
 from worker.engine.holding import Holding
@@ -32,11 +32,13 @@ from worker.engine.job_run import perform
 from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, encode_id
 from worker.engine.trouble import Patience, is_trouble, is_wrong_type, shown_text
 from worker.engine.wakeup import Wakeup
+from worker.periodic import FailureLog
 
 log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _HOOK_DELAY_MS = 1000
+_FAILED_ROUND_DELAY_S = 1.0
 _YOUNG_OBJECTS = 20_000
 _SMALL_BYTES = 4096
 _MOST_MARKS = 1000
@@ -87,6 +89,7 @@ class Worker(arq.worker.Worker):
         self._next_beat_s = 0.0
         self._performing = 0
         self._held_bytes = 0
+        self._failures = FailureLog("worker")
         self._sizes: dict[Any, int] = {}
         """Bytes of the jobs at hand that are not small, by the keys of `tasks`."""
         self._freed = asyncio.Event()
@@ -122,10 +125,21 @@ class Worker(arq.worker.Worker):
                 self._patience.over()
                 if not worked:
                     await self._rest()
-            except Exception as error:  # noqa: BLE001  (raised again unless it is trouble with Redis)
+            except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
                 await self._wakeup.close()  # its connections are as dead, and would tell of the same trouble later
-                await self._patience.pause(error)
+                await self._outlast(error)
                 self._holding.doubt()
+
+    async def _outlast(self, error: Exception) -> None:
+        """Wait a little after a round that failed; raises *error* if it is a command that Redis will never take.
+
+        An error that is not Redis's comes from data or from a hook: it ends a worker in burst mode only, as in arq.
+        """
+        if self.burst or isinstance(error, (RedisError, OSError)):
+            await self._patience.pause(error)
+        else:
+            self._failures.log(error)
+            await asyncio.sleep(_FAILED_ROUND_DELAY_S)
 
     async def close(self) -> None:
         """Let go of what is still held, then close everything; each step whatever became of the one before."""
