@@ -301,6 +301,7 @@ def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: 
 
 
 def _result(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: bool) -> bytes | None:
+    """Encode a result; what of an id or a name is no UTF-8 is escaped, since no serializer of text takes it."""
     return serialize_result(
         call.name,
         call.args,
@@ -311,11 +312,15 @@ def _result(worker: "Worker", call: Call, start_ms: int, result: Any, *, success
         result,
         start_ms,
         now_ms(),
-        call.ref,
+        _encodable(call.ref),
         worker.queue_name,
-        job_id=call.claimed.id,
+        job_id=_encodable(call.claimed.id),
         serializer=worker.job_serializer,
     )
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _context(worker: "Worker", call: Call) -> dict[Any, Any]:

@@ -24,7 +24,7 @@ import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from arq.constants import abort_job_max_age, abort_jobs_ss
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from worker.delivery import now_ms
 from worker.engine.holding import Holding
@@ -133,9 +133,9 @@ class Worker(arq.worker.Worker):
     async def _outlast(self, error: Exception) -> None:
         """Wait a little after a round that failed; raises *error* if it is a command that Redis will never take.
 
-        An error that is not Redis's comes from data or from a hook: it ends a worker in burst mode only, as in arq.
+        An error that is no answer of Redis's comes from data or a hook: it ends a worker in burst mode only, as in arq.
         """
-        if self.burst or isinstance(error, (RedisError, OSError)):
+        if self.burst or is_trouble(error) or isinstance(error, ResponseError):
             await self._patience.pause(error)
         else:
             self._failures.log(error)
@@ -250,13 +250,16 @@ class Worker(arq.worker.Worker):
         return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
     def _start(self, claimed: Claimed) -> None:
+        tasks: dict[Any, Any] = self.tasks
         key: Any = (claimed.id, claimed.owner)  # no id can be made to look like another job's
+        while key in tasks:  # its mark was deleted by somebody, or its finish is on the way
+            key = (*key, "again")
         size = claimed.bytes
         if size > _SMALL_BYTES:
             self._sizes[key] = size
             self._held_bytes += size
         self._performing += 1
-        self.tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
+        tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
 
     async def _run_claimed(self, claimed: Claimed, key: Any) -> None:
         try:
@@ -276,7 +279,9 @@ class Worker(arq.worker.Worker):
     def _acknowledged(self, finishes: Sequence[Finish]) -> None:
         tasks: dict[Any, Any] = self.tasks
         for finish in finishes:
-            key = (finish.id, finish.owner)
+            key: tuple[str, ...] = (finish.id, finish.owner)
+            while (again := (*key, "again")) in tasks:
+                key = again
             tasks.pop(key, None)
             if self._sizes:
                 self._held_bytes -= self._sizes.pop(key, 0)
@@ -303,6 +308,8 @@ class Worker(arq.worker.Worker):
     async def _find_aborted(self) -> list[str]:
         """Return the jobs running here that have a mark, and remove the marks."""
         running = [(job_id, encode_id(job_id)) for job_id in self.job_tasks]
+        if not running:
+            return []
         reading: Any = self.pool.pipeline(transaction=False)
         reading.zmscore(abort_jobs_ss, [member for _, member in running])
         reading.zrangebyscore(abort_jobs_ss, now_ms() + abort_job_max_age, "+inf", start=0, num=_MOST_MARKS)
