@@ -59,11 +59,6 @@ class Claimed(NamedTuple):
     aborted: bool = False
     """Whether somebody asked to abort it before it was claimed."""
 
-    @property
-    def bytes(self) -> int:
-        """How much of Redis's data is held with it."""
-        return len(self.id) + (len(self.payload) if isinstance(self.payload, bytes) else 0)
-
 
 class Finish(NamedTuple):
     """What is to become of a held job; the fields are those of `finish.lua`."""

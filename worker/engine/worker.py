@@ -254,7 +254,8 @@ class Worker(arq.worker.Worker):
         key: Any = (claimed.id, claimed.owner)  # no id can be made to look like another job's
         while key in tasks:  # its mark was deleted by somebody, or its finish is on the way
             key = (*key, "again")
-        size = claimed.bytes
+        payload = claimed.payload
+        size = len(claimed.id) + (len(payload) if isinstance(payload, bytes) else 0)
         if size > _SMALL_BYTES:
             self._sizes[key] = size
             self._held_bytes += size

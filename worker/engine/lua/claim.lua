@@ -88,7 +88,10 @@ local ids, dues, jobs, too_long, raised, kept = {}, {}, {}, {}, {}, {}
 local bytes, is_full = 0, false
 local function take(id, due)
     local job, mark = 'arq:job:' .. id, 'arq:in-progress:' .. id
-    local length = typed('STRLEN', job) or 0
+    local length = redis.pcall('STRLEN', job)
+    if type(length) == 'table' then
+        length = typed('STRLEN', job) or 0
+    end
     local size = #id + (length > max_payload and 0 or length)
     if #ids > 0 and bytes + size > max_bytes then
         is_full = true -- it is the first one of the next claim
