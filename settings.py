@@ -6,20 +6,39 @@ settings that were checked as a whole or raises `SettingsError`, whose text has 
 variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
 """
 
+import getpass
+import hashlib
+import ipaddress
 import os
+import pwd
 import socket
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-POSTGRES_SCHEMES = ("postgresql", "postgres")
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+from urls import check_redis, parse_postgres, require, without_password
+
+__all__ = ["Settings", "SettingsError", "child_environment", "load", "load_or_exit", "without_password"]
+
+_WORKER_NAME_LENGTH = 40
+_DIGEST_LENGTH = 8
+_FILES_OF_LIBPQ = ("PGPASSFILE", "PGSERVICEFILE", "PGSSLCERT", "PGSSLCRL", "PGSSLKEY", "PGSSLROOTCERT")
+"""Variables that asyncpg reads as libpq does, and that name files."""
 
 
 class SettingsError(Exception):
@@ -42,6 +61,50 @@ def _require_ascii(password: SecretStr) -> SecretStr:
     return password
 
 
+def _require_strong(token: SecretStr) -> SecretStr:
+    """Refuse a token that can be guessed: too few different pairs of neighbours, runs such as aaaa or 1234 left out."""
+    text = _require_ascii(token).get_secret_value()
+    if " " in text:
+        raise ValueError("must be without blanks: no caller could send it")
+    pairs = {pair for pair in pairwise(text) if abs(ord(pair[0]) - ord(pair[1])) > 1}
+    if len(pairs) < _MIN_PAIRS:
+        raise ValueError("is too easy to guess; take what `openssl rand -hex 24` prints")
+    return token
+
+
+def _networks(text: object) -> object:
+    """Read `address,network,…`; what is no text is a value already."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("must be addresses or networks, as in 10.0.0.7,192.168.4.0/24,fd00::/8") from None
+
+
+_MIN_PAIRS = 10
+"""`sesame-open-sesame` has eleven, `passwordpassword` seven, 24 random bytes in hexadecimal about forty."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _expanded(path: Path) -> Path:
+    """Return *path* with `~` at its beginning replaced by the home directory, as a shell does."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but this process has no such home directory") from None
+
+
+def _worker_name() -> str:
+    """Return the host's name; of one that is too long, its beginning and a digest, so that no two are the same."""
+    host = socket.gethostname()
+    if len(host) <= _WORKER_NAME_LENGTH:
+        return host
+    digest = hashlib.sha256(host.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{host[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -56,7 +119,7 @@ class Settings(BaseSettings):
     # Where the servers are. Neither PostgreSQL nor Redis named: embedded servers under DATA_DIR.
     database_url: SecretStr | None = None
     """PostgreSQL as `postgresql://user:password@host:port/name`, with `?sslmode=verify-full&sslrootcert=/path/ca.pem`
-    for TLS. Wins over the DB_* variables."""
+    for TLS. Wins over the DB_* variables. `docs/operations.md` has the parameters."""
     db_host: str | None = None
     """Host of PostgreSQL, where DATABASE_URL is not given."""
     db_port: Annotated[int, Field(ge=1, le=65535)] = 5432
@@ -70,8 +133,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     """Redis as `redis://user:password@host:port/0`, `rediss://` for TLS (with
     `?ssl_ca_certs=/path/ca.pem` for a CA of your own) or `unix://`, with the database's number as path or `?db=`."""
-    data_dir: Path = Path(".data")
-    """Directory of the embedded servers' data. Default .data."""
+    data_dir: Annotated[Path, AfterValidator(_expanded)] = Path(".data")
+    """Directory of the embedded servers' data; `~/` is the home directory. Default .data."""
 
     # The connection pool of one process.
     pool_min_size: Annotated[int, Field(ge=0, le=1000)] = 1
@@ -115,6 +178,9 @@ class Settings(BaseSettings):
     Default 16,777,216."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
+    newer_job_wait: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """Seconds for which a worker leaves a job of an unknown function, or with unknown fields only, to a newer worker
+    before it rejects it as invalid. 0: rejected at once. Default 600."""
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
     """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
     bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
@@ -131,10 +197,11 @@ class Settings(BaseSettings):
     """Seconds that a worker which was told to stop gives to the jobs it has. Default 15."""
 
     # Watching.
-    worker_name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\x21-\x7e]+$")] = Field(
-        default_factory=lambda: socket.gethostname()[:40]
+    worker_name: Annotated[str, Field(min_length=1, max_length=_WORKER_NAME_LENGTH, pattern=r"^[\x21-\x7e]+$")] = Field(
+        default_factory=_worker_name
     )
-    """What `arq --check` asks for; give each worker of one host its own. Default the host's name."""
+    """What `arq --check` asks for; give each worker of one host its own. Default the host's name; of one longer than
+    40 characters the first 31, and a digest of all of it."""
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port on which a worker answers `/health/live`, `/health/ready` and `/metrics`; each worker of one host needs its
     own. Default none: it does not."""
@@ -154,15 +221,32 @@ class Settings(BaseSettings):
     """The least level that is logged. Default INFO."""
 
     # The HTTP front.
-    front_token: Annotated[SecretStr, Field(min_length=16)] | None = None
-    """What callers of the front must have, 16 characters or more: as `Authorization: Bearer`, or to sign in with a
-    browser. Without one it binds to loopback only. Default none."""
+    front_token: Annotated[SecretStr, Field(min_length=16), AfterValidator(_require_strong)] | None = None
+    """What callers of the front must have, 16 characters or more and hard to guess (`openssl rand -hex 24`): as
+    `Authorization: Bearer`, or to sign in with a browser. Without one it binds to loopback only. Default none."""
     front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
-    """Requests a second that the front takes from one address; 0 = any number. Default 5,000."""
+    """Requests a second that the front takes from one IPv4 address or IPv6 /64 network; 0 = any number. Callers with
+    the token are counted apart from those without. Default 5,000."""
+    front_trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto the front believes, as
+    `10.0.0.7,fd00::/8`. Default none: nobody is believed."""
 
     # The producer's generated workloads.
     simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     """Bulk enqueues that the producer has under way at a time. Default 4."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trimmed(cls, value: object) -> object:
+        """Take blanks and line ends off, as `.env` files leave them; what is empty then counts as absent."""
+        if not isinstance(value, str):
+            return value
+        trimmed = value.strip()
+        if not trimmed:
+            raise PydanticUseDefault
+        if not trimmed.isprintable():
+            raise ValueError("has a control character, or bytes that are not UTF-8")
+        return trimmed
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -172,11 +256,16 @@ class Settings(BaseSettings):
             raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
         if self.database is not None and self.redis_url is None:
             raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
-        require_scheme("DATABASE_URL", self.database, POSTGRES_SCHEMES)
-        require_scheme("REDIS_URL", self.redis_url, REDIS_SCHEMES)
-        _require_file("DATABASE_URL", self.database, "sslrootcert")
-        _require_file("REDIS_URL", self.redis_url, "ssl_ca_certs")
+        self._check_urls()
         return self
+
+    def _check_urls(self) -> None:
+        """Raise `ValueError`, which names the variable, unless both servers' addresses can be used."""
+        if self.database is not None:
+            variable = "DATABASE_URL" if self.database_url is not None else "DB_HOST"
+            require(variable, self.database.get_secret_value(), parse_postgres)
+        if self.redis_url is not None:
+            require("REDIS_URL", self.redis_url.get_secret_value(), check_redis)
 
     @property
     def database(self) -> SecretStr | None:
@@ -200,16 +289,21 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     *environment* replaces the process's own, for tests. Raises `SettingsError`.
     """
     try:
-        if environment is None:
-            return Settings()
-        known = {name.lower(): value for name, value in environment.items() if value}
-        return Settings.model_validate({k: v for k, v in known.items() if k in Settings.model_fields})
+        settings = Settings() if environment is None else _of_mapping(environment)
     except ValidationError as error:
         raise SettingsError("\n".join(_line(detail) for detail in error.errors(include_input=False))) from None
+    _check_environment(settings, os.environ if environment is None else environment)
+    return settings
+
+
+def _of_mapping(environment: Mapping[str, str]) -> Settings:
+    known = {name.lower(): value for name, value in environment.items() if value}
+    return Settings.model_validate({k: v for k, v in known.items() if k in Settings.model_fields})
 
 
 def load_or_exit() -> Settings:
     """Read and check the settings; where they are wrong, say so on standard error and exit with status 2."""
+    _name_user_and_home()
     try:
         return load()
     except SettingsError as error:
@@ -217,38 +311,52 @@ def load_or_exit() -> Settings:
         raise SystemExit(2) from None
 
 
+def _name_user_and_home() -> None:
+    """Set HOME and USER where asyncpg would fail over them, as for a user id that the passwd database does not know.
+
+    It looks for files in HOME, and takes one that it may not enter for a server that is away; and it asks for the
+    user's name where a URL has none, which is then the number.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  (as it is where there is none)
+    if not os.access(home, os.X_OK):
+        os.environ["HOME"] = "/nonexistent"
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", str(os.getuid()))
+
+
 def child_environment(**variables: str) -> dict[str, str]:
     """Return this process's environment with some variables changed, for a process that it starts."""
     return {**os.environ, **variables}
 
 
-def without_password(url: str) -> str:
-    """Return *url* as it may be logged: user, host and path, no password and no query but the host."""
-    parts = urlsplit(url)
-    user, _, hosts = parts.netloc.rpartition("@")
-    name = f"{user.split(':')[0]}@" if user.split(":")[0] else ""
-    kept = "&".join(word for word in parts.query.split("&") if word.startswith(("host=", "db=")))
-    return f"{parts.scheme}://{name}{hosts}{parts.path}" + (f"?{kept}" if kept else "")
+def _check_environment(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Check what asyncpg takes out of the environment, as libpq does. Raises `SettingsError`."""
+    if settings.database is None:
+        return
+    for variable in _FILES_OF_LIBPQ:
+        path = environment.get(variable)
+        if path and not os.access(path, os.R_OK):
+            raise SettingsError(f"{variable}: cannot be read by this user, or is not there: {path}")
+    port = environment.get("PGPORT", "")
+    if port and not all(one.isascii() and one.isdecimal() for one in port.split(",")):
+        raise SettingsError("PGPORT: is not a number")
+    _require_user(settings.database, environment)
 
 
-def require_scheme(variable: str, url: SecretStr | None, schemes: tuple[str, ...]) -> None:
-    """Raise `ValueError`, which names *variable*, unless *url* is absent or a URL that begins with one of *schemes*."""
-    if url is None:
+def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
+    """Raise `SettingsError` where neither the URL nor the system says as which role to connect."""
+    parsed = parse_postgres(database.get_secret_value())
+    if parsed.user or "service" in parsed.parameters or {"PGUSER", "PGSERVICE"} & environment.keys():
         return
     try:
-        parts = urlsplit(url.get_secret_value())
-        _ = "," in parts.netloc or parts.port  # raises where it is not a number; PostgreSQL's may name several hosts
-    except ValueError:
-        raise ValueError(f"{variable}: is not a URL") from None
-    if parts.scheme not in schemes:
-        raise ValueError(f"{variable}: must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-
-
-def _require_file(variable: str, url: SecretStr | None, parameter: str) -> None:
-    """Check that the certificates which a URL names are there: whoever connects could not tell them from the server."""
-    named = parse_qs(urlsplit(url.get_secret_value()).query).get(parameter) if url else None
-    if named and not Path(named[-1]).is_file():
-        raise ValueError(f"{variable}: {parameter} is no file: {named[-1]}")
+        getpass.getuser()
+    except (KeyError, OSError):
+        raise SettingsError(
+            f"DATABASE_URL: names no user, and this process's user, {os.getuid()}, has no name: "
+            "write postgresql://user@host/name"
+        ) from None
 
 
 def _line(detail: ErrorDetails) -> str:

@@ -1,5 +1,10 @@
 """`python -m producer`: enqueue jobs, see what became of them, run them again."""
 
+from worker import process
+
+if __name__ == "__main__":
+    process.prepare()  # before the imports below, which take a second
+
 import argparse
 import re
 import secrets
@@ -96,15 +101,20 @@ def serve_parser() -> argparse.ArgumentParser:
     return parser
 
 
+COMMANDS = {
+    "results": (results_parser, ledger_commands.results),
+    "requeue": (requeue_parser, ledger_commands.requeue),
+    "serve": (serve_parser, serve_command.serve),
+}
+"""The commands with a word of their own; without one, it is a run."""
+
+
 def main() -> None:
     """Run the command that the command line names."""
     words = sys.argv[1:]
-    if words[:1] == ["results"]:
-        arguments, command = results_parser().parse_args(words[1:]), ledger_commands.results
-    elif words[:1] == ["requeue"]:
-        arguments, command = requeue_parser().parse_args(words[1:]), ledger_commands.requeue
-    elif words[:1] == ["serve"]:
-        arguments, command = serve_parser().parse_args(words[1:]), serve_command.serve
+    if words and words[0] in COMMANDS:
+        make_parser, command = COMMANDS[words[0]]
+        arguments = make_parser().parse_args(words[1:])
     else:
         arguments, command = _run_arguments(words), run_command.enqueue_and_follow
     terminal.run(lambda settings, urls: command(arguments, settings, urls))
@@ -154,4 +164,4 @@ def _rate(text: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

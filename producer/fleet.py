@@ -45,14 +45,22 @@ class Fleet:
 
     def __enter__(self) -> Self:
         """Start the workers, where the logs of earlier runs make room: those that nobody has written to for a week."""
-        if self._count:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
-            _delete_old_logs(self._log_dir)
-        self._workers = [self._start(number) for number in range(self._count)]
+        try:
+            if self._count:
+                self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _delete_old_logs(self._log_dir)
+            for number in range(self._count):
+                self._workers.append(self._start(number))
+        except OSError as error:
+            self._stop()
+            raise FleetError(f"no log of a worker in {self._log_dir}: {error.strerror}; set DATA_DIR") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Tell the workers to stop, and wait until they have."""
+        self._stop()
+
+    def _stop(self) -> None:
         for worker in self._workers:
             worker.terminate()
         for worker in self._workers:
@@ -80,7 +88,8 @@ class Fleet:
         return self._start(number)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        with self._log_path(number).open("ab") as output:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with open(self._log_path(number), "ab", opener=lambda path, _: os.open(path, flags, 0o600)) as output:
             return subprocess.Popen(
                 _COMMAND,
                 env=child_environment(METRICS_PORT=""),  # it would be one port for all of them

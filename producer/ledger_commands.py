@@ -10,7 +10,6 @@ from producer.client import JobClient
 from producer.requeue import requeue_all
 from settings import Settings
 from worker import terminal
-from worker.broker import open_redis
 from worker.db.repositories import Repositories
 from worker.db.results import Selection
 from worker.embedded import Urls
@@ -81,12 +80,11 @@ def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
 async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Take outcomes back and enqueue their jobs; exit status 1 where a job that was asked for cannot run again."""
     pool = await terminal.open_pool(settings, urls, "requeue")
-    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
-    client = JobClient(redis, patience_s=terminal.patience_s(settings))
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
-    requeued = await requeue_all(pool, client, job_ids=job_ids, status=status, function=arguments.function)
-    await redis.aclose(close_connection_pool=True)
+    async with terminal.open_queue(settings, urls) as redis:
+        client = JobClient(redis, patience_s=terminal.patience_s(settings))
+        requeued = await requeue_all(pool, client, job_ids=job_ids, status=status, function=arguments.function)
     await pool.close()
     missing = sorted(set(arguments.job_ids) - set(requeued))
     if arguments.json:

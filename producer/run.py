@@ -1,17 +1,16 @@
 """One run of the producer: enqueue commands, follow their jobs to the outcomes, count.
 
-Neither side holds the workload in memory. Commands are read and enqueued in chunks; the ids of what
-was enqueued go to a temporary file, from which the follower takes a window of ids at a time and asks
-the ledger which of them have an outcome.
+Neither side holds the workload in memory. Commands are read and enqueued in chunks; of what was
+enqueued the ids are kept, compressed, until the follower takes a window of them at a time and asks the
+ledger which have an outcome. Without a follower none are kept.
 """
 
 import asyncio
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import zlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import IO
 
 from producer.client import MOST_AT_ONCE, JobClient
 from producer.commands_file import Refusal
@@ -50,13 +49,9 @@ class Run:
         self._finished = finished
         self._report = report
         self._refused = refused
-        self._ids = _IdFile()
+        self._ids = _Ids()
         self._all_enqueued = False
         self._begun_s = time.perf_counter()
-
-    def close(self) -> None:
-        """Forget the ids."""
-        self._ids.close()
 
     async def enqueue(self, take: Take, pace: Pace) -> None:
         """Enqueue everything, reporting as it goes. Raises what *take* and `JobClient.enqueue_many` raise."""
@@ -73,9 +68,9 @@ class Run:
     async def follow(self) -> None:
         """Wait until every enqueued job has its outcome, counting them as they come."""
         window: set[str] = set()
-        while not self._all_enqueued or window or self._ids.unread:
+        while not self._all_enqueued or window or self._ids:
             heed_cancel()
-            window.update(islice(self._ids, _WINDOW - len(window)))
+            window.update(self._ids.take(_WINDOW - len(window)))
             finished = await self._count_finished(window)
             self._report.run_seconds = time.perf_counter() - self._begun_s
             if finished < _WINDOW // 2:
@@ -90,7 +85,8 @@ class Run:
             else:
                 submissions.append(item)
         answers = await self._client.enqueue_many(submissions) if submissions else []
-        self._ids.write(item.id for item, enqueued in zip(submissions, answers, strict=True) if enqueued)
+        if self._report.followed:
+            self._ids.put([item.id for item, enqueued in zip(submissions, answers, strict=True) if enqueued])
         self._report.enqueued += sum(answers)
         self._report.duplicates += len(answers) - sum(answers)
 
@@ -108,29 +104,26 @@ class Run:
         return len(finished)
 
 
-class _IdFile:
-    """The ids of enqueued jobs, in order, on disk; read while it is being written."""
+class _Ids:
+    """The ids of enqueued jobs that the follower has not taken yet, in order, compressed a round trip at a time.
+
+    In memory, where no full disk can stop the run: a million ids of a generated workload are about 4 MB.
+    """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the run)
-        self._read_to = self._written_to = 0
+        self._blocks = deque[bytes]()
+        self._unpacked = deque[str]()
 
-    def close(self) -> None:
-        self._file.close()
+    def put(self, ids: Sequence[str]) -> None:
+        """Add ids, none of which has a line break."""
+        if ids:
+            self._blocks.append(zlib.compress("\n".join(ids).encode("utf-8", "surrogatepass"), 1))
 
-    def write(self, ids: Iterator[str]) -> None:
-        text = "".join(f"{job_id}\n" for job_id in ids).encode()
-        self._file.seek(self._written_to)
-        self._file.write(text)
-        self._written_to += len(text)
+    def __bool__(self) -> bool:
+        return bool(self._unpacked or self._blocks)
 
-    @property
-    def unread(self) -> bool:
-        return self._read_to < self._written_to
-
-    def __iter__(self) -> Iterator[str]:
-        while self.unread:
-            self._file.seek(self._read_to)
-            line = self._file.readline()
-            self._read_to += len(line)
-            yield line.decode().rstrip("\n")
+    def take(self, most: int) -> list[str]:
+        """Take the next ids, at most so many."""
+        while len(self._unpacked) < most and self._blocks:
+            self._unpacked += zlib.decompress(self._blocks.popleft()).decode("utf-8", "surrogatepass").split("\n")
+        return [self._unpacked.popleft() for _ in range(min(most, len(self._unpacked)))]

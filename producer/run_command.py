@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,6 @@ from producer.run import Look, Pace, Run
 from producer.source import Item, Reader, Take, at_hand
 from settings import Settings
 from worker import terminal
-from worker.broker import open_redis
 from worker.db.repositories import Repositories
 from worker.db.results import Finished
 from worker.embedded import Urls
@@ -38,7 +37,8 @@ async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, 
         take = _source(arguments)
         with Fleet(arguments.workers, log_dir, client.bury) as fleet:
             pace = Pace(arguments.rate, settings.simulation_concurrency if arguments.jobs else 1)
-            with closing(Run(client, finished, report, refusals.tell)) as run, _progress(report, arguments):
+            with _progress(report, arguments):
+                run = Run(client, finished, report, refusals.tell)
                 await _whole(run, take, pace, fleet, follow=arguments.follow)
     refusals.tell_rest()
     if arguments.json:
@@ -82,11 +82,8 @@ async def _client(settings: Settings, urls: Urls, finished: Look) -> AsyncGenera
     async def settled(job_ids: Sequence[str]) -> set[str]:
         return {job.job_id for job in await finished(job_ids)}
 
-    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
-    try:
+    async with terminal.open_queue(settings, urls) as redis:
         yield JobClient(redis, settled=settled, patience_s=terminal.patience_s(settings))
-    finally:
-        await redis.aclose(close_connection_pool=True)
 
 
 def _source(arguments: argparse.Namespace) -> Take:

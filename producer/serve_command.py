@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack
 
 from producer.demo import working_service
 from producer.front.app import create_app
-from producer.front.guard import is_loopback
 from producer.front.server import serve as run_server
 from settings import Settings
 from worker import terminal
 from worker.embedded import Urls
-from worker.listening import CannotListen, listen
+from worker.listening import CannotListen, is_loopback, listen
 
 _BACKLOG = 2048
 """Connections that may wait to be taken: several hundred callers may come at a time."""
@@ -41,6 +40,7 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
     async with AsyncExitStack() as beside:
         listening = beside.enter_context(await _listen(arguments))
         await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
+        await terminal.require_redis(settings, urls)
         if arguments.demo:
             await beside.enter_async_context(working_service(settings, urls))
         _tell_address(arguments)
@@ -55,7 +55,8 @@ async def _listen(arguments: argparse.Namespace) -> socket.socket:
 
 
 def _tell_address(arguments: argparse.Namespace) -> None:
-    url = f"http://{arguments.host}:{arguments.port}/"
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    url = f"http://{host}:{arguments.port}/"
     if arguments.json:
         terminal.print_json({"url": url})
         sys.stdout.flush()

@@ -17,6 +17,7 @@ from worker.db.pool import Pool
 from worker.engine.intake import Intake, arq_functions
 from worker.engine.worker import EngineOptions, Worker
 from worker.jobs import JOBS
+from worker.jobs.job import JobTypes
 from worker.ledger import Ledger
 from worker.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
 
@@ -108,23 +109,29 @@ def a_pickle(redis: Any, job_id: bytes) -> bytes:
 
 @asynccontextmanager
 async def a_worker(
-    redis: ArqRedis, pool: Pool, name: str = "worker", *, max_held_bytes: int = 16_777_216
+    redis: ArqRedis,
+    pool: Pool,
+    name: str = "worker",
+    *,
+    types: JobTypes = JOBS,
+    leave_s: float = 0.0,
+    max_held_bytes: int = 16_777_216,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run the engine as `worker.main` wires it, with one try a job, until the block ends."""
-    ledger = Ledger(pool, JOBS, worker_id=name)
+    ledger = Ledger(pool, types, worker_id=name)
     batcher = Batcher(ledger.settle, slots=2, limit=500)
     options = EngineOptions(
         max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
     )
     worker = Worker(
-        functions=arq_functions(JOBS),
+        functions=arq_functions(types),
         redis_pool=redis,
         handle_signals=False,
         max_jobs=2000,
         allow_abort_jobs=True,
         job_serializer=serialize,
         job_deserializer=receive,
-        ctx={"intake": Intake(JOBS, batcher.submit, max_tries=1), "engine": options},
+        ctx={"intake": Intake(types, batcher.submit, max_tries=1, leave_s=leave_s), "engine": options},
     )
     running = worker.main_task = asyncio.create_task(worker.main())
     try:

@@ -12,34 +12,27 @@ A tour, in the order in which a job meets the files:
 - `budget`    how many connections this worker may have, of those that PostgreSQL has for all of them
 - `outcomes`  what can become of a job
 - `health`    the stats job, the pruning, verdict and advice, readiness, and the figures for Prometheus
+- `bounded_http` the HTTP server of the front and of METRICS_PORT, with bounds on what callers may take
 - `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are
 - `bench`, `drill` and `lab` measure it and break it; no code of the service uses them
+- `process`   signals, standard streams and exit statuses, before anything else of a process
 - `terminal`  what the commands share; `pool_command` and `advice_command` are two of them
 
 Start it with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.
 """
 
-import os
-import signal
-import sys
 from typing import Any
+
+from worker import process
 
 
 def __getattr__(name: str) -> Any:
     """Hand out WorkerSettings when it is asked for: importing a part of this package reads no environment."""
     if name == "WorkerSettings":
-        _be_stoppable()
+        if process.is_arq_command():
+            process.prepare()
+            process.terminate_on_hangup()
         from worker.main import worker_settings  # noqa: PLC0415  (only the arq command needs all of it)
 
         return worker_settings()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _be_stoppable() -> None:
-    """Let SIGTERM end a container's first process while it imports; process 1 ignores what it has no handler for."""
-    if os.getpid() == 1:
-        signal.signal(signal.SIGTERM, _stop_now)
-
-
-def _stop_now(_number: int, _frame: object) -> None:
-    sys.exit(0)

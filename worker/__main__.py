@@ -3,10 +3,14 @@
 To run jobs: `arq worker.WorkerSettings`.
 """
 
+from worker import process
+
+if __name__ == "__main__":
+    process.prepare()  # before the imports below, which take a second
+
 import argparse
 import asyncio
 import re
-import signal
 import sys
 from datetime import timedelta
 from typing import Any
@@ -15,7 +19,6 @@ from settings import Settings
 from worker import terminal
 from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from worker.bench.command import PARTS, bench
-from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
 from worker.db.roles import ROLES, grant_roles
@@ -65,7 +68,7 @@ async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Url
 async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Apply the missing migrations."""
     config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
-    migrations = await terminal.patiently(lambda: migrate(config), settings, urls)
+    migrations = await terminal.migrate_first(config, settings, urls)
     applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
     if arguments.roles:
         given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)
@@ -95,10 +98,7 @@ async def services(arguments: argparse.Namespace, settings: Settings, urls: Urls
         raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
     await show_urls(arguments, settings, urls)
     sys.stdout.flush()
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    await asyncio.Event().wait()
     return 0
 
 
@@ -181,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process.run(main)

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import hiredis
 import structlog
@@ -25,9 +25,11 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from settings import without_password
+from urls import checks_certificate, without_password
 from worker import wire
 from worker.cancelling import heed_cancel
+from worker.db.faults import is_broken_tls, words
+from worker.engine.trouble import is_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +41,15 @@ _KEEPALIVE = {
     if hasattr(socket, name)
 }
 """A connection that only listens is found dead within two minutes; the kernels' own limits are hours."""
-REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
-"""Raised when Redis does not let us in, or is not who it says it is: waiting cannot help."""
+_DROPS_NOTHING = "noeviction"
+
+
+class RedisRefused(RedisConnectionError):
+    """Redis cannot serve us as it, or its URL, is set up; the text says why. Waiting at the start cannot help."""
+
+
+REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError, RedisRefused)
+"""Raised when Redis does not let us in, is not who it says it is, or cannot serve us: waiting cannot help."""
 
 
 def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> ArqRedis:
@@ -54,22 +63,69 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 
 def redis_settings(url: str) -> RedisSettings:
     """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
-    settings = _QuietRedisSettings(**vars(RedisSettings.from_dsn(url)))
-    options = parse_url(url)  # arq's reading leaves out what is quoted, and the certificates
-    settings.username, settings.password = options.get("username"), options.get("password")
-    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-        setattr(settings, name, options.get(name))
-    settings.ssl_check_hostname = True
-    return settings
+    options: dict[str, Any] = {**parse_url(url)}  # arq's own reading leaves out what is quoted, and the certificates
+    secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
+    secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
+    return _QuietRedisSettings(
+        host=options.get("host", "localhost"),
+        port=options.get("port", 6379),
+        unix_socket_path=options.get("path"),
+        database=options.get("db", 0),
+        username=options.get("username"),
+        password=options.get("password"),
+        ssl=url.startswith("rediss:"),
+        **secured,
+    )
 
 
 async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None = None) -> None:
-    """Wait until Redis answers, saying once what is waited for.
+    """Wait until Redis answers, logging once what is waited for, and check that it can serve us.
 
-    Raises the last error, of `redis.exceptions` or `OSError`, when *patience_s* is over; None waits for ever.
-    A refusal is raised at once.
+    Logs a warning if it may drop jobs. Raises the last error, of `redis.exceptions` or `OSError`, when *patience_s*
+    is over; None waits for ever. A refusal, one of `REFUSALS`, is raised at once.
     """
-    await wait_for(redis.ping, "redis", without_password(url), patience_s, (RedisError, OSError), REFUSALS)
+
+    async def attempt() -> str:
+        try:
+            return await _look(redis)
+        except (RedisError, OSError) as error:
+            if is_trouble(error) or isinstance(error, REFUSALS):
+                raise
+            raise RedisRefused(words(error)) from error
+
+    warning = await wait_for(attempt, "redis", without_password(url), patience_s, (RedisError, OSError), REFUSALS)
+    if warning:
+        log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
+
+
+async def ask(redis: ArqRedis) -> str:
+    """Ask Redis whether it answers; returns what to warn about, or nothing. Raises what redis-py raises."""
+    try:
+        return _eviction(await redis.info("memory"))
+    except NoPermissionError:
+        await redis.ping()
+        return ""
+
+
+async def _look(redis: ArqRedis) -> str:
+    """Return what to warn about. Raises `RedisRefused` where this is no Redis that the service can work with."""
+    await redis.ping()
+    try:
+        info: dict[str, Any] = await redis.info()
+    except NoPermissionError:  # a user who may only enqueue
+        return ""
+    if info.get("redis_mode") == "sentinel":
+        raise RedisRefused("it is a Sentinel, not a Redis: name the primary, or a proxy that follows it")
+    if info.get("cluster_enabled") == 1:
+        raise RedisRefused("it is a node of a Redis Cluster, which is not supported: name a single Redis")
+    if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:
+        raise RedisRefused("READONLY: it is a read-only replica: name the primary, or a proxy that follows it")
+    return _eviction(info)
+
+
+def _eviction(info: dict[str, Any]) -> str:
+    policy = info.get("maxmemory_policy", _DROPS_NOTHING)
+    return "" if policy == _DROPS_NOTHING else f"maxmemory-policy is {policy}: a full Redis drops jobs; set noeviction"
 
 
 async def wait_for(
@@ -106,7 +162,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
         options["socket_keepalive"] = True
         options["socket_keepalive_options"] = _KEEPALIVE
     if url.startswith("rediss:"):
-        options["ssl_check_hostname"] = True
+        options["ssl_check_hostname"] = checks_certificate(url)
     return options
 
 
@@ -137,6 +193,8 @@ class _OurWay:
                 raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
             if isinstance(reason, REFUSALS):  # hidden in an error that says the server is away
                 raise AuthenticationError(str(reason)) from error
+            if _is_ours_to_mend(reason):
+                raise RedisRefused(words(reason)) from error
             raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
@@ -160,6 +218,13 @@ class _OurWay:
             if isinstance(error, OSError):
                 raise RedisConnectionError(f"{type(error).__name__} while writing to socket: {error}") from error
             raise
+
+
+def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
+    """Return whether redis-py calls the server away because of our settings or files, or of what TLS the ends speak."""
+    if isinstance(reason, PermissionError) or is_broken_tls(reason):
+        return True
+    return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 
 
 class _QuietRedisSettings(RedisSettings):

@@ -94,6 +94,7 @@ class Budget:
         self._held = 0
         self._numbers: dict[str, int] = {}
         self._open: Callable[[], int] = lambda: 0
+        self._trouble: dict[str, str] = {}
         self._resize: Callable[[int], None] | None = None
 
     @property
@@ -127,13 +128,7 @@ class Budget:
 
     async def enter(self) -> None:
         """Wait until this worker may open two connections, for as long as the others leave no room for them."""
-        beats = 0
-        while not (await self.beat(LEAST) and self.granted):
-            heed_cancel()
-            beats += 1
-            if beats == _PATIENCE_BEATS:
-                log.warning("budget.waiting", **self._numbers)
-            await asyncio.sleep(BEAT_S)
+        await self._beat_until_granted(LEAST)
 
     async def take_share(self) -> int:
         """Read the capacity, and return what the pool may have to begin with: at least 1. Raises as the reading does.
@@ -141,12 +136,20 @@ class Budget:
         Waits for Redis, and says so where it is less than the pool's size.
         """
         await self._read_capacity()
-        while not await self.beat(self._wanted):
-            heed_cancel()
-            await asyncio.sleep(BEAT_S)
+        await self._beat_until_granted(self._wanted)
         if self.granted < self._wanted:
             log.warning("budget.limited", limit=self.limit, wanted=self._wanted - BESIDE_POOL, **self._numbers)
         return self.limit
+
+    async def _beat_until_granted(self, most: int) -> None:
+        """Wait until Redis answers and grants something; logs once what is waited for, with Redis's error if any."""
+        beats = 0
+        while not (await self.beat(most) and self.granted):
+            heed_cancel()
+            beats += 1
+            if beats == _PATIENCE_BEATS:
+                log.warning("budget.waiting", **self._trouble, **self._numbers)
+            await asyncio.sleep(BEAT_S)
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
         """From now on count what the pool has really open, and call *resize* with its limit now and at every beat."""
@@ -178,7 +181,9 @@ class Budget:
             except Exception as error:
                 if not is_trouble(error):
                     raise
-                return False  # the engine says so
+                self._trouble = {"error": f"{type(error).__name__}: {error}"[:200]}
+                return False  # a running engine logs it
+            self._trouble = {}
             self._take(*reply)
             return True
 

@@ -11,9 +11,9 @@ settled a moment ago. Then step 2 comes out short, or step 1 breaks a constraint
 back and the batch runs again, and this time it first looks up who has an outcome. Those jobs get the
 stored one. Few batches hold such a job, so the look-up comes only after the conflict.
 
-Where a transaction fails, somebody is to blame. Nobody's job: the server is away or refuses us, or two
-transactions got in each other's way, so the same batch runs again. One job's data or code: the batch is split in
-halves until that job stands alone, and the others' outcomes are what they would have been without it.
+Where a transaction fails, somebody is to blame. Nobody's job: the server is away, or refuses us or the ledger's own
+statements, or two transactions got in each other's way, so the same batch runs again. One job's data or code: the batch
+is split in halves until that job stands alone, and the others' outcomes are what they would have been without it.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ import structlog
 from pydantic_core import to_json
 
 from worker.cancelling import heed_cancel
-from worker.db.faults import Conflict, DataFault, PoolClosed, Refused, Unavailable
+from worker.db.faults import Conflict, DataFault, PoolClosed, Refused, SchemaFault, Unavailable, classify
 from worker.db.pool import Pool
 from worker.db.repositories import Repositories
 from worker.db.results import Entry, status_of
@@ -163,14 +163,21 @@ class Ledger:
     async def _transaction(
         self, function: str, batch: Sequence[Delivery], *, look_up: bool
     ) -> list[Outcome | RetryLater]:
-        async with self._pool.transaction() as connection:
-            begun_ns = time.perf_counter_ns()
-            repositories = Repositories(connection)
-            stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
-            fresh = [delivery for delivery in batch if delivery.id not in stored]
-            verdicts = await self._decide(function, fresh, repositories)
-            decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
-            written = await self._write(function, fresh, decided, repositories, begun_ns)
+        committing = False
+        try:
+            async with self._pool.transaction() as connection:
+                begun_ns = time.perf_counter_ns()
+                repositories = Repositories(connection)
+                stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
+                fresh = [delivery for delivery in batch if delivery.id not in stored]
+                verdicts = await self._decide(function, fresh, repositories)
+                decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
+                written = await self._write(function, fresh, decided, repositories, begun_ns)
+                committing = True
+        except SchemaFault as fault:
+            if committing:  # a deferred trigger of the handler's tables: the ledger's own statements have succeeded
+                raise HandlerError(f"PostgreSQL refuses its commit: {fault}") from None
+            raise
         self.tally.add(written)
         fresh_outcomes = iter(decided)
         return [stored.get(delivery.id) or next(fresh_outcomes) for delivery in batch]
@@ -187,7 +194,10 @@ class Ledger:
     async def _ask(
         self, job_type: JobType[Any], jobs: Sequence[Job[Any]], repositories: Repositories
     ) -> Sequence[Verdict]:
-        """Call the handler. Raises `HandlerError` where it hangs, or does not answer for each job."""
+        """Call the handler.
+
+        Raises `HandlerError` if it hangs, does not answer for each job, or needs a grant or table that is missing.
+        """
         limit = asyncio.timeout(self._handler_timeout_s)
         try:
             async with limit:
@@ -195,6 +205,10 @@ class Ledger:
         except TimeoutError:
             if limit.expired():
                 raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None
+            raise
+        except Exception as error:
+            if isinstance(fault := classify(error), SchemaFault):
+                raise HandlerError(f"PostgreSQL refuses its statement: {fault}") from None
             raise
         if len(verdicts) != len(jobs):
             raise HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")

@@ -1,7 +1,10 @@
-"""A socket to serve HTTP on, bound before the server starts, so that an address that is taken is told in one line."""
+"""Sockets to serve HTTP on, and the names of this machine that may be asked for there."""
 
 import asyncio
+import functools
+import ipaddress
 import socket
+from urllib.parse import urlsplit
 
 
 class CannotListen(Exception):
@@ -9,7 +12,7 @@ class CannotListen(Exception):
 
 
 async def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
-    """Return a socket that listens there. Raises `CannotListen`."""
+    """Return a socket that listens there. Raises `CannotListen`, so that a taken address is reported in one line."""
     loop = asyncio.get_running_loop()
     try:
         (family, _, _, _, address), *_ = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -17,3 +20,25 @@ async def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
     except OSError as error:
         words = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
         raise CannotListen(f"cannot serve on {host}, port {port}: {words}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host*, a name or an address, is of this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@functools.lru_cache(maxsize=256)
+def names_this_machine(host: bytes) -> bool:
+    """Return whether *host*, the value of a Host header, is a name of this machine only.
+
+    A browser that a foreign name was pointed here for (DNS rebinding) sends that name.
+    """
+    try:
+        return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")
+    except ValueError:
+        return False

@@ -15,6 +15,7 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `budget.changed` | info | the pool's limit went down or up |
 | `budget.exceeded` | warning | the least of the workers that run is more than the server can give |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
+| `front.sign_in_failed` | warning | a caller of the front gave a wrong token; with its address |
 | `migration.applied` | info | a schema migration was applied |
 """
 

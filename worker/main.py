@@ -7,25 +7,29 @@ ledger or a batcher, and nothing in here decides anything.
 import asyncio
 import functools
 import platform
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
+from types import TracebackType
 from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from settings import Settings, load_or_exit, without_password
-from worker import identity, logs, servers, wire
+from settings import Settings, load_or_exit
+from urls import drops_channel_binding, without_password
+from worker import identity, logs, process, servers, wire
 from worker.batcher import Batcher
-from worker.broker import open_redis, redis_settings, wait_for, wait_for_redis
+from worker.broker import ask, open_redis, redis_settings, wait_for, wait_for_redis
 from worker.budget import Budget
 from worker.db import capacity
-from worker.db.faults import Refused, Unavailable
+from worker.db.faults import DatabaseFault, ServerError, Unavailable, words
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
+from worker.db.requirements import require
 from worker.db.side_connection import SideConnection
 from worker.embedded import EmbeddedServersError
 from worker.engine.intake import Intake, arq_functions
@@ -54,15 +58,17 @@ def worker_settings() -> type:
     """
     settings = load_or_exit()
     install()
-    process = WorkerProcess(settings)
+    if process.is_arq_command():
+        sys.excepthook = _explain
+    this = WorkerProcess(settings)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
 
         functions = arq_functions(JOBS)
-        on_startup = process.startup
-        on_shutdown = process.shutdown
-        ctx = {"engine": process.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
+        on_startup = this.startup
+        on_shutdown = this.shutdown
+        ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
         redis_settings = redis_settings(servers.addresses(settings).redis)
         queue_name = settings.queue_name
         job_serializer = wire.serialize
@@ -77,6 +83,14 @@ def worker_settings() -> type:
         log_results = False
 
     return WorkerSettings
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
+    if isinstance(error, (RedisError, OSError)):
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 class WorkerProcess:
@@ -127,17 +141,21 @@ class WorkerProcess:
         _require_known(self._settings.pool_shares)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
+        if drops_channel_binding(self._urls.database):
+            log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
         config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_budget(ctx["redis"], side)
-        pool = await self._open_pool(config, budget)
+        pool = await self._open_pool(config, budget, side)
         ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
         batcher = Batcher(
             ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
         )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        ctx["intake"] = Intake(JOBS, batcher.submit, max_tries=self._settings.max_tries)
+        ctx["intake"] = Intake(
+            JOBS, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
+        )
         self._watch(pool, ledger, batcher, side, budget)
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -149,7 +167,7 @@ class WorkerProcess:
 
     async def _open_health_port(self, redis: ArqRedis) -> None:
         try:
-            await self._health.open(redis.ping)
+            await self._health.open(functools.partial(ask, redis))
         except CannotListen as error:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
@@ -170,14 +188,16 @@ class WorkerProcess:
         self._run_aside(budget.run, "budget")
         return budget
 
-    async def _open_pool(self, config: PoolConfig, budget: Budget) -> Pool:
+    async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
+            tables = not self._settings.migrate_on_start
+            await self._wait_for_database(functools.partial(_require, side, tables=tables))
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(migrate, config)):
                     log.info("migration.applied", version=migration.version, name=migration.name)
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
-        except (Refused, MigrationError) as error:
-            raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {error}") from None
+        except (DatabaseFault, MigrationError, ServerError) as error:
+            raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
 
@@ -230,6 +250,11 @@ def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
 def _require_known(shares: Mapping[str, float]) -> None:
     if unknown := shares.keys() - {job_type.name for job_type in JOBS}:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
+
+
+async def _require(side: SideConnection, *, tables: bool) -> None:
+    async with side.use() as connection:
+        await require(connection, tables=tables, writing=True)
 
 
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:

@@ -1,31 +1,38 @@
 """How the commands meet their user: exit status, JSON or a table, errors as one line.
 
 Every command writes its answer to standard output, either for people or, with `--json`, as one JSON
-document and nothing else; log lines, progress and errors go to standard error. Exit status: 0; 1 where
-a job failed or was refused; 2 for a wrong call or no connection; 130 after Ctrl-C; 143 after SIGTERM.
+document and nothing else; log lines, progress and errors go to standard error. `worker.process` lists the
+exit statuses.
 """
 
 import argparse
 import json
+import os
 import re
+import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Never
 
 import uvloop
+from arq.connections import ArqRedis
 from redis.exceptions import RedisError
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from settings import Settings, load_or_exit, without_password
-from worker import logs, servers
-from worker.broker import wait_for
-from worker.db.faults import DataFault, Refused, StatementTimeout, Unavailable
-from worker.db.migrations import MigrationError, migrate
+from settings import Settings, load_or_exit
+from urls import without_password
+from worker import logs, process, servers
+from worker.broker import REFUSALS, open_redis, wait_for, wait_for_redis
+from worker.db import requirements
+from worker.db.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
+from worker.db.migrations import Migration, MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
@@ -33,6 +40,12 @@ _HIGHEST_PORT = 65535
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
 """A century: what lies further back the calendar may not have."""
+_ANY_WIDTH = 1_000_000
+_PIPED_WIDTH = 2000
+"""Columns of a table that goes to a file or a program: a row is one line, unless a text in it is longer than that."""
+_LEAST_FOLDED = 12
+_GAP = 2
+"""Blanks between two columns of a table without a box."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
@@ -59,28 +72,17 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
     A command with *own_servers* gets the service's addresses only: nothing is started for it.
     """
     settings = load_or_exit()
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: _stop_as_ctrl_c_does(told, number))
+    received = process.interrupt_on_signals()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
-            sys.exit(uvloop.run(_guarded(command(settings, urls), urls)))
+            status = uvloop.run(_guarded(command(settings, urls), urls))
     except (CommandError, EmbeddedServersError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = process.ERROR
     except KeyboardInterrupt:
-        sys.exit(128 + (told or [signal.SIGINT])[0])
-    except BrokenPipeError:
-        sys.stdout = None  # the reader has seen enough; nothing is left to flush
-        sys.exit(0)
-
-
-def _stop_as_ctrl_c_does(told: list[int], number: int) -> None:
-    """End the command so that it closes what it has open: its embedded servers would outlive it."""
-    told.append(number)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in its background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
+        status = 128 + signal.SIGINT
+    sys.exit(128 + received[0] if received else status)
 
 
 async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
@@ -94,8 +96,40 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
         connect_timeout_s=settings.connect_timeout,
     )
     if settings.migrate_on_start:
-        await patiently(lambda: migrate(config), settings, urls)
+        await migrate_first(config, settings, urls)
+    else:
+        await patiently(lambda: requirements.check(config, tables=True), settings, urls)
     return await patiently(lambda: Pool.open(config), settings, urls)
+
+
+async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls) -> list[Migration]:
+    """Apply the missing migrations where the database can be written and holds any text; returns what was applied."""
+    await patiently(lambda: requirements.check(config, writing=True), settings, urls)
+    return await patiently(lambda: migrate(config), settings, urls)
+
+
+@asynccontextmanager
+async def open_queue(settings: Settings, urls: Urls) -> AsyncGenerator[ArqRedis]:
+    """Give Redis's client for a command, once Redis answers and can serve us. Raises what redis-py raises."""
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+    try:
+        await wait_for_redis(redis, urls.redis, patience_s=patience_s(settings))
+        yield redis
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+async def require_redis(settings: Settings, urls: Urls) -> None:
+    """Raise `CommandError` where Redis answers and cannot serve us; it may be away."""
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+    try:
+        await wait_for_redis(redis, urls.redis, patience_s=0)
+    except REFUSALS as error:
+        raise CommandError(f"Redis at {without_password(urls.redis)}: {words(error)}") from None
+    except (RedisError, OSError):
+        pass  # it may come later: a front answers 503 until then
+    finally:
+        await redis.aclose(close_connection_pool=True)
 
 
 async def patiently(attempt: Callable[[], Awaitable[Any]], settings: Settings, urls: Urls) -> Any:
@@ -115,15 +149,23 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
         return await command
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
         first = _first(error)
-        if isinstance(first, (Unavailable, Refused, MigrationError)):
-            raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {first}") from None
+        if isinstance(first, (Unavailable, Refused, MigrationError, ServerError)):
+            raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {words(first)}") from None
         if isinstance(first, DataFault):
             raise CommandError(f"PostgreSQL takes no such value: {first}") from None
         if isinstance(first, RedisError):
-            raise CommandError(f"Redis at {without_password(urls.redis)}: {first}") from None
+            raise CommandError(f"Redis at {without_password(urls.redis)}: {words(first)}") from None
         if isinstance(first, StatementTimeout):
             raise CommandError("the query took longer than COMMAND_TIMEOUT: ask for less, or raise it") from None
+        if isinstance(first, OSError):
+            raise CommandError(_refused_by_system(first)) from None
         raise first from None
+
+
+def _refused_by_system(error: OSError) -> str:
+    """Return what the operating system refuses, such as a file on a disk that is full, and where."""
+    where = f"{logs.printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+    return f"{where}{error.strerror or str(error) or type(error).__name__}"
 
 
 def _first(error: Exception) -> Exception:
@@ -140,8 +182,14 @@ def note(line: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document: times as ISO 8601, money as text."""
-    print(json.dumps(document, default=_plain, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    """Print one JSON document: times as ISO 8601, money as text; in ASCII if the output lacks a letter."""
+    indent = 2 if sys.stdout.isatty() else None
+    text = json.dumps(document, default=_plain, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(document, default=_plain, indent=indent)
+    print(text)
 
 
 def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
@@ -151,7 +199,7 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_jso
     elif not rows:
         print(empty)
     else:
-        table = Table(box=None, pad_edge=False)
+        table = _FittingTable(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold", no_wrap=column in ("job_id", "worker_id"))
         for row in rows:
@@ -159,9 +207,40 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_jso
         console().print(table)
 
 
+class _FittingTable(Table):
+    """A table that prints its rows as records, one value a line, where the terminal is too narrow for its columns.
+
+    Text may be folded to `_LEAST_FOLDED` characters a line; figures, and ids that are to be copied, never.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._least_width(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+        else:
+            yield from map(Text, self._records())
+
+    def _least_width(self, console: Console, options: ConsoleOptions) -> int:
+        unbounded = options.update(max_width=_ANY_WIDTH)
+        widths: list[int] = []
+        for column in self.columns:
+            cells = (column.header, *column.cells)
+            natural = max(Measurement.get(console, unbounded, one).maximum for one in cells)
+            folds = column.overflow == "fold" and not column.no_wrap
+            widths.append(min(natural, _LEAST_FOLDED) if folds else natural)
+        return sum(widths) + _GAP * (len(widths) - 1)
+
+    def _records(self) -> Iterator[str]:
+        """Yield each row as lines of title and value; titles are as wide as the longest."""
+        titles = [str(column.header) for column in self.columns]
+        width = max(map(len, titles))
+        for number, row in enumerate(zip(*(column.cells for column in self.columns), strict=True)):
+            lines = [f"{title:<{width}}  {value}" for title, value in zip(titles, row, strict=True) if str(value)]
+            yield "\n".join(([""] if number else []) + lines)
+
+
 def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
     """Return an empty table of figures, to the right but in the columns of *words*."""
-    table = Table(box=None, pad_edge=False)
+    table = _FittingTable(box=None, pad_edge=False)
     for title in titles:
         if title in words:
             table.add_column(title, overflow="fold")
@@ -187,8 +266,14 @@ def figure(value: float | Decimal) -> str:
 
 
 def console() -> Console:
-    """Return standard output: as wide as the terminal, and wide enough for any row when piped."""
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
+    """Return standard output: as wide as the terminal, and wide enough for any row when piped.
+
+    Both sides are given, as rich would take 80 by 25 where TERM is dumb.
+    """
+    is_terminal = sys.stdout.isatty()
+    size = shutil.get_terminal_size()
+    width = size.columns if is_terminal else _PIPED_WIDTH
+    return Console(markup=False, highlight=False, force_terminal=is_terminal, width=width, height=size.lines)
 
 
 def duration(text: str) -> timedelta:

@@ -2,7 +2,7 @@
 
 - `app`        makes the application: its rooms (routers), what stands before them, what it opens and closes
 - `server`     runs the application until it is told to stop
-- `guard`      who may ask, and how often (`rates`, `sign_in`)
+- `guard`      who may ask, and how often (`rates`, `sign_in`, `callers`); `heads` answers HEAD
 - `commands`   the room that takes commands: `accepting` enqueues (`sharing` lets callers share round trips), `waiting`
                waits for outcomes, `describing` says it in OpenAPI; `shortcut` leads there past FastAPI's routing
 - `load_test`  the room that enqueues a burst

@@ -6,11 +6,14 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 
 from producer.front import commands, feed, health, jobs, load_test, page, reading, sign_in
+from producer.front.callers import Callers
 from producer.front.guard import Guard
+from producer.front.heads import AnswerHead
 from producer.front.problems import RESPONSES, handle_problems
 from producer.front.requests import CountRequests, Requests
 from producer.front.services import open_services
 from producer.front.shortcut import Shortcut
+from producer.front.sign_in import Access
 from settings import Settings
 from worker.embedded import Urls
 
@@ -50,7 +53,10 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     )
     app.add_middleware(Shortcut, front=app, routes=commands.router.routes)
     token = settings.front_token
-    app.add_middleware(Guard, token=token.get_secret_value() if token else None, rate_limit=settings.front_rate_limit)
+    app.state.access = access = Access(token.get_secret_value() if token else None)
+    callers = Callers(settings.front_trusted_proxies)
+    app.add_middleware(Guard, access=access, rate_limit=settings.front_rate_limit, callers=callers)
+    app.add_middleware(AnswerHead)
     app.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
     handle_problems(app)
     for room in ROOMS:

@@ -4,7 +4,9 @@ The body is the command's fields, and `worker.jobs` decides what is valid, as it
 
 - `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
   twice. What the first request with a key asked for stands, whatever later ones say.
-- `Prefer: wait=5` waits for the outcome, at most `MOST_WAIT_S` seconds.
+- `Prefer: wait=5` waits for the outcome, at most `MOST_WAIT_S` seconds. The outcome of a job with a key is the
+  ledger's. That of a job with a random id is the result in Redis, a millisecond sooner: only who may write to Redis and
+  reads the id out of the queue in time could forge it, and would deceive this one caller.
 """
 
 import asyncio
@@ -76,8 +78,9 @@ async def _accept(request: Request, accepting: Accepting, function: str, **named
     wait_s = _wait_s(request)
     outcome = await accepting.settled(submission.id) if key is not None else None
     if outcome is None:
-        await accepting.accept(submission)
-        outcome = await _outcome(request, accepting, submission.id, wait_s) if wait_s else None
+        outcome = await accepting.accept(submission)
+    if outcome is None and wait_s:
+        outcome = await _outcome(request, accepting, submission.id, wait_s, confirm=key is not None)
     if not wait_s:
         return _accepted(submission.id, {})
     honoured = {"Preference-Applied": f"wait={wait_s:.0f}"}
@@ -124,12 +127,14 @@ def _wait_s(request: Request) -> float:
     return min(float(match[1]), MOST_WAIT_S) if match else 0.0
 
 
-async def _outcome(request: Request, accepting: Accepting, job_id: str, wait_s: float) -> Outcome | None:
+async def _outcome(
+    request: Request, accepting: Accepting, job_id: str, wait_s: float, *, confirm: bool
+) -> Outcome | None:
     """Wait for the job's outcome; None: time is up, or the caller has gone."""
-    outcome = await accepting.waits.outcome(job_id, min(wait_s, _UNWATCHED_S))
+    outcome = await accepting.outcome(job_id, min(wait_s, _UNWATCHED_S), confirm=confirm)
     if outcome is not None or wait_s <= _UNWATCHED_S:
         return outcome
-    waiting = asyncio.ensure_future(accepting.waits.outcome(job_id, wait_s - _UNWATCHED_S))
+    waiting = asyncio.ensure_future(accepting.outcome(job_id, wait_s - _UNWATCHED_S, confirm=confirm))
     leaving = asyncio.ensure_future(request.receive())  # the body has been read: what comes next is the end
     try:
         await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -1,32 +1,35 @@
 """What stands in front of every room: who may ask, from where, how much and how often.
 
 - Without a token the front answers to this machine's own names only, so that no page of another site reaches it by
-  a name that it points here. `is_loopback` tells which addresses may be bound then.
+  a name that it points here.
 - With one (FRONT_TOKEN) every request but those for its health needs `Authorization: Bearer …`, or a browser's
   signed-in session (`sign_in`).
 - Changes are POST or PUT, with JSON or nothing as the body, and not from another site's page.
-- Bodies are bounded, counted as they come, and so are the requests a second of each address.
+- Bodies are bounded, counted as they come, and so are the requests a second of each caller (`callers`). Those with the
+  token are counted apart.
 - Every answer says what a browser may do with it: run nothing but the front's own files, frame it nowhere, guess no
   types, keep no data.
 """
 
-import functools
-import hmac
-import ipaddress
 from collections.abc import Iterable
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
+import structlog
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from producer.front.callers import Callers, caller_of
 from producer.front.problems import problem
 from producer.front.rates import Rates
-from producer.front.sign_in import COOKIE, PATH, Sessions
+from producer.front.sign_in import MAX_FORM_BYTES, PATH, SIGN_OUT_PATH, Access
+from worker.listening import names_this_machine
 from worker.wire import MAX_PAYLOAD_BYTES
 
-MOST_BODY_BYTES = MAX_PAYLOAD_BYTES - 1024
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = MAX_PAYLOAD_BYTES - 1024
 """Less than a job may have: what goes with its fields has to fit, too."""
 _CHANGES = ("POST", "PUT")
 _METHODS = ("GET", "HEAD", *_CHANGES)
@@ -36,7 +39,6 @@ _HEADERS = (
     (b"referrer-policy", b"same-origin"),
 )
 _NOT_KEPT = (b"cache-control", b"no-store")
-_TOO_LARGE = f"a body has at most {MOST_BODY_BYTES} bytes"
 
 Headers = dict[bytes, bytes]
 
@@ -44,10 +46,10 @@ Headers = dict[bytes, bytes]
 class Guard:
     """Lets requests through to *app*, or answers them. *rate_limit*: requests a second of an address; 0: any."""
 
-    def __init__(self, app: ASGIApp, *, token: str | None, rate_limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, rate_limit: int, callers: Callers) -> None:
         self._app = app
-        self._token = token.encode() if token is not None else None
-        self._sessions = Sessions(token) if token is not None else None
+        self._access = access
+        self._callers = callers
         self._rates = Rates(rate_limit) if rate_limit else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,66 +57,48 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._callers.find(scope)
         refusal = self._refusal(scope, dict(scope["headers"]))
-        await (refusal or self._app)(scope, _limited(receive), _with_headers(send))
+        send = _with_headers(send)
+        try:
+            await (refusal or self._app)(scope, _limited(receive, _max_bytes(scope)), send)
+        except ClientDisconnect:
+            log.debug("front.client_left", path=scope["path"])
+            await problem(HTTPStatus.BAD_REQUEST, "the client has left")(scope, receive, send)  # for the counts
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        caller = caller_of(scope)
+        admitted = self._access.admits(headers, caller)
         return (
-            self._too_often(scope)
+            self._too_often(caller, admitted=admitted)
             or self._misdirected(headers)
-            or self._unauthorized(scope, headers)
+            or (None if admitted else _unauthorized(scope, headers))
             or _not_allowed(scope)
             or (_unsafe(scope, headers) if scope["method"] in _CHANGES else None)
         )
 
-    def _too_often(self, scope: Scope) -> Response | None:
-        client = scope.get("client")
-        if self._rates is None or self._rates.admit(client[0] if client else ""):
+    def _too_often(self, caller: str, *, admitted: bool) -> Response | None:
+        if self._rates is None or self._rates.admit(caller if admitted else f"{caller} without the token"):
             return None
         words = "more requests a second than FRONT_RATE_LIMIT allows one address"
         return problem(HTTPStatus.TOO_MANY_REQUESTS, words, code="too_many", headers={"Retry-After": "1"})
 
     def _misdirected(self, headers: Headers) -> Response | None:
-        if self._token is not None or _names_this_machine(headers.get(b"host", b"")):
+        if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):
             return None
         words = "without FRONT_TOKEN the front answers to localhost only"
         return problem(HTTPStatus.MISDIRECTED_REQUEST, words, code="misdirected")
 
-    def _unauthorized(self, scope: Scope, headers: Headers) -> Response | None:
-        path: str = scope["path"]
-        if self._token is None or path == PATH or path.startswith("/health/") or self._knows(headers):
-            return None
-        if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
-            return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
-        words = "needs Authorization: Bearer with the FRONT_TOKEN"
-        return problem(HTTPStatus.UNAUTHORIZED, words, code="unauthorized", headers={"WWW-Authenticate": "Bearer"})
 
-    def _knows(self, headers: Headers) -> bool:
-        """Return whether the caller has the token, or a session that was opened with it."""
-        assert self._token is not None
-        assert self._sessions is not None
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer":
-            return hmac.compare_digest(given.strip(), self._token)
-        return self._sessions.is_open(_cookie(headers.get(b"cookie", b"")))
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether *host*, a name or an address, is of this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-@functools.lru_cache(maxsize=256)
-def _names_this_machine(host: bytes) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")
-    except ValueError:
-        return False
+def _unauthorized(scope: Scope, headers: Headers) -> Response | None:
+    """Refuse a caller without the token, unless it asks for what everybody may have."""
+    path: str = scope["path"]
+    if path in (PATH, SIGN_OUT_PATH) or path.startswith("/health/"):
+        return None
+    if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
+        return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
+    words = "needs Authorization: Bearer with the FRONT_TOKEN"
+    return problem(HTTPStatus.UNAUTHORIZED, words, code="unauthorized", headers={"WWW-Authenticate": "Bearer"})
 
 
 def _not_allowed(scope: Scope) -> Response | None:
@@ -130,13 +114,18 @@ def _unsafe(scope: Scope, headers: Headers) -> Response | None:
         return problem(HTTPStatus.FORBIDDEN, "changes are not taken from another site", code="cross_site")
     length = headers.get(b"content-length", b"")
     empty = length in (b"", b"0") and b"transfer-encoding" not in headers
-    if not empty and scope["path"] != PATH and not _is_json(headers.get(b"content-type", b"")):
+    if not empty and scope["path"] not in (PATH, SIGN_OUT_PATH) and not _is_json(headers.get(b"content-type", b"")):
         return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", code="not_json")
-    if length.isdigit() and int(length) > MOST_BODY_BYTES:
+    most = _max_bytes(scope)
+    if length.isdigit() and int(length) > most:
         return problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE, code="too_large", headers={"Connection": "close"}
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most), code="too_large", headers={"Connection": "close"}
         )
     return None
+
+
+def _too_large(most: int) -> str:
+    return f"a body has max {most} bytes"
 
 
 def _from_here(headers: Headers) -> bool:
@@ -153,13 +142,11 @@ def _is_json(content_type: bytes) -> bool:
     return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type[-5:] == b"+json")
 
 
-def _cookie(cookies: bytes) -> str:
-    """Return the session's cookie out of the header, or nothing."""
-    pairs = (pair.strip().partition(b"=") for pair in cookies.split(b";"))
-    return next((value.decode("latin-1") for name, _, value in pairs if name == COOKIE.encode()), "")
+def _max_bytes(scope: Scope) -> int:
+    return MAX_FORM_BYTES if scope["path"] in (PATH, SIGN_OUT_PATH) else MAX_BODY_BYTES
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(receive: Receive, most: int) -> Receive:
     """Count what comes, whatever was announced."""
     size = 0
 
@@ -167,8 +154,8 @@ def _limited(receive: Receive) -> Receive:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > MOST_BODY_BYTES:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE, {"Connection": "close"})
+        if size > most:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most), {"Connection": "close"})
         return message
 
     return limited

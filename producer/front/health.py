@@ -31,6 +31,7 @@ class Fact(BaseModel):
 
     ok: bool
     reason: str
+    warning: str = ""
 
 
 class Ready(BaseModel):
@@ -79,7 +80,7 @@ async def pool_stats(services: Using) -> Response:
 )
 async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
     """Return this process's figures for Prometheus: its pool's, and the requests by route and status."""
-    text, content_type = services.metrics.render(accept)
+    text, content_type = services.metrics.recent(accept)
     return Response(text, headers={"Content-Type": content_type})
 
 

@@ -25,7 +25,7 @@ JobId = Annotated[str, Path(min_length=1, max_length=MOST_ID_CHARACTERS, descrip
 Status = Literal["applied", "rejected", "failed"]
 
 
-class JobRow(BaseModel):
+class Row(BaseModel):
     """An outcome, as the ledger has it. Durations are microseconds."""
 
     job_id: str
@@ -42,12 +42,24 @@ class JobRow(BaseModel):
     queue_us: int
     pool_wait_us: int
     db_us: int
-    args: Any
     requeued_at: datetime | None
 
 
+class JobRow(Row):
+    """An outcome in a list.
+
+    The arguments are in the job's own answer only (`GET /jobs/{id}`), as are a result of more than 4 kB, which is null
+    here, and all of an error of more than 2,000 characters. *requeueable*: the job can run again.
+    """
+
+    requeueable: bool
+
+
 class JobPage(BaseModel):
-    """Outcomes, the newest first. *next* is the cursor of the next page; a page with one may have few rows, or none."""
+    """Outcomes, the newest first. *next* is the cursor of the next page; a page with one may have few rows, or none.
+
+    A page ends before its *limit* if its results and errors have a megabyte together.
+    """
 
     jobs: list[JobRow]
     next: str | None
@@ -61,10 +73,11 @@ class Pending(BaseModel):
     url: str
 
 
-class Settled(JobRow):
-    """A job with its outcome."""
+class Settled(Row):
+    """A job with its outcome, and its arguments if they were kept."""
 
     id: str
+    args: Any
     url: str
 
 

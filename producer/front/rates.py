@@ -1,32 +1,39 @@
-"""How often each address may ask: a token bucket an address, in memory that does not grow with them."""
+"""How often each caller may ask: a token bucket for each, in memory that does not grow with their number."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-_BURST_S = 1.0
-"""What an idle address has saved up, in seconds of its rate."""
-_MOST_ADDRESSES = 10_000
-"""The least recently seen are forgotten: their bucket would be full again anyway."""
+_MAX_CALLERS = 10_000
+"""Of more the least recently seen are forgotten; the bucket of such a caller would be full again anyway."""
 
 
 class Rates:
-    """Admits *per_second* requests a second from each address, and a second's worth at once."""
+    """Admits *per_second* requests a second from each caller, and *burst_s* seconds' worth of them at once."""
 
-    def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_second: float, *, burst_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._cost_s = 1 / per_second
+        self._burst_s = burst_s
         self._clock = clock
         self._full_at_s: OrderedDict[str, float] = OrderedDict()
         """The bucket as one number: when it will be full again."""
 
-    def admit(self, address: str) -> bool:
-        """Take a token out of the bucket of *address*; False where there is none."""
-        now_s = self._clock()
-        full_at_s = max(self._full_at_s.get(address, now_s), now_s) + self._cost_s
-        if full_at_s - now_s > _BURST_S:
+    def has_one(self, caller: str) -> bool:
+        """Return whether the bucket of *caller* has a token, and leave it there."""
+        return self._after(caller) is not None
+
+    def admit(self, caller: str) -> bool:
+        """Take a token out of the bucket of *caller*; returns False if there is none."""
+        full_at_s = self._after(caller)
+        if full_at_s is None:
             return False
-        self._full_at_s[address] = full_at_s
-        self._full_at_s.move_to_end(address)
-        if len(self._full_at_s) > _MOST_ADDRESSES:
+        self._full_at_s[caller] = full_at_s
+        self._full_at_s.move_to_end(caller)
+        if len(self._full_at_s) > _MAX_CALLERS:
             self._full_at_s.popitem(last=False)
         return True
+
+    def _after(self, caller: str) -> float | None:
+        now_s = self._clock()
+        full_at_s = max(self._full_at_s.get(caller, now_s), now_s) + self._cost_s
+        return None if full_at_s - now_s > self._burst_s else full_at_s

@@ -10,7 +10,7 @@ from producer.front.paths import GREATEST_ID, RowId
 from producer.front.problems import Problem
 from producer.front.services import Using
 from worker.db.orders import Order
-from worker.db.products import Product
+from worker.db.products import MAX_PAGE_BYTES, Product
 from worker.db.repositories import Repositories
 from worker.db.users import User
 
@@ -96,11 +96,16 @@ async def list_products(
     limit: Limit = 100,
     after: After = 0,
 ) -> ProductPage:
-    """List the products of a category in the order of their ids; of one that nobody knows there are none."""
+    """List the products of a category in the order of their ids; of one that nobody knows there are none.
+
+    A page ends before its *limit* if its descriptions have a megabyte together.
+    """
     async with services.pool.acquire() as connection:
         products = Repositories(connection).products
         found = await products.by_category(category, after_id=after, limit=limit + 1)
-    return ProductPage(products=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    is_cut = sum(len(product.description.encode()) for product in found) >= MAX_PAGE_BYTES
+    shown = found[:limit]
+    return ProductPage(products=shown, next=shown[-1].id if is_cut or len(found) > limit else None)
 
 
 @router.get("/orders/{order_id}")

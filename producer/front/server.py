@@ -1,31 +1,30 @@
 """Runs the front until it is told to stop."""
 
-import signal
 import socket
-from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from producer.front.guard import MAX_BODY_BYTES
+from worker.bounded_http.limits import Limits, max_connections
+from worker.bounded_http.server import BoundedServer
+
 _GRACE_S = 5
 """For requests under way when it is told to stop."""
+_CONNECTIONS = 16_384
+"""Max connections: twice the callers that were seen to wait at a time, and some 200 MB if all of them are open."""
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, whose end is an ordinary one.
+class Server(BoundedServer):
+    """The bounded HTTP server, whose end is an ordinary one.
 
-    It first lets those go who would wait on: event streams, and callers with `Prefer: wait`. A signal ends
-    the server, not the process, which has its own things to close.
+    It first lets those go who would wait on: event streams, and callers with `Prefer: wait`. uvicorn raises the signal
+    again after that, which ends the command.
     """
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
-        super().__init__(config)
+        super().__init__(config, Limits(max_connections(_CONNECTIONS), body_bytes=MAX_BODY_BYTES))
         self._state = app.state
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  (uvicorn's)
-        """Stop; at a second Ctrl-C without waiting for anybody."""
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and give the requests under way their grace."""
@@ -36,7 +35,7 @@ class Server(uvicorn.Server):
 
 
 async def serve(app: FastAPI, listening: socket.socket) -> int:
-    """Serve *app* on that socket until SIGINT or SIGTERM; returns the exit status: 2 where it could not start."""
+    """Serve *app* on that socket until a signal, which is raised again at the end; returns 2 if it could not start."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -44,6 +43,7 @@ async def serve(app: FastAPI, listening: socket.socket) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # `callers` reads them, from trusted proxies only
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = Server(app, config)

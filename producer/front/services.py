@@ -1,6 +1,7 @@
 """What the rooms of the front share: one connection pool and one Redis client of this process."""
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from producer.front.fleet import Fleet
 from producer.front.requests import Requests
 from settings import Settings
 from worker import servers
-from worker.broker import open_redis
+from worker.broker import ask, open_redis
 from worker.db.pool import Pool
 from worker.db.repositories import Repositories
 from worker.embedded import Urls
@@ -54,7 +55,7 @@ async def open_services(settings: Settings, urls: Urls, requests: Requests) -> A
         async with pool.acquire() as connection:
             return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
-    readiness = Readiness(redis.ping)
+    readiness = Readiness(functools.partial(ask, redis))
     readiness.watch(pool)
     lag = LoopLag()
     probe = asyncio.create_task(lag.run(), name="loop lag probe")

@@ -39,7 +39,10 @@ def demo(service: Service) -> Iterator[subprocess.Popen[str]]:
     demo.communicate(timeout=30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGHUP))],
+)
 async def test_the_demo_works_until_it_is_stopped(
     demo: subprocess.Popen[str], rows: Any, number: signal.Signals
 ) -> None:
@@ -61,5 +64,5 @@ async def test_the_demo_works_until_it_is_stopped(
         await until(two_workers_have_settled_jobs)
     demo.send_signal(number)
     _, said = demo.communicate(timeout=30)
-    assert (0, "") == (demo.returncode, said)
+    assert (128 + number, "") == (demo.returncode, said)
     await until(nobody_is_left, 2)

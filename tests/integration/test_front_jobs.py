@@ -217,3 +217,33 @@ async def test_the_primary_key_finds_ids_that_begin_alike(connection: Any) -> No
         "SELECT collation_name FROM information_schema.columns WHERE table_name = 'job_results'"
         " AND column_name = 'job_id'"
     )
+
+
+async def test_lists_have_no_arguments_and_are_bounded_in_bytes(http: AsyncClient, ledger: Ledger) -> None:
+    """A job's own answer has them. Every row is listed, on more pages, and long results and errors are left to it."""
+    content = {"username": "x" * 1_000_000}
+    for number in range(5):
+        job = a_delivery(Failed("é" * 3000), f"big-{number}", content=content)
+        await ledger.settle("create_user", [job])
+    answer = await http.get("/jobs", params={"limit": 200})
+    assert len(answer.content) < 100_000
+    rows = answer.json()["jobs"]
+    assert ["args" in row for row in rows] == [False] * 5
+    assert [row["requeueable"] for row in rows] == [True] * 5
+    assert {2000} == {len(row["error"]) for row in rows}
+    one = (await http.get("/jobs/big-0")).json()
+    assert (content, "é" * 3000) == (one["args"], one["error"])
+
+
+async def test_a_page_ends_with_the_row_that_fills_it(
+    http: AsyncClient, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one begins behind it, whether it is a page or a search; a row that is too large alone is a page."""
+    await fail(ledger, *(f"job-{n}" for n in range(7)), error="lost " * 40)
+    expected = [f"job-{n}" for n in reversed(range(7))]
+    for most in (1, 199, 201, 500, 10_000):
+        monkeypatch.setattr("worker.db.result_pages.MAX_PAGE_BYTES", most)
+        assert expected == await listed(http)
+        assert expected == await listed(http, search="lost")
+    monkeypatch.setattr("worker.db.result_pages.MAX_PAGE_BYTES", 500)
+    assert 3 == len((await http.get("/jobs")).json()["jobs"])

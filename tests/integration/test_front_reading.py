@@ -115,3 +115,20 @@ async def test_what_is_not_there_is_a_problem_with_its_code(http: AsyncClient, k
 async def test_pages_have_bounds(http: AsyncClient, query: str) -> None:
     """A reader cannot ask for all of a million rows, nor have them skipped."""
     assert 422 == (await http.get(f"/users/?{query}")).status_code
+
+
+async def test_a_page_of_products_is_bounded_in_bytes(
+    http: AsyncClient, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A description may have a megabyte. The next page goes on behind the product that filled this one."""
+    for module in ("worker.db.products", "producer.front.reading"):
+        monkeypatch.setattr(f"{module}.MAX_PAGE_BYTES", 1000)
+    products = [a_product(f"book-{n}", category="Books", description="é" * 300) for n in range(5)]
+    await Ledger(pool, JOBS, worker_id="w").settle("create_product", [a_delivery(one) for one in products])
+    pages: list[list[str]] = []
+    after: int | None = 0
+    while after is not None:
+        page = await read(http, "/products/category/Books", after=after)
+        pages.append([product["sku"] for product in page["products"]])
+        after = page["next"]
+    assert [["book-0", "book-1"], ["book-2", "book-3"], ["book-4"]] == pages

@@ -271,9 +271,36 @@ async def test_conflicts_without_end_stay_with_their_job(
 async def test_an_effect_whose_row_cannot_be_written_is_rolled_back(pool: Pool, connection: Any) -> None:
     """They are one transaction: nobody ever sees the user of a job that has no outcome."""
     await connection.execute("ALTER TABLE job_results RENAME COLUMN db_us TO lost")
-    outcomes = await a_ledger(pool).settle("create_user", [a_delivery(a_user("ada"))])
-    assert [RetryLater(ERROR_DELAYS_S[0])] == outcomes
-    assert [] == await usernames(connection)
+    ledger = a_ledger(pool)
+    async with asyncio.timeout(10):
+        settling = asyncio.create_task(ledger.settle("create_user", [a_delivery(a_user("ada"))]))
+        while not ledger.database_is_away and not settling.done():
+            await asyncio.sleep(0.01)
+        assert [] == await usernames(connection)
+        await connection.execute("ALTER TABLE job_results RENAME COLUMN lost TO db_us")
+        (outcome,) = await settling
+    assert isinstance(outcome, Applied)
+    assert ["ada"] == await usernames(connection)
+
+
+async def test_a_read_only_database_is_waited_for(pool: Pool, connection: Any) -> None:
+    """As after a failover to a server that is not promoted yet, or on a full disk: no try is spent."""
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    reading = await Pool.open(pool.config)
+    ledger = a_ledger(reading)
+    async with asyncio.timeout(10):
+        settling = asyncio.create_task(ledger.settle("create_user", [a_delivery(a_user("ada"), last_try=True)]))
+        while not ledger.database_is_away and not settling.done():
+            await asyncio.sleep(0.01)
+        await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+        (outcome,) = await settling
+    await reading.close()
+    assert isinstance(outcome, Applied)
 
 
 async def break_inserts(connection: Any, *, times: int, sqlstate: str) -> None:

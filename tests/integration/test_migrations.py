@@ -3,16 +3,21 @@
 import asyncio
 from dataclasses import fields
 from typing import Any
+from unittest.mock import AsyncMock
 
+import asyncpg
 import pytest
 
-from worker.db.migrations import MigrationError, all_migrations, migrate
+from worker.db.faults import Unavailable
+from worker.db.migrations import Migration, MigrationError, all_migrations, migrate
 from worker.db.orders import Order
 from worker.db.pool import PoolConfig, connect
 from worker.db.products import Product
 from worker.db.results import Entry
+from worker.db.side_connection import SideConnection
 from worker.db.users import User
 
+ALL = all_migrations()
 WRITTEN_BY_SQL = {"function", "worker_id", "finished_at", "db_us", "requeued_at"}
 
 
@@ -49,11 +54,123 @@ async def test_a_changed_file_is_refused(database: PoolConfig, connection: Any) 
         await migrate(database)
 
 
-async def test_a_newer_database_is_refused(database: PoolConfig, connection: Any) -> None:
-    """An old worker does not know what the new schema means."""
-    await connection.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (9999, 'later', 'x')")
-    with pytest.raises(MigrationError, match="the database has migration 9999, which this version does not know"):
+async def newer(connection: Any, *, breaks_older: bool) -> None:
+    """Have a migration of a later version applied."""
+    await connection.execute(
+        "INSERT INTO schema_migrations (version, name, checksum, breaks_older) VALUES (9999, 'later', 'x', $1)",
+        breaks_older,
+    )
+
+
+async def test_a_newer_database_is_refused_if_it_says_so(database: PoolConfig, connection: Any) -> None:
+    """An old process does not know what the new schema means."""
+    await newer(connection, breaks_older=True)
+    with pytest.raises(MigrationError, match="has migration 9999_later, which needs a newer version of this service"):
         await migrate(database)
+
+
+async def test_an_old_process_goes_on_with_a_newer_database(
+    database: PoolConfig, connection: Any, logs: list[Any]
+) -> None:
+    """Unless the migration says otherwise; a line of the log names it."""
+    await newer(connection, breaks_older=False)
+    assert [] == await migrate(database)
+    assert ["9999_later"] == next(line["names"] for line in logs if line["event"] == "migrations.newer")
+
+
+async def test_an_up_to_date_database_is_not_locked(database: PoolConfig, connection: Any) -> None:
+    """Whoever holds any lock on the table of migrations, or any advisory lock, holds no start up."""
+    async with asyncio.timeout(5), connection.transaction():
+        await connection.execute("LOCK TABLE schema_migrations IN SHARE MODE")
+        assert [] == await migrate(database)
+
+
+READS = "SELECT count(*) FROM job_results"
+
+
+async def test_a_migration_behind_an_open_read_holds_nobody_up(
+    database: PoolConfig, connection: Any, side: SideConnection, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives way again and again until the reader is done, and says whom it waits for, but not what that runs."""
+    altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
+    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, altering])
+    monkeypatch.setattr("worker.db.migrations._LOCAL", "SET LOCAL lock_timeout = 200")
+    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.05)
+    async with connection.transaction():
+        await connection.execute(READS)
+        migrating = asyncio.create_task(migrate(database))
+        while not [line for line in logs if line["event"] == "migration.waits"]:
+            async with asyncio.timeout(3), side.use() as worker:  # not for as long as the reader reads
+                await worker.fetchval(READS)
+        assert not migrating.done()
+    assert [altering] == await migrating
+
+    (said,) = [line for line in logs if line["event"] == "migration.waits"]
+    assert (connection.get_server_pid(), "tests:test") == (said["pid"], said["application_name"])
+    assert {"usename", "state", "query_start"} < set(said)
+    assert READS not in str(said)
+
+
+async def test_a_migration_that_waits_too_long_says_so(
+    database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server that is away: a start waits on, a command ends with status 2."""
+    altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
+    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, altering])
+    monkeypatch.setattr("worker.db.migrations._LOCAL", "SET LOCAL lock_timeout = 10")
+    monkeypatch.setattr("worker.db.migrations._PATIENCE_S", 0.2)
+    async with connection.transaction():
+        await connection.execute(READS)
+        with pytest.raises(Unavailable, match="a migration waits for a lock"):
+            await migrate(database)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "SELECT pg_advisory_lock(119467009)",
+        "BEGIN; LOCK TABLE schema_migrations IN ACCESS SHARE MODE",
+        "BEGIN; SELECT * FROM schema_migrations",
+    ],
+)
+async def test_the_role_that_reads_can_hold_no_start(
+    database: PoolConfig, connection: Any, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of the locks that it can take keeps a migration from being applied."""
+    adding = Migration(len(all_migrations()) + 1, "more", "CREATE TABLE more ()")
+    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, adding])
+    await connection.execute("CREATE ROLE only_reads; GRANT SELECT ON schema_migrations TO only_reads")
+    await connection.execute("SET ROLE only_reads")
+    for stronger in ("ROW EXCLUSIVE", "SHARE", "EXCLUSIVE", "ACCESS EXCLUSIVE"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"DO $$ BEGIN LOCK TABLE schema_migrations IN {stronger} MODE; END $$")
+    await connection.execute(held)
+    try:
+        async with asyncio.timeout(5):
+            assert [adding] == await migrate(database)
+    finally:
+        await connection.execute("ROLLBACK; RESET ROLE; DROP OWNED BY only_reads; DROP ROLE only_reads")
+
+
+async def test_migrating_leaves_nothing_behind_in_its_session(
+    empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pooler hands the same session on to others: no setting, no lock, no transaction."""
+    shared = await connect(empty_database, "pooled")
+    settings = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
+    before = [tuple(row) for row in await shared.fetch(settings)]
+    monkeypatch.setattr(shared, "terminate", lambda: None)
+    monkeypatch.setattr("worker.db.migrations.connect", AsyncMock(return_value=shared))
+    monkeypatch.setattr("worker.db.migrations._watch", AsyncMock())
+
+    await migrate(empty_database)
+
+    assert before == [tuple(row) for row in await shared.fetch(settings)]
+    assert not shared.is_in_transaction()
+    locks = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation <> 'pg_locks'::regclass"
+    assert 0 == await shared.fetchval(f"{locks} AND locktype NOT IN ('virtualxid') AND mode <> 'AccessShareLock'")
+    await shared.close()
 
 
 async def test_a_migration_that_fails_leaves_nothing(empty_database: PoolConfig) -> None:

@@ -72,7 +72,10 @@ async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("DELETE FROM schema_migrations WHERE version >= 4", "not applied: 0004_pool_history, 0005_front"),
+        (
+            "DELETE FROM schema_migrations WHERE version >= 4",
+            "not applied: 0004_pool_history, 0005_front, 0006_rolling_deploys",
+        ),
         (
             "UPDATE schema_migrations SET checksum = '' WHERE version = 1",
             "migration 0001_service was changed after it was applied",

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
@@ -17,7 +17,7 @@ from producer import workload
 from producer.client import JobClient
 from producer.commands_file import Refusal
 from producer.report import Report
-from producer.run import Pace, Run
+from producer.run import Pace, Run, _Ids
 from producer.source import at_hand
 from producer.submission import Submission
 from worker import wire
@@ -63,31 +63,30 @@ Start = Callable[..., tuple[Run, Report, list[Refusal]]]
 
 
 @pytest.fixture
-def a_run(pool: Pool) -> Iterator[Start]:
+def a_run(pool: Pool) -> Start:
     """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
 
     async def finished(job_ids: Sequence[str]) -> list[Finished]:
         async with pool.acquire() as connection:
             return await Repositories(connection).results.finished(job_ids)
 
-    with ExitStack() as runs:
+    def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
+        report, refused = Report(followed=True), list[Refusal]()
+        return Run(client, finished, report, refused.append), report, refused
 
-        def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
-            report, refused = Report(), list[Refusal]()
-            run = Run(client, finished, report, refused.append)
-            runs.callback(run.close)
-            return run, report, refused
-
-        yield start
+    return start
 
 
-async def test_a_run_closes_its_file(client: JobClient, a_run: Start) -> None:
-    """The garbage collector did, with a ResourceWarning; a second call does nothing."""
-    run, _, _ = a_run(client)
-    await run.enqueue(at_hand(iter(())), Pace())
-    await run.follow()
-    run.close()
-    assert run._ids._file.closed
+def test_the_ids_of_a_run_are_taken_in_order_and_cost_little_memory() -> None:
+    """A million of them would be 60 MB as text; there is no temporary file that a full disk could refuse."""
+    ids, taken = _Ids(), list[str]()
+    given = [f"load-123456789-é\udcff-{number}" for number in range(20_000)]
+    for first in range(0, len(given), 500):
+        ids.put(given[first : first + 500])
+    assert 8 > sum(map(len, ids._blocks)) / len(given)
+    while ids:
+        taken += ids.take(777)
+    assert given == taken
 
 
 async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool: Pool, redis: ArqRedis) -> None:

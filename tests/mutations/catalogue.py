@@ -31,10 +31,13 @@ LEDGER, FAULTS = "tests/integration/test_ledger.py", "tests/integration/test_led
 LEASES, POISON = "tests/integration/test_leases.py", "tests/integration/test_poison.py"
 ONE_POISON = f"{POISON}::test_poison_has_its_outcome_and_harms_nobody"
 GUARD, COMMANDS = "tests/integration/test_front_guard.py", "tests/integration/test_front_commands.py"
+CALLERS, BOUNDED = "tests/integration/test_front_callers.py", "tests/integration/test_bounded_http.py"
 BENCH, ARENA = "tests/integration/test_bench.py", "tests/integration/test_drill_arena.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
 SOURCE = "tests/unit/test_source.py"
 ODD = "tests/integration/test_odd_redis.py"
+GRANTS, ISOLATION = "tests/integration/test_grants.py", "tests/integration/test_isolation.py"
+RETENTION, ROLLING = "tests/integration/test_retention.py", "tests/integration/test_rolling_deploy.py"
 
 MUTATIONS = [
     # ---------------------------------------------------------------- the ledger
@@ -78,16 +81,16 @@ MUTATIONS = [
     Mutation(
         "the ledger's row outside of the effect's transaction",
         "worker/ledger.py",
-        "            written = await self._write(function, fresh, decided, repositories, begun_ns)\n",
-        "        async with self._pool.transaction() as connection:\n"
-        "            written = await self._write(function, fresh, decided, Repositories(connection), begun_ns)\n",
+        "                written = await self._write(function, fresh, decided, repositories, begun_ns)\n",
+        "            async with self._pool.transaction() as connection:\n"
+        "                written = await self._write(function, fresh, decided, Repositories(connection), begun_ns)\n",
         f"{FAULTS}::test_an_effect_whose_row_cannot_be_written_is_rolled_back",
     ),
     Mutation(
         "no transaction at all",
         "worker/db/pool.py",
-        "async with self.acquire() as connection, connection.transaction():",
-        "async with self.acquire() as connection:",
+        "await connection.execute(self._connections.begin)",
+        'await connection.execute("SELECT 1")',
         "tests/integration/test_pool.py::test_a_transaction_commits_or_rolls_back",
     ),
     Mutation(
@@ -110,6 +113,55 @@ MUTATIONS = [
         "            except (Unavailable, Refused) as fault:\n",
         "            except (Unavailable, Refused) as fault:\n                raise\n",
         f"{FAULTS}::test_a_server_that_is_away_or_refuses_us_is_waited_for",
+    ),
+    Mutation(
+        "a grant that a handler lacks stops the whole worker",
+        "worker/ledger.py",
+        'raise HandlerError(f"PostgreSQL refuses its statement: {fault}") from None',
+        "raise",
+        f"{GRANTS}::test_what_a_handler_may_not_do_is_its_job_types_failure",
+    ),
+    Mutation(
+        "a grant that the ledger lacks is the jobs' failure",
+        "worker/ledger.py",
+        "            if committing:  #",
+        "            if True:  #",
+        f"{GRANTS}::test_what_the_ledger_may_not_do_is_waited_for",
+    ),
+    Mutation(
+        "a refused commit stops the whole worker",
+        "worker/ledger.py",
+        "            if committing:  #",
+        "            if False:  #",
+        f"{GRANTS}::test_a_commit_that_is_refused_is_its_job_types_failure",
+    ),
+    Mutation(
+        "the shortest retention prunes everybody's rows",
+        "worker/db/sql/retention.sql",
+        "SELECT kind, max(days)",
+        "SELECT kind, min(days)",
+        f"{RETENTION}::test_the_longest_retention_wins",
+    ),
+    Mutation(
+        "a job of a newer version is rejected at once",
+        "worker/engine/intake.py",
+        'if now - since >= self._leave_s or call.get("burst"):',
+        "if True:",
+        f"{ROLLING}::test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
+    ),
+    Mutation(
+        "a read that conflicts is not repeated",
+        "worker/db/connections.py",
+        "                if self.is_in_transaction():\n                    raise\n",
+        "                raise\n",
+        f"{ISOLATION}::test_a_read_that_conflicts_is_repeated",
+    ),
+    Mutation(
+        "a transaction has the database's isolation",
+        "worker/db/connections.py",
+        '_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"',
+        '_BEGIN = "BEGIN"',
+        f"{ISOLATION}::test_writes_have_the_isolation_that_they_are_written_for",
     ),
     Mutation(
         "an error's text is stored as it is",
@@ -571,7 +623,7 @@ MUTATIONS = [
     Mutation(
         "front: it answers to any name",
         "producer/front/guard.py",
-        'if self._token is not None or _names_this_machine(headers.get(b"host", b"")):',
+        'if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):',
         "if headers:",
         f"{GUARD}::test_a_front_without_a_token_answers_to_no_other_name",
     ),
@@ -585,29 +637,29 @@ MUTATIONS = [
     Mutation(
         "front: what a form sends is a command",
         "producer/front/guard.py",
-        'if not empty and scope["path"] != PATH and not',
+        'if not empty and scope["path"] not in (PATH, SIGN_OUT_PATH) and not',
         "if empty and not",
         f"{GUARD}::test_what_a_form_can_send_is_no_command",
     ),
     Mutation(
         "front: a body is as long as it likes",
         "producer/front/guard.py",
-        "if size > MOST_BODY_BYTES:",
+        "if size > most:",
         "if size < 0:",
         f"{GUARD}::test_a_body_that_is_too_large_is_refused",
     ),
     Mutation(
         "front: any token will do",
-        "producer/front/guard.py",
-        "return hmac.compare_digest(given.strip(), self._token)",
-        "return bool(given.strip())",
+        "producer/front/sign_in.py",
+        "right = self.is_right(given.strip())",
+        "right = bool(given.strip())",
         f"{GUARD}::test_a_token_is_asked_of_everybody",
     ),
     Mutation(
         "front: a session is not signed",
         "producer/front/sign_in.py",
-        "return signed and self._clock()",
-        "return self._clock()",
+        "if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):",
+        "if not session:",
         f"{GUARD}::test_a_session_ends",
     ),
     Mutation(
@@ -637,6 +689,41 @@ MUTATIONS = [
         "futures.remove(future)",
         "futures.count(future)",
         f"{COMMANDS}::test_a_caller_who_leaves_is_not_waited_for",
+    ),
+    Mutation(
+        "front: a result in Redis is believed for a job whose id the caller chose",
+        "producer/front/commands.py",
+        "confirm=key is not None)",
+        "confirm=False)",
+        f"{COMMANDS}::test_a_result_that_is_forged_while_somebody_waits_is_not_believed",
+    ),
+    Mutation(
+        "front: a result in Redis keeps a job from being enqueued",
+        "producer/front/accepting.py",
+        "if outcome is None:",
+        "if outcome and not outcome:",
+        f"{COMMANDS}::test_a_forged_result_is_not_believed",
+    ),
+    Mutation(
+        "front: anybody is believed what X-Forwarded-For says",
+        "producer/front/callers.py",
+        "if not self._proxies or not self._is_proxy(peer := _address(_peer(scope))):",
+        "if not self._proxies or not (peer := _address(_peer(scope))):",
+        f"{CALLERS}::test_the_caller_is_the_last_that_a_trusted_proxy_names",
+    ),
+    Mutation(
+        "HTTP: a head that does not end has no deadline",
+        "worker/bounded_http/protocol.py",
+        "if self._deadline is None:\n            self._set_deadline()",
+        "if self._in_body and self._deadline is None:\n            self._set_deadline()",
+        f"{BOUNDED}::test_a_half_head_on_a_kept_connection_is_answered_408",
+    ),
+    Mutation(
+        "HTTP: half requests hold their connections",
+        "worker/bounded_http/limits.py",
+        "return self.count < self.limit or self.evict()",
+        "return self.count < self.limit",
+        f"{BOUNDED}::test_half_requests_lock_nobody_out",
     ),
     # ---------------------------------------------------------------- the producer
     Mutation(

@@ -9,7 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in [ROOT / "settings.py", *(ROOT / "worker").rglob("*.py"), *(ROOT / "producer").rglob("*.py")]
+    for path in [
+        ROOT / "settings.py",
+        ROOT / "urls.py",
+        *(ROOT / "worker").rglob("*.py"),
+        *(ROOT / "producer").rglob("*.py"),
+    ]
 }
 MAY_TOUCH_ENVIRON = {"settings", "worker.embedded.programs"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
@@ -29,6 +34,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worker.ledger": ("asyncpg", "redis", "arq", "settings", "worker.engine"),
     "worker.delivery": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine"),
     "settings": ("worker", "producer"),
+    "urls": ("worker", "producer", "settings", "asyncpg", "redis"),
     "producer.workload": ("asyncpg", "redis", "arq", "settings"),
     "producer.commands_file": ("asyncpg", "redis", "arq", "settings"),
     "producer.report": ("asyncpg", "redis", "arq", "settings"),

@@ -1,5 +1,7 @@
 """The settings: what each is by default, and what is said about one that is wrong."""
 
+import base64
+import random
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "max_jobs": 2000,
     "max_held_bytes": 16_777_216,
     "max_tries": 5,
+    "newer_job_wait": 600.0,
     "job_timeout": 10.0,
     "lease": 5.0,
     "batch_limit": 500,
@@ -50,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": "INFO",
     "front_token": None,
     "front_rate_limit": 5000,
+    "front_trusted_proxies": (),
     "simulation_concurrency": 4,
 }
 
@@ -61,7 +65,8 @@ def test_the_defaults_are_pinned() -> None:
 
 def test_the_worker_is_named_after_its_host_by_default() -> None:
     """The name may not be longer than its bound, whatever the host is called."""
-    assert load({}).worker_name == settings.socket.gethostname()[:40]
+    assert load({}).worker_name[:31] == settings.socket.gethostname()[:31]
+    assert len(load({}).worker_name) <= 40
 
 
 @pytest.mark.parametrize(
@@ -107,8 +112,19 @@ def test_the_worker_is_named_after_its_host_by_default() -> None:
         ("SNAPSHOT_KEEP_DAYS", "0"),
         ("RESULT_KEEP_DAYS", "1"),
         ("LOG_LEVEL", "LOUD"),
-        ("FRONT_TOKEN", "fifteen letters"),
+        ("FRONT_TOKEN", "fifteen_letters"),
+        ("FRONT_TOKEN", "aaaaaaaaaaaaaaaa"),
+        ("FRONT_TOKEN", "abababababababababab"),
+        ("FRONT_TOKEN", "0123456789abcdefghijklmnop"),
+        ("FRONT_TOKEN", "zyxwvutsrqponmlkjihg"),
+        ("FRONT_TOKEN", "passwordpassword"),
+        ("FRONT_TOKEN", "changemechangeme"),
+        ("FRONT_TOKEN", "sesame open sesame"),
+        ("FRONT_TOKEN", "sésame-ouvre-toi-donc"),
         ("FRONT_RATE_LIMIT", "-1"),
+        ("FRONT_TRUSTED_PROXIES", "proxy.example"),
+        ("FRONT_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("FRONT_TRUSTED_PROXIES", "10.0.0.1,"),
         ("SIMULATION_CONCURRENCY", "65"),
     ],
 )
@@ -310,3 +326,81 @@ def test_every_setting_has_a_description() -> None:
     """The README's table and the errors assume that the fields speak for themselves."""
     source = settings.Path(settings.__file__).read_text()
     assert [] == [name for name in Settings.model_fields if f"    {name}: " not in source]
+
+
+def test_a_random_token_is_strong() -> None:
+    """As `openssl rand -hex 24` and `-base64 18` print it; none of hundreds is refused."""
+    for number in range(300):
+        dice = random.Random(number)
+        assert load({"FRONT_TOKEN": dice.randbytes(24).hex()}).front_token
+        assert load({"FRONT_TOKEN": base64.b64encode(dice.randbytes(18)).decode()}).front_token
+
+
+def test_a_weak_token_is_not_shown() -> None:
+    """The line says how to make a better one."""
+    with pytest.raises(SettingsError) as told:
+        load({"FRONT_TOKEN": "hunter2hunter2hunter2"})
+    assert "FRONT_TOKEN: is too easy to guess; take what `openssl rand -hex 24` prints" == str(told.value)
+
+
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    """An address is a network of one."""
+    proxies = load({"FRONT_TRUSTED_PROXIES": "10.0.0.7, fd00::/8,192.168.4.0/24"}).front_trusted_proxies
+    assert ["10.0.0.7/32", "fd00::/8", "192.168.4.0/24"] == [str(proxy) for proxy in proxies]
+
+
+@pytest.mark.parametrize(
+    "variable", ["QUEUE_NAME", "FRONT_TOKEN", "WORKER_NAME", "METRICS_HOST", "DB_NAME", "DB_PASSWORD"]
+)
+def test_text_is_trimmed_and_control_characters_are_refused(variable: str) -> None:
+    """As .env files with Windows line ends leave it; a value of blanks counts as absent."""
+    value = "a-name-of-16-chars"
+    read = getattr(load({variable: f" {value}\r\n"}), variable.lower())
+    assert value == (read if isinstance(read, str) else read.get_secret_value())
+    assert load({}).model_dump() == load({variable: " \r"}).model_dump()
+    for odd in ("\r", "\x1b", "\udcff"):
+        with pytest.raises(SettingsError, match=f"^{variable}: has a control character"):
+            load({variable: f"a-name{odd}of-16-chars"})
+
+
+def test_a_token_that_no_caller_could_send_is_refused() -> None:
+    """A header has no blanks in a token, and no other letters than ASCII's."""
+    for token in ("sixteen letters or so", "sixteen-létters-or-so"):
+        with pytest.raises(SettingsError, match=r"^FRONT_TOKEN: "):
+            load({"FRONT_TOKEN": token})
+
+
+def test_hosts_of_long_names_have_different_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods of one deployment differ at the end of their names only."""
+    names = set[str]()
+    for pod in ("a", "b"):
+        monkeypatch.setattr(settings.socket, "gethostname", lambda pod=pod: f"{'tidepool-worker-' * 4}{pod}")
+        names.add(load({}).worker_name)
+    assert [40, 40] == [len(name) for name in names]
+
+
+def test_a_home_directory_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and .env files have no shell that would expand it."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert settings.Path("/home/ada/x") == load({"DATA_DIR": "~/x"}).data_dir
+    with pytest.raises(SettingsError, match=r"^DATA_DIR: begins with ~"):
+        load({"DATA_DIR": "~nobody-of-this-name/x"})
+
+
+def test_a_user_without_a_name_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as any number."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(settings.getpass, "getuser", nameless)
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: names no user"):
+        load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r"})
+    assert load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r", "PGUSER": "ada"})
+
+
+def test_files_and_ports_of_libpqs_variables_are_checked() -> None:
+    """The driver reads them, and would take a file that is not there for a server that is away."""
+    for variable, value in (("PGSSLROOTCERT", "/no/ca.pem"), ("PGPORT", "abc")):
+        with pytest.raises(SettingsError, match=f"^{variable}: "):
+            load({**SERVERS, variable: value})

@@ -10,5 +10,5 @@
 
 Rounds go through all systems in turn, so that a machine that gets slower is slower for all of them, and
 the ratios hold. The queue and the tables that it uses are its own: a Redis database and a PostgreSQL
-database called `tidepool_bench`, made anew for each run and dropped afterwards.
+database called `tidepool_bench_…`, made anew for each run and dropped afterwards.
 """

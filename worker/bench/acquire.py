@@ -25,7 +25,7 @@ async def acquire_us(config: PoolConfig) -> dict[str, float]:
         ours = await Pool.open(config)
         stack.push_async_callback(ours.close)
         async with translated():
-            theirs: Any = await asyncpg.create_pool(config.url, **pool_options(config, config.max_size))
+            theirs: Any = await asyncpg.create_pool(**pool_options(config, config.max_size))
         stack.push_async_callback(theirs.close)
         acquires = {
             "asyncpg": functools.partial(theirs.acquire, timeout=config.acquire_timeout_s),

@@ -1,6 +1,7 @@
 """Where measurements are made: databases of their own, or servers of their own, so that nobody's data are touched."""
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -12,10 +13,11 @@ from urllib.parse import urlsplit
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings, child_environment, without_password
+from settings import Settings, child_environment
+from urls import without_password
 from worker import embedded, servers
 from worker.broker import open_redis
-from worker.db import capacity
+from worker.db import address, capacity
 from worker.db.faults import translated
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
@@ -27,7 +29,7 @@ from worker.terminal import CommandError
 
 QUEUE = "arq:queue"
 """What is measured works on this one, whatever QUEUE_NAME says."""
-_DATABASE, _REDIS_DATABASE = "tidepool_bench", 15
+_REDIS_DATABASE = 15
 _USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
 _RESTART_WAIT_S = 30.0
 
@@ -62,7 +64,7 @@ async def session(url: str) -> AsyncGenerator[Any]:
     """Lend a connection of its own. Raises as `worker.db.faults` says, and `CommandError` for what else is refused."""
     try:
         async with translated():
-            connection: Any = await asyncpg.connect(url)
+            connection: Any = await asyncpg.connect(**address.arguments(url))
             try:
                 yield connection
             finally:
@@ -95,9 +97,10 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 @asynccontextmanager
 async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
-    """Make the benchmark's own database, and take a Redis database that is empty; both are left as they were."""
+    """Make a database with a new name, and take a Redis database that is empty; both are left as they were."""
+    name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = Urls(
-        urlsplit(urls.database)._replace(path=f"/{_DATABASE}").geturl(),
+        urlsplit(urls.database)._replace(path=f"/{name}").geturl(),
         urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
     )
     async with AsyncExitStack() as stack:
@@ -107,17 +110,16 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
             raise CommandError(
                 f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
             )
-        await _drop(urls)
-        stack.push_async_callback(_drop, urls)
         async with session(urls.database) as admin:
-            await admin.execute(f"CREATE DATABASE {_DATABASE}")
+            await admin.execute(f"CREATE DATABASE {name}")
+        stack.push_async_callback(_drop, urls, name)
         stack.push_async_callback(redis.flushdb)
         yield own, redis
 
 
-async def _drop(urls: Urls) -> None:
+async def _drop(urls: Urls, name: str) -> None:
     async with session(urls.database) as admin:
-        await admin.execute(f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)")
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _with_redis_database(url: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from arq.worker import Retry
 from settings import load
 from worker import servers, wire
 from worker.broker import open_redis, redis_settings
+from worker.db import address
 from worker.engine.worker import EngineOptions, install
 
 _SETTINGS = load()
@@ -63,7 +64,9 @@ async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity:
 
 
 async def _open_pool(ctx: dict[Any, Any]) -> None:
-    ctx["pool"] = await asyncpg.create_pool(_URLS.database, min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE)
+    ctx["pool"] = await asyncpg.create_pool(
+        **address.arguments(_URLS.database), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
+    )
 
 
 async def _close_pool(ctx: dict[Any, Any]) -> None:

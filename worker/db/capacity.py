@@ -1,7 +1,8 @@
 """How many connections the PostgreSQL server can give, and who has them now.
 
 `worker.budget` divides among the workers what is left beside everybody else. A worker is known by its
-application name: `tidepool:{worker_id}` the pool's, `tidepool:{worker_id}:stats` that beside the pool.
+application name: `tidepool:{worker_id}` the pool's, `tidepool:{worker_id}:stats` that beside the pool,
+and only of a role that may write the ledger.
 """
 
 from collections import Counter

@@ -6,11 +6,13 @@ noted here. Of asyncpg only the public hooks are used: `connect`, query logger a
 
 import asyncio
 import functools
+import random
 import time
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import asyncpg
 
+from worker.db.faults import connecting
 from worker.db.figures import PoolStats
 
 _LENT, _RETURNING, _LOST, _SURPLUS = -1, -2, -3, -4
@@ -19,9 +21,46 @@ _BOUNDS_TRANSACTIONS = (17,)
 """The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
 the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
 _OPENED = "SELECT pg_postmaster_start_time()"
-_OPENED_AND_BOUNDED = f"{_OPENED}, set_config('transaction_timeout', $1, false)"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""The level that every statement here is written for, whatever the database's default is."""
+_CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_MOST_CONFLICTS = 8
 _IDLE_SHARE = 0.9
 """A connection that ends after this share of the time for which it may be idle has ended for that reason."""
+
+
+class Session(asyncpg.Connection):
+    """asyncpg's connection, which repeats a statement that conflicts with another transaction, outside of transactions.
+
+    There the statement is a transaction of its own, and has been rolled back. Under a database whose default isolation
+    is `serializable` any read may end so. Raises the conflict after eight tries.
+    """
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        """Run *query*, as asyncpg does."""
+        return await self._repeated(super().execute, query, *args, **options)
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        """Return the rows, as asyncpg does."""
+        return await self._repeated(super().fetch, query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        """Return the first row, as asyncpg does."""
+        return await self._repeated(super().fetchrow, query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        """Return the first row's first column, as asyncpg does."""
+        return await self._repeated(super().fetchval, query, *args, **options)
+
+    async def _repeated(self, statement: Any, *args: Any, **options: Any) -> Any:
+        for conflicts in range(1, _MOST_CONFLICTS):
+            try:
+                return await statement(*args, **options)
+            except _CONFLICTS:
+                if self.is_in_transaction():
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
+        return await statement(*args, **options)
 
 
 class Connections:
@@ -31,7 +70,9 @@ class Connections:
         self.closing = False
         self._connecting = 0
         self._stats = stats
-        self._transaction_timeout_ms = str(int(transaction_timeout_s * 1000))
+        self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
+        self.begin: LiteralString = _BEGIN
+        """What begins a transaction; its timeout is set in it, as a pooler would hand a session's on to others."""
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
         self._doing: dict[int, int] = {}
         """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
@@ -48,7 +89,14 @@ class Connections:
         return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
 
     async def connect(self, *args: Any, **options: Any) -> Any:
-        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`."""
+        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`.
+
+        Raises `Refused` where waiting cannot help, else what asyncpg raises.
+        """
+        async with connecting():
+            return await self._connect(*args, **options)
+
+    async def _connect(self, *args: Any, **options: Any) -> Any:
         since_ns = time.perf_counter_ns()
         self._connecting += 1
         try:
@@ -68,15 +116,15 @@ class Connections:
         return connection
 
     async def _greet(self, connection: Any) -> None:
-        """Ask since when the server runs, and bound the transactions; a connection that does not answer is cut."""
+        """Ask since when the server runs, and whether it bounds transactions; cut a connection that does not answer."""
         try:
-            if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
-                server_began = await connection.fetchval(_OPENED_AND_BOUNDED, self._transaction_timeout_ms)
-            else:
-                server_began = await connection.fetchval(_OPENED)
+            server_began = await connection.fetchval(_OPENED)
         except BaseException:
             connection.terminate()
             raise
+        if connection.get_server_version() >= _BOUNDS_TRANSACTIONS:
+            text = f"{_BEGIN}; SET LOCAL transaction_timeout = {self._transaction_timeout_ms}"
+            self.begin = cast("LiteralString", text)
         if self._server_began not in (None, server_began):
             self._stats.database_restarts += 1
         self._server_began = server_began
@@ -90,7 +138,7 @@ class Connections:
     def returning(self, connection: Any, pid: int) -> None:
         """Take note that it is being given back; `returned` follows."""
         if pid in self._doing:
-            self._doing[pid] = _LOST if _has_ended(connection) else _RETURNING
+            self._doing[pid] = _LOST if has_ended(connection) else _RETURNING
 
     def surplus(self, pid: int) -> None:
         """Take note that it is being closed because it is one too many, unless it has ended on the way."""
@@ -134,7 +182,8 @@ class Connections:
             self._stats.connect_errors += 1
 
 
-def _has_ended(connection: Any) -> bool:
+def has_ended(connection: Any) -> bool:
+    """Return whether a connection that was lent is of no use any more."""
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:  # asyncpg has taken it back, since it is of no use any more

@@ -9,7 +9,6 @@ from worker.db import queries
 from worker.db.connection import Connection
 
 _SQL = queries.load("events")
-_ADVICE_LOCK_KEY = 0x7_1DE_9003
 
 
 class EventRepository:
@@ -29,7 +28,7 @@ class EventRepository:
 
     async def lock_advice(self) -> bool:
         """Become the only one that advises until the transaction ends; returns False, at once, where another does."""
-        return await self._connection.fetchval(_SQL["lock_advice"], _ADVICE_LOCK_KEY)
+        return await self._connection.fetchval(_SQL["lock_advice"]) or False
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* rows from before *before*; returns how many were there."""

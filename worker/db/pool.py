@@ -10,13 +10,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, LiteralString, Self, cast
 
 import asyncpg
 
+from worker.db.address import arguments
 from worker.db.connection import Connection
-from worker.db.connections import Connections
-from worker.db.faults import PoolClosed, PoolTimeout, translated
+from worker.db.connections import Connections, Session, has_ended
+from worker.db.faults import PoolClosed, PoolTimeout, Unavailable, connecting, translated
 from worker.db.figures import PoolStats
 from worker.db.gate import Gate, GateClosed, GateFull
 from worker.db.loan import Holder, Loan
@@ -57,9 +58,7 @@ class Pool:
         )
         self._loans: set[Loan] = set()
         self._shrinking: asyncio.Task[None] | None = None
-        self._pool: Any = asyncpg.create_pool(
-            config.url, connect=self._connections.connect, **pool_options(config, self.limit)
-        )
+        self._pool: Any = asyncpg.create_pool(connect=self._connections.connect, **pool_options(config, self.limit))
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
@@ -109,9 +108,18 @@ class Pool:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        """Lend a connection inside a transaction: commits on a clean exit, rolls back on any exception."""
-        async with self.acquire() as connection, connection.transaction():
-            yield connection
+        """Lend a connection inside a transaction: commits on a clean exit, rolls back on any exception.
+
+        Not by asyncpg's class: the isolation and the time limit are set in the round trip that begins it.
+        """
+        async with self.acquire() as connection:
+            await connection.execute(self._connections.begin)
+            try:
+                yield connection
+            except BaseException:
+                await _end(connection, "ROLLBACK")
+                raise
+            await _end(connection, "COMMIT")
 
     async def check(self) -> float:
         """Return the milliseconds that a round trip took, for health checks. Raises as `acquire`."""
@@ -218,8 +226,8 @@ async def connect(config: PoolConfig, purpose: str) -> Any:
     """Open one connection outside the pool, named after its *purpose* on the server. Raises `Unavailable`."""
     options = _connect_options(config)
     options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
-    async with translated():
-        return await asyncpg.connect(config.url, **options)
+    async with translated(), connecting():
+        return await asyncpg.connect(**options)
 
 
 def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
@@ -243,7 +251,9 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
     """
     statement_timeout_ms = int(config.command_timeout_s * 900)
     return {
+        "connection_class": Session,
         "timeout": config.connect_timeout_s,
+        **arguments(config.url),
         "command_timeout": config.command_timeout_s,
         "server_settings": {
             "application_name": config.application_name[:_NAME_BYTES],
@@ -254,6 +264,16 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
             "jit": "off",  # never pays for statements this short, and slows the first one of a connection
         },
     }
+
+
+async def _end(connection: Connection, statement: LiteralString) -> None:
+    """End a transaction. Raises `Unavailable` if its connection was lost, whatever else went wrong because of that."""
+    try:
+        await connection.execute(statement)
+    except asyncpg.InterfaceError as error:
+        if has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
+            raise Unavailable(f"the connection was lost: {error}") from error
+        raise
 
 
 def _ms_since(since_ns: int) -> int:

@@ -28,6 +28,10 @@ class Product:
     created_at: datetime
 
 
+MAX_PAGE_BYTES = 1024 * 1024
+"""Bytes of descriptions after which a list of products ends: each may have a megabyte."""
+
+
 class ProductRepository:
     """Products, over one connection. Opens no transaction: writes belong to the ledger's."""
 
@@ -52,6 +56,9 @@ class ProductRepository:
         return None if row is None else Product(**dict(row.items()))
 
     async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
-        """Return up to *limit* products of a category in the order of their ids; the last id begins the next page."""
-        found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit)
+        """Return up to *limit* products of a category in the order of their ids; the last id begins the next page.
+
+        The list ends earlier with the product whose description makes them `MAX_PAGE_BYTES` together.
+        """
+        found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit, MAX_PAGE_BYTES)
         return [Product(**dict(row.items())) for row in found]

@@ -7,6 +7,7 @@ from worker.db.processes import ProcessRepository
 from worker.db.products import ProductRepository
 from worker.db.result_pages import ResultPages
 from worker.db.results import ResultRepository
+from worker.db.retention import RetentionRepository
 from worker.db.server import ServerRepository
 from worker.db.snapshots import SnapshotRepository
 from worker.db.users import UserRepository
@@ -25,3 +26,4 @@ class Repositories:
         self.processes = ProcessRepository(connection)
         self.server = ServerRepository(connection)
         self.events = EventRepository(connection)
+        self.retention = RetentionRepository(connection)

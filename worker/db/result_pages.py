@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 from worker.db import queries
@@ -16,6 +17,10 @@ _MOST_NOT_APPLIED = 10_000
 """The same of the rejected and failed ones, which lie far apart."""
 
 
+MAX_PAGE_BYTES = 1024 * 1024
+"""Max bytes of the results and errors of one page: it ends with the row that reaches them."""
+
+
 class Key(NamedTuple):
     """Where a row stands in the order of the pages."""
 
@@ -24,7 +29,11 @@ class Key(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Rows, and the key before which the next page begins; None where there is none."""
+    """Rows, and the key before which the next page begins; None where there is none.
+
+    A row has the columns of job_results but its arguments; `requeueable` says whether it has some to run again with. A
+    result of more than 4 kB is null, and an error is cut after 2,000 characters.
+    """
 
     rows: list[dict[str, Any]]
     next: Key | None
@@ -91,10 +100,17 @@ def _values(conditions: Conditions, before: Key | None, edge: datetime | None) -
 
 def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> Page:
     """Make a page of rows in their order, of which there is one too many if it is full."""
-    rows = [row_as_dict(row) for row in found[:limit]]
-    if len(found) > limit:
-        return Page(rows, _key(found[limit - 1]))
+    fitting = min(limit, _fitting(found))
+    rows = [row_as_dict(row) for row in found[:fitting]]
+    if len(found) > fitting:
+        return Page(rows, _key(found[fitting - 1]))
     return Page(rows, None if edge is None else Key(edge, ""))
+
+
+def _fitting(found: Sequence[Row]) -> int:
+    """Return how many rows one page has room for."""
+    sizes = accumulate(len((row["result"] or "").encode()) + len((row["error"] or "").encode()) for row in found)
+    return next((number for number, size in enumerate(sizes, 1) if size >= MAX_PAGE_BYTES), len(found))
 
 
 def _key(row: Row) -> Key:

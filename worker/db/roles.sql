@@ -14,6 +14,15 @@ BEGIN
             EXECUTE format('CREATE ROLE %I LOGIN', name);
         END IF;
     END LOOP;
+    -- Readers must not use up the server's connections. A limit that somebody has set is left as it is.
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'tidepool_read' AND rolconnlimit = -1) THEN
+        ALTER ROLE tidepool_read CONNECTION LIMIT 10;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tidepool_read') THEN
+        RAISE;
+    END IF;
+    RAISE WARNING 'tidepool_read has no connection limit: ALTER ROLE tidepool_read CONNECTION LIMIT 10';
 END
 $$;
 
@@ -30,9 +39,14 @@ GRANT USAGE ON SEQUENCE users_id_seq, products_id_seq TO tidepool_work;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_work;
 
+GRANT SELECT, INSERT, UPDATE ON retention TO tidepool_work;
+GRANT SELECT, UPDATE ON turns TO tidepool_work;
+
 -- What `results`, `snapshots`, `pool`, `why` and `advise` read. job_results holds the fields of jobs that were not applied.
 GRANT SELECT ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_read;
 GRANT SELECT ON pool_health, fleet_health, job_latency TO tidepool_work, tidepool_read; -- the front's is the first
+
+GRANT SELECT ON retention TO tidepool_read;
 
 -- What a process compares with its own migrations, to say whether it is ready.
 GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;

@@ -9,7 +9,6 @@ from worker.db import queries
 from worker.db.connection import Connection
 
 _SQL = queries.load("snapshots")
-_THINNING_LOCK_KEY = 0x7_1DE_9002
 
 
 class Thinned(NamedTuple):
@@ -59,7 +58,7 @@ class SnapshotRepository:
 
     async def lock_thinning(self) -> bool:
         """Become the only one that thins until the transaction ends; returns False, at once, where another does."""
-        return await self._connection.fetchval(_SQL["lock_thinning"], _THINNING_LOCK_KEY)
+        return await self._connection.fetchval(_SQL["lock_thinning"]) or False
 
     async def thin(self, since: datetime, before: datetime, *, period: timedelta, limit: int = 1000) -> Thinned:
         """Keep one row of each process and *period* between *since* and *before*: the last one, with all their peaks.

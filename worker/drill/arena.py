@@ -17,6 +17,7 @@ from arq.connections import ArqRedis
 from worker import embedded
 from worker.bench.servers import QUEUE, measured_environment
 from worker.broker import open_redis
+from worker.db import address
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.drill.addresses import target, through
@@ -126,7 +127,7 @@ class Arena:
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run a query past all proxies."""
-        connection: Any = await asyncpg.connect(self.urls.database)
+        connection: Any = await asyncpg.connect(**address.arguments(self.urls.database))
         try:
             return await connection.fetch(query, *args)
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from worker.db import queries
+from worker.db import address, queries
 from worker.drill.log import Log
 
 _CHUNK = 10_000
@@ -43,7 +43,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
 
     *longest_gap* is what the snapshots from *since* on may lack.
     """
-    connection: Any = await asyncpg.connect(database)
+    connection: Any = await asyncpg.connect(**address.arguments(database))
     try:
         await connection.execute(_SQL["expected"])
         for chunk in _chunks(log):

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
-from settings import POSTGRES_SCHEMES, REDIS_SCHEMES, Settings, require_scheme
+from settings import Settings
+from urls import check_redis, parse_postgres, require
 from worker import terminal
 from worker.bench.servers import QUEUE
 from worker.drill import timeline
@@ -84,8 +83,8 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
         raise terminal.CommandError(f"{', '.join(too_much)}: only on servers of the drill's own")
     urls = Urls(arguments.database, arguments.redis)
     try:
-        require_scheme("--database", SecretStr(urls.database), POSTGRES_SCHEMES)
-        require_scheme("--redis", SecretStr(urls.redis), REDIS_SCHEMES)
+        require("--database", urls.database, parse_postgres)
+        require("--redis", urls.redis, check_redis)
     except ValueError as error:
         raise terminal.CommandError(str(error)) from None
     for url in (urls.database, urls.redis):

@@ -6,9 +6,9 @@ from typing import Any
 import asyncpg
 from redis.exceptions import RedisError
 
-from settings import without_password
+from urls import without_password
 from worker.broker import open_redis
-from worker.db import queries
+from worker.db import address, queries
 from worker.embedded import Urls
 from worker.engine.leases import release_owners
 from worker.terminal import CommandError
@@ -24,7 +24,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
     redis: Any = open_redis(urls.redis, queue_name=queue)
     connection: Any = None
     try:
-        connection = await asyncpg.connect(urls.database)
+        connection = await asyncpg.connect(**address.arguments(urls.database))
         is_new = await _examine(connection)
         if jobs := await redis.zcard(queue):
             raise CommandError(f"the queue {queue} has {jobs} jobs: the drill takes an empty one")

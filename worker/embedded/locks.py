@@ -1,16 +1,21 @@
 """The locks by which processes agree on who starts and stops the servers; see the package."""
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from worker.embedded.place import EmbeddedServersError
+from worker.embedded.place import EmbeddedServersError, open_private
+
+log = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 240.0
 """How long to wait for others who start or stop the servers; longer than any one of them can take."""
+_QUIET_WAIT_S = 3.0
+"""How long to wait without a word: an ordinary start takes one second."""
 POLL_S = 0.02
 
 
@@ -19,22 +24,24 @@ def start_lock(home: Path) -> Generator[None, None, None]:
     """Start, stop or look at the servers of *home* alone. Raises `EmbeddedServersError` after LOCK_WAIT_S."""
     fd = open_lock(home / "start.lock")
     try:
-        if not wait_until(lambda: try_flock(fd), LOCK_WAIT_S):
-            raise EmbeddedServersError(f"another process has been starting or stopping for {LOCK_WAIT_S:.0f} s: {home}")
+        if not wait_until(lambda: try_flock(fd), _QUIET_WAIT_S):
+            log.warning("waiting for the process that holds %s/start.lock: it starts or stops the servers", home)
+            if not wait_until(lambda: try_flock(fd), LOCK_WAIT_S):
+                raise EmbeddedServersError(f"another process has held {home}/start.lock for {LOCK_WAIT_S:.0f} s")
         yield
     finally:
         os.close(fd)
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock's file anew: each open has a lock of its own, and no program that we start inherits it."""
-    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Open a lock's file anew: each open has a lock of its own, and no other user can open it to hold the lock."""
+    return open_private(path, os.O_RDONLY)
 
 
-def try_flock(fd: int) -> bool:
-    """Take the lock exclusively if nobody has it; return whether it was free."""
+def try_flock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock, exclusively or as *kind* says, if nobody else has it; return whether it was free."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from worker.embedded.locks import POLL_S, open_lock, start_lock, try_flock, wait_until
-from worker.embedded.place import EmbeddedServersError, socket_dir, urls
+from worker.embedded.place import EmbeddedServersError, account_of, make_private, socket_dir, urls
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import EmbeddedRedis
 from worker.embedded.server import START_WAIT_S, Server
@@ -65,7 +65,7 @@ def join(data_dir: Path) -> Membership:
     began_s = time.monotonic()
     home = data_dir.resolve()
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        _make(home)
         with start_lock(home):
             members_fd = open_lock(home / "members.lock")
             try:
@@ -81,9 +81,17 @@ def join(data_dir: Path) -> Membership:
     return Membership(home, members_fd)
 
 
+def _make(home: Path) -> None:
+    """Make the directory if it is missing, closed to other users. One that is there stays as its owner made it."""
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        make_private(home, account_of(home))
+
+
 def _start(home: Path, members_fd: int) -> list[str]:
     """Become a member and bring up what does not run; return the names of the servers that were started."""
-    fcntl.flock(members_fd, fcntl.LOCK_SH)  # at once: it is held exclusively only under start.lock, which is ours
+    if not wait_until(lambda: try_flock(members_fd, fcntl.LOCK_SH), STOP_WAIT_S):  # ours hold it under start.lock only
+        raise EmbeddedServersError(f"another process has held {home}/members.lock for {STOP_WAIT_S:.0f} s")
     return [server.name for server in servers(home) if _bring_up(server)]
 
 

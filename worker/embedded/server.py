@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from worker.embedded.locks import open_lock, try_flock
-from worker.embedded.place import Account, EmbeddedServersError, account_of, make_private, socket_dir
+from worker.embedded.place import Account, EmbeddedServersError, account_of, make_private, open_private, socket_dir
 from worker.embedded.programs import environment
 
 START_WAIT_S = 60.0
@@ -33,7 +33,7 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Make the data directory ready; return the command that serves it."""
+        """Make the data directory ready; return the command that serves it as *account*."""
 
     @abstractmethod
     def is_ready(self) -> bool:
@@ -59,14 +59,13 @@ class Server(ABC):
         lock_fd = open_lock(self.lock)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.run(("/bin/sh", "-c", 'exec "$@" &', "sh", *command), account, pass_fds=(lock_fd,))
+            self.run(("/bin/sh", "-c", 'exec "$@" &', "sh", *command), pass_fds=(lock_fd,))
         finally:
             os.close(lock_fd)
 
-    def run(self, command: Sequence[str | Path], account: Account, pass_fds: tuple[int, ...] = ()) -> None:
-        """Run *command* to its end as *account*, writing to the log. Raises `EmbeddedServersError` where it fails."""
-        as_root = os.geteuid() == 0
-        with self.log.open("ab") as output:
+    def run(self, command: Sequence[str | Path], pass_fds: tuple[int, ...] = ()) -> None:
+        """Run *command* to its end, writing to the log. Raises `EmbeddedServersError` where it fails."""
+        with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND), "ab") as output:
             code = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -74,9 +73,6 @@ class Server(ABC):
                 stderr=output,
                 cwd=self.home,
                 env=environment(),
-                user=account.uid if as_root else None,
-                group=account.gid if as_root else None,
-                extra_groups=[] if as_root else None,
                 start_new_session=True,
                 pass_fds=pass_fds,
                 timeout=START_WAIT_S,
@@ -87,7 +83,7 @@ class Server(ABC):
 
     def error(self, what: str) -> EmbeddedServersError:
         """Return an error that says *what* happened, and what the log says."""
-        with suppress(FileNotFoundError):
-            tail = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        with suppress(OSError), os.fdopen(open_private(self.log, os.O_RDONLY), errors="replace") as log:
+            tail = log.read().splitlines()[-LOG_TAIL_LINES:]
             what = "\n  ".join((f"{what}. The end of {self.log}:", *tail))
         return EmbeddedServersError(f"{self.name} {what}")

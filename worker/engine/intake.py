@@ -22,8 +22,8 @@ import structlog
 from arq.worker import Function, Retry, func
 
 from worker.delivery import Delivery, now_ms
-from worker.engine.job_run import LARGE, UNRUNNABLE
-from worker.jobs.fields import Command
+from worker.engine.job_run import LARGE, UNKNOWN, UNRUNNABLE, Leave
+from worker.jobs.fields import Command, is_newer
 from worker.jobs.job import JobTypes
 from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected, RetryLater
 
@@ -36,6 +36,10 @@ _TRIES_ARE_OURS = 1_000_000
 _TIME_IS_OURS_S = math.inf
 """The same for time: while the database is away a job waits as long as it must."""
 _UNSETTLED_DELAY_S = 1.0
+_FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
+"""Before a job that was left is looked at again: as long as it has been known, within these bounds."""
+_MOST_LEFT = 10_000
+"""Jobs whose first sight is remembered."""
 _ID_LENGTH, _NAME_LENGTH, _DIGEST_LENGTH = 200, 100, 32
 
 
@@ -44,16 +48,22 @@ class JobFailed(Exception):
 
 
 class Intake:
-    """Runs the jobs of *types* through *submit*, as the functions that arq is given."""
+    """Runs the jobs of *types* through *submit*, as the functions that arq is given.
 
-    def __init__(self, types: JobTypes, submit: Submit, *, max_tries: int) -> None:
+    Jobs that only a newer worker can understand are left to it for *leave_s* seconds, then rejected as invalid.
+    """
+
+    def __init__(self, types: JobTypes, submit: Submit, *, max_tries: int, leave_s: float = 0.0) -> None:
         self._types = types
         self._submit = submit
         self._max_tries = max_tries
+        self._newer = NewerJobs(leave_s)
 
     async def run(self, function: str, call: dict[str, Any], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
         """Run one job; *call* is arq's context of it. Raises `JobFailed` and arq's `Retry`."""
         command, content = self._parse(function, args, fields)
+        if isinstance(command, Rejected) and command.detail and is_newer(command.detail):
+            self._newer.leave(function, call, command.detail)
         if LARGE in call:
             content = None
             _release(args, fields)
@@ -72,10 +82,13 @@ class Intake:
         """
         decided: dict[str, Rejected | Failed] = {
             "invalid": Rejected(Reason.INVALID, f"the job {reason}"),
+            UNKNOWN: Rejected(Reason.INVALID, f"the job {reason}"),
             "aborted": Rejected(Reason.ABORTED),
             "failed": Failed(reason),
         }
         named = _readable(function, _NAME_LENGTH)
+        if kind == UNKNOWN:
+            self._newer.leave(named, call, f"the job {reason}")
         outcome = await self._submit(self._delivery(named, call, decided[kind], content))
         if isinstance(outcome, Rejected) and outcome.reason == Reason.ABORTED:
             return None
@@ -112,6 +125,37 @@ def _release(args: tuple[Any, ...], fields: dict[str, Any]) -> None:
     for container in (*args, fields):
         if isinstance(container, (dict, list)):
             cast("Any", container).clear()
+
+
+class NewerJobs:
+    """Leaves jobs that this version does not understand to newer workers, each for *leave_s* seconds.
+
+    They count from when this worker first saw the job.
+
+    A worker that runs in a burst leaves none, since it ends when the queue is empty.
+    """
+
+    def __init__(self, leave_s: float) -> None:
+        self._leave_s = leave_s
+        self._seen: dict[str, float] = {}
+        """When a job was first seen here, in seconds of the monotonic clock."""
+        self._logged: set[str] = set()
+
+    def leave(self, function: str, call: dict[str, Any], cause: str) -> None:
+        """Raise `Leave` while the job's time is not over."""
+        job_id, now = call["job_id"], time.monotonic()
+        since = self._seen.get(job_id, now)
+        if now - since >= self._leave_s or call.get("burst"):
+            self._seen.pop(job_id, None)
+            return
+        if len(self._seen) < _MOST_LEFT:  # a job over that is seen for the first time later
+            self._seen[job_id] = since
+        if function not in self._logged and len(self._logged) < _MOST_LEFT:
+            self._logged.add(function)
+            log.warning(
+                "job.left", function=function, job_id=_readable(job_id, _ID_LENGTH), cause=cause, for_s=self._leave_s
+            )
+        raise Leave(defer=min(max(now - since, _FIRST_LEAVE_S), _LONGEST_LEAVE_S, self._leave_s))
 
 
 def arq_functions(types: JobTypes) -> list[Function]:

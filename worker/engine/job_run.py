@@ -7,6 +7,7 @@ timeout with the hooks around it, and decide by how it ended:
 |--------------------------------------|------------------------------------------------------|
 | returns                              | is done, with the result                             |
 | raises `Retry`                       | runs again, after the delay; a try is spent          |
+| raises `Leave`                       | is put back for a newer worker; no try is spent      |
 | raises `CancelledError`, `RetryJob`  | runs again at once; a try is spent                   |
 | is cancelled by an abort             | is done, with the cancellation as its failed result  |
 | is cancelled because the worker stops| is given back; no try is spent                       |
@@ -43,6 +44,8 @@ UNRUNNABLE = "tidepool:unrunnable"
 
 LARGE = "tidepool:large"
 """In the context of a job whose arguments are not kept; see `EngineOptions.max_kept_bytes`."""
+UNKNOWN = "unknown"
+"""The kind of a job whose function is not known here; a newer worker may know it."""
 _MOST_SHOWN = 200
 """Characters of an id or a name of the sender's in a line or an error."""
 
@@ -50,6 +53,10 @@ failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
 """arq's two lines about each job. They cost more than the job itself: the service switches them off, but at DEBUG.
 As in arq, `log_results=False` hides results; arguments are hidden by the option `log_arguments` of the engine."""
+
+
+class Leave(Retry):
+    """A function raises it to put its job back for a newer worker after the delay, without spending a try."""
 
 
 @dataclass(slots=True)
@@ -96,7 +103,7 @@ class Call:
 class Unrunnable(Exception):
     """The job cannot be run.
 
-    *kind* is invalid, failed or aborted; *error* is the failed result that arq's clients read; *line* is
+    *kind* is invalid, unknown, failed or aborted; *error* is the failed result that arq's clients read; *line* is
     what arq's worker logs in that case, and people may watch for.
     """
 
@@ -144,7 +151,7 @@ def _read(worker: "Worker", claimed: Claimed) -> Call:
     if call.function is None:
         call.name = call.name[:_MOST_SHOWN]
         line = f"job {call.shown_id}, function {call.name!r} not found"
-        raise Unrunnable("invalid", call, "names no function that there is", _not_found(call.name), line)
+        raise Unrunnable(UNKNOWN, call, "names no function that there is", _not_found(call.name), line)
     _refuse_hopeless(worker, call)
     return call
 
@@ -164,18 +171,24 @@ def _refuse_hopeless(worker: "Worker", call: Call) -> None:
 
 async def _end_unrunnable(worker: "Worker", error: Unrunnable, start_ms: int) -> Finish:
     call = error.call
-    failures.warning("%s", error.line)
     content = None if call.is_large else call.kwargs or (call.args[0] if len(call.args) == 1 else None)
     call.forget_arguments()
     told = worker.functions.get(UNRUNNABLE)
     if told is not None:
         try:
             answer = await told.coroutine(_context(worker, call), error.kind, call.name, str(error), content)
+        except Leave as leave:
+            worker.jobs_retried += 1
+            return _left(call, leave)
         except Retry as retry:
+            failures.warning("%s", error.line)
             return _again(call, retry.defer_score)
+        failures.warning("%s", error.line)
         if answer is not None:
             worker.jobs_complete += 1
             return _done(worker, call, start_ms, answer, success=True)
+    else:
+        failures.warning("%s", error.line)
     worker.jobs_failed += 1
     return _done(worker, call, start_ms, error.error, success=False)
 
@@ -251,6 +264,8 @@ async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseE
         if isinstance(error, asyncio.CancelledError) and worker.is_stopping:
             log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.shown)
             return Finish(job_id, "release", owner=call.claimed.owner)
+        if isinstance(error, Leave):
+            return _left(call, error)
         defer_ms = error.defer_score if isinstance(error, Retry) else None
         if isinstance(error, Retry):
             log.info("%6.2fs ↻ %s retrying job in %0.2fs", seconds, call.shown, (defer_ms or 0) / 1000)
@@ -280,6 +295,10 @@ def _since_s(time_ms: int) -> float:
 
 def _again(call: Call, defer_ms: int | None) -> Finish:
     return Finish(call.claimed.id, "again", str(call.job_try).encode(), defer_ms or 0, owner=call.claimed.owner)
+
+
+def _left(call: Call, leave: Leave) -> Finish:
+    return Finish(call.claimed.id, "release", ms=leave.defer_score or 0, owner=call.claimed.owner)
 
 
 def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: bool) -> Finish:

@@ -24,7 +24,7 @@ import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from arq.constants import abort_job_max_age, abort_jobs_ss
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from worker.delivery import now_ms
 from worker.engine.holding import Holding
@@ -100,11 +100,11 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- life
 
     def run(self) -> None:
-        """Run until told to stop; exit status 2 where it could not start, or Redis's user may not do what it takes."""
+        """Run until told to stop; exit status 2 where it could not start, or Redis refuses a command."""
         try:
             super().run()
-        except (StartError, NoPermissionError) as error:
-            refused = "Redis refuses us: " if isinstance(error, NoPermissionError) else ""
+        except (StartError, ResponseError) as error:
+            refused = "Redis refuses us: " if isinstance(error, ResponseError) else ""
             print(f"error: {refused}{error}", file=sys.stderr)  # noqa: T201  (logging may not be set up yet)
             raise SystemExit(2) from None
 
@@ -114,6 +114,7 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await log_redis_info(self.pool, arq_log.info)
         self.ctx["redis"] = self.pool
+        self.ctx["burst"] = self.burst
         if self.on_startup:
             await self.on_startup(self.ctx)
         while not self.is_stopping:

@@ -6,6 +6,7 @@ a dot, then the unit, `_total` for a counter. What every process has (CPU, memor
 names that all Prometheus clients use. Counters are those of the snapshots, since the process started.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
@@ -24,6 +25,7 @@ from worker.ledger import Tally
 
 _POOL_LABEL = "db.client.connection.pool.name"
 _POOL_NAME = "tidepool"
+_KEPT_S = 1.0
 _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 
 
@@ -37,6 +39,7 @@ class Metrics(Collector):
         self._pool = pool
         self._tally = tally
         self._lag = lag
+        self._recent: dict[str, tuple[float, bytes]] = {}
         self._registry = CollectorRegistry()
         for collector in (self, *beside):
             self._registry.register(collector)
@@ -46,6 +49,15 @@ class Metrics(Collector):
         """Return all figures as text, and its content type: OpenMetrics where a reader's *accept* header names it."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def recent(self, accept: str = "") -> tuple[bytes, str]:
+        """Return what `render` does, made anew at most once a second for each content type."""
+        _, content_type = choose_encoder(accept)
+        made_s, text = self._recent.get(content_type, (-_KEPT_S, b""))
+        if time.monotonic() - made_s >= _KEPT_S:
+            text, _ = self.render(accept)
+            self._recent[content_type] = (time.monotonic(), text)
+        return text, content_type
 
     def collect(self) -> Iterator[Metric]:
         """Yield every figure as it is now; no peak of the snapshots begins anew."""

@@ -3,6 +3,9 @@
 A snapshot's counters are cumulative, so that to keep fewer rows is all that a coarser history takes: every
 tick for a day, then each process's last one of a minute, after a week of an hour. That is 34,512 rows for a
 process that runs a year at a tick each five seconds, 40 MB instead of 7 GB.
+
+How long rows are kept is the database's matter, as all processes prune the same tables: the longest setting of any
+process that pruned in the last seven days counts, and a process whose own is shorter logs that once.
 """
 
 import asyncio
@@ -44,8 +47,8 @@ class Pruner:
 
     def __init__(self, side: SideConnection, *, results_keep_days: float, snapshots_keep_days: float) -> None:
         self._side = side
-        self._results_keep = timedelta(days=results_keep_days)
-        self._snapshots_keep = timedelta(days=snapshots_keep_days)
+        self._own_days = {"results": results_keep_days, "snapshots": snapshots_keep_days}
+        self._logged_days = dict(self._own_days)
         self._thinned_until: dict[timedelta, datetime] = {}
         """By period: what this process need not look at again."""
 
@@ -70,13 +73,24 @@ class Pruner:
         Now is PostgreSQL's: by the clock of a worker that is a month ahead the ledger would be gone.
         """
         now = now or await self._clock()
-        oldest = now - self._snapshots_keep
+        days = await self._days()
+        oldest = now - timedelta(days=days["snapshots"])
         return Pruned(
-            results=await self._prune("results", now - self._results_keep),
+            results=await self._prune("results", now - timedelta(days=days["results"])),
             snapshots=await self._prune("snapshots", oldest),
             others=sum([await self._prune(table, oldest) for table in ("processes", "server", "events")]),
-            thinned=await self._thin(now),
+            thinned=await self._thin(now, oldest),
         )
+
+    async def _days(self) -> dict[str, float]:
+        """Return for how many days each kind of row is kept; log once if others want it longer than this process."""
+        async with self._side.use() as connection:
+            days = await Repositories(connection).retention.longest(self._own_days)
+        for kind, kept in days.items():
+            if kept > self._own_days[kind] and kept != self._logged_days[kind]:
+                log.warning("retention.longer", rows=kind, own_days=self._own_days[kind], kept_days=kept)
+        self._logged_days = days
+        return days
 
     async def _clock(self) -> datetime:
         async with self._side.use() as connection:
@@ -92,9 +106,9 @@ class Pruner:
             if batch < _BATCH:
                 return gone
 
-    async def _thin(self, now: datetime) -> int:
+    async def _thin(self, now: datetime, oldest: datetime) -> int:
         """Thin what has become old enough for it; returns how many rows that has deleted."""
-        oldest = _start_of(_HOUR, now - self._snapshots_keep)
+        oldest = _start_of(_HOUR, oldest)
         by_hour = _start_of(_HOUR, now - _EVERY_MINUTE_FOR)
         by_minute = _start_of(_MINUTE, now - _EVERY_TICK_FOR)
         return await self._thin_to(_HOUR, oldest, by_hour) + await self._thin_to(_MINUTE, by_hour, by_minute)

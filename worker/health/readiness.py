@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from worker.db.connection import Connection
-from worker.db.faults import DatabaseFault, PoolTimeout
-from worker.db.migrations import MigrationError, missing
+from worker.db.faults import PoolTimeout
+from worker.db.migrations import MigrationError, compared
 from worker.db.pool import Pool
 from worker.db.side_connection import SideConnection
 from worker.health.kept import Kept
@@ -27,10 +27,11 @@ _SILENT = f"no answer within {_PATIENCE_S:.0f} s"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One fact, and the words to it."""
+    """One fact, and the words to it; a *warning* is worth a look, and the process is ready all the same."""
 
     ok: bool
     reason: str
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,18 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Return it ready for JSON."""
-        return {"ready": self.ready, "checks": {name: asdict(check) for name, check in self.checks.items()}}
+        checks = {name: asdict(check) for name, check in self.checks.items()}
+        for check in checks.values():
+            if not check["warning"]:
+                del check["warning"]
+        return {"ready": self.ready, "checks": checks}
 
 
 class Readiness:
-    """The checks of one process. *ping* asks Redis; *own* are further facts, by name. Until `watch` it is starting."""
+    """The checks of one process. *ping* asks Redis, and may return a text to warn with; *own* are further facts.
+
+    Until `watch` it is starting.
+    """
 
     def __init__(
         self, ping: Callable[[], Awaitable[Any]], *, own: Mapping[str, Callable[[], Check]] | None = None
@@ -87,10 +95,10 @@ class Readiness:
     async def _look_at_redis(self) -> Check:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                await self._ping()
+                warning = await self._ping()
         except Exception as error:  # noqa: BLE001  (whatever it is, Redis does not answer)
             return Check(ok=False, reason=_words(error))
-        return Check(ok=True, reason="answers")
+        return Check(ok=True, reason="answers", warning=warning if isinstance(warning, str) else "")
 
     async def _look_at_database(self) -> dict[str, Check]:
         lend = self._lend or (self._pool.acquire if self._pool else None)
@@ -98,16 +106,18 @@ class Readiness:
             return {"pool": self._headroom()}
         try:
             async with asyncio.timeout(_PATIENCE_S), lend() as connection:
-                missed = await missing(connection)
+                schema = await compared(connection)
         except MigrationError as error:
             migrations = Check(ok=False, reason=str(error))
         except (PoolTimeout, TimeoutError):
             return {"postgresql": Check(ok=False, reason=_SILENT), "pool": self._headroom(waited=self._lend is None)}
-        except DatabaseFault as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, PostgreSQL does not serve us)
             return {"postgresql": Check(ok=False, reason=_words(error)), "pool": self._headroom()}
         else:
-            names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in missed)
-            migrations = Check(ok=not missed, reason=f"not applied: {names}" if missed else "up to date")
+            names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in schema.missing)
+            newer = f"newer than this process, which can work with it: {', '.join(schema.newer)}"
+            words = f"not applied: {names}" if names else newer if schema.newer else "up to date"
+            migrations = Check(ok=not schema.missing, reason=words)
         return {"postgresql": Check(ok=True, reason="answers"), "migrations": migrations, "pool": self._headroom()}
 
     def _headroom(self, *, waited: bool = False) -> Check:

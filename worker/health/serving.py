@@ -50,7 +50,7 @@ class HealthPort:
 
         listening = await listen(self._host, self._port)
         self._readiness = Readiness(ping, own={"engine": self._engine})
-        self._server = ProbeServer(self._readiness.look, self._rendered)
+        self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
         self._tasks = [
             asyncio.create_task(self._server.serve([listening]), name="health server"),
             asyncio.create_task(keep_running(self._readiness.run, "readiness"), name="readiness"),
@@ -76,4 +76,4 @@ class HealthPort:
         return Check(ok=age_s < _BEATS_S, reason="goes round" if age_s < _BEATS_S else "does not go round")
 
     def _rendered(self, accept: str) -> tuple[bytes, str] | None:
-        return self._metrics.render(accept) if self._metrics else None
+        return self._metrics.recent(accept) if self._metrics else None

@@ -30,6 +30,7 @@ _WORDS = {
 and refuses text with a lone surrogate before."""
 _MONEY = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?")
 _MOST_ERRORS_TOLD = 5
+_UNKNOWN_FIELD = ": Extra inputs are not permitted"
 
 
 class _NotNull:
@@ -93,6 +94,12 @@ def explain(error: ValidationError | RecursionError) -> str:
     told = [_tell(detail) for detail in details[:_MOST_ERRORS_TOLD]]
     more = len(details) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more else "")
+
+
+def is_newer(explanation: str) -> bool:
+    """Return if unknown fields are all that is wrong, according to *explanation*: a newer version may know them."""
+    parts = [part for part in explanation.split("; ") if not part.startswith("and ")]
+    return all(part.endswith(_UNKNOWN_FIELD) for part in parts)
 
 
 def _tell(detail: ErrorDetails) -> str:

@@ -93,7 +93,7 @@ function row(job) {
 
 /** A button that runs a job again, and then calls *done*; none where the job cannot. */
 export function requeueButton(job, done) {
-  if (job.status === "applied" || job.args === null) return null;
+  if (!(job.requeueable ?? (job.status !== "applied" && job.args !== null))) return null;
   if (job.requeued_at) return el("span", { class: "hint" }, "requeued");
   const press = async ({ currentTarget: button }) => {
     if (!(await confirmed(`Run ${job.job_id} again?`, "Requeue"))) return;

@@ -1,12 +1,14 @@
 -- name: read
 -- The server's limits, the same in each row, beside the client backends of one application, by whose they are.
+-- A name counts only of a role that may write the ledger: any other could call itself a worker.
 -- No parameters. An ordinary role is not told the type of another role's: one that has a role and a database counts.
 SELECT current_setting('max_connections')::integer AS max_connections,
        current_setting('superuser_reserved_connections')::integer AS superuser_reserved_connections,
        coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved_connections,  -- since 16
        r.rolconnlimit AS role_limit,
        d.datconnlimit AS database_limit,
-       coalesce(a.application_name, '') AS application_name,
+       CASE WHEN a.usesysid = r.oid OR has_table_privilege(a.usesysid, to_regclass('job_results')::oid, 'INSERT')
+            THEN coalesce(a.application_name, '') ELSE '' END AS application_name,
        coalesce(a.usesysid = r.oid, false) AS same_role,
        coalesce(a.datid = d.oid, false) AS same_database,
        count(*) AS count

@@ -15,8 +15,7 @@ LIMIT $3
 
 -- name: lock_advice
 -- Become the only one that advises, until the transaction's end. Answers whether nobody else was.
--- $1 key bigint
-SELECT pg_try_advisory_xact_lock($1)
+SELECT true FROM turns WHERE task = 'advice' FOR UPDATE SKIP LOCKED
 
 -- name: prune
 -- Delete one small batch of events that are past their time. Answers how many.

@@ -42,6 +42,13 @@ SELECT changed.id FROM given LEFT JOIN changed USING (id) ORDER BY given.positio
 SELECT * FROM products WHERE id = $1
 
 -- name: by_category
--- The products of a category in the order of their ids, from after one of them.
--- $1 category text, $2 after_id bigint, $3 limit bigint
-SELECT * FROM products WHERE category = $1 AND id > $2 ORDER BY id LIMIT $3
+-- The products of a category in the order of their ids, from after one of them, until their descriptions have so many
+-- bytes together.
+-- $1 category text, $2 after_id bigint, $3 limit bigint, $4 max_bytes bigint
+SELECT id, sku, name, description, price, category, in_stock, created_at
+FROM (
+    SELECT *, sum(octet_length(description)) OVER (ORDER BY id) AS bytes
+    FROM (SELECT * FROM products WHERE category = $1 AND id > $2 ORDER BY id LIMIT $3) AS page
+) AS page
+WHERE bytes - octet_length(description) < $4
+ORDER BY id

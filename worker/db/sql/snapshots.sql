@@ -60,8 +60,7 @@ SELECT count(*) FROM gone
 
 -- name: lock_thinning
 -- Become the only one that thins, until the transaction's end. Answers whether nobody else was.
--- $1 key bigint
-SELECT pg_try_advisory_xact_lock($1)
+SELECT true FROM turns WHERE task = 'thinning' FOR UPDATE SKIP LOCKED
 
 -- name: thin
 -- Of each process keep the last row of each period, and delete one small batch of those before it, the oldest first.

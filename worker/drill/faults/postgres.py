@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from worker.db import address
 from worker.drill.arena import Arena
 from worker.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, frozen
 
@@ -40,7 +41,7 @@ async def _postgres_full(arena: Arena, _chance: random.Random) -> None:
     await arena.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tidepool:%'")
     try:
         while True:
-            others.append(await asyncpg.connect(arena.urls.database))
+            others.append(await asyncpg.connect(**address.arguments(arena.urls.database)))
     except asyncpg.TooManyConnectionsError:
         await asyncio.sleep(SHORT_S)
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from worker.db import address
 from worker.drill.arena import Arena
 from worker.drill.faults.breaking import AWAY_S, SHORT_S, Fault
 
@@ -21,7 +22,7 @@ _HANGING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 
 
 async def _locked(arena: Arena, _chance: random.Random) -> None:
-    connection: Any = await asyncpg.connect(arena.urls.database)
+    connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
     async with connection.transaction():
         await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         await asyncio.sleep(SHORT_S)
@@ -30,7 +31,7 @@ async def _locked(arena: Arena, _chance: random.Random) -> None:
 
 async def _deadlock(arena: Arena, chance: random.Random) -> None:
     """Take the ledger, which workers write last, and then the users, which one of those that wait has by then."""
-    connection: Any = await asyncpg.connect(arena.urls.database)
+    connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
     try:
         for _ in range(_DEADLOCKS):
             await _cross(arena, connection)

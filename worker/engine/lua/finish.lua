@@ -7,7 +7,7 @@
 --                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too;
 --                    tried: 1 if it has a count of failed tries: to delete keys that are not there costs as much
 --          "again"   run it again in ms (0: at its old due time); value: failed tries so far
---          "release" give it back as it was, no try spent
+--          "release" give it back as it was, to run in ms (0: at its old due time), no try spent
 -- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
 -- A key of a wrong type is left alone: the claim deletes it. Held of a wrong type: no job is held any more.
 local ids = {}
@@ -48,7 +48,7 @@ for i, id in ipairs(ids) do
                 typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end
             -- XX: a job that was taken out of the queue meanwhile stays out
-            typed('ZADD', KEYS[1], 'XX', how == 'again' and ms > 0 and now + ms or dues[i], id)
+            typed('ZADD', KEYS[1], 'XX', ms > 0 and now + ms or dues[i], id)
         end
     end
 end

@@ -1,0 +1,89 @@
+"""Who a request comes from: the address and scheme of the caller, also behind trusted proxies.
+
+Proxies that are named in FRONT_TRUSTED_PROXIES are believed what they say in `X-Forwarded-For` and
+`X-Forwarded-Proto`; nobody else is, loopback included. `Forwarded` (RFC 7239) is not read: a proxy that does not set it
+would pass on what a caller wrote in it. For the same reason a trusted proxy has to set or remove `X-Forwarded-Proto`.
+"""
+
+import functools
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from starlette.types import Scope
+
+from settings import Network
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_MAX_CHARACTERS = 64
+"""An address with its port has fewer."""
+_SCHEMES = ("http", "https")
+
+
+class Callers:
+    """Finds callers behind *proxies*, the networks of the trusted ones."""
+
+    def __init__(self, proxies: Sequence[Network] = ()) -> None:
+        self._proxies = proxies
+
+    def find(self, scope: Scope) -> None:
+        """Write the caller's own address and scheme into *scope* if it came through trusted proxies."""
+        if not self._proxies or not self._is_proxy(peer := _address(_peer(scope))):
+            return
+        caller = peer
+        for hop in reversed(_values(scope, b"x-forwarded-for")):
+            address = _address(hop)
+            if address is None:
+                break  # whoever wrote this is not believed anything before it
+            caller = address
+            if not self._is_proxy(address):
+                break
+        scope["client"] = (str(caller), 0)
+        schemes = _values(scope, b"x-forwarded-proto")
+        if schemes and schemes[-1].lower() in _SCHEMES:
+            scope["scheme"] = schemes[-1].lower()
+
+    def _is_proxy(self, address: _Address | None) -> bool:
+        return address is not None and any(address in network for network in self._proxies)
+
+
+def caller_of(scope: Scope) -> str:
+    """Return the key by which a caller is counted: an IPv4 address, or the /64 network of an IPv6 address."""
+    return _key(_peer(scope))
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(text: str) -> str:
+    address = _address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address or "unknown")
+
+
+def _peer(scope: Scope) -> str:
+    client: Any = scope.get("client")
+    return client[0] if client else ""
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    """Return the members of a list that may stand in several headers, in their order."""
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    return [member.strip() for key, value in headers if key == name for member in value.decode("latin-1").split(",")]
+
+
+def _address(text: str) -> _Address | None:
+    """Return the address in *text*, which may have a port; None if it is none.
+
+    An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.7`) is returned as IPv4.
+    """
+    if not 0 < len(text) <= _MAX_CHARACTERS:
+        return None
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,170 @@
+"""What attacks over HTTP cost: `uv run python -m tests.bench.attacked front|worker [--seconds 5] [--attack NAME]`.
+
+Each attack of `tests.attacks` is made at a front, or at the METRICS_PORT of a worker, on servers of its own. Printed
+is a JSON document for each attack: by how many MB the process's memory grew, and for how long `/health/live` had to
+wait, in ms. `--rounds N`, for a worker: also its jobs a second without and with the attack, in turn, and their ratio.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from arq.connections import ArqRedis
+
+from settings import child_environment
+from tests.attacks import CALLERS, Attack, under_attack
+from worker import embedded
+from worker.broker import open_redis
+
+_ROOT = Path(__file__).parents[2]
+_LOOK_S = 0.05
+
+
+def main() -> int:
+    """Make the attacks one after another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("victim", choices=("front", "worker"))
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack (default 5)")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="rounds with and without it that measure the worker's rate"
+    )
+    parser.add_argument("--attack", choices=[attack.__name__ for attack in CALLERS], help="only this one")
+    asked = parser.parse_args()
+    chosen = [attack for attack in CALLERS if asked.attack in (None, attack.__name__)]
+    with tempfile.TemporaryDirectory(prefix="attacked-") as home, embedded.join(Path(home)) as membership:
+        for attack in chosen:
+            with victim(asked.victim, membership.urls) as (process, port):
+                seen = asyncio.run(measured(attack, process.pid, port, asked.seconds))
+                if asked.rounds:
+                    seen |= asyncio.run(_rates(attack, membership.urls, port, asked.seconds, asked.rounds))
+            print(json.dumps({"victim": asked.victim, "attack": attack.__name__, **seen}), flush=True)
+    return 0
+
+
+@contextmanager
+def victim(kind: str, urls: embedded.Urls) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a front or a worker; gives its process and its HTTP port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    commands = {
+        "front": ("producer", "serve", "--port", str(port)),
+        "worker": ("arq", "worker.WorkerSettings"),
+    }
+    environment = child_environment(
+        DATABASE_URL=urls.database, REDIS_URL=urls.redis, METRICS_PORT=str(port), LOG_LEVEL="WARNING"
+    )
+    process = subprocess.Popen((sys.executable, "-m", *commands[kind]), env=environment, cwd=_ROOT)
+    try:
+        yield process, port
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+async def measured(attack: Attack, pid: int, port: int, seconds: float) -> dict[str, float]:
+    """Attack for some seconds; returns how memory grew in MB, and how long `/health/live` took, in ms."""
+    await _ready(port)
+    before_mb = _memory_mb(pid)
+    waits_ms: list[float] = []
+    peak_mb = before_mb
+    async with httpx.AsyncClient(timeout=30, headers={"Connection": "close"}) as http:
+        with _attacking(attack, port):
+            ends_s = time.monotonic() + seconds
+            while time.monotonic() < ends_s:
+                began_s = time.perf_counter()
+                (await http.get(f"http://127.0.0.1:{port}/health/live")).raise_for_status()
+                waits_ms.append((time.perf_counter() - began_s) * 1000)
+                peak_mb = max(peak_mb, _memory_mb(pid))
+                await asyncio.sleep(_LOOK_S)
+    cuts = statistics.quantiles(waits_ms, n=20)
+    return {
+        "memory_grew_mb": round(peak_mb - before_mb, 1),
+        "live_p50_ms": round(cuts[9], 1),
+        "live_p95_ms": round(cuts[18], 1),
+        "live_max_ms": round(max(waits_ms), 1),
+    }
+
+
+async def _ready(port: int) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        while True:
+            try:
+                if (await http.get("/health/ready")).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(_LOOK_S)
+
+
+@contextmanager
+def _attacking(attack: Attack, port: int) -> Iterator[None]:
+    """Attack from a process of its own, which takes no time of the caller's."""
+    process = multiprocessing.get_context("spawn").Process(target=_attack, args=(attack.__name__, port))
+    process.start()
+    time.sleep(1.0)  # until it has begun
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _attack(name: str, port: int) -> None:
+    async def run() -> None:
+        (attack,) = (attack for attack in CALLERS if attack.__name__ == name)
+        async with under_attack(attack, "127.0.0.1", port):
+            await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+async def _rates(attack: Attack, urls: embedded.Urls, port: int, seconds: float, rounds: int) -> dict[str, object]:
+    """Return jobs a second of the worker that runs, without and with the attack, in turn; and their ratio."""
+    redis = open_redis(urls.redis, queue_name="arq:queue")
+    environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
+    quiet: list[float] = []
+    attacked: list[float] = []
+    for _ in range(rounds):
+        for attacking, rates in ((False, quiet), (True, attacked)):
+            if await redis.zcard("arq:queue") < 40_000 * seconds:
+                jobs = str(int(60_000 * seconds))
+                enqueue = (sys.executable, "-m", "producer", "--jobs", jobs, "--json")
+                await asyncio.to_thread(
+                    subprocess.run, enqueue, env=environment, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL
+                )
+            if attacking:
+                with _attacking(attack, port):
+                    rates.append(await _rate(redis, seconds))
+            else:
+                rates.append(await _rate(redis, seconds))
+    await redis.aclose(close_connection_pool=True)
+    ratio = statistics.median(with_it / without for without, with_it in zip(quiet, attacked, strict=True))
+    return {"quiet_per_s": quiet, "attacked_per_s": attacked, "ratio": round(ratio, 3)}
+
+
+async def _rate(redis: ArqRedis, seconds: float) -> float:
+    before, began_s = await redis.zcard("arq:queue"), time.perf_counter()
+    await asyncio.sleep(seconds)
+    return round((before - await redis.zcard("arq:queue")) / (time.perf_counter() - began_s))
+
+
+def _memory_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())

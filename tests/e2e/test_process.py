@@ -1,0 +1,112 @@
+"""Signals, standard streams and directories as a process meets them from its first moment on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import Service
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = (
+    ("producer", "--jobs", "100000", "--rate", "1"),
+    ("producer", "serve", "--port", "1"),
+    ("worker", "services"),
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("words", [*COMMANDS, ("arq", "worker.WorkerSettings")], ids=lambda words: words[:2])
+def test_a_signal_while_it_imports_ends_the_command(service: Service, words: tuple[str, ...], number: int) -> None:
+    """With the documented status and without a word, from the moment on in which Python runs our code."""
+    code = (
+        "import runpy, signal, sys, os; import worker.process as process; before = process.prepare; "
+        f"process.prepare = lambda: (before(), os.kill(os.getpid(), {number})); "
+        f"sys.argv = {['/usr/bin/arq' if words[0] == 'arq' else words[0], *words[1:]]!r}; "
+        f"runpy.run_module({words[0]!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=service.environment, cwd=ROOT, capture_output=True, check=False, timeout=50
+    )
+    assert (128 + number, b"", b"") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process 1 of a new namespace")
+def test_process_one_hears_the_first_sigterm(service: Service) -> None:
+    """The kernel drops it where process 1 has no handler, and `docker stop` then has to kill."""
+    unshare = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        sys.executable,
+        "-m",
+        "producer",
+        "--jobs",
+        "9",
+        "--rate",
+        "1",
+    ]
+    with subprocess.Popen(unshare, env=service.environment, cwd=ROOT, stderr=subprocess.PIPE) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while (
+            not (child := children.read_text().split())
+            or b"producer" not in Path(f"/proc/{child[0]}/cmdline").read_bytes()
+        ):
+            time.sleep(0.005)
+        caught = Path(f"/proc/{child[0]}/status")
+        while not int(caught.read_text().split("SigCgt:")[1].split()[0], 16) & 1 << (signal.SIGTERM - 1):
+            time.sleep(0.002)
+        os.kill(int(child[0]), signal.SIGTERM)
+        assert 143 == running.wait(5)
+
+
+def test_a_hangup_that_the_parent_ignores_stays_ignored(service: Service) -> None:
+    """As `nohup` starts a command; a SIGTERM still ends it."""
+    shell = ("sh", "-c", "trap '' HUP; exec \"$@\"", "sh")
+    command = [*shell, sys.executable, "-m", "arq", "worker.WorkerSettings"]
+    worker = subprocess.Popen(command, env=service.environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    service.started.append(worker)
+    assert worker.stderr is not None
+    assert any("worker.started" in line for line in worker.stderr)
+    worker.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(0.5)
+    worker.send_signal(signal.SIGTERM)
+    assert 0 == worker.wait(20)
+
+
+def test_a_closed_terminal_stops_a_worker_as_sigterm_does(service: Service) -> None:
+    """It finishes its jobs and says so: arq leaves SIGHUP to the kernel, which kills."""
+    worker = service.start_worker()
+    worker.send_signal(signal.SIGHUP)
+    _, log = worker.communicate(timeout=20)
+    assert 0 == worker.returncode
+    assert "worker.stopped" in log
+
+
+def test_a_reader_that_has_seen_enough_changes_no_status(service: Service) -> None:
+    """`| head -1`, as a table and as JSON."""
+    for words in ("results", "results --json", "--help"):
+        line = f"set -o pipefail; {sys.executable} -m producer {words} | true"
+        done = subprocess.run(["bash", "-c", line], env=service.environment, cwd=ROOT, capture_output=True, check=False)
+        assert (0, b"") == (done.returncode, done.stderr)
+
+
+def test_json_stays_json_in_any_encoding(service: Service) -> None:
+    """What the encoding lacks is escaped as JSON escapes it."""
+    words = ("producer", "requeue", "--json", "é-€-😀", os.fsdecode(b"q"))
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        done = service.run(*words, PYTHONIOENCODING=encoding)
+        assert (1, ["q", "é-€-😀"]) == (done.status, done.document["not_requeued"])
+
+
+def test_workers_that_can_have_no_log_are_one_line(service: Service) -> None:
+    """As on a read-only file system."""
+    done = service.run("producer", "--jobs", "1", "--workers", "1", DATA_DIR="/proc/none")
+    assert (2, "") == (done.status, done.stdout)
+    assert done.stderr.startswith("error: no log of a worker in /proc/none/logs: ")
+    assert 1 == done.stderr.count("\n")

@@ -1,0 +1,93 @@
+"""A worker's own port: who may ask it, by which name, how often; and that reading figures is cheap."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from waiting import until
+
+from worker.db.pool import Pool
+from worker.health import probes
+from worker.health.loop_lag import LoopLag
+from worker.health.metrics import Metrics
+from worker.health.probes import Pace, ProbeServer
+from worker.health.readiness import Check, Report
+
+LOCAL = ("localhost", "127.0.0.1:9000", "[::1]:9000")
+FOREIGN = ("evil.example", "10.0.0.1", "localhost.evil.example")
+
+
+class Port:
+    """A port, and how often its figures were rendered."""
+
+    def __init__(self, host: str) -> None:
+        self.rendered = 0
+        self.server = ProbeServer(host, self._look, self._render)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+
+    async def _look(self) -> Report:
+        return Report({"engine": Check(ok=True, reason="goes round")})
+
+    def _render(self, accept: str) -> tuple[bytes, str]:
+        self.rendered += 1
+        return accept.encode(), "text/plain"
+
+
+@pytest.fixture(params=["127.0.0.1", "0.0.0.0"])
+async def port(request: pytest.FixtureRequest) -> AsyncIterator[Port]:
+    """Give a port, bound to loopback and, as it believes, to all addresses."""
+    port = Port(request.param)
+    serving = asyncio.create_task(port.server.serve([port.listening]))
+
+    async def started() -> bool:
+        return port.server.started
+
+    await until(started)
+    yield port
+    port.server.should_exit = True
+    await serving
+
+
+async def test_it_answers_to_local_names_if_it_is_bound_to_loopback(port: Port) -> None:
+    """A page that has a name of its own pointed here gets nothing. Bound elsewhere any name may be its own."""
+    is_local = port.server.local_only
+    async with httpx.AsyncClient(base_url=port.url) as http:
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            statuses = [(await http.get(path, headers={"Host": host})).status_code for host in (*LOCAL, *FOREIGN)]
+            assert [200] * 3 + [421 if is_local else 200] * 3 == statuses
+            head, got = await http.head(path), await http.get(path)
+            assert (200, b"") == (head.status_code, head.content)
+            assert got.headers["content-length"] == head.headers["content-length"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port.listening.getsockname()[1])
+    writer.write(b"GET /health/live HTTP/1.0\r\n\r\n")
+    assert b"HTTP/1.1 200 OK" == (await reader.read())[:15]
+    writer.close()
+
+
+async def test_who_asks_too_often_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a turn, as long as there is one in time."""
+    pace = Pace(50)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    assert all(await asyncio.gather(*(pace.turn() for _ in range(15))))
+    assert 0.15 <= loop.time() - began_s < 1
+    monkeypatch.setattr(probes, "_MAX_WAIT_S", 0.1)
+    turns = await asyncio.gather(*(pace.turn() for _ in range(50)))
+    assert 1 <= turns.count(True) <= 12
+
+
+async def test_figures_are_rendered_once_a_second(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each format, however many ask."""
+    metrics = Metrics(pool, None, LoopLag())
+    made: list[str] = []
+    monkeypatch.setattr(metrics, "render", lambda accept: (made.append(accept), (b"figures", "text"))[1])
+    openmetrics = "application/openmetrics-text; version=1.0.0"
+    for _ in range(20):
+        assert b"figures" == metrics.recent()[0] == metrics.recent(openmetrics)[0]
+    assert ["", openmetrics] == made
+    monkeypatch.setattr("worker.health.metrics._KEPT_S", 0.0)
+    metrics.recent()
+    assert 3 == len(made)

@@ -1,0 +1,256 @@
+"""What waiting cannot mend ends a start at once, with the server's own words; what can pass is waited for."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from arq.connections import ArqRedis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from worker.broker import REFUSALS, ask, open_redis, wait_for_redis
+from worker.db import requirements
+from worker.db.faults import Refused, ServerError, Unavailable, words
+from worker.db.migrations import migrate
+from worker.db.pool import Pool, PoolConfig, connect
+from worker.health.readiness import Readiness
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_policy:noeviction\r\n"
+
+
+@asynccontextmanager
+async def listening(answer: Answer) -> AsyncIterator[int]:
+    """Give the port of a server that answers each connection so."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def postgres_that_says(state: str, message: str) -> Answer:
+    """Return a PostgreSQL that answers the startup packet with this error."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (length,) = struct.unpack("!I", await reader.readexactly(4))
+        await reader.readexactly(length - 4)
+        fields = b"".join(
+            f"{letter}{text}".encode() + b"\0" for letter, text in (("S", "FATAL"), ("C", state), ("M", message))
+        )
+        writer.write(b"E" + struct.pack("!I", len(fields) + 5) + fields + b"\0")
+        await writer.drain()
+        await reader.read()
+
+    return answer
+
+
+def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
+    """Return a Redis with these replies by command, and this INFO; it answers OK to everything else."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while count := int((await reader.readline() or b"*0")[1:]):
+            parts = []
+            for _ in range(count):
+                size = int((await reader.readline())[1:])
+                parts.append((await reader.readexactly(size + 2))[:-2].decode())
+            name = parts[0].upper()
+            bulk = f"${len(info)}\r\n{info}\r\n"
+            writer.write(
+                (f"{replies[name]}\r\n" if name in replies else bulk if name == "INFO" else "+OK\r\n").encode()
+            )
+            await writer.drain()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "fault"),
+    [
+        ("08P01", "unsupported startup parameter: search_path=public", Refused),
+        ("08P01", "something that nobody has seen yet", Refused),
+        ("08P01", "server login has been failing, try again later (server_login_retry)", Unavailable),
+        ("08P01", "query_wait_timeout", Unavailable),
+        ("08P01", "no more connections allowed (max_client_conn)", Unavailable),
+        ("08006", "the connection failed", Unavailable),
+        ("53300", "sorry, too many clients already", Unavailable),
+        ("57P03", "the database system is starting up", Unavailable),
+        ("57P01", "terminating connection due to administrator command", Unavailable),
+        ("28P01", 'password authentication failed for user "ada"', Refused),
+        ("28000", "no pg_hba.conf entry for host", Refused),
+        ("3D000", 'database "shop" does not exist', Refused),
+        ("42704", 'unrecognized configuration parameter "junk"', Refused),
+        ("22023", "invalid value for parameter", Refused),
+        ("55000", 'database "shop" is not currently accepting connections', Refused),
+        ("XX000", "Tenant or user not found", Refused),
+        ("42501", "permission denied", Refused),
+        ("26000", "prepared statement does not exist", Refused),
+        ("99999", "an error of a class that nobody knows", Refused),
+    ],
+)
+async def test_the_servers_words_reach_the_person_whatever_their_state(
+    state: str, message: str, fault: type[Exception]
+) -> None:
+    """Beside the pool and in it; and only what is known to pass is waited for."""
+    async with listening(postgres_that_says(state, message)) as port:
+        config = PoolConfig(url=f"postgresql://u:hunter2@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
+        for attempt in (connect(config, "test"), Pool.open(config)):
+            with pytest.raises(fault) as met:
+                await attempt
+            assert message in str(met.value)
+            assert "hunter2" not in str(met.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PGPORT", "abc"), ("PGSSLMODE", "bogus"), ("PGTARGETSESSIONATTRS", "any-old"), ("PGSSLROOTCERT", __file__)],
+)
+async def test_an_environment_that_the_driver_cannot_use_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """It reads libpq's variables by itself."""
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(Refused):
+        await connect(PoolConfig(url="postgresql://u@127.0.0.1/d", application_name="t"), "test")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_cannot_hold_any_text_is_refused(connection: Any, encoding: str) -> None:
+    """A name that it cannot hold would be the job's fault, later."""
+    name = f"odd_{encoding.lower()}"
+    await connection.execute(
+        f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        " LOCALE_PROVIDER 'libc'"
+    )
+    try:
+        config = PoolConfig(url=(await dsn_of(connection)).replace("/DB?", f"/{name}?"), application_name="t")
+        with pytest.raises(Refused, match=f"its encoding, {encoding}, cannot hold every text"):
+            await requirements.check(config, writing=True)
+    finally:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def dsn_of(connection: Any) -> str:
+    """Return the URL of the test's server, with DB for a database."""
+    directory = await connection.fetchval("SELECT current_setting('unix_socket_directories')")
+    return f"postgresql://postgres@/DB?host={directory}&port={await connection.fetchval('SHOW port')}"
+
+
+async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
+    """Whoever needs neither may use it."""
+    await requirements.check(empty_database)
+    with pytest.raises(Refused, match="its tables are missing"):
+        await requirements.check(empty_database, tables=True)
+    other = await connect(empty_database, "test")
+    name = await other.fetchval("SELECT current_database()")
+    await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await other.close()
+    await requirements.check(empty_database)
+    with pytest.raises(Refused, match="it is read-only"):
+        await requirements.check(empty_database, writing=True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("CREATE TABLE users (x int)", 'relation "users" already exists'),
+        ("CREATE VIEW orders AS SELECT 1 AS id", 'relation "orders" already exists'),
+        ("CREATE TABLE schema_migrations (version varchar)", 'column "checksum" does not exist'),
+        ("CREATE TABLE schema_migrations (version bigint, dirty boolean)", 'column "checksum" does not exist'),
+    ],
+)
+async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfig, statement: Any, said: str) -> None:
+    """In the server's words, and with what to do."""
+    other = await connect(empty_database, "test")
+    await other.execute(statement)
+    await other.close()
+    with pytest.raises(ServerError) as met:
+        await migrate(empty_database)
+    assert said in words(met.value)
+    assert "a database of its own" in words(met.value)
+    assert isinstance(met.value, asyncpg.PostgresError)
+
+
+@pytest.mark.parametrize(
+    ("replies", "info", "said"),
+    [
+        ({}, INFO.replace("enabled:0", "enabled:1"), "Redis Cluster"),
+        ({"PING": "-LOADING Redis is loading the dataset in memory"}, INFO, None),
+        ({"PING": "-ERR max number of clients reached"}, INFO, None),
+        ({}, INFO.replace("standalone", "sentinel"), "Sentinel"),
+        ({}, INFO.replace("role:master", "role:slave\r\nslave_read_only:1"), "READONLY"),
+        ({"PING": "-ERR unknown command 'PING'"}, INFO, "unknown command 'PING'"),
+        ({"PING": "-NOPERM this user may not"}, INFO, "this user may not"),
+        ({"SELECT": "-ERR DB index is out of range"}, INFO, "DB index is out of range"),
+        ({"AUTH": "-WRONGPASS invalid username-password pair"}, INFO, "invalid username-password pair"),
+        ({"PING": "-MOVED 1 10.0.0.1:6379"}, INFO, "MOVED"),
+    ],
+)
+async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
+    logs: list[Any], replies: dict[str, str], info: str, said: str | None
+) -> None:
+    """And one that will be able to (*said* is None) is waited for, with its words in the log."""
+    async with listening(redis_that_says(replies, info)) as port:
+        url = f"redis://:hunter2@127.0.0.1:{port}/3"
+        redis = open_redis(url, queue_name="q")
+        try:
+            with pytest.raises(REFUSALS if said else RedisConnectionError) as met:
+                await wait_for_redis(redis, url, patience_s=60 if said else 0.3)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+    assert (said or "") in str(met.value)
+    assert (said is None) == (not isinstance(met.value, REFUSALS))
+    assert ([] if said else ["server.waited_for"]) == [line["event"] for line in logs]
+    assert "hunter2" not in f"{logs} {met.value}"
+
+
+async def test_a_redis_that_drops_jobs_is_warned_of(logs: list[Any], redis: ArqRedis) -> None:
+    """At every start, and in readiness, which it does not fail; a user without INFO is asked no more than PING."""
+    evicting = INFO.replace("noeviction", "allkeys-lru")
+    async with listening(redis_that_says({}, evicting)) as port:
+        other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
+        await wait_for_redis(other, f"redis://127.0.0.1:{port}")
+        readiness = Readiness(lambda: ask(other))
+        report = (await readiness.look()).document()["checks"]["redis"]
+        await other.aclose(close_connection_pool=True)
+    assert ["redis.may_drop_jobs"] == [line["event"] for line in logs]
+    assert (True, "maxmemory-policy is allkeys-lru") == (report["ok"], report["warning"].partition(":")[0])
+    assert "" == await ask(redis)
+
+    async with listening(redis_that_says({"INFO": "-NOPERM no permissions to run the 'info' command"})) as port:
+        other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
+        assert "" == await ask(other)
+        await wait_for_redis(other, "redis://r", patience_s=1)
+        await other.aclose(close_connection_pool=True)
+
+
+async def test_readiness_of_a_database_without_tables_is_a_check(empty_database: PoolConfig) -> None:
+    """Whatever PostgreSQL says, the look raises nothing."""
+    pool = await Pool.open(empty_database)
+
+    async def answers() -> None:
+        """Be a Redis that is there."""
+
+    readiness = Readiness(answers)
+    readiness.watch(pool)
+    report = await readiness.look()
+    await pool.close()
+    assert not report.ready
+    assert "schema_migrations" in report.checks["postgresql"].reason
+
+
+def test_a_refused_command_is_no_connection_that_was_lost() -> None:
+    """A running worker waits when it is refused, as when the server is away: only the start ends by it."""
+    assert all(issubclass(one, (RedisConnectionError, ResponseError)) for one in REFUSALS)

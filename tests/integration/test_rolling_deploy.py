@@ -1,0 +1,88 @@
+"""Processes of two versions beside each other: no job is lost to the older one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from factories import product_fields, user_fields
+from planting import a_worker, drained
+
+from worker.db.pool import Pool
+from worker.jobs import JOBS
+from worker.jobs.fields import is_newer
+from worker.jobs.job import JobTypes
+
+pytestmark = pytest.mark.usefixtures("database")
+OLD = JobTypes(job_type for job_type in JOBS if job_type.name != "create_product")
+
+
+@asynccontextmanager
+async def old_worker(redis: ArqRedis, pool: Pool, *, leave_s: float) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a worker that does not know products."""
+    async with a_worker(redis, pool, "old", types=OLD, leave_s=leave_s) as running:
+        yield running
+
+
+async def rows(connection: Any) -> dict[str, Any]:
+    """Return the ledger's rows by job id."""
+    return {row["job_id"]: row for row in await connection.fetch("SELECT * FROM job_results")}
+
+
+async def left(logs: list[Any]) -> list[str]:
+    """Wait until a job was left, and return the functions that were."""
+    while not (found := [line["function"] for line in logs if line["event"] == "job.left"]):
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one(
+    redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new job type: no try is spent, one line is logged, what it does know goes on, and the new worker applies it."""
+    monkeypatch.setattr("worker.engine.intake._FIRST_LEAVE_S", 0.05)
+    monkeypatch.setattr("worker.engine.intake._LONGEST_LEAVE_S", 0.1)
+    async with asyncio.timeout(20), old_worker(redis, pool, leave_s=600) as running:
+        for n in range(3):
+            await redis.enqueue_job("create_product", **product_fields(f"sku-{n}"), _job_id=f"p{n}")
+        await redis.enqueue_job("create_user", **user_fields("ada"), _job_id="u")
+        assert ["create_product"] == await left(logs)
+        await drained(redis, running, left=3)
+        assert not await redis.exists("arq:retry:p0")
+        async with a_worker(redis, pool, "new") as new:
+            await drained(redis, new)
+    ledger = await rows(connection)
+    assert {"applied"} == {row["status"] for row in ledger.values()}
+    assert {"p0": 1, "p1": 1, "p2": 1, "u": 1} == {job_id: row["attempts"] for job_id, row in ledger.items()}
+
+
+async def test_a_newer_field_is_left_too(redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]) -> None:
+    """And rejected when nobody has taken it for the time that is set."""
+    async with asyncio.timeout(20), old_worker(redis, pool, leave_s=0.3) as running:
+        await redis.enqueue_job("create_user", **user_fields("ada"), shoe_size=42, _job_id="newer")
+        await redis.enqueue_job("create_product", **product_fields("tea"), _job_id="unknown")
+        await left(logs)
+        await drained(redis, running)
+    ledger = await rows(connection)
+    assert {"newer", "unknown"} == set(ledger)
+    assert {("rejected", "invalid")} == {(row["status"], row["reason"]) for row in ledger.values()}
+    assert "shoe_size: Extra inputs" in ledger["newer"]["error"]
+    assert "names no function that there is" in ledger["unknown"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("explanation", "newer"),
+    [
+        ("shoe_size: Extra inputs are not permitted", True),
+        ("a: Extra inputs are not permitted; b: Extra inputs are not permitted; and 9 more", True),
+        ("usernme: Extra inputs are not permitted; username: Field required", False),
+        ("username: Field required", False),
+        ("is nested too deeply", False),
+        ("takes its fields by name, or one object", False),
+    ],
+)
+def test_only_unknown_fields_are_a_newer_versions(explanation: str, newer: bool) -> None:  # noqa: FBT001
+    """A misspelt field leaves another one missing, and is rejected at once."""
+    assert newer == is_newer(explanation)

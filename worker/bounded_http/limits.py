@@ -1,0 +1,81 @@
+"""The bounds of the HTTP server, and what connections share of them."""
+
+import resource
+from dataclasses import dataclass, field
+from typing import Protocol
+
+HEAD_BYTES = 65_536
+"""Max bytes of a request's head; more is answered 431. Cookies and long URLs of real clients stay under 16 KiB."""
+HEADERS = 100
+"""Max header lines of a head; more is answered 431. As in Apache and in Python's own client."""
+ARRIVAL_S = 10.0
+"""Seconds in which a head has to arrive, and a body, which gets one more second for each `BODY_RATE` bytes."""
+BODY_RATE = 65_536
+"""Bytes a second that a body has to arrive with after the first ten seconds."""
+PIPELINED = 16
+"""Max requests of one connection that wait for the answer to an earlier one; a connection with more is closed."""
+UNFINISHED_BYTES = 8 * 1024 * 1024
+"""Max bytes of unfinished requests, all connections together. Requests that arrive in one piece do not count."""
+SEND_S = 30.0
+"""Seconds in which a client has to read on, if an answer waits for it; after that the connection is closed."""
+_RESERVED_FILES = 64
+"""File descriptors that stay free for the servers' connections, files and logs."""
+_MIN_CONNECTIONS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What differs between the front and a worker's port."""
+
+    connections: int
+    """Max open connections."""
+    body_bytes: int
+    """Max bytes of a body that nobody reads, as after a refusal; a connection that sends more is closed."""
+    accepts_per_s: float | None = None
+    """Max new connections a second, and ten seconds' worth at once; others wait in the kernel's backlog. None: any."""
+    refusal_delay_s: float = 0.0
+    """Seconds before a malformed request is answered: a client that repeats it in a loop costs little then."""
+
+
+def max_connections(wanted: int, *, share: float = 1.0) -> int:
+    """Return how many connections a server may hold: *wanted*, or fewer if RLIMIT_NOFILE has no room for them.
+
+    *share* is the part of the process's free file descriptors that the server may use.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(_MIN_CONNECTIONS, min(wanted, int((soft - _RESERVED_FILES) * share)))
+
+
+class Evictable(Protocol):
+    """A connection that can be closed in favour of another one."""
+
+    def evict(self) -> None:
+        """Close the connection at once."""
+        ...
+
+
+@dataclass(slots=True)
+class Connections:
+    """The open connections of one server."""
+
+    limit: int
+    count: int = 0
+    unfinished_bytes: int = 0
+    """Bytes of requests that have not arrived as a whole."""
+    evictable: dict[Evictable, None] = field(default_factory=dict)
+    """Those without a complete request: idle, or in the middle of a head or body. The longest unoccupied is first."""
+
+    def make_room(self) -> bool:
+        """Close the longest unoccupied connection if there are too many; returns False if all of them are occupied."""
+        return self.count < self.limit or self.evict()
+
+    def evict(self) -> bool:
+        """Close the longest unoccupied connection; returns False if there is none."""
+        victim = next(iter(self.evictable), None)
+        if victim is None:
+            return False
+        del self.evictable[victim]
+        victim.evict()
+        return True

@@ -1,0 +1,150 @@
+"""Prepares a process before it imports anything heavy, and ends it with a documented exit status.
+
+`prepare` is the first thing that `python -m producer`, `python -m worker` and `arq worker.WorkerSettings` do. It needs
+nothing but what the interpreter has loaded, because until it has run a signal kills the process without a word, or,
+for process 1 of a container, is lost.
+
+Exit statuses of `python -m producer` and `python -m worker`:
+
+- 0: done. A reader that closes standard output early (`| head -1`) changes nothing: the rest of the text is dropped.
+- 1: done, and a job failed, a line was refused, or there is no such job or no advice to give.
+- 2: a wrong call or setting, a server that is away or refuses us, what the operating system refuses (a full disk, a
+  directory that cannot be written), or standard output that could not be written in full.
+- 128 + N: ended by signal N, after everything that it had open was closed: 129 SIGHUP (a closed terminal), 130 SIGINT
+  (Ctrl-C), 143 SIGTERM. A SIGHUP that the parent ignores, as `nohup` does, stays ignored; so does such a SIGINT.
+
+`arq worker.WorkerSettings` is arq's command: 0 after a clean stop, which SIGINT, SIGTERM and SIGHUP begin, and after
+`--burst` and a good `--check`; 1 after a bad `--check`; 2 where it could not start; 128 + N if the signal comes while
+it still imports.
+"""
+
+import errno
+import io
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Never
+
+ERROR = 2
+"""The exit status of what could not be done."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StandardStream(io.FileIO):
+    """Standard output or error, whose writes never raise: the first failure is kept, and all that follows is dropped.
+
+    So a full disk or a reader that has gone interrupts nothing halfway, wherever it is that writes.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write *data*, waiting while a non-blocking descriptor has no room; return how many bytes are dealt with."""
+        while self.failure is None:
+            try:
+                if (written := super().write(data)) is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                    return written
+                select.select([], [self], [])
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
+
+
+def prepare() -> None:
+    """Open closed standard streams, make them take any text, and let a signal end the process at once."""
+    _open_closed_descriptors()
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = _stream(1, sys.stdout)
+    sys.stderr = _stream(2, sys.stderr)
+    for number in _SIGNALS:
+        _handle(number, _end_now)
+
+
+def run(main: Callable[[], object]) -> Never:
+    """Call *main*, and end the process with its exit status, or with 2 where its output could not be written."""
+    status: Any = 0
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code or 0
+    sys.stdout.flush()
+    failure = _failure_of_output()
+    if failure is not None and status in (0, 1):
+        print(f"error: standard output could not be written: {failure.strerror}", file=sys.stderr)  # noqa: T201
+        status = ERROR
+    for number in _SIGNALS:
+        _handle(number, _end_now)
+    sys.exit(status)
+
+
+def interrupt_on_signals() -> list[int]:
+    """From now on let each signal raise `KeyboardInterrupt`, so that everything open is closed.
+
+    Returns a list that holds the signal once it has come. More of SIGTERM and SIGHUP do not disturb the closing, and
+    SIGTERM works where SIGINT is ignored, as a shell starts what is in its background.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        if not received:
+            received.append(number)
+            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.raise_signal(signal.SIGINT)
+
+    _handle(signal.SIGINT, signal.default_int_handler)
+    _handle(signal.SIGTERM, interrupt)
+    _handle(signal.SIGHUP, interrupt)
+    return received
+
+
+def terminate_on_hangup() -> None:
+    """From now on handle SIGHUP as SIGTERM: a worker whose terminal is closed finishes the jobs that it has."""
+    _handle(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
+
+
+def is_arq_command() -> bool:
+    """Return whether this process is the `arq` command, and not a program that imports the worker."""
+    program = sys.argv[0] if sys.argv else ""
+    return os.path.basename(program) == "arq" or program.endswith(os.path.join("arq", "__main__.py"))  # noqa: PTH118, PTH119
+
+
+def _handle(number: int, handler: Callable[[int, Any], object]) -> None:
+    """Set a signal's handler, unless the parent let it be ignored; SIGTERM is never ignored."""
+    if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, handler)
+
+
+def _end_now(number: int, _frame: object) -> None:
+    """End the process: nothing is open that would have to be closed."""
+    os._exit(128 + number)
+
+
+def _open_closed_descriptors() -> None:
+    """Open 0, 1 and 2 where they are closed, so that no socket or file gets their numbers.
+
+    Writes to them go nowhere. Reads from standard input fail: an empty one would look like an empty file.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_WRONLY), True)  # noqa: FBT003  (it takes the lowest number)
+
+
+def _stream(descriptor: int, before: Any) -> io.TextIOWrapper:
+    """Return a stream in the encoding of the one *before*, that writes what this cannot express as an escape."""
+    raw = StandardStream(descriptor, "w", closefd=False)
+    encoding = getattr(before, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True, write_through=True
+    )
+
+
+def _failure_of_output() -> OSError | None:
+    """Return why standard output could not be written, or None: a reader that has gone has seen enough."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    failure = raw.failure if isinstance(raw, StandardStream) else None
+    return None if failure is None or failure.errno == errno.EPIPE else failure
