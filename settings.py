@@ -172,6 +172,10 @@ class Settings(BaseSettings):
     """The queue's key in Redis. Default arq:queue, which is arq's."""
     max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 2000
     """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
+    max_held_bytes: Annotated[int, Field(ge=1_048_576, le=2**40)] = 16_777_216
+    """Bytes of job content that a process holds at a time: it claims no more while the jobs at hand have as many. A
+    job of 4 KiB or less counts nothing here, since MAX_JOBS bounds them. Memory is up to eight times as much.
+    Default 16,777,216."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
     newer_job_wait: Annotated[float, Field(ge=0, le=86_400)] = 600.0

@@ -8,7 +8,7 @@ and applied once, however often it is sent. Whatever cuts a call short, repeatin
 """
 
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -27,7 +27,7 @@ from settings import Settings
 from worker import servers, wire
 from worker.broker import REFUSALS, open_redis, wait_for
 from worker.delivery import now_ms
-from worker.engine.leases import release_owners
+from worker.engine.leases import MOST_BYTES_AT_ONCE, release_owners, with_typed
 from worker.engine.trouble import is_trouble
 from worker.identity import worker_id_prefix
 from worker.job_ids import check_id
@@ -40,7 +40,7 @@ PATIENCE_S = 30.0
 """How long a call goes on trying to reach Redis."""
 _MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
-_SCRIPT = (files("producer") / "enqueue.lua").read_text("utf-8")
+_SCRIPT = with_typed((files("producer") / "enqueue.lua").read_text("utf-8"))
 _CUT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 
 Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
@@ -82,10 +82,11 @@ class JobClient:
         return job_id
 
     async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
-        """Enqueue up to `MOST_AT_ONCE` jobs in one round trip.
+        """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
 
         Returns for each whether it was enqueued: False means that its id is known already, as a job in
-        the queue or as one that has its outcome. *again* lets jobs run although they had a result.
+        the queue or as one that has a result. What the outcome is, if there is one, only the ledger says: whoever can
+        write to Redis can write a result of a job that never ran. *again* lets jobs run although they had a result.
         A connection that is lost on the way is made again and the same call repeated, which enqueues
         nothing twice; raises the error of `redis.exceptions` when that did not help for the patience, and
         `ValueError` for too many, or for one that is larger than a worker decodes: then none is enqueued.
@@ -96,13 +97,10 @@ class JobClient:
         fresh = [submission for submission in submissions if submission.id not in known]
         if not fresh:
             return [False] * len(submissions)
-        receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
         now = now_ms()
-        payloads = [part for submission in fresh for part in (submission.id, _payload(submission, now, again=again))]
-        keys, args = [self._redis.default_queue_name, receipt], [_RECEIPT_MS, int(again), *payloads]
-        reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
-        answers = iter(reply.decode())
-        return [submission.id not in known and next(answers) == "1" for submission in submissions]
+        encoded = [(submission.id, _payload(submission, now, again=again)) for submission in fresh]
+        answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
+        return [submission.id not in known and next(answers) for submission in submissions]
 
     async def status(self, job_id: str) -> str:
         """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
@@ -143,7 +141,7 @@ class JobClient:
         return int(await self._redis.zcard(self._redis.default_queue_name))
 
     async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Wait for a job's outcome, as `worker.engine.intake` describes it.
+        """Wait for a job's outcome as Redis has it; `worker.engine.intake` describes it. The ledger has the last word.
 
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.
@@ -157,6 +155,14 @@ class JobClient:
         Without this they come back by themselves when the lease ends.
         """
         return await release_owners(self._redis, self._redis.default_queue_name, worker_id_prefix(pid))
+
+    async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
+        """Enqueue ids and payloads in one call of the script; returns for each whether it was enqueued."""
+        receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
+        parts = [part for job in jobs for part in job]
+        keys, args = [self._redis.default_queue_name, receipt], [_RECEIPT_MS, int(again), *parts]
+        reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
+        return [answer == "1" for answer in reply.decode()]
 
     async def _known(self, submissions: Sequence[Submission]) -> Collection[str]:
         assert self._settled is not None
@@ -198,6 +204,17 @@ def _time_of(score: object) -> datetime | None:
         return datetime.fromtimestamp(score / 1000, UTC) if isinstance(score, float) else None
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """Cut a list of jobs where more would make a call larger than `MOST_BYTES_AT_ONCE`."""
+    start = size = 0
+    for end, (_, payload) in enumerate(jobs):
+        if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:
+            yield jobs[start:end]
+            start, size = end, 0
+        size += len(payload)
+    yield jobs[start:]
 
 
 def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:

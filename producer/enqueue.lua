@@ -8,6 +8,10 @@
 -- ARGV[3…]  id, payload, id, payload, … (500 jobs or fewer)
 -- Reply     a string with a character per job: "1" enqueued, "0" known already
 -- The jobs are due now, by the clock that workers claim by: the producer's may be ahead.
+-- Error    WRONGTYPE with the queue's name, before anything is changed, if the queue is no sorted set
+if not typed('ZCARD', KEYS[1]) then
+    return redis.error_reply('WRONGTYPE the queue ' .. KEYS[1] .. ' is not a sorted set')
+end
 local receipt = redis.call('GET', KEYS[2])
 if receipt then
     return receipt

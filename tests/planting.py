@@ -15,11 +15,11 @@ from waiting import until
 from worker.batcher import Batcher
 from worker.db.pool import Pool
 from worker.engine.intake import Intake, arq_functions
-from worker.engine.worker import Worker
+from worker.engine.worker import EngineOptions, Worker
 from worker.jobs import JOBS
 from worker.jobs.job import JobTypes
 from worker.ledger import Ledger
-from worker.wire import receive, serialize
+from worker.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
 
 QUEUE = "arq:queue"
 ENQUEUED_MS = 1_764_000_000_000
@@ -109,11 +109,20 @@ def a_pickle(redis: Any, job_id: bytes) -> bytes:
 
 @asynccontextmanager
 async def a_worker(
-    redis: ArqRedis, pool: Pool, name: str = "worker", *, types: JobTypes = JOBS, leave_s: float = 0.0
+    redis: ArqRedis,
+    pool: Pool,
+    name: str = "worker",
+    *,
+    types: JobTypes = JOBS,
+    leave_s: float = 0.0,
+    max_held_bytes: int = 16_777_216,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run the engine as `worker.main` wires it, with one try a job, until the block ends."""
     ledger = Ledger(pool, types, worker_id=name)
     batcher = Batcher(ledger.settle, slots=2, limit=500)
+    options = EngineOptions(
+        max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
+    )
     worker = Worker(
         functions=arq_functions(types),
         redis_pool=redis,
@@ -122,7 +131,7 @@ async def a_worker(
         allow_abort_jobs=True,
         job_serializer=serialize,
         job_deserializer=receive,
-        ctx={"intake": Intake(types, batcher.submit, max_tries=1, leave_s=leave_s)},
+        ctx={"intake": Intake(types, batcher.submit, max_tries=1, leave_s=leave_s), "engine": options},
     )
     running = worker.main_task = asyncio.create_task(worker.main())
     try:

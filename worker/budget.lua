@@ -2,24 +2,37 @@
 --
 -- KEYS[1]  fleet: hash of worker ids to "its last beat, Unix ms:connections it holds"; ends with its newest entry
 -- KEYS[2]  capacity: the fleet's newest reading of the server, for a worker that has none of its own
--- KEYS[3]  restless: is there for a while after somebody came or went, or was given less
+-- KEYS[3]  restless: until when, Unix ms, since somebody came or went, or was given less
 -- ARGV[1]  worker    ARGV[2]  connections it holds: granted or open, whichever is more; 0: it has just come
 -- ARGV[3]  how many it asks for at the most            ARGV[4]  the same, if the fleet is calm
 -- ARGV[5]  the least it can work with                  ARGV[6]  its reading of the server as JSON, or ""
 --            {"room": connections for the fleet, if all of these live, "workers": {id: connections on the server}, …}
 -- ARGV[7]  how long an entry lives, ms                 ARGV[8]  how long restlessness lasts, ms
--- Reply    {granted, usable (-1: nobody has read it of late), held by all, 1: calm, ids of the live workers, reading or ""}
+-- Reply    {granted, usable (-1: nobody has read it of late), held by all, 1: calm, ids of the live workers, reading or "",
+--           what was deleted because no worker can have written it, or ""}
 local worker, holds, most, most_if_calm = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local least, reading, life_ms = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local MOST_ENTRIES = 4096 -- workers of two connections each, and more than any server has
+local unusable = ''
+local size = typed('HLEN', KEYS[1])
+if not size or size > MOST_ENTRIES then
+    unusable = 'the fleet: ' .. (size and size .. ' entries' or 'of a wrong type')
+    redis.call('DEL', KEYS[1]) -- as if Redis had lost it: those that live beat again within a second
+end
+
 local lives, ids, others_hold = { [worker] = true }, { worker }, 0
 local stirred = redis.call('HEXISTS', KEYS[1], worker) == 0
 local fleet = redis.call('HGETALL', KEYS[1])
 for i = 1, #fleet, 2 do
-    local id, beat, held = fleet[i], string.match(fleet[i + 1], '(%d+):(%d+)')
-    if tonumber(beat) + life_ms <= now then
+    local id, beat, held = fleet[i], string.match(fleet[i + 1], '^(%d+):(%d+)$')
+    local age = beat and #held <= 6 and now - tonumber(beat) -- a beat of the future would live for ever
+    if not age or age < -life_ms then
+        redis.call('HDEL', KEYS[1], id)
+        unusable = 'an entry'
+    elseif age >= life_ms then
         redis.call('HDEL', KEYS[1], id)
         stirred = true
     elseif id ~= worker then
@@ -27,12 +40,42 @@ for i = 1, #fleet, 2 do
     end
 end
 table.sort(ids)
-local calm = not stirred and redis.call('EXISTS', KEYS[3]) == 0
+-- Return a value, or '' if it has another type or is longer than any worker writes one.
+local function short(key, max_bytes)
+    local length = typed('STRLEN', key) or 0
+    return length <= max_bytes and typed('GET', key) or ''
+end
+local restless_until = tonumber(short(KEYS[3], 20)) or 0
+local calm = not stirred and not (restless_until > now and restless_until <= now + tonumber(ARGV[8]))
 
 if reading ~= '' then
     redis.call('SET', KEYS[2], reading, 'PX', math.floor(life_ms / 2))
 else
-    reading = redis.call('GET', KEYS[2]) or ''
+    reading = short(KEYS[2], 1048576)
+end
+-- Return a reading as a table, or nil if no worker can have written it.
+local function parsed(text)
+    local ok, server = pcall(cjson.decode, text)
+    if not ok or type(server) ~= 'table' or type(server.workers) ~= 'table' then
+        return nil
+    end
+    local function is_count(value)
+        return type(value) == 'number' and value > -1e6 and value < 1e6
+    end
+    if not is_count(server.room) then
+        return nil
+    end
+    for _, connections in pairs(server.workers) do
+        if not is_count(connections) or connections < 0 then
+            return nil
+        end
+    end
+    return server
+end
+local server = reading ~= '' and parsed(reading)
+if reading ~= '' and not server then
+    redis.call('DEL', KEYS[2])
+    reading, unusable = '', 'a reading of the server'
 end
 
 local granted, usable = 0, -1
@@ -40,7 +83,6 @@ if reading == '' then
     -- Whoever holds some keeps them. Of those that have just come one goes first and reads, and the others wait for it.
     granted = holds > 0 and math.min(most, holds) or others_hold == 0 and least or 0
 else
-    local server = cjson.decode(reading)
     usable = server.room
     for id, connections in pairs(server.workers) do
         if not lives[id] then
@@ -63,9 +105,9 @@ end
 
 stirred = stirred or holds > 0 and granted < most
 if stirred then
-    redis.call('SET', KEYS[3], worker, 'PX', ARGV[8])
+    redis.call('SET', KEYS[3], string.format('%.0f', now + tonumber(ARGV[8])), 'PX', ARGV[8])
 end
 holds = math.max(holds, granted)
 redis.call('HSET', KEYS[1], worker, string.format('%.0f:%d', now, holds))
 redis.call('PEXPIRE', KEYS[1], life_ms)
-return { granted, usable, others_hold + holds, calm and not stirred and 1 or 0, ids, reading }
+return { granted, usable, others_hold + holds, calm and not stirred and 1 or 0, ids, reading, unusable }

@@ -5,7 +5,7 @@ share, and beats once a second from then on. Workers know of each other by these
 
     tidepool:budget:{database}           hash    worker id → its last beat and the connections that it holds
     tidepool:budget:{database}:capacity  string  the newest reading of the server
-    tidepool:budget:{database}:restless  string  there while somebody came or went, or was given less, a short time ago
+    tidepool:budget:{database}:restless  string  until when, since somebody came or went, or was given less
 
     usable = the least limit (server, role, database) - reserved - others - margin
     share  = usable / live workers; what is left of the division, one each to the first of them
@@ -36,7 +36,9 @@ from redis.asyncio import Redis
 from worker.cancelling import heed_cancel
 from worker.db.capacity import Capacity
 from worker.db.faults import DatabaseFault
-from worker.engine.trouble import is_trouble
+from worker.engine.leases import with_typed
+from worker.engine.trouble import Oddities, is_trouble
+from worker.periodic import FailureLog, keep_running
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,8 @@ everybody has been heard of by then, also after a loss of Redis's data."""
 BESIDE_POOL = 1
 LEAST = BESIDE_POOL + 1
 _ENDED = "0:0"
+_NUMBERS = ("max_connections", "reserved", "role_limit", "database_limit", "others", "margin")
+"""Of a reading, those that a log line has."""
 _PATIENCE_BEATS = 3
 """Others need two to make room for a worker that has just come; one that waits longer says so."""
 
@@ -77,7 +81,9 @@ class Budget:
         self._redis: Any = redis
         key = f"tidepool:budget:{database}"
         self._keys = [key, f"{key}:capacity", f"{key}:restless"]
-        self._script: Any = redis.register_script((files("worker") / "budget.lua").read_text("utf-8"))
+        self._script: Any = redis.register_script(with_typed((files("worker") / "budget.lua").read_text("utf-8")))
+        self._failures = FailureLog("capacity reader")
+        self._unusable = Oddities("budget.entries_unusable")
         self._worker_id = worker_id
         self._wanted = pool_size + BESIDE_POOL
         self._margin = margin
@@ -152,7 +158,7 @@ class Budget:
 
     async def run(self) -> None:
         """Beat, and look at the server, each once a second until cancelled. A slow server delays no beat."""
-        looking = asyncio.create_task(self._look_on(), name="capacity reader")
+        looking = asyncio.create_task(keep_running(self._look_on, "capacity reader"), name="capacity reader")
         try:
             while True:
                 heed_cancel()
@@ -187,8 +193,8 @@ class Budget:
             await self._read_capacity()
         except DatabaseFault:
             pass  # whoever has work to do there says so
-        except Exception:
-            log.exception("capacity.unread")
+        except Exception as error:  # noqa: BLE001  (the next look is a second away)
+            self._failures.log(error)
 
     async def leave(self) -> None:
         """Leave the fleet, after the last connection was closed: whoever beats next takes the entry out."""
@@ -218,12 +224,15 @@ class Budget:
             await self.look()
             await asyncio.sleep(BEAT_S)
 
-    def _take(self, granted: int, usable: int, held: int, calm: int, workers: Sequence[bytes], reading: bytes) -> None:
+    def _take(
+        self, granted: int, usable: int, held: int, calm: int, workers: Sequence[bytes], reading: bytes, unusable: bytes
+    ) -> None:
         before, self.granted = self.granted, granted
-        self._live, self._held = {worker.decode() for worker in workers}, held
-        if reading:
-            self.usable = usable
-            self._numbers = _numbers(json.loads(reading), usable, self._live)
+        self._live, self._held = {worker.decode(errors="replace") for worker in workers}, held
+        if unusable:
+            self._unusable.skipped(unusable.decode(errors="replace"))
+        if reading and (numbers := _numbers(reading, usable, self._live)):
+            self.usable, self._numbers = usable, numbers
         if self._resize:
             if granted != before:
                 log.info("budget.changed", limit=self.limit, before=max(0, before - BESIDE_POOL), **self._numbers)
@@ -253,9 +262,12 @@ def _as_json(capacity: Capacity, margin: int) -> str:
     return json.dumps(reading)
 
 
-def _numbers(reading: dict[str, Any], usable: int, live: set[str]) -> dict[str, int]:
-    """Return what a share is computed from, as a log line has it."""
-    connections: dict[str, int] = reading.pop("workers")
-    dead = sum(count for worker, count in connections.items() if worker not in live)
-    del reading["room"]
-    return {**reading, "others": reading["others"] + dead, "usable": usable, "workers": len(live)}
+def _numbers(text: bytes, usable: int, live: set[str]) -> dict[str, int] | None:
+    """Return what a share is computed from, as a log line has it; None for a reading that no worker has written."""
+    try:
+        reading: Any = json.loads(text)
+        dead = sum(int(count) for worker, count in reading["workers"].items() if worker not in live)
+        numbers = {name: int(reading[name]) for name in _NUMBERS}
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
+        return None
+    return {**numbers, "others": numbers["others"] + dead, "usable": usable, "workers": len(live)}

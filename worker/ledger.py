@@ -37,6 +37,7 @@ from worker.delivery import Delivery
 from worker.jobs.job import Job, JobType, JobTypes
 from worker.outcomes import Applied, Failed, Outcome, Rejected, RetryLater, Unresolved, Verdict
 from worker.tally import OTHERS, Tally
+from worker.wire import MAX_KEPT_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -258,15 +259,15 @@ def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
 
 
 def _kept(content: object) -> str | None:
-    """Return what requeue enqueues again; None where jsonb cannot hold it, and so no worker can ever apply it."""
+    """Return what requeue enqueues again; None if jsonb cannot hold it, and so no worker can apply it, or too large."""
     if not isinstance(content, dict):
         return None
     try:
         text = json.dumps(content, allow_nan=False, ensure_ascii=False)
-        text.encode()
+        size = len(text.encode())
     except ValueError:  # infinity, or a lone surrogate
         return None
-    return None if _ESCAPED_NUL.search(text) else text
+    return None if size > MAX_KEPT_BYTES or _ESCAPED_NUL.search(text) else text
 
 
 def _storable(text: str) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -46,6 +46,7 @@ from worker.health.serving import HealthPort
 from worker.jobs import JOBS
 from worker.ledger import Ledger
 from worker.listening import CannotListen
+from worker.periodic import keep_running
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +116,10 @@ class WorkerProcess:
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
+            max_job_bytes=wire.MAX_PAYLOAD_BYTES,
+            max_held_bytes=self._settings.max_held_bytes,
+            max_kept_bytes=wire.MAX_KEPT_BYTES,
+            log_arguments=False,
         )
 
     async def _connect(self) -> ArqRedis:
@@ -182,7 +187,7 @@ class WorkerProcess:
         self._open.push_async_callback(budget.leave)
         self._open.push_async_callback(side.close)
         await budget.enter()
-        self._run_aside(budget.run(), "budget")
+        self._run_aside(budget.run, "budget")
         return budget
 
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
@@ -210,7 +215,7 @@ class WorkerProcess:
             results_keep_days=self._settings.result_keep_days,
             snapshots_keep_days=self._settings.snapshot_keep_days,
         )
-        self._run_aside(pruner.run(), "pruner")
+        self._run_aside(pruner.run, "pruner")
         lag = LoopLag()
         self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
@@ -228,11 +233,11 @@ class WorkerProcess:
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)
-            self._run_aside(recorder.run(), "stats job")
-            self._run_aside(Adviser(journal, side).run(), "adviser")
+            self._run_aside(recorder.run, "stats job")
+            self._run_aside(Adviser(journal, side).run, "adviser")
 
-    def _run_aside(self, work: Any, name: str) -> None:
-        task = asyncio.create_task(_told(work, name), name=name)
+    def _run_aside(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        task = asyncio.create_task(keep_running(work, name), name=name)
         self._open.callback(task.cancel)
 
 
@@ -251,14 +256,6 @@ def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
 def _require_known(shares: Mapping[str, float]) -> None:
     if unknown := shares.keys() - {job_type.name for job_type in JOBS}:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
-
-
-async def _told(work: Any, name: str) -> None:
-    """Do *work* that goes on as long as the process; say so where it ends by an error, as nobody waits for it."""
-    try:
-        await work
-    except Exception:
-        log.exception("task.ended", task=name)
 
 
 async def _require(side: SideConnection, *, tables: bool) -> None:

@@ -26,6 +26,8 @@ from typing_extensions import TypedDict
 
 MAX_PAYLOAD_BYTES = 1_048_576
 """A larger job is not even decoded."""
+MAX_KEPT_BYTES = 65_536
+"""The arguments of a larger job are in no result and no row of the ledger: it cannot be requeued."""
 _ERROR = "!error"
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""

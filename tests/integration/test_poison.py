@@ -41,7 +41,7 @@ from planting import (
     of_another_type,
     spliced,
 )
-from redis.exceptions import ResponseError
+from waiting import until
 
 from producer.client import JobClient
 from producer.submission import Submission
@@ -261,13 +261,24 @@ async def test_what_is_not_due_stays_where_it_is(poison: Poison, redis: ArqRedis
     assert set(GOOD) == set(await rows(connection))
 
 
-async def test_a_queue_of_another_type_ends_the_worker_with_redis_own_words(redis: ArqRedis, pool: Pool) -> None:
-    """P4: no job can be claimed from it, now or later, so this is loud."""
+@pytest.mark.usefixtures("shop")
+async def test_a_queue_of_another_type_is_named_and_waited_for(
+    redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]
+) -> None:
+    """P4: no job can be claimed from it until somebody mends it; then the worker goes on."""
     await redis.set(QUEUE, "not a queue")
+
+    async def it_is_named() -> bool:
+        named = [line for line in logs if line["event"] == "redis.unavailable" and f"{QUEUE} is not" in line["error"]]
+        assert not running.done()
+        return bool(named)
+
     async with a_worker(redis, pool) as running:
-        with pytest.raises(ResponseError, match="WRONGTYPE"):
-            await running
+        await until(it_is_named)
         await redis.delete(QUEUE)
+        await plant_among_good_ones(redis, Poison("", "nothing", lambda _, job_id: job_id))
+        await drained(redis, running)
+    assert GOOD == outcomes_of(await rows(connection))
 
 
 @pytest.mark.usefixtures("emptied")

@@ -35,6 +35,7 @@ CALLERS, BOUNDED = "tests/integration/test_front_callers.py", "tests/integration
 BENCH, ARENA = "tests/integration/test_bench.py", "tests/integration/test_drill_arena.py"
 DEADLOCKS = "tests/integration/test_deadlocks.py::test_two_batches_in_opposite_orders_do_not_deadlock"
 SOURCE = "tests/unit/test_source.py"
+ODD = "tests/integration/test_odd_redis.py"
 GRANTS, ISOLATION = "tests/integration/test_grants.py", "tests/integration/test_isolation.py"
 RETENTION, ROLLING = "tests/integration/test_retention.py", "tests/integration/test_rolling_deploy.py"
 
@@ -179,8 +180,8 @@ MUTATIONS = [
     Mutation(
         "content with NUL is kept",
         "worker/ledger.py",
-        "return None if _ESCAPED_NUL.search(text) else text",
-        "return text",
+        "size > MAX_KEPT_BYTES or _ESCAPED_NUL.search(text)",
+        "size > MAX_KEPT_BYTES",
         f"{ONE_POISON}[P9 NUL in text]",
     ),
     Mutation(
@@ -295,14 +296,14 @@ MUTATIONS = [
     Mutation(
         "a suspect in somebody's hands has no mark that is kept",
         "worker/engine/lua/claim.lua",
-        "local skipped, done, page = 0, 0, nil",
-        "local skipped, done, page = 0, #raised, nil",
+        "local skipped, done, page, size = 0, 0, nil, 1",
+        "local skipped, done, page, size = 0, #raised, nil, 1",
         f"{LEASES}::test_a_suspect_is_marked_as_any_job_is",
     ),
     Mutation(
         "a job that ran to its end stays a suspect",
         "worker/engine/lua/finish.lua",
-        "                redis.call('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody\n",
+        "                typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody\n",
         "",
         f"{LEASES}::test_a_job_that_ran_to_its_end_is_no_suspect",
     ),
@@ -383,6 +384,106 @@ MUTATIONS = [
         "if false then\n",
         "tests/unit/test_client.py::test_a_lost_reply_changes_nothing",
     ),
+    Mutation(
+        "a claim is not bounded in bytes",
+        "worker/engine/lua/claim.lua",
+        "if #ids > 0 and bytes + size > max_bytes then",
+        "if false then",
+        f"{ODD}::test_a_claim_stops_before_the_job_that_is_too_many_bytes",
+    ),
+    Mutation(
+        "a job that is larger than a claim is never claimed",
+        "worker/engine/lua/claim.lua",
+        "if #ids > 0 and bytes + size > max_bytes then",
+        "if bytes + size > max_bytes then",
+        f"{ODD}::test_a_claim_stops_before_the_job_that_is_too_many_bytes",
+    ),
+    Mutation(
+        "bytes that were held stay held",
+        "worker/engine/worker.py",
+        "self._held_bytes -= self._sizes.pop(key, 0)",
+        "self._sizes.pop(key, 0)",
+        f"{ODD}::test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back",
+    ),
+    Mutation(
+        "held bytes bound nothing",
+        "worker/engine/worker.py",
+        "has_room = self._held_bytes < self.options.max_held_bytes",
+        "has_room = True",
+        f"{ODD}::test_a_worker_holds_no_more_bytes_than_it_may",
+    ),
+    Mutation(
+        "finishes are not bounded in bytes",
+        "worker/engine/finisher.py",
+        "if size > MOST_BYTES_AT_ONCE:",
+        "if False:",
+        f"{ODD}::test_finishes_are_sent_4_mib_at_a_time",
+    ),
+    Mutation(
+        "a key of a wrong type stays for ever",
+        "worker/engine/lua/claim.lua",
+        "        redis.call('DEL', key)\n        unusable",
+        "        unusable",
+        f"{ODD}::test_a_key_of_ours_of_a_wrong_type_is_deleted_and_named_once",
+    ),
+    Mutation(
+        "a mark of another type keeps a job for ever",
+        "worker/engine/lua/claim.lua",
+        "        if typed('GET', mark) then\n",
+        "        if true then\n",
+        f"{ODD}::test_a_jobs_key_of_a_wrong_type_is_that_jobs_alone",
+    ),
+    Mutation(
+        "an odd count of lapses keeps a lost owner's jobs",
+        "worker/engine/lua/claim.lua",
+        "local lapsed = redis.pcall('HINCRBY', KEYS[4], id, 1)",
+        "local lapsed = redis.call('HINCRBY', KEYS[4], id, 1)",
+        f"{ODD}::test_a_lost_owners_odd_jobs_do_not_keep_the_others",
+    ),
+    Mutation(
+        "the arguments of large jobs are kept",
+        "worker/engine/job_run.py",
+        "        if self.is_large:\n",
+        "        if False:\n",
+        f"{ODD}::test_arguments_of_large_jobs_are_not_kept_where_that_is_asked_for",
+    ),
+    Mutation(
+        "an id can look like another job's task",
+        "worker/engine/worker.py",
+        "        key: Any = (claimed.id, claimed.owner)  # no id can be made to look like another job's\n"
+        "        while key in tasks:  # its mark was deleted by somebody, or its finish is on the way\n"
+        '            key = (*key, "again")\n',
+        '        key: Any = claimed.id if claimed.id not in tasks else f"{claimed.id}\\n{claimed.owner}"\n',
+        f"{ODD}::test_no_id_looks_like_another_jobs_task",
+    ),
+    Mutation(
+        "an odd error ends a worker",
+        "worker/engine/worker.py",
+        "if self.burst or is_trouble(error) or isinstance(error, ResponseError):",
+        "if True:",
+        f"{ODD}::test_an_error_of_a_round_does_not_end_the_worker",
+    ),
+    Mutation(
+        "a background task ends by an error",
+        "worker/periodic.py",
+        "            failures.log(error)\n        await",
+        "            failures.log(error)\n            return\n        await",
+        "tests/unit/test_periodic.py::test_a_task_that_fails_or_returns_goes_on",
+    ),
+    Mutation(
+        "a beat of the future is believed",
+        "worker/budget.lua",
+        "if not age or age < -life_ms then",
+        "if not age then",
+        "tests/unit/test_budget_forgeries.py::test_entries_that_no_worker_wrote_take_no_share",
+    ),
+    Mutation(
+        "an enqueueing is not bounded in bytes",
+        "producer/client.py",
+        "if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:",
+        "if False:",
+        "tests/unit/test_client.py::test_large_jobs_are_sent_a_few_at_a_time",
+    ),
     # ---------------------------------------------------------------- poison
     Mutation(
         "no limit for a payload in the worker",
@@ -394,7 +495,7 @@ MUTATIONS = [
     Mutation(
         "an endless payload is read whole",
         "worker/engine/lua/claim.lua",
-        "if payload and #payload > most then",
+        "if length > max_payload then",
         "if false then",
         f"{LEASES}::test_a_payload_that_is_too_large_is_not_read_whole",
     ),
@@ -429,7 +530,7 @@ MUTATIONS = [
     Mutation(
         "any score is reckoned with",
         "worker/engine/leases.py",
-        "int(max(0.0, float(score)))",
+        "int(min(max(0.0, float(score)), _LATEST_MS))",
         "int(float(score))",
         f"{ONE_POISON}[P4 score -inf]",
     ),

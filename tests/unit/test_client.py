@@ -267,3 +267,43 @@ async def test_money_goes_into_the_queue_as_it_was_given(client: JobClient, redi
     fields = {"sku": "LAMP", "name": "Lamp", "price": "12.50", "category": "Home"}
     await client.enqueue_many([Submission("a", "create_product", fields)])
     assert b'"price":"12.50"' in (await redis.get("arq:job:a") or b"")
+
+
+async def test_large_jobs_are_sent_a_few_at_a_time(redis: ArqRedis) -> None:
+    """Redis never has more than 4 MiB of a call at hand; the answers are those of one call, its twins among them."""
+    client = JobClient(redis)
+    sizes: list[int] = []
+    right: Any = client._enqueue
+
+    async def measured(keys: list[Any], args: list[Any]) -> Any:
+        sizes.append(sum(len(arg) for arg in args[2:]))
+        return await right(keys=keys, args=args)
+
+    client._enqueue = measured
+    large = {"description": "x" * 1_000_000}
+    jobs = [Submission(f"large-{n}", "create_product", large) for n in range(9)]
+
+    assert [True] * 9 + [False] == await client.enqueue_many([*jobs, jobs[0]])
+    assert 9 == await redis.zcard("arq:queue")
+    assert 3 == len(sizes)
+    assert max(sizes) <= 4 * 2**20
+
+
+async def test_a_queue_of_another_type_is_named_and_nothing_is_written(redis: ArqRedis) -> None:
+    """A payload without its place in the queue would make the next enqueueing a duplicate."""
+    await redis.set("arq:queue", "not a queue")
+    with pytest.raises(RedisConnectionError, match="the queue arq:queue is not a sorted set"):
+        await JobClient(redis, patience_s=0.0).enqueue_many([a_submission()])
+    assert [b"arq:queue"] == await redis.keys("*")
+
+
+async def test_a_forged_result_makes_a_duplicate_and_no_outcome(redis: ArqRedis) -> None:
+    """The enqueueing says that the id is known; that it has an outcome is the ledger's to say, which has none."""
+    await redis.set("arq:result:forged", b'{"s":true,"r":{"status":"applied","result":{"user_id":1}}}')
+
+    async def none(_: Sequence[str]) -> Collection[str]:
+        return ()
+
+    assert [False] == await JobClient(redis, settled=none).enqueue_many([a_submission(job_id="forged")])
+    assert [True] == await JobClient(redis, settled=none).enqueue_many([a_submission(job_id="forged")], again=True)
+    assert not await redis.exists("arq:result:forged")

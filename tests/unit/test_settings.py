@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "read_password": None,
     "queue_name": "arq:queue",
     "max_jobs": 2000,
+    "max_held_bytes": 16_777_216,
     "max_tries": 5,
     "newer_job_wait": 600.0,
     "job_timeout": 10.0,

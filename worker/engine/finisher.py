@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from worker.engine.leases import MOST_AT_ONCE, Finish, Leases
+from worker.engine.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Finish, Leases
 from worker.engine.trouble import Patience
 
 log = structlog.get_logger(__name__)
@@ -67,8 +67,12 @@ class Finisher:
         self._acknowledged(batch)
 
     def _next_batch(self) -> list[Finish]:
-        """Take finishes of one owner: after a lost lease those of the old one and of the new one may mix."""
+        """Take finishes of one owner, of so many bytes: after a lost lease those of the old and the new one may mix."""
         batch = [self._waiting.popleft()]
+        size = len(batch[0].value)
         while self._waiting and len(batch) < MOST_AT_ONCE and self._waiting[0].owner == batch[0].owner:
+            size += len(self._waiting[0].value)
+            if size > MOST_BYTES_AT_ONCE:
+                break
             batch.append(self._waiting.popleft())
         return batch

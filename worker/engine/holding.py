@@ -14,9 +14,10 @@ import structlog
 from redis.asyncio import Redis
 
 from worker.engine.finisher import Finisher
-from worker.engine.leases import Claimed, Finish, Leases
+from worker.engine.leases import MOST_BYTES_AT_ONCE, Claimed, Finish, Leases
 from worker.engine.renewal import Renewal
 from worker.engine.trouble import Patience
+from worker.wire import MAX_PAYLOAD_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,7 @@ class Holding:
         lease_s: float,
         patience: Patience,
         acknowledged: Callable[[Sequence[Finish]], None],
+        max_job_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         self._name = name
         self._number = 0
@@ -50,7 +52,7 @@ class Holding:
         self._look_s, self._doubtful_until_s = math.inf, 0.0
         """When to look for strays next, and until when again and again."""
         lease_ms = int(lease_s * 1000)
-        self._leases = Leases(redis, queue_name, lease_ms=lease_ms)
+        self._leases = Leases(redis, queue_name, lease_ms=lease_ms, max_job_bytes=max_job_bytes)
         self._finisher = Finisher(self._leases, patience, self._acknowledged)
         self._renewal = Renewal(redis, queue_name, lease_ms=lease_ms, owner=self._owner_at_work, lost=self._lost)
 
@@ -59,8 +61,8 @@ class Holding:
         """Who this process is in Redis; another one after it lost its lease."""
         return f"{self._name}.{self._number}"
 
-    async def claim(self, room: int) -> list[Claimed]:
-        """Take up to *room* due jobs."""
+    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Claimed]:
+        """Take up to *room* due jobs, of *max_bytes* together or a single one."""
         self._finisher.check()
         if time.monotonic() >= self._look_s:
             await self._look_for_strays()
@@ -68,7 +70,9 @@ class Holding:
             return []
         self._renewal.check(self.owner)
         asked_s = time.monotonic()
-        claimed, returned = await self._leases.claim(self.owner, room, suspect_too=self._suspect is None)
+        claimed, returned = await self._leases.claim(
+            self.owner, room, suspect_too=self._suspect is None, max_bytes=max_bytes
+        )
         if returned:
             log.info("jobs.recovered", jobs=returned)
         if not self._jobs:

@@ -15,14 +15,14 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from arq.worker import Function, Retry, func
 
 from worker import job_ids
 from worker.delivery import Delivery, now_ms
-from worker.engine.job_run import UNKNOWN, UNRUNNABLE, Leave
+from worker.engine.job_run import LARGE, UNKNOWN, UNRUNNABLE, Leave
 from worker.jobs.fields import Command, is_newer
 from worker.jobs.job import JobTypes
 from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected, RetryLater
@@ -72,6 +72,9 @@ class Intake:
         command, content = self._parse(function, args, fields)
         if isinstance(command, Rejected) and command.detail and is_newer(command.detail):
             self._newer.leave(function, call, command.detail)
+        if LARGE in call:
+            content = None
+            _release(args, fields)
         try:
             outcome = await self._submit(self._delivery(function, call, command, content))
         except Exception:
@@ -123,6 +126,13 @@ class Intake:
             taken_at_ms=now_ms(),
             taken_ns=time.perf_counter_ns(),
         )
+
+
+def _release(args: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    """Empty the arguments of a large job, which several frames refer to: a valid command has what it needs of them."""
+    for container in (*args, fields):
+        if isinstance(container, (dict, list)):
+            cast("Any", container).clear()
 
 
 class NewerJobs:

@@ -34,6 +34,7 @@ from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from worker.delivery import now_ms
 from worker.engine.leases import MOST_LAPSES, Claimed, Finish
+from worker.engine.trouble import shown_text
 
 if TYPE_CHECKING:
     from worker.engine.worker import Worker
@@ -41,15 +42,17 @@ if TYPE_CHECKING:
 UNRUNNABLE = "tidepool:unrunnable"
 """The function that is told of jobs that cannot be run: (kind, function, reason, content)."""
 
-_MOST_SHOWN = 200
+LARGE = "tidepool:large"
+"""In the context of a job whose arguments are not kept; see `EngineOptions.max_kept_bytes`."""
 UNKNOWN = "unknown"
 """The kind of a job whose function is not known here; a newer worker may know it."""
+_MOST_SHOWN = 200
 """Characters of an id or a name of the sender's in a line or an error."""
 
 failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
-"""arq's two lines about each job. They cost more than the job itself: the service switches them off, but at DEBUG; and
-where `log_results` is off they tell neither what goes in nor what comes out."""
+"""arq's two lines about each job. They cost more than the job itself: the service switches them off, but at DEBUG.
+As in arq, `log_results=False` hides results; arguments are hidden by the option `log_arguments` of the engine."""
 
 
 class Leave(Retry):
@@ -67,6 +70,8 @@ class Call:
     job_try: int
     enqueue_time_ms: int
     function: Function | CronJob | None = None
+    is_large: bool = False
+    """Whether its arguments are not kept any longer than they are needed."""
 
     @property
     def is_cron(self) -> bool:
@@ -76,12 +81,23 @@ class Call:
     @property
     def shown_id(self) -> str:
         """The job's id in log lines, however it was made up and however long it is."""
-        return ascii(self.claimed.id)[1:-1][:_MOST_SHOWN]
+        return ascii(self.claimed.id[:_MOST_SHOWN])[1:-1][:_MOST_SHOWN]
 
     @property
     def ref(self) -> str:
-        """The job's name in log lines."""
+        """The job's name in its result."""
         return self.name if self.is_cron else f"{self.claimed.id}:{self.name}"
+
+    @property
+    def shown(self) -> str:
+        """The job's name in log lines: that of the result, as far as it can be printed and has an end."""
+        return shown_text(self.ref)
+
+    def forget_arguments(self) -> None:
+        """Let go of the arguments of a large job: decoded they may take fifty times the memory of its content."""
+        if self.is_large:
+            assert isinstance(self.claimed.payload, bytes)
+            self.args, self.kwargs = (f"left out: {len(self.claimed.payload)} bytes",), {}
 
 
 class Unrunnable(Exception):
@@ -112,6 +128,10 @@ async def perform(worker: "Worker", claimed: Claimed, task: asyncio.Task[None]) 
 def _read(worker: "Worker", claimed: Claimed) -> Call:
     """Decode the job and find its function. Raises `Unrunnable`."""
     call = Call(claimed, "<unknown>", (), {}, claimed.failed_tries + 1, 0)
+    if isinstance(claimed.payload, int):
+        reason = f"is larger than {worker.options.max_job_bytes} bytes"
+        line = f"job {call.shown_id} {reason}: {claimed.payload}"
+        raise Unrunnable("invalid", call, reason, JobExecutionFailed(f"job {reason}"), line)
     if claimed.payload is None:
         reason, line = "has no content: it expired or was removed", f"job {call.shown_id} expired"
         raise Unrunnable("invalid", call, reason, JobExecutionFailed("job expired"), line)
@@ -121,13 +141,16 @@ def _read(worker: "Worker", claimed: Claimed) -> Call:
         line = f"deserializing job {call.shown_id} failed: {error.__cause__}"
         raise Unrunnable("invalid", call, str(error.__cause__), error, line) from error
     call.name, call.args, call.kwargs, enqueued_try, call.enqueue_time_ms = decoded
+    kept = worker.options.max_kept_bytes
+    call.is_large = kept is not None and len(claimed.payload) > kept
     call.job_try = max(call.job_try, enqueued_try or 0)
     if claimed.aborted and worker.allow_abort_jobs:
-        line = f"{_since_s(call.enqueue_time_ms):6.2f}s ⊘ {call.ref} aborted before start"
+        line = f"{_since_s(call.enqueue_time_ms):6.2f}s ⊘ {call.shown} aborted before start"
         raise Unrunnable("aborted", call, "was aborted", asyncio.CancelledError(), line)
     call.function = worker.functions.get(call.name) if call.name != UNRUNNABLE else None  # ours to call, nobody else's
     if call.function is None:
-        line = f"job {call.shown_id}, function {call.name[:_MOST_SHOWN]!r} not found"
+        call.name = call.name[:_MOST_SHOWN]
+        line = f"job {call.shown_id}, function {call.name!r} not found"
         raise Unrunnable(UNKNOWN, call, "names no function that there is", _not_found(call.name), line)
     _refuse_hopeless(worker, call)
     return call
@@ -142,15 +165,16 @@ def _refuse_hopeless(worker: "Worker", call: Call) -> None:
         text, said = f"max {most} retries exceeded", f"max retries {most} exceeded"
     else:
         return
-    line = f"{_since_s(call.enqueue_time_ms):6.2f}s ! {call.ref} {said}"
+    line = f"{_since_s(call.enqueue_time_ms):6.2f}s ! {call.shown} {said}"
     raise Unrunnable("failed", call, text, JobExecutionFailed(text), line)
 
 
 async def _end_unrunnable(worker: "Worker", error: Unrunnable, start_ms: int) -> Finish:
     call = error.call
+    content = None if call.is_large else call.kwargs or (call.args[0] if len(call.args) == 1 else None)
+    call.forget_arguments()
     told = worker.functions.get(UNRUNNABLE)
     if told is not None:
-        content = call.kwargs or (call.args[0] if len(call.args) == 1 else None)
         try:
             answer = await told.coroutine(_context(worker, call), error.kind, call.name, str(error), content)
         except Leave as leave:
@@ -184,7 +208,7 @@ async def _attempt(worker: "Worker", call: Call, task: asyncio.Task[None], start
         finish = _done(worker, call, start_ms, result, success=True)
         if log.isEnabledFor(logging.INFO):
             text = "" if result is None or not worker.log_results else truncate(repr(result))
-            log.info("%6.2fs ← %s ● %s", (now_ms() - start_ms) / 1000, call.ref, text)
+            log.info("%6.2fs ← %s ● %s", (now_ms() - start_ms) / 1000, call.shown, text)
     if worker.on_job_end:
         await worker.on_job_end(context)
     return finish
@@ -198,6 +222,7 @@ async def _run_limited(worker: "Worker", call: Call, task: asyncio.Task[None], c
     worker.job_tasks[call.claimed.id] = task
     try:
         running = function.coroutine(context, *call.args, **call.kwargs)
+        call.forget_arguments()
         if timeout_s in (None, math.inf):
             return await running
         return await _timed(running, worker.loop, timeout_s, task)
@@ -232,24 +257,24 @@ async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseE
     job_id, seconds = call.claimed.id, (now_ms() - start_ms) / 1000
     if isinstance(error, asyncio.CancelledError) and job_id in worker.aborting_tasks:
         worker.aborting_tasks.discard(job_id)
-        line = f"{seconds:6.2f}s ⊘ {call.ref} aborted"
+        line = f"{seconds:6.2f}s ⊘ {call.shown} aborted"
         return await _end_unrunnable(worker, Unrunnable("aborted", call, "was aborted", error, line), start_ms)
     if worker.retry_jobs and isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):
         worker.jobs_retried += 1
         if isinstance(error, asyncio.CancelledError) and worker.is_stopping:
-            log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.ref)
+            log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.shown)
             return Finish(job_id, "release", owner=call.claimed.owner)
         if isinstance(error, Leave):
             return _left(call, error)
         defer_ms = error.defer_score if isinstance(error, Retry) else None
         if isinstance(error, Retry):
-            log.info("%6.2fs ↻ %s retrying job in %0.2fs", seconds, call.ref, (defer_ms or 0) / 1000)
+            log.info("%6.2fs ↻ %s retrying job in %0.2fs", seconds, call.shown, (defer_ms or 0) / 1000)
         else:
-            log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.ref)
+            log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.shown)
         return _again(call, defer_ms, getattr(error, "cause", ""))
     line = "%6.2fs ! %s failed, %s: %s"
     extra = {"extra": _extra(error)}
-    failures.error(line, seconds, call.ref, type(error).__name__, error, exc_info=error, extra=extra)
+    failures.error(line, seconds, call.shown, type(error).__name__, error, exc_info=error, extra=extra)
     worker.jobs_failed += 1
     return _done(worker, call, start_ms, error, success=False)
 
@@ -261,7 +286,7 @@ def _extra(error: BaseException) -> Any:
 
 
 def _not_found(name: str) -> JobExecutionFailed:
-    return JobExecutionFailed(f"function {name[:_MOST_SHOWN]!r} not found")
+    return JobExecutionFailed(f"function {name!r} not found")
 
 
 def _since_s(time_ms: int) -> float:
@@ -297,6 +322,7 @@ def _done(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: 
 
 
 def _result(worker: "Worker", call: Call, start_ms: int, result: Any, *, success: bool) -> bytes | None:
+    """Encode a result; what of an id or a name is no UTF-8 is escaped, since no serializer of text takes it."""
     return serialize_result(
         call.name,
         call.args,
@@ -307,21 +333,28 @@ def _result(worker: "Worker", call: Call, start_ms: int, result: Any, *, success
         result,
         start_ms,
         now_ms(),
-        call.ref,
+        _encodable(call.ref),
         worker.queue_name,
-        job_id=call.claimed.id,
+        job_id=_encodable(call.claimed.id),
         serializer=worker.job_serializer,
     )
 
 
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _context(worker: "Worker", call: Call) -> dict[Any, Any]:
-    return {
+    context = {
         **worker.ctx,
         "job_id": call.claimed.id,
         "job_try": call.job_try,
         "enqueue_time": ms_to_datetime(call.enqueue_time_ms),
         "score": call.claimed.due_ms,
     }
+    if call.is_large:
+        context[LARGE] = True
+    return context
 
 
 def _log_start(worker: "Worker", call: Call, start_ms: int) -> None:
@@ -330,5 +363,5 @@ def _log_start(worker: "Worker", call: Call, start_ms: int) -> None:
         extra = f" try={call.job_try}" if call.job_try > 1 else ""
         extra += f" delayed={delayed_s:0.2f}s" if delayed_s > 1.2 else ""  # noqa: PLR2004  (arq's)
         waited_s = (start_ms - call.enqueue_time_ms) / 1000
-        text = args_to_string(call.args, call.kwargs) if worker.log_results else "…"
-        log.info("%6.2fs → %s(%s)%s", waited_s, call.ref, text, extra)
+        text = args_to_string(call.args, call.kwargs) if worker.options.log_arguments else "…"
+        log.info("%6.2fs → %s(%s)%s", waited_s, call.shown, text, extra)

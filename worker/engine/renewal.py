@@ -21,6 +21,7 @@ from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from worker.engine.leases import held_key, script
+from worker.periodic import FailureLog
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Renewal:
         self._loop = asyncio.get_running_loop()
         self._loop_seen_s = self._until_s = time.monotonic()
         self._stop = threading.Event()
+        self._failures = FailureLog("lease renewal")
         self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
         self._renew: Any = self._redis.register_script(script("renew"))
         self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
@@ -86,7 +88,14 @@ class Renewal:
             self._loop.call_soon_threadsafe(self._see_loop)
             owner = self._owner()
             if owner is not None and time.monotonic() - self._loop_seen_s < _LONGEST_BLOCK_S:
-                self._renew_once(owner)
+                self._renew_safely(owner)
+
+    def _renew_safely(self, owner: str) -> None:
+        """Renew; whatever the error is, the next round comes."""
+        try:
+            self._renew_once(owner)
+        except Exception as error:  # noqa: BLE001  (this thread may not end)
+            self._failures.log(error)
 
     def _renew_once(self, owner: str) -> None:
         until_s = self._until_s

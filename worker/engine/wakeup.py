@@ -19,7 +19,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from worker.engine.trouble import is_trouble
+from worker.engine.trouble import is_trouble, is_wrong_type
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,7 @@ class Wakeup:
                         await self._changed.wait()
         except ResponseError as error:
             await self.close()
-            if is_trouble(error):
+            if is_trouble(error):  # a queue of a wrong type among it: the next claim names it
                 raise
             log.info("wakeup.unsupported", poll_delay_s=self._poll_delay_s)
             self._supported = False
@@ -95,14 +95,20 @@ class Wakeup:
         self._listener = asyncio.create_task(self._listen(self._listening), name="wake-up listener")
 
     async def _listen(self, connection: Any) -> None:
-        with suppress(RedisError, OSError):
+        with suppress(Exception):  # whatever it is: the next wait makes another connection
             while True:
                 await connection.read_response()
                 self._changed.set()
 
     async def _lease_end_ms(self) -> float:
         """Return when the next lease ends; asked over a connection of its own, or each renewal would wake us."""
-        first: list[tuple[bytes, float]] = await self._redis.zrange(f"{self._queue}:owners", 0, 0, withscores=True)
+        owners = f"{self._queue}:owners"
+        try:
+            first: list[tuple[bytes, float]] = await self._redis.zrange(owners, 0, 0, withscores=True)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return -math.inf  # look at once: a claim deletes it
         return first[0][1] if first else math.inf
 
     async def _due_in_s(self, lease_end_ms: float) -> float:

@@ -23,19 +23,25 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
+from arq.constants import abort_job_max_age, abort_jobs_ss
 from redis.exceptions import ResponseError
 
+from worker.delivery import now_ms
 from worker.engine.holding import Holding
 from worker.engine.job_run import perform
-from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish
-from worker.engine.trouble import Patience, is_trouble
+from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, encode_id
+from worker.engine.trouble import Patience, is_trouble, is_wrong_type, shown_text
 from worker.engine.wakeup import Wakeup
+from worker.periodic import FailureLog
 
 log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _HOOK_DELAY_MS = 1000
+_FAILED_ROUND_DELAY_S = 1.0
 _YOUNG_OBJECTS = 20_000
+_SMALL_BYTES = 4096
+_MOST_MARKS = 1000
 _BEAT_S = 0.5
 """Between two looks at cron, aborts and the health key; arq's cron counts on at most this."""
 
@@ -51,6 +57,11 @@ class EngineOptions:
     *owner* names the process in Redis; *connect* makes the connection instead of arq's `create_pool`;
     while *may_claim* says no, no new jobs are claimed and those that are here are kept. *beaten* hears of every beat;
     while *is_ready* says no, the sign of life that `arq --check` asks for is not renewed, and ends.
+
+    *max_job_bytes* is the limit of a job's content in Redis: a larger one is never read, and its result is an error.
+    While the jobs at hand have *max_held_bytes* together or more, no others are claimed; those of less than 4 KiB are
+    bounded by `max_jobs` alone and not counted. The arguments of a job of more than *max_kept_bytes* are not kept while
+    it runs, nor in its result; None: they are, as in arq. *log_arguments*: the line of a job's start shows them.
     """
 
     owner: str = ""
@@ -59,6 +70,10 @@ class EngineOptions:
     may_claim: Callable[[], bool] = lambda: True
     beaten: Callable[[], None] = lambda: None
     is_ready: Callable[[], bool] = lambda: True
+    max_job_bytes: int = 64 * 1024 * 1024
+    max_held_bytes: int = 64 * 1024 * 1024
+    max_kept_bytes: int | None = None
+    log_arguments: bool = True
 
 
 class Worker(arq.worker.Worker):
@@ -69,10 +84,14 @@ class Worker(arq.worker.Worker):
         super().__init__(*args, **options)
         given = options.get("ctx")
         self.ctx = self.ctx if given is None else given  # arq replaces an empty one by its own
-        self._options: EngineOptions = self.ctx.get("engine") or EngineOptions()
-        self._name = self._options.owner or secrets.token_hex(8)
+        self.options: EngineOptions = self.ctx.get("engine") or EngineOptions()
+        self._name = self.options.owner or secrets.token_hex(8)
         self._next_beat_s = 0.0
         self._performing = 0
+        self._held_bytes = 0
+        self._failures = FailureLog("worker")
+        self._sizes: dict[Any, int] = {}
+        """Bytes of the jobs at hand that are not small, by the keys of `tasks`."""
         self._freed = asyncio.Event()
         self._patience = Patience()
         self._holding: Any = None
@@ -107,10 +126,21 @@ class Worker(arq.worker.Worker):
                 self._patience.over()
                 if not worked:
                     await self._rest()
-            except Exception as error:  # noqa: BLE001  (raised again unless it is trouble with Redis)
+            except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
                 await self._wakeup.close()  # its connections are as dead, and would tell of the same trouble later
-                await self._patience.pause(error)
+                await self._outlast(error)
                 self._holding.doubt()
+
+    async def _outlast(self, error: Exception) -> None:
+        """Wait a little after a round that failed; raises *error* if it is a command that Redis will never take.
+
+        An error that is no answer of Redis's comes from data or a hook: it ends a worker in burst mode only, as in arq.
+        """
+        if self.burst or is_trouble(error) or isinstance(error, ResponseError):
+            await self._patience.pause(error)
+        else:
+            self._failures.log(error)
+            await asyncio.sleep(_FAILED_ROUND_DELAY_S)
 
     async def close(self) -> None:
         """Let go of what is still held, then close everything; each step whatever became of the one before."""
@@ -137,13 +167,13 @@ class Worker(arq.worker.Worker):
     async def _let_jobs_end(self) -> None:
         """Wait for the jobs that were told to stop; those that go on all the same are told again."""
         while running := [task for task in self.tasks.values() if not task.done()]:
-            _, late = await asyncio.wait(running, timeout=self._options.lease_s)
+            _, late = await asyncio.wait(running, timeout=self.options.lease_s)
             for task in late:
                 task.cancel()
 
     async def _open(self) -> None:
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
-            self._pool = await (self._options.connect or self._connect_as_arq_does)()
+            self._pool = await (self.options.connect or self._connect_as_arq_does)()
         self.is_stopping = False
         self._next_beat_s = 0.0
         self._assemble()
@@ -156,9 +186,10 @@ class Worker(arq.worker.Worker):
             self.pool,
             self.queue_name,
             name=self._name,
-            lease_s=self._options.lease_s,
+            lease_s=self.options.lease_s,
             patience=self._patience,
             acknowledged=self._acknowledged,
+            max_job_bytes=self.options.max_job_bytes,
         )
         self._wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
 
@@ -206,7 +237,7 @@ class Worker(arq.worker.Worker):
         arq asks for ids first and claims one by one; here the claim itself finds them.
         """
         self._assemble()
-        claimed = await self._holding.claim(self._room())
+        claimed = await self._holding.claim(self._room(), self.options.max_held_bytes - self._held_bytes)
         for job in claimed:
             self._start(job)
         return len(claimed)
@@ -216,20 +247,29 @@ class Worker(arq.worker.Worker):
         room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
         if self.burst and self.max_burst_jobs >= 0:
             room = min(room, self.max_burst_jobs - self._jobs_started())
-        return room if self.allow_pick_jobs and self._options.may_claim() else 0
+        has_room = self._held_bytes < self.options.max_held_bytes
+        return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
     def _start(self, claimed: Claimed) -> None:
-        key = claimed.id if claimed.id not in self.tasks else f"{claimed.id}\n{claimed.owner}"
+        tasks: dict[Any, Any] = self.tasks
+        key: Any = (claimed.id, claimed.owner)  # no id can be made to look like another job's
+        while key in tasks:  # its mark was deleted by somebody, or its finish is on the way
+            key = (*key, "again")
+        payload = claimed.payload
+        size = len(claimed.id) + (len(payload) if isinstance(payload, bytes) else 0)
+        if size > _SMALL_BYTES:
+            self._sizes[key] = size
+            self._held_bytes += size
         self._performing += 1
-        self.tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
+        tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
 
-    async def _run_claimed(self, claimed: Claimed, key: str) -> None:
+    async def _run_claimed(self, claimed: Claimed, key: Any) -> None:
         try:
             finish = await perform(self, claimed, self.tasks[key])
         except asyncio.CancelledError:
             finish = Finish(claimed.id, "release", owner=claimed.owner)
         except Exception:
-            log.exception("hook.failed", job_id=claimed.id)  # arq's worker would end here
+            log.exception("hook.failed", job_id=shown_text(claimed.id))  # arq's worker would end here
             tries = str(claimed.failed_tries + 1).encode()
             finish = Finish(claimed.id, "again", tries, _HOOK_DELAY_MS, owner=claimed.owner)
         self._performing -= 1
@@ -239,16 +279,52 @@ class Worker(arq.worker.Worker):
             await self.after_job_end({**self.ctx, "job_id": claimed.id})
 
     def _acknowledged(self, finishes: Sequence[Finish]) -> None:
+        tasks: dict[Any, Any] = self.tasks
         for finish in finishes:
-            again = f"{finish.id}\n{finish.owner}"
-            self.tasks.pop(again if again in self.tasks else finish.id, None)
+            key: tuple[str, ...] = (finish.id, finish.owner)
+            while (again := (*key, "again")) in tasks:
+                key = again
+            tasks.pop(key, None)
+            if self._sizes:
+                self._held_bytes -= self._sizes.pop(key, 0)
         self._freed.set()
         self._wakeup.set()
 
+    async def _cancel_aborted_jobs(self) -> None:
+        """Cancel the jobs that run here and are to be aborted; nobody else's marks are read, however many there are.
+
+        As in arq, marks from the future are removed; here a thousand at a time.
+        """
+        try:
+            aborted = await self._find_aborted() if await self.pool.zcard(abort_jobs_ss) else ()
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return  # the next claim logs it
+        for job_id in aborted:
+            task = self.job_tasks.get(job_id)
+            if task is not None:
+                self.aborting_tasks.add(job_id)
+                task.cancel()
+
+    async def _find_aborted(self) -> list[str]:
+        """Return the jobs running here that have a mark, and remove the marks."""
+        running = [(job_id, encode_id(job_id)) for job_id in self.job_tasks]
+        if not running:
+            return []
+        reading: Any = self.pool.pipeline(transaction=False)
+        reading.zmscore(abort_jobs_ss, [member for _, member in running])
+        reading.zrangebyscore(abort_jobs_ss, now_ms() + abort_job_max_age, "+inf", start=0, num=_MOST_MARKS)
+        scores, ahead = await reading.execute()
+        marked = [running[i] for i, score in enumerate(scores) if score is not None]
+        if marked or ahead:
+            await self.pool.zrem(abort_jobs_ss, *ahead, *(member for _, member in marked))
+        return [job_id for job_id, _ in marked]
+
     async def record_health(self) -> None:
         """Renew the sign of life, if it is time."""
-        self._options.beaten()
-        if self._options.is_ready():
+        self.options.beaten()
+        if self.options.is_ready():
             await super().record_health()
 
     # ---------------------------------------------------------------- rest

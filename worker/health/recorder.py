@@ -22,6 +22,7 @@ from worker.db.pool import Pool
 from worker.health.journal import Journal
 from worker.health.loop_lag import LoopLag
 from worker.health.watcher import Watcher
+from worker.periodic import FailureLog, keep_running
 from worker.tally import BatchFigures, Tally
 
 log = structlog.get_logger(__name__)
@@ -62,19 +63,20 @@ class Recorder:
         self._queue: Backlog | None = None
         self._watcher = Watcher(int(pool.config.transaction_timeout_s * 1e6))
         self._writing: asyncio.Task[None] | None = None
+        self._failures = FailureLog("snapshot writer")
         self._last_ns = time.perf_counter_ns()
         self._last_told = (0, 0, 0, 0)
 
     async def run(self) -> None:
         """Sample at every tick until cancelled. A slow write delays no sample."""
-        probe = asyncio.create_task(self._lag.run(), name="loop lag probe")
+        probe = asyncio.create_task(keep_running(self._lag.run, "loop lag probe"), name="loop lag probe")
         try:
             while True:
                 tick_s = await self._next_tick()
                 await self._look_at_queue()
                 self.take_sample(tick_s)
                 if self._writing is None or self._writing.done():
-                    self._writing = asyncio.create_task(self._journal.write(), name="snapshot writer")
+                    self._writing = asyncio.create_task(self._write(), name="snapshot writer")
         finally:
             probe.cancel()
 
@@ -85,6 +87,12 @@ class Recorder:
         self._queue = None
         self.take_sample(self._tick_after(time.time()))  # else what came since the last tick would be counted nowhere
         await self._journal.close("stopped")
+
+    async def _write(self) -> None:
+        try:
+            await self._journal.write()
+        except Exception as error:  # noqa: BLE001  (nobody awaits it, and the next tick writes what is left)
+            self._failures.log(error)
 
     def take_sample(self, tick_s: float) -> None:
         """Keep one sample for the tick at *tick_s* (Unix time) and what it shows; log the interval's work, if any."""

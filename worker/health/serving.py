@@ -13,6 +13,7 @@ from worker.db.side_connection import SideConnection
 from worker.health.metrics import Metrics
 from worker.health.readiness import Check, Readiness
 from worker.listening import listen
+from worker.periodic import keep_running
 
 if TYPE_CHECKING:
     from worker.health.probes import ProbeServer
@@ -52,7 +53,7 @@ class HealthPort:
         self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
         self._tasks = [
             asyncio.create_task(self._server.serve([listening]), name="health server"),
-            asyncio.create_task(self._readiness.run(), name="readiness"),
+            asyncio.create_task(keep_running(self._readiness.run, "readiness"), name="readiness"),
         ]
 
     def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:

@@ -6,28 +6,63 @@
 -- KEYS[4]  lapses: hash of job ids to the number of owners that were lost while they held it
 -- KEYS[5]  suspects: zset of jobs that two owners were lost with; they are handed out one at a time
 -- KEYS[6]  aborts: arq's zset of jobs that somebody asked to abort
--- ARGV[1]  owner     ARGV[2]  lease, ms     ARGV[3]  how many jobs at the most (250 or fewer)
+-- ARGV[1]  owner     ARGV[2]  lease, ms     ARGV[3]  max jobs (250 or fewer)
 -- ARGV[4]  1: one of them may be a suspect  ARGV[5]  the prefix of every owner's held key
--- ARGV[6]  the most bytes of a payload: a larger one is handed out cut after one byte more, which tells it apart
--- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back}
---          nil for a job without one; no lapses or marks at all where there is none of them
+-- ARGV[6]  max bytes of a payload: of a larger one only its length is read and returned
+-- ARGV[7]  max bytes of ids and payloads together; the first job is taken however large it is
+-- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys}
+--          payload: nil where there is none, an integer (its length) where it is larger than ARGV[6]
+--          failed tries, lapses, marks: empty where no job has any
+--          unusable: keys of a wrong type; KEYS[2] to KEYS[5] are deleted then, others are ignored
+-- Error    WRONGTYPE with the queue's name, before anything is changed, if the queue is no sorted set
 local owner, lease_ms, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_payload, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local time = redis.call('TIME')
 -- Rounded up: arq rounds the times it writes, and a job that was enqueued this very millisecond is due.
 local now = time[1] * 1000 + math.ceil(time[2] / 1000)
 -- A job's marks outlive the lease: only those held for long are renewed, and what ends first is the lease.
 local mark_ms = 2 * lease_ms
 local A_DAY_MS = 86400000
+local MAX_DIGITS = 6 -- of a count that is believed
+
+if not typed('ZCARD', KEYS[1]) then
+    return redis.error_reply('WRONGTYPE the queue ' .. KEYS[1] .. ' is not a sorted set')
+end
+local unusable = {}
+local function delete_unusable(key, ...)
+    if not typed(...) then
+        redis.call('DEL', key)
+        unusable[#unusable + 1] = key
+    end
+end
+for _, key in ipairs({ KEYS[2], KEYS[3], KEYS[5] }) do
+    delete_unusable(key, 'ZCARD', key)
+end
+delete_unusable(KEYS[4], 'HEXISTS', KEYS[4], '')
+local abort_marks = typed('ZCARD', KEYS[6])
+if not abort_marks then
+    unusable[#unusable + 1], abort_marks = KEYS[6], 0
+end
 
 local function put_back(lost)
     local held = ARGV[5] .. lost
-    local jobs = redis.call('ZRANGE', held, 0, 249, 'WITHSCORES')
+    local jobs = typed('ZRANGE', held, 0, 249, 'WITHSCORES')
+    if not jobs then
+        redis.call('ZREM', KEYS[2], lost)
+        unusable[#unusable + 1] = held
+        return 0
+    end
     for i = 1, #jobs, 2 do
         local id, due, key = jobs[i], jobs[i + 1], 'arq:in-progress:' .. jobs[i]
-        local holder = redis.call('GET', key)
+        local holder = typed('GET', key) -- a mark of another type is no worker's
         if (not holder or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
             redis.call('DEL', key)
-            if redis.call('HINCRBY', KEYS[4], id, 1) < 2 then
+            local lapsed = redis.pcall('HINCRBY', KEYS[4], id, 1)
+            if type(lapsed) == 'table' then -- the count was no number
+                redis.call('HSET', KEYS[4], id, 1)
+                lapsed = 1
+            end
+            if lapsed < 2 then
                 redis.call('ZADD', KEYS[1], due, id)
             else
                 redis.call('ZADD', KEYS[5], due, id)
@@ -49,13 +84,32 @@ for _, lost in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT',
     end
 end
 
-local ids, dues, raised, kept = {}, {}, {}, {}
+local ids, dues, jobs, too_long, raised, kept = {}, {}, {}, {}, {}, {}
+local bytes, is_full = 0, false
 local function take(id, due)
-    -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
-    if not redis.call('SET', 'arq:in-progress:' .. id, owner, 'PX', mark_ms, 'NX') then
+    local job, mark = 'arq:job:' .. id, 'arq:in-progress:' .. id
+    local length = redis.pcall('STRLEN', job)
+    if type(length) == 'table' then
+        length = typed('STRLEN', job) or 0
+    end
+    local size = #id + (length > max_payload and 0 or length)
+    if #ids > 0 and bytes + size > max_bytes then
+        is_full = true -- it is the first one of the next claim
         return false
     end
+    -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
+    if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
+        if typed('GET', mark) then
+            return false
+        end
+        redis.call('SET', mark, owner, 'PX', mark_ms) -- of another type: no worker's
+    end
+    bytes = bytes + size
     ids[#ids + 1], dues[#dues + 1] = id, due
+    if length > max_payload then
+        too_long[#ids], job = length, KEYS[3] -- which MGET answers with nil
+    end
+    jobs[#jobs + 1] = job
     raised[#raised + 1], raised[#raised + 2] = now + mark_ms, id
     kept[#kept + 1], kept[#kept + 2] = due, id
     return true
@@ -68,38 +122,56 @@ if ARGV[4] == '1' then
     end
 end
 
-local skipped, done, page = 0, 0, nil
-for _ = 1, 20 do -- jobs that stock workers run stay at the head: page past them, but not for ever
-    page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, limit - #ids)
+local skipped, done, page, size = 0, 0, nil, 1
+for _ = 1, 24 do -- jobs that stock workers run stay at the head: page past them, but not for ever
+    size = math.min(size, limit - #ids) -- growing, since ids of megabytes would all be read at once
+    page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, size)
     for i = 1, #page, 2 do
         if not take(page[i], page[i + 1]) then
             skipped = skipped + 1
+        end
+        if is_full then
+            break
         end
     end
     if #raised > done then
         redis.call('ZADD', KEYS[1], unpack(raised, done + 1)) -- out of the scan
         done = #raised
     end
-    if #page == 0 or #ids >= limit then
+    if is_full or #page < 2 * size or #ids >= limit then
         break
     end
+    size = 4 * size
 end
 if #ids == 0 then
-    return { {}, {}, {}, {}, {}, {}, returned }
+    return { {}, {}, {}, {}, {}, {}, returned, unusable }
 end
 
 redis.call('ZADD', KEYS[3], unpack(kept))
 redis.call('ZADD', KEYS[2], now + lease_ms, owner)
-local jobs, tries = {}, {}
-for i, id in ipairs(ids) do
-    jobs[i], tries[i] = 'arq:job:' .. id, 'arq:retry:' .. id
+local payloads = redis.call('MGET', unpack(jobs))
+for i, length in pairs(too_long) do
+    payloads[i] = length
 end
-local lapses = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('HMGET', KEYS[4], unpack(ids)) or {}
-local aborts = redis.call('EXISTS', KEYS[6]) == 1 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
-local payloads, most = redis.call('MGET', unpack(jobs)), tonumber(ARGV[6])
-for i, payload in ipairs(payloads) do
-    if payload and #payload > most then
-        payloads[i] = string.sub(payload, 1, most + 1)
+
+-- A count that is too long to be one is cut: nobody reads it as a number then.
+local retries = {}
+for i, id in ipairs(ids) do
+    retries[i] = 'arq:retry:' .. id
+end
+local tries = {}
+if redis.call('EXISTS', unpack(retries)) > 0 then
+    for i, key in ipairs(retries) do
+        local length = typed('STRLEN', key) or 0
+        tries[i] = length > 0 and (length > MAX_DIGITS and '?' or redis.call('GET', key))
     end
 end
-return { ids, dues, payloads, redis.call('MGET', unpack(tries)), lapses, aborts, returned }
+local lapses = {}
+if redis.call('EXISTS', KEYS[4]) == 1 then
+    for i, id in ipairs(ids) do
+        local count = redis.call('HMGET', KEYS[4], id)[1]
+        lapses[i] = count and string.sub(count, 1, MAX_DIGITS + 1)
+    end
+end
+local aborts = abort_marks > 0 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
+return { ids, dues, payloads, tries, lapses, aborts, returned, unusable }

@@ -10,11 +10,12 @@
 --                    of the last one, which is kept as arq:cause: for whoever looks at the job
 --          "release" give it back as it was, to run in ms (0: at its old due time), no try spent
 -- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
+-- A key of a wrong type is left alone: the claim deletes it. Held of a wrong type: no job is held any more.
 local ids = {}
 for i = 2, #ARGV, 6 do
     ids[#ids + 1] = ARGV[i]
 end
-local dues = redis.call('ZMSCORE', KEYS[3], unpack(ids))
+local dues = typed('ZMSCORE', KEYS[3], unpack(ids)) or {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers, gone, ended, left = {}, {}, {}, {}
@@ -50,10 +51,10 @@ for i, id in ipairs(ids) do
                 if cause ~= '' then
                     redis.call('SET', 'arq:cause:' .. id, cause, 'EX', 88400)
                 end
-                redis.call('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
+                typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end
             -- XX: a job that was taken out of the queue meanwhile stays out
-            redis.call('ZADD', KEYS[1], 'XX', ms > 0 and now + ms or dues[i], id)
+            typed('ZADD', KEYS[1], 'XX', ms > 0 and now + ms or dues[i], id)
         end
     end
 end
@@ -63,12 +64,12 @@ if #left > 0 then
         redis.call('DEL', unpack(gone))
     end
     if redis.call('EXISTS', KEYS[3]) == 0 then
-        redis.call('ZREM', KEYS[2], ARGV[1])
+        typed('ZREM', KEYS[2], ARGV[1])
     end
 end
 if #ended > 0 then
-    redis.call('ZREM', KEYS[1], unpack(ended))
-    redis.call('ZREM', KEYS[5], unpack(ended))
-    redis.call('HDEL', KEYS[4], unpack(ended))
+    typed('ZREM', KEYS[1], unpack(ended))
+    typed('ZREM', KEYS[5], unpack(ended))
+    typed('HDEL', KEYS[4], unpack(ended))
 end
 return table.concat(answers)

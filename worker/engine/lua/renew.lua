@@ -3,8 +3,9 @@
 -- KEYS[1]  the queue  KEYS[2]  owners  KEYS[3]  held by this owner
 -- ARGV[1]  owner      ARGV[2]  lease, ms
 -- Reply    1: renewed, also where the lease had ended but nobody took the jobs; 0: the lease is lost
+-- A key of a wrong type is left alone: the claim deletes it. Owners of a wrong type: the lease is lost.
 local owner, lease_ms = ARGV[1], tonumber(ARGV[2])
-if not redis.call('ZSCORE', KEYS[2], owner) then
+if not typed('ZSCORE', KEYS[2], owner) then
     return 0
 end
 local time = redis.call('TIME')
@@ -13,19 +14,19 @@ redis.call('ZADD', KEYS[2], now + lease_ms, owner)
 
 local function renew_marks(id)
     local key = 'arq:in-progress:' .. id
-    local holder = redis.call('GET', key)
+    local holder = typed('GET', key) -- of another type: no worker's
     if not holder or holder == owner then
         redis.call('SET', key, owner, 'PX', 2 * lease_ms)
-        redis.call('ZADD', KEYS[1], 'XX', now + 2 * lease_ms, id)
+        typed('ZADD', KEYS[1], 'XX', now + 2 * lease_ms, id)
     else
         redis.call('ZREM', KEYS[3], id) -- a stock worker has it: not ours to finish any more
     end
 end
 
-local held = redis.call('ZRANGE', KEYS[3], 0, -1)
+local held = typed('ZRANGE', KEYS[3], 0, -1) or {}
 for first = 1, #held, 1000 do
     local last = math.min(first + 999, #held)
-    local ends = redis.call('ZMSCORE', KEYS[1], unpack(held, first, last))
+    local ends = typed('ZMSCORE', KEYS[1], unpack(held, first, last)) or {}
     for i = first, last do
         local mark_end = ends[i - first + 1]
         if not mark_end or tonumber(mark_end) < now + 1.5 * lease_ms then
