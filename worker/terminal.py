@@ -66,7 +66,7 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
             sys.exit(uvloop.run(_guarded(command(settings, urls), urls)))
     except (CommandError, EmbeddedServersError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        logs.say(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + (told or [signal.SIGINT])[0])

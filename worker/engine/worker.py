@@ -11,7 +11,6 @@ import functools
 import gc
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +24,7 @@ import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 from redis.exceptions import NoPermissionError
 
+from worker import logs
 from worker.engine.holding import Holding
 from worker.engine.job_run import perform
 from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish
@@ -86,7 +86,7 @@ class Worker(arq.worker.Worker):
             super().run()
         except (StartError, NoPermissionError) as error:
             refused = "Redis refuses us: " if isinstance(error, NoPermissionError) else ""
-            print(f"error: {refused}{error}", file=sys.stderr)  # noqa: T201  (logging may not be set up yet)
+            logs.say(f"error: {refused}{error}")
             raise SystemExit(2) from None
 
     async def main(self) -> None:
