@@ -17,7 +17,7 @@ JOBS = ("producer", "--jobs", "300", "--workers", "1", "--json")
 
 
 def test_few_file_descriptors_and_no_docstrings_are_enough(service: Service) -> None:
-    """For a producer and its worker on external servers: `ulimit -n 24`, and PYTHONOPTIMIZE=2, which removes asserts."""
+    """For a producer and its worker: `ulimit -n 24`, and PYTHONOPTIMIZE=2, which removes asserts, too."""
     command = f"ulimit -n 24; exec {shlex.join([sys.executable, '-m', *JOBS])}"
     ended = subprocess.run(
         ["bash", "-c", command],
