@@ -2,7 +2,9 @@
 
 import json
 import logging
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +138,32 @@ def test_long_values_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "characters cut" in document["event"]
     assert document["exception"].endswith("xend")
     assert 1 == document["n"]
+
+
+BROKEN = """
+import logging
+import structlog
+from worker import logs
+logs.configure("INFO")
+ours, arqs = structlog.get_logger("worker.ledger"), logging.getLogger("arq.worker")
+for number in range(1000):
+    try:
+        {}["no such field"]
+    except KeyError as error:
+        ours.error("job.retried", job_id=f"job-{number}", function="create_user", exc_info=error)
+        arqs.error("%s failed", f"job-{number}", exc_info=error, extra={"function": "plain"})
+        ours.exception("hook.failed", job_id=f"job-{number}")
+"""
+
+
+def test_a_handler_that_is_broken_costs_a_line_a_try() -> None:
+    """Whichever logger reports it: one traceback for each, and a line with id, function and error for every try."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert 3000 == len(lines)
+    assert 3 == sum("exception" in line for line in lines)
+    assert {"KeyError: 'no such field'"} == {line["error"] for line in lines}
+    assert {"create_user", "plain", None} == {line.get("function") for line in lines}
+    assert len(ended.stderr) < 3000 * 300
