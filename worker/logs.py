@@ -17,14 +17,37 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
 | `front.sign_in_failed` | warning | a caller of the front gave a wrong token; with its address |
 | `migration.applied` | info | a schema migration was applied |
+| `log.dropped` | warning | lines that could not be written, since nobody read them or the disk was full: *count* |
+
+Lines go through a bounded queue (`worker.log_queue`), so that an output that takes none stops nothing. An error
+that repeats is one line each time; its traceback is logged once a minute for each function and place. Long values
+are cut.
 """
 
+import atexit
 import logging
 import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
+
+from worker.log_queue import LogQueue
+
+_MAX_VALUE = 4_000
+_MAX_TRACEBACK = 10_000
+"""Characters of one value of a line."""
+_MAX_ERROR = 500
+_TRACEBACK_PERIOD_S = 60.0
+_MAX_PLACES = 200
+"""Places that are remembered, and so the tracebacks of one minute, however many kinds of errors there are."""
+
+_queue: LogQueue | None = None
 
 
 def configure(level: str) -> None:
@@ -41,10 +64,21 @@ def configure(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering()))
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(("count", "function")), *shared], processors=_rendering()
+    )
+    handler = _handler(formatter)
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     _take_over_arq()
+
+
+def say(line: str) -> None:
+    """Print *line* to standard error, after everything that was logged before it."""
+    if _queue is None:
+        print(line, file=sys.stderr)  # noqa: T201  (nothing is configured yet)
+    else:
+        _queue.put(f"{line}\n")
 
 
 def last_line(path: Path) -> str:
@@ -60,12 +94,157 @@ def printable(text: str) -> str:
 
 def _rendering() -> list[Any]:
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    traceback = structlog.processors.format_exc_info
+    limit, formatted = TracebackLimit(), structlog.processors.format_exc_info
     if sys.stderr.isatty():
         # Plain tracebacks: the pretty ones print local variables, and so the content of jobs.
         console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        return [strip, traceback, _on_its_own_line, console]
-    return [strip, traceback, structlog.processors.JSONRenderer()]
+        return [strip, limit, formatted, _cut, _on_its_own_line, console]
+    return [strip, limit, formatted, _cut, structlog.processors.JSONRenderer()]
+
+
+class TracebackLimit:
+    """Removes an error's traceback from its line if one from the same place was logged in the last minute.
+
+    A place is the function of the job (or else the logger), the error's type, and the line that raised it. The line
+    keeps the error's text; the next one with a traceback says how many were left out (`tracebacks_left_out`).
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._places: dict[tuple[Any, ...], _Place] = {}
+
+    def __call__(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Do so; a processor of structlog's."""
+        error = _error_of(event.get("exc_info"))
+        if error is None:
+            return event
+        event.setdefault("error", _shortened(f"{type(error).__name__}: {_text_of(error)}", _MAX_ERROR))
+        place = self._place((event.get("function", event.get("logger")), *_place_of(error)))
+        if place is None or self._now_s() < place.until_s:
+            del event["exc_info"]
+            if place is not None:
+                place.left_out += 1
+            return event
+        if place.left_out:
+            event["tracebacks_left_out"] = place.left_out
+        place.until_s, place.left_out = self._now_s() + _TRACEBACK_PERIOD_S, 0
+        return event
+
+    def _place(self, key: tuple[Any, ...]) -> "_Place | None":
+        """Return the place called *key*, a new one if there is room for it; None if there is not."""
+        if key not in self._places and len(self._places) >= _MAX_PLACES:
+            now_s = self._now_s()
+            self._places = {known: place for known, place in self._places.items() if now_s < place.until_s}
+            if len(self._places) >= _MAX_PLACES:
+                return None
+        return self._places.setdefault(key, _Place())
+
+
+@dataclass(slots=True)
+class _Place:
+    until_s: float = 0.0
+    """Until when no other traceback is logged, by the clock of the limit."""
+    left_out: int = 0
+
+
+def _error_of(exc_info: Any) -> BaseException | None:
+    """Return the error of a line, in whichever of logging's forms it was given."""
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1]
+    return sys.exc_info()[1] if exc_info else None
+
+
+def _place_of(error: BaseException) -> tuple[str, str, int]:
+    """Return the error's type, and the file and line that raised it."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return (name, frame.tb_frame.f_code.co_filename, frame.tb_lineno) if frame else (name, "", 0)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  (an error of somebody else's, whose text may raise anything)
+        return "its text cannot be read"
+
+
+def _cut(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Shorten long values. A number is short."""
+    for name, value in event.items():
+        if value is None or isinstance(value, (bool, int, float)):
+            continue
+        text = value if isinstance(value, str) else repr(value)
+        limit = _MAX_TRACEBACK if name == "exception" else _MAX_VALUE
+        if len(text) > limit:
+            event[name] = _shortened(text, limit)
+    return event
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Return *text* without its middle, if it has more than *limit* characters: a traceback's end says most."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 4]} ... [{len(text) - limit} characters cut] ... {text[-(limit - limit // 4) :]}"
+
+
+class _QueueHandler(logging.Handler):
+    """Renders records where they are logged, and puts the lines into the queue."""
+
+    def __init__(self, queue: LogQueue) -> None:
+        super().__init__()
+        self._lines = queue
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one record; one that cannot be rendered becomes a line about that."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001  (no log line may end what logs it)
+            line = f"log.unreadable logger={record.name!r} error={type(error).__name__}"
+        self._lines.put(f"{line}\n")
+
+
+def _handler(formatter: logging.Formatter) -> logging.Handler:
+    """Return the handler of all loggers. Standard error that is closed, or no file, needs no queue."""
+    global _queue  # noqa: PLW0603  (the process has one standard error)
+    fd = _descriptor()
+    if fd is None:
+        return logging.StreamHandler(sys.stderr) if sys.stderr else logging.NullHandler()
+    if _queue is not None:
+        _end(_queue)
+    _queue = LogQueue(fd, lambda count: _dropped_line(formatter, count))
+    atexit.register(_end, _queue)
+    sys.excepthook = _say_uncaught
+    return _QueueHandler(_queue)
+
+
+def _descriptor() -> int | None:
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _end(queue: LogQueue) -> None:
+    """Write what is queued, or give it up after two seconds; from then on `say` prints directly."""
+    global _queue  # noqa: PLW0603
+    atexit.unregister(_end)
+    if queue.close() and _queue is queue:
+        _queue = None
+
+
+def _dropped_line(formatter: logging.Formatter, count: int) -> str:
+    about = {"levelno": logging.WARNING, "levelname": "WARNING", "count": count}
+    record = logging.makeLogRecord({"name": __name__, "msg": "log.dropped", "args": (), **about})
+    return f"{formatter.format(record)}\n"
+
+
+def _say_uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """Print the traceback of what ends the process: through the queue, for a full pipe must not keep it from ending."""
+    say("".join(traceback.format_exception(kind, error, where)).rstrip("\n"))
 
 
 def _on_its_own_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

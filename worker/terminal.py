@@ -78,7 +78,7 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
             status = uvloop.run(_guarded(command(settings, urls), urls))
     except (CommandError, EmbeddedServersError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        logs.say(f"error: {error}")
         status = process.ERROR
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT

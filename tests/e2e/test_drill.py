@@ -7,6 +7,7 @@ import pytest
 from arq.connections import ArqRedis
 from commands import Service
 
+RARE = "redis-read-only,disk-full,clock-ahead,clock-behind,log-unread,big-payloads,odd-values"
 IN_CI = "kill-after-commit,kill-before-finish,commit-reply-lost,redis-crash"
 
 
@@ -16,6 +17,7 @@ IN_CI = "kill-after-commit,kill-before-finish,commit-reply-lost,redis-crash"
     [
         pytest.param(("--fault", IN_CI), id="short"),
         pytest.param(("--minutes", "2"), id="two minutes", marks=pytest.mark.slow),
+        pytest.param(("--fault", RARE), id="rare", marks=pytest.mark.slow),
     ],
 )
 def test_every_job_is_accounted_for(service: Service, words: tuple[str, ...]) -> None:

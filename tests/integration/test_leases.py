@@ -4,15 +4,17 @@ import asyncio
 import itertools
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus
+from redis import Redis
 
 from worker import wire
 from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners, script
-from worker.engine.renewal import Renewal
+from worker.engine.renewal import LONGEST_BLOCK_S, Renewal
 from worker.wire import MAX_PAYLOAD_BYTES
 
 QUEUE = "arq:queue"
@@ -356,3 +358,33 @@ async def test_an_owner_that_slept_gives_up_by_its_own_clock(redis: ArqRedis) ->
     renewal.check("me")
     await renewal.close()
     assert ["me"] == lost
+
+
+async def test_a_blocked_loop_keeps_its_lease_for_as_long_as_is_documented(
+    redis: ArqRedis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no longer: its job is another worker's then, and what it finishes late is refused."""
+    monkeypatch.setattr("worker.engine.renewal.LONGEST_BLOCK_S", 1.2)
+    short = Leases(redis, QUEUE, lease_ms=400)
+    await enqueue(redis, "a")
+    assert ["a"] == await claim(short, "me")
+    renewal = Renewal(redis, QUEUE, lease_ms=400, owner=lambda: "me", lost=lambda _owner: None)
+    began_s = time.monotonic()
+    with Redis.from_url(redis_url) as beside:
+        while _lease_end_s(beside, "me") > time.time() and time.monotonic() < began_s + 10:
+            time.sleep(0.01)  # noqa: ASYNC251  (it blocks the event loop: that is what is tried)
+    lasted_s = time.monotonic() - began_s
+    await renewal.close()
+    assert 1.2 < lasted_s < 1.2 + 2 * 0.4
+    assert ["a"] == await claim(short, "another")
+    assert [False, True] == [*await short.finish("me", [done("a")]), *await short.finish("another", [done("a")])]
+
+
+def _lease_end_s(redis: Any, owner: str) -> float:
+    return float(redis.zscore(f"{QUEUE}:owners", owner) or 0) / 1000
+
+
+def test_the_documents_name_the_bound_of_a_blocked_loop() -> None:
+    """The one that the engine has."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"its lease is renewed for {LONGEST_BLOCK_S:.0f} s" in readme

@@ -39,7 +39,45 @@ ODD = "tests/integration/test_odd_redis.py"
 GRANTS, ISOLATION = "tests/integration/test_grants.py", "tests/integration/test_isolation.py"
 RETENTION, ROLLING = "tests/integration/test_retention.py", "tests/integration/test_rolling_deploy.py"
 
+LOG_QUEUE, LOGS = "tests/unit/test_log_queue.py", "tests/unit/test_logs.py"
+
 MUTATIONS = [
+    # ---------------------------------------------------------------- log lines
+    Mutation(
+        "no bound on waiting log lines",
+        "worker/log_queue.py",
+        "if self._is_closed or self._dropped or is_full:",
+        "if self._is_closed or self._dropped:",
+        f"{LOG_QUEUE}::test_a_pipe_that_nobody_reads_drops_the_newest_and_counts",
+    ),
+    Mutation(
+        "the end waits for the log's reader",
+        "worker/log_queue.py",
+        "self._thread.join(wait_s)",
+        "self._thread.join(30)",
+        f"{LOG_QUEUE}::test_an_end_does_not_wait_for_a_reader",
+    ),
+    Mutation(
+        "a failed write ends the log's thread",
+        "worker/log_queue.py",
+        "        except OSError:\n            self._is_torn",
+        "        except BlockingIOError:\n            self._is_torn",
+        f"{LOG_QUEUE}::test_a_full_disk_is_reported_when_there_is_room_again",
+    ),
+    Mutation(
+        "every repeated error has its traceback",
+        "worker/logs.py",
+        "place is None or self._now_s() < place.until_s",
+        "place is None",
+        f"{LOGS}::test_a_traceback_is_logged_once_a_minute_for_each_function_and_place",
+    ),
+    Mutation(
+        "a blocked loop keeps its lease for ever",
+        "worker/engine/renewal.py",
+        "< LONGEST_BLOCK_S",
+        "< 1e9",
+        f"{LEASES}::test_a_blocked_loop_keeps_its_lease_for_as_long_as_is_documented",
+    ),
     # ---------------------------------------------------------------- the ledger
     Mutation(
         "no check that the ledger took every row",

@@ -61,6 +61,16 @@ def test_a_container_cannot_take_the_whole_machine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_a_containers_log_is_bounded(name: str) -> None:
+    """Some files of some megabytes: the default driver keeps all of it."""
+    found = re.fullmatch(
+        r"\{driver: json-file, options: \{max-size: (\d+)m, max-file: \"(\d+)\"\}\}", service(name)["logging"]
+    )
+    assert found
+    assert int(found[1]) * int(found[2]) <= 200
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_no_port_is_published_but_on_the_loopback_address(name: str) -> None:
     """Docker publishes past the host's firewall."""
     for port in re.findall(r"[^\s\[\],\"'-][^\s,\"']*", service(name).get("ports", "")):

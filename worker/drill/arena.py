@@ -21,6 +21,7 @@ from worker.db import address
 from worker.db.migrations import migrate
 from worker.db.pool import PoolConfig
 from worker.drill.addresses import target, through
+from worker.drill.log import Log
 from worker.drill.proxy import Proxy
 from worker.embedded import Urls
 from worker.embedded.locks import wait_until
@@ -68,13 +69,14 @@ class Arena:
     """Servers, and *count* workers; a worker that ends is started anew, and counted if nobody ended it.
 
     The servers are the *named* ones, or else the drill's own, under *home*, where the workers' logs are in any case.
-    *shots* is how often a fault strikes that comes in bursts.
+    *shots* is how often a fault strikes that comes in bursts. *log* makes the jobs of the load.
     """
 
     home: Path
     count: int
     shots: int
     named: Urls | None = None
+    log: Log | None = None
     workers: list[Worker] = field(default_factory=list)
     ended_by_themselves: int = 0
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)

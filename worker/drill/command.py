@@ -58,7 +58,7 @@ async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, se
     log = Log(home / "log.jsonl", seed)
     try:
         (home / "servers").mkdir()
-        async with Arena(home / "servers", arguments.workers, _shots(arguments), named) as arena:
+        async with Arena(home / "servers", arguments.workers, _shots(arguments), named, log) as arena:
             run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
             terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:

@@ -13,9 +13,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from worker.wire import MAX_PAYLOAD_BYTES
+
 _AGE = 3000
 """An order names a user and a product that were enqueued at least so many jobs ago: it rarely overtakes them."""
 _REMEMBERED = 20_000
+_BIG_BYTES = MAX_PAYLOAD_BYTES - 10_000
 _WEIGHTS = {"create_user": 20, "twin": 1, "create_product": 9, "place_order": 69, "stranger": 1}
 
 
@@ -30,6 +33,8 @@ class Log:
         self._users: list[str] = []
         self._products: list[tuple[str, Decimal, bool]] = []
         self._seed = seed
+        self.big = 0
+        """How many of the next jobs are to be products with a description of nearly the largest size of a job."""
 
     def write(self, count: int) -> list[str]:
         """Write down *count* more jobs; they are on the disk when this returns them as lines of a commands file."""
@@ -55,7 +60,10 @@ class Log:
     def _job(self) -> dict[str, Any]:
         self.count += 1
         kind = self._chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        if kind in ("place_order", "stranger", "twin") and self.count <= _AGE:
+        if self.big:
+            self.big -= 1
+            kind = "big_product"
+        elif kind in ("place_order", "stranger", "twin") and self.count <= _AGE:
             kind = "create_user" if self._chance.random() < 2 / 3 else "create_product"
         job_id = f"drill-{self._seed}-{self.count}"
         return {"id": job_id, "outcome": "applied", "reason": None, "total": None, **getattr(self, f"_{kind}")(job_id)}
@@ -72,6 +80,10 @@ class Log:
         self._products.append((job_id, price, in_stock))
         args = {"sku": job_id, "name": job_id, "price": str(price), "category": "drill", "in_stock": in_stock}
         return {"job": "create_product", "args": args}
+
+    def _big_product(self, job_id: str) -> dict[str, Any]:
+        product = self._create_product(job_id)
+        return {**product, "args": {**product["args"], "description": "big " * (_BIG_BYTES // 4)}}
 
     def _place_order(self, _job_id: str) -> dict[str, Any]:
         user = self._of(self._users)

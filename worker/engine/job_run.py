@@ -273,7 +273,7 @@ async def _after_error(worker: "Worker", call: Call, start_ms: int, error: BaseE
             log.info("%6.2fs ↻ %s cancelled, will be run again", seconds, call.shown)
         return _again(call, defer_ms, getattr(error, "cause", ""))
     line = "%6.2fs ! %s failed, %s: %s"
-    extra = {"extra": _extra(error)}
+    extra = {"extra": _extra(error), "function": call.name[:_MOST_SHOWN]}
     failures.error(line, seconds, call.shown, type(error).__name__, error, exc_info=error, extra=extra)
     worker.jobs_failed += 1
     return _done(worker, call, start_ms, error, success=False)

@@ -1,8 +1,9 @@
 """Keeps this process's lease, from a thread.
 
-From a thread, because a job that blocks the event loop must not lose the lease of everything that the
-process holds, itself among it: it would run again elsewhere, block there, and so on without end. For
-the same reason there is a bound: a loop that has been blocked for a minute is given up.
+From a thread, because a job that blocks the event loop for some seconds must not lose the lease of everything that
+the process holds, itself among it: it would run again elsewhere, and block there. There is a bound: a loop that has
+been blocked for `LONGEST_BLOCK_S` is given up. Its lease is not renewed any more, and other workers run its jobs when
+it ends. What the process commits later counts once, as that of a process that was paused.
 
 Four times in a lease, each with half a lease of patience for the answer. Whatever stands still for less than three
 quarters of a lease costs none, be it this process (a long garbage collection, a busy machine) or Redis: 3.7 of the
@@ -25,7 +26,8 @@ from worker.periodic import FailureLog
 
 log = structlog.get_logger(__name__)
 
-_LONGEST_BLOCK_S = 60.0
+LONGEST_BLOCK_S = 30.0
+"""PostgreSQL has ended the blocked process's open transaction by then, and its jobs can be run elsewhere."""
 _ROUNDS = 4
 """Renewals in the length of a lease."""
 _ON_THE_WAY_S = 0.05
@@ -87,7 +89,7 @@ class Renewal:
             began_s = time.monotonic()
             self._loop.call_soon_threadsafe(self._see_loop)
             owner = self._owner()
-            if owner is not None and time.monotonic() - self._loop_seen_s < _LONGEST_BLOCK_S:
+            if owner is not None and time.monotonic() - self._loop_seen_s < LONGEST_BLOCK_S:
                 self._renew_safely(owner)
 
     def _renew_safely(self, owner: str) -> None:

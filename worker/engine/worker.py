@@ -11,7 +11,6 @@ import functools
 import gc
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -26,6 +25,7 @@ from arq.connections import ArqRedis, create_pool, log_redis_info
 from arq.constants import abort_job_max_age, abort_jobs_ss
 from redis.exceptions import ResponseError
 
+from worker import logs
 from worker.delivery import now_ms
 from worker.engine.holding import Holding
 from worker.engine.job_run import perform
@@ -105,7 +105,7 @@ class Worker(arq.worker.Worker):
             super().run()
         except (StartError, ResponseError) as error:
             refused = "Redis refuses us: " if isinstance(error, ResponseError) else ""
-            print(f"error: {refused}{error}", file=sys.stderr)  # noqa: T201  (logging may not be set up yet)
+            logs.say(f"error: {refused}{error}")
             raise SystemExit(2) from None
 
     async def main(self) -> None:

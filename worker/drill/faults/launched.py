@@ -1,4 +1,4 @@
-"""Faults of workers that the drill's own launcher starts: a clock that is wrong, a loop that stands still."""
+"""Faults of workers that the drill's own launcher starts: a wrong clock, a blocked loop, a log that nobody reads."""
 
 import asyncio
 import random
@@ -36,6 +36,15 @@ async def _loop_blocked(arena: Arena, chance: random.Random) -> None:
     await arena.restart(worker, PLAIN)
 
 
+async def _log_unread(arena: Arena, chance: random.Random) -> None:
+    worker = chance.choice(arena.workers)
+    await arena.restart(worker, launched(unread=True))
+    await arena.until(lambda: arena.held_by(worker))
+    await asyncio.sleep(AWAY_S)
+    await arena.until(lambda: arena.held_by(worker))  # it works all the same
+    await arena.restart(worker, PLAIN)
+
+
 FAULTS = (
     Fault("clock-ahead", "A worker's clock is an hour ahead, for a while.", _clock_ahead),
     Fault("clock-behind", "A worker's clock is an hour behind, for a while.", _clock_behind),
@@ -43,5 +52,10 @@ FAULTS = (
         "loop-blocked",
         "A worker's event loop stands still for longer than its lease, which is renewed beside it.",
         _loop_blocked,
+    ),
+    Fault(
+        "log-unread",
+        "A worker logs into a pipe that is full and that nobody reads, works, and is stopped like that.",
+        _log_unread,
     ),
 )

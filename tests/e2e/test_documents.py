@@ -1,0 +1,104 @@
+"""README and docs: their code and commands work as they are pasted, in order."""
+
+import json
+import re
+import shlex
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documents import FENCE, PAGES, ROOT, Reader, blocks
+
+from producer import __main__ as producer_main
+from worker.__main__ import parser as worker_parser
+
+RUN = ("sh", "python")
+NO_ADVICE = "worker advise"
+"""Exit status 1 is documented: there is no advice to give on a few minutes of a young service."""
+PROGRAM = re.compile(r"python -m (worker|producer)\b([^`|;)&>]*)")
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    """Give somebody who follows the documents, in a directory whose sockets have short paths."""
+    home = Path(tempfile.mkdtemp(prefix="tp-docs-"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    reader = Reader(home, port)
+    yield reader
+    reader.close()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def follow(reader: Reader, page: str) -> None:
+    """Paste all blocks of a page."""
+    for block in blocks(page):
+        if block.language not in RUN or block.why:
+            continue
+        for command, status, printed in reader.follow(block):
+            allowed = (0, 1) if NO_ADVICE in command else (0, 130) if "serve" in command else (0,)
+            assert status in allowed, f"{page}: status {status}\n{command}\n{printed}"
+            assert "Traceback" not in printed, f"{page}\n{command}\n{printed}"
+
+
+@pytest.mark.timeout(300)
+def test_the_readme_works_as_it_is_pasted(reader: Reader) -> None:
+    """From a bare machine to the last command, each with the status that it documents."""
+    follow(reader, "README.md")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
+def test_a_page_works_as_it_is_pasted(reader: Reader, page: str) -> None:
+    """Beside a worker and a front, as the README's reader has them."""
+    if not any(block.language in RUN and not block.why for block in blocks(page)):
+        pytest.skip("nothing to run")
+    reader.start("arq worker.WorkerSettings")
+    reader.start("python -m producer serve")
+    follow(reader, page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are not run included, and those in the middle of a sentence: words and options exist."""
+    text = (ROOT / page).read_text("utf-8").replace("\\\n", " ")
+    for program, rest in PROGRAM.findall(text):
+        words = shlex.split(rest.split("\n")[0].split("#")[0].replace("'", "").replace('"', ""))
+        if not words or any("…" in word or "$" in word or word.isupper() for word in words):
+            continue  # a placeholder, which the shell or the reader fills
+        status = 0
+        try:
+            _parse(program, words)
+        except SystemExit as end:
+            status = end.code
+        assert not status, f"{page}: {' '.join(words)}: {capsys.readouterr().err}"
+
+
+def _parse(program: str, words: list[str]) -> None:
+    """Parse a command line; ends the process with status 2 if it is wrong."""
+    parsers = {
+        "results": producer_main.results_parser,
+        "requeue": producer_main.requeue_parser,
+        "serve": producer_main.serve_parser,
+    }
+    if program == "worker":
+        worker_parser().parse_args(words)
+    elif make := parsers.get(words[0]):
+        make().parse_args(words[1:])
+    else:
+        producer_main.run_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_json_is_fenced_and_is_json(page: str) -> None:
+    """A document outside of a fence would be one long line to a reader."""
+    text = (ROOT / page).read_text("utf-8")
+    for block in blocks(page):
+        if block.language == "json":
+            json.loads(block.text)
+    assert not re.search(r"^[{\[]\s*$", FENCE.sub("", text), re.MULTILINE)
