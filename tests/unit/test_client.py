@@ -57,7 +57,7 @@ async def test_ids_are_made_where_none_is_given(client: JobClient, redis: ArqRed
     assert 2 == len(ids)
 
 
-@pytest.mark.parametrize("job_id", ["x" * 201, "a b", "a\nb", "a\x00", "\x1b[31m", "\ud800", "\u2028"])
+@pytest.mark.parametrize("job_id", ["x" * 201, " a", "a\nb", "a\x00", "\x1b[31m", "\ud800", "\u2028"])
 async def test_an_id_that_breaks_keys_or_logs_is_refused(client: JobClient, redis: ArqRedis, job_id: str) -> None:
     """Before anything is sent."""
     with pytest.raises(ValueError, match="must have"):

@@ -35,8 +35,9 @@ CONTENT = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON, m
 
 
 def text(most: int) -> st.SearchStrategy[str]:
-    """Return the texts that a column of *most* characters can hold."""
-    return st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=most)
+    """Return the texts that a column of *most* characters can hold, each with a visible character."""
+    around = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=(most - 1) // 2)
+    return st.builds("{}{}{}".format, around, st.sampled_from("aZ0é😀"), around)
 
 
 def money(most: str) -> st.SearchStrategy[str]:
