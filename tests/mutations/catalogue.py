@@ -197,9 +197,16 @@ MUTATIONS = [
     Mutation(
         "a read that conflicts is not repeated",
         "worker/db/connections.py",
-        "                if self.is_in_transaction():\n                    raise\n",
-        "                raise\n",
+        "            except _CONFLICTS:\n",
+        "            except _CONFLICTS[:0]:\n",
         f"{ISOLATION}::test_a_read_that_conflicts_is_repeated",
+    ),
+    Mutation(
+        "a commit that conflicts is repeated, which succeeds without the transaction",
+        "worker/db/connections.py",
+        "        if self.is_in_transaction():\n            return",
+        "        if self.is_in_transaction() and args[0] != COMMIT:\n            return",
+        f"{ISOLATION}::test_a_commit_that_conflicts_is_no_commit",
     ),
     Mutation(
         "a transaction has the database's isolation",
