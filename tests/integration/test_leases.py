@@ -287,7 +287,7 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
     await redis.zadd(f"{QUEUE}:owners", {"me": seconds * 1000})
 
     await redis.register_script(script("renew"))(
-        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000]
+        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
     )
 
     left = {job_id: await redis.pttl(f"arq:in-progress:{job_id}") for job_id in ("young", "old")}
@@ -295,6 +295,23 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
     assert 19_000 <= left["old"] <= 20_000
     assert 19_000 <= (await redis.zscore(QUEUE, "old") or 0) - seconds * 1000 <= 22_000
     assert 9_000 <= (await redis.zscore(f"{QUEUE}:owners", "me") or 0) - seconds * 1000 <= 12_000
+
+
+async def test_a_renewal_looks_at_so_many_jobs_in_turn(redis: ArqRedis, leases: Leases) -> None:
+    """Anybody may have added millions to the set of those that are held: one call reads a bounded part of it."""
+    await enqueue(redis, *"abcde")
+    await claim(leases, "me")
+    renew = redis.register_script(script("renew"))
+    rank, replies = 0, list[tuple[int, int, str]]()
+    for _ in range(3):
+        for job_id in "abcde":
+            await redis.pexpire(f"arq:in-progress:{job_id}", 1000)
+            await redis.zadd(QUEUE, {job_id: 1})
+        keys = [QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"]
+        renewed, rank = await renew(keys=keys, args=["me", 10_000, rank, 2])
+        kept = [job_id for job_id in "abcde" if await redis.pttl(f"arq:in-progress:{job_id}") > 1000]
+        replies.append((renewed, rank, "".join(kept)))
+    assert [(1, 2, "ab"), (1, 4, "cd"), (1, 0, "e")] == replies
 
 
 async def test_marks_outlive_the_lease(redis: ArqRedis, leases: Leases) -> None:

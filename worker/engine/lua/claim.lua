@@ -54,8 +54,8 @@ local function put_back(lost)
     end
     for i = 1, #jobs, 2 do
         local id, due, key = jobs[i], jobs[i + 1], 'arq:in-progress:' .. jobs[i]
-        local holder = typed('GET', key) -- a mark of another type is no worker's
-        if (not holder or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
+        local holder = typed('GETRANGE', key, 0, #lost) or '' -- whole values may be huge; of another type: no worker's
+        if (holder == '' or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
             redis.call('DEL', key)
             local lapsed = redis.pcall('HINCRBY', KEYS[4], id, 1)
             if type(lapsed) == 'table' then -- the count was no number
@@ -77,10 +77,11 @@ local function put_back(lost)
     return #jobs / 2
 end
 
-local returned = 0
-for _, lost in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 2)) do
-    if lost ~= owner then
-        returned = returned + put_back(lost)
+local returned, put = 0, 0
+for _, lost in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
+    if lost ~= owner and put < 2 then -- those without jobs cost little, and must not stand before those with some
+        local count = put_back(lost)
+        returned, put = returned + count, put + (count > 0 and 1 or 0)
     end
 end
 
@@ -99,7 +100,7 @@ local function take(id, due)
     end
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
     if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
-        if typed('GET', mark) then
+        if typed('STRLEN', mark) then
             return false
         end
         redis.call('SET', mark, owner, 'PX', mark_ms) -- of another type: no worker's
@@ -169,8 +170,8 @@ end
 local lapses = {}
 if redis.call('EXISTS', KEYS[4]) == 1 then
     for i, id in ipairs(ids) do
-        local count = redis.call('HMGET', KEYS[4], id)[1]
-        lapses[i] = count and string.sub(count, 1, MAX_DIGITS + 1)
+        local length = redis.call('HSTRLEN', KEYS[4], id)
+        lapses[i] = length > 0 and (length > MAX_DIGITS and '?' or redis.call('HMGET', KEYS[4], id)[1])
     end
 end
 local aborts = abort_marks > 0 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
