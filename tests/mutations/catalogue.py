@@ -575,7 +575,7 @@ MUTATIONS = [
     Mutation(
         "an endless payload is read whole",
         "worker/engine/lua/claim.lua",
-        "if length > max_payload then",
+        "if #payload > max_payload then",
         "if false then",
         f"{LEASES}::test_a_payload_that_is_too_large_is_not_read_whole",
     ),
