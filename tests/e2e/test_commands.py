@@ -179,7 +179,7 @@ def test_the_slowest_jobs_are_told_part_by_part(service: Service) -> None:
     summary, table = service.run("producer", "results", "--slowest", "--limit", "2").stdout.split("\n\n")
     rows = service.run("producer", "results", "--slowest", "--json").document
 
-    assert ["queue", "pool", "database"] == [line.split()[1] for line in summary.splitlines()[2:]]
+    assert ["queue", "batch", "pool", "database"] == [line.split()[1] for line in summary.splitlines()[3:]]
     assert [row["job_id"] for row in rows[:2]] == [line.split()[-1] for line in table.splitlines()[2:]]
     assert rows[0].keys() == service.run("producer", "results", "--json").document[0].keys()
 
