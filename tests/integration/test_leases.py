@@ -116,6 +116,20 @@ async def test_another_try_keeps_the_count_and_the_time(redis: ArqRedis, leases:
     assert 0 < (await redis.zscore(QUEUE, "later") or 0) - 1000 * seconds <= 61_000
 
 
+@pytest.mark.parametrize("cause", ["line 1\nline 2 ", " 7 blanks", "nul \x00 é", "", "x" * 5000])
+async def test_the_cause_of_the_last_try_is_kept(cause: str, redis: ArqRedis, leases: Leases) -> None:
+    """Whatever its text is, as long as the job is to run again; a try without one deletes that of the try before."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+    await leases.finish("me", [Finish("a", "again", b"1 before")])
+    await claim(leases, "me")
+    await leases.finish("me", [Finish("a", "again", f"2 {cause}".encode())])
+    assert (b"2", cause.encode() or None) == (await redis.get("arq:retry:a"), await redis.get("arq:cause:a"))
+    await claim(leases, "me")
+    await leases.finish("me", [done("a")._replace(tried=True)])
+    assert [b"arq:result:a"] == await redis.keys("*")
+
+
 async def test_a_released_job_is_as_it_was(redis: ArqRedis, leases: Leases) -> None:
     """Giving a job back spends no try and keeps its place."""
     await enqueue(redis, "a", "b")

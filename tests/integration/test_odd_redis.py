@@ -12,6 +12,7 @@ from arq.jobs import Job, JobResult
 from arq.worker import func
 from waiting import until
 
+from producer.client import JobClient
 from worker import wire
 from worker.engine.finisher import Finisher
 from worker.engine.leases import Finish, Leases, backlog, script
@@ -415,3 +416,16 @@ async def test_a_look_for_strays_reads_a_bounded_part(redis: ArqRedis) -> None:
     """Anybody may have added millions to the set of those that are held."""
     await redis.zadd(f"{QUEUE}:held:me", {f"{n}": n for n in range(5000)})
     assert 1000 == len(await Leases(redis, QUEUE, lease_ms=10_000).strays("me", {"0", "1"}))
+
+
+async def test_what_is_shown_of_a_retried_job_is_bounded(redis: ArqRedis) -> None:
+    """Values of others may be huge: no more of them is read than shows that they are none of ours."""
+    await redis.mset(
+        {"arq:retry:a": "2", "arq:cause:a": "x" * MB, "arq:job:a": b" " * (2 * MB), "arq:retry:b": "1" * MB}
+    )
+    await redis.config_resetstat()
+    shown = await JobClient(redis).retrying("a")
+    assert shown is not None
+    assert (None, 2, "x" * 500) == (shown.function, shown.attempts, shown.last_error)
+    assert await JobClient(redis).retrying("b") is None
+    assert "cmdstat_get" not in await redis.info("commandstats")

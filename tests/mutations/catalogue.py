@@ -472,6 +472,20 @@ MUTATIONS = [
         f"{ODD}::test_a_key_of_ours_of_a_wrong_type_is_deleted_and_named_once",
     ),
     Mutation(
+        "the cause of an earlier try stays",
+        "worker/engine/lua/finish.lua",
+        "redis.call('DEL', 'arq:cause:' .. id)",
+        "redis.call('EXISTS', 'arq:cause:' .. id)",
+        f"{LEASES}::test_the_cause_of_the_last_try_is_kept",
+    ),
+    Mutation(
+        "jobs that others settled are remembered for ever",
+        "worker/engine/intake.py",
+        "            del self._seen[oldest]\n",
+        "            pass\n",
+        "tests/unit/test_newer_jobs.py::test_jobs_that_others_settled_do_not_take_the_place_of_new_ones",
+    ),
+    Mutation(
         "a foreign mark is copied whole",
         "worker/engine/lua/claim.lua",
         "typed('GETRANGE', key, 0, #lost)",
