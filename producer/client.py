@@ -31,6 +31,7 @@ from worker.engine.leases import MOST_BYTES_AT_ONCE, release_owners, with_typed
 from worker.engine.trouble import is_trouble
 from worker.identity import worker_id_prefix
 from worker.job_ids import check_id
+from worker.wire import MAX_PAYLOAD_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -112,8 +113,12 @@ class JobClient:
         Whatever the values there are, which anybody may have written: what cannot be read is None.
         """
         reading: Any = self._redis.pipeline(transaction=False)
-        for prefix in ("arq:retry:", "arq:cause:", "arq:job:"):
-            reading.get(prefix + job_id)
+        for prefix, most in (
+            ("arq:retry:", _MOST_DIGITS),
+            ("arq:cause:", _MOST_ERROR),
+            ("arq:job:", MAX_PAYLOAD_BYTES),
+        ):
+            reading.getrange(prefix + job_id, 0, most)  # of a huge value no more than shows that it is too large
         reading.zscore(self._redis.default_queue_name, job_id)
         tries, cause, payload, score = await reading.execute(raise_on_error=False)
         if not isinstance(tries, bytes) or not tries.isdigit() or len(tries) > _MOST_DIGITS:
@@ -192,6 +197,7 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
 
 
 def _function_of(payload: object) -> str | None:
+    """Return the function of a job; None if its content is missing, cut or none of a job."""
     try:
         function = wire.deserialize(payload).get("f") if isinstance(payload, bytes) else None
     except ValueError:

@@ -25,9 +25,10 @@ end
 
 local lives, ids, others_hold = { [worker] = true }, { worker }, 0
 local stirred = redis.call('HEXISTS', KEYS[1], worker) == 0
-local fleet = redis.call('HGETALL', KEYS[1])
-for i = 1, #fleet, 2 do
-    local id, beat, held = fleet[i], string.match(fleet[i + 1], '^(%d+):(%d+)$')
+local MAX_ENTRY_BYTES = 32
+for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+    local is_short = redis.call('HSTRLEN', KEYS[1], id) <= MAX_ENTRY_BYTES -- whole values may be huge
+    local beat, held = string.match(is_short and redis.call('HMGET', KEYS[1], id)[1] or '', '^(%d+):(%d+)$')
     local age = beat and #held <= 6 and now - tonumber(beat) -- a beat of the future would live for ever
     if not age or age < -life_ms then
         redis.call('HDEL', KEYS[1], id)

@@ -21,6 +21,9 @@ far as the others hold less than is usable. While Redis or PostgreSQL is away it
 
 A worker that slept longer than its entry lives may wake up with a grant that was given away meanwhile, until its next
 beat; fleets that use different databases of one server see only what the other has open. The margin is for both.
+
+Whoever may write to Redis may also write entries of workers that do not exist: they take shares for as long as they are
+renewed, and a worker never has less than its two connections.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ there is no loop.
 
 import asyncio
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -14,7 +15,9 @@ from arq.constants import result_key_prefix
 from redis.exceptions import RedisError
 
 from worker import wire
+from worker.engine.leases import MOST_BYTES_AT_ONCE, with_typed
 from worker.outcomes import Applied, Failed, Outcome, Reason, Rejected
+from worker.periodic import FailureLog
 
 _MOST_AT_ONCE = 500
 _LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
@@ -28,7 +31,9 @@ class Waits:
     """The jobs that requests of this process wait for."""
 
     def __init__(self, redis: ArqRedis) -> None:
-        self._redis = redis
+        text = (files("producer.front") / "results.lua").read_text("utf-8")
+        self._results: Any = redis.register_script(with_typed(text))
+        self._failures = FailureLog("outcomes")
         self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -63,7 +68,11 @@ class Waits:
         try:
             while self._waiting:
                 await asyncio.sleep(min(_MOST_PACE_S, _LEAST_PACE_S + _PACE_PER_JOB_S * len(self._waiting)))
-                await self._look_once()
+                try:
+                    await self._look_once()
+                except Exception as error:  # noqa: BLE001  (those who wait are told when their time is up)
+                    self._failures.log(error)
+                    await asyncio.sleep(_TROUBLE_DELAY_S)
         finally:
             self._looking = None
 
@@ -73,11 +82,14 @@ class Waits:
         for start in range(0, len(job_ids), _MOST_AT_ONCE):
             some = job_ids[start : start + _MOST_AT_ONCE]
             try:
-                results: list[bytes | None] = await self._redis.mget([result_key_prefix + job_id for job_id in some])
+                found: list[Any] = await self._results(
+                    keys=[result_key_prefix + job_id for job_id in some],
+                    args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE],
+                )
             except (RedisError, OSError):
                 await asyncio.sleep(_TROUBLE_DELAY_S)
                 return
-            await self._tell_all([(job_id, found) for job_id, found in zip(some, results, strict=True) if found])
+            await self._tell_all([(some[n - 1], result) for n, result in zip(found[::2], found[1::2], strict=True)])
 
     async def _tell_all(self, results: Sequence[tuple[str, bytes]]) -> None:
         """Tell outcomes a few at a time, so that those who have theirs ask anew while the others are answered.

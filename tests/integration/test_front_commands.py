@@ -16,6 +16,7 @@ from waiting import until
 
 from producer.client import JobClient
 from producer.commands_file import read_commands
+from producer.front import waiting
 from producer.front.waiting import Waits, outcome_of
 from producer.submission import Submission
 from worker import wire
@@ -389,6 +390,37 @@ async def test_thousands_of_callers_wait_at_a_time(redis: ArqRedis) -> None:
     for number, task in asking.items():
         assert Applied({"n": number}) == await task
     assert not waits._waiting
+
+
+async def test_a_result_that_no_worker_wrote_is_not_read_whole(redis: ArqRedis) -> None:
+    """It is ignored until a worker writes the job's own; results of other jobs are not kept by it."""
+    waits = Waits(redis)
+    result = wire.serialize({"r": {"status": "applied", "result": {}}})
+    await redis.set("arq:result:huge", result + b" " * wire.MAX_PAYLOAD_BYTES)
+    await redis.hset("arq:result:odd", "a", "b")
+    await redis.mset({f"arq:result:{n}": result + b" " * 1_000_000 for n in range(12)})
+    huge, odd = (asyncio.create_task(waits.outcome(name, 30)) for name in ("huge", "odd"))
+    assert [Applied({})] * 12 == await asyncio.gather(*(waits.outcome(f"{n}", 30) for n in range(12)))
+    assert not huge.done()
+    await redis.delete("arq:result:odd")
+    await redis.mset({"arq:result:huge": result, "arq:result:odd": result})
+    assert [Applied({})] * 2 == await asyncio.gather(huge, odd)
+
+
+async def test_an_error_of_a_look_does_not_end_the_waits(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is: the next look comes, for those who wait already."""
+    waits = Waits(redis)
+    look_once, errors = waits._look_once, iter([KeyError("a mistake"), None])
+
+    async def look() -> None:
+        if error := next(errors, None):
+            raise error
+        await look_once()
+
+    monkeypatch.setattr(waits, "_look_once", look)
+    monkeypatch.setattr(waiting, "_TROUBLE_DELAY_S", 0.0)
+    await redis.set("arq:result:a", wire.serialize({"r": {"status": "applied", "result": {}}}))
+    assert Applied({}) == await waits.outcome("a", 5)
 
 
 async def test_a_client_that_leaves_in_mid_body_costs_no_traceback(

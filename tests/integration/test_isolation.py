@@ -73,6 +73,28 @@ async def test_a_statement_in_a_transaction_is_not_repeated_alone(pool: Pool, co
     assert 1 == await connection.fetchval("SELECT last_value FROM reads")
 
 
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+async def test_a_commit_that_conflicts_is_no_commit(
+    pool: Pool, side: SideConnection, connection: Any, state: str
+) -> None:
+    """A deferred trigger ends the transaction at its COMMIT: that is raised, and no second COMMIT hides it."""
+    await connection.execute(FAILING)
+    await connection.execute(
+        f"""CREATE TABLE noted (n integer);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM unlucky('{state}', 2); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER refused AFTER INSERT ON noted DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    )
+    with pytest.raises(Conflict):
+        async with pool.transaction() as writer:
+            await writer.execute("INSERT INTO noted VALUES (1)")
+    with pytest.raises(Conflict):
+        async with side.use() as writer, writer.transaction():
+            await writer.execute("INSERT INTO noted VALUES (2)")
+    assert 0 == await connection.fetchval("SELECT count(*) FROM noted")
+
+
 async def test_writes_have_the_isolation_that_they_are_written_for(strict: Pool) -> None:
     """Whatever the database's default is."""
     async with strict.transaction() as writer:

@@ -116,6 +116,20 @@ async def test_another_try_keeps_the_count_and_the_time(redis: ArqRedis, leases:
     assert 0 < (await redis.zscore(QUEUE, "later") or 0) - 1000 * seconds <= 61_000
 
 
+@pytest.mark.parametrize("cause", ["line 1\nline 2 ", " 7 blanks", "nul \x00 é", "", "x" * 5000])
+async def test_the_cause_of_the_last_try_is_kept(cause: str, redis: ArqRedis, leases: Leases) -> None:
+    """Whatever its text is, as long as the job is to run again; a try without one deletes that of the try before."""
+    await enqueue(redis, "a")
+    await claim(leases, "me")
+    await leases.finish("me", [Finish("a", "again", b"1 before")])
+    await claim(leases, "me")
+    await leases.finish("me", [Finish("a", "again", f"2 {cause}".encode())])
+    assert (b"2", cause.encode() or None) == (await redis.get("arq:retry:a"), await redis.get("arq:cause:a"))
+    await claim(leases, "me")
+    await leases.finish("me", [done("a")._replace(tried=True)])
+    assert [b"arq:result:a"] == await redis.keys("*")
+
+
 async def test_a_released_job_is_as_it_was(redis: ArqRedis, leases: Leases) -> None:
     """Giving a job back spends no try and keeps its place."""
     await enqueue(redis, "a", "b")
@@ -287,7 +301,7 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
     await redis.zadd(f"{QUEUE}:owners", {"me": seconds * 1000})
 
     await redis.register_script(script("renew"))(
-        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000]
+        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
     )
 
     left = {job_id: await redis.pttl(f"arq:in-progress:{job_id}") for job_id in ("young", "old")}
@@ -295,6 +309,23 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
     assert 19_000 <= left["old"] <= 20_000
     assert 19_000 <= (await redis.zscore(QUEUE, "old") or 0) - seconds * 1000 <= 22_000
     assert 9_000 <= (await redis.zscore(f"{QUEUE}:owners", "me") or 0) - seconds * 1000 <= 12_000
+
+
+async def test_a_renewal_looks_at_so_many_jobs_in_turn(redis: ArqRedis, leases: Leases) -> None:
+    """Anybody may have added millions to the set of those that are held: one call reads a bounded part of it."""
+    await enqueue(redis, *"abcde")
+    await claim(leases, "me")
+    renew = redis.register_script(script("renew"))
+    rank, replies = 0, list[tuple[int, int, str]]()
+    for _ in range(3):
+        for job_id in "abcde":
+            await redis.pexpire(f"arq:in-progress:{job_id}", 1000)
+            await redis.zadd(QUEUE, {job_id: 1})
+        keys = [QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"]
+        renewed, rank = await renew(keys=keys, args=["me", 10_000, rank, 2])
+        kept = [job_id for job_id in "abcde" if await redis.pttl(f"arq:in-progress:{job_id}") > 1000]
+        replies.append((renewed, rank, "".join(kept)))
+    assert [(1, 2, "ab"), (1, 4, "cd"), (1, 0, "e")] == replies
 
 
 async def test_marks_outlive_the_lease(redis: ArqRedis, leases: Leases) -> None:

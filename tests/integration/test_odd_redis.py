@@ -12,9 +12,10 @@ from arq.jobs import Job, JobResult
 from arq.worker import func
 from waiting import until
 
+from producer.client import JobClient
 from worker import wire
 from worker.engine.finisher import Finisher
-from worker.engine.leases import Finish, Leases, backlog
+from worker.engine.leases import Finish, Leases, backlog, script
 from worker.engine.trouble import Patience
 from worker.engine.worker import EngineOptions, Worker
 
@@ -373,3 +374,58 @@ async def _result(redis: ArqRedis, job_id: str) -> JobResult:
     found = await Job(job_id, redis, _deserializer=wire.deserialize).result_info()
     assert found is not None
     return found
+
+
+async def test_no_foreign_value_is_read_whole(redis: ArqRedis) -> None:
+    """Redis would copy it for Lua, whatever its size: a mark, a count of tries or of lapses is asked for its length."""
+    leases, huge = Leases(redis, QUEUE, lease_ms=10_000), b"1" * MB
+    await enqueue(redis, "marked", "tried", "lost", "held")
+    await redis.set("arq:in-progress:marked", huge)
+    await redis.set("arq:retry:tried", huge)
+    await redis.hset(f"{QUEUE}:lapses", "held", huge)
+    await redis.set("arq:in-progress:lost", huge)
+    await redis.zadd(f"{QUEUE}:held:dead", {"lost": 1})
+    await redis.zadd(f"{QUEUE}:owners", {"dead": 1})
+    await redis.config_resetstat()
+
+    jobs, _ = await leases.claim("me", 10, suspect_too=True)
+    await redis.zadd(QUEUE, {"held": 1})
+    await redis.set("arq:in-progress:held", huge)
+    await redis.register_script(script("renew"))(
+        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
+    )
+
+    assert {"tried": (1, 0), "held": (0, 1)} == {job.id: (job.failed_tries, job.lapses) for job in jobs}
+    used = set(await redis.info("commandstats"))
+    assert {"cmdstat_getrange", "cmdstat_strlen", "cmdstat_hstrlen"} <= used
+    assert not {"cmdstat_get", "cmdstat_hget", "cmdstat_hmget", "cmdstat_hgetall"} & used
+
+
+async def test_thousands_of_planted_owners_do_not_keep_a_lost_ones_jobs(redis: ArqRedis) -> None:
+    """Those without jobs cost a claim little, so it removes a hundred of them."""
+    leases = Leases(redis, QUEUE, lease_ms=10_000)
+    await enqueue(redis, "a")
+    await leases.claim("lost", 1, suspect_too=False)
+    await redis.zadd(f"{QUEUE}:owners", {"lost": 2} | {f"planted-{n}": 1 for n in range(1000)})
+    returned = [(await leases.claim("me", 1, suspect_too=False))[1] for _ in range(11)]
+    assert 1 == sum(returned)
+    assert [b"me"] == await redis.zrange(f"{QUEUE}:owners", 0, -1)
+
+
+async def test_a_look_for_strays_reads_a_bounded_part(redis: ArqRedis) -> None:
+    """Anybody may have added millions to the set of those that are held."""
+    await redis.zadd(f"{QUEUE}:held:me", {f"{n}": n for n in range(5000)})
+    assert 1000 == len(await Leases(redis, QUEUE, lease_ms=10_000).strays("me", {"0", "1"}))
+
+
+async def test_what_is_shown_of_a_retried_job_is_bounded(redis: ArqRedis) -> None:
+    """Values of others may be huge: no more of them is read than shows that they are none of ours."""
+    await redis.mset(
+        {"arq:retry:a": "2", "arq:cause:a": "x" * MB, "arq:job:a": b" " * (2 * MB), "arq:retry:b": "1" * MB}
+    )
+    await redis.config_resetstat()
+    shown = await JobClient(redis).retrying("a")
+    assert shown is not None
+    assert (None, 2, "x" * 500) == (shown.function, shown.attempts, shown.last_error)
+    assert await JobClient(redis).retrying("b") is None
+    assert "cmdstat_get" not in await redis.info("commandstats")

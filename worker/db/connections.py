@@ -35,7 +35,8 @@ class Session(asyncpg.Connection):
     """asyncpg's connection, which repeats a statement that conflicts with another transaction, outside of transactions.
 
     There the statement is a transaction of its own, and has been rolled back. Under a database whose default isolation
-    is `serializable` any read may end so. Raises the conflict after eight tries.
+    is `serializable` any read may end so. Raises the conflict after eight tries. A COMMIT that conflicts is never
+    repeated: the transaction is over then, and the second COMMIT would succeed without it.
     """
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
@@ -55,12 +56,12 @@ class Session(asyncpg.Connection):
         return await self._repeated(super().fetchval, query, *args, **options)
 
     async def _repeated(self, statement: Any, *args: Any, **options: Any) -> Any:
+        if self.is_in_transaction():
+            return await statement(*args, **options)
         for conflicts in range(1, _MOST_CONFLICTS):
             try:
                 return await statement(*args, **options)
             except _CONFLICTS:
-                if self.is_in_transaction():
-                    raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
         return await statement(*args, **options)
 

@@ -40,6 +40,8 @@ _FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
 """Before a job that was left is looked at again: as long as it has been known, within these bounds."""
 _MOST_LEFT = 10_000
 """Jobs whose first sight is remembered."""
+_FORGET_AFTER_S = 60.0
+"""After a job's time is over: it has not come back here, and other workers have settled it."""
 _MAX_NAME_CHARACTERS = 100
 
 
@@ -156,8 +158,7 @@ class NewerJobs:
         if now - since >= self._leave_s or call.get("burst"):
             self._seen.pop(job_id, None)
             return
-        if len(self._seen) < _MOST_LEFT:  # a job over that is seen for the first time later
-            self._seen[job_id] = since
+        self._remember(job_id, since)
         if function not in self._logged and len(self._logged) < _MOST_LEFT:
             self._logged.add(function)
             log.warning(
@@ -168,6 +169,14 @@ class NewerJobs:
                 for_s=self._leave_s,
             )
         raise Leave(defer=min(max(now - since, _FIRST_LEAVE_S), _LONGEST_LEAVE_S, self._leave_s))
+
+    def _remember(self, job_id: str, since_s: float) -> None:
+        """Note when a job was first seen, if there is room; else it is seen for the first time later."""
+        oldest = next(iter(self._seen), None)
+        if oldest is not None and time.monotonic() - self._seen[oldest] > self._leave_s + _FORGET_AFTER_S:
+            del self._seen[oldest]
+        if len(self._seen) < _MOST_LEFT or job_id in self._seen:
+            self._seen[job_id] = since_s
 
 
 def arq_functions(types: JobTypes) -> list[Function]:

@@ -41,7 +41,9 @@ MOST_LAPSES = 3
 """Owners that may be lost with a job before it is failed instead of run."""
 _MOST_DIGITS = 6
 _MOST_OWNERS = 1000
-"""That a look at the queue counts the jobs of."""
+"""That are looked at in one call: anybody may have added millions."""
+_MOST_STRAYS = 1000
+"""Jobs that one look finds: four times what a claim can have taken."""
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""
 
@@ -127,9 +129,12 @@ class Leases:
         return [answer == ord("1") for answer in reply]
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
-        """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost."""
+        """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost.
+
+        At most 1,000 besides the *known* ones: anybody may have added millions.
+        """
         try:
-            held: list[bytes] = await self._redis.zrange(held_key(self._queue, owner), 0, -1)
+            held: list[bytes] = await self._redis.zrange(held_key(self._queue, owner), 0, len(known) + _MOST_STRAYS - 1)
         except ResponseError as error:
             if not is_wrong_type(error):
                 raise
@@ -143,10 +148,10 @@ class Leases:
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
     """End the leases of the owners whose names begin with *prefix*: their processes are known to be dead.
 
-    The next claim of any worker puts their jobs back. Returns how many owners there were.
+    The next claim of any worker puts their jobs back. Returns how many owners there were, of the first thousand.
     """
     key = f"{queue_name}:owners"
-    (owners,) = await _skip_wrong_types(redis.pipeline(transaction=False).zrange(key, 0, -1))
+    (owners,) = await _skip_wrong_types(redis.pipeline(transaction=False).zrange(key, 0, _MOST_OWNERS - 1))
     dead = [owner for owner in owners or () if owner.startswith(prefix.encode())]
     if dead:
         await redis.zadd(key, dict.fromkeys(dead, 0), xx=True)

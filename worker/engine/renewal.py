@@ -30,6 +30,8 @@ LONGEST_BLOCK_S = 30.0
 """PostgreSQL has ended the blocked process's open transaction by then, and its jobs can be run elsewhere."""
 _ROUNDS = 4
 """Renewals in the length of a lease."""
+_JOBS_A_ROUND = 25_000
+"""Jobs whose marks one renewal looks at; those of a larger MAX_JOBS are looked at in turn, all within a lease."""
 _ON_THE_WAY_S = 0.05
 _PATIENCE = 0.5
 """The part of a lease that an answer may take."""
@@ -58,6 +60,7 @@ class Renewal:
         self._loop = asyncio.get_running_loop()
         self._loop_seen_s = self._until_s = time.monotonic()
         self._stop = threading.Event()
+        self._first_rank = 0
         self._failures = FailureLog("lease renewal")
         self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
         self._renew: Any = self._redis.register_script(script("renew"))
@@ -113,7 +116,8 @@ class Renewal:
         keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner)]
         asked_s = time.monotonic()
         try:
-            renewed = self._renew(keys=keys, args=[owner, self._lease_ms])
+            args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
+            renewed, self._first_rank = self._renew(keys=keys, args=args)
         except (RedisError, OSError):
             return True  # the event loop meets the same trouble, and says so; the next round is soon
         if renewed:

@@ -8,10 +8,10 @@
 -- KEYS[6]  aborts: arq's zset of jobs that somebody asked to abort
 -- ARGV[1]  owner     ARGV[2]  lease, ms     ARGV[3]  max jobs (250 or fewer)
 -- ARGV[4]  1: one of them may be a suspect  ARGV[5]  the prefix of every owner's held key
--- ARGV[6]  max bytes of a payload: of a larger one only its length is read and returned
+-- ARGV[6]  max bytes of a payload: of a larger one only its length is returned
 -- ARGV[7]  max bytes of ids and payloads together; the first job is taken however large it is
 -- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys}
---          payload: nil where there is none, an integer (its length) where it is larger than ARGV[6]
+--          payload: nil where there is none or it is empty, an integer (its length) where it is larger than ARGV[6]
 --          failed tries, lapses, marks: empty where no job has any
 --          unusable: keys of a wrong type; KEYS[2] to KEYS[5] are deleted then, others are ignored
 -- Error    WRONGTYPE with the queue's name, before anything is changed, if the queue is no sorted set
@@ -54,8 +54,8 @@ local function put_back(lost)
     end
     for i = 1, #jobs, 2 do
         local id, due, key = jobs[i], jobs[i + 1], 'arq:in-progress:' .. jobs[i]
-        local holder = typed('GET', key) -- a mark of another type is no worker's
-        if (not holder or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
+        local holder = typed('GETRANGE', key, 0, #lost) or '' -- whole values may be huge; of another type: no worker's
+        if (holder == '' or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
             redis.call('DEL', key)
             local lapsed = redis.pcall('HINCRBY', KEYS[4], id, 1)
             if type(lapsed) == 'table' then -- the count was no number
@@ -77,39 +77,40 @@ local function put_back(lost)
     return #jobs / 2
 end
 
-local returned = 0
-for _, lost in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 2)) do
-    if lost ~= owner then
-        returned = returned + put_back(lost)
+local returned, put = 0, 0
+for _, lost in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
+    if lost ~= owner and put < 2 then -- those without jobs cost little, and must not stand before those with some
+        local count = put_back(lost)
+        returned, put = returned + count, put + (count > 0 and 1 or 0)
     end
 end
 
-local ids, dues, jobs, too_long, raised, kept = {}, {}, {}, {}, {}, {}
+local ids, dues, payloads, raised, kept = {}, {}, {}, {}, {}
 local bytes, is_full = 0, false
 local function take(id, due)
     local job, mark = 'arq:job:' .. id, 'arq:in-progress:' .. id
-    local length = redis.pcall('STRLEN', job)
-    if type(length) == 'table' then
-        length = typed('STRLEN', job) or 0
+    local payload = redis.pcall('GETRANGE', job, 0, ARGV[6]) -- a byte more than the limit, which tells a larger one apart
+    if type(payload) == 'table' then
+        payload = typed('GETRANGE', job, 0, ARGV[6]) or ''
     end
-    local size = #id + (length > max_payload and 0 or length)
+    local size = #id + #payload
+    if #payload > max_payload then
+        payload, size = redis.call('STRLEN', job), #id
+    end
     if #ids > 0 and bytes + size > max_bytes then
         is_full = true -- it is the first one of the next claim
         return false
     end
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
     if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
-        if typed('GET', mark) then
+        if typed('STRLEN', mark) then
             return false
         end
         redis.call('SET', mark, owner, 'PX', mark_ms) -- of another type: no worker's
     end
     bytes = bytes + size
     ids[#ids + 1], dues[#dues + 1] = id, due
-    if length > max_payload then
-        too_long[#ids], job = length, KEYS[3] -- which MGET answers with nil
-    end
-    jobs[#jobs + 1] = job
+    payloads[#ids] = payload ~= '' and payload
     raised[#raised + 1], raised[#raised + 2] = now + mark_ms, id
     kept[#kept + 1], kept[#kept + 2] = due, id
     return true
@@ -141,7 +142,7 @@ for _ = 1, 24 do -- jobs that stock workers run stay at the head: page past them
     if is_full or #page < 2 * size or #ids >= limit then
         break
     end
-    size = 4 * size
+    size = 16 * size
 end
 if #ids == 0 then
     return { {}, {}, {}, {}, {}, {}, returned, unusable }
@@ -149,10 +150,6 @@ end
 
 redis.call('ZADD', KEYS[3], unpack(kept))
 redis.call('ZADD', KEYS[2], now + lease_ms, owner)
-local payloads = redis.call('MGET', unpack(jobs))
-for i, length in pairs(too_long) do
-    payloads[i] = length
-end
 
 -- A count that is too long to be one is cut: nobody reads it as a number then.
 local retries = {}
@@ -169,8 +166,8 @@ end
 local lapses = {}
 if redis.call('EXISTS', KEYS[4]) == 1 then
     for i, id in ipairs(ids) do
-        local count = redis.call('HMGET', KEYS[4], id)[1]
-        lapses[i] = count and string.sub(count, 1, MAX_DIGITS + 1)
+        local length = redis.call('HSTRLEN', KEYS[4], id)
+        lapses[i] = length > 0 and (length > MAX_DIGITS and '?' or redis.call('HMGET', KEYS[4], id)[1])
     end
 end
 local aborts = abort_marks > 0 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}

@@ -50,6 +50,8 @@ for i, id in ipairs(ids) do
                 redis.call('SET', 'arq:retry:' .. id, tries, 'EX', 88400)
                 if cause ~= '' then
                     redis.call('SET', 'arq:cause:' .. id, cause, 'EX', 88400)
+                else
+                    redis.call('DEL', 'arq:cause:' .. id) -- that of a try before
                 end
                 typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end

@@ -1,0 +1,56 @@
+"""Jobs that only a newer worker understands: how long this worker leaves them, and what it remembers of them."""
+
+from typing import Any
+
+import pytest
+
+from worker.engine import intake
+from worker.engine.intake import NewerJobs
+from worker.engine.job_run import Leave
+
+
+class Clock:
+    """A monotonic clock that is moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr(intake.time, "monotonic", lambda: self.now_s)
+
+
+def is_left(newer: NewerJobs, job_id: str, **call: Any) -> bool:
+    """Return whether a job is left to others."""
+    try:
+        newer.leave("new", {"job_id": job_id, **call}, "cause")
+    except Leave:
+        return True
+    return False
+
+
+def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They never come back here. Were they remembered for ever, a new one would be left again and again, for good."""
+    monkeypatch.setattr(intake, "_MOST_LEFT", 3)
+    clock, newer = Clock(monkeypatch), NewerJobs(10)
+    for name in "abc":
+        assert is_left(newer, name)
+    assert is_left(newer, "d")
+    clock.now_s += 100
+    for seconds in (0, 5):
+        clock.now_s += seconds
+        assert is_left(newer, "d")
+    clock.now_s += 6
+    assert not is_left(newer, "d")
+
+
+def test_a_job_that_comes_back_late_still_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog may keep it for longer than it is to be left: then its time is over."""
+    clock, newer = Clock(monkeypatch), NewerJobs(10)
+    assert is_left(newer, "late")
+    clock.now_s += 50
+    assert is_left(newer, "other")
+    assert not is_left(newer, "late")
+
+
+def test_a_burst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end without the jobs."""
+    Clock(monkeypatch)
+    assert not is_left(NewerJobs(10), "a", burst=True)
