@@ -76,8 +76,8 @@ class Reader:
         self._home = home
         self._port = port
         self._running: list[subprocess.Popen[bytes]] = []
-        for name in ("worker", "producer", "settings.py", "tests"):
-            (home / name).symlink_to(ROOT / name)
+        for path in (*ROOT.glob("*.py"), *(ROOT / name for name in ("worker", "producer", "tests"))):
+            (home / path.name).symlink_to(path)
         tools = home / "tools"
         tools.mkdir()
         _write_tool(tools / "pip", "exit 0")
