@@ -6,7 +6,7 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | event | level | when |
 |---|---|---|
 | `worker.started`, `worker.stopped` | info | a process began and ended its work |
-| `worker.left_jobs` | warning | a worker ended with jobs that it could not put back; they run elsewhere after the lease |
+| `worker.left_jobs` | warning | a worker ended with jobs that it could not put back: they run after its lease |
 | `worker.died` | warning | `--workers` or `--demo` replaces a worker that ended; with its status and its log |
 | `jobs.settled` | info | every STATS_INTERVAL in which jobs were: outcomes and the pool's figures |
 | `jobs.recovered` | info | jobs whose lease was over went back to the queue |
@@ -28,10 +28,10 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `budget.limited` | warning | a worker begins with less than POOL_MAX_SIZE; with the numbers |
 | `budget.changed` | info | the pool's limit went down or up |
 | `budget.exceeded` | warning | the minimum of the workers that run is more than the server can give |
-| `budget.entries_unusable` | warning | an entry of the budget in Redis that no worker wrote was skipped; once for each |
+| `budget.entries_unusable` | warning | an entry of the budget that no worker wrote was skipped; once for each |
 | `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
-| `advice.failed`, `prune.failed` | warning, error | PostgreSQL refused the adviser or the pruner; error: another cause |
+| `advice.failed`, `prune.failed` | warning, error | PostgreSQL was away or refused it; error: another cause |
 | `rows.pruned` | info | old snapshots and ledger rows were deleted |
 | `retention.longer` | warning | another worker keeps rows for longer, and its setting counts |
 | `front.sign_in_failed` | warning | a caller of the front gave a wrong token; with its address |

@@ -60,7 +60,7 @@ def test_the_readme_names_each_setting(name: str) -> None:
     """And where its table gives a number as the default, it is the default."""
     section = (ROOT / "README.md").read_text("utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert re.search(rf"\b{name.upper()}\b", section)
-    shown = re.search(rf"`{name.upper()}` \((none|\d+(?: MiB)?)\b", section)
+    shown = re.search(rf"`{name.upper()}` \((none|\d+(?: MiB)?)(?=[ );:,])", section)
     if shown:
         number, _, unit = shown[1].partition(" ")
         assert (str(int(number) * MIB) if unit else number) == default_of(name)
