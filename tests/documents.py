@@ -69,7 +69,8 @@ def _is_complete(text: str) -> bool:
 class Reader:
     """Somebody who pastes the blocks of documents, in *home*, on embedded servers that are there for nobody else.
 
-    `uv run` and `pip` are stand-ins: everything is installed. The front's port is a free one instead of 8000.
+    `uv run` and `pip` are stand-ins: everything is installed. The front's port is a free one instead of 8000, and
+    workloads have a tenth of their jobs.
     """
 
     def __init__(self, home: Path, port: int) -> None:
@@ -156,8 +157,10 @@ class Reader:
         return command, ended.returncode, ended.stdout
 
     def _on_free_port(self, command: str) -> str:
-        return command.replace(f"127.0.0.1:{_PORT}", f"127.0.0.1:{self._port}").replace(
-            f"localhost:{_PORT}", f"127.0.0.1:{self._port}"
+        return (
+            command.replace("--jobs 10000", "--jobs 1000")
+            .replace(f"127.0.0.1:{_PORT}", f"127.0.0.1:{self._port}")
+            .replace(f"localhost:{_PORT}", f"127.0.0.1:{self._port}")
         )
 
 
