@@ -101,7 +101,7 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = Urls(
         urlsplit(urls.database)._replace(path=f"/{name}").geturl(),
-        urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
+        _with_redis_database(urls.redis),
     )
     async with AsyncExitStack() as stack:
         redis = open_redis(own.redis, queue_name=QUEUE)
@@ -122,8 +122,11 @@ async def _drop(urls: Urls, name: str) -> None:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _with_redis_database(url: str) -> dict[str, str]:
-    return {"query": f"db={_REDIS_DATABASE}"} if url.startswith("unix:") else {"path": f"/{_REDIS_DATABASE}"}
+def _with_redis_database(url: str) -> str:
+    """Return *url* with our database's number. `geturl` would make `unix:/path` of a `unix:///path`."""
+    if url.startswith("unix:"):
+        return f"{url.partition('?')[0]}?db={_REDIS_DATABASE}"
+    return urlsplit(url)._replace(path=f"/{_REDIS_DATABASE}").geturl()
 
 
 @contextmanager
