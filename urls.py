@@ -432,7 +432,7 @@ def _utf8(text: str, what: str) -> str:
 
 
 def _require_file(name: str, path: str) -> None:
-    """Raise `UrlError` unless the file can be read: whoever connects could not tell it from the server."""
+    """Raise `UrlError` unless the file can be read: the driver reports a missing file as a server that is away."""
     try:
         if Path(path).is_file():
             Path(path).open("rb").close()

@@ -1,4 +1,4 @@
-"""`python -m producer`: enqueue jobs, see what became of them, run them again."""
+"""`python -m producer`: enqueue jobs, list their outcomes, run them again."""
 
 from worker import process
 
@@ -21,7 +21,7 @@ _RUN_EXAMPLES = """  python -m producer --jobs 10000 --workers 1          a gene
   cat commands.jsonl | python -m producer --file -     the same from standard input
 
 other commands (each has its own --help):
-  python -m producer results    what became of jobs
+  python -m producer results    outcomes of jobs, the newest or the slowest first
   python -m producer requeue    run failed or rejected jobs again
   python -m producer serve      the HTTP front"""
 _RESULTS_EXAMPLES = """  python -m producer results --status failed --since 1h
@@ -65,7 +65,7 @@ def results_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m producer results`."""
     parser = Parser(
         prog="python -m producer results",
-        description="List what became of jobs: the given ones or all, the newest or the slowest first.",
+        description="List outcomes of jobs: of the given ones or all, the newest or the slowest first.",
         examples=_RESULTS_EXAMPLES,
     )
     _add_selection(parser)

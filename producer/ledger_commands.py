@@ -1,4 +1,4 @@
-"""`python -m producer results` and `requeue`: what became of jobs, and running them again."""
+"""`python -m producer results` and `requeue`: outcomes of jobs, and running jobs again."""
 
 import argparse
 import sys

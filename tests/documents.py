@@ -69,15 +69,16 @@ def _is_complete(text: str) -> bool:
 class Reader:
     """Somebody who pastes the blocks of documents, in *home*, on embedded servers that are there for nobody else.
 
-    `uv run` and `pip` are stand-ins: everything is installed. The front's port is a free one instead of 8000.
+    `uv run` and `pip` are stand-ins: everything is installed. The front's port is a free one instead of 8000, and
+    workloads have a tenth of their jobs.
     """
 
     def __init__(self, home: Path, port: int) -> None:
         self._home = home
         self._port = port
         self._running: list[subprocess.Popen[bytes]] = []
-        for name in ("worker", "producer", "settings.py", "tests"):
-            (home / name).symlink_to(ROOT / name)
+        for path in (*ROOT.glob("*.py"), *(ROOT / name for name in ("worker", "producer", "tests"))):
+            (home / path.name).symlink_to(path)
         tools = home / "tools"
         tools.mkdir()
         _write_tool(tools / "pip", "exit 0")
@@ -156,8 +157,10 @@ class Reader:
         return command, ended.returncode, ended.stdout
 
     def _on_free_port(self, command: str) -> str:
-        return command.replace(f"127.0.0.1:{_PORT}", f"127.0.0.1:{self._port}").replace(
-            f"localhost:{_PORT}", f"127.0.0.1:{self._port}"
+        return (
+            command.replace("--jobs 10000", "--jobs 1000")
+            .replace(f"127.0.0.1:{_PORT}", f"127.0.0.1:{self._port}")
+            .replace(f"localhost:{_PORT}", f"127.0.0.1:{self._port}")
         )
 
 

@@ -6,17 +6,38 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | event | level | when |
 |---|---|---|
 | `worker.started`, `worker.stopped` | info | a process began and ended its work |
+| `worker.left_jobs` | warning | a worker ended with jobs that it could not put back: they run after its lease |
+| `worker.died` | warning | `--workers` or `--demo` replaces a worker that ended; with its status and its log |
 | `jobs.settled` | info | every STATS_INTERVAL in which jobs were: outcomes and the pool's figures |
+| `jobs.recovered` | info | jobs whose lease was over went back to the queue |
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
-| `database.unavailable`, `database.back` | warning, info | once each an outage |
+| `job.unsettled` | error | an error of ours, not the job's: the job runs again |
+| `job.left` | warning | a job that only a newer worker understands; once per function |
+| `job.content_dropped` | warning | the arguments of a job do not fit its row in the ledger, which has none then |
+| `hook.failed` | error | a hook of arq's (`on_job_start` and the like) raised |
+| `lease.lost` | warning | this worker's lease ended, so that others may run its jobs |
+| `task.failed` | error | a background task raised; it goes on. At most once a minute |
+| `database.unavailable`, `database.back` | warning, info | once per outage |
+| `redis.unavailable`, `redis.back` | warning, info | once per outage |
+| `redis.key_unusable` | warning | a key or value in Redis that no worker wrote was skipped; once for each |
+| `redis.may_drop_jobs` | warning | at the start: `maxmemory-policy` is not `noeviction` |
 | `server.waited_for` | warning | PostgreSQL or Redis does not answer at the start |
+| `wakeup.unsupported` | info | Redis does not wake this worker, which looks every POLL_DELAY |
+| `postgresql.no_channel_binding` | warning | the URL asks for channel binding, which the driver does not have |
 | `budget.waiting` | warning | a new worker has to wait: the others hold all connections, or their number is not known |
 | `budget.limited` | warning | a worker begins with less than POOL_MAX_SIZE; with the numbers |
 | `budget.changed` | info | the pool's limit went down or up |
-| `budget.exceeded` | warning | the least of the workers that run is more than the server can give |
+| `budget.exceeded` | warning | the minimum of the workers that run is more than the server can give |
+| `budget.entries_unusable` | warning | an entry of the budget that no worker wrote was skipped; once for each |
+| `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
+| `advice.failed`, `prune.failed` | warning, error | PostgreSQL was away or refused it; error: another cause |
+| `rows.pruned` | info | old snapshots and ledger rows were deleted |
+| `retention.longer` | warning | another worker keeps rows for longer, and its setting counts |
 | `front.sign_in_failed` | warning | a caller of the front gave a wrong token; with its address |
 | `migration.applied` | info | a schema migration was applied |
+| `migration.waits` | warning | a migration waits for a lock; with the process that holds it |
+| `migrations.newer` | warning | the database is newer than this process, which can work with it |
 | `log.dropped` | warning | lines that could not be written, since nobody read them or the disk was full: *count* |
 
 Lines go through a bounded queue (`worker.log_queue`), so that an output that takes none stops nothing. An error

@@ -72,7 +72,7 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 
 
 def _address(text: str) -> _Address | None:
-    """Return the address in *text*, which may have a port; None if it is none.
+    """Return the address in *text*, which may have a port; None if it is no address.
 
     An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.7`) is returned as IPv4.
     """

@@ -16,6 +16,10 @@ from worker.db.faults import DatabaseFault
 
 _SLOW_S = 10.0
 """A reader who has not taken a picture for so long is dropped; the browser comes again by itself."""
+_ANSWER_S = 3.0
+"""How long a stream waits for a picture before it reports trouble; less than the six seconds that the page waits."""
+_TROUBLE = '"PostgreSQL does not answer."'
+"""A picture needs PostgreSQL only: without Redis it has no queue (`Pictures`)."""
 _LATER_MS = 1000
 """When a browser comes again."""
 
@@ -36,14 +40,17 @@ class Feed:
         self._closed.set()
 
     async def follow(self, window: Window) -> AsyncGenerator[bytes]:
-        """Yield server-sent events: `picture` each second, `trouble` while the database does not answer."""
+        """Yield server-sent events: `picture` each second, `trouble` while PostgreSQL does not answer."""
         picture = self.pictures.of(window)
         yield format_sse_event(data_str=None, retry=_LATER_MS)
         while not self._closed.is_set():
             try:
-                yield format_sse_event(data_str=(await picture.get()).decode(), event="picture")
-            except DatabaseFault:
-                yield format_sse_event(data_str='"the database does not answer"', event="trouble")
+                async with asyncio.timeout(_ANSWER_S):
+                    content = await picture.get()
+            except (DatabaseFault, TimeoutError):
+                yield format_sse_event(data_str=_TROUBLE, event="trouble")
+            else:
+                yield format_sse_event(data_str=content.decode(), event="picture")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), picture.left_s or LIFE_S)
 

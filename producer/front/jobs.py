@@ -1,4 +1,4 @@
-"""Jobs: what became of them, page by page, and what an operator may do about them."""
+"""Jobs: their outcomes, page by page, and what an operator may do about them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime

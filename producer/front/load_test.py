@@ -1,4 +1,4 @@
-"""The room of the load tests: a bounded burst of generated jobs, and bounded concurrent queries through the pool."""
+"""The load tests: a bounded burst of generated jobs, and bounded concurrent queries through the pool."""
 
 import asyncio
 import secrets
@@ -68,7 +68,7 @@ async def query_load_test(
     services: Using,
     iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
 ) -> Queried:
-    """Run so many concurrent `SELECT 1` through this front's pool. One load test at a time."""
+    """Run *iterations* concurrent `SELECT 1` through this front's pool. One load test at a time."""
     async with _alone(services):
         began_s = time.perf_counter()
         results = await asyncio.gather(*(_query(services.pool) for _ in range(iterations)))

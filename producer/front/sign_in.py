@@ -112,7 +112,7 @@ class Access:
         return right
 
     def may_try(self, caller: str) -> bool:
-        """Return whether *caller* may give a token: one address has so many wrong ones, whoever else asks."""
+        """Return whether *caller* may give a token: wrong tokens are counted per address."""
         return self._failures.has_one(caller)
 
     def failed(self, caller: str, way: str) -> None:

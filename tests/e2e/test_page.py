@@ -332,6 +332,8 @@ def test_it_is_usable_on_a_small_phone(front: Front, page: Page) -> None:
     expect(page.locator("#jobs tbody tr")).to_have_count(1)
     expect(page.locator("#chart-in-use canvas")).to_be_visible()
     assert 0 == page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    functions = page.locator("#functions")
+    assert functions.evaluate("(table) => table.offsetWidth <= table.parentElement.clientWidth")
     expect(page.get_by_role("button", name="Requeue a-job-with")).to_be_visible()
 
 

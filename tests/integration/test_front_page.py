@@ -204,9 +204,30 @@ async def test_a_stream_says_that_the_database_is_away_and_goes_on(
     monkeypatch.setattr(type(pool), "acquire", lambda _: refuse())
     stream = feed.follow("5m")
     assert b"retry: 1000\n\n" == await anext(stream)
-    assert b'event: trouble\ndata: "the database does not answer"\n\n' == await anext(stream)
+    assert b'event: trouble\ndata: "PostgreSQL does not answer."\n\n' == await anext(stream)
     monkeypatch.setattr(type(pool), "acquire", lambda _: acquire())
     assert (await anext(stream)).startswith(b"event: picture\n")
+    feed.close()
+    assert [] == [event async for event in stream]
+
+
+async def test_a_stream_says_that_a_frozen_database_does_not_answer(
+    app: FastAPI, http: httpx.AsyncClient, monkeypatch: Any
+) -> None:
+    """A server that is stopped refuses nothing: the page would take the front for silent."""
+    monkeypatch.setattr(feed_module, "_ANSWER_S", 0.01)
+    feed: Feed = app.state.feed
+    thawed = asyncio.Event()
+
+    async def wait(*_: object) -> Any:
+        await thawed.wait()
+        raise Unavailable("away")
+
+    monkeypatch.setattr("producer.front.picture.read_history", wait)
+    stream = feed.follow("5m")
+    assert b"retry: 1000\n\n" == await anext(stream)
+    assert b'event: trouble\ndata: "PostgreSQL does not answer."\n\n' == await anext(stream)
+    thawed.set()
     feed.close()
     assert [] == [event async for event in stream]
 

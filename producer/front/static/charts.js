@@ -24,7 +24,7 @@ export class Chart {
     this.format = format;
     this.filled = filled;
     this.least = least;
-    this.none = el("p", { class: "none" }, "No figures of this time yet");
+    this.none = el("p", { class: "none" }, "No figures of this time");
     this.key = el("ul", { class: "keys" });
     this.host.after(this.key);
     this.lines = [];

@@ -1,4 +1,4 @@
-// One job's own view, at #job=ID: what became of it, and where its time went.
+// One job's own view, at #job=ID: its outcome, and where its time went.
 
 import { bar } from "./charts.js";
 import { api, byId, confirmed, el, figure, say, span, time, toast } from "./dom.js";

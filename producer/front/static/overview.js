@@ -89,6 +89,7 @@ function thinned(values, most = 38) {
 }
 
 function queue({ queue: found }, until) {
+  say("queue-hint", found ? "In the last five minutes, for as long as a page was open. Redis keeps no history." : "Redis does not answer: the queue is unknown.");
   const { times, waiting, running, oldest_s } = parted(found ? found.series : { times: [], waiting: [], running: [], oldest_s: [] });
   charts.depth.show(times, [{ name: "waiting", color: "--s1", values: waiting }, { name: "running", color: "--s2", values: running }], until - 300, until);
   charts.oldest.show(times, [{ name: "oldest", color: "--s1", values: oldest_s }], until - 300, until);

@@ -20,9 +20,9 @@ function open() {
   close();
   stream = new EventSource(`/events?window=${chosen()}`);
   stream.addEventListener("picture", ({ data }) => take(JSON.parse(data)));
-  stream.addEventListener("trouble", () => {
+  stream.addEventListener("trouble", ({ data }) => {
     watch();
-    lost("The database does not answer.");
+    lost(JSON.parse(data)); // which server does not answer
   });
   stream.onerror = () => {
     lost("The connection to the service is lost.");
