@@ -6,6 +6,7 @@ Started as a program: reads a JSON list of cases from standard input and writes 
 after `stop_s` seconds gets a SIGTERM, and after LONGEST_S a SIGKILL. Those of one `group` run one after the other.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -91,6 +92,7 @@ def _is_left(group: int) -> bool:
 def _be(case: dict[str, Any], path: Path) -> None:
     """Become the command, from its environment and streams to its exit status."""
     status = 70
+    atexit._clear()  # what is registered by now is the runner's, such as the removal of its directory
     try:
         os.setsid()
         os.environ.clear()
@@ -116,6 +118,7 @@ def _be(case: dict[str, Any], path: Path) -> None:
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()  # as a process that ends: the lines that wait are written
         os._exit(status)
 
 
