@@ -291,7 +291,7 @@ def test_commands_end_as_documented_wherever_they_are(environments: dict[str, En
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_command_ends_as_documented_everywhere(environments: dict[str, Environment]) -> None:
     """All of it."""
     check(environments, [(command, name) for command in commands() for name in environments])
