@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from settings import SettingsError, load
 from urls import UNREADABLE, UrlError, check_redis, parse_postgres, with_database, without_password
 from worker.broker import open_redis, redis_settings
-from worker.db.address import arguments
+from worker.db.address import arguments, service_file
 
 DATABASE, REDIS = "postgresql://ada@h/shop", "redis://r"
 SECRET = "hunter2"
@@ -279,3 +279,28 @@ def test_another_database_of_redis(url: str, other: str) -> None:
     assert after.pop("db") == 15
     before.pop("db", None)
     assert before == after
+
+
+@pytest.mark.parametrize(
+    ("url", "lines"),
+    [
+        ("postgresql:///d?host=/run&port=5433", ["host=/run", "port=5433", "dbname=d"]),
+        (
+            "postgresql://u:p%40%2F%23%3D@h1:1,h2:2/d",
+            ["host=h1,h2", "port=1,2", "user=u", "password=p@/#=", "dbname=d"],
+        ),
+        ("postgresql+asyncpg://h/d?sslmode=require", ["host=h", "dbname=d", "sslmode=require"]),
+        ("postgresql://", []),
+    ],
+)
+def test_a_service_file_has_the_parts_of_the_url(url: str, lines: list[str]) -> None:
+    """As libpq reads them: a line each, not encoded."""
+    assert ["[tidepool]", *lines] == service_file(url).splitlines()
+
+
+@pytest.mark.parametrize("password", ["a%0Ahost%3Devil", "a%20", "%09a"])
+def test_a_password_that_no_service_file_holds_is_refused(password: str) -> None:
+    """It would be another line, or be read without its blank; the text does not have it."""
+    with pytest.raises(UrlError, match="has a password that a service file cannot hold") as refused:
+        service_file(f"postgresql://u:{password}@h/d")
+    assert "evil" not in str(refused.value)
