@@ -62,11 +62,12 @@ def _start(waiting: list[Any], running: dict[int, tuple[int, float]], cases: lis
 def _stop_late(running: dict[int, tuple[int, float]], cases: list[Any]) -> None:
     for pid, (number, begun_s) in running.items():
         runs_s = time.monotonic() - begun_s
-        if runs_s > (LONGEST_FRESH_S if cases[number].get("fresh") else LONGEST_S):
+        longest_s = LONGEST_FRESH_S if cases[number].get("fresh") else LONGEST_S
+        if runs_s > longest_s:
             os.kill(pid, signal.SIGKILL)
-        elif runs_s > cases[number].get("stop_s", LONGEST_S):
+        elif runs_s > cases[number].get("stop_s", longest_s):
             os.kill(pid, signal.SIGTERM)
-            cases[number]["stop_s"] = LONGEST_S
+            cases[number]["stop_s"] = longest_s
 
 
 def _result(pid: int, status: int, path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ this session's own, so that several sessions may run at a time; they are gone wh
 import asyncio
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,16 @@ _DATABASE_NUMBERS = itertools.count(1)
 
 hypothesis.settings.register_profile("tests", deadline=None, database=None)  # no clock, and no files in the checkout
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure() -> None:
+    """Handle SIGINT and SIGHUP as a terminal's commands do.
+
+    A run in a shell's background or under `nohup` ignores them, and the commands that the tests start would inherit it.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

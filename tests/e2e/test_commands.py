@@ -179,7 +179,7 @@ def test_the_slowest_jobs_are_told_part_by_part(service: Service) -> None:
     summary, table = service.run("producer", "results", "--slowest", "--limit", "2").stdout.split("\n\n")
     rows = service.run("producer", "results", "--slowest", "--json").document
 
-    assert ["queue", "pool", "database"] == [line.split()[1] for line in summary.splitlines()[2:]]
+    assert ["queue", "batch", "pool", "database"] == [line.split()[1] for line in summary.splitlines()[3:]]
     assert [row["job_id"] for row in rows[:2]] == [line.split()[-1] for line in table.splitlines()[2:]]
     assert rows[0].keys() == service.run("producer", "results", "--json").document[0].keys()
 
@@ -199,7 +199,7 @@ async def test_a_query_that_takes_too_long_is_one_clear_line(service: Service, c
 
 async def test_the_pools_are_shown_by_process_and_minute(service: Service, rows: Any) -> None:
     """As soon as there is a snapshot; before, a line says what to look for."""
-    assert "no snapshots of that time" in service.run("worker", "pool").stdout
+    assert "no live process wrote a snapshot in that time" in service.run("worker", "pool").stdout
     worker = service.start_worker()
     await until(lambda: rows("SELECT 1 FROM pool_snapshots"))
     (worker_id,) = {row["worker_id"] for row in await rows("SELECT worker_id FROM pool_snapshots")}

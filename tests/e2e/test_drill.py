@@ -88,10 +88,10 @@ async def test_servers_that_may_not_be_broken(
     ("named_database", "named_redis", "why"),
     [
         ("foo", "redis://h/5", "--database: must begin with postgresql:// or postgres://"),
-        ("postgresql://h:x/shop", "redis://h/5", "--database: is not a URL"),
+        ("postgresql://h:x/shop", "redis://h/5", "--database: has a port that is not a number"),
         ("postgresql://h/shop", "foo", "--redis: must begin with redis:// or rediss:// or unix://"),
-        ("postgresql://h/shop", "redis://h:x", "--redis: is not a URL"),
-        ("postgresql://h/shop?target_session_attrs=x", "redis://127.0.0.1:1/5", "the servers cannot be examined: "),
+        ("postgresql://h/shop", "redis://h:x", "--redis: has a port that is not a number"),
+        ("postgresql://h/shop?target_session_attrs=x", "redis://h/5", "--database: has parameter target_session_attrs"),
     ],
 )
 def test_servers_whose_names_are_wrong(service: Service, named_database: str, named_redis: str, why: str) -> None:

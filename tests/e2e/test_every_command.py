@@ -120,7 +120,7 @@ BAD_URLS = {
 @pytest.fixture(scope="module")
 def environments(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Environment]]:
     """Give the environments, with databases, roles and users of their own on the session's servers."""
-    names = ("every_well", "every_empty", "every_foreign")
+    names = ("every_well", "every_empty", "every_migrated", "every_foreign")
     login = f"local all every_stranger password\n{Path(servers_hba := hba_file(servers)).read_text('utf-8')}"
     before = Path(servers_hba).read_text("utf-8")
     Path(servers_hba).write_text(login, "utf-8")
@@ -214,6 +214,8 @@ def case(number: int, command: str, environment: Environment) -> dict[str, Any]:
     variables = environment.variables | {"WORKER_NAME": f"every-{number}"}
     if Path(variables["DATA_DIR"]).is_dir():
         variables["DATA_DIR"] += f"/{number}"
+    if command == "worker migrate":  # the others are to find the empty one empty
+        variables["DATABASE_URL"] = variables["DATABASE_URL"].replace("/every_empty", "/every_migrated")
     told = {"argv": [word, *rest, *WORDS.get(command, ())], "environment": variables, **environment.streams}
     if command == "producer serve":
         with socket.create_server(("127.0.0.1", 0)) as server:

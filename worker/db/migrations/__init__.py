@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 _LOCAL = f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"
 _LOCK = "LOCK TABLE schema_migrations IN EXCLUSIVE MODE"
 _APPLIED = """
-SELECT version, name, checksum, (to_jsonb(m) ->> 'breaks_older')::boolean AS breaks_older
+SELECT version, checksum, name, (to_jsonb(m) ->> 'breaks_older')::boolean AS breaks_older
 FROM schema_migrations AS m"""
 """By name, since other services' tables of this name have no checksum; as JSON, since that column comes with 0006."""
 _WRITE = """
