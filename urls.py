@@ -74,6 +74,7 @@ _POSTGRES_DROPPED: dict[str, tuple[str, ...] | None] = {
     "tcp_user_timeout": None,
 }
 """What asyncpg does not know, and the values with which leaving it out changes nothing; None: any."""
+_NAMING_DATABASES = ("dbname", "database", "db")
 _FILES = ("passfile", "sslcert", "sslcrl", "sslkey", "sslrootcert", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _SYSTEM = "system"
 
@@ -178,6 +179,23 @@ def checks_certificate(redis_url: str) -> bool:
 def drops_channel_binding(postgres_url: str) -> bool:
     """Return whether the URL requires channel binding, which the driver does not have: the URL's TLS has to do."""
     return ("channel_binding", "require") in _split(postgres_url, POSTGRES_SCHEMES).query
+
+
+def with_database(url: str, name: str) -> str:
+    """Return a URL of PostgreSQL or Redis with the database *name*, or that number, and all else as it is.
+
+    A parameter that names a database counts more than the path, so it is removed. Raises `UrlError`.
+    """
+    match = _SHAPE.fullmatch(url)
+    if match is None:
+        raise UrlError("does not parse")
+    scheme, authority, path, query, _ = match.groups(default="")
+    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in _NAMING_DATABASES]
+    if scheme == "unix":
+        kept.append(f"db={name}")
+    else:
+        path = f"/{name}"
+    return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
 
 
 def without_password(url: str) -> str:

@@ -20,6 +20,8 @@ _PART_TITLES = ("queue", "batch", "pool", "database")
 _WHERE = """Where the time went, by function (ms). queue: due until taken by a worker; batch: until its batch left;
 pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before"""
 _QUANTILES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+_WORDS = ("function", "job_id")
+_WIDE_WORDS = ("finished_at", "worker_id", "status", *_WORDS)
 _WIDE = 120
 """A terminal with room for more than what a slow job is asked for."""
 
@@ -56,7 +58,10 @@ def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) ->
     console.print(_WHERE)
     console.print(_latency_table(latency))
     console.print("\nThe slowest jobs (ms)")
-    console.print(_slowest_table(rows, wide=console.width >= _WIDE))
+    is_wide = console.width >= _WIDE
+    console.print(_slowest_table(rows, wide=is_wide))
+    if not is_wide:
+        console.print(terminal.left_out([name for name in _WIDE_WORDS if name not in _WORDS], below=_WIDE))
 
 
 def _latency_table(latency: list[dict[str, Any]]) -> Table:
@@ -70,7 +75,7 @@ def _latency_table(latency: list[dict[str, Any]]) -> Table:
 
 def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
     """Return the table, with the id last: it is of any length."""
-    words = ("finished_at", "worker_id", "status", "function", "job_id") if wide else ("function", "job_id")
+    words = _WIDE_WORDS if wide else _WORDS
     titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
     table = terminal.figures_table(("total", *titles, *words), words=words)
     table.padding = (0, 2 if wide else 1, 0, 0)

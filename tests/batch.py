@@ -3,9 +3,11 @@
 Started as a program: reads a JSON list of cases from standard input and writes a list of how they ended. A case has
 `argv`, `environment`, and what is wrong with its standard streams: `closed` (descriptors), `output` and `errors`
 (a file instead of one that is read back), `encoding`. One that is `fresh` is a process of its own. One that still runs
-after `stop_s` seconds gets a SIGTERM, and after LONGEST_S a SIGKILL. Those of one `group` run one after the other.
+after `stop_s` seconds gets a SIGTERM, and after LONGEST_S, or LONGEST_FRESH_S if it is fresh, a SIGKILL. Those of one
+`group` run one after the other.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from typing import Any
 
 AT_A_TIME = 6
 LONGEST_S = 30.0
+LONGEST_FRESH_S = 120.0
 
 
 def main() -> None:
@@ -59,11 +62,12 @@ def _start(waiting: list[Any], running: dict[int, tuple[int, float]], cases: lis
 def _stop_late(running: dict[int, tuple[int, float]], cases: list[Any]) -> None:
     for pid, (number, begun_s) in running.items():
         runs_s = time.monotonic() - begun_s
-        if runs_s > LONGEST_S:
+        longest_s = LONGEST_FRESH_S if cases[number].get("fresh") else LONGEST_S
+        if runs_s > longest_s:
             os.kill(pid, signal.SIGKILL)
-        elif runs_s > cases[number].get("stop_s", LONGEST_S):
+        elif runs_s > cases[number].get("stop_s", longest_s):
             os.kill(pid, signal.SIGTERM)
-            cases[number]["stop_s"] = LONGEST_S
+            cases[number]["stop_s"] = longest_s
 
 
 def _result(pid: int, status: int, path: Path) -> dict[str, Any]:
@@ -91,6 +95,7 @@ def _is_left(group: int) -> bool:
 def _be(case: dict[str, Any], path: Path) -> None:
     """Become the command, from its environment and streams to its exit status."""
     status = 70
+    atexit._clear()  # what is registered by now is the runner's, such as the removal of its directory
     try:
         os.setsid()
         os.environ.clear()
@@ -116,6 +121,7 @@ def _be(case: dict[str, Any], path: Path) -> None:
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
+        atexit._run_exitfuncs()  # as a process that ends: the lines that wait are written
         os._exit(status)
 
 

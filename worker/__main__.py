@@ -16,9 +16,11 @@ from datetime import timedelta
 from typing import Any
 
 from settings import Settings
+from urls import UrlError
 from worker import terminal
 from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from worker.bench.command import PARTS, bench
+from worker.db import address
 from worker.db.pool import PoolConfig
 from worker.db.repositories import Repositories
 from worker.db.roles import ROLES, grant_roles
@@ -48,6 +50,8 @@ _LABORATORY = {
 }
 _MIGRATE_EXAMPLES = """  python -m worker migrate
   python -m worker migrate --roles                     as the tables' owner; see docs/operations.md"""
+_URLS_EXAMPLES = """  python -m worker urls --json | jq -r .redis
+  PGSERVICEFILE=<(python -m worker urls --service) psql service=tidepool     in bash and zsh"""
 _SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
   python -m worker snapshots --json | jq '.[0].in_use_max'"""
 
@@ -84,19 +88,29 @@ async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: U
 
 async def show_urls(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
     """Print the URLs in use, for other programs: with their passwords."""
+    if arguments.service:
+        try:
+            print(address.service_file(urls.database))
+        except UrlError as error:
+            raise terminal.CommandError(f"DATABASE_URL: {error}") from None
+    else:
+        _print_urls(arguments, urls)
+    return 0
+
+
+def _print_urls(arguments: argparse.Namespace, urls: Urls) -> None:
     addresses = {"database": urls.database, "redis": urls.redis}
     if arguments.json:
         terminal.print_json(addresses)
     else:
         print("\n".join(f"{name:8}  {url}" for name, url in addresses.items()))
-    return 0
 
 
 async def services(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Keep the embedded servers running until Ctrl-C."""
     if not settings.embedded:
         raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
-    await show_urls(arguments, settings, urls)
+    _print_urls(arguments, urls)
     sys.stdout.flush()
     await asyncio.Event().wait()
     return 0
@@ -144,7 +158,12 @@ def parser() -> argparse.ArgumentParser:
     measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
     add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES, own_servers=True))
     _add_laboratory(commands)
-    _add(commands, "urls", show_urls, '  psql "$(python -m worker urls --json | jq -r .database)"')
+    addresses = _add(commands, "urls", show_urls, _URLS_EXAMPLES)
+    addresses.add_argument(
+        "--service",
+        action="store_true",
+        help="print a service file for psql instead, which keeps the password out of its arguments",
+    )
     return top
 
 

@@ -47,6 +47,7 @@ _ONLY_WIDE = (
     "processes", "commit_p95_ms",
 )  # fmt: skip
 """Left out of a table on a narrower terminal, where every figure would be cut."""
+_NARROW_LACKS = tuple(dict.fromkeys(title for title, name in (*_PROCESSES, *_MINUTES) if name in _ONLY_WIDE))
 _SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
 _COUNTS = ("jobs", "retries", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
 NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?"
@@ -94,6 +95,7 @@ def _drawn(health: dict[str, Any], width: int) -> Group | Text:
         _table(health["processes"], _PROCESSES, width),
         Text("\nThe fleet, minute by minute (UTC)"),
         _table(health["minutes"], _MINUTES, width),
+        *([] if width >= _WIDE else [Text(f"\n{terminal.left_out(_NARROW_LACKS, below=_WIDE)}")]),
     )
 
 

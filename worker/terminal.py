@@ -249,6 +249,11 @@ def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
     return table
 
 
+def left_out(titles: Sequence[str], *, below: int) -> str:
+    """Return the line that names the columns that a table of less than *below* columns of text does not have."""
+    return f"left out on a terminal of less than {below} columns: {', '.join(titles)} (--json has all of it)"
+
+
 def cell(value: object) -> str:
     """Return *value* as a table shows it: on one line, without control characters, nothing for None."""
     if value is None:

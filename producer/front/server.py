@@ -1,5 +1,6 @@
 """Runs the front until it is told to stop."""
 
+import asyncio
 import socket
 
 import uvicorn
@@ -35,7 +36,10 @@ class Server(BoundedServer):
 
 
 async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
-    """Serve *app* there until a signal, which is raised again at the end; returns 2 if it could not start."""
+    """Serve *app* there until a signal, which is raised again at the end; returns 2 if it could not start.
+
+    A cancel ends it as a signal does: requests under way have their grace, and the application is closed.
+    """
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -47,5 +51,10 @@ async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = Server(app, config)
-    await server.serve(listening)
+    try:
+        await server.serve(listening)
+    except asyncio.CancelledError:
+        if server.started:
+            await server.shutdown(listening)
+        raise
     return 0 if server.started else 2

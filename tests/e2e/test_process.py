@@ -110,3 +110,40 @@ def test_workers_that_can_have_no_log_are_one_line(service: Service) -> None:
     assert (2, "") == (done.status, done.stdout)
     assert done.stderr.startswith("error: no log of a worker in /proc/none/logs: ")
     assert 1 == done.stderr.count("\n")
+
+
+def test_a_closed_terminal_ends_a_producer_and_its_workers(service: Service) -> None:
+    """No worker is left without the parent that would stop it."""
+    words = ("producer", "--jobs", "100000", "--rate", "20", "--workers", "2")
+    producer = subprocess.Popen(
+        [sys.executable, "-m", *words], env=service.environment, cwd=ROOT, stdout=subprocess.DEVNULL, text=True
+    )
+    service.started.append(producer)
+    children = Path(f"/proc/{producer.pid}/task/{producer.pid}/children")
+    while len(workers := children.read_text().split()) < 2:
+        assert producer.poll() is None
+        time.sleep(0.01)
+    producer.send_signal(signal.SIGHUP)
+    assert 129 == producer.wait(30)
+    assert [] == [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_full_temporary_directory_disturbs_no_run(service: Service, tmp_path: Path) -> None:
+    """The producer and its workers need no room there; what the file system refuses would end them halfway."""
+    fill = f"mount -t tmpfs -o size=4k tmpfs {tmp_path} && {{ head -c 64k /dev/zero > {tmp_path}/full; true; }}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", fill], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    command = f"{fill} && ! echo more > {tmp_path}/more && exec {sys.executable} -m producer --jobs 3000 --workers 1"
+    ended = subprocess.run(
+        ["unshare", "-m", "sh", "-c", command],
+        env={**service.environment, "TMPDIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (0, 1), ended.stderr  # 1: the usual mix has jobs that are rejected
+    assert "3,000" in ended.stdout

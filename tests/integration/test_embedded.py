@@ -20,6 +20,7 @@ import pytest
 from redis import Redis, RedisError
 
 from worker import embedded
+from worker.embedded import locks
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -337,3 +338,24 @@ def test_what_somebody_else_put_there_is_refused(data_dir: Path, name: str, kind
     with pytest.raises(embedded.EmbeddedServersError, match=name):
         embedded.join(data_dir)
     assert (0o644, b"") == (victim.stat().st_mode & 0o777, victim.read_bytes())
+
+
+@pytest.mark.parametrize(("name", "module", "wait"), [("start", "locks", "LOCK"), ("members", "membership", "STOP")])
+def test_a_lock_that_is_held_is_named_while_a_command_waits_and_when_it_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, module: str, wait: str
+) -> None:
+    """Somebody with the same user holds the file: a warning says which it is, long before the end."""
+    home = tmp_path / "data"
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr("worker.embedded.locks._QUIET_WAIT_S", 0.02)
+    monkeypatch.setattr(f"worker.embedded.{module}.{wait}_WAIT_S", 0.1)
+    held = locks.open_lock(home / f"{name}.lock")
+    assert locks.try_flock(held)
+
+    with pytest.raises(embedded.EmbeddedServersError, match=f"has held {home}/{name}.lock for"):
+        embedded.join(home)
+
+    os.close(held)
+    assert [f"waiting for the process that holds {home}/{name}.lock: it starts or stops the servers"] == [
+        record.getMessage() for record in caplog.records if "waiting" in record.getMessage()
+    ]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from worker import terminal
+from producer import ledger_commands
+from worker import pool_command, terminal
 
 ROW: dict[str, Any] = {
     "job_id": "northwind-order-" + "x" * 41,
@@ -35,3 +36,19 @@ def test_figures_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     Console(file=said, width=40).print(table)
     assert "acquires/s  12,345" in said.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 119, 120, 149, 150, 2000])
+def test_columns_that_a_narrow_terminal_lacks_are_named(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Each title of `pool` and of `results --slowest` is a column, or in the line about what is left out."""
+    said = io.StringIO()
+    monkeypatch.setattr(terminal, "console", lambda: Console(file=said, width=width, markup=False, highlight=False))
+    columns = (*pool_command._PROCESSES, *pool_command._MINUTES)
+    row: dict[str, Any] = {name: 1 for _, name in columns} | {"worker_id": ROW["job_id"]}
+    terminal.console().print(pool_command._drawn({"processes": [row], "minutes": [row]}, width))
+    parts: dict[str, Any] = dict.fromkeys(ledger_commands._PARTS, 1) | dict.fromkeys(ledger_commands._WIDE_WORDS, "x")
+    ledger_commands._print_by_part([parts], [])
+    text = "".join(said.getvalue().split())
+    titles = [title for title, _ in columns] + list(ledger_commands._WIDE_WORDS)
+    assert [] == [title for title in titles if title.replace(" ", "") not in text]
+    assert (width < 150) + (width < 120) == text.count("leftout")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settings import SettingsError, load
-from urls import UNREADABLE, UrlError, check_redis, parse_postgres, without_password
+from urls import UNREADABLE, UrlError, check_redis, parse_postgres, with_database, without_password
 from worker.broker import open_redis, redis_settings
-from worker.db.address import arguments
+from worker.db.address import arguments, service_file
 
 DATABASE, REDIS = "postgresql://ada@h/shop", "redis://r"
 SECRET = "hunter2"
@@ -237,3 +237,70 @@ def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
                 lines = [variable]
                 redis_settings(url.strip() or REDIS) if variable == "REDIS_URL" else arguments(url.strip() or DATABASE)
             assert 1 == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("postgresql:///d?host=/run&port=5433", "postgresql:///own?host=/run&port=5433"),
+        ("postgresql://u@/d?host=/run", "postgresql://u@/own?host=/run"),
+        ("postgresql:///?host=/run", "postgresql:///own?host=/run"),
+        ("postgresql://u:p%2F@h1:1,h2:2/d?sslmode=require", "postgresql://u:p%2F@h1:1,h2:2/own?sslmode=require"),
+        ("postgresql://h/d?dbname=e&user=u", "postgresql://h/own?user=u"),
+        ("postgresql://h?database=e", "postgresql://h/own"),
+        ("postgres://[::1]:5433", "postgres://[::1]:5433/own"),
+    ],
+)
+def test_another_database_of_postgresql(url: str, other: str) -> None:
+    """Whatever names the database in the URL names the other one, and the rest stays what it is."""
+    assert with_database(url, "own") == other
+    before, after = arguments(url), arguments(other)
+    assert after["database"] == "own"
+    assert {name: value for name, value in before.items() if name != "database"} == {
+        name: value for name, value in after.items() if name != "database"
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("unix:///run/r.sock", "unix:///run/r.sock?db=15"),
+        ("unix://u:p@/run/r.sock?db=5&socket_timeout=3", "unix://u:p@/run/r.sock?socket_timeout=3&db=15"),
+        ("redis://:p@h:1/3", "redis://:p@h:1/15"),
+        ("redis://h/3?db=4&username=u&password=p", "redis://h/15?username=u&password=p"),
+        ("rediss://h?ssl_cert_reqs=none", "rediss://h/15?ssl_cert_reqs=none"),
+    ],
+)
+def test_another_database_of_redis(url: str, other: str) -> None:
+    """The same for Redis: a socket's path is no database, and the parameter counts more than the path."""
+    assert with_database(url, "15") == other
+    check_redis(other)
+    before, after = (open_redis(one, queue_name="q").connection_pool.connection_kwargs for one in (url, other))
+    assert after.pop("db") == 15
+    before.pop("db", None)
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("url", "lines"),
+    [
+        ("postgresql:///d?host=/run&port=5433", ["host=/run", "port=5433", "dbname=d"]),
+        (
+            "postgresql://u:p%40%2F%23%3D@h1:1,h2:2/d",
+            ["host=h1,h2", "port=1,2", "user=u", "password=p@/#=", "dbname=d"],
+        ),
+        ("postgresql+asyncpg://h/d?sslmode=require", ["host=h", "dbname=d", "sslmode=require"]),
+        ("postgresql://", []),
+    ],
+)
+def test_a_service_file_has_the_parts_of_the_url(url: str, lines: list[str]) -> None:
+    """As libpq reads them: a line each, not encoded."""
+    assert ["[tidepool]", *lines] == service_file(url).splitlines()
+
+
+@pytest.mark.parametrize("password", ["a%0Ahost%3Devil", "a%20", "%09a"])
+def test_a_password_that_no_service_file_holds_is_refused(password: str) -> None:
+    """It would be another line, or be read without its blank; the text does not have it."""
+    with pytest.raises(UrlError, match="has a password that a service file cannot hold") as refused:
+        service_file(f"postgresql://u:{password}@h/d")
+    assert "evil" not in str(refused.value)

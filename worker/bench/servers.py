@@ -8,13 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 from arq.connections import ArqRedis
 
 from settings import Settings, child_environment
-from urls import without_password
+from urls import with_database, without_password
 from worker import embedded, servers
 from worker.broker import open_redis
 from worker.db import address, capacity
@@ -99,10 +98,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     """Make a database with a new name, and take a Redis database that is empty; both are left as they were."""
     name = f"tidepool_bench_{secrets.token_hex(6)}"
-    own = Urls(
-        urlsplit(urls.database)._replace(path=f"/{name}").geturl(),
-        _with_redis_database(urls.redis),
-    )
+    own = Urls(with_database(urls.database, name), with_database(urls.redis, str(_REDIS_DATABASE)))
     async with AsyncExitStack() as stack:
         redis = open_redis(own.redis, queue_name=QUEUE)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
@@ -120,13 +116,6 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
 async def _drop(urls: Urls, name: str) -> None:
     async with session(urls.database) as admin:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _with_redis_database(url: str) -> str:
-    """Return *url* with our database's number. `geturl` would make `unix:/path` of a `unix:///path`."""
-    if url.startswith("unix:"):
-        return f"{url.partition('?')[0]}?db={_REDIS_DATABASE}"
-    return urlsplit(url)._replace(path=f"/{_REDIS_DATABASE}").geturl()
 
 
 @contextmanager

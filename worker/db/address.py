@@ -4,7 +4,7 @@ import ssl
 from typing import Any
 from urllib.parse import urlencode
 
-from urls import PostgresUrl, parse_postgres
+from urls import PostgresUrl, UrlError, parse_postgres
 
 _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslpassword")
 
@@ -28,6 +28,26 @@ def arguments(url: str) -> dict[str, Any]:
         "password": parsed.password,
         "database": parsed.database,
     }
+
+
+def service_file(url: str) -> str:
+    """Return the text of a service file of libpq with *url* as the service `tidepool`.
+
+    Raises `urls.UrlError`, also for a value that a line of that file cannot hold.
+    """
+    parsed = parse_postgres(url)
+    values = {
+        "host": ",".join(parsed.hosts),
+        "port": ",".join(map(str, parsed.ports)),
+        "user": parsed.user or "",
+        "password": parsed.password or "",
+        "dbname": parsed.database or "",
+        **parsed.parameters,
+    }
+    for name, value in values.items():
+        if not value.isprintable() or value != value.strip():
+            raise UrlError(f"has a {name} that a service file cannot hold: a control character, or a blank at an end")
+    return "\n".join(["[tidepool]", *(f"{name}={value}" for name, value in values.items() if value)])
 
 
 def _system_context(parsed: PostgresUrl) -> ssl.SSLContext:

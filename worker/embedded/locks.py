@@ -24,13 +24,23 @@ def start_lock(home: Path) -> Generator[None, None, None]:
     """Start, stop or look at the servers of *home* alone. Raises `EmbeddedServersError` after LOCK_WAIT_S."""
     fd = open_lock(home / "start.lock")
     try:
-        if not wait_until(lambda: try_flock(fd), _QUIET_WAIT_S):
-            log.warning("waiting for the process that holds %s/start.lock: it starts or stops the servers", home)
-            if not wait_until(lambda: try_flock(fd), LOCK_WAIT_S):
-                raise EmbeddedServersError(f"another process has held {home}/start.lock for {LOCK_WAIT_S:.0f} s")
+        wait_for_lock(fd, home / "start.lock", LOCK_WAIT_S)
         yield
     finally:
         os.close(fd)
+
+
+def wait_for_lock(fd: int, path: Path, wait_s: float, kind: int = fcntl.LOCK_EX) -> None:
+    """Take the lock of the file *path*, open as *fd*, and log a warning if that takes more than a moment.
+
+    Raises `EmbeddedServersError` after *wait_s* seconds.
+    """
+    quiet_s = min(wait_s, _QUIET_WAIT_S)
+    if wait_until(lambda: try_flock(fd, kind), quiet_s):
+        return
+    log.warning("waiting for the process that holds %s: it starts or stops the servers", path)
+    if not wait_until(lambda: try_flock(fd, kind), wait_s - quiet_s):
+        raise EmbeddedServersError(f"another process has held {path} for {wait_s:.0f} s")
 
 
 def open_lock(path: Path) -> int:

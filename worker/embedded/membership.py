@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from worker.embedded.locks import POLL_S, open_lock, start_lock, try_flock, wait_until
+from worker.embedded.locks import POLL_S, open_lock, start_lock, try_flock, wait_for_lock, wait_until
 from worker.embedded.place import EmbeddedServersError, account_of, make_private, socket_dir, urls
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import EmbeddedRedis
@@ -90,8 +90,8 @@ def _make(home: Path) -> None:
 
 def _start(home: Path, members_fd: int) -> list[str]:
     """Become a member and bring up what does not run; return the names of the servers that were started."""
-    if not wait_until(lambda: try_flock(members_fd, fcntl.LOCK_SH), STOP_WAIT_S):  # ours hold it under start.lock only
-        raise EmbeddedServersError(f"another process has held {home}/members.lock for {STOP_WAIT_S:.0f} s")
+    # ours hold it exclusively under start.lock only
+    wait_for_lock(members_fd, home / "members.lock", STOP_WAIT_S, fcntl.LOCK_SH)
     return [server.name for server in servers(home) if _bring_up(server)]
 
 

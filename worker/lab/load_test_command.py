@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from settings import Settings
 from worker import terminal
+from worker.bench.drain import require_running
 from worker.bench.servers import own_site
 from worker.embedded import Urls
 from worker.lab import numbers
@@ -57,13 +58,27 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
     connections = arguments.workers * (settings.pool_max_size + 1)
     async with (
         own_site(settings, connections=connections) as site,
-        running_workers(site, arguments.workers),
+        running_workers(site, arguments.workers) as workers,
         Jobs(site.redis).looking() as send,
     ):
         terminal.note("waiting for the workers")
-        if fault := await send(0, -1):
+        if fault := await _first_outcome(send, workers):
             raise terminal.CommandError(f"the workers do no jobs: {fault}")
         return await _measured(arguments, send)
+
+
+async def _first_outcome(send: Send, workers: list[asyncio.subprocess.Process]) -> str:
+    """Send one request and return its fault. Raises `CommandError` as soon as a worker ends."""
+    sent = asyncio.ensure_future(send(0, -1))
+    ends = [asyncio.create_task(worker.wait()) for worker in workers]
+    try:
+        await asyncio.wait((sent, *ends), return_when=asyncio.FIRST_COMPLETED)
+        require_running(workers)
+        return await sent
+    finally:
+        for task in (sent, *ends):
+            task.cancel()
+        await asyncio.gather(sent, *ends, return_exceptions=True)
 
 
 async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally:
