@@ -180,6 +180,11 @@ def drops_channel_binding(postgres_url: str) -> bool:
     return ("channel_binding", "require") in _split(postgres_url, POSTGRES_SCHEMES).query
 
 
+def as_libpq_reads(postgres_url: str) -> str:
+    """Return the URL with the scheme `postgresql` in place of SQLAlchemy's, which psql and pg_dump refuse."""
+    return re.sub(r"^postgresql\+asyncpg://", "postgresql://", postgres_url)
+
+
 def without_password(url: str) -> str:
     """Return *url* as it may be logged: user, host and path, no password and no query but the host and database.
 

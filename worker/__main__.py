@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from settings import Settings
+from urls import as_libpq_reads
 from worker import terminal
 from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from worker.bench.command import PARTS, bench
@@ -83,8 +84,8 @@ async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: U
 
 
 async def show_urls(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
-    """Print the URLs in use, for other programs: with their passwords."""
-    addresses = {"database": urls.database, "redis": urls.redis}
+    """Print the URLs in use, for other programs: with their passwords, and with a scheme that libpq knows."""
+    addresses = {"database": as_libpq_reads(urls.database), "redis": urls.redis}
     if arguments.json:
         terminal.print_json(addresses)
     else:
