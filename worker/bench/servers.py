@@ -100,8 +100,8 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     """Make a database with a new name, and take a Redis database that is empty; both are left as they were."""
     name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = Urls(
-        urlsplit(urls.database)._replace(path=f"/{name}").geturl(),
-        urlsplit(urls.redis)._replace(**_with_redis_database(urls.redis)).geturl(),
+        _changed(urls.database, path=f"/{name}"),
+        _changed(urls.redis, **_with_redis_database(urls.redis)),
     )
     async with AsyncExitStack() as stack:
         redis = open_redis(own.redis, queue_name=QUEUE)
@@ -124,6 +124,12 @@ async def _drop(urls: Urls, name: str) -> None:
 
 def _with_redis_database(url: str) -> dict[str, str]:
     return {"query": f"db={_REDIS_DATABASE}"} if url.startswith("unix:") else {"path": f"/{_REDIS_DATABASE}"}
+
+
+def _changed(url: str, **parts: str) -> str:
+    """Return *url* with other parts. `geturl` drops the // where the host is empty, and no worker takes such a URL."""
+    changed = urlsplit(url)._replace(**parts)
+    return f"{changed.scheme}://{changed.netloc}{changed.path}" + (f"?{changed.query}" if changed.query else "")
 
 
 @contextmanager
