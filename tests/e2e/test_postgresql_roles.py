@@ -159,7 +159,6 @@ MORE = [
     (WORK, "REASSIGN OWNED BY postgres TO tidepool_work"),
     (READ, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION f()"),
     (WORK, "ALTER TABLE users ALTER COLUMN id RESTART WITH 1"),
-    (READ, "CREATE EXTENSION dblink"),
 ]
 
 
