@@ -198,6 +198,11 @@ def with_database(url: str, name: str) -> str:
     return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
 
 
+def as_libpq_reads(postgres_url: str) -> str:
+    """Return the URL with the scheme `postgresql` in place of SQLAlchemy's, which psql and pg_dump refuse."""
+    return re.sub(r"^postgresql\+asyncpg://", "postgresql://", postgres_url)
+
+
 def without_password(url: str) -> str:
     """Return *url* as it may be logged: user, host and path, no password and no query but the host and database.
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from settings import Settings
-from urls import UrlError
+from urls import UrlError, as_libpq_reads
 from worker import terminal
 from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from worker.bench.command import PARTS, bench
@@ -87,7 +87,7 @@ async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: U
 
 
 async def show_urls(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
-    """Print the URLs in use, for other programs: with their passwords."""
+    """Print the URLs in use, for other programs: with their passwords, and with a scheme that libpq knows."""
     if arguments.service:
         try:
             print(address.service_file(urls.database))
@@ -99,7 +99,7 @@ async def show_urls(arguments: argparse.Namespace, _settings: Settings, urls: Ur
 
 
 def _print_urls(arguments: argparse.Namespace, urls: Urls) -> None:
-    addresses = {"database": urls.database, "redis": urls.redis}
+    addresses = {"database": as_libpq_reads(urls.database), "redis": urls.redis}
     if arguments.json:
         terminal.print_json(addresses)
     else:

@@ -155,6 +155,10 @@ MORE = [
     (WORK, "ALTER SYSTEM SET fsync = off"),
     (WORK, "SELECT * FROM pg_authid"),
     (WORK, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$"),
+    (READ, "REASSIGN OWNED BY postgres TO tidepool_read"),
+    (WORK, "REASSIGN OWNED BY postgres TO tidepool_work"),
+    (READ, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION f()"),
+    (WORK, "ALTER TABLE users ALTER COLUMN id RESTART WITH 1"),
 ]
 
 

@@ -1,8 +1,11 @@
 """The commands of the asyncpg pooling workshop, as its text prints them, typed at a front and a worker."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -66,7 +69,7 @@ async def test_the_workshops_health(front: httpx.AsyncClient) -> None:
 
 async def test_the_workshops_health_without_a_server(database: PoolConfig) -> None:
     """503 and unhealthy, as `/health/ready` is not ready; a token is not needed."""
-    async with a_front(database.url, "redis://127.0.0.1:1", FRONT_TOKEN="2f8c41d97be06a53e1947bd0") as http:
+    async with a_front(database.url, "redis://127.0.0.1:1", FRONT_TOKEN="c3f1a90b7e5d2846f09ab17c5de38264") as http:
         answer = await http.get("/health")
     assert (503, "unhealthy", ["redis"]) == (
         answer.status_code,
@@ -90,6 +93,78 @@ async def test_the_workshops_load_test_and_pool_figures(front: httpx.AsyncClient
     assert 1 <= stats["connections_created"] <= stats["process"]["max_size"]
     assert stats["queries_per_second"] == pytest.approx(stats["queries_executed"] / stats["runtime_seconds"], rel=0.05)
     assert (0, 0) == (stats["errors"], stats["error_rate"])
+
+
+class Relay:
+    """A way to the PostgreSQL of the tests that can go: it then closes every connection, or answers on none."""
+
+    def __init__(self, database_url: str) -> None:
+        parts = urlsplit(database_url)
+        self._socket = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432"
+        self._parts = parts
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._may_pass = asyncio.Event()
+        self._may_pass.set()
+        self.url = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Self]:
+        """Listen on a port of the loopback address."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        user = self._parts.netloc.partition("@")[0]
+        self.url = f"postgresql://{user}@127.0.0.1:{port}{self._parts.path}?sslmode=disable"
+        try:
+            yield self
+        finally:
+            self.stop()
+            self._may_pass.set()
+
+    def stop(self) -> None:
+        """Refuse connections, and cut those that there are."""
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Pass nothing on any more."""
+        self._may_pass.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_unix_connection(self._socket)
+        self._writers |= {writer, behind_writer}
+        await asyncio.gather(self._copy(reader, behind_writer), self._copy(behind_reader, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                await self._may_pass.wait()
+                writer.write(data)
+        writer.close()
+
+
+@pytest.mark.parametrize("how", ["stop", "freeze"])
+async def test_the_workshops_calls_while_postgresql_is_away(database: PoolConfig, redis_url: str, how: str) -> None:
+    """503 with the cause, and queries that are counted as failed: soon, and without a traceback."""
+    bounds = {"CONNECT_TIMEOUT": "1", "COMMAND_TIMEOUT": "1", "ACQUIRE_TIMEOUT": "1", "POOL_MIN_SIZE": "0"}
+    async with Relay(database.url).open() as relay, a_front(relay.url, redis_url, **bounds) as http:
+        assert 200 == (await http.get("/health")).status_code
+        getattr(relay, how)()
+        async with asyncio.timeout(15):
+            while (health := await http.get("/health")).is_success:
+                await asyncio.sleep(0.05)  # it may be half a second old
+            load = await http.get("/load-test?iterations=20")
+    assert (503, "unhealthy", "unhealthy") == (
+        health.status_code,
+        health.json()["status"],
+        health.json()["database"]["status"],
+    )
+    assert health.json()["reasons"]["postgresql"]
+    assert (200, 20, 0, 20, 0.0) == (
+        load.status_code,
+        *(load.json()[name] for name in ("iterations", "successful", "failed", "queries_per_second")),
+    )
+    assert "Traceback" not in health.text + load.text
 
 
 @pytest.mark.parametrize("iterations", ["0", "101", "-1", "x", "1.5", ""])

@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 from factories import a_change, a_delivery, a_user
 
 from worker.db.connection import Connection
 from worker.db.faults import DatabaseFault, Refused, Unavailable
 from worker.db.pool import Pool, PoolConfig
+from worker.db.results import ResultRepository
 from worker.jobs import JOBS
 from worker.jobs.create_user import CreateUser, create_user
 from worker.jobs.job import Job, JobType, JobTypes
@@ -376,3 +378,42 @@ async def test_an_outcome_of_a_newer_version_does_not_break_the_batch(pool: Pool
     again, other = await ledger.settle("create_user", batch)
     assert isinstance(other, Applied)
     assert not isinstance(again, Applied)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
+        asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_stmt_1__" does not exist'),
+    ],
+    ids=["duplicate", "unknown"],
+)
+@pytest.mark.parametrize("place", ["handler", "ledger"])
+async def test_a_poolers_prepared_statements_are_no_jobs_fault(
+    pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    """Whoever's statement meets it: the database counts as refusing, and even a last try is not spent."""
+    errors, write = [error, error], ResultRepository.write
+    away: list[bool] = []
+
+    async def handler(jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
+        away.append(ledger.database_is_away)
+        if place == "handler" and errors:
+            raise errors.pop()
+        return await create_user(jobs, repositories)
+
+    async def written(self: ResultRepository, *args: Any, **named: Any) -> int:
+        if place == "ledger" and errors:
+            raise errors.pop()
+        return await write(self, *args, **named)
+
+    monkeypatch.setattr(ResultRepository, "write", written)
+    ledger = a_ledger(pool, handler)
+    outcomes = await ledger.settle(
+        "create_user", [a_delivery(a_user(name), attempt=5, last_try=True) for name in ("ada", "bob")]
+    )
+
+    assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
+    assert [False, True, True] == away
+    assert not ledger.database_is_away
+    assert ["ada", "bob"] == await usernames(connection)

@@ -96,6 +96,7 @@ def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
         ("XX000", "Tenant or user not found", Refused),
         ("42501", "permission denied", Refused),
         ("26000", "prepared statement does not exist", Refused),
+        ("42P05", 'prepared statement "__asyncpg_stmt_1__" already exists', Refused),
         ("99999", "an error of a class that nobody knows", Refused),
     ],
 )

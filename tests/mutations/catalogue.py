@@ -849,6 +849,42 @@ MUTATIONS = [
         "and len(digits) <= 99",
         "tests/unit/test_fields.py::test_a_number_is_taken_to_the_letter_or_not_at_all",
     ),
+    # ---------------------------------------------------------------- addresses
+    Mutation(
+        "URL: one that does not parse is shown",
+        "urls.py",
+        "    if match is None:\n        return UNREADABLE",
+        "    if match is None:\n        return url",
+        "tests/unit/test_urls.py::test_a_url_that_does_not_parse_is_never_shown",
+    ),
+    Mutation(
+        "URL: an unknown parameter is dropped without a word",
+        "urls.py",
+        "elif name not in (*_POSTGRES_HONOURED, *_POSTGRES_DROPPED, *_POSTGRES_ADDRESS):",
+        "elif not name:",
+        "tests/unit/test_urls.py::test_a_url_of_postgresql_is_refused_in_words",
+    ),
+    Mutation(
+        "the start takes a replica of Redis",
+        "worker/broker.py",
+        'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:',
+        'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 2:',
+        "tests/integration/test_refusals.py",
+    ),
+    Mutation(
+        "the drill takes our own table for a stranger's",
+        "worker/drill/sql/guard.sql",
+        "'schema_migrations', 'turns')",
+        "'schema_migrations')",
+        "tests/integration/test_drill_guard.py::test_every_table_of_the_migrations_is_known",
+    ),
+    Mutation(
+        "a pooler's prepared statement is a job's fault",
+        "worker/db/faults.py",
+        "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
+        "if state.startswith(_REFUSED_CLASSES):",
+        f"{FAULTS}::test_a_poolers_prepared_statements_are_no_jobs_fault",
+    ),
     # ---------------------------------------------------------------- the producer
     Mutation(
         "lines are held back until a chunk is full",

@@ -63,10 +63,12 @@ def test_the_defaults_are_pinned() -> None:
     assert load({}).model_dump(exclude={"worker_name"}) == DEFAULTS
 
 
-def test_the_worker_is_named_after_its_host_by_default() -> None:
-    """The name may not be longer than its bound, whatever the host is called."""
-    assert load({}).worker_name[:31] == settings.socket.gethostname()[:31]
-    assert len(load({}).worker_name) <= 40
+@pytest.mark.parametrize("length", [1, 31, 32, 39, 40])
+def test_the_worker_is_named_after_its_host_by_default(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """By the whole name, up to the bound of a worker's name; longer ones end in a digest."""
+    host = f"{'tidepool-worker-' * 3}"[: length - 1] + "7"
+    monkeypatch.setattr(settings.socket, "gethostname", lambda: host)
+    assert host == load({}).worker_name
 
 
 @pytest.mark.parametrize(

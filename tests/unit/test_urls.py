@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settings import SettingsError, load
-from urls import UNREADABLE, UrlError, check_redis, parse_postgres, with_database, without_password
+from urls import UNREADABLE, UrlError, as_libpq_reads, check_redis, parse_postgres, with_database, without_password
 from worker.broker import open_redis, redis_settings
 from worker.db.address import arguments, service_file
 
@@ -221,6 +221,13 @@ def test_the_password_of_any_text_stays_secret(scheme: str, user: str, before: s
             said = f"{error!s} {error!r}"
         assert SECRET not in said
     assert SECRET not in without_password(url)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_libpq_gets_a_scheme_that_it_knows(scheme: str) -> None:
+    """The rest stays as it is, even where it looks like a scheme."""
+    rest = "u:postgresql+asyncpg@h:5433/d?sslmode=require"
+    assert f"{scheme.removesuffix('+asyncpg')}://{rest}" == as_libpq_reads(f"{scheme}://{rest}")
 
 
 @given(st.text(st.sampled_from(string.printable + "é☃\ud800"), max_size=40))

@@ -14,7 +14,7 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'
   AND c.relname NOT IN ('users', 'products', 'orders', 'job_results', 'pool_snapshots', 'pool_processes',
-                        'db_snapshots', 'pool_events', 'schema_migrations')
+                        'db_snapshots', 'pool_events', 'retention', 'schema_migrations', 'turns')
 
 -- name: strangers
 -- Tables of the service that have rows of others than the drill.
