@@ -79,25 +79,35 @@ def run(main: Callable[[], object]) -> Never:
     sys.exit(status)
 
 
-def interrupt_on_signals() -> list[int]:
-    """From now on let each signal raise `KeyboardInterrupt`, so that everything open is closed.
+class Interruption:
+    """How a command is ended by a signal: *received* is the signal once it has come.
 
-    Returns a list that holds the signal once it has come. More of SIGTERM and SIGHUP do not disturb the closing, and
-    SIGTERM works where SIGINT is ignored, as a shell starts what is in its background.
+    While an event loop runs, *cancel* is set and called: an exception that a handler raised inside of a callback would
+    be logged by the loop, and end nothing.
     """
-    received: list[int] = []
 
-    def interrupt(number: int, _frame: object) -> None:
-        if not received:
-            received.append(number)
-            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.raise_signal(signal.SIGINT)
+    received: int | None = None
+    cancel: Callable[[], object] | None = None
 
+    def __call__(self, number: int, _frame: object) -> None:
+        """Interrupt at the first signal; more of them do not disturb the closing."""
+        if self.received is None:
+            self.received = number
+            if self.cancel is None:
+                raise KeyboardInterrupt
+            self.cancel()
+
+
+def interrupt_on_signals() -> Interruption:
+    """From now on let each signal interrupt the command, so that everything open is closed.
+
+    SIGINT is left to Python and its event loop, of which a second one interrupts the closing, too.
+    """
+    interruption = Interruption()
     _handle(signal.SIGINT, signal.default_int_handler)
-    _handle(signal.SIGTERM, interrupt)
-    _handle(signal.SIGHUP, interrupt)
-    return received
+    _handle(signal.SIGTERM, interruption)
+    _handle(signal.SIGHUP, interruption)
+    return interruption
 
 
 def terminate_on_hangup() -> None:

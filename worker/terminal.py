@@ -6,6 +6,7 @@ exit statuses.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -72,17 +73,28 @@ def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: boo
     A command with *own_servers* gets the service's addresses only: nothing is started for it.
     """
     settings = load_or_exit()
-    received = process.interrupt_on_signals()
+    interruption = process.interrupt_on_signals()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
-            status = uvloop.run(_guarded(command(settings, urls), urls))
+            status = uvloop.run(_cancelled_by(interruption, _guarded(command(settings, urls), urls)))
     except (CommandError, EmbeddedServersError) as error:
         logs.say(f"error: {error}")
         status = process.ERROR
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         status = 128 + signal.SIGINT
-    sys.exit(128 + received[0] if received else status)
+    sys.exit(status if interruption.received is None else 128 + interruption.received)
+
+
+async def _cancelled_by(interruption: process.Interruption, command: Awaitable[int]) -> int:
+    """Run *command*, and cancel it at a signal."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    interruption.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+    try:
+        return await command
+    finally:
+        interruption.cancel = None
 
 
 async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:

@@ -68,7 +68,7 @@ def harmless(id_: str, what: str, plant: Plant) -> Poison:
 
 
 CATALOGUE = [
-    Poison("P1", "no bytes", bare(b""), words="the job is not JSON"),
+    Poison("P1", "no bytes", bare(b""), words="has no content"),
     Poison("P1", "cut JSON", bare(json.dumps(ENVELOPE).encode()[:-1]), words="the job is not JSON"),
     Poison("P1", "byte order mark", bare(b"\xef\xbb\xbf" + json.dumps(ENVELOPE).encode()), words="is not JSON"),
     Poison("P1", "msgpack", bare(b"\x85\xa1f\xabcreate_user\xa1a\x90"), words="the job is not JSON"),
@@ -84,12 +84,12 @@ CATALOGUE = [
     harmless("P3", "id with NUL", named(b"\x00")),
     Poison("P4", "content of another type", of_another_type, words="has no content"),
     Poison("P4", "no content at all", bare(None), words="has no content"),
-    Poison("P4", "score -inf", bare(b"", "-inf"), words="is not JSON"),
-    Poison("P4", "score -1e300", bare(b"", -1e300), words="is not JSON"),
-    Poison("P4", "count of tries is text", bare(b"", retry=b"many"), words="is not JSON"),
-    Poison("P4", "count of tries is negative", bare(b"", retry=b"-5"), words="is not JSON"),
-    Poison("P4", "count of tries is endless", bare(b"", retry=b"9" * 5000), words="is not JSON"),
-    Poison("P4", "count of tries is beyond integer", bare(b"", retry=b"2147483648"), words="is not JSON"),
+    Poison("P4", "score -inf", bare(b"", "-inf"), words="has no content"),
+    Poison("P4", "score -1e300", bare(b"", -1e300), words="has no content"),
+    Poison("P4", "count of tries is text", bare(b"", retry=b"many"), words="has no content"),
+    Poison("P4", "count of tries is negative", bare(b"", retry=b"-5"), words="has no content"),
+    Poison("P4", "count of tries is endless", bare(b"", retry=b"9" * 5000), words="has no content"),
+    Poison("P4", "count of tries is beyond integer", bare(b"", retry=b"2147483648"), words="has no content"),
     Poison("P5", "pickle bomb", a_pickle, words="is not JSON"),
     Poison("P6", "nested 100,000 deep", bare(b"[" * 100_000), words="is not JSON"),
     Poison("P6", "nested 150 deep", spliced("create_user", b'{"x":' + b"[" * 150 + b"]" * 150 + b"}")),
