@@ -341,8 +341,8 @@ MUTATIONS = [
     Mutation(
         "a suspect in somebody's hands has no mark that is kept",
         "worker/engine/lua/claim.lua",
-        "local skipped, done, page, size = 0, 0, nil, 1",
-        "local skipped, done, page, size = 0, #raised, nil, 1",
+        "local skipped, done, size, next_rank = tonumber(ARGV[8]), 0, 1, 0",
+        "local skipped, done, size, next_rank = tonumber(ARGV[8]), #raised, 1, 0",
         f"{LEASES}::test_a_suspect_is_marked_as_any_job_is",
     ),
     Mutation(
@@ -369,8 +369,8 @@ MUTATIONS = [
     Mutation(
         "a living owner's jobs are put back",
         "worker/engine/lua/claim.lua",
-        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)",
-        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', 0, 100)",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept,",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', kept,",
         f"{LEASES}::test_a_claimed_job_is_nobody_elses",
     ),
     Mutation(
@@ -432,15 +432,15 @@ MUTATIONS = [
     Mutation(
         "a claim is not bounded in bytes",
         "worker/engine/lua/claim.lua",
-        "if #ids > 0 and bytes + size > max_bytes then",
-        "if false then",
+        "return #ids == 0 or bytes + size <= max_bytes",
+        "return true",
         f"{ODD}::test_a_claim_stops_before_the_job_that_is_too_many_bytes",
     ),
     Mutation(
         "a job that is larger than a claim is never claimed",
         "worker/engine/lua/claim.lua",
-        "if #ids > 0 and bytes + size > max_bytes then",
-        "if bytes + size > max_bytes then",
+        "return #ids == 0 or bytes + size <= max_bytes",
+        "return bytes + size <= max_bytes",
         f"{ODD}::test_a_claim_stops_before_the_job_that_is_too_many_bytes",
     ),
     Mutation(
@@ -495,8 +495,8 @@ MUTATIONS = [
     Mutation(
         "planted owners stand before one with jobs",
         "worker/engine/lua/claim.lua",
-        "now, 'LIMIT', 0, 100)",
-        "now, 'LIMIT', 0, 2)",
+        "while looked < 100 and put < 2 do",
+        "while looked < 2 do",
         f"{ODD}::test_thousands_of_planted_owners_do_not_keep_a_lost_ones_jobs",
     ),
     Mutation(
@@ -516,8 +516,8 @@ MUTATIONS = [
     Mutation(
         "a renewal looks at the first jobs only",
         "worker/engine/lua/renew.lua",
-        "#held < most and 0 or first_rank + most",
-        "0",
+        "return { 1, rank }",
+        "return { 1, 0 }",
         f"{LEASES}::test_a_renewal_looks_at_so_many_jobs_in_turn",
     ),
     Mutation(
@@ -589,7 +589,7 @@ MUTATIONS = [
     Mutation(
         "an endless payload is read whole",
         "worker/engine/lua/claim.lua",
-        "if #payload > max_payload then",
+        "if length > max_payload then",
         "if false then",
         f"{LEASES}::test_a_payload_that_is_too_large_is_not_read_whole",
     ),
