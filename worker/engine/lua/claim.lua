@@ -48,11 +48,13 @@ if not abort_marks then
 end
 
 local function put_back_jobs(lost, jobs)
+    local count = 0
     for i = 1, #jobs, 2 do
         local id, due, key = jobs[i], jobs[i + 1], 'arq:in-progress:' .. jobs[i]
         local holder = typed('GETRANGE', key, 0, #lost) or '' -- whole values may be huge; of another type: no worker's
         if (holder == '' or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
             redis.call('DEL', key)
+            count = count + 1
             local lapsed = redis.pcall('HINCRBY', KEYS[4], id, 1)
             if type(lapsed) == 'table' then -- the count was no number
                 redis.call('HSET', KEYS[4], id, 1)
@@ -66,19 +68,21 @@ local function put_back_jobs(lost, jobs)
             end
         end
     end
+    return count
 end
 
 -- Put back up to 250 jobs of an owner, and fewer if their ids are long: the next claim goes on.
+-- Returns how many were put back, and how many were looked at: others have left the queue.
 local function put_back(lost)
-    local held, count, size = ARGV[5] .. lost, 0, 1
+    local held, back, count, size = ARGV[5] .. lost, 0, 0, 1
     if not typed('ZCARD', held) then
         redis.call('ZREM', KEYS[2], lost)
         unusable[#unusable + 1] = held
-        return 0
+        return 0, 0
     end
     for _ = 1, 4 do
         local jobs = redis.call('ZRANGE', held, 0, math.min(size, 250 - count) - 1, 'WITHSCORES')
-        put_back_jobs(lost, jobs)
+        back = back + put_back_jobs(lost, jobs)
         redis.call('ZREMRANGEBYRANK', held, 0, #jobs / 2 - 1)
         count, size = count + #jobs / 2, next_size(size, jobs)
         if redis.call('EXISTS', held) == 0 then
@@ -89,7 +93,7 @@ local function put_back(lost)
             break
         end
     end
-    return count
+    return back, count
 end
 
 local returned, put = 0, 0
@@ -98,8 +102,8 @@ while looked < 100 and put < 2 do -- those without jobs cost little, and must no
     local page = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, math.min(page_size, 100 - looked))
     for _, lost in ipairs(page) do
         if lost ~= owner and put < 2 then
-            local count = put_back(lost)
-            returned, put = returned + count, put + (count > 0 and 1 or 0)
+            local back, count = put_back(lost)
+            returned, put = returned + back, put + (count > 0 and 1 or 0)
         end
         kept = kept + (redis.call('ZSCORE', KEYS[2], lost) and 1 or 0)
     end
