@@ -16,10 +16,11 @@ WITH given AS (
 )
 SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
 
--- name: taken_usernames
--- Which of these usernames exist. A statement of its own, after the insert: it sees what others committed meanwhile.
--- $1 username text[]
-SELECT username FROM users WHERE username = ANY ($1::text[])
+-- name: taken
+-- The users that have one of these usernames or emails. A statement of its own, after the insert: it sees what others
+-- committed meanwhile.
+-- $1 username text[], $2 email text[]
+SELECT username, email FROM users WHERE username = ANY ($1::text[]) OR email = ANY ($2::text[])
 
 -- name: lock
 -- Find users by id or username and lock them in the order of their ids, against deadlocks between batches.
