@@ -167,6 +167,7 @@ class Ledger:
         self, function: str, batch: Sequence[Delivery], *, look_up: bool
     ) -> list[Outcome | RetryLater]:
         named = function if function in self.tally.known else OTHERS
+        fresh: list[Delivery] = []
         committing = False
         try:
             async with self._pool.transaction() as connection:
@@ -188,7 +189,9 @@ class Ledger:
                 committing = True
         except DatabaseFault as fault:
             asked = committing and any(not isinstance(delivery.command, (Rejected, Failed)) for delivery in fresh)
-            if asked and is_of_one_statement(cause := fault.__cause__):  # a deferred trigger of the handler's tables
+            if asked and is_of_one_statement(
+                cause := fault.__cause__ or fault
+            ):  # a deferred trigger of the handler's tables
                 raise HandlerError(f"PostgreSQL refuses its commit: {words(cause)}") from None
             raise
         if settled:

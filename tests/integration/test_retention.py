@@ -45,7 +45,9 @@ async def test_a_wish_lapses_a_week_after_it_was_last_seen(side: SideConnection,
 
 
 @pytest.mark.usefixtures("old_row")
-@pytest.mark.parametrize("wish", ["('audits', 5, now())", "('results', 'infinity', now())", "('results', 'nan', now())"])
+@pytest.mark.parametrize(
+    "wish", ["('audits', 5, now())", "('results', 'infinity', now())", "('results', 'nan', now())"]
+)
 async def test_another_versions_wish_stops_no_pruning(side: SideConnection, connection: Any, wish: str) -> None:
     """Of a kind of row that is not known here, or of a number that no setting can have: that one keeps all."""
     await connection.execute(f"INSERT INTO retention VALUES {wish}")

@@ -176,7 +176,7 @@ def classify(error: Exception) -> DatabaseFault | None:
     return None
 
 
-def is_of_one_statement(error: BaseException | None) -> bool:
+def is_of_one_statement(error: BaseException) -> bool:
     """Return whether the driver's *error* is about what its statement needs, and the server serves others all the same.
 
     So it is if a grant, table, column or function is missing, or if a trigger calls what is not there.
