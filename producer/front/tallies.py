@@ -58,7 +58,7 @@ def floor(at: datetime, stretch: timedelta) -> datetime:
 
 
 def _gains(tick: Tick) -> dict[str, list[int]]:
-    """Return what each function's counters gained, where they gained anything; a newer process may have more of them."""
+    """Return what each function's counters gained, where they gained anything. A newer process may have more."""
     now = tick.now["functions"] or {}
     before = (tick.before["functions"] if tick.before else None) or {}
     none = [0] * len(COUNTS)

@@ -19,7 +19,9 @@ SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.positio
 -- name: taken
 -- Which of these skus exist. A statement of its own, after the insert: it sees what others committed meanwhile.
 -- $1 sku text[]
-SELECT sku FROM products WHERE sku = ANY ($1::text[])
+SELECT found.sku
+FROM (SELECT DISTINCT unnest($1::text[]) AS sku) AS asked
+CROSS JOIN LATERAL (SELECT sku FROM products WHERE sku = asked.sku OFFSET 0) AS found
 
 -- name: set_stock
 -- Set the stock of many products; of several commands for one product the last one counts.

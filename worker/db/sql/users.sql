@@ -20,16 +20,26 @@ SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.positio
 -- The users that have one of these usernames or emails. A statement of its own, after the insert: it sees what others
 -- committed meanwhile.
 -- $1 username text[], $2 email text[]
-SELECT username, email FROM users WHERE username = ANY ($1::text[]) OR email = ANY ($2::text[])
+SELECT found.username, found.email
+FROM (SELECT DISTINCT unnest($1::text[]) AS username) AS asked
+CROSS JOIN LATERAL (SELECT * FROM users WHERE username = asked.username OFFSET 0) AS found
+UNION ALL
+SELECT found.username, found.email
+FROM (SELECT DISTINCT unnest($2::text[]) AS email) AS asked
+CROSS JOIN LATERAL (SELECT * FROM users WHERE email = asked.email OFFSET 0) AS found
 
 -- name: lock
 -- Find users by id or username and lock them in the order of their ids, against deadlocks between batches.
 -- $1 id bigint[], $2 username text[]
-SELECT id, username
-FROM users
-WHERE id = ANY ($1::bigint[]) OR username = ANY ($2::text[])
-ORDER BY id
-FOR NO KEY UPDATE
+WITH asked AS (
+    SELECT users.id FROM unnest($1::bigint[]) AS given (id) JOIN users USING (id)
+    UNION
+    SELECT users.id FROM unnest($2::text[]) AS given (username) JOIN users USING (username)
+)
+SELECT users.id, users.username
+FROM asked JOIN users USING (id)
+ORDER BY users.id
+FOR NO KEY UPDATE OF users
 
 -- name: update
 -- Set the fields that are given, null meaning "not given": no column of these three can be null. Ids are distinct.
