@@ -21,7 +21,8 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,20 @@ import structlog
 from pydantic_core import to_json
 
 from worker.cancelling import heed_cancel
-from worker.db.faults import Conflict, DataFault, PoolClosed, Refused, SchemaFault, Unavailable, classify
+from worker.db.faults import (
+    Conflict,
+    DatabaseFault,
+    DataFault,
+    NotStored,
+    PoolClosed,
+    Refused,
+    ServerError,
+    StatementTimeout,
+    Unavailable,
+    classify,
+    is_of_one_statement,
+    words,
+)
 from worker.db.pool import Pool
 from worker.db.repositories import Repositories
 from worker.db.results import Entry, status_of
@@ -153,12 +167,14 @@ class Ledger:
         self, function: str, batch: Sequence[Delivery], *, look_up: bool
     ) -> list[Outcome | RetryLater]:
         named = function if function in self.tally.known else OTHERS
+        fresh: list[Delivery] = []
         committing = False
         try:
             async with self._pool.transaction() as connection:
                 begun_ns = time.perf_counter_ns()
                 repositories = Repositories(connection)
-                stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
+                with _own_statement(len(batch)):
+                    stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
                 fresh = [delivery for delivery in batch if delivery.id not in stored]
                 verdicts = await self._decide(function, fresh, repositories)
                 decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
@@ -168,11 +184,15 @@ class Ledger:
                     entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
                     write_us = self._write_us.get(named, 0)
                     db_us = (write_ns - begun_ns) // 1000 + write_us
-                    await self._write(function, entries, repositories, db_us, write_us)
+                    with _own_statement(len(entries)):
+                        await self._write(function, entries, repositories, db_us, write_us)
                 committing = True
-        except SchemaFault as fault:
-            if committing:  # a deferred trigger of the handler's tables: the ledger's own statements have succeeded
-                raise HandlerError(f"PostgreSQL refuses its commit: {fault}") from None
+        except DatabaseFault as fault:
+            asked = committing and any(not isinstance(delivery.command, (Rejected, Failed)) for delivery in fresh)
+            if asked and is_of_one_statement(
+                cause := fault.__cause__ or fault
+            ):  # a deferred trigger of the handler's tables
+                raise HandlerError(f"PostgreSQL refuses its commit: {words(cause)}") from None
             raise
         if settled:
             self._write_us[named] = (time.perf_counter_ns() - write_ns) // 1000
@@ -194,7 +214,8 @@ class Ledger:
     ) -> Sequence[Verdict]:
         """Call the handler.
 
-        Raises `HandlerError` if it hangs, does not answer for each job, or needs a grant or table that is missing.
+        Raises `HandlerError` if it hangs, does not answer for each job, or needs a grant, a table or a trigger's
+        server that is missing.
         """
         limit = asyncio.timeout(self._handler_timeout_s)
         try:
@@ -205,8 +226,8 @@ class Ledger:
                 raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None
             raise
         except Exception as error:
-            if isinstance(fault := classify(error), SchemaFault):
-                raise HandlerError(f"PostgreSQL refuses its statement: {fault}") from None
+            if is_of_one_statement(error):
+                raise HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None
             raise
         if len(verdicts) != len(jobs):
             raise HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")
@@ -221,6 +242,24 @@ class Ledger:
         )
         if count < len(entries):
             raise Conflict("another worker has settled a job of this batch")
+
+
+@contextmanager
+def _own_statement(jobs: int) -> Generator[None]:
+    """Raise `Refused`, which is waited for, if a statement of the ledger itself fails and no job is at fault.
+
+    A statement of several jobs that takes too long may ask for too much: then its batch is split first. A constraint
+    that the ledger does not know raises `NotStored`, as a job must not be rejected for it.
+    """
+    try:
+        yield
+    except ServerError as error:
+        fault = classify(error)
+        if getattr(error, "sqlstate", "").startswith("42") or (isinstance(fault, StatementTimeout) and jobs == 1):
+            raise Refused(f"the ledger's own statement: {words(error)}") from error
+        if getattr(error, "sqlstate", "").startswith("23"):
+            raise NotStored(f"the ledger's row: {fault}") from None
+        raise
 
 
 def _conclude(delivery: Delivery, verdict: Verdict | Failed) -> Outcome | RetryLater:

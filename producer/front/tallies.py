@@ -58,11 +58,12 @@ def floor(at: datetime, stretch: timedelta) -> datetime:
 
 
 def _gains(tick: Tick) -> dict[str, list[int]]:
-    """Return what each function's counters gained, where they gained anything."""
+    """Return what each function's counters gained, where they gained anything. A newer process may have more."""
     now = tick.now["functions"] or {}
     before = (tick.before["functions"] if tick.before else None) or {}
     none = [0] * len(COUNTS)
-    gains = {name: [n - b for n, b in zip(now[name], before.get(name, none), strict=True)] for name in now}
+    gains = {name: [n - b for n, b in zip(now[name], before.get(name, none), strict=False)] for name in now}
+    gains = {name: [*gain, *none][: len(COUNTS)] for name, gain in gains.items()}
     return {name: gain for name, gain in gains.items() if any(gain)}
 
 

@@ -11,9 +11,11 @@ import pytest
 from commands import Service, stop, until
 
 from worker.db import capacity
-from worker.db.pool import PoolConfig, connect
+from worker.db.migrations import migrate
+from worker.db.pool import Pool, PoolConfig, connect
 from worker.db.roles import grant_roles, verifier
 from worker.db.side_connection import SideConnection
+from worker.health.fleet import read_fleet, read_groups
 from worker.health.pruner import Pruner
 
 WORK, READ = "tidepool_work", "tidepool_read"
@@ -187,6 +189,34 @@ async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT -1")
     await grant_roles(database, {})
     assert 10 == await connection.fetchval(limit)
+
+
+@pytest.fixture
+async def hardened(empty_database: PoolConfig) -> Any:
+    """Give a database where nobody may do anything that was not granted to them, with tables and roles."""
+    connection = await connect(empty_database, "test")
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(
+        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"
+    )
+    await migrate(empty_database)
+    await grant_roles(empty_database, {})
+    yield empty_database
+    await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")
+    await connection.close()
+
+
+@pytest.mark.parametrize("role", [WORK, READ])
+async def test_a_hardened_database_is_enough(hardened: PoolConfig, role: str) -> None:
+    """Where even connecting and calling functions has to be granted."""
+    pool = await Pool.open(as_role(hardened, role))
+    assert [] == await read_groups(pool)
+    async with pool.acquire() as connection:
+        assert [] == (await read_fleet(connection))["processes"]
+        for view in ("pool_health", "fleet_health", "job_latency"):
+            await connection.fetch(f"SELECT * FROM {view}")
+    await pool.close()
 
 
 async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConfig) -> None:

@@ -102,3 +102,18 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
     side = SideConnection(PoolConfig(url="postgresql://postgres@/x?host=/nowhere", application_name="x"), "stats")
     with pytest.raises(Unavailable):
         await capacity.read(side)
+
+
+async def test_limits_count_the_role_that_logged_in(database: PoolConfig, connection: Any) -> None:
+    """Also where a setting makes it act as another one, whose rights it does not inherit."""
+    parts = urlsplit(database.url)
+    url = parts._replace(netloc=f"logs_in@{parts.netloc.rpartition('@')[2]}").geturl()
+    await connection.execute(
+        "CREATE ROLE acts; CREATE ROLE logs_in LOGIN NOINHERIT CONNECTION LIMIT 7; GRANT acts TO logs_in;"
+        " ALTER ROLE logs_in SET role = acts"
+    )
+    side = SideConnection(replace(database, url=url, application_name="tidepool:w1"), "stats")
+    reading = await capacity.read(side)
+    await side.close()
+    await connection.execute("DROP ROLE logs_in; DROP ROLE acts")
+    assert (7, {"w1": 1}) == (reading.role_limit, reading.by_worker)

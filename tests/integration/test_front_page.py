@@ -100,6 +100,14 @@ def test_a_long_tick_is_spread_over_its_time() -> None:
     assert 60 == sum(one["rates"]["applied"]) * 5
 
 
+def test_counters_and_bounds_of_a_newer_process_are_no_error() -> None:
+    """While workers are replaced one after the other: of its counters those that are known here are shown."""
+    tick = a_tick(0, 5, f=([1, 0, 0, 0, 7], [3, 0, 0, 1, 9]))
+    (one,) = tallies([tick])["functions"]
+    assert {"applied": 2, "rejected": 0, "failed": 0, "retried": 1} == one["jobs"]
+    assert not any(Tick(None, {**tick.now, "wait_hist": [1] * 99}).histogram("wait_hist"))
+
+
 def test_without_a_row_nothing_is_known() -> None:
     """Which is not the same as none."""
     assert {"since": None, "until": None, "times": [], "functions": []} == tallies([])

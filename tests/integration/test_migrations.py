@@ -94,7 +94,6 @@ async def test_a_migration_behind_an_open_read_holds_nobody_up(
     """It gives way again and again until the reader is done, and says whom it waits for, but not what that runs."""
     altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
     monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, altering])
-    monkeypatch.setattr("worker.db.migrations._LOCAL", "SET LOCAL lock_timeout = 200")
     monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 200)
     monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.05)
     async with connection.transaction():
@@ -118,12 +117,75 @@ async def test_a_migration_that_waits_too_long_says_so(
     """As a server that is away: a start waits on, a command ends with status 2."""
     altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
     monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, altering])
-    monkeypatch.setattr("worker.db.migrations._LOCAL", "SET LOCAL lock_timeout = 10")
+    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 10)
     monkeypatch.setattr("worker.db.migrations._PATIENCE_S", 0.2)
     async with connection.transaction():
         await connection.execute(READS)
         with pytest.raises(Unavailable, match="a migration waits for a lock"):
             await migrate(database)
+
+
+@pytest.mark.parametrize(
+    "held",
+    ["LOCK TABLE schema_migrations", "ALTER TABLE schema_migrations ADD COLUMN theirs integer"],
+)
+async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
+    database: PoolConfig, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    """Even by who has nothing to apply: reading what is applied has no shorter limit than applying it.
+
+    Nor does it matter that the driver does not know the server's process, as through a pooler.
+    """
+    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.02)
+    monkeypatch.setattr("worker.db.connections.Session.get_server_pid", lambda _: 1)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '50ms'")
+    holder = await connection.fetchval("SELECT pg_backend_pid()")
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(held)
+    migrating = asyncio.create_task(migrate(database))
+    while not [line for line in logs if line["event"] == "migration.waits"]:
+        await asyncio.sleep(0.01)
+    assert not migrating.done()
+    await transaction.rollback()
+    assert [] == await migrating
+    assert {holder} == {line["pid"] for line in logs if line["event"] == "migration.waits"}
+
+
+async def test_the_first_start_waits_for_one_that_makes_the_table(
+    empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And makes it itself when the other one gives up."""
+    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.02)
+    first = await connect(empty_database, "first")
+    await first.execute("BEGIN; CREATE TABLE schema_migrations (version integer)")
+    migrating = asyncio.create_task(migrate(empty_database))
+    waits = "SELECT true FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    while not await first.fetchval(waits):
+        await asyncio.sleep(0.01)
+    await first.execute("ROLLBACK")
+    assert ALL == await migrating
+    await first.close()
+
+
+async def test_limits_of_the_database_end_no_migration(
+    empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made for statements that are short."""
+    slow = Migration(len(ALL) + 1, "slow", "SELECT pg_sleep(0.3)")
+    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, slow])
+    connection = await connect(empty_database, "test")
+    name = await connection.fetchval("SELECT current_database()")
+    limits = ["statement_timeout", "lock_timeout"]
+    if connection.get_server_version() >= (17,):
+        limits.append("transaction_timeout")
+    for limit in limits:
+        await connection.execute(f"ALTER DATABASE {name} SET {limit} = '200ms'")
+    assert [*ALL, slow] == await migrate(empty_database)
+    await connection.close()
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,28 @@ async def test_without_a_side_connection_a_look_waits_for_its_turn(
     async with small.acquire():
         words = await failing(readiness)
     assert ({"postgresql", "pool"}, "none comes free: 1 of 1 in use, 0 waiting") == (set(words), words["pool"])
+
+
+async def test_a_connection_that_is_slow_to_come_back_holds_no_answer_up(pool: Pool, monkeypatch: Any) -> None:
+    """A frozen server: the driver waits for it when the query is cancelled, for as long as a command may take."""
+    monkeypatch.setattr("worker.health.readiness._PATIENCE_S", 0.05)
+    back, asked = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: object) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await back.wait()
+
+    async def ping() -> None:
+        """Answer."""
+
+    monkeypatch.setattr("worker.health.readiness.compared", hang)
+    readiness = Readiness(ping)
+    readiness.watch(pool)
+    async with asyncio.timeout(2):
+        report = await readiness.look()
+    back.set()
+    assert asked.is_set()
+    assert not report.checks["postgresql"].ok

@@ -42,3 +42,13 @@ async def test_a_wish_lapses_a_week_after_it_was_last_seen(side: SideConnection,
     await a_pruner(side, 30).run_once()
     await connection.execute("UPDATE retention SET wanted_at = now() - interval '8 days'")
     assert 1 == (await a_pruner(side, 2).run_once()).results
+
+
+@pytest.mark.usefixtures("old_row")
+@pytest.mark.parametrize(
+    "wish", ["('audits', 5, now())", "('results', 'infinity', now())", "('results', 'nan', now())"]
+)
+async def test_another_versions_wish_stops_no_pruning(side: SideConnection, connection: Any, wish: str) -> None:
+    """Of a kind of row that is not known here, or of a number that no setting can have: that one keeps all."""
+    await connection.execute(f"INSERT INTO retention VALUES {wish}")
+    assert ("audits" in wish) == (await a_pruner(side, 2).run_once()).results

@@ -1,6 +1,6 @@
 """What database errors mean to the rest of the service: classified here, once.
 
-Callers of `worker.db` see six classes, and decide by them alone:
+Callers of `worker.db` see seven classes, and decide by them alone:
 
 - `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
 - `Refused`: it does not let us in, is not who it says it is, or cannot serve us as it is set up. At the start waiting
@@ -9,6 +9,7 @@ Callers of `worker.db` see six classes, and decide by them alone:
   failure (`worker.ledger`).
 - `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
+- `NotStored`: a trigger or a policy dropped rows without an error.
 - `StatementTimeout`: the server cancelled a statement. Whoever asked for so much has to ask for less.
 - anything else is a bug, and passes unchanged.
 
@@ -44,9 +45,10 @@ _POOLED_HINT = "(a pooler in transaction mode? Use its session mode, or ?stateme
 """The prepared statements of a connection are those of another: no fault of the job that meets it."""
 _HINTS = {
     **dict.fromkeys(_POOLED, _POOLED_HINT),
-    "42P01": "(are the tables there? `python -m worker migrate` makes them)",
+    **dict.fromkeys(("42P01", "42883"), "(are the tables there? `python -m worker migrate` makes them)"),
+    "42703": "(is a migration missing? `python -m worker migrate` applies it; or is the table somebody else's?)",
     **dict.fromkeys(
-        ("42P06", "42P07", "42701", "42703", "42710", "42723", "42804", "42809"),
+        ("42P06", "42P07", "42701", "42710", "42723", "42804", "42809"),
         "(the database has something else of this name: give Tidepool a database of its own)",
     ),
 }
@@ -57,6 +59,11 @@ _CANCELLED = "57014"
 _SERVER_ENDED_TRANSACTION = ("25P03", "25P04")
 _CONFLICTS = ("40001", "40P01", "55P03", *_SERVER_ENDED_TRANSACTION)
 _DATA_CLASSES = ("22", "23")
+_NO_DATA = ("2200H",)
+"""Of those classes, what no job's data can be at fault for: a sequence that has reached its end."""
+_OF_ONE_STATEMENT = ("08", "28", "3D", "53400", "57P", "58")
+"""Where the connection lives on, these are about what the statement calls: a trigger's foreign server, library or
+file. A server that is away or refuses us itself ends the connection with them."""
 _REFUSES_TLS = "rejected SSL upgrade"
 """What asyncpg says of a server without TLS, where the URL asks for it."""
 
@@ -103,6 +110,10 @@ class Conflict(DatabaseFault):
 
 class StatementTimeout(DatabaseFault):
     """The statement took longer than COMMAND_TIMEOUT, or an operator cancelled it."""
+
+
+class NotStored(DatabaseFault):
+    """A statement that should have written rows has left some out: a trigger or a policy of the table dropped them."""
 
 
 class DataFault(DatabaseFault):
@@ -165,6 +176,19 @@ def classify(error: Exception) -> DatabaseFault | None:
     return None
 
 
+def is_of_one_statement(error: BaseException) -> bool:
+    """Return whether the driver's *error* is about what its statement needs, and the server serves others all the same.
+
+    So it is if a grant, table, column or function is missing, or if a trigger calls what is not there.
+    """
+    if not isinstance(error, asyncpg.PostgresError):
+        return False
+    state: str = getattr(error, "sqlstate", None) or ""
+    severity: str | None = getattr(error, "severity_en", None)
+    lives_on = severity == "ERROR" and not _POOLER_WAITS.search(str(error))
+    return state.startswith(_SCHEMA_CLASSES) or (lives_on and state.startswith(_OF_ONE_STATEMENT))
+
+
 def _is_refusal(error: Exception) -> bool:
     """Return whether an error met while connecting is not known to pass."""
     if isinstance(error, asyncpg.PostgresError):
@@ -213,7 +237,7 @@ def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # no
         return StatementTimeout(str(error))
     if state in _CONFLICTS:
         return Conflict(f"{state} {type(error).__name__}")
-    if state.startswith(_DATA_CLASSES):
+    if state.startswith(_DATA_CLASSES) and state not in _NO_DATA:
         constraint: str = getattr(error, "constraint_name", None) or ""
         text = f"breaks {constraint}" if constraint else f"does not fit the database ({state} {type(error).__name__})"
         return DataFault(_REASONS.get(constraint, Reason.INVALID), text)

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from worker.db import queries, rows
 from worker.db.connection import Connection, Row
+from worker.db.faults import NotStored
 from worker.jobs.job import Job
 from worker.jobs.place_order import PlaceOrder
 from worker.jobs.ports import PlacedOrder
@@ -66,4 +67,8 @@ def _row(job: Job[PlaceOrder]) -> tuple[object, ...]:
 
 
 def _placed(row: Row) -> PlacedOrder | Reason:
-    return Reason(row["refusal"]) if row["refusal"] else PlacedOrder(row["id"], row["total_price"])
+    if row["refusal"]:
+        return Reason(row["refusal"])
+    if row["id"] is None:
+        raise NotStored("an order was not inserted, though nothing refuses it: by a trigger?")
+    return PlacedOrder(row["id"], row["total_price"])

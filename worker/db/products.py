@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from worker.db import queries, rows
 from worker.db.connection import Connection
+from worker.db.faults import NotStored
 from worker.jobs.create_product import CreateProduct
 from worker.jobs.set_stock import SetStock
 from worker.outcomes import Reason
@@ -42,12 +43,23 @@ class ProductRepository:
         """See `worker.jobs.ports.Products.create`."""
         given = rows.encode((c.sku, c.name, c.description, c.price, c.category, c.in_stock) for c in commands)
         created = await self._connection.fetch(_SQL["create"], given)
+        refused = [command.sku for command, row in zip(commands, created, strict=True) if row["id"] is None]
+        if refused:
+            await self._require_taken(refused)
         return [row["id"] or Reason.SKU_TAKEN for row in created]
+
+    async def _require_taken(self, skus: Sequence[str | None]) -> None:
+        """Raise `NotStored` unless each of the skus, which were not inserted, is there."""
+        taken = {row["sku"] for row in await self._connection.fetch(_SQL["taken"], [sku for sku in skus if sku])}
+        if not taken.issuperset(skus):
+            raise NotStored("a product was not inserted, though its sku is not taken: by a trigger?")
 
     async def set_stock(self, commands: Sequence[SetStock]) -> list[int | Reason]:
         """See `worker.jobs.ports.Products.set_stock`."""
         given = rows.encode((c.product_id, c.sku, c.in_stock) for c in commands)
         changed = await self._connection.fetch(_SQL["set_stock"], given)
+        if any(row["found"] and not row["id"] for row in changed):
+            raise NotStored("a product was not updated, though it is there: by a trigger?")
         return [row["id"] or Reason.UNKNOWN_PRODUCT for row in changed]
 
     async def get_by_id(self, product_id: int) -> Product | None:

@@ -17,4 +17,4 @@ class RetentionRepository:
     async def longest(self, own: Mapping[str, float]) -> dict[str, float]:
         """Store this process's *own* wishes, days by kind; return the longest of the last seven days by kind."""
         await self._connection.execute(_SQL["want"], list(own), list(own.values()))
-        return {row["kind"]: row["days"] for row in await self._connection.fetch(_SQL["longest"])}
+        return {row["kind"]: row["days"] for row in await self._connection.fetch(_SQL["longest"], list(own))}

@@ -26,6 +26,21 @@ EXCEPTION WHEN insufficient_privilege THEN
 END
 $$;
 
+-- Some databases let nobody in, or call functions, who was not granted it; elsewhere this changes nothing.
+DO $$
+BEGIN
+    IF NOT has_database_privilege('tidepool_work', current_database(), 'CONNECT')
+       OR NOT has_database_privilege('tidepool_read', current_database(), 'CONNECT') THEN
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO tidepool_work, tidepool_read', current_database());
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE WARNING 'tidepool_work and tidepool_read may not connect: the database''s owner has to GRANT CONNECT';
+END
+$$;
+GRANT EXECUTE ON FUNCTION histogram_bounds_ms(), histogram_plus(bigint[], bigint[]),
+    histogram_since(bigint[], bigint[]), histogram_sum(bigint[]), histogram_quantile_ms(bigint[], double precision),
+    live_processes(timestamptz) TO tidepool_work, tidepool_read;
+
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;                       -- as it is by default since version 15
 GRANT USAGE ON SCHEMA public TO tidepool_work, tidepool_read;
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from worker.db import queries, rows
 from worker.db.connection import Connection, Row
+from worker.db.faults import NotStored
 from worker.jobs.create_user import CreateUser
 from worker.jobs.update_user import UpdateUser
 from worker.outcomes import Reason
@@ -38,15 +39,19 @@ class UserRepository:
             _SQL["create"], rows.encode((c.username, c.email, c.full_name, c.is_active) for c in commands)
         )
         ids: list[int | None] = [row["id"] for row in created]
-        refused = [command.username for command, user_id in zip(commands, ids, strict=True) if user_id is None]
-        taken = await self._taken(refused) if refused else frozenset[str]()
-        return [
-            user_id or (Reason.USERNAME_TAKEN if command.username in taken else Reason.EMAIL_TAKEN)
-            for command, user_id in zip(commands, ids, strict=True)
-        ]
+        refused = [command for command, user_id in zip(commands, ids, strict=True) if user_id is None]
+        reasons = iter(await self._reasons(refused) if refused else ())
+        return [user_id or next(reasons) for user_id in ids]
 
-    async def _taken(self, usernames: list[str]) -> frozenset[str]:
-        return frozenset(row["username"] for row in await self._connection.fetch(_SQL["taken_usernames"], usernames))
+    async def _reasons(self, refused: Sequence[CreateUser]) -> list[Reason]:
+        """Return why each was not inserted. Raises `NotStored` if neither its username nor its email is taken."""
+        taken = await self._connection.fetch(
+            _SQL["taken"], [command.username for command in refused], [command.email for command in refused]
+        )
+        usernames, emails = {row["username"] for row in taken}, {row["email"] for row in taken}
+        if any(command.username not in usernames and command.email not in emails for command in refused):
+            raise NotStored("a user was not inserted, though neither username nor email is taken: by a trigger?")
+        return [Reason.USERNAME_TAKEN if c.username in usernames else Reason.EMAIL_TAKEN for c in refused]
 
     async def update(self, commands: Sequence[UpdateUser]) -> list[int | Reason]:
         """See `worker.jobs.ports.Users.update`."""
@@ -62,9 +67,11 @@ class UserRepository:
         return [user_id or Reason.UNKNOWN_USER for user_id in found]
 
     async def _update_distinct(self, changes: list[tuple[int | None, UpdateUser]]) -> None:
-        await self._connection.execute(
+        status = await self._connection.execute(
             _SQL["update"], rows.encode((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
         )
+        if status != f"UPDATE {len(changes)}":
+            raise NotStored(f"{status} of {len(changes)} users: did a trigger leave some out?")
 
     async def get_by_id(self, user_id: int) -> User | None:
         """Return the user with this id, or None."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from worker.db.connection import Connection
 from worker.db.faults import PoolTimeout
-from worker.db.migrations import MigrationError, compared
+from worker.db.migrations import Applied, MigrationError, compared
 from worker.db.pool import Pool
 from worker.db.side_connection import SideConnection
 from worker.health.kept import Kept
@@ -23,6 +23,8 @@ LOOK_S = 1.0
 _KEPT_S = 0.5
 _PATIENCE_S = 2.0
 """For one check."""
+_GIVING_UP_S = 0.1
+"""More, for a check to give up by itself."""
 _SILENT = f"no answer within {_PATIENCE_S:.0f} s"
 
 
@@ -113,8 +115,7 @@ class Readiness:
         if lend is None:
             return {"pool": self._headroom()}
         try:
-            async with asyncio.timeout(_PATIENCE_S), lend() as connection:
-                schema = await compared(connection)
+            schema = await _compare(lend)
         except MigrationError as error:
             migrations = Check(ok=False, reason=str(error))
         except (PoolTimeout, TimeoutError):
@@ -141,6 +142,27 @@ class Readiness:
         stuck = is_full and (waited or (stats.waiting > 0 and lent == stats.acquire_ok))
         words = f"{stats.in_use} of {self._pool.limit} in use, {stats.waiting} waiting"
         return Check(ok=not stuck, reason=f"none comes free: {words}" if stuck else words)
+
+
+async def _compare(lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> Applied:
+    """Return how the schema compares. Raises `TimeoutError` after two seconds, whoever is slower to give up.
+
+    A connection whose server hangs is given back only after the command timeout: that is not waited for.
+    """
+
+    async def ask() -> Applied:
+        async with asyncio.timeout(_PATIENCE_S), lend() as connection:
+            return await compared(connection)
+
+    asking = asyncio.create_task(ask(), name="readiness of PostgreSQL")
+    asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else may look at it
+    try:
+        await asyncio.wait((asking,), timeout=_PATIENCE_S + _GIVING_UP_S)
+        if asking.done():
+            return asking.result()
+        raise TimeoutError
+    finally:
+        asking.cancel()
 
 
 def _words(error: Exception) -> str:

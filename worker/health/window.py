@@ -152,7 +152,9 @@ def _count(row: Row | None, name: str) -> int:
 
 
 def _buckets(row: Row | None, name: str) -> list[int]:
-    return (row[name] if row else None) or [0] * (len(BOUNDS_US) + 1)
+    """Return a row's histogram; one with other bounds, of another version, counts as none."""
+    buckets: list[int] = (row[name] if row else None) or []
+    return buckets if len(buckets) == len(BOUNDS_US) + 1 else [0] * (len(BOUNDS_US) + 1)
 
 
 def _added(one: list[int], other: list[int]) -> list[int]:

@@ -23,6 +23,7 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, LiteralString, NamedTuple, cast
 
@@ -52,7 +53,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     checksum   text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )"""
-_LOCAL = f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"
+_LOCAL = """
+SELECT pg_backend_pid(), set_config('statement_timeout', '0', true), set_config('lock_timeout', $1, true),
+       CASE WHEN current_setting('server_version_num')::integer >= 170000
+            THEN set_config('transaction_timeout', '0', true) END"""
+"""$1 milliseconds. A role or database may have limits of its own, made for statements that are short."""
 _LOCK = "LOCK TABLE schema_migrations IN EXCLUSIVE MODE"
 _APPLIED = """
 SELECT version, checksum, name, (to_jsonb(m) ->> 'breaks_older')::boolean AS breaks_older
@@ -63,11 +68,23 @@ INSERT INTO schema_migrations
 SELECT * FROM jsonb_populate_record(null::schema_migrations, $1::jsonb || jsonb_build_object('applied_at', now()))"""
 _BLOCKERS = """
 SELECT pid, usename, application_name, state, query_start::text
-FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1)) ORDER BY pid"""
+FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))
+UNION ALL
+SELECT 0, owner, 'prepared transaction ' || gid, 'prepared', prepared::text
+FROM pg_prepared_xacts WHERE 0 = ANY (pg_blocking_pids($1)) AND database = current_database()
+ORDER BY pid"""
+"""A prepared transaction has no process, and is blamed on process 0."""
 
 
 class MigrationError(Exception):
     """The database's schema and the files do not fit together; the text says which file."""
+
+
+@dataclass
+class _Backend:
+    """The server's process that works for us in the present transaction; through a pooler the next has another."""
+
+    pid: int | None = None
 
 
 class Migration(NamedTuple):
@@ -116,10 +133,10 @@ async def migrate(config: PoolConfig) -> list[Migration]:
     Waits up to 300 s for locks that others hold, and logs who they are. Raises `Unavailable` after that and if the
     server is away, and `MigrationError`.
     """
-    connection = await connect(config, "migrate")
+    connection, backend = await connect(config, "migrate"), _Backend()
     try:
-        async with translated(), _watched(config, connection):
-            applied = await _patiently(connection, time.monotonic() + _PATIENCE_S)
+        async with translated(), _watched(config, backend):
+            applied = await _patiently(connection, backend, time.monotonic() + _PATIENCE_S)
             newer = (await compared(connection)).newer
     finally:
         connection.terminate()
@@ -151,25 +168,28 @@ async def compared(connection: Connection) -> Applied:
     return Applied(missing, [_named(row["version"], row["name"]) for row in unknown])
 
 
-async def _patiently(connection: Any, deadline: float) -> list[Migration]:
+async def _patiently(connection: Any, backend: _Backend, deadline: float) -> list[Migration]:
     """Apply what is missing, trying until *deadline*; returns it."""
     while True:
         heed_cancel()
         try:
-            return await _apply(connection)
+            return await _apply(connection, backend)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if time.monotonic() > deadline:
                 raise Unavailable("a migration waits for a lock; the log says who holds it") from None
         await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))
 
 
-async def _apply(connection: Any) -> list[Migration]:
-    if not await connection.fetchval(_EXISTS):
-        await _create(connection)
-    if not (await compared(connection)).missing:
-        return []
-    async with connection.transaction(isolation="read_committed"):
-        await connection.execute(_LOCAL)
+async def _apply(connection: Any, backend: _Backend) -> list[Migration]:
+    with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
+        # If several create the table at once, all but one fail on a key of the catalogue, and the table is there.
+        async with _bounded(connection, backend):
+            if not await connection.fetchval(_EXISTS):
+                await connection.execute(_CREATE)
+    async with _bounded(connection, backend):
+        if not (await compared(connection)).missing:
+            return []
+    async with _bounded(connection, backend):
         await connection.execute(_LOCK)
         missing = (await compared(connection)).missing  # somebody else may have been faster
         for migration in missing:
@@ -187,19 +207,18 @@ def _row(migration: Migration) -> dict[str, Any]:
     }
 
 
-async def _create(connection: Any) -> None:
-    """Create the table of migrations.
-
-    If several do at once, all but one fail on a key of the catalogue, and the table is there.
-    """
-    with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
-        await connection.execute(_CREATE)
+@contextlib.asynccontextmanager
+async def _bounded(connection: Any, backend: _Backend) -> AsyncGenerator[None]:
+    """Run the block in a transaction whose waits for locks are bounded, and whose statements are not."""
+    async with connection.transaction(isolation="read_committed"):
+        backend.pid = await connection.fetchval(_LOCAL, str(_LOCK_TIMEOUT_MS))
+        yield
 
 
 @contextlib.asynccontextmanager
-async def _watched(config: PoolConfig, connection: Any) -> AsyncGenerator[None]:
-    """Log whom *connection* waits for, over a connection of its own, as long as the block runs."""
-    watching = asyncio.create_task(_watch(config, connection.get_server_pid()), name="watching a migration")
+async def _watched(config: PoolConfig, backend: _Backend) -> AsyncGenerator[None]:
+    """Log whom *backend* waits for, over a connection of its own, as long as the block runs."""
+    watching = asyncio.create_task(_watch(config, backend), name="watching a migration")
     try:
         yield
     finally:
@@ -207,17 +226,17 @@ async def _watched(config: PoolConfig, connection: Any) -> AsyncGenerator[None]:
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def _watch(config: PoolConfig, pid: int) -> None:
-    """Log once for each process that *pid* waits for: who it is, and since when; never what it runs."""
-    told: set[int] = set()
+async def _watch(config: PoolConfig, backend: _Backend) -> None:
+    """Log once for each process that *backend* waits for: who it is, and since when; never what it runs."""
+    told: set[tuple[int, str]] = set()
     await asyncio.sleep(_LOCK_TIMEOUT_MS / 1000 / 2)  # most migrations wait for nobody, and need no second connection
     watcher = await connect(config, "migrate-watch")
     try:
         while True:
-            for row in await watcher.fetch(_BLOCKERS, pid):
-                if row["pid"] not in told:
+            for row in await watcher.fetch(_BLOCKERS, backend.pid):
+                if (key := (row["pid"], row["application_name"])) not in told:
                     log.warning("migration.waits", **dict(row.items()))
-                    told.add(row["pid"])
+                    told.add(key)
             await asyncio.sleep(_LOCK_TIMEOUT_MS / 1000 / 4)
     finally:
         watcher.terminate()

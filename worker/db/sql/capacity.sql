@@ -1,6 +1,7 @@
 -- name: read
 -- The server's limits, the same in each row, beside the client backends of one application, by whose they are.
--- A name counts only of a role that may write the ledger: any other could call itself a worker.
+-- A name counts only of a role that may write the ledger: any other could call itself a worker. Limits count the role
+-- that has logged in, whichever role it has been SET to then.
 -- No parameters. An ordinary role is not told the type of another role's: one that has a role and a database counts.
 SELECT current_setting('max_connections')::integer AS max_connections,
        current_setting('superuser_reserved_connections')::integer AS superuser_reserved_connections,
@@ -13,6 +14,6 @@ SELECT current_setting('max_connections')::integer AS max_connections,
        coalesce(a.datid = d.oid, false) AS same_database,
        count(*) AS count
 FROM pg_stat_activity AS a, pg_roles AS r, pg_database AS d
-WHERE r.rolname = current_user AND d.datname = current_database()
+WHERE r.rolname = session_user AND d.datname = current_database()
   AND (a.backend_type = 'client backend' OR a.backend_type IS NULL AND a.usesysid IS NOT NULL AND a.datid IS NOT NULL)
 GROUP BY r.rolconnlimit, d.datconnlimit, 6, 7, 8

@@ -16,9 +16,16 @@ WITH given AS (
 )
 SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
 
+-- name: taken
+-- Which of these skus exist. A statement of its own, after the insert: it sees what others committed meanwhile.
+-- $1 sku text[]
+SELECT found.sku
+FROM (SELECT DISTINCT unnest($1::text[]) AS sku) AS asked
+CROSS JOIN LATERAL (SELECT sku FROM products WHERE sku = asked.sku OFFSET 0) AS found
+
 -- name: set_stock
 -- Set the stock of many products; of several commands for one product the last one counts.
--- Answers every given row in order: the product's id or null. Rows are locked in the order of their ids.
+-- Answers every given row in order: the product's id or null, and the id of the product that it names. Rows are locked in the order of their ids.
 -- $1 rows: id or null, sku or null, in_stock
 WITH given AS (
     SELECT found.id, (r -> 2)::boolean AS in_stock, position
@@ -35,7 +42,7 @@ WITH given AS (
 ), changed AS (
     UPDATE products SET in_stock = last.in_stock FROM last WHERE products.id = last.id RETURNING products.id
 )
-SELECT changed.id FROM given LEFT JOIN changed USING (id) ORDER BY given.position
+SELECT changed.id, given.id AS found FROM given LEFT JOIN changed USING (id) ORDER BY given.position
 
 -- name: get_by_id
 -- $1 id bigint

@@ -16,10 +16,17 @@ WITH given AS (
 )
 SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
 
--- name: taken_usernames
--- Which of these usernames exist. A statement of its own, after the insert: it sees what others committed meanwhile.
--- $1 username text[]
-SELECT username FROM (SELECT DISTINCT unnest($1::text[]) AS username) AS asked JOIN users USING (username)
+-- name: taken
+-- The users that have one of these usernames or emails. A statement of its own, after the insert: it sees what others
+-- committed meanwhile.
+-- $1 username text[], $2 email text[]
+SELECT found.username, found.email
+FROM (SELECT DISTINCT unnest($1::text[]) AS username) AS asked
+CROSS JOIN LATERAL (SELECT * FROM users WHERE username = asked.username OFFSET 0) AS found
+UNION ALL
+SELECT found.username, found.email
+FROM (SELECT DISTINCT unnest($2::text[]) AS email) AS asked
+CROSS JOIN LATERAL (SELECT * FROM users WHERE email = asked.email OFFSET 0) AS found
 
 -- name: lock
 -- Find users by id or username and lock them in the order of their ids, against deadlocks between batches.
