@@ -30,7 +30,7 @@ from rich.text import Text
 from settings import Settings, load_or_exit
 from urls import without_password
 from worker import logs, process, servers
-from worker.broker import REFUSALS, open_redis, wait_for, wait_for_redis
+from worker.broker import REFUSALS, open_redis, wait_for_redis
 from worker.db import requirements
 from worker.db.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from worker.db.migrations import Migration, MigrationError, migrate
@@ -47,7 +47,7 @@ _PIPED_WIDTH = 2000
 _LEAST_FOLDED = 12
 _GAP = 2
 """Blanks between two columns of a table without a box."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
 class CommandError(Exception):
@@ -146,8 +146,7 @@ async def require_redis(settings: Settings, urls: Urls) -> None:
 
 async def patiently(attempt: Callable[[], Awaitable[Any]], settings: Settings, urls: Urls) -> Any:
     """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server as long as commands do."""
-    address = without_password(urls.database)
-    return await wait_for(attempt, "postgresql", address, patience_s(settings), (Unavailable,))
+    return await servers.wait_for_postgresql(attempt, urls.database, patience_s(settings))
 
 
 def patience_s(settings: Settings) -> float:
@@ -306,14 +305,14 @@ def duration(text: str) -> timedelta:
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
 
 
 def port(text: str) -> int:
     """Read the number of a TCP port, for argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= _HIGHEST_PORT:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _HIGHEST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to {_HIGHEST_PORT}")
     return int(text)
 

@@ -32,6 +32,8 @@ async def listening(answer: Answer) -> AsyncIterator[int]:
             await answer(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except ValueError:
+            pass  # the question whether something else is spoken here
         finally:
             writer.close()
 
@@ -208,7 +210,7 @@ async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
         redis = open_redis(url, queue_name="q")
         try:
             with pytest.raises(REFUSALS if said else RedisConnectionError) as met:
-                await wait_for_redis(redis, url, patience_s=60 if said else 0.3)
+                await wait_for_redis(redis, url, patience_s=60 if said else 1.5)
         finally:
             await redis.aclose(close_connection_pool=True)
     assert (said or "") in str(met.value)
