@@ -53,7 +53,7 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--follow", action="store_true", help="wait for the outcomes and report them")
     parser.add_argument(
         "--workers",
-        type=terminal.positive,
+        type=terminal.processes,
         default=0,
         metavar="W",
         help="run W workers for the length of the run; implies --follow",

@@ -38,6 +38,8 @@ from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
 _HIGHEST_PORT = 65535
+_MOST_PROCESSES = 64
+"""A worker takes about 50 MB; far fewer have all cores busy."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
 """A century: what lies further back the calendar may not have."""
@@ -308,6 +310,14 @@ def positive(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def processes(text: str) -> int:
+    """Read a number of processes to start, for argparse: a digit too many would take all of the machine's memory."""
+    count = positive(text)
+    if count > _MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {_MOST_PROCESSES} processes")
+    return count
 
 
 def port(text: str) -> int:

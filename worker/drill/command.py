@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=_minutes, default=2.0, metavar="M", help="faults by chance for M (default 2)")
     parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
     parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
-    parser.add_argument("--workers", type=terminal.positive, default=2, metavar="W", help="processes (default 2)")
+    parser.add_argument("--workers", type=terminal.processes, default=2, metavar="W", help="processes (default 2)")
     parser.add_argument(
         "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
     )
