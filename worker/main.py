@@ -197,6 +197,7 @@ class WorkerProcess:
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(migrate, config)):
                     log.info("migration.applied", version=migration.version, name=migration.name)
+                await self._wait_for_database(functools.partial(_require, side, tables=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (DatabaseFault, MigrationError, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None

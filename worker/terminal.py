@@ -111,8 +111,7 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
     )
     if settings.migrate_on_start:
         await migrate_first(config, settings, urls)
-    else:
-        await patiently(lambda: requirements.check(config, tables=True), settings, urls)
+    await patiently(lambda: requirements.check(config, tables=True), settings, urls)
     return await patiently(lambda: Pool.open(config), settings, urls)
 
 

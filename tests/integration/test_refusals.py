@@ -154,6 +154,18 @@ async def dsn_of(connection: Any) -> str:
     return f"postgresql://postgres@/DB?host={directory}&port={await connection.fetchval('SHOW port')}"
 
 
+@pytest.mark.parametrize("table", ["users", "products", "orders", "job_results"])
+async def test_a_table_that_was_dropped_is_named(empty_database: PoolConfig, table: str) -> None:
+    """No migration makes it again, since it is applied: every job of it would fail."""
+    await migrate(empty_database)
+    await requirements.check(empty_database, tables=True)
+    other = await connect(empty_database, "test")
+    await other.execute(f"DROP TABLE {table} CASCADE")
+    await other.close()
+    with pytest.raises(Refused, match=f"though its migrations are applied: {table}$"):
+        await requirements.check(empty_database, tables=True)
+
+
 async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
     """Whoever needs neither may use it."""
     await requirements.check(empty_database)
