@@ -7,6 +7,7 @@ RUN pip --python /opt/venv install --no-cache-dir --disable-pip-version-check --
 WORKDIR /app
 COPY settings.py ./
 COPY urls.py ./
+COPY libpq.py ./
 COPY producer/ producer/
 COPY worker/ worker/
 # Compiled now, as the file system is read-only later and each health check starts Python anew. The modes of

@@ -31,14 +31,13 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from urls import check_redis, parse_postgres, require, without_password
+import libpq
+from urls import UrlError, check_redis, parse_postgres, require, without_password
 
 __all__ = ["Settings", "SettingsError", "child_environment", "load", "load_or_exit", "without_password"]
 
 _WORKER_NAME_LENGTH = 40
 _DIGEST_LENGTH = 8
-_FILES_OF_LIBPQ = ("PGPASSFILE", "PGSERVICEFILE", "PGSSLCERT", "PGSSLCRL", "PGSSLKEY", "PGSSLROOTCERT")
-"""Variables that asyncpg reads as libpq does, and that name files."""
 
 
 class SettingsError(Exception):
@@ -150,11 +149,11 @@ class Settings(BaseSettings):
     """Queries after which a connection is replaced. Default 50,000."""
     pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     """Seconds after which an idle connection is closed; 0 = never. Default 300."""
-    acquire_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    acquire_timeout: Annotated[float, Field(ge=0.001, le=3600)] = 10.0
     """Seconds to wait for a connection of the pool. Default 10."""
-    command_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    command_timeout: Annotated[float, Field(ge=0.01, le=3600)] = 10.0
     """Seconds that one statement may take, seen from here and, as statement_timeout, on the server. Default 10."""
-    connect_timeout: Annotated[float, Field(gt=0, le=300)] = 5.0
+    connect_timeout: Annotated[float, Field(ge=0.01, le=300)] = 5.0
     """Seconds to wait for a new connection, of PostgreSQL and of Redis. Default 5."""
     connection_margin: Annotated[int, Field(ge=0, le=1000)] = 5
     """Connections of the server that the workers leave free, together, beside those that are in other hands: for a
@@ -168,7 +167,7 @@ class Settings(BaseSettings):
     """The same of the role tidepool_read. Default none."""
 
     # Jobs.
-    queue_name: Annotated[str, Field(min_length=1)] = "arq:queue"
+    queue_name: Annotated[str, Field(min_length=1, max_length=512)] = "arq:queue"
     """The queue's key in Redis. Default arq:queue, which is arq's."""
     max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 2000
     """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
@@ -246,6 +245,8 @@ class Settings(BaseSettings):
             raise PydanticUseDefault
         if not trimmed.isprintable():
             raise ValueError("has a control character, or bytes that are not UTF-8")
+        if trimmed[0] in "\"'`" and trimmed[0] == trimmed[-1] and len(trimmed) > 1:
+            raise ValueError("is in quotes, which some readers of .env files leave: write it without them")
         return trimmed
 
     @model_validator(mode="after")
@@ -304,6 +305,7 @@ def _of_mapping(environment: Mapping[str, str]) -> Settings:
 def load_or_exit() -> Settings:
     """Read and check the settings; where they are wrong, say so on standard error and exit with status 2."""
     _name_user_and_home()
+    libpq.drop_empty_variables(os.environ)
     try:
         return load()
     except SettingsError as error:
@@ -335,20 +337,17 @@ def _check_environment(settings: Settings, environment: Mapping[str, str]) -> No
     """Check what asyncpg takes out of the environment, as libpq does. Raises `SettingsError`."""
     if settings.database is None:
         return
-    for variable in _FILES_OF_LIBPQ:
-        path = environment.get(variable)
-        if path and not os.access(path, os.R_OK):
-            raise SettingsError(f"{variable}: cannot be read by this user, or is not there: {path}")
-    port = environment.get("PGPORT", "")
-    if port and not all(one.isascii() and one.isdecimal() for one in port.split(",")):
-        raise SettingsError("PGPORT: is not a number")
+    try:
+        libpq.check(settings.database.get_secret_value(), environment)
+    except UrlError as error:
+        raise SettingsError(str(error)) from None
     _require_user(settings.database, environment)
 
 
 def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
     """Raise `SettingsError` where neither the URL nor the system says as which role to connect."""
     parsed = parse_postgres(database.get_secret_value())
-    if parsed.user or "service" in parsed.parameters or {"PGUSER", "PGSERVICE"} & environment.keys():
+    if parsed.user or "service" in parsed.parameters or environment.get("PGUSER"):
         return
     try:
         getpass.getuser()

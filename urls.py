@@ -9,6 +9,7 @@ nothing else anyway, and which values of those are refused; every other paramete
 
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +24,17 @@ UNREADABLE = "(a URL that does not parse)"
 
 _SHAPE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
 _HOST_IN_URL = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
-_SHOWN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^\s:\[\]]*)(?::\d*)?")
+_SHOWN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9_.-]+)?\]|[^\s:\[\]]*)(?::\d*)?")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,49}")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HIGHEST_PORT = 65535
 _LONGEST_HOST = 253
 _LONGEST_S = 3600.0
+_LARGEST = 2**31 - 1
+"""The largest whole number that libpq and Redis take."""
+_LONGEST_SOCKET_PATH = 107
+"""Bytes that Linux lets the path of a socket have."""
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
@@ -124,9 +129,9 @@ def parse_postgres(url: str) -> PostgresUrl:
     user, colon, password = parts.user_info.partition(":")
     hosts, ports = _hosts(parts.hosts)
     if "host" in given:
-        hosts = [_checked_host(host) for host in _listed(given["host"], "host")]
+        hosts = _listed_hosts(given["host"])
     if "port" in given:
-        ports = [_port(port) for port in _listed(given["port"], "port")]
+        ports = _listed_ports(given["port"])
     if len(ports) > 1 and len(ports) != max(len(hosts), 1):
         raise UrlError(f"names {len(ports)} ports for {max(len(hosts), 1)} hosts")
     _check_tls(given)
@@ -150,9 +155,13 @@ def check_redis(url: str) -> None:
     if parts.scheme == "unix":
         if parts.hosts or len(parts.path) < len("/x"):
             raise UrlError("names no socket: it is written unix:///path/of/the.sock")
+        _require_socket_path(_utf8(parts.path, "path"))
     else:
         _check_redis_server(parts)
+    names = [name for name, _ in parts.query]
     given = _parameters(parts, _take_redis)
+    if repeated := [name for name in given if names.count(name) > 1]:
+        raise UrlError(f"has parameter {repeated[0]} more than once")
     if parts.scheme != "rediss" and (secured := [name for name in given if name.startswith("ssl_")]):
         raise UrlError(f"has parameter {secured[0]}, which belongs to rediss://")
     if parts.scheme == "unix" and "socket_keepalive" in given:
@@ -161,6 +170,17 @@ def check_redis(url: str) -> None:
         raise UrlError("must have both parameters ssl_certfile and ssl_keyfile, or neither")
     if given.get("ssl_cert_reqs") == "none" and _truth(given.get("ssl_check_hostname", "no")):
         raise UrlError("has ssl_check_hostname=true beside ssl_cert_reqs=none, which checks no certificate")
+
+
+def check_parameter(name: str, value: str) -> None:
+    """Check a parameter of PostgreSQL that stands outside of a URL. Raises `UrlError`, without its name."""
+    _take_postgres(name, value)
+    if name == "host":
+        _listed_hosts(value)
+    elif name == "port":
+        _listed_ports(value)
+    elif name in _FILES and value:
+        _require_file(name, value)
 
 
 def require(variable: str, url: str, check: Callable[[str], object]) -> None:
@@ -216,11 +236,14 @@ def without_password(url: str) -> str:
     is_doubtful = "@" in path or "@" in fragment or ("@" in query and not _is_valid(url))
     is_doubtful |= not url.isprintable() or bool(re.search(r"[\[\]]", user))
     is_doubtful |= not all(_SHOWN_HOST.fullmatch(host) for host in hosts.split(","))
-    name = user.split(":")[0]
+    name, colon, _ = user.partition(":")
+    is_doubtful |= "%3a" in name.lower()  # it may be `name:password`, encoded as one
     if is_doubtful or "@" in (user if scheme in POSTGRES_SCHEMES else name):
         return UNREADABLE
     if scheme != "unix" and re.search("[/:]", path[1:]):
         return UNREADABLE
+    if scheme not in POSTGRES_SCHEMES and not colon:
+        name = ""  # a name without a password is most often a password whose colon was forgotten
     name = f"{name}@" if name else ""
     kept = "&".join(word for word in query.split("&") if word.startswith(("host=", "db=")))
     return f"{scheme}://{name}{hosts}{path}" + (f"?{kept}" if kept else "")
@@ -284,7 +307,7 @@ def _take_postgres(name: str, value: str) -> None:
     elif name == "pgbouncer":
         allowed = ("true", "false")
     elif name == "connect_timeout":
-        _require_number(value, int, -math.inf)
+        _require_number(value, int, -_LARGEST)
     elif name == "statement_cache_size":
         _require_number(value, int, 0)
     elif name not in (*_POSTGRES_HONOURED, *_POSTGRES_DROPPED, *_POSTGRES_ADDRESS):
@@ -312,12 +335,12 @@ def _one_of(*allowed: str) -> Callable[[str], None]:
 
 def _require_number(value: str, kind: type[int] | type[float], least: float) -> None:
     try:
-        number = kind(value)
+        number = kind(value) if re.fullmatch("[0-9eE.+-]+", value) else math.nan
     except ValueError:
         number = math.nan
-    if not least <= number < math.inf:
+    if not least <= number <= _LARGEST:
         what = "whole number" if kind is int else "number"
-        raise UrlError(f"which must be a {what}" + (f" of at least {least:g}" if math.isfinite(least) else ""))
+        raise UrlError(f"which must be a {what}" + (f" of at least {least:g}" if least >= 0 else ""))
 
 
 def _require_index(value: str) -> None:
@@ -330,8 +353,17 @@ def _require_seconds(value: str) -> None:
         raise UrlError(f"which may be {_LONGEST_S:g} seconds or less")
 
 
+_TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
+"""How redis-py's documentation writes them; what else is no empty text counts as true there, also `off`."""
+
+
 def _truth(value: str) -> bool:
-    return value.upper() not in ("0", "F", "FALSE", "N", "NO")
+    return value.lower() in _TRUE
+
+
+def _require_truth(value: str) -> None:
+    if value.lower() not in (*_TRUE, *_FALSE):
+        raise UrlError("which may only be true or false")
 
 
 _REDIS_HONOURED: dict[str, Callable[[str], None] | None] = {
@@ -341,12 +373,12 @@ _REDIS_HONOURED: dict[str, Callable[[str], None] | None] = {
     "password": None,
     "protocol": _one_of("2"),
     "socket_connect_timeout": _require_seconds,
-    "socket_keepalive": None,
+    "socket_keepalive": _require_truth,
     "socket_timeout": _require_seconds,
     "ssl_ca_certs": None,
     "ssl_cert_reqs": _one_of("none", "optional", "required"),
     "ssl_certfile": None,
-    "ssl_check_hostname": None,
+    "ssl_check_hostname": _require_truth,
     "ssl_ciphers": None,
     "ssl_keyfile": None,
     "username": None,
@@ -380,7 +412,9 @@ def _check_redis_server(parts: _Parts) -> None:
     """Raise `UrlError` unless host, port and path are those of one Redis."""
     if "," in parts.hosts:
         raise UrlError("names several hosts: Redis has one; for a fail-over put a proxy before them")
-    _hosts(parts.hosts)
+    hosts, _ = _hosts(parts.hosts)
+    if hosts and hosts[0].startswith("/"):
+        raise UrlError("names a socket as its host: it is written unix:///path/of/the.sock")
     if parts.path not in ("", "/") and not re.fullmatch(r"/\d{1,9}", parts.path, re.ASCII):
         raise UrlError("has a path that is not the number of a database, as in redis://host:6379/0")
 
@@ -399,6 +433,14 @@ def _hosts(text: str) -> tuple[list[str], list[int | None]]:
     matches = [match for match in found if match]
     hosts = [_checked_host(_decoded(match[1].strip("[]"), "host")) for match in matches]
     return hosts, [_port(_decoded(match[2] or "", "port")) for match in matches]
+
+
+def _listed_hosts(text: str) -> list[str]:
+    return [_checked_host(host) for host in _listed(text, "host")]
+
+
+def _listed_ports(text: str) -> list[int | None]:
+    return [_port(port) for port in _listed(text, "port")]
 
 
 def _listed(text: str, what: str) -> list[str]:
@@ -420,12 +462,18 @@ def _port(text: str) -> int | None:
 def _checked_host(host: str) -> str:
     """Return *host*: a name, an address or the directory of a socket. Raises `UrlError`."""
     if host.startswith("/") and host.isprintable():
+        _require_socket_path(host if ".s.PGSQL." in host else f"{host}/.s.PGSQL.5432")
         return host
     try:
         ipaddress.ip_address(host)
     except ValueError:
         _require_host_name(host)
     return host
+
+
+def _require_socket_path(path: str) -> None:
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise UrlError(f"names a socket whose path has more than {_LONGEST_SOCKET_PATH} bytes")
 
 
 def _require_host_name(host: str) -> None:

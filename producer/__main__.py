@@ -53,7 +53,7 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--follow", action="store_true", help="wait for the outcomes and report them")
     parser.add_argument(
         "--workers",
-        type=terminal.positive,
+        type=terminal.processes,
         default=0,
         metavar="W",
         help="run W workers for the length of the run; implies --follow",
@@ -158,8 +158,8 @@ def _rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < 1e9:  # noqa: PLR2004  (also refuses nan)
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate above 0")
+    if not 1e-6 <= rate <= 1e9:  # noqa: PLR2004  (also refuses nan)
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate from 0.000001 to 1e9")
     return rate
 
 

@@ -13,6 +13,7 @@ A tour, in the order in which a job meets the files:
 - `outcomes`  what can become of a job
 - `health`    the stats job, the pruning, verdict and advice, readiness, and the figures for Prometheus
 - `bounded_http` the HTTP server of the front and of METRICS_PORT, with bounds on what callers may take
+- `protocols` finds out what else answers where one of the servers was expected
 - `main`      makes and wires all of it; `servers`, `embedded` and `broker` know where the servers are
 - `bench`, `drill` and `lab` measure it and break it; no code of the service uses them
 - `process`   signals, standard streams and exit statuses, before anything else of a process
@@ -21,6 +22,7 @@ A tour, in the order in which a job meets the files:
 Start it with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.
 """
 
+import sys
 from typing import Any
 
 from worker import process
@@ -35,4 +37,7 @@ def __getattr__(name: str) -> Any:
         from worker.main import worker_settings  # noqa: PLC0415  (only the arq command needs all of it)
 
         return worker_settings()
+    if process.is_arq_command() and f"{__name__}.{name}" in sys.argv:
+        print(f"error: no settings are called {name}: arq {__name__}.WorkerSettings", file=sys.stderr)  # noqa: T201
+        sys.exit(process.ERROR)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
+import os
 import re
 import sys
 from datetime import timedelta
@@ -188,9 +189,12 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _cores(text: str) -> list[int]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6})*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of cores such as 0,1")
-    return [int(core) for core in text.split(",")]
+    cores = [int(core) for core in text.split(",")]
+    if unknown := set(cores) - os.sched_getaffinity(0):
+        raise argparse.ArgumentTypeError(f"this process has no core {min(unknown)}")
+    return cores
 
 
 def main() -> None:

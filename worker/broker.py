@@ -19,8 +19,10 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
     NoPermissionError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -28,8 +30,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from urls import checks_certificate, without_password
 from worker import wire
 from worker.cancelling import heed_cancel
-from worker.db.faults import is_broken_tls, words
+from worker.db.faults import is_broken_tls, is_local, words
 from worker.engine.trouble import is_trouble
+from worker.protocols import REDIS, TLS, other_than
 
 log = structlog.get_logger(__name__)
 
@@ -89,13 +92,23 @@ async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None 
         try:
             return await _look(redis)
         except (RedisError, OSError) as error:
-            if is_trouble(error) or isinstance(error, REFUSALS):
-                raise
-            raise RedisRefused(words(error)) from error
+            if not is_trouble(error) and not isinstance(error, REFUSALS):
+                raise RedisRefused(words(error)) from error
+            if not isinstance(error, (*REFUSALS, BusyLoadingError, ResponseError)):
+                await _require_redis_at(url)
+            raise
 
     warning = await wait_for(attempt, "redis", without_password(url), patience_s, (RedisError, OSError), REFUSALS)
     if warning:
         log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
+
+
+async def _require_redis_at(url: str) -> None:
+    """Raise `RedisRefused` where another server answers, or one with TLS that the URL does not have."""
+    options: dict[str, Any] = {**parse_url(url)}
+    address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
+    if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
+        raise RedisRefused(said)
 
 
 async def ask(redis: ArqRedis) -> str:
@@ -222,7 +235,7 @@ class _OurWay:
 
 def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
     """Return whether redis-py calls the server away because of our settings or files, or of what TLS the ends speak."""
-    if isinstance(reason, PermissionError) or is_broken_tls(reason):
+    if is_local(reason) or is_broken_tls(reason):
         return True
     return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 

@@ -23,10 +23,10 @@ from settings import Settings, load_or_exit
 from urls import drops_channel_binding, without_password
 from worker import identity, logs, process, servers, wire
 from worker.batcher import Batcher
-from worker.broker import ask, open_redis, redis_settings, wait_for, wait_for_redis
+from worker.broker import ask, open_redis, redis_settings, wait_for_redis
 from worker.budget import Budget
 from worker.db import capacity
-from worker.db.faults import DatabaseFault, ServerError, Unavailable, words
+from worker.db.faults import DatabaseFault, ServerError, words
 from worker.db.migrations import MigrationError, migrate
 from worker.db.pool import Pool, PoolConfig
 from worker.db.requirements import require
@@ -197,6 +197,7 @@ class WorkerProcess:
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(migrate, config)):
                     log.info("migration.applied", version=migration.version, name=migration.name)
+                await self._wait_for_database(functools.partial(_require, side, tables=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (DatabaseFault, MigrationError, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
@@ -204,7 +205,7 @@ class WorkerProcess:
         return pool
 
     async def _wait_for_database(self, attempt: Any) -> Any:
-        return await wait_for(attempt, "postgresql", without_password(self._urls.database), None, (Unavailable,))
+        return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: ArqRedis

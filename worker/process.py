@@ -18,17 +18,23 @@ Exit statuses of `python -m producer` and `python -m worker`:
 it still imports.
 """
 
+import atexit
 import errno
 import io
 import os
+import re
 import select
 import signal
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Never
 
 ERROR = 2
 """The exit status of what could not be done."""
+_REFUSED_IMPORT = re.compile("failed to map segment|[Cc]annot allocate memory|^Out of memory")
+_LEAST_DESCRIPTORS = 12
+"""An event loop has seven, connections to both servers and files that are read have the others."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -60,6 +66,11 @@ def prepare() -> None:
     sys.stderr = _stream(2, sys.stderr)
     for number in _SIGNALS:
         _handle(number, _end_now)
+    # The first that is registered is called last. After it Python restores what signals do by default, and a signal
+    # that came then would take the place of the status.
+    atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS)
+    sys.excepthook = _explain
+    _require_descriptors()
 
 
 def run(main: Callable[[], object]) -> Never:
@@ -130,6 +141,35 @@ def _handle(number: int, handler: Callable[[int, Any], object]) -> None:
 def _end_now(number: int, _frame: object) -> None:
     """End the process: nothing is open that would have to be closed."""
     os._exit(128 + number)
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with one line where the system refuses memory to the imports. What else gets here is a bug.
+
+    A module's own handling of the refusal may have ended in another error.
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    if any(isinstance(one, MemoryError) or _REFUSED_IMPORT.search(str(one)) for one in causes):
+        _refuse("there is too little memory")
+    sys.__excepthook__(kind, error, trace)
+
+
+def _require_descriptors() -> None:
+    """End with one line where so few may be open that no event loop and no connection could be."""
+    opened = list[int]()
+    try:
+        opened += (os.dup(2) for _ in range(_LEAST_DESCRIPTORS))
+    except OSError as error:
+        _refuse(f"{error.strerror}: {_LEAST_DESCRIPTORS} more are needed")
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+def _refuse(said: str) -> Never:
+    sys.stderr.write(f"error: {said}\n")
+    os._exit(ERROR)
 
 
 def _open_closed_descriptors() -> None:

@@ -1,12 +1,17 @@
 """Which PostgreSQL and Redis this process uses, its own or the embedded ones, and how its pool is opened."""
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 from settings import Settings
+from urls import parse_postgres, without_password
 from worker import embedded
+from worker.broker import wait_for
+from worker.db.faults import Refused, ServerError, Unavailable
 from worker.db.pool import PoolConfig
 from worker.embedded import Urls
+from worker.protocols import POSTGRESQL, other_than
 
 
 def addresses(settings: Settings) -> Urls:
@@ -28,6 +33,34 @@ def running(settings: Settings) -> Generator[Urls]:
         return
     with embedded.join(settings.data_dir) as membership:
         yield membership.urls
+
+
+async def wait_for_postgresql(attempt: Callable[[], Awaitable[Any]], url: str, patience_s: float | None) -> Any:
+    """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server; None waits for ever.
+
+    Raises the last `Unavailable` when *patience_s* is over, and `Refused` at once, also where another server answers.
+    """
+
+    async def tried() -> Any:
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if not isinstance(error.__cause__, ServerError):
+                await _require_postgresql_at(url)
+            raise
+
+    return await wait_for(tried, "postgresql", without_password(url), patience_s, (Unavailable,))
+
+
+async def _require_postgresql_at(url: str) -> None:
+    """Raise `Refused` where the one host of *url* answers in another protocol."""
+    parsed = parse_postgres(url)
+    if len(parsed.hosts) != 1:
+        return
+    host, port = parsed.hosts[0], (parsed.ports or (5432,))[0]
+    address = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+    if said := await other_than(POSTGRESQL, address):
+        raise Refused(said)
 
 
 def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:

@@ -30,7 +30,7 @@ from rich.text import Text
 from settings import Settings, load_or_exit
 from urls import without_password
 from worker import logs, process, servers
-from worker.broker import REFUSALS, open_redis, wait_for, wait_for_redis
+from worker.broker import REFUSALS, open_redis, wait_for_redis
 from worker.db import requirements
 from worker.db.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from worker.db.migrations import Migration, MigrationError, migrate
@@ -38,6 +38,8 @@ from worker.db.pool import Pool, PoolConfig
 from worker.embedded import EmbeddedServersError, Urls
 
 _HIGHEST_PORT = 65535
+_MOST_PROCESSES = 64
+"""A worker takes about 50 MB; far fewer have all cores busy."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
 """A century: what lies further back the calendar may not have."""
@@ -47,7 +49,7 @@ _PIPED_WIDTH = 2000
 _LEAST_FOLDED = 12
 _GAP = 2
 """Blanks between two columns of a table without a box."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
 class CommandError(Exception):
@@ -109,8 +111,7 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
     )
     if settings.migrate_on_start:
         await migrate_first(config, settings, urls)
-    else:
-        await patiently(lambda: requirements.check(config, tables=True), settings, urls)
+    await patiently(lambda: requirements.check(config, tables=True), settings, urls)
     return await patiently(lambda: Pool.open(config), settings, urls)
 
 
@@ -146,8 +147,7 @@ async def require_redis(settings: Settings, urls: Urls) -> None:
 
 async def patiently(attempt: Callable[[], Awaitable[Any]], settings: Settings, urls: Urls) -> Any:
     """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server as long as commands do."""
-    address = without_password(urls.database)
-    return await wait_for(attempt, "postgresql", address, patience_s(settings), (Unavailable,))
+    return await servers.wait_for_postgresql(attempt, urls.database, patience_s(settings))
 
 
 def patience_s(settings: Settings) -> float:
@@ -306,14 +306,22 @@ def duration(text: str) -> timedelta:
 
 def positive(text: str) -> int:
     """Read a whole number of at least 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
 
 
+def processes(text: str) -> int:
+    """Read a number of processes to start, for argparse: a digit too many would take all of the machine's memory."""
+    count = positive(text)
+    if count > _MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {_MOST_PROCESSES} processes")
+    return count
+
+
 def port(text: str) -> int:
     """Read the number of a TCP port, for argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= _HIGHEST_PORT:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _HIGHEST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to {_HIGHEST_PORT}")
     return int(text)
 

@@ -32,6 +32,25 @@ def test_few_file_descriptors_and_no_docstrings_are_enough(service: Service) -> 
     assert 0 == service.run("worker", "why", "--help", PYTHONOPTIMIZE="2").status  # it is made of docstrings
 
 
+@pytest.mark.parametrize("limit", ["ulimit -n 12", "ulimit -n 5", "ulimit -v 60000"])
+@pytest.mark.parametrize("command", ["-m producer results", "-m worker pool", "-m arq worker.WorkerSettings"])
+def test_too_narrow_limits_are_one_line(service: Service, limit: str, command: str) -> None:
+    """Descriptors for an event loop, memory for the imports: refused before anything begins."""
+    ended = subprocess.run(
+        ["bash", "-c", f"{limit}; exec {sys.executable} {command}"],
+        env=service.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "-v" in limit and "arq" in command:
+        return  # arq's own imports come before ours
+    assert 2 == ended.returncode
+    assert ended.stderr.startswith("error: ")
+    assert 1 == ended.stderr.count("\n")
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """Give a directory with a short path."""

@@ -12,12 +12,15 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from worker.broker import REFUSALS, ask, open_redis, wait_for_redis
+from urls import parse_postgres
+from worker.broker import REFUSALS, RedisRefused, ask, open_redis, wait_for_redis
 from worker.db import requirements
-from worker.db.faults import Refused, ServerError, Unavailable, words
+from worker.db.faults import Refused, ServerError, Unavailable, classify, words
 from worker.db.migrations import migrate
 from worker.db.pool import Pool, PoolConfig, connect
 from worker.health.readiness import Readiness
+from worker.protocols import other_than
+from worker.servers import wait_for_postgresql
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_policy:noeviction\r\n"
@@ -32,6 +35,8 @@ async def listening(answer: Answer) -> AsyncIterator[int]:
             await answer(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except ValueError:
+            pass  # the question whether something else is spoken here
         finally:
             writer.close()
 
@@ -149,6 +154,18 @@ async def dsn_of(connection: Any) -> str:
     return f"postgresql://postgres@/DB?host={directory}&port={await connection.fetchval('SHOW port')}"
 
 
+@pytest.mark.parametrize("table", ["users", "products", "orders", "job_results"])
+async def test_a_table_that_was_dropped_is_named(empty_database: PoolConfig, table: str) -> None:
+    """No migration makes it again, since it is applied: every job of it would fail."""
+    await migrate(empty_database)
+    await requirements.check(empty_database, tables=True)
+    other = await connect(empty_database, "test")
+    await other.execute(f"DROP TABLE {table} CASCADE")
+    await other.close()
+    with pytest.raises(Refused, match=f"though its migrations are applied: {table}$"):
+        await requirements.check(empty_database, tables=True)
+
+
 async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
     """Whoever needs neither may use it."""
     await requirements.check(empty_database)
@@ -208,7 +225,7 @@ async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
         redis = open_redis(url, queue_name="q")
         try:
             with pytest.raises(REFUSALS if said else RedisConnectionError) as met:
-                await wait_for_redis(redis, url, patience_s=60 if said else 0.3)
+                await wait_for_redis(redis, url, patience_s=60 if said else 1.5)
         finally:
             await redis.aclose(close_connection_pool=True)
     assert (said or "") in str(met.value)
@@ -255,3 +272,63 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
 def test_a_refused_command_is_no_connection_that_was_lost() -> None:
     """A running worker waits when it is refused, as when the server is away: only the start ends by it."""
     assert all(issubclass(one, (RedisConnectionError, ResponseError)) for one in REFUSALS)
+
+
+def that_answers(reply: bytes) -> Answer:
+    """Return a server that says *reply* to whatever it hears."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(reply)
+        await writer.drain()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("reply", "of_postgresql", "of_redis"),
+    [
+        (b"N", None, "speaks PostgreSQL, not Redis"),
+        (b"-ERR wrong number of arguments", "speaks Redis, not PostgreSQL", None),
+        (b"HTTP/1.1 400 Bad Request", "speaks HTTP, not PostgreSQL", "speaks HTTP, not Redis"),
+        (b"", None, None),
+    ],
+)
+async def test_another_server_at_the_address_is_found_out(
+    reply: bytes, of_postgresql: str | None, of_redis: str | None
+) -> None:
+    """Waiting would go on for ever; one that closes without a word may be a proxy, and is waited for."""
+    async with listening(that_answers(reply)) as port:
+        for expected, said in (("PostgreSQL", of_postgresql), ("Redis", of_redis)):
+            assert (said or "") in await other_than(expected, ("127.0.0.1", port))
+
+
+async def test_a_wrong_url_of_a_running_server_is_refused(servers: Any) -> None:
+    """Redis's URL names PostgreSQL, or a Redis without TLS."""
+    database = servers.database_url("postgres")
+    parsed = parse_postgres(database)
+    url = f"unix://{parsed.hosts[0]}/.s.PGSQL.{(parsed.ports or (5432,))[0]}"
+    redis = open_redis(url, queue_name="q")
+    try:
+        with pytest.raises(RedisRefused, match="speaks PostgreSQL, not Redis"):
+            await wait_for_redis(redis, url)
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+async def test_a_database_url_that_names_a_redis_is_refused() -> None:
+    """It hears PostgreSQL's first packet, and says nothing."""
+
+    async def fail() -> None:
+        raise Unavailable("TimeoutError")
+
+    async with listening(that_answers(b"+PONG")) as port:
+        with pytest.raises(Refused, match="speaks Redis, not PostgreSQL"):
+            await wait_for_postgresql(fail, f"postgresql://u@127.0.0.1:{port}/d", None)
+
+
+def test_a_file_that_cannot_be_read_here_is_no_server_that_is_away() -> None:
+    """An error of a file has its name; one of a socket has none."""
+    assert isinstance(classify(FileNotFoundError(2, "No such file", "/no/key.log")), Refused)
+    assert isinstance(classify(NotADirectoryError(20, "Not a directory")), Refused)
+    assert isinstance(classify(FileNotFoundError(2, "No such file")), Unavailable)

@@ -12,6 +12,7 @@ MODULES = {
     for path in [
         ROOT / "settings.py",
         ROOT / "urls.py",
+        ROOT / "libpq.py",
         *(ROOT / "worker").rglob("*.py"),
         *(ROOT / "producer").rglob("*.py"),
     ]
@@ -34,7 +35,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worker.ledger": ("asyncpg", "redis", "arq", "settings", "worker.engine"),
     "worker.delivery": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine"),
     "settings": ("worker", "producer"),
-    "urls": ("worker", "producer", "settings", "asyncpg", "redis"),
+    "urls": ("worker", "producer", "settings", "asyncpg", "redis", "libpq"),
+    "libpq": ("worker", "producer", "settings", "asyncpg", "redis"),
     "producer.workload": ("asyncpg", "redis", "arq", "settings"),
     "producer.commands_file": ("asyncpg", "redis", "arq", "settings"),
     "producer.report": ("asyncpg", "redis", "arq", "settings"),

@@ -105,6 +105,11 @@ def test_the_systems_cas_check_certificate_and_name() -> None:
         ("postgresql:h", "must begin with"),
         ("mysql://h/d", "must begin with"),
         ("POSTGRESQL://h/d", "must begin with"),
+        ("postgresql://h/d?connect_timeout=1_0", "must be a whole number"),
+        ("postgresql://h/d?connect_timeout=%D9%A3", "must be a whole number"),
+        ("postgresql://h/d?connect_timeout=99999999999", "must be a whole number"),
+        (f"postgresql://h/d?statement_cache_size={'9' * 400}", "must be a whole number"),
+        (f"postgresql:///d?host=/{'s' * 100}", "a socket whose path has more than 107 bytes"),
         (f"{DATABASE}?sslcert=/no/cert.pem", "sslcert is no file: /no/cert.pem"),
         (f"{DATABASE}?passfile={Path('/')}", "passfile is no file: /"),
     ],
@@ -139,6 +144,18 @@ def test_a_url_of_postgresql_is_refused_in_words(url: str, words: str) -> None:
         ("unix://run/redis.sock", "names no socket"),
         ("unix:///run/redis.sock?socket_keepalive=1", "parameter socket_keepalive"),
         ("sentinel://r", "must begin with"),
+        ("redis://r?db=%203", "parameter db, which must be a whole number"),
+        ("redis://r?db=%D9%A3", "parameter db, which must be a whole number"),
+        ("redis://r?db=99999999999", "parameter db, which must be a whole number"),
+        (f"redis://r?health_check_interval={'9' * 400}", "parameter health_check_interval, which must be"),
+        ("redis://r?socket_timeout=1_0", "parameter socket_timeout, which must be"),
+        ("redis://r?socket_keepalive=off", "parameter socket_keepalive, which may only be true or false"),
+        ("rediss://r?ssl_check_hostname=off", "parameter ssl_check_hostname, which may only be true or false"),
+        ("redis://r?db=1&db=2", "parameter db more than once"),
+        ("rediss://r?ssl_cert_reqs=none&ssl_cert_reqs=required", "parameter ssl_cert_reqs more than once"),
+        ("redis://%2Frun%2Fredis.sock/0", "names a socket as its host"),
+        (f"unix:///{'s' * 107}", "a socket whose path has more than 107 bytes"),
+        ("unix:///run/%00.sock", "a zero byte in its path"),
         ("http://r", "must begin with"),
     ],
 )
@@ -202,6 +219,18 @@ def test_a_url_that_does_not_parse_is_never_shown(url: str) -> None:
         load({"DATABASE_URL": DATABASE, "REDIS_URL": REDIS, variable: url})
     assert SECRET not in f"{refused.value!s} {refused.value!r}"
     assert UNREADABLE == without_password(url)
+
+
+@pytest.mark.parametrize("url", ["redis://hunter2@r", "redis://ada%3Ahunter2@r", "postgresql://ada%3ahunter2@h/d"])
+def test_what_may_be_a_password_in_the_place_of_a_name_is_not_shown(url: str) -> None:
+    """Redis's URL is written so where the colon before a password is forgotten."""
+    assert SECRET not in without_password(url)
+
+
+def test_a_zone_of_ipv6_is_shown() -> None:
+    """`%25` is its percent sign."""
+    for url in ("postgresql://[fe80::1%25eth0]:5433/d", "redis://[fe80::1%25lo]:6379"):
+        assert url == without_password(url)
 
 
 SCHEMES = ("postgresql://", "postgres:", "postgresql+asyncpg://", "redis://", "rediss:/", "redis:", "unix://", "")

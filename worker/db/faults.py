@@ -212,11 +212,21 @@ def _classify_connection(error: Exception) -> DatabaseFault | None:
         return Refused(f"its certificate is not trusted: {error.verify_message}")
     if isinstance(error, asyncpg.ClientConfigurationError) or _REFUSES_TLS in str(error):
         return Refused(words(error))
-    if isinstance(error, PermissionError) or is_broken_tls(error):
+    if is_local(error) or is_broken_tls(error):
         return Refused(words(error))
     if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
         return None  # we misuse the driver: repeating that would go on for ever
     return Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+
+def is_local(error: BaseException | None) -> bool:
+    """Return whether a file or the right of this user stops us here, not the server: waiting is vain.
+
+    Files have their names in the error, sockets have not.
+    """
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    return isinstance(error, OSError) and error.filename is not None
 
 
 def is_broken_tls(error: BaseException | None) -> bool:

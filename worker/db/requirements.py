@@ -22,6 +22,8 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
         )
     if tables and not found["has_tables"]:
         raise Refused("its tables are missing: `python -m worker migrate` makes them")
+    if tables and found["missing"]:
+        raise Refused(f"its tables are missing though its migrations are applied: {', '.join(found['missing'])}")
 
 
 async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:

@@ -20,6 +20,7 @@ from worker.drill.guard import prepare
 from worker.drill.log import Log
 from worker.drill.run import Drill, Injected, Report
 from worker.embedded import Urls
+from worker.lab import numbers
 
 EXAMPLES = """  python -m worker drill                               two minutes of faults by chance
   python -m worker drill --minutes 10 --seed 7
@@ -102,10 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shots", type=terminal.positive, metavar="K", help="of each burst (default 25; 3 among faults by chance)"
     )
-    parser.add_argument("--minutes", type=float, default=2.0, metavar="M", help="faults by chance for M (default 2)")
+    parser.add_argument("--minutes", type=_minutes, default=2.0, metavar="M", help="faults by chance for M (default 2)")
     parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
     parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
-    parser.add_argument("--workers", type=terminal.positive, default=2, metavar="W", help="processes (default 2)")
+    parser.add_argument("--workers", type=terminal.processes, default=2, metavar="W", help="processes (default 2)")
     parser.add_argument(
         "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
     )
@@ -124,6 +125,10 @@ def _faults(text: str) -> list[str]:
     if unknown := set(names) - set(FAULTS):
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(FAULTS)}")
     return names
+
+
+def _minutes(text: str) -> float:
+    return numbers.within(text, 0.01, 7 * 24 * 60)
 
 
 def _timeline(text: str) -> Path:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--workers",
-        type=terminal.positive,
+        type=terminal.processes,
         default=1,
         metavar="W",
         help="processes, on servers of their own (default 1)",

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="batches",
         help="batches as the settings have them (default), or transactions of a job each",
     )
-    parser.add_argument("--workers", type=terminal.positive, default=1, metavar="W", help="processes (default 1)")
+    parser.add_argument("--workers", type=terminal.processes, default=1, metavar="W", help="processes (default 1)")
     parser.add_argument(
         "--in-flight",
         type=terminal.positive,
