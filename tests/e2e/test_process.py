@@ -96,6 +96,29 @@ def test_a_reader_that_has_seen_enough_changes_no_status(service: Service) -> No
         assert (0, b"") == (done.returncode, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("shell", "said"),
+    [
+        ("{} --file - <&-", "standard input: Bad file descriptor"),
+        ("{} --file - --workers 1 --json <&-", "standard input: Bad file descriptor"),
+        ("{} --file - </tmp", "standard input: Is a directory"),
+        ("gzip -c pyproject.toml | {} --file -", "standard input: is gzip, and has to be JSON Lines in UTF-8"),
+        (
+            "iconv -t UTF-16 pyproject.toml >{0}; {1} --file {0} --follow",
+            "{0}: is UTF-16, and has to be JSON Lines in UTF-8",
+        ),
+    ],
+)
+def test_commands_that_cannot_be_read_are_one_line(service: Service, tmp_path: Path, shell: str, said: str) -> None:
+    """Closed standard input, one that fails, and files of another format: status 2, and nothing was enqueued."""
+    words = [str(tmp_path / "commands")] if "{0}" in shell else []
+    command = shell.format(*words, f"{sys.executable} -m producer")
+    done = subprocess.run(
+        ["bash", "-c", command], env=service.environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (2, "", f"error: {said.format(*words)}\n") == (done.returncode, done.stdout, done.stderr)
+
+
 def test_json_stays_json_in_any_encoding(service: Service) -> None:
     """What the encoding lacks is escaped as JSON escapes it."""
     words = ("producer", "requeue", "--json", "é-€-😀", os.fsdecode(b"q"))
