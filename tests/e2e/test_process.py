@@ -101,7 +101,7 @@ def test_a_reader_that_has_seen_enough_changes_no_status(service: Service) -> No
     [
         ("{} --file - <&-", "standard input: Bad file descriptor"),
         ("{} --file - --workers 1 --json <&-", "standard input: Bad file descriptor"),
-        ("{} --file - </tmp", "standard input: Is a directory"),
+        ("{} --file - 0>/dev/null", "standard input: Bad file descriptor"),
         ("gzip -c pyproject.toml | {} --file -", "standard input: is gzip, and has to be JSON Lines in UTF-8"),
         (
             "iconv -t UTF-16 pyproject.toml >{0}; {1} --file {0} --follow",
