@@ -695,6 +695,13 @@ MUTATIONS = [
         f"{BENCH}::test_a_latency_that_never_comes",
     ),
     Mutation(
+        "measuring: a load goes on when its worker has ended",
+        "worker/lab/load_test_command.py",
+        "asyncio.wait((sending, *ends), return_when",
+        "asyncio.wait((sending,), return_when",
+        "tests/integration/test_lab.py::test_a_worker_that_ends_under_its_load_ends_the_command",
+    ),
+    Mutation(
         "measuring: what ends the load is lost",
         "worker/lab/arm.py",
         "task.result()",
