@@ -16,6 +16,7 @@ from commands import Service
 
 from worker.bench.processes import children
 from worker.embedded.locks import wait_until
+from worker.embedded.membership import servers as servers_of
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -97,7 +98,7 @@ LASTING = {
 
 @pytest.mark.parametrize("words", LASTING, ids=lambda words: "-".join(words[:2]))
 def test_signals_that_the_parent_ignores_stay_ignored(
-    service: Service, own_data: Path, words: tuple[str, ...], tmp_path: Path
+    own_data: Path, service: Service, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     """As a shell starts a command in the background, and `nohup` any: SIGTERM still ends it, and all it has started."""
     said, status = LASTING[words]
@@ -129,9 +130,12 @@ def test_signals_that_the_parent_ignores_stay_ignored(
 
 @pytest.fixture
 def own_data() -> Iterator[Path]:
-    """Give a DATA_DIR with a short path."""
+    """Give a DATA_DIR with a short path; servers that a killed command has left there are stopped."""
     home = Path(tempfile.mkdtemp(prefix="tp-"))
     yield home
+    for server in servers_of(home):
+        if not server.is_down():
+            server.ask_to_stop()
     shutil.rmtree(home, ignore_errors=True)
 
 
