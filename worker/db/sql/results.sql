@@ -1,9 +1,11 @@
 -- name: lookup
--- The outcomes that these jobs have already. A requeued row is no outcome any more.
+-- The outcomes that these jobs have already. A requeued row is no outcome any more. One look into the index for each id,
+-- whatever the planner believes: a plan of an empty table would compare each row with each id, once there are many.
 -- $1 job_id text[]
-SELECT job_id, status, result, reason, error
-FROM job_results
-WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
+SELECT found.job_id, found.status, found.result, found.reason, found.error
+FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
+CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found
+WHERE found.requeued_at IS NULL
 
 -- name: write
 -- Store outcomes. A row that exists is left alone and not counted, unless it was requeued: somebody else
@@ -28,11 +30,12 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
 WHERE job_results.requeued_at IS NOT NULL
 
 -- name: finished
--- Of these jobs, those that have an outcome, with what a run's report counts.
+-- Of these jobs, those that have an outcome, with what a run's report counts. Looks as lookup does.
 -- $1 job_id text[]
-SELECT job_id, function, status, reason, queue_us
-FROM job_results
-WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL
+SELECT found.job_id, found.function, found.status, found.reason, found.queue_us
+FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
+CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found
+WHERE found.requeued_at IS NULL
 
 -- name: newest
 -- The newest rows first; a null leaves its condition out.

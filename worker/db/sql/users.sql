@@ -19,16 +19,20 @@ SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.positio
 -- name: taken_usernames
 -- Which of these usernames exist. A statement of its own, after the insert: it sees what others committed meanwhile.
 -- $1 username text[]
-SELECT username FROM users WHERE username = ANY ($1::text[])
+SELECT username FROM (SELECT DISTINCT unnest($1::text[]) AS username) AS asked JOIN users USING (username)
 
 -- name: lock
 -- Find users by id or username and lock them in the order of their ids, against deadlocks between batches.
 -- $1 id bigint[], $2 username text[]
-SELECT id, username
-FROM users
-WHERE id = ANY ($1::bigint[]) OR username = ANY ($2::text[])
-ORDER BY id
-FOR NO KEY UPDATE
+WITH asked AS (
+    SELECT users.id FROM unnest($1::bigint[]) AS given (id) JOIN users USING (id)
+    UNION
+    SELECT users.id FROM unnest($2::text[]) AS given (username) JOIN users USING (username)
+)
+SELECT users.id, users.username
+FROM asked JOIN users USING (id)
+ORDER BY users.id
+FOR NO KEY UPDATE OF users
 
 -- name: update
 -- Set the fields that are given, null meaning "not given": no column of these three can be null. Ids are distinct.
