@@ -22,7 +22,9 @@ def test_the_queries_that_take_a_batch_are_found() -> None:
 
 
 @pytest.mark.parametrize(("table", "name"), BATCHED, ids=[f"{table}.{name}" for table, name in BATCHED])
-async def test_no_kept_plan_compares_each_row_with_each_value_of_a_batch(table: str, name: str, connection: Any) -> None:
+async def test_no_kept_plan_compares_each_row_with_each_value_of_a_batch(
+    table: str, name: str, connection: Any
+) -> None:
     """A worker's connections live for hours: a plan of an empty table would be used on a million rows.
 
     Quadratic are a scan that looks through an array for each row, and a nested loop with a condition of its own.
