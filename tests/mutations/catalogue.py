@@ -103,10 +103,11 @@ MUTATIONS = [
     Mutation(
         "a requeued job's old outcome still counts",
         "worker/db/sql/results.sql",
-        "SELECT job_id, status, result, reason, error\n"
-        "FROM job_results\n"
-        "WHERE job_id = ANY ($1::text[]) AND requeued_at IS NULL",
-        "SELECT job_id, status, result, reason, error\nFROM job_results\nWHERE job_id = ANY ($1::text[])",
+        "found.result, found.reason, found.error\nFROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked\n"
+        "CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found\n"
+        "WHERE found.requeued_at IS NULL",
+        "found.result, found.reason, found.error\nFROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked\n"
+        "CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found",
         "tests/integration/test_requeue.py::test_a_marked_row_is_no_outcome_any_more",
     ),
     Mutation(
