@@ -189,5 +189,6 @@ def _answer(job_id: str, outcome: Outcome, headers: dict[str, str], *, created: 
 
 def _location(outcome: Applied) -> dict[str, str]:
     """Return the header that names the created row."""
-    places = (f"{place}{outcome.result[name]}" for name, place in _PLACES.items() if name in outcome.result)
+    ids = {name: outcome.result.get(name) for name in _PLACES}  # anything, if somebody else wrote it to Redis
+    places = (f"{place}{ids[name]}" for name, place in _PLACES.items() if type(ids[name]) is int)
     return {"Location": place} if (place := next(places, None)) else {}

@@ -115,6 +115,7 @@ def test_signals_that_the_parent_ignores_stay_ignored(
     service.started.append(running)
     assert wait_until(lambda: any(said in one.read_text("utf-8") for one in (log, *own_data.glob("logs/*.log"))), 30)
     workers = children(running.pid)
+    assert workers or words[1] != "--jobs"
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGINT):
         running.send_signal(number)
         for worker in workers:

@@ -124,8 +124,10 @@ def headers(count: int) -> bytes:
         (GET + headers(99) + b"Connection: close\r\n\r\n", 431),
         (GET + headers(98) + b"Connection: close\r\n\r\n", 200),
         (b"\r\n" * 90_000, 431),
+        (GET + b"x: " + b"a" * 65_600 + b"\r\n\r\n", 431),
+        (b"GET /" + b"a" * 65_600 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
     ],
-    ids=["fits", "value", "name", "path", "endless", "too many", "many", "empty lines"],
+    ids=["fits", "value", "name", "path", "endless", "too many", "many", "empty lines", "just over", "path just over"],
 )
 async def test_a_head_is_bounded(served: Served, head: bytes, expected: int) -> None:
     """In bytes and in lines, whatever part of it is long; what fits is answered."""
@@ -246,6 +248,8 @@ async def test_trailers_do_not_become_headers(served: Served) -> None:
         GET + b"Content-Length: 1, 2\r\n\r\nx",
         GET + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         GET + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        GET + b"Host: localhost\r\n\r\n",
+        GET + b"hOST: other.example\r\n\r\n",
         CHUNKED + b"-1\r\n",
         CHUNKED + b"fffffffffffffffff\r\n",
         CHUNKED + b"2\r\nxxGET / HTTP/1.1\r\n\r\n",

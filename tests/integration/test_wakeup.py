@@ -24,6 +24,25 @@ async def test_the_wakeup_knows_when_the_next_job_is_due(redis: ArqRedis) -> Non
     assert 0.1 < time.monotonic() - begun < 10
 
 
+async def test_a_head_that_nobody_takes_ends_the_wait_less_and_less_often(redis: ArqRedis) -> None:
+    """A stock worker runs it, say: who waits for it asks some dozen times in a second, not thirty thousand times."""
+    await redis.set("arq:in-progress:theirs", "1")
+    await redis.zadd(QUEUE, {"theirs": 1})
+    wakeup, begun, waits = Wakeup(redis, QUEUE, poll_delay_s=30), time.monotonic(), 0
+    while time.monotonic() - begun < 0.5:
+        await wakeup.wait(30)
+        waits += 1
+    assert waits < 10
+    wakeup.claimed()
+    begun = time.monotonic()
+    await wakeup.wait(30)
+    assert time.monotonic() - begun < 0.3  # another head, as far as is known
+    waiting = asyncio.create_task(wakeup.wait(30))
+    await redis.enqueue_job("job")
+    await asyncio.wait_for(waiting, 10)
+    await wakeup.close()
+
+
 async def test_a_busy_redis_can_still_wake_us(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that passes is no reason to poll from then on."""
     wakeup = Wakeup(redis, QUEUE, poll_delay_s=30)

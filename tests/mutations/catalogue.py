@@ -103,11 +103,14 @@ MUTATIONS = [
     Mutation(
         "a requeued job's old outcome still counts",
         "worker/db/sql/results.sql",
-        "found.result, found.reason, found.error\nFROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked\n"
+        "found.job_id, found.status, found.result, found.reason, found.error\n"
+        "FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked\n"
         "CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found\n"
         "WHERE found.requeued_at IS NULL",
-        "found.result, found.reason, found.error\nFROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked\n"
-        "CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found",
+        "found.job_id, found.status, found.result, found.reason, found.error\n"
+        "FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked\n"
+        "CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found\n"
+        "WHERE true",
         "tests/integration/test_requeue.py::test_a_marked_row_is_no_outcome_any_more",
     ),
     Mutation(
@@ -342,8 +345,8 @@ MUTATIONS = [
     Mutation(
         "a suspect in somebody's hands has no mark that is kept",
         "worker/engine/lua/claim.lua",
-        "local skipped, done, page, size = 0, 0, nil, 1",
-        "local skipped, done, page, size = 0, #raised, nil, 1",
+        "local skipped, done, size, next_rank = tonumber(ARGV[8]), 0, 1, 0",
+        "local skipped, done, size, next_rank = tonumber(ARGV[8]), #raised, 1, 0",
         f"{LEASES}::test_a_suspect_is_marked_as_any_job_is",
     ),
     Mutation(
@@ -370,15 +373,43 @@ MUTATIONS = [
     Mutation(
         "a living owner's jobs are put back",
         "worker/engine/lua/claim.lua",
-        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)",
-        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', 0, 100)",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept,",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', kept,",
         f"{LEASES}::test_a_claimed_job_is_nobody_elses",
+    ),
+    Mutation(
+        "foreign marks keep the jobs behind them",
+        "worker/engine/lua/claim.lua",
+        "number == 24 and skipped or 0",
+        "0",
+        "tests/integration/test_planted_redis.py::test_any_number_of_foreign_marks_keeps_no_job",
+    ),
+    Mutation(
+        "a payload is read that is not returned",
+        "worker/engine/lua/claim.lua",
+        "not some_are_large and has_room(#id + max_payload)",
+        "true",
+        "tests/integration/test_planted_redis.py::test_no_payload_is_read_in_vain",
+    ),
+    Mutation(
+        "a head that nobody takes is looked at without a pause",
+        "worker/engine/wakeup.py",
+        "max(2 * self._pause_s, _FIRST_PAUSE_S)",
+        "0.0",
+        "tests/integration/test_wakeup.py::test_a_head_that_nobody_takes_ends_the_wait_less_and_less_often",
+    ),
+    Mutation(
+        "a request has two Host headers",
+        "worker/bounded_http/protocol.py",
+        "if self._hosts > 1:",
+        "if False:",
+        f"{BOUNDED}::test_malformed_framing_is_refused",
     ),
     Mutation(
         "a lost owner's jobs stay lost",
         "worker/engine/lua/claim.lua",
-        "local count = put_back(lost)",
-        "local count = 0",
+        "local back, count = put_back(lost)",
+        "local back, count = 0, 0",
         f"{LEASES}::test_a_lost_owners_jobs_come_back_to_their_old_places",
     ),
     Mutation(
@@ -433,15 +464,15 @@ MUTATIONS = [
     Mutation(
         "a claim is not bounded in bytes",
         "worker/engine/lua/claim.lua",
-        "if #ids > 0 and bytes + size > max_bytes then",
-        "if false then",
+        "return #ids == 0 or bytes + size <= max_bytes",
+        "return true",
         f"{ODD}::test_a_claim_stops_before_the_job_that_is_too_many_bytes",
     ),
     Mutation(
         "a job that is larger than a claim is never claimed",
         "worker/engine/lua/claim.lua",
-        "if #ids > 0 and bytes + size > max_bytes then",
-        "if bytes + size > max_bytes then",
+        "return #ids == 0 or bytes + size <= max_bytes",
+        "return bytes + size <= max_bytes",
         f"{ODD}::test_a_claim_stops_before_the_job_that_is_too_many_bytes",
     ),
     Mutation(
@@ -496,8 +527,8 @@ MUTATIONS = [
     Mutation(
         "planted owners stand before one with jobs",
         "worker/engine/lua/claim.lua",
-        "now, 'LIMIT', 0, 100)",
-        "now, 'LIMIT', 0, 2)",
+        "while looked < 100 and put < 2 do",
+        "while looked < 2 do",
         f"{ODD}::test_thousands_of_planted_owners_do_not_keep_a_lost_ones_jobs",
     ),
     Mutation(
@@ -517,8 +548,8 @@ MUTATIONS = [
     Mutation(
         "a renewal looks at the first jobs only",
         "worker/engine/lua/renew.lua",
-        "#held < most and 0 or first_rank + most",
-        "0",
+        "return { 1, rank }",
+        "return { 1, 0 }",
         f"{LEASES}::test_a_renewal_looks_at_so_many_jobs_in_turn",
     ),
     Mutation(
@@ -590,7 +621,7 @@ MUTATIONS = [
     Mutation(
         "an endless payload is read whole",
         "worker/engine/lua/claim.lua",
-        "if #payload > max_payload then",
+        "if length > max_payload then",
         "if false then",
         f"{LEASES}::test_a_payload_that_is_too_large_is_not_read_whole",
     ),

@@ -62,6 +62,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._counted = 0
         """How many of them are counted in `Connections.unfinished_bytes`."""
         self._small_reads = 0
+        self._hosts = self._head = 0
+        """Host headers of the head, and bytes of its names and values."""
         self._error = _MALFORMED
         """What a parser that stops is answered with."""
         self._refused = False
@@ -148,12 +150,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take a header of the head; trailers are ignored."""
         if self._in_body:
             return
-        if len(self.headers) >= bounds.HEADERS:
+        self._head += len(name) + len(value) + 4
+        if len(self.headers) >= bounds.HEADERS or self._head > bounds.HEAD_BYTES:
             self._stop(_HEAD_TOO_LARGE)
+        self._hosts += name.lower() == b"host"
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin the request."""
+        """Begin the request; one with two Host headers is malformed (RFC 9112): readers differ in which counts."""
+        if self._head + len(self.url) > bounds.HEAD_BYTES:
+            self._stop(_HEAD_TOO_LARGE)
+        if self._hosts > 1:
+            self._stop(_MALFORMED)
         if len(self.pipeline) >= bounds.PIPELINED:
             self._stop(_TOO_MUCH)
         super().on_headers_complete()
@@ -193,6 +201,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _message_ended(self) -> None:
         self._all.unfinished_bytes -= self._counted
         self._in_body = False
+        self._hosts = self._head = 0
         self._fed = self._body = self._counted = self._small_reads = 0
         self._clear_deadline()
 

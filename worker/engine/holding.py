@@ -61,6 +61,11 @@ class Holding:
         """Who this process is in Redis; another one after it lost its lease."""
         return f"{self._name}.{self._number}"
 
+    @property
+    def is_midway(self) -> bool:
+        """Whether the last claim ended before it had looked at all due jobs."""
+        return self._leases.is_midway
+
     async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Claimed]:
         """Take up to *room* due jobs, of *max_bytes* together or a single one."""
         self._finisher.check()
@@ -80,6 +85,10 @@ class Holding:
         self._jobs.update(job.id for job in claimed if job.owner == self.owner)
         self._suspect = next((job.id for job in claimed if job.lapses > 1), self._suspect)
         return claimed
+
+    async def aborted(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those of these jobs that somebody asked to abort, and remove their marks."""
+        return await self._leases.aborted(job_ids)
 
     def doubt(self) -> None:
         """Take note that a call was cut short: it may have taken jobs that nobody here knows of, or do so yet.

@@ -25,10 +25,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from arq.constants import abort_jobs_ss
+from arq.constants import abort_job_max_age, abort_jobs_ss
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from worker.delivery import now_ms
 from worker.engine.trouble import Oddities, is_wrong_type
 from worker.wire import MAX_PAYLOAD_BYTES
 
@@ -42,6 +43,12 @@ MOST_LAPSES = 3
 _MOST_DIGITS = 6
 _MOST_OWNERS = 1000
 """That are looked at in one call: anybody may have added millions."""
+_OWNERS_AT_ONCE = 16
+"""That are read in a round trip: names that others planted may have megabytes, which only shows when they are read."""
+_MAX_NAME_BYTES, _MAX_NAMES_BYTES = 1000, 8_388_608
+"""Of one owner, and of all in one look. Planted ones that do not come last are removed by the next claim."""
+_MOST_ABORTS = 1000
+"""Jobs in one question for marks of aborts."""
 _MOST_STRAYS = 1000
 """Jobs that one look finds: four times what a claim can have taken."""
 _LATEST_MS = 253_402_300_799_999
@@ -93,9 +100,11 @@ class Leases:
         self._queue = queue_name
         self._unusable = Oddities("redis.key_unusable")
         self._max_job_bytes = max_job_bytes
+        self._first_rank = 0
         self.lease_ms = lease_ms
         self._claim: Any = redis.register_script(script("claim"))
         self._finish: Any = redis.register_script(script("finish"))
+        self._aborts: Any = redis.register_script(script("aborts"))
 
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
@@ -104,13 +113,17 @@ class Leases:
 
         Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
         taken jobs: `strays` finds them. Raises `ResponseError` with WRONGTYPE if the queue is no sorted set.
+
+        A call does not get past more than some thousand jobs that are marked as somebody else's. `is_midway` is true
+        then, and the next call goes on from there.
         """
         keys = [*self._own_keys(owner), f"{self._queue}:lapses", f"{self._queue}:suspects", abort_jobs_ss]
         args = [
             *(owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), held_key(self._queue, "")),
-            *(self._max_job_bytes, min(max_bytes, MOST_BYTES_AT_ONCE)),
+            *(self._max_job_bytes, min(max_bytes, MOST_BYTES_AT_ONCE), self._first_rank),
         ]
-        ids, dues, payloads, tries, lapses, aborts, returned, unusable = await self._claim(keys=keys, args=args)
+        reply = await self._claim(keys=keys, args=args)
+        ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank = reply
         for key in unusable:
             self._unusable.skipped(decode_id(key), queue=self._queue)
         none = [None] * len(ids)
@@ -121,12 +134,27 @@ class Leases:
         ]
         return jobs, returned
 
+    @property
+    def is_midway(self) -> bool:
+        """Whether the last claim ended before it had looked at all due jobs, without the jobs that it was to take."""
+        return self._first_rank > 0
+
     async def finish(self, owner: str, finishes: Sequence[Finish]) -> list[bool]:
         """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
         keys = [*self._own_keys(owner), f"{self._queue}:lapses", abort_jobs_ss]
         args = [owner, *(part for f in finishes for part in _finish_args(f))]
         reply: bytes = await self._finish(keys=keys, args=args)
         return [answer == ord("1") for answer in reply]
+
+    async def aborted(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those of these jobs that somebody asked to abort, and remove their marks."""
+        found: list[str] = []
+        for start in range(0, len(job_ids), _MOST_ABORTS):
+            some = job_ids[start : start + _MOST_ABORTS]
+            args = [now_ms() + abort_job_max_age, *map(encode_id, some)]
+            numbers: list[int] = await self._aborts(keys=[abort_jobs_ss], args=args)
+            found += [some[number - 1] for number in numbers]
+        return found
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
         """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost.
@@ -151,28 +179,43 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
     The next claim of any worker puts their jobs back. Returns how many owners there were, of the first thousand.
     """
     key = f"{queue_name}:owners"
-    (owners,) = await _skip_wrong_types(redis.pipeline(transaction=False).zrange(key, 0, _MOST_OWNERS - 1))
-    dead = [owner for owner in owners or () if owner.startswith(prefix.encode())]
+    dead = [owner for owner in await _owners(redis, queue_name) if owner.startswith(prefix.encode())]
     if dead:
         await redis.zadd(key, dict.fromkeys(dead, 0), xx=True)
     return len(dead)
 
 
-async def backlog(redis: Redis, queue_name: str, now_ms: int) -> Backlog:
-    """Return how a queue is now: two round trips."""
+async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog:
+    """Return how a queue is now: three round trips, and one more for every 16 workers."""
     reading: Any = redis.pipeline(transaction=False)
-    reading.zcard(queue_name).zrangebyscore(queue_name, "-inf", now_ms, start=0, num=1, withscores=True)
-    jobs, oldest, owners = await _skip_wrong_types(reading.zrange(f"{queue_name}:owners", 0, _MOST_OWNERS - 1))
+    reading.zcard(queue_name).zrangebyscore(queue_name, "-inf", at_ms, start=0, num=1, withscores=True)
+    jobs, oldest = await _skip_wrong_types(reading)
+    owners = await _owners(redis, queue_name)
     holding: Any = redis.pipeline(transaction=False)
-    for owner in owners or ():
+    for owner in owners:
         holding.zcard(held_key(queue_name, decode_id(owner)).encode(errors="surrogateescape"))
     held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
-    jobs, age_s = jobs or 0, (now_ms - due_ms(oldest[0][1])) / 1000 if oldest else None
+    jobs, age_s = jobs or 0, (at_ms - due_ms(oldest[0][1])) / 1000 if oldest else None
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
 def _finish_args(finish: Finish) -> tuple[bytes | str | int, ...]:
     return encode_id(finish.id), finish.how, finish.value, finish.ms, finish.keep_ms, int(finish.tried)
+
+
+async def _owners(redis: Redis, queue_name: str) -> list[bytes]:
+    """Return the owners that hold jobs, of the first thousand, without names that are too long to be any."""
+    found: list[bytes] = []
+    size_bytes = 0
+    for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
+        reading: Any = redis.pipeline(transaction=False)
+        reading.zrange(f"{queue_name}:owners", first, first + _OWNERS_AT_ONCE - 1)
+        (page,) = await _skip_wrong_types(reading)
+        found += [owner for owner in page or () if len(owner) <= _MAX_NAME_BYTES]
+        size_bytes += sum(map(len, page or ()))
+        if len(page or ()) < _OWNERS_AT_ONCE or size_bytes > _MAX_NAMES_BYTES:
+            break
+    return found
 
 
 async def _skip_wrong_types(reading: Any) -> list[Any]:

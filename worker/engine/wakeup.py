@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 _LEAST_TO_LEASE_MS = 20.0
 """Where a lease has ended, and putting its jobs back takes more than one claim."""
+_FIRST_PAUSE_S = 0.01
+"""Between two looks at a head that is due and that no claim takes; twice as long each time."""
 
 
 class Wakeup:
@@ -37,6 +39,7 @@ class Wakeup:
         self._queue = queue_name
         self._poll_delay_s = poll_delay_s
         self._supported = True
+        self._pause_s = 0.0
         self._changed = asyncio.Event()
         self._asking: Any = None
         self._listening: Any = None
@@ -44,6 +47,9 @@ class Wakeup:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when the queue has changed, its head is due, or after *timeout_s*, at the most.
+
+        A head that stays due without a `claimed` in between is somebody else's, such as a job that a stock worker runs:
+        it ends the wait later each time.
 
         Raises what Redis raises when it is in trouble; the next call connects anew.
         """
@@ -56,7 +62,7 @@ class Wakeup:
             if self._asking is None:
                 await self._connect()
             self._changed.clear()
-            due_in_s = await self._due_in_s(await self._lease_end_ms())
+            due_in_s = self._paused(await self._due_in_s(await self._lease_end_ms()))
             if due_in_s > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(due_in_s, timeout_s)):
@@ -70,6 +76,17 @@ class Wakeup:
         except (RedisError, OSError):
             await self.close()
             raise
+
+    def claimed(self) -> None:
+        """Take note that a claim took jobs: a head that is due is another one now."""
+        self._pause_s = 0.0
+
+    def _paused(self, due_in_s: float) -> float:
+        if due_in_s > 0:
+            self._pause_s = 0.0
+            return due_in_s
+        pause_s, self._pause_s = self._pause_s, max(2 * self._pause_s, _FIRST_PAUSE_S)
+        return pause_s
 
     def set(self) -> None:
         """End the wait."""

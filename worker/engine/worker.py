@@ -22,14 +22,13 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
-from arq.constants import abort_job_max_age, abort_jobs_ss
+from arq.constants import abort_jobs_ss
 from redis.exceptions import ResponseError
 
 from worker import logs, process
-from worker.delivery import now_ms
 from worker.engine.holding import Holding
 from worker.engine.job_run import perform
-from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, encode_id
+from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish
 from worker.engine.trouble import Patience, is_trouble, is_wrong_type, shown_text
 from worker.engine.wakeup import Wakeup
 from worker.periodic import FailureLog
@@ -41,7 +40,6 @@ _HOOK_DELAY_MS = 1000
 _FAILED_ROUND_DELAY_S = 1.0
 _YOUNG_OBJECTS = 20_000
 _SMALL_BYTES = 4096
-_MOST_MARKS = 1000
 _BEAT_S = 0.5
 """Between two looks at cron, aborts and the health key; arq's cron counts on at most this."""
 
@@ -217,7 +215,8 @@ class Worker(arq.worker.Worker):
     async def _poll_iteration(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (arq's returns None)
         """Claim what there is room for and start it; look after aborts, cron and health when it is time.
 
-        Returns whether there may be more to claim at once: the claim took all that it asked for.
+        Returns whether there may be more to claim at once: the claim took all that it asked for, or did not come to
+        the end of what is due.
         """
         self._assemble()
         room = self._room()
@@ -229,7 +228,7 @@ class Worker(arq.worker.Worker):
             if self.allow_abort_jobs and self.job_tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
-        return 0 < room == started
+        return room > 0 and (room == started or self._holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
         """Claim as many due jobs as there is room for and start them; returns how many.
@@ -240,6 +239,8 @@ class Worker(arq.worker.Worker):
         claimed = await self._holding.claim(self._room(), self.options.max_held_bytes - self._held_bytes)
         for job in claimed:
             self._start(job)
+        if claimed:
+            self._wakeup.claimed()
         return len(claimed)
 
     def _room(self) -> int:
@@ -293,10 +294,10 @@ class Worker(arq.worker.Worker):
     async def _cancel_aborted_jobs(self) -> None:
         """Cancel the jobs that run here and are to be aborted; nobody else's marks are read, however many there are.
 
-        As in arq, marks from the future are removed; here a thousand at a time.
+        As in arq, marks from the future are removed.
         """
         try:
-            aborted = await self._find_aborted() if await self.pool.zcard(abort_jobs_ss) else ()
+            aborted = await self._holding.aborted(list(self.job_tasks)) if await self.pool.zcard(abort_jobs_ss) else ()
         except ResponseError as error:
             if not is_wrong_type(error):
                 raise
@@ -306,20 +307,6 @@ class Worker(arq.worker.Worker):
             if task is not None:
                 self.aborting_tasks.add(job_id)
                 task.cancel()
-
-    async def _find_aborted(self) -> list[str]:
-        """Return the jobs running here that have a mark, and remove the marks."""
-        running = [(job_id, encode_id(job_id)) for job_id in self.job_tasks]
-        if not running:
-            return []
-        reading: Any = self.pool.pipeline(transaction=False)
-        reading.zmscore(abort_jobs_ss, [member for _, member in running])
-        reading.zrangebyscore(abort_jobs_ss, now_ms() + abort_job_max_age, "+inf", start=0, num=_MOST_MARKS)
-        scores, ahead = await reading.execute()
-        marked = [running[i] for i, score in enumerate(scores) if score is not None]
-        if marked or ahead:
-            await self.pool.zrem(abort_jobs_ss, *ahead, *(member for _, member in marked))
-        return [job_id for job_id, _ in marked]
 
     async def record_health(self) -> None:
         """Renew the sign of life, if it is time."""

@@ -10,10 +10,13 @@
 -- ARGV[4]  1: one of them may be a suspect  ARGV[5]  the prefix of every owner's held key
 -- ARGV[6]  max bytes of a payload: of a larger one only its length is returned
 -- ARGV[7]  max bytes of ids and payloads together; the first job is taken however large it is
--- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys}
+-- ARGV[8]  the rank in the queue to begin at
+-- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys,
+--           the rank to begin at next time}
 --          payload: nil where there is none or it is empty, an integer (its length) where it is larger than ARGV[6]
 --          failed tries, lapses, marks: empty where no job has any
 --          unusable: keys of a wrong type; KEYS[2] to KEYS[5] are deleted then, others are ignored
+--          the rank: not 0 if so many jobs have a foreign mark that this call did not get past them
 -- Error    WRONGTYPE with the queue's name, before anything is changed, if the queue is no sorted set
 local owner, lease_ms, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_payload, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -44,19 +47,14 @@ if not abort_marks then
     unusable[#unusable + 1], abort_marks = KEYS[6], 0
 end
 
-local function put_back(lost)
-    local held = ARGV[5] .. lost
-    local jobs = typed('ZRANGE', held, 0, 249, 'WITHSCORES')
-    if not jobs then
-        redis.call('ZREM', KEYS[2], lost)
-        unusable[#unusable + 1] = held
-        return 0
-    end
+local function put_back_jobs(lost, jobs)
+    local count = 0
     for i = 1, #jobs, 2 do
         local id, due, key = jobs[i], jobs[i + 1], 'arq:in-progress:' .. jobs[i]
         local holder = typed('GETRANGE', key, 0, #lost) or '' -- whole values may be huge; of another type: no worker's
         if (holder == '' or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
             redis.call('DEL', key)
+            count = count + 1
             local lapsed = redis.pcall('HINCRBY', KEYS[4], id, 1)
             if type(lapsed) == 'table' then -- the count was no number
                 redis.call('HSET', KEYS[4], id, 1)
@@ -70,37 +68,80 @@ local function put_back(lost)
             end
         end
     end
-    redis.call('ZREMRANGEBYRANK', held, 0, 249)
-    if redis.call('EXISTS', held) == 0 then
+    return count
+end
+
+-- Put back up to 250 jobs of an owner, and fewer if their ids are long: the next claim goes on.
+-- Returns how many were put back, and how many were looked at: others have left the queue.
+local function put_back(lost)
+    local held, back, count, size = ARGV[5] .. lost, 0, 0, 1
+    if not typed('ZCARD', held) then
         redis.call('ZREM', KEYS[2], lost)
+        unusable[#unusable + 1] = held
+        return 0, 0
     end
-    return #jobs / 2
+    for _ = 1, 4 do
+        local jobs = redis.call('ZRANGE', held, 0, math.min(size, 250 - count) - 1, 'WITHSCORES')
+        back = back + put_back_jobs(lost, jobs)
+        redis.call('ZREMRANGEBYRANK', held, 0, #jobs / 2 - 1)
+        count, size = count + #jobs / 2, next_size(size, jobs)
+        if redis.call('EXISTS', held) == 0 then
+            redis.call('ZREM', KEYS[2], lost)
+            break
+        end
+        if count == 250 then
+            break
+        end
+    end
+    return back, count
 end
 
 local returned, put = 0, 0
-for _, lost in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
-    if lost ~= owner and put < 2 then -- those without jobs cost little, and must not stand before those with some
-        local count = put_back(lost)
-        returned, put = returned + count, put + (count > 0 and 1 or 0)
+local kept, looked, page_size = 0, 0, 1 -- owners: those that stay in the set, and all
+while looked < 100 and put < 2 do -- those without jobs cost little, and must not stand before those with some
+    local page = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, math.min(page_size, 100 - looked))
+    for _, lost in ipairs(page) do
+        if lost ~= owner and put < 2 then
+            local back, count = put_back(lost)
+            returned, put = returned + back, put + (count > 0 and 1 or 0)
+        end
+        kept = kept + (redis.call('ZSCORE', KEYS[2], lost) and 1 or 0)
     end
+    if #page == 0 then
+        break
+    end
+    looked, page_size = looked + #page, next_size(page_size, page)
 end
 
-local ids, dues, payloads, raised, kept = {}, {}, {}, {}, {}
-local bytes, is_full = 0, false
+local ids, dues, payloads, raised, held = {}, {}, {}, {}, {}
+local bytes, is_full, some_are_large = 0, false, false
+local function has_room(size)
+    return #ids == 0 or bytes + size <= max_bytes
+end
+
+-- Return a payload, or its length if it is not to be returned, and how many bytes it counts for. None is read in vain,
+-- but the beginning of the first one that is too large: to ask for each length would be a command more for each job.
+local function payload_of(id)
+    local job = 'arq:job:' .. id
+    if not some_are_large and has_room(#id + max_payload) then
+        local payload = redis.pcall('GETRANGE', job, 0, ARGV[6]) -- a byte more than the limit, which tells a larger one
+        if type(payload) == 'table' then
+            payload = typed('GETRANGE', job, 0, ARGV[6]) or ''
+        end
+        if #payload <= max_payload then
+            return payload, #payload
+        end
+        some_are_large = true
+    end
+    local length = typed('STRLEN', job) or 0
+    if length > max_payload then
+        return length, 0
+    end
+    return length > 0 and has_room(#id + length) and redis.call('GETRANGE', job, 0, -1) or '', length
+end
+
 local function take(id, due)
-    local job, mark = 'arq:job:' .. id, 'arq:in-progress:' .. id
-    local payload = redis.pcall('GETRANGE', job, 0, ARGV[6]) -- a byte more than the limit, which tells a larger one apart
-    if type(payload) == 'table' then
-        payload = typed('GETRANGE', job, 0, ARGV[6]) or ''
-    end
-    local size = #id + #payload
-    if #payload > max_payload then
-        payload, size = redis.call('STRLEN', job), #id
-    end
-    if #ids > 0 and bytes + size > max_bytes then
-        is_full = true -- it is the first one of the next claim
-        return false
-    end
+    local mark = 'arq:in-progress:' .. id
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
     if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
         if typed('STRLEN', mark) then
@@ -108,11 +149,17 @@ local function take(id, due)
         end
         redis.call('SET', mark, owner, 'PX', mark_ms) -- of another type: no worker's
     end
-    bytes = bytes + size
+    local payload, size = payload_of(id)
+    if not has_room(#id + size) then
+        redis.call('DEL', mark)
+        is_full = true -- it is the first one of the next claim
+        return false
+    end
+    bytes = bytes + #id + size
     ids[#ids + 1], dues[#dues + 1] = id, due
     payloads[#ids] = payload ~= '' and payload
     raised[#raised + 1], raised[#raised + 2] = now + mark_ms, id
-    kept[#kept + 1], kept[#kept + 2] = due, id
+    held[#held + 1], held[#held + 2] = due, id
     return true
 end
 
@@ -123,10 +170,10 @@ if ARGV[4] == '1' then
     end
 end
 
-local skipped, done, page, size = 0, 0, nil, 1
-for _ = 1, 24 do -- jobs that stock workers run stay at the head: page past them, but not for ever
+local skipped, done, size, next_rank = tonumber(ARGV[8]), 0, 1, 0
+for number = 1, 24 do -- jobs that stock workers run stay at the head: page past them, but not for ever
     size = math.min(size, limit - #ids) -- growing, since ids of megabytes would all be read at once
-    page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, size)
+    local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, size)
     for i = 1, #page, 2 do
         if not take(page[i], page[i + 1]) then
             skipped = skipped + 1
@@ -142,13 +189,13 @@ for _ = 1, 24 do -- jobs that stock workers run stay at the head: page past them
     if is_full or #page < 2 * size or #ids >= limit then
         break
     end
-    size = 16 * size
+    size, next_rank = next_size(size, page), number == 24 and skipped or 0
 end
 if #ids == 0 then
-    return { {}, {}, {}, {}, {}, {}, returned, unusable }
+    return { {}, {}, {}, {}, {}, {}, returned, unusable, next_rank }
 end
 
-redis.call('ZADD', KEYS[3], unpack(kept))
+redis.call('ZADD', KEYS[3], unpack(held))
 redis.call('ZADD', KEYS[2], now + lease_ms, owner)
 
 -- A count that is too long to be one is cut: nobody reads it as a number then.
@@ -171,4 +218,4 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
     end
 end
 local aborts = abort_marks > 0 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
-return { ids, dues, payloads, tries, lapses, aborts, returned, unusable }
+return { ids, dues, payloads, tries, lapses, aborts, returned, unusable, next_rank }

@@ -14,27 +14,34 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.ceil(time[2] / 1000)
 redis.call('ZADD', KEYS[2], now + lease_ms, owner)
 
+-- Renew a job's marks; return whether it is held still.
 local function renew_marks(id)
     local key = 'arq:in-progress:' .. id
     local holder = typed('GETRANGE', key, 0, #owner) or '' -- whole values may be huge; of another type: no worker's
     if holder == '' or holder == owner then
         redis.call('SET', key, owner, 'PX', 2 * lease_ms)
         typed('ZADD', KEYS[1], 'XX', now + 2 * lease_ms, id)
-    else
-        redis.call('ZREM', KEYS[3], id) -- a stock worker has it: not ours to finish any more
+        return true
     end
+    redis.call('ZREM', KEYS[3], id) -- a stock worker has it: not ours to finish any more
+    return false
 end
 
-local first_rank, most = tonumber(ARGV[3]), tonumber(ARGV[4])
-local held = typed('ZRANGE', KEYS[3], first_rank, first_rank + most - 1) or {}
-for first = 1, #held, 1000 do
-    local last = math.min(first + 999, #held)
-    local ends = typed('ZMSCORE', KEYS[1], unpack(held, first, last)) or {}
-    for i = first, last do
-        local mark_end = ends[i - first + 1]
+local rank, left, size = tonumber(ARGV[3]), tonumber(ARGV[4]), 64
+while left > 0 do
+    local wanted = math.min(size, left)
+    local held = typed('ZRANGE', KEYS[3], rank, rank + wanted - 1) or {}
+    local ends = #held > 0 and typed('ZMSCORE', KEYS[1], unpack(held)) or {}
+    for i, id in ipairs(held) do
+        local mark_end, is_held = ends[i], true
         if not mark_end or tonumber(mark_end) < now + 1.5 * lease_ms then
-            renew_marks(held[i])
+            is_held = renew_marks(id)
         end
+        rank = rank + (is_held and 1 or 0)
     end
+    if #held < wanted then
+        return { 1, 0 }
+    end
+    left, size = left - #held, math.min(1000, next_size(size, held))
 end
-return { 1, #held < most and 0 or first_rank + most }
+return { 1, rank }

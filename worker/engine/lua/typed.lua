@@ -11,3 +11,13 @@ local function typed(...)
     return reply
 end
 
+-- Return how many members to read next: 16 times as many, but fewer if those of the last page were long.
+-- Ids may have megabytes, and nothing tells their length before they are read.
+local function next_size(size, page)
+    local bytes, MAX_PAGE_BYTES = 1, 1048576
+    for _, text in ipairs(page) do
+        bytes = bytes + #text
+    end
+    return math.max(1, math.min(16 * size, math.floor(size * MAX_PAGE_BYTES / bytes)))
+end
+
