@@ -37,6 +37,22 @@ _PIECE_BYTES = 65_536
 _MOST_FIELD_CHARACTERS = 60
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KEYS = frozenset(("job", "id", "args"))
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"{\x00\x00\x00": "UTF-32",
+    b"\x00\x00\x00{": "UTF-32",
+    b"{\x00": "UTF-16",
+    b"\x00{": "UTF-16",
+}
+"""What a file can begin with that people take for a commands file, and no line of JSON in UTF-8 begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,11 @@ class _RefusedError(Exception):
         super().__init__(reason)
         self.field = field
         self.reason = reason
+
+
+def other_format(head: bytes) -> str | None:
+    """Return the name of the format that a file with this beginning has, if it is not text in UTF-8; else None."""
+    return next((name for start, name in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 
 def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterator[Submission | Refusal]:

@@ -5,15 +5,16 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from producer import workload
 from producer.client import JobClient
-from producer.commands_file import STANDARD_INPUT, Refusal, read_commands
+from producer.commands_file import STANDARD_INPUT, Refusal, other_format, read_commands
 from producer.fleet import Fleet
 from producer.report import Report
 from producer.run import Look, Pace, Run
@@ -96,13 +97,19 @@ def _source(arguments: argparse.Namespace) -> Take:
         stream = open(sys.stdin.fileno(), "rb", closefd=False) if is_input else Path(arguments.file).open("rb")  # noqa: SIM115
     except OSError as error:
         raise CommandError(f"{arguments.file}: {error.strerror}") from None
-    return Reader(_commands(stream, STANDARD_INPUT if is_input else Path(arguments.file).name)).take
+    return Reader(_commands(stream, arguments.file)).take
 
 
-def _commands(stream: BinaryIO, source: str) -> Iterator[Item]:
-    """Read a stream to its end, and close it."""
-    with stream:
-        yield from read_commands(stream, source=source)
+def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
+    """Read a stream to its end, and close it. Raises `CommandError` if it cannot be read or is no text in UTF-8."""
+    name = "standard input" if path == STANDARD_INPUT else path
+    try:
+        with stream:
+            if found := other_format(stream.peek()):
+                raise CommandError(f"{name}: is {found}, and has to be JSON Lines in UTF-8")
+            yield from read_commands(stream, source=path)
+    except OSError as error:
+        raise CommandError(f"{name}: {error.strerror}") from None
 
 
 class _Refusals:

@@ -36,11 +36,13 @@ class Service:
 
     environment: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    prefix: tuple[str, ...] = ()
+    """What goes in front of each command line, such as `setpriv` and its words."""
 
     def run(self, *words: str, stdin: str | None = None, timeout_s: float = _TIMEOUT_S, **variables: str) -> Ended:
         """Run `python -m …` to its end."""
         done = subprocess.run(
-            [sys.executable, "-m", *words],
+            [*self.prefix, sys.executable, "-m", *words],
             input=stdin,
             env={**self.environment, **variables},
             cwd=_ROOT,
@@ -54,7 +56,7 @@ class Service:
     def start_worker(self, *words: str, **variables: str) -> subprocess.Popen[str]:
         """Start `arq worker.WorkerSettings`, and return it when it says that it has begun."""
         worker = subprocess.Popen(
-            [sys.executable, "-m", "arq", "worker.WorkerSettings", *words],
+            [*self.prefix, sys.executable, "-m", "arq", "worker.WorkerSettings", *words],
             env={**self.environment, **variables},
             cwd=_ROOT,
             stdout=subprocess.DEVNULL,

@@ -1,5 +1,9 @@
-"""A PostgreSQL and a Redis of one test's own, for tests that stop them or fill them."""
+"""A PostgreSQL and a Redis of one test's own, for tests that stop them or fill them, and a standby of the session's."""
 
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,10 @@ from arq.connections import ArqRedis
 from commands import Service
 
 from worker import embedded
+from worker.embedded.locks import wait_until
+from worker.embedded.place import account_of, make_private, run_as
+from worker.embedded.postgres import Postgres
+from worker.embedded.programs import packaged_program
 
 
 @dataclass
@@ -31,3 +39,23 @@ class OwnServers:
     async def fetchval(self, query: str) -> Any:
         """Run a query of one value."""
         return (await self.fetch(query))[0][0]
+
+
+@contextmanager
+def a_standby(servers: Any, database_url: str) -> Generator[str]:
+    """Run a hot standby of the session's PostgreSQL for the block; gives the URL of the same database on it."""
+    home, program = Path(tempfile.mkdtemp(prefix="tp-")), packaged_program("pg_basebackup")
+    assert program is not None
+    server, account = Postgres(home), account_of(home)
+    source = Path(servers.urls.database.split("host=")[1].split("&")[0])
+    make_private(home, account)
+    words = ("-D", server.data, "-h", source, "-p", "5432", "-U", "postgres", "-R", "-c", "fast", "--no-sync")
+    try:
+        server.run((*run_as(account, program, home, source / "socket"), program, *words))
+        server.start()
+        assert wait_until(server.is_ready, 30)
+        yield database_url.replace(str(source), str(server.sockets))
+    finally:
+        server.ask_to_stop()
+        assert wait_until(server.is_down, 30)
+        shutil.rmtree(home, ignore_errors=True)

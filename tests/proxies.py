@@ -1,4 +1,4 @@
-"""TLS in front of the embedded servers, which are built without it: proxies that end it."""
+"""Ports in front of the embedded servers, which listen on sockets alone: proxies, which end TLS if they are to."""
 
 import asyncio
 import ssl
@@ -10,8 +10,8 @@ _SSL_REQUEST_BYTES = 8
 
 
 @asynccontextmanager
-async def tls_redis(socket: str, context: ssl.SSLContext) -> AsyncGenerator[int]:
-    """Serve the Redis of a Unix *socket* over TLS on a port of the loopback address."""
+async def tls_redis(socket: str, context: ssl.SSLContext | None) -> AsyncGenerator[int]:
+    """Serve the Redis of a Unix *socket* over TLS on a port of the loopback address; without a context as it is."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _pass_on(reader, writer, socket)

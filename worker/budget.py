@@ -54,6 +54,8 @@ everybody has been heard of by then, also after a loss of Redis's data."""
 BESIDE_POOL = 1
 LEAST = BESIDE_POOL + 1
 _ENDED = "0:0"
+_TAKEN = "PostgreSQL's connections are taken: by others, or by workers that have not made room yet"
+_NOT_READ = "no worker has been able to read how many connections PostgreSQL can give: see the log of the first one"
 _NUMBERS = ("max_connections", "reserved", "role_limit", "database_limit", "others", "margin")
 """Of a reading, those that a log line has."""
 _PATIENCE_BEATS = 3
@@ -145,14 +147,18 @@ class Budget:
         return self.limit
 
     async def _beat_until_granted(self, most: int) -> None:
-        """Wait until Redis answers and grants something; logs once what is waited for, with Redis's error if any."""
+        """Wait until Redis answers and grants something; logs once what is waited for."""
         beats = 0
         while not (await self.beat(most) and self.granted):
             heed_cancel()
             beats += 1
             if beats == _PATIENCE_BEATS:
-                log.warning("budget.waiting", **self._trouble, **self._numbers)
+                log.warning("budget.waiting", **self._cause(), **self._numbers)
             await asyncio.sleep(BEAT_S)
+
+    def _cause(self) -> dict[str, str]:
+        """Return why nothing is granted, for the log: Redis's error, or what the fleet waits for."""
+        return self._trouble or {"reason": _TAKEN if self._numbers else _NOT_READ}
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
         """From now on count what the pool has really open, and call *resize* with its limit now and at every beat."""

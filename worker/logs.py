@@ -24,7 +24,7 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `server.waited_for` | warning | PostgreSQL or Redis does not answer at the start |
 | `wakeup.unsupported` | info | Redis does not wake this worker, which looks every POLL_DELAY |
 | `postgresql.no_channel_binding` | warning | the URL asks for channel binding, which the driver does not have |
-| `budget.waiting` | warning | a new worker has to wait: the others hold all connections, or their number is not known |
+| `budget.waiting` | warning | a new worker has to wait for connections or for Redis; with the cause and the numbers |
 | `budget.limited` | warning | a worker begins with less than POOL_MAX_SIZE; with the numbers |
 | `budget.changed` | info | the pool's limit went down or up |
 | `budget.exceeded` | warning | the minimum of the workers that run is more than the server can give |

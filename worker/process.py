@@ -132,9 +132,14 @@ def is_arq_command() -> bool:
     return os.path.basename(program) == "arq" or program.endswith(os.path.join("arq", "__main__.py"))  # noqa: PTH118, PTH119
 
 
+def stays_ignored(number: int) -> bool:
+    """Return whether the parent has let a signal be ignored, and so no handler is to be set; SIGTERM's always is."""
+    return number != signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN
+
+
 def _handle(number: int, handler: Callable[[int, Any], object]) -> None:
-    """Set a signal's handler, unless the parent let it be ignored; SIGTERM is never ignored."""
-    if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+    """Set a signal's handler, unless it stays ignored."""
+    if not stays_ignored(number):
         signal.signal(number, handler)
 
 

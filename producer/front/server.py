@@ -1,12 +1,16 @@
 """Runs the front until it is told to stop."""
 
 import asyncio
+import signal
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
 from producer.front.guard import MAX_BODY_BYTES
+from worker import process
 from worker.bounded_http.limits import Limits, max_connections
 from worker.bounded_http.server import BoundedServer
 
@@ -26,6 +30,15 @@ class Server(BoundedServer):
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
         super().__init__(config, Limits(max_connections(_CONNECTIONS), body_bytes=MAX_BODY_BYTES))
         self._state = app.state
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Handle the signals as uvicorn does, but a SIGINT that the parent has let be ignored."""
+        ignored = process.stays_ignored(signal.SIGINT)
+        with super().capture_signals():
+            if ignored:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and give the requests under way their grace."""

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from commands import Service, stop, until
+from own_servers import a_standby
 from redis import Redis
 
 
@@ -155,6 +156,21 @@ def test_a_wrong_password_is_told_at_once(service: Service) -> None:
     assert 2 == ended.status
     assert "does not exist" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_standby_ends_what_would_write_and_answers_what_reads(service: Service, servers: Any) -> None:
+    """With status 2 and a line that names it; where nothing is migrated only the worker needs a primary."""
+    with a_standby(servers, service.environment["DATABASE_URL"]) as url:
+        service.environment |= {"DATABASE_URL": url, "MIGRATE_ON_START": "false"}
+        refused = service.run("arq", "worker.WorkerSettings")
+        ran = service.run("producer", "--jobs", "1")
+        read = service.run("producer", "results", "--json")
+
+    assert 2 == refused.status
+    (line,) = [line for line in refused.stderr.splitlines() if not line.startswith("{")]
+    assert line.startswith("error: PostgreSQL at postgresql://")
+    assert line.endswith(": it is a standby, which is read-only: name the primary")
+    assert (0, "", 0, []) == (ran.status, ran.stderr, read.status, read.document)
 
 
 def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_servers import a_standby
 from redis import Redis
 
 from producer.__main__ import COMMANDS
@@ -137,14 +138,15 @@ def environments(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
         Redis.from_url(servers.redis_url(number)).flushdb()
     redis.execute_command("ACL", "SETUSER", "every_stranger", "on", f">{PASSWORD}x", "+@all", "~*")
     home = tmp_path_factory.mktemp("every")
-    yield dict(made_environments(servers, str(home)))
+    with a_standby(servers, servers.database_url("every_well")) as standby:
+        yield dict(made_environments(servers, str(home), standby))
     redis.execute_command("ACL", "DELUSER", "every_stranger")
     redis.close()
     Path(servers_hba).write_text(before, "utf-8")
     servers.administer(*(f"DROP DATABASE {name} WITH (FORCE)" for name in names), "DROP ROLE every_stranger")
 
 
-def made_environments(servers: Any, home: str) -> Iterator[tuple[str, Environment]]:
+def made_environments(servers: Any, home: str, standby: str) -> Iterator[tuple[str, Environment]]:
     """Yield each environment with its name."""
     well = {"DATABASE_URL": servers.database_url("every_well"), "REDIS_URL": servers.redis_url(14), "DATA_DIR": home}
     well |= {"CONNECT_TIMEOUT": "0.3", "COLUMNS": "80", "PATH": os.environ["PATH"], "HOME": home}
@@ -169,6 +171,8 @@ def made_environments(servers: Any, home: str) -> Iterator[tuple[str, Environmen
     yield "no tables", Environment(tables, well | empty)
     foreign = {"DATABASE_URL": servers.database_url("every_foreign")}
     yield "foreign tables", Environment(refused_by(uses_schema), well | foreign)
+    written = refused_by(lambda command: command not in ("worker services", "arq --check"))
+    yield "standby", Environment(written, well | {"DATABASE_URL": standby})
     for closed in ([0], [1], [2], [0, 1, 2]):
         yield f"closed {closed}", Environment(fine, well, {"closed": closed})
     yield "ascii output", Environment(fine, well, {"encoding": "ascii"})

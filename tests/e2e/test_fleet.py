@@ -1,6 +1,7 @@
 """A fleet that would need more connections than the server has: it shares them, and no connection is refused."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,42 @@ async def test_three_workers_share_what_there_is(service: Service, rows: Any, co
     assert 3 == max(tick["workers"] for tick in ticks)
     assert max(tick["may_have"] for tick in ticks) <= 14
     assert "budget.limited" in "".join(log.read_text("utf-8") for log in logs)
+
+
+async def test_workers_that_get_no_connection_log_why_once_and_start_when_there_is_one(
+    service: Service, connection: Any, tmp_path: Path
+) -> None:
+    """The first has the server's words; the second waits for the first, which reads what the server can give."""
+    await connection.execute(
+        "CREATE ROLE few LOGIN CONNECTION LIMIT 0; GRANT ALL ON ALL TABLES IN SCHEMA public TO few;"
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO few"
+    )
+    url = service.environment["DATABASE_URL"].replace("postgres@", "few@")
+    few = {"DATABASE_URL": url, "MIGRATE_ON_START": "false"}
+
+    def lines(log: Path, event: str) -> list[Any]:
+        return [line for line in map(json.loads, log.read_text("utf-8").splitlines()) if line["event"] == event]
+
+    async def say(log: Path, event: str) -> list[Any]:
+        return lines(log, event)
+
+    (first,) = service.start_fleet(1, tmp_path, **few)
+    await until(lambda: say(first, "server.waited_for"))
+    (tmp_path / "second").mkdir()
+    (second,) = service.start_fleet(1, tmp_path / "second", **few)
+    await until(lambda: say(second, "budget.waiting"))
+    await connection.execute("ALTER ROLE few CONNECTION LIMIT -1")
+    await started([first, second], 30)
+    for worker in service.started:
+        worker.send_signal(signal.SIGTERM)
+    await asyncio.gather(*(asyncio.to_thread(worker.wait, 20) for worker in service.started))
+    await connection.execute("DROP OWNED BY few; DROP ROLE few")
+
+    (waited,) = lines(first, "server.waited_for")
+    assert "too many connections for role" in waited["error"]
+    (waiting,) = lines(second, "budget.waiting")
+    assert "no worker has been able to read" in waiting["reason"]
+    assert not lines(second, "server.waited_for")
 
 
 @pytest.mark.slow

@@ -159,24 +159,98 @@ MORE = [
     (WORK, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$"),
     (READ, "REASSIGN OWNED BY postgres TO tidepool_read"),
     (WORK, "REASSIGN OWNED BY postgres TO tidepool_work"),
-    (READ, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION f()"),
+    (READ, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION on_ddl()"),
+    (WORK, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION on_ddl()"),
+    (WORK, "CREATE EVENT TRIGGER e ON login EXECUTE FUNCTION on_ddl()"),
+    (WORK, "ALTER EVENT TRIGGER audit DISABLE"),
+    (WORK, "ALTER EVENT TRIGGER audit OWNER TO tidepool_work"),
+    (READ, "DROP EVENT TRIGGER audit"),
+    (WORK, "CREATE OR REPLACE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'"),
+    (WORK, "ALTER FUNCTION on_ddl() SECURITY DEFINER"),
+    (WORK, "DROP FUNCTION on_ddl()"),
     (WORK, "ALTER TABLE users ALTER COLUMN id RESTART WITH 1"),
 ]
 
 
-async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig) -> None:
-    """To data of others, other roles' rights, the machine, locks that hold others up, or the schema."""
+async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig, connection: Any) -> None:
+    """To data of others, other roles' rights, the machine, locks that hold others up, or the schema.
+
+    Each is refused for a right that is missing, and not because the statement would be wrong for anybody.
+    """
+    await connection.execute(
+        "CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+        "CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION on_ddl()"
+    )
     connections = {role: await connect(as_role(database, role), "test") for role in (WORK, READ)}
     allowed: list[tuple[str, str]] = []
     for role, statement in MORE:
         try:
             await connections[role].execute(statement)
             allowed.append((role, statement))
-        except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError):
+        except asyncpg.InsufficientPrivilegeError:
             pass
-    for connection in connections.values():
-        await connection.close()
+    for acting in connections.values():
+        await acting.close()
     assert [] == allowed
+
+
+GRANTED = {
+    **dict.fromkeys(("orders", "products", "users"), "INSERT SELECT"),
+    **dict.fromkeys(
+        ("db_snapshots", "job_results", "pool_events", "pool_processes", "pool_snapshots"),
+        "DELETE INSERT SELECT UPDATE",
+    ),
+    "retention": "INSERT SELECT UPDATE",
+    "turns": "SELECT UPDATE",
+    **dict.fromkeys(("fleet_health", "job_latency", "pool_health", "schema_migrations"), "SELECT"),
+}
+"""What docs/operations.md lists for the role that works, table by table."""
+COLUMNS = {
+    ("products", "in_stock"),
+    *(("users", column) for column in ("email", "full_name", "is_active", "updated_at")),
+}
+"""The columns that jobs change."""
+
+
+async def test_the_role_that_works_has_what_is_documented_and_nothing_else(roles: None, connection: Any) -> None:
+    """By any way: a grant to it, to PUBLIC, or ownership."""
+    tables = await connection.fetch(
+        "SELECT relname, string_agg(word, ' ' ORDER BY word) AS may FROM pg_class, unnest(ARRAY['SELECT', 'INSERT',"
+        " 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS word"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')"
+        " AND has_table_privilege('tidepool_work', oid, word) GROUP BY relname"
+    )
+    columns = await connection.fetch(
+        "SELECT relname, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+        " WHERE relnamespace = 'public'::regnamespace AND attnum > 0 AND relkind IN ('r', 'p')"
+        " AND has_column_privilege('tidepool_work', attrelid, attnum, 'UPDATE')"
+        " AND NOT has_table_privilege('tidepool_work', attrelid, 'UPDATE')"
+    )
+    memberships = await connection.fetch("SELECT FROM pg_auth_members WHERE member = 'tidepool_work'::regrole")
+    assert GRANTED == {row["relname"]: row["may"] for row in tables}
+    assert COLUMNS == {(row["relname"], row["attname"]) for row in columns}
+    assert [] == memberships
+
+
+async def test_the_event_triggers_of_an_operator_change_nothing(
+    least: Service, database: PoolConfig, connection: Any
+) -> None:
+    """One that calls a function at each change of the schema, and refuses those of the role that works."""
+    await connection.execute(
+        "CREATE TABLE changes (tag text, who name);"
+        "CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF session_user = 'tidepool_work' THEN RAISE 'no change by %', session_user; END IF;"
+        " INSERT INTO changes VALUES (tg_tag, session_user); END $$;"
+        "CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION on_ddl()"
+    )
+    least.start_worker(STATS_INTERVAL="0.1")
+    ran = least.run("producer", "--jobs", "100", "--mix", "create_user=1", "--follow", "--json")
+    await grant_roles(database, {})
+    noted = await connection.fetch("SELECT DISTINCT who FROM changes")
+    await connection.execute("DROP EVENT TRIGGER audit")
+
+    assert (0, "", 0) == (ran.status, ran.stderr, ran.document["pending"])
+    assert ["postgres"] == [row["who"] for row in noted]
 
 
 async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig, connection: Any) -> None:

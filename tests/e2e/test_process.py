@@ -1,14 +1,22 @@
 """Signals, standard streams and directories as a process meets them from its first moment on."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import Service
+
+from worker.bench.processes import children
+from worker.embedded.locks import wait_until
+from worker.embedded.membership import servers as servers_of
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -79,6 +87,65 @@ def test_a_hangup_that_the_parent_ignores_stays_ignored(service: Service) -> Non
     assert 0 == worker.wait(20)
 
 
+LASTING = {
+    ("producer", "serve", "--port"): ("serving on", 143),
+    ("producer", "--jobs", "100000", "--rate", "20", "--workers", "1"): ("worker.started", 143),
+    ("worker", "services"): ("redis", 143),
+    ("arq", "worker.WorkerSettings"): ("worker.started", 0),
+}
+"""Commands that go on until they are told to stop: what is logged when they run, and the status of their end."""
+
+
+@pytest.mark.parametrize("words", LASTING, ids=lambda words: "-".join(words[:2]))
+def test_signals_that_the_parent_ignores_stay_ignored(
+    own_data: Path, service: Service, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As a shell starts a command in the background, and `nohup` any: SIGTERM still ends it, and all it has started."""
+    said, status = LASTING[words]
+    port = [str(a_free_port())] if words[-1] == "--port" else []
+    if words[1] == "services":
+        del service.environment["DATABASE_URL"], service.environment["REDIS_URL"]
+    log = tmp_path / "log"
+    shell = ("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh", sys.executable, "-m")
+    environment = {**service.environment, "DATA_DIR": str(own_data)}
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            [*shell, *words, *port], env=environment, cwd=ROOT, stdout=output, stderr=output, text=True
+        )
+    service.started.append(running)
+    assert wait_until(lambda: any(said in one.read_text("utf-8") for one in (log, *own_data.glob("logs/*.log"))), 30)
+    workers = children(running.pid)
+    assert workers or words[1] != "--jobs"
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGINT):
+        running.send_signal(number)
+        for worker in workers:
+            os.kill(worker, number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(0.5)
+    assert workers == children(running.pid)
+    running.send_signal(signal.SIGTERM)
+    assert status == running.wait(20), log.read_text("utf-8")
+    assert [] == [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert "Traceback" not in log.read_text("utf-8")
+
+
+@pytest.fixture
+def own_data() -> Iterator[Path]:
+    """Give a DATA_DIR with a short path; servers that a killed command has left there are stopped."""
+    home = Path(tempfile.mkdtemp(prefix="tp-"))
+    yield home
+    for server in servers_of(home):
+        if not server.is_down():
+            server.ask_to_stop()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def a_free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 def test_a_closed_terminal_stops_a_worker_as_sigterm_does(service: Service) -> None:
     """It finishes its jobs and says so: arq leaves SIGHUP to the kernel, which kills."""
     worker = service.start_worker()
@@ -94,6 +161,29 @@ def test_a_reader_that_has_seen_enough_changes_no_status(service: Service) -> No
         line = f"set -o pipefail; {sys.executable} -m producer {words} | true"
         done = subprocess.run(["bash", "-c", line], env=service.environment, cwd=ROOT, capture_output=True, check=False)
         assert (0, b"") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("shell", "said"),
+    [
+        ("{} --file - <&-", "standard input: Bad file descriptor"),
+        ("{} --file - --workers 1 --json <&-", "standard input: Bad file descriptor"),
+        ("{} --file - 0>/dev/null", "standard input: Bad file descriptor"),
+        ("gzip -c pyproject.toml | {} --file -", "standard input: is gzip, and has to be JSON Lines in UTF-8"),
+        (
+            "iconv -t UTF-16 pyproject.toml >{0}; {1} --file {0} --follow",
+            "{0}: is UTF-16, and has to be JSON Lines in UTF-8",
+        ),
+    ],
+)
+def test_commands_that_cannot_be_read_are_one_line(service: Service, tmp_path: Path, shell: str, said: str) -> None:
+    """Closed standard input, one that fails, and files of another format: status 2, and nothing was enqueued."""
+    words = [str(tmp_path / "commands")] if "{0}" in shell else []
+    command = shell.format(*words, f"{sys.executable} -m producer")
+    done = subprocess.run(
+        ["bash", "-c", command], env=service.environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (2, "", f"error: {said.format(*words)}\n") == (done.returncode, done.stdout, done.stderr)
 
 
 def test_json_stays_json_in_any_encoding(service: Service) -> None:

@@ -1,5 +1,6 @@
 """The producer's runs with real workers: every job has one outcome, and the report says which."""
 
+import asyncio
 import json
 import os
 import signal
@@ -49,6 +50,24 @@ async def test_a_generated_workload_adds_up(service: Service, rows: Any) -> None
         " (SELECT count(*) FROM job_results WHERE status = 'applied') AS applied"
     )
     assert {"effects": report["applied"], "applied": report["applied"]} == counts
+
+
+async def test_a_serializable_database_ends_no_run(service: Service, rows: Any, connection: Any) -> None:
+    """Its default is that of the follower's reads, of which any may conflict with what the workers write.
+
+    The chances of that in one run are low: `integration/test_isolation.py` forces the conflicts.
+    """
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    words = ("--jobs", "4000", "--workers", "2", "--seed", "5", "--json")
+    ended = await asyncio.to_thread(service.run, "producer", *words, STATS_INTERVAL="0.2")
+    counts = await rows("SELECT status, count(*) FROM job_results GROUP BY status ORDER BY status")
+
+    assert (0, 4000, 0, 0) == (ended.status, *(ended.document[name] for name in ("enqueued", "pending", "failed")))
+    assert "" == ended.stderr
+    assert [("applied", ended.document["applied"]), ("rejected", ended.document["rejected"])] == [
+        tuple(row.values()) for row in counts
+    ]
 
 
 def test_the_same_seed_again_is_all_duplicates(service: Service) -> None:

@@ -1,11 +1,15 @@
 """Workers as the `arq` command runs them: sharing, stopping, dying, being asked for their health."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 from arq.connections import ArqRedis, create_pool
 from arq.jobs import Job
@@ -13,6 +17,16 @@ from commands import Service, stop, until
 
 from worker import wire
 from worker.broker import redis_settings
+
+_LOCKED = "\n".join(
+    json.dumps({"job": job, "id": job_id, "args": args})
+    for job, job_id, args in (
+        ("update_user", "rename", {"username": "ada", "full_name": "Countess"}),
+        ("create_user", "eve", {"username": "eve", "email": "eve@x", "full_name": "Evelyn"}),
+        ("create_product", "tea", {"sku": "tea", "name": "Tea", "price": "2.50", "category": "Drinks"}),
+    )
+)
+"""A commands file of jobs that others' locks can keep waiting."""
 
 
 @pytest.fixture
@@ -67,6 +81,47 @@ async def test_sigterm_lets_jobs_finish_and_spends_no_try(service: Service, rows
     assert "worker.stopped" in log
     assert 0 < stopped["n"] <= 4000 == after["n"]
     assert after["tries"] == after["creations"]
+
+
+async def test_a_lock_that_never_comes_free_keeps_no_worker_from_ending(service: Service, rows: Any) -> None:
+    """It ends LEASE and 5 s after SHUTDOWN_WAIT, and another worker applies its jobs once, each in its first try.
+
+    One job waits for a row, one for a name that a transaction has inserted, and one for a whole table.
+    """
+    other: Any = await asyncpg.connect(service.environment["DATABASE_URL"])  # ours would end an idle transaction
+    await other.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'ada@x', 'Ada')")
+    await other.execute(
+        "BEGIN; UPDATE users SET full_name = 'A' WHERE username = 'ada';"
+        "INSERT INTO users (username, email, full_name) VALUES ('eve', 'eve@x', 'Eve');"
+        "LOCK TABLE products"
+    )
+    service.run("producer", "--file", "-", stdin=_LOCKED)
+    patient = {"LEASE": "1", "SHUTDOWN_WAIT": "1", "JOB_TIMEOUT": "60", "COMMAND_TIMEOUT": "60"}
+    workers = [service.start_worker(**patient)]
+
+    async def wait(worker: subprocess.Popen[str]) -> list[Any]:
+        return await rows(
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            f" AND application_name LIKE '%-{worker.pid}-%' HAVING count(*) = 3"
+        )
+
+    await until(lambda: wait(workers[0]))
+    workers.append(service.start_worker(**patient))
+    begun_s = time.monotonic()
+    status, log = await asyncio.to_thread(stop, workers[0])
+    took_s = time.monotonic() - begun_s
+    await until(lambda: wait(workers[1]))
+    settled = await rows("SELECT FROM job_results")
+    await other.close()
+    await until(lambda: rows("SELECT FROM job_results HAVING count(*) = 3"))
+    outcomes = await rows("SELECT job_id, status, attempts FROM job_results ORDER BY job_id")
+    users = await rows("SELECT username, full_name FROM users ORDER BY username")
+
+    assert (0, True, []) == (status, "worker.stopped" in log, settled)
+    assert 1 <= took_s < 1 + 1 + 5 + 3, took_s
+    assert [(job_id, "applied", 1) for job_id in ("eve", "rename", "tea")] == [tuple(row.values()) for row in outcomes]
+    assert [("ada", "Countess"), ("eve", "Evelyn")] == [tuple(row.values()) for row in users]
+    assert 1 == len(await rows("SELECT FROM products"))
 
 
 async def test_a_killed_worker_loses_and_doubles_nothing(service: Service, rows: Any) -> None:

@@ -6,19 +6,23 @@ Each test enqueues with arq's own client and looks with it, too.
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import arq.worker
 import pytest
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, create_pool
 from arq.cron import cron
 from arq.jobs import Job, JobStatus
 from arq.worker import FailedJobs, Retry, func
 
 import worker.engine.worker
+from producer.client import JobClient
 from worker import wire
+from worker.broker import redis_settings
 
 Make = Callable[..., arq.worker.Worker]
 
@@ -103,6 +107,52 @@ async def test_burst_waits_for_a_deferred_job(make: Make, redis: ArqRedis) -> No
 
     assert info is not None
     assert info.start_time - info.enqueue_time >= timedelta(milliseconds=299)
+
+
+@pytest.fixture(params=["UTC", "Asia/Kolkata", "America/St_Johns"])
+def local_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Have a local time of some zone."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", request.param)
+        time.tzset()
+        yield request.param
+    time.tzset()
+
+
+async def test_a_naive_time_is_local_and_an_aware_one_an_instant(
+    make: Make, redis: ArqRedis, redis_url: str, client: JobClient, local_zone: str
+) -> None:
+    """`_defer_until` from arq's own client and from ours, before now, now and soon: jobs start when they are due."""
+    theirs = await create_pool(redis_settings(redis_url), job_serializer=wire.serialize)
+    now = datetime.now(UTC).replace(microsecond=0)
+    due_s = {"past": -7200.0, "soon": 1.2, "later": 1.4, "hours": 7200.0}
+    forms = {
+        "naive": lambda at: at.astimezone().replace(tzinfo=None),
+        "utc": lambda at: at,
+        "offset": lambda at: at.astimezone(timezone(timedelta(hours=-9, minutes=-30))),
+        "zone": lambda at: at.astimezone(ZoneInfo("Australia/Lord_Howe")),
+    }
+    jobs: dict[str, datetime] = {}
+    for when, offset_s in due_s.items():
+        for form, written in forms.items():
+            for name, pool in (("ours", redis), ("arq", theirs)):
+                job_id, at = f"{when}-{form}-{name}", now + timedelta(seconds=offset_s)
+                await pool.enqueue_job("add", 1, _job_id=job_id, _defer_until=written(at))
+                jobs[job_id] = at
+                assert at.timestamp() * 1000 == await redis.zscore("arq:queue", job_id), job_id
+    await theirs.aclose(close_connection_pool=True)
+    few = len(jobs) * 3 // 4
+    await make(max_burst_jobs=few).main()
+
+    for job_id, at in jobs.items():
+        job = Job(job_id, redis, _deserializer=wire.deserialize)
+        info = await job.result_info()
+        if job_id.startswith("hours"):
+            assert (None, JobStatus.deferred, "deferred") == (info, await job.status(), await client.status(job_id))
+        else:
+            assert info is not None
+            assert timedelta() <= info.start_time - at, job_id
+            assert info.start_time < now + timedelta(seconds=10)
 
 
 async def test_max_burst_jobs_is_exact(make: Make, redis: ArqRedis) -> None:

@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import functools
+import itertools
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from worker.bench.servers import own_site
 from worker.lab.arm import Arm, measure
 from worker.lab.load import ClosedLoad
 from worker.lab.record import Record
+from worker.lab.requests import Jobs
 from worker.lab.trials import Plan, trials, usual_of
 from worker.lab.workers import running_workers
 from worker.servers import addresses
@@ -89,6 +92,35 @@ async def test_users_get_the_outcomes_of_their_jobs(settings: Settings, capsys: 
     said = json.loads(capsys.readouterr().out)
     assert (20, 20, 1.0) == (said["requests"], said["succeeded"], said["success_rate"])
     assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["max"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["first", "middle"])
+async def test_a_worker_that_ends_under_its_load_ends_the_command(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int, moment: str
+) -> None:
+    """At once and in a line: its requests would each wait for half a minute, and count as failed."""
+    running: list[asyncio.subprocess.Process] = []
+
+    @asynccontextmanager
+    async def watched(*words: Any, **variables: str) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+        async with running_workers(*words, **variables) as workers:
+            running.extend(workers)
+            yield workers
+
+    send, sent = Jobs._send, itertools.count()
+
+    async def sends(jobs: Jobs, user: int, request: int) -> str:
+        if next(sent) == {"first": 0, "middle": 20}[moment]:
+            running[0].send_signal(number)
+        return await send(jobs, user, request)
+
+    monkeypatch.setattr("worker.lab.load_test_command.running_workers", watched)
+    monkeypatch.setattr(Jobs, "_send", sends)
+    async with asyncio.timeout(15):
+        with pytest.raises(CommandError, match="a measured worker ended by itself"):
+            await run(settings, "load-test", "--users", "5", "--requests", "2000", "--workers", "2")
+    assert all(worker.returncode is not None for worker in running)
 
 
 async def test_a_front_that_is_away_is_told(settings: Settings) -> None:

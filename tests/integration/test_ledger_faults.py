@@ -285,6 +285,23 @@ async def test_an_effect_whose_row_cannot_be_written_is_rolled_back(pool: Pool, 
     assert ["ada"] == await usernames(connection)
 
 
+async def test_a_row_whose_effect_cannot_be_committed_is_rolled_back(pool: Pool, connection: Any) -> None:
+    """They are one transaction: no job has an outcome without its effect, which the next try would then not bring."""
+    await connection.execute(
+        """CREATE SEQUENCE commits;
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('commits') = 1 THEN RAISE 'unlucky' USING ERRCODE = '40001'; END IF;
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER refused AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    )
+    (outcome,) = await a_ledger(pool).settle("create_user", [a_delivery(a_user("ada"))])
+    assert isinstance(outcome, Applied)
+    assert 2 == await connection.fetchval("SELECT last_value FROM commits")
+    assert ["ada"] == await usernames(connection)
+
+
 async def test_a_read_only_database_is_waited_for(pool: Pool, connection: Any) -> None:
     """As after a failover to a server that is not promoted yet, or on a full disk: no try is spent."""
     name = await connection.fetchval("SELECT current_database()")

@@ -120,7 +120,7 @@ MUTATIONS = [
         "                    await self._write(function, entries, repositories, db_us, write_us)\n",
         "                    async with self._pool.transaction() as other:\n"
         "                        await self._write(function, entries, Repositories(other), db_us, write_us)\n",
-        f"{FAULTS}::test_an_effect_whose_row_cannot_be_written_is_rolled_back",
+        f"{FAULTS}::test_a_row_whose_effect_cannot_be_committed_is_rolled_back",
     ),
     Mutation(
         "the COMMIT counts nowhere",
@@ -735,6 +735,13 @@ MUTATIONS = [
         f"{BENCH}::test_a_latency_that_never_comes",
     ),
     Mutation(
+        "measuring: a load goes on when its worker has ended",
+        "worker/lab/load_test_command.py",
+        "asyncio.wait((sending, *ends), return_when",
+        "asyncio.wait((sending,), return_when",
+        "tests/integration/test_lab.py::test_a_worker_that_ends_under_its_load_ends_the_command",
+    ),
+    Mutation(
         "measuring: what ends the load is lost",
         "worker/lab/arm.py",
         "task.result()",
@@ -926,6 +933,41 @@ MUTATIONS = [
         f"{FAULTS}::test_a_poolers_prepared_statements_are_no_jobs_fault",
     ),
     # ---------------------------------------------------------------- the producer
+    Mutation(
+        "a compressed commands file is read line by line",
+        "producer/run_command.py",
+        "if found := other_format(stream.peek()):",
+        "if found := other_format(stream.peek()[:0]):",
+        "tests/e2e/test_process.py::test_commands_that_cannot_be_read_are_one_line",
+    ),
+    Mutation(
+        "an ignored SIGINT ends a worker",
+        "worker/engine/worker.py",
+        "if not process.stays_ignored(signum):",
+        "if signum:",
+        "tests/e2e/test_process.py::test_signals_that_the_parent_ignores_stay_ignored",
+    ),
+    Mutation(
+        "an ignored SIGINT ends the front",
+        "producer/front/server.py",
+        "            if ignored:",
+        "            if not ignored:",
+        "tests/e2e/test_process.py::test_signals_that_the_parent_ignores_stay_ignored",
+    ),
+    Mutation(
+        "a worker that waits for connections does not log why",
+        "worker/budget.py",
+        "**self._cause(), **self._numbers",
+        "**self._trouble, **self._numbers",
+        "tests/unit/test_budget_outages.py",
+    ),
+    Mutation(
+        "the start takes a standby of PostgreSQL",
+        "worker/db/requirements.py",
+        'if writing and found["is_standby"]:',
+        'if found["is_standby"] is None:',
+        "tests/e2e/test_commands.py::test_a_standby_ends_what_would_write_and_answers_what_reads",
+    ),
     Mutation(
         "lines are held back until a chunk is full",
         "producer/source.py",

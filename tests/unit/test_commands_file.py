@@ -1,14 +1,17 @@
 """Commands files: what is accepted, what is refused and how it is told."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.commands_file import MAX_LINE_BYTES, Refusal, read_commands
+from producer.commands_file import MAX_LINE_BYTES, Refusal, other_format, read_commands
 from producer.submission import Submission
 from worker import wire
 from worker.job_ids import check_id, ledger_id
@@ -48,6 +51,64 @@ def test_lines_end_as_they_do_on_any_system() -> None:
     )
     lines = [b'{"job":"create_user","id":"a","args":%s}\r' % json.dumps(USER).encode(), separated.encode()]
     assert ids(b"\n".join(lines)) == ["a", "c"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_nothing_but_a_newline_ends_a_line(separator: str) -> None:
+    """`str.splitlines` ends one at each of these: raw in a text or escaped, the line stays whole with its number."""
+    full_name = f"A{separator}B"
+    whole = {"job": "create_user", "id": "a", "args": {**USER, "full_name": full_name}}
+    raw = separator >= " "  # below, JSON wants an escape
+    text = "\n".join(json.dumps(whole, ensure_ascii=escaped) for escaped in ((True, False) if raw else (True,)))
+    *items, last = read(f"{text}\nnonsense".encode())
+    assert [full_name] * len(items) == [item.fields["full_name"] for item in items if isinstance(item, Submission)]
+    assert isinstance(last, Refusal)
+    assert len(items) + 1 == last.line
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"\x00", "is not JSON: expected value at byte 1"),
+        (b"\x00" * 5000, "is not JSON: expected value at byte 1"),
+        (USER_LINE + b"\x00", "is not JSON: trailing characters at byte"),
+        (USER_LINE.replace(b"Ada", b"A\x00a"), "is not JSON: control character"),
+        (USER_LINE.replace(b"Ada", b"A\\u0000a"), "has a NUL character"),
+        (USER_LINE.replace(b"username", b"user\\u0000"), "username: Field required"),
+    ],
+)
+def test_a_nul_refuses_its_line_alone(line: bytes, reason: str) -> None:
+    """As the rest of a file that a crash has left with zeros; raw or escaped."""
+    before, refused, after = read(b"\n".join([USER_LINE, line, USER_LINE]))
+    assert isinstance(before, Submission)
+    assert isinstance(after, Submission)
+    assert isinstance(refused, Refusal)
+    assert 2 == refused.line
+    assert refused.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (gzip.compress(USER_LINE), "gzip"),
+        (bz2.compress(USER_LINE), "bzip2"),
+        (lzma.compress(USER_LINE), "xz"),
+        (b"\x28\xb5\x2f\xfd\x04", "zstd"),
+        (b"PK\x03\x04\x14\x00", "zip"),
+        *((USER_LINE.decode().encode(name), name[:6].upper()) for name in ("utf-16", "utf-16-le", "utf-16-be")),
+        ("\ufeff".encode("utf-16-be") + USER_LINE.decode().encode("utf-16-be"), "UTF-16"),
+        *((USER_LINE.decode().encode(name), name[:6].upper()) for name in ("utf-32", "utf-32-le", "utf-32-be")),
+        ("\ufeff".encode("utf-32-be") + USER_LINE.decode().encode("utf-32-be"), "UTF-32"),
+        (USER_LINE, None),
+        (b"\xef\xbb\xbf" + USER_LINE, None),
+        (b"\n\n" + USER_LINE, None),
+        (b"", None),
+        (b'"\xff"', None),
+    ],
+)
+def test_a_file_of_another_format_is_known_by_its_beginning(content: bytes, found: str | None) -> None:
+    """Compressed, or in an encoding of another width: each of its lines would be refused for a reason of its own."""
+    assert found == other_format(content)
 
 
 def test_blank_lines_are_skipped_but_line_numbers_are_those_of_the_editor() -> None:

@@ -25,7 +25,7 @@ from arq.connections import ArqRedis, create_pool, log_redis_info
 from arq.constants import abort_jobs_ss
 from redis.exceptions import ResponseError
 
-from worker import logs
+from worker import logs, process
 from worker.engine.holding import Holding
 from worker.engine.job_run import perform
 from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish
@@ -337,6 +337,11 @@ class Worker(arq.worker.Worker):
 
     def _jobs_started(self) -> int:
         return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._performing
+
+    def _add_signal_handler(self, signum: Signals, handler: Callable[[Signals], None]) -> None:
+        """Handle a signal, unless the parent has let it be ignored, as a shell does for commands in the background."""
+        if not process.stays_ignored(signum):
+            super()._add_signal_handler(signum, handler)
 
     def handle_sig(self, signum: Signals) -> None:
         """Stop at once: what runs is cancelled and given back."""

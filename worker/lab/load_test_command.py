@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import re
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,23 +63,28 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
         Jobs(site.redis).looking() as send,
     ):
         terminal.note("waiting for the workers")
-        if fault := await _first_outcome(send, workers):
-            raise terminal.CommandError(f"the workers do no jobs: {fault}")
-        return await _measured(arguments, send)
+        return await _while_running(workers, _measured_once_they_work(arguments, send))
 
 
-async def _first_outcome(send: Send, workers: list[asyncio.subprocess.Process]) -> str:
-    """Send one request and return its fault. Raises `CommandError` as soon as a worker ends."""
-    sent = asyncio.ensure_future(send(0, -1))
+async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) -> Tally:
+    """Send one request, and measure when it has its outcome. Raises `CommandError` if it fails."""
+    if fault := await send(0, -1):
+        raise terminal.CommandError(f"the workers do no jobs: {fault}")
+    return await _measured(arguments, send)
+
+
+async def _while_running(workers: list[asyncio.subprocess.Process], load: Coroutine[Any, Any, Tally]) -> Tally:
+    """Return what came of the *load*. Raises `CommandError` as soon as a worker ends: its jobs would end by none."""
+    sending = asyncio.ensure_future(load)
     ends = [asyncio.create_task(worker.wait()) for worker in workers]
     try:
-        await asyncio.wait((sent, *ends), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((sending, *ends), return_when=asyncio.FIRST_COMPLETED)
         require_running(workers)
-        return await sent
+        return await sending
     finally:
-        for task in (sent, *ends):
+        for task in (sending, *ends):
             task.cancel()
-        await asyncio.gather(sent, *ends, return_exceptions=True)
+        await asyncio.gather(sending, *ends, return_exceptions=True)
 
 
 async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally:
