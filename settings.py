@@ -31,7 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from urls import check_redis, parse_postgres, require, without_password
+from tidepool.urls import check_redis, parse_postgres, require, without_password
 
 __all__ = ["Settings", "SettingsError", "child_environment", "load", "load_or_exit", "without_password"]
 

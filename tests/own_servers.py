@@ -8,7 +8,7 @@ import asyncpg
 from arq.connections import ArqRedis
 from commands import Service
 
-from worker import embedded
+from tidepool import embedded
 
 
 @dataclass

@@ -11,8 +11,8 @@ from arq.connections import ArqRedis, create_pool
 from arq.jobs import Job
 from commands import Service, stop, until
 
-from worker import wire
-from worker.broker import redis_settings
+from tidepool.queue import wire
+from tidepool.queue.connection import redis_settings
 
 
 @pytest.fixture

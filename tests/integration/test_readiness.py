@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
-from worker.broker import open_redis
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.health.readiness import Check, Readiness
+from tidepool.health.readiness import Check, Readiness
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.connection import open_redis
 
 
 async def answers() -> None:
@@ -116,7 +116,7 @@ async def test_without_a_side_connection_a_look_waits_for_its_turn(
     small: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a request would: where none comes, there is no headroom."""
-    monkeypatch.setattr("worker.health.readiness._PATIENCE_S", 0.05)
+    monkeypatch.setattr("tidepool.health.readiness._PATIENCE_S", 0.05)
     readiness = Readiness(answers)
     readiness.watch(small)
     async with small.acquire():

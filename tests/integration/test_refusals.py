@@ -12,12 +12,12 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from worker.broker import REFUSALS, ask, open_redis, wait_for_redis
-from worker.db import requirements
-from worker.db.faults import Refused, ServerError, Unavailable, words
-from worker.db.migrations import migrate
-from worker.db.pool import Pool, PoolConfig, connect
-from worker.health.readiness import Readiness
+from tidepool.health.readiness import Readiness
+from tidepool.pool.faults import Refused, ServerError, Unavailable, words
+from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.queue.connection import REFUSALS, ask, open_redis, wait_for_redis
+from tidepool.storage import requirements
+from tidepool.storage.migrations import migrate
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_policy:noeviction\r\n"

@@ -6,7 +6,7 @@ import pytest
 from fleet import a_fleet
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.db.faults import Unavailable
+from tidepool.pool.faults import Unavailable
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
 
