@@ -31,8 +31,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-import libpq
-from urls import UrlError, check_redis, parse_postgres, require, without_password
+import tidepool.libpq
+from tidepool.urls import UrlError, check_redis, parse_postgres, require, without_password
 
 __all__ = ["Settings", "SettingsError", "child_environment", "load", "load_or_exit", "without_password"]
 
@@ -305,7 +305,7 @@ def _of_mapping(environment: Mapping[str, str]) -> Settings:
 def load_or_exit() -> Settings:
     """Read and check the settings; where they are wrong, say so on standard error and exit with status 2."""
     _name_user_and_home()
-    libpq.drop_empty_variables(os.environ)
+    tidepool.libpq.drop_empty_variables(os.environ)
     try:
         return load()
     except SettingsError as error:
@@ -338,7 +338,7 @@ def _check_environment(settings: Settings, environment: Mapping[str, str]) -> No
     if settings.database is None:
         return
     try:
-        libpq.check(settings.database.get_secret_value(), environment)
+        tidepool.libpq.check(settings.database.get_secret_value(), environment)
     except UrlError as error:
         raise SettingsError(str(error)) from None
     _require_user(settings.database, environment)

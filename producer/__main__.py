@@ -1,6 +1,6 @@
 """`python -m producer`: enqueue jobs, list their outcomes, run them again."""
 
-from worker import process
+from tidepool import process
 
 if __name__ == "__main__":
     process.prepare()  # before the imports below, which take a second
@@ -10,9 +10,11 @@ import re
 import secrets
 import sys
 
-from producer import ledger_commands, run_command, serve_command, workload
-from worker import terminal
-from worker.terminal import Parser
+from producer import run_command, workload
+from tidepool.cli import jobs as ledger_commands
+from tidepool.cli import serve as serve_command
+from tidepool.cli import terminal
+from tidepool.cli.terminal import Parser
 
 _RUN_EXAMPLES = """  python -m producer --jobs 10000 --workers 1          a generated workload, and a worker to run it
   python -m producer --jobs 500 --rate 50 --follow     50 jobs a second, wait for the outcomes

@@ -23,12 +23,12 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
-from producer.submission import Submission
-from worker.job_ids import check_id
+from tidepool.jobs.ids import check_id
+from tidepool.jobs.job import JobType
+from tidepool.jobs.outcomes import Rejected
+from tidepool.queue.submission import Submission
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 from worker.jobs import JOBS
-from worker.jobs.job import JobType
-from worker.outcomes import Rejected
-from worker.wire import MAX_PAYLOAD_BYTES
 
 MAX_LINE_BYTES = MAX_PAYLOAD_BYTES - 1024
 """A longer line is refused: 1 MiB, the largest job that a worker decodes, less what the queue wraps around it."""

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from itertools import islice
 
 from producer import workload
-from producer.client import JobClient
 from producer.fleet import Fleet
 from settings import Settings
-from worker import terminal
-from worker.broker import open_redis
-from worker.embedded import Urls
+from tidepool.cli import terminal
+from tidepool.client import JobClient
+from tidepool.embedded import Urls
+from tidepool.queue.connection import open_redis
 
 _WORKERS = 2
 _JOBS_PER_SECOND = 50

@@ -14,8 +14,8 @@ from typing import Self
 import structlog
 
 from settings import child_environment
-from worker.logs import last_line
-from worker.terminal import CommandError
+from tidepool.cli.terminal import CommandError
+from tidepool.logs import last_line
 
 log = structlog.get_logger(__name__)
 

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from producer.client import MOST_AT_ONCE, JobClient
 from producer.commands_file import Refusal
 from producer.report import Report
 from producer.source import Item, Take
-from producer.submission import Submission
-from worker.cancelling import heed_cancel
-from worker.db.results import Finished
+from tidepool.cancelling import heed_cancel
+from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.queue.submission import Submission
+from tidepool.storage.results import Finished
 
 _WINDOW = 5000
 _POLL_DELAY_S = 0.1

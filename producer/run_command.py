@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from producer import workload
-from producer.client import JobClient
 from producer.commands_file import STANDARD_INPUT, Refusal, other_format, read_commands
 from producer.fleet import Fleet
 from producer.report import Report
 from producer.run import Look, Pace, Run
 from producer.source import Item, Reader, Take, at_hand
 from settings import Settings
-from worker import terminal
-from worker.db.repositories import Repositories
-from worker.db.results import Finished
-from worker.embedded import Urls
-from worker.terminal import CommandError
+from tidepool.cli import terminal
+from tidepool.cli.terminal import CommandError
+from tidepool.client import JobClient
+from tidepool.embedded import Urls
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Finished
 
 _MOST_REFUSALS_TOLD = 20
 

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 
-from producer.client import MOST_AT_ONCE
 from producer.commands_file import Refusal
-from producer.submission import Submission
+from tidepool.client import MOST_AT_ONCE
+from tidepool.queue.submission import Submission
 
 Item = Submission | Refusal
 Take = Callable[[int], Awaitable[list[Item]]]

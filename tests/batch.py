@@ -29,8 +29,7 @@ def main() -> None:
     import arq.cli  # noqa: F401, PLC0415
 
     import producer.__main__  # noqa: F401, PLC0415
-    import worker.__main__  # noqa: PLC0415
-    import worker.main  # noqa: F401, PLC0415
+    import tidepool.lifecycle  # noqa: F401, PLC0415
 
     with tempfile.TemporaryDirectory(prefix="tp-batch-") as directory:
         waiting = list(enumerate(cases))
@@ -126,7 +125,7 @@ def _be(case: dict[str, Any], path: Path) -> None:
 
 
 def _run(argv: list[str]) -> int:
-    from worker import process  # noqa: PLC0415
+    from tidepool import process  # noqa: PLC0415
 
     sys.argv = [f"/usr/bin/{argv[0]}", *argv[1:]]
     try:

@@ -16,9 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, sync_playwright
 
-from producer.front.feed import Feed
-from producer.front.fleet import Fleet
-from producer.front.services import Services
+from tidepool.web.feed import Feed
+from tidepool.web.fleet import Fleet
+from tidepool.web.services import Services
 
 CHROMIUM = Path("/usr/bin/chromium")
 WHY_NONE = f"needs {CHROMIUM}: apt-get install chromium"

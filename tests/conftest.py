@@ -22,12 +22,12 @@ import structlog
 from arq.connections import ArqRedis
 from redis import Redis
 
-from producer.client import JobClient
-from worker import embedded
-from worker.broker import open_redis
-from worker.db.migrations import migrate
-from worker.db.pool import Pool, PoolConfig, connect
-from worker.db.side_connection import SideConnection
+from tidepool import embedded
+from tidepool.client import JobClient
+from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.connection import open_redis
+from tidepool.storage.migrations import migrate
 
 QUEUE = "arq:queue"
 _TEMPLATE = "tidepool_template"

@@ -10,17 +10,17 @@ import time
 from collections.abc import Iterator
 from typing import Any, cast
 
-from worker import wire
-from worker.db import rows
-from worker.delivery import Delivery
-from worker.engine.intake import Intake, arq_functions
-from worker.engine.job_run import perform
-from worker.engine.leases import Claimed, Finish
-from worker.engine.worker import Worker
+from tidepool.engine.attempt import perform
+from tidepool.engine.worker import Worker
+from tidepool.jobs.outcomes import Applied, Outcome, Reason, Rejected
+from tidepool.ledger.delivery import Delivery
+from tidepool.ledger.intake import Intake, arq_functions
+from tidepool.ledger.ledger import _entry
+from tidepool.queue import wire
+from tidepool.queue.leases import Claimed, Finish
+from tidepool.storage import rows
 from worker.jobs import JOBS
 from worker.jobs.fields import Command
-from worker.ledger import _entry
-from worker.outcomes import Applied, Outcome, Reason, Rejected
 
 ENVELOPE: dict[str, Any] = {"f": "create_user", "a": [], "k": {}, "t": None, "et": 1_764_000_000_000}
 

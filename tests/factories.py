@@ -4,18 +4,18 @@ import itertools
 import time
 from typing import Any
 
-from producer.submission import Submission
-from worker.db.results import Finished
-from worker.delivery import Delivery, now_ms
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Failed, Rejected
+from tidepool.ledger.delivery import Delivery, now_ms
+from tidepool.queue.submission import Submission
+from tidepool.storage.results import Finished
 from worker.jobs import JOBS
 from worker.jobs.create_product import CreateProduct
 from worker.jobs.create_user import CreateUser
 from worker.jobs.fields import Command
-from worker.jobs.job import Job
 from worker.jobs.place_order import PlaceOrder
 from worker.jobs.set_stock import SetStock
 from worker.jobs.update_user import UpdateUser
-from worker.outcomes import Failed, Rejected
 
 _NUMBERS = itertools.count(1)
 _FUNCTIONS = {job_type.command: job_type.name for job_type in JOBS}

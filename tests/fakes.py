@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import count
 
-from worker.db.faults import DataFault
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Reason
+from tidepool.pool.faults import DataFault
 from worker.jobs.create_product import CreateProduct
 from worker.jobs.create_user import CreateUser
-from worker.jobs.job import Job
 from worker.jobs.place_order import PlaceOrder
 from worker.jobs.ports import PlacedOrder
 from worker.jobs.set_stock import SetStock
 from worker.jobs.update_user import UpdateUser
-from worker.outcomes import Reason
 
 _CENT = Decimal("0.01")
 

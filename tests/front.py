@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from producer.front.app import create_app
 from settings import load
-from worker.embedded import Urls
+from tidepool.embedded import Urls
+from tidepool.web.app import create_app
 
 
 @asynccontextmanager

@@ -2,10 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from worker import identity
-from worker.db.figures import PoolStats
-from worker.db.side_connection import SideConnection
-from worker.health.journal import Journal
+from tidepool.fleet import identity
+from tidepool.health.journal import Journal
+from tidepool.pool.figures import PoolStats
+from tidepool.pool.side_connection import SideConnection
 
 
 async def insert_ten_minutes(side: SideConnection, since: datetime, *, waiting: float) -> None:

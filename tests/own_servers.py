@@ -12,11 +12,11 @@ import asyncpg
 from arq.connections import ArqRedis
 from commands import Service
 
-from worker import embedded
-from worker.embedded.locks import wait_until
-from worker.embedded.place import account_of, make_private, run_as
-from worker.embedded.postgres import Postgres
-from worker.embedded.programs import packaged_program
+from tidepool import embedded
+from tidepool.embedded.locks import wait_until
+from tidepool.embedded.place import account_of, make_private, run_as
+from tidepool.embedded.postgres import Postgres
+from tidepool.embedded.programs import packaged_program
 
 
 @dataclass

@@ -12,14 +12,14 @@ from arq.connections import ArqRedis
 from factories import user_fields
 from waiting import until
 
-from worker.batcher import Batcher
-from worker.db.pool import Pool
-from worker.engine.intake import Intake, arq_functions
-from worker.engine.worker import EngineOptions, Worker
+from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.jobs.job import JobTypes
+from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.intake import Intake, arq_functions
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
+from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
 from worker.jobs import JOBS
-from worker.jobs.job import JobTypes
-from worker.ledger import Ledger
-from worker.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
 
 QUEUE = "arq:queue"
 ENQUEUED_MS = 1_764_000_000_000
@@ -117,7 +117,7 @@ async def a_worker(
     leave_s: float = 0.0,
     max_held_bytes: int = 16_777_216,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the engine as `worker.main` wires it, with one try a job, until the block ends."""
+    """Run the engine as `tidepool.lifecycle` wires it, with one try a job, until the block ends."""
     ledger = Ledger(pool, types, worker_id=name)
     batcher = Batcher(ledger.settle, slots=2, limit=500)
     options = EngineOptions(

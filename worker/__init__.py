@@ -25,7 +25,7 @@ Start it with `arq worker.WorkerSettings`; operators' commands are under `python
 import sys
 from typing import Any
 
-from worker import process
+from tidepool import process
 
 
 def __getattr__(name: str) -> Any:
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
         if process.is_arq_command():
             process.prepare()
             process.terminate_on_hangup()
-        from worker.main import worker_settings  # noqa: PLC0415  (only the arq command needs all of it)
+        from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only the arq command needs all of it)
 
         return worker_settings()
     if process.is_arq_command() and f"{__name__}.{name}" in sys.argv:

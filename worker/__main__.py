@@ -3,7 +3,7 @@
 To run jobs: `arq worker.WorkerSettings`.
 """
 
-from worker import process
+from tidepool import process
 
 if __name__ == "__main__":
     process.prepare()  # before the imports below, which take a second
@@ -16,23 +16,23 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+from lab.bench.command import PARTS, bench
+from lab.drill.command import EXAMPLES as DRILL_EXAMPLES
+from lab.drill.command import add_arguments as add_drill_arguments
+from lab.drill.command import drill
+from lab.tuning import layouts_command, load_test_command, pool_test_command, tune_command
 from settings import Settings
-from urls import UrlError, as_libpq_reads
-from worker import terminal
-from worker.advice_command import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
-from worker.bench.command import PARTS, bench
-from worker.db import address
-from worker.db.pool import PoolConfig
-from worker.db.repositories import Repositories
-from worker.db.roles import ROLES, grant_roles
-from worker.drill.command import EXAMPLES as DRILL_EXAMPLES
-from worker.drill.command import add_arguments as add_drill_arguments
-from worker.drill.command import drill
-from worker.embedded import Urls
-from worker.lab import layouts_command, load_test_command, pool_test_command, tune_command
-from worker.pool_command import EXAMPLES as POOL_EXAMPLES
-from worker.pool_command import pool_health
-from worker.terminal import Parser
+from tidepool.cli import terminal
+from tidepool.cli.advice import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
+from tidepool.cli.pool import EXAMPLES as POOL_EXAMPLES
+from tidepool.cli.pool import pool_health
+from tidepool.cli.terminal import Parser
+from tidepool.embedded import Urls
+from tidepool.pool import address
+from tidepool.pool.pool import PoolConfig
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.roles import ROLES, grant_roles
+from tidepool.urls import UrlError, as_libpq_reads
 
 _SNAPSHOT_COLUMNS = (
     "tick", "worker_id", "size", "idle", "in_use", "in_use_max", "waiting_max", "acquire_ok", "wait_us_max",

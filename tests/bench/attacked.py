@@ -26,8 +26,8 @@ from arq.connections import ArqRedis
 
 from settings import child_environment
 from tests.attacks import CALLERS, Attack, under_attack
-from worker import embedded
-from worker.broker import open_redis
+from tidepool import embedded
+from tidepool.queue.connection import open_redis
 
 _ROOT = Path(__file__).parents[2]
 _LOOK_S = 0.05

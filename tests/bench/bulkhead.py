@@ -18,9 +18,9 @@ from typing import Any
 import asyncpg
 
 from settings import child_environment
-from worker import embedded
-from worker.db.migrations import migrate
-from worker.db.pool import PoolConfig
+from tidepool import embedded
+from tidepool.pool.pool import PoolConfig
+from tidepool.storage.migrations import migrate
 
 _SLOW = """
 CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS

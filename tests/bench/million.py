@@ -22,9 +22,9 @@ from typing import Any
 import asyncpg
 import httpx
 
-from worker import embedded
-from worker.db.migrations import migrate
-from worker.db.pool import PoolConfig
+from tidepool import embedded
+from tidepool.pool.pool import PoolConfig
+from tidepool.storage.migrations import migrate
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT_MS = 200

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import httpx
 
-from worker import embedded
-from worker.bench.drain import Place, System, drain
-from worker.bench.servers import QUEUE, measured_environment
-from worker.broker import open_redis
+from lab.bench.drain import Place, System, drain
+from lab.bench.servers import QUEUE, measured_environment
+from tidepool import embedded
+from tidepool.queue.connection import open_redis
 
 _TIDEPOOL = System("tidepool", "worker.WorkerSettings")
 _SCRAPE_S = 1.0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from fakes import FakeRepositories
 
-from worker.db.repositories import Repositories
+from tidepool.storage.repositories import Repositories
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from factories import a_change, a_job, a_product, a_stock, a_user, an_order
 
-from worker.db.faults import DataFault, translated
+from tidepool.jobs.outcomes import Reason
+from tidepool.pool.faults import DataFault, translated
 from worker.jobs.ports import PlacedOrder, Repositories
-from worker.outcomes import Reason
 
 
 async def with_a_shop(repositories: Repositories) -> tuple[int, int]:

@@ -9,9 +9,9 @@ import pytest
 from commands import Service
 from own_servers import OwnServers
 
-from worker import embedded
-from worker.broker import open_redis
-from worker.db.pool import PoolConfig
+from tidepool import embedded
+from tidepool.pool.pool import PoolConfig
+from tidepool.queue.connection import open_redis
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from attacks import CALLERS, Attack, half_request
 from commands import Service
 
 from tests.bench.attacked import measured, victim
-from worker import embedded
+from tidepool import embedded
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from own_servers import OwnServers
 from planting import ENVELOPE, QUEUE
 from waiting import until
 
-from worker.wire import MAX_PAYLOAD_BYTES, serialize
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
 
 MB = 10**6
 WORKER_LIMIT_MB = 384

@@ -17,8 +17,8 @@ import pytest
 from commands import Service, stop
 from proxies import tls_postgres, tls_redis
 
-from worker.db.pool import PoolConfig
-from worker.embedded.place import Account, EmbeddedServersError, run_as
+from tidepool.embedded.place import Account, EmbeddedServersError, run_as
+from tidepool.pool.pool import PoolConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = ("producer", "--jobs", "300", "--workers", "1", "--json")

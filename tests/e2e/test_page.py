@@ -12,13 +12,13 @@ from factories import user_fields
 from history import insert_ten_minutes
 from playwright.sync_api import Browser, Page, Route, expect
 
-from producer.front.app import create_app
-from producer.front.services import Services
-from producer.submission import Submission
 from settings import load
-from worker.db.pool import PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.embedded import Urls
+from tidepool.embedded import Urls
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.submission import Submission
+from tidepool.web.app import create_app
+from tidepool.web.services import Services
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=WHY_NONE)
 

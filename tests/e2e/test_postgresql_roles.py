@@ -1,4 +1,4 @@
-"""PostgreSQL's roles: what worker/db/roles.sql grants is enough, and no more than that."""
+"""PostgreSQL's roles: what tidepool/storage/roles.sql grants is enough, and no more than that."""
 
 from base64 import b64decode
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 from commands import Service, stop, until
 
-from worker.db import capacity
-from worker.db.migrations import migrate
-from worker.db.pool import Pool, PoolConfig, connect
-from worker.db.roles import grant_roles, verifier
-from worker.db.side_connection import SideConnection
-from worker.health.fleet import read_fleet, read_groups
-from worker.health.pruner import Pruner
+from tidepool.advice.fleet_report import read_fleet, read_groups
+from tidepool.fleet import capacity
+from tidepool.health.pruner import Pruner
+from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.migrations import migrate
+from tidepool.storage.roles import grant_roles, verifier
 
 WORK, READ = "tidepool_work", "tidepool_read"
 
@@ -351,7 +351,7 @@ async def test_a_grant_that_is_missing_is_one_clear_line(
 
 
 async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
-    """A new one is granted in worker/db/roles.sql."""
+    """A new one is granted in tidepool/storage/roles.sql."""
     forgotten = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         " AND NOT has_table_privilege('tidepool_work', oid, 'SELECT')"

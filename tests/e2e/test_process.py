@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from commands import Service
 
-from worker.bench.processes import children
-from worker.embedded.locks import wait_until
-from worker.embedded.membership import servers as servers_of
+from lab.bench.processes import children
+from tidepool.embedded.locks import wait_until
+from tidepool.embedded.membership import servers as servers_of
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -31,7 +31,7 @@ COMMANDS = (
 def test_a_signal_while_it_imports_ends_the_command(service: Service, words: tuple[str, ...], number: int) -> None:
     """With the documented status and without a word, from the moment on in which Python runs our code."""
     code = (
-        "import runpy, signal, sys, os; import worker.process as process; before = process.prepare; "
+        "import runpy, signal, sys, os; import tidepool.process as process; before = process.prepare; "
         f"process.prepare = lambda: (before(), os.kill(os.getpid(), {number})); "
         f"sys.argv = {['/usr/bin/arq' if words[0] == 'arq' else words[0], *words[1:]]!r}; "
         f"runpy.run_module({words[0]!r}, run_name='__main__')"

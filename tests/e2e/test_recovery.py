@@ -12,9 +12,9 @@ from arq.connections import ArqRedis
 from commands import Service, stop, until
 from own_servers import OwnServers
 
-from worker.embedded.locks import wait_until
-from worker.embedded.postgres import Postgres
-from worker.identity import worker_id_prefix
+from tidepool.embedded.locks import wait_until
+from tidepool.embedded.postgres import Postgres
+from tidepool.fleet.identity import worker_id_prefix
 
 _JOBS = 20_000
 _COUNTS = (

@@ -20,10 +20,10 @@ from deployment import service as of_compose_file
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from waiting import until
 
-from worker import wire
-from worker.broker import open_redis, redis_settings
-from worker.embedded.programs import packaged
-from worker.engine.leases import Leases
+from tidepool.embedded.programs import packaged
+from tidepool.queue import wire
+from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.queue.leases import Leases
 
 PASSWORD = "geheim"
 

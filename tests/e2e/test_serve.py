@@ -17,11 +17,11 @@ from commands import Service
 from factories import user_fields
 from waiting import until
 
-from producer.front.app import create_app
-from producer.front.server import Server
 from settings import load
-from worker.db.pool import PoolConfig
-from worker.embedded import Urls
+from tidepool.embedded import Urls
+from tidepool.pool.pool import PoolConfig
+from tidepool.web.app import create_app
+from tidepool.web.server import Server
 
 
 @pytest.fixture

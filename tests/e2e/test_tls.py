@@ -14,9 +14,9 @@ from commands import Ended, Service, stop
 from proxies import tls_postgres, tls_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.broker import open_redis
-from worker.db.pool import PoolConfig
-from worker.engine.renewal import _sync_client
+from tidepool.pool.pool import PoolConfig
+from tidepool.queue.connection import open_redis
+from tidepool.queue.renewal import _sync_client
 
 PASSWORD = "geheim"
 

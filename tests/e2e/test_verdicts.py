@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 from commands import Service
 
-from worker import embedded, identity
-from worker.db.faults import DatabaseFault
-from worker.db.figures import quantile_us
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.embedded.locks import wait_until
-from worker.embedded.postgres import Postgres
-from worker.health.journal import Journal
-from worker.health.recorder import Recorder
-from worker.tally import Tally
+from tidepool import embedded
+from tidepool.embedded.locks import wait_until
+from tidepool.embedded.postgres import Postgres
+from tidepool.fleet import identity
+from tidepool.health.journal import Journal
+from tidepool.health.recorder import Recorder
+from tidepool.ledger.tally import Tally
+from tidepool.pool.faults import DatabaseFault
+from tidepool.pool.figures import quantile_us
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -10,10 +10,10 @@ import pytest
 from commands import Service, until
 from front import running
 
-from producer.front.app import create_app
 from settings import load
-from worker.db.pool import PoolConfig
-from worker.embedded import Urls
+from tidepool.embedded import Urls
+from tidepool.pool.pool import PoolConfig
+from tidepool.web.app import create_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

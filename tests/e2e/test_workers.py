@@ -15,8 +15,8 @@ from arq.connections import ArqRedis, create_pool
 from arq.jobs import Job
 from commands import Service, stop, until
 
-from worker import wire
-from worker.broker import redis_settings
+from tidepool.queue import wire
+from tidepool.queue.connection import redis_settings
 
 _LOCKED = "\n".join(
     json.dumps({"job": job, "id": job_id, "args": args})

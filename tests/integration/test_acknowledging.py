@@ -9,8 +9,8 @@ from factories import user_fields
 from planting import QUEUE, a_worker, drained
 from waiting import until
 
-from producer.client import JobClient
-from worker.db.pool import Pool
+from tidepool.client import JobClient
+from tidepool.pool.pool import Pool
 
 
 async def test_a_job_stays_in_the_queue_until_its_effect_is_committed(

@@ -9,12 +9,12 @@ import pytest
 from history import insert_ten_minutes
 
 from settings import Settings, load
-from worker import identity
-from worker.advice_command import advise, why
-from worker.db.pool import PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.embedded import Urls
-from worker.health.journal import Journal
+from tidepool.cli.advice import advise, why
+from tidepool.embedded import Urls
+from tidepool.fleet import identity
+from tidepool.health.journal import Journal
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
 
 Command = Callable[[Namespace, Settings, Urls], Awaitable[int]]
 Run = Callable[..., Awaitable[tuple[int, str]]]

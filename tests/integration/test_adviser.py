@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from history import insert_ten_minutes
 
-from worker import identity
-from worker.db.pool import PoolConfig
-from worker.db.repositories import Repositories
-from worker.db.side_connection import SideConnection
-from worker.health.adviser import WINDOW, Adviser
-from worker.health.fleet import judge
-from worker.health.journal import Journal
+from tidepool.advice.advice_job import WINDOW, Adviser
+from tidepool.advice.fleet_report import judge
+from tidepool.fleet import identity
+from tidepool.health.journal import Journal
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.repositories import Repositories
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 LASTING = timedelta(minutes=10)
@@ -56,7 +56,7 @@ async def test_workers_that_start_together_give_advice_once(
         await have_looked.wait()
         return await judge(studies)
 
-    monkeypatch.setattr("worker.health.adviser.judge", judge_together)
+    monkeypatch.setattr("tidepool.advice.advice_job.judge", judge_together)
     sides = [SideConnection(database, "stats") for _ in range(have_looked.parties)]
     processes = [an_adviser(own_side) for own_side in sides]
     async with asyncio.timeout(20):
@@ -76,11 +76,11 @@ async def test_who_judges_longer_than_another_gives_no_advice(
     quick, slow = an_adviser(quick_side)[0], an_adviser(side)[0]
 
     async def judge_late(studies: Any) -> Any:
-        monkeypatch.setattr("worker.health.adviser.judge", judge)
+        monkeypatch.setattr("tidepool.advice.advice_job.judge", judge)
         await quick.run_once(NOW)
         return await judge(studies)
 
-    monkeypatch.setattr("worker.health.adviser.judge", judge_late)
+    monkeypatch.setattr("tidepool.advice.advice_job.judge", judge_late)
     await slow.run_once(NOW)
     await quick_side.close()
     assert 1 == len(await advice_of(connection))
@@ -100,7 +100,7 @@ async def test_a_failed_round_is_logged_and_the_next_one_comes(
     database: PoolConfig, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
 ) -> None:
     """An outage does not end it."""
-    monkeypatch.setattr("worker.health.adviser.WINDOW", timedelta(milliseconds=1))
+    monkeypatch.setattr("tidepool.advice.advice_job.WINDOW", timedelta(milliseconds=1))
     side = SideConnection(PoolConfig(url="postgresql://127.0.0.1:1/none", application_name="tests"), "stats")
     adviser, _ = an_adviser(side)
     running = asyncio.create_task(adviser.run())

@@ -14,17 +14,17 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
+from lab.bench import pgbench
+from lab.bench.acquire import acquire_us
+from lab.bench.drain import Place, System, drain, preload_noops, start, stop, workers_cpu_s
+from lab.bench.latency import idle_latency_ms
+from lab.bench.servers import own_databases, session
 from settings import load
+from tidepool.cli.terminal import CommandError
+from tidepool.embedded import Urls
+from tidepool.pool.pool import PoolConfig
+from tidepool.servers import addresses
 from worker.__main__ import parser
-from worker.bench import pgbench
-from worker.bench.acquire import acquire_us
-from worker.bench.drain import Place, System, drain, preload_noops, start, stop, workers_cpu_s
-from worker.bench.latency import idle_latency_ms
-from worker.bench.servers import own_databases, session
-from worker.db.pool import PoolConfig
-from worker.embedded import Urls
-from worker.servers import addresses
-from worker.terminal import CommandError
 
 
 async def bench(servers: Any, *words: str) -> int:
@@ -38,7 +38,7 @@ async def bench(servers: Any, *words: str) -> int:
 
 async def test_both_pools_are_measured(database: PoolConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in its turn, an acquire and release in microseconds."""
-    monkeypatch.setattr("worker.bench.acquire._TURNS", 1)
+    monkeypatch.setattr("lab.bench.acquire._TURNS", 1)
     us = await acquire_us(database)
     assert ["asyncpg", "tidepool"] == list(us)
     assert all(0 < figure < 1_000_000 for figure in us.values())
@@ -167,7 +167,7 @@ async def test_a_latency_that_never_comes(
 ) -> None:
     """Of a worker that could not start it was waited for without end."""
     if text == PATIENT:
-        monkeypatch.setattr("worker.bench.latency._WAIT_S", 0.1)
+        monkeypatch.setattr("lab.bench.latency._WAIT_S", 0.1)
     worker = await start(Program("test", "", text=text), Place(dict(os.environ)))
     try:
         with pytest.raises(CommandError, match=why):

@@ -11,9 +11,9 @@ import pytest
 import uvicorn
 from waiting import until
 
-from worker.bounded_http import limits as bounds
-from worker.bounded_http.limits import Limits, max_connections
-from worker.bounded_http.server import BoundedServer
+from tidepool.bounded_http import limits as bounds
+from tidepool.bounded_http.limits import Limits, max_connections
+from tidepool.bounded_http.server import BoundedServer
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"

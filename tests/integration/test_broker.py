@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.broker import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for, wait_for_redis
+from tidepool.queue.connection import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for, wait_for_redis
 
 
 async def test_a_task_that_talks_to_redis_can_be_cancelled(redis: ArqRedis) -> None:

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from worker.db import capacity
-from worker.db.capacity import Backends, Capacity
-from worker.db.faults import Unavailable
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
+from tidepool.fleet import capacity
+from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.pool.faults import Unavailable
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry, func
 
-from producer.client import JobClient
-from worker import wire
-from worker.db.pool import PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.engine.leases import Leases
-from worker.engine.wakeup import Wakeup
-from worker.engine.worker import Worker
-from worker.health.pruner import Pruner
+from tidepool.client import JobClient
+from tidepool.engine.worker import Worker
+from tidepool.health.pruner import Pruner
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue import wire
+from tidepool.queue.leases import Leases
+from tidepool.queue.wakeup import Wakeup
 
 QUEUE = "arq:queue"
 AN_HOUR_S = 3600.0
@@ -110,7 +110,7 @@ async def test_the_ledger_keeps_its_rows_whatever_the_workers_clock(
         def now(cls, tz: Any = None) -> datetime:
             return datetime.now(tz) + timedelta(days=1000)
 
-    monkeypatch.setattr("worker.health.pruner.datetime", Ahead)
+    monkeypatch.setattr("tidepool.health.pruner.datetime", Ahead)
     side = SideConnection(database, "prune")
     pruned = await Pruner(side, results_keep_days=2, snapshots_keep_days=1).run_once()
     await side.close()

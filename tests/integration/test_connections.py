@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from waiting import until
 
-from worker.db.connections import Connections
-from worker.db.faults import Refused, Unavailable
-from worker.db.figures import PoolStats
-from worker.db.pool import Pool, PoolConfig, connect
+from tidepool.pool.connections import Connections
+from tidepool.pool.faults import Refused, Unavailable
+from tidepool.pool.figures import PoolStats
+from tidepool.pool.pool import Pool, PoolConfig, connect
 
 
 async def setting(connection: Any, name: str) -> str:

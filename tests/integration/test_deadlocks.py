@@ -12,9 +12,9 @@ import pytest
 from factories import a_change, a_product, a_stock, a_user
 from waiting import until
 
-from worker.db.pool import Pool
-from worker.db.repositories import Repositories
-from worker.db.results import Entry
+from tidepool.pool.pool import Pool
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Entry
 
 NAMES = ["a", "m", "z"]
 Batch = Callable[[Repositories, Sequence[str]], Awaitable[Any]]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from worker.drill.arena import Arena, Worker
-from worker.drill.log import Log
-from worker.drill.run import Drill, DrillError
-from worker.terminal import CommandError
+from lab.drill.arena import Arena, Worker
+from lab.drill.log import Log
+from lab.drill.run import Drill, DrillError
+from tidepool.cli.terminal import CommandError
 
 
 class CutShort(Arena):

@@ -11,16 +11,16 @@ from arq.connections import ArqRedis
 from factories import a_delivery
 from history import insert_ten_minutes
 
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.drill.arena import QUEUE, Arena
-from worker.drill.check import Verdict, check
-from worker.drill.log import Log
-from worker.drill.proxy import Proxy
-from worker.drill.run import Drill
-from worker.embedded import Urls
+from lab.drill.arena import QUEUE, Arena
+from lab.drill.check import Verdict, check
+from lab.drill.log import Log
+from lab.drill.proxy import Proxy
+from lab.drill.run import Drill
+from tidepool.embedded import Urls
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
 from worker.jobs import JOBS
-from worker.ledger import Ledger
 
 JOBS_OF_A_DRILL = 3500
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -135,7 +135,7 @@ async def test_a_lease_that_outlives_the_last_job_is_found(
     log: Log, pool: Pool, database: PoolConfig, redis: ArqRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its owner, when the dead have had their time to be found."""
-    monkeypatch.setattr("worker.drill.run._LEASES_WAIT_S", 0.01)
+    monkeypatch.setattr("lab.drill.run._LEASES_WAIT_S", 0.01)
     arena = Arena(tmp_path, count=0, shots=1)
     arena.urls, arena.redis = Urls(database.url, ""), redis
     drill = Drill(arena, log, rate=1, seed=1, told=print)

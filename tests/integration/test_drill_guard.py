@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from worker.db import queries
-from worker.db.pool import PoolConfig
-from worker.drill.guard import prepare
-from worker.embedded import Urls
-from worker.terminal import CommandError
+from lab.drill.guard import prepare
+from tidepool.cli.terminal import CommandError
+from tidepool.embedded import Urls
+from tidepool.pool.pool import PoolConfig
+from tidepool.storage import queries
 
 QUEUE = "arq:queue"
 
@@ -20,8 +20,8 @@ async def test_an_empty_database_of_ours_is_taken(database: PoolConfig, redis_ur
 
 
 async def test_every_table_of_the_migrations_is_known(connection: Any) -> None:
-    """A new one is named in worker/drill/sql/guard.sql, or the drill calls its rows a stranger's."""
-    assert [] == await connection.fetch(queries.load("guard", "worker.drill")["tables"])
+    """A new one is named in lab/drill/sql/guard.sql, or the drill calls its rows a stranger's."""
+    assert [] == await connection.fetch(queries.load("guard", "lab.drill")["tables"])
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from worker.drill import timeline
-from worker.drill.arena import Arena
-from worker.drill.run import Injected
-from worker.terminal import CommandError
+from lab.drill import timeline
+from lab.drill.arena import Arena
+from lab.drill.run import Injected
+from tidepool.cli.terminal import CommandError
 
 BEGAN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _JOB = """
@@ -71,7 +71,7 @@ async def test_without_a_fault_there_is_no_timeline(connection: Any, tmp_path: P
 
 def test_what_cannot_be_drawn_is_said_before_the_drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No matplotlib, or no place for the file."""
-    monkeypatch.setattr("worker.lab.plot.find_spec", lambda _name: None)
+    monkeypatch.setattr("lab.tuning.plot.find_spec", lambda _name: None)
     with pytest.raises(CommandError, match="matplotlib is not installed"):
         timeline.require(tmp_path / "drawn.png")
     with pytest.raises(CommandError, match="no such directory"):

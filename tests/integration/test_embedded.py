@@ -19,8 +19,8 @@ import psutil
 import pytest
 from redis import Redis, RedisError
 
-from worker import embedded
-from worker.embedded import locks
+from tidepool import embedded
+from tidepool.embedded import locks
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -307,7 +307,7 @@ def test_missing_packages_are_named_with_the_way_out(data_dir: Path, monkeypatch
     def nothing(_: str) -> None:
         return None
 
-    monkeypatch.setattr("worker.embedded.programs.find_spec", nothing)
+    monkeypatch.setattr("tidepool.embedded.programs.find_spec", nothing)
     with pytest.raises(embedded.EmbeddedServersError, match="uv sync --group embedded, or set DATABASE_URL"):
         embedded.join(data_dir)
 
@@ -347,8 +347,8 @@ def test_a_lock_that_is_held_is_named_while_a_command_waits_and_when_it_gives_up
     """Somebody with the same user holds the file: a warning says which it is, long before the end."""
     home = tmp_path / "data"
     home.mkdir(mode=0o700)
-    monkeypatch.setattr("worker.embedded.locks._QUIET_WAIT_S", 0.02)
-    monkeypatch.setattr(f"worker.embedded.{module}.{wait}_WAIT_S", 0.1)
+    monkeypatch.setattr("tidepool.embedded.locks._QUIET_WAIT_S", 0.02)
+    monkeypatch.setattr(f"tidepool.embedded.{module}.{wait}_WAIT_S", 0.1)
     held = locks.open_lock(home / f"{name}.lock")
     assert locks.try_flock(held)
 

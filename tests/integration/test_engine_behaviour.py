@@ -19,10 +19,10 @@ from arq.cron import cron
 from arq.jobs import Job, JobStatus
 from arq.worker import FailedJobs, Retry, func
 
-import worker.engine.worker
-from producer.client import JobClient
-from worker import wire
-from worker.broker import redis_settings
+import tidepool.engine.worker
+from tidepool.client import JobClient
+from tidepool.queue import wire
+from tidepool.queue.connection import redis_settings
 
 Make = Callable[..., arq.worker.Worker]
 
@@ -30,7 +30,7 @@ Make = Callable[..., arq.worker.Worker]
 @pytest.fixture(params=["arq", "ours"])
 async def make(request: pytest.FixtureRequest, redis: ArqRedis) -> AsyncIterator[Make]:
     """Give a function that makes workers of one class, in burst mode unless told otherwise; all are closed later."""
-    kind = arq.worker.Worker if request.param == "arq" else worker.engine.worker.Worker
+    kind = arq.worker.Worker if request.param == "arq" else tidepool.engine.worker.Worker
     made: list[arq.worker.Worker] = []
 
     def make_worker(**options: Any) -> arq.worker.Worker:
@@ -427,7 +427,7 @@ async def test_a_signal_without_wait_puts_running_jobs_back(make: Make, redis: A
     await asyncio.wait_for(started.wait(), 10)
     one.handle_sig(signal.SIGTERM)
     await asyncio.gather(running, *one.tasks.values(), return_exceptions=True)
-    if isinstance(one, worker.engine.worker.Worker):
+    if isinstance(one, tidepool.engine.worker.Worker):
         await one._give_back()
 
     assert 1 == await make(functions=functions).run_check()

@@ -17,12 +17,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 from waiting import until
 
-from worker import wire
-from worker.broker import open_redis
-from worker.embedded import programs
-from worker.engine.leases import Leases, release_owners
-from worker.engine.trouble import is_trouble
-from worker.engine.worker import EngineOptions, Worker
+from tidepool.embedded import programs
+from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.queue import wire
+from tidepool.queue.connection import open_redis
+from tidepool.queue.faults import is_trouble
+from tidepool.queue.leases import Leases, release_owners
 
 QUEUE = "arq:queue"
 

@@ -11,11 +11,11 @@ from front import a_front
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.front.callers import Callers, caller_of
-from producer.front.rates import Rates
-from producer.front.sign_in import Sessions
 from settings import load
-from worker.db.pool import PoolConfig
+from tidepool.pool.pool import PoolConfig
+from tidepool.web.callers import Callers, caller_of
+from tidepool.web.rates import Rates
+from tidepool.web.sign_in import Sessions
 
 TOKEN = "sesame-open-sesame"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -192,7 +192,7 @@ def test_a_cookies_key_is_not_a_plain_hash_of_the_token() -> None:
 
 def test_what_is_remembered_of_sign_outs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only real sessions are remembered at all."""
-    monkeypatch.setattr("producer.front.sign_in._MAX_SIGNED_OUT", 3)
+    monkeypatch.setattr("tidepool.web.sign_in._MAX_SIGNED_OUT", 3)
     sessions = Sessions(TOKEN)
     cookies = [sessions.open() for _ in range(5)]
     for cookie in (*cookies, "9.forged.x", ""):

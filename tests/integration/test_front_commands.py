@@ -14,16 +14,16 @@ from front import a_front
 from planting import QUEUE, a_worker
 from waiting import until
 
-from producer.client import JobClient
 from producer.commands_file import read_commands
-from producer.front import waiting
-from producer.front.waiting import Waits, outcome_of
-from producer.submission import Submission
-from worker import wire
-from worker.db.pool import Pool, PoolConfig
+from tidepool.client import JobClient
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.queue import wire
+from tidepool.queue.submission import Submission
+from tidepool.web import waiting
+from tidepool.web.waiting import Waits, outcome_of
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Applied, Failed, Reason, Rejected
 
 WAIT = {"Prefer": "wait=20"}
 

@@ -18,11 +18,11 @@ from planting import a_worker
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
-from producer.front.app import create_app
-from producer.front.server import Server
 from settings import load
-from worker.db.pool import Pool, PoolConfig
-from worker.embedded import Urls
+from tidepool.embedded import Urls
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.web.app import create_app
+from tidepool.web.server import Server
 
 API = schemathesis.openapi.from_dict(create_app(load({}), Urls("", "")).openapi()).exclude(path="/events")
 """All rooms; event streams have no end."""

@@ -11,11 +11,11 @@ from commands import Service
 from factories import user_fields
 from front import a_front
 
-from producer.front.guard import MAX_BODY_BYTES
-from producer.front.rates import Rates
-from producer.front.sign_in import Sessions
-from worker.db.pool import PoolConfig
-from worker.listening import is_loopback
+from tidepool.bounded_http.listening import is_loopback
+from tidepool.pool.pool import PoolConfig
+from tidepool.web.guard import MAX_BODY_BYTES
+from tidepool.web.rates import Rates
+from tidepool.web.sign_in import Sessions
 
 TOKEN = "sesame-open-sesame"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -11,8 +11,8 @@ from history import insert_ten_minutes
 from httpx import AsyncClient
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from worker.db.pool import PoolConfig
-from worker.db.side_connection import SideConnection
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
 
 
 @pytest.fixture

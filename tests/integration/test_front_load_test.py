@@ -10,8 +10,8 @@ from front import a_front
 from planting import QUEUE
 
 from producer import workload
-from producer.front.services import Services
-from worker.db.pool import PoolConfig
+from tidepool.pool.pool import PoolConfig
+from tidepool.web.services import Services
 
 
 @pytest.fixture

@@ -14,21 +14,21 @@ from fastapi import FastAPI
 from front import running
 from history import insert_ten_minutes
 
-from producer.front import feed as feed_module
-from producer.front import page as page_module
-from producer.front.app import create_app
-from producer.front.feed import Feed
-from producer.front.history import SPANS, read_history
-from producer.front.tallies import floor, tallies
 from settings import load
-from worker import identity
-from worker.db.faults import Unavailable
-from worker.db.overview import Overview
-from worker.db.pool import PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.embedded import Urls
-from worker.health.journal import Journal
-from worker.health.window import Tick
+from tidepool.advice.window import Tick
+from tidepool.embedded import Urls
+from tidepool.fleet import identity
+from tidepool.health.journal import Journal
+from tidepool.pool.faults import Unavailable
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.overview import Overview
+from tidepool.web import feed as feed_module
+from tidepool.web import page as page_module
+from tidepool.web.app import create_app
+from tidepool.web.feed import Feed
+from tidepool.web.history import SPANS, read_history
+from tidepool.web.tallies import floor, tallies
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ADDED = """
@@ -172,7 +172,7 @@ async def test_a_redis_that_is_frozen_holds_no_picture_up(http: httpx.AsyncClien
         asked.append(1)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("producer.front.picture.backlog", hang)
+    monkeypatch.setattr("tidepool.web.picture.backlog", hang)
     async with asyncio.timeout(5):
         for window in ("5m", "1h"):
             assert (await http.get("/picture", params={"window": window})).json()["queue"] is None
@@ -231,7 +231,7 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
         await thawed.wait()
         raise Unavailable("away")
 
-    monkeypatch.setattr("producer.front.picture.read_history", wait)
+    monkeypatch.setattr("tidepool.web.picture.read_history", wait)
     stream = feed.follow("5m")
     assert b"retry: 1000\n\n" == await anext(stream)
     assert b'event: trouble\ndata: "PostgreSQL does not answer."\n\n' == await anext(stream)
@@ -246,7 +246,7 @@ async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, mon
     async def refuse(*_: object) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr("producer.front.picture.backlog", refuse)
+    monkeypatch.setattr("tidepool.web.picture.backlog", refuse)
     picture = (await http.get("/picture")).json()
     assert picture["queue"] is None
     assert not picture["has_results"]

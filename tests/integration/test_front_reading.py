@@ -8,9 +8,9 @@ from factories import a_delivery, a_product, a_user, an_order
 from front import a_front
 from httpx import AsyncClient
 
-from worker.db.pool import Pool, PoolConfig
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool, PoolConfig
 from worker.jobs import JOBS
-from worker.ledger import Ledger
 
 BEYOND = 2**63
 
@@ -121,7 +121,7 @@ async def test_a_page_of_products_is_bounded_in_bytes(
     http: AsyncClient, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A description may have a megabyte. The next page goes on behind the product that filled this one."""
-    for module in ("worker.db.products", "producer.front.reading"):
+    for module in ("worker.tables.products", "producer.http.reading"):
         monkeypatch.setattr(f"{module}.MAX_PAGE_BYTES", 1000)
     products = [a_product(f"book-{n}", category="Books", description="é" * 300) for n in range(5)]
     await Ledger(pool, JOBS, worker_id="w").settle("create_product", [a_delivery(one) for one in products])

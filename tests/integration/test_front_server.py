@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 
-from producer.front.server import serve
-from worker.listening import listen_at
+from tidepool.bounded_http.listening import listen_at
+from tidepool.web.server import serve
 
 
 async def test_a_cancel_closes_the_application(caplog: pytest.LogCaptureFixture) -> None:

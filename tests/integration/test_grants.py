@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from factories import a_delivery, a_product, a_user
 
-from worker.db.pool import Pool
+from tidepool.jobs.outcomes import Applied, Failed, RetryLater
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Applied, Failed, RetryLater
 
 _BREAK = """
 CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM {}; RETURN NEW; END';

@@ -12,17 +12,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import until
 
-from worker.db.connection import Connection
-from worker.db.faults import Unavailable
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.health.journal import Journal
-from worker.health.loop_lag import LoopLag
-from worker.health.metrics import Metrics
-from worker.health.pruner import Pruner
-from worker.health.recorder import Recorder
-from worker.identity import Identity
-from worker.tally import Tally
+from tidepool.fleet.identity import Identity
+from tidepool.health.journal import Journal
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.metrics import Metrics
+from tidepool.health.pruner import Pruner
+from tidepool.health.recorder import Recorder
+from tidepool.ledger.tally import Tally
+from tidepool.pool.connection import Connection
+from tidepool.pool.faults import Unavailable
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
 
 TICK_S = 1_764_000_000.0
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
@@ -284,7 +284,7 @@ async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
     side: UnsteadySide, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Neither an outage nor a surprise ends it."""
-    monkeypatch.setattr("worker.health.pruner._INTERVAL_S", 0.01)
+    monkeypatch.setattr("tidepool.health.pruner._INTERVAL_S", 0.01)
     unsteady: Any = side
     await insert_results(connection, 1, NOW - timedelta(days=3000))
     side.away = error

@@ -9,10 +9,10 @@ from arq.connections import ArqRedis
 from redis.exceptions import ResponseError
 from waiting import until
 
-from worker.engine import holding
-from worker.engine.holding import Holding
-from worker.engine.leases import Finish, Leases
-from worker.engine.trouble import Patience
+from tidepool.queue import holding
+from tidepool.queue.faults import Patience
+from tidepool.queue.holding import Holding
+from tidepool.queue.leases import Finish, Leases
 
 QUEUE = "arq:queue"
 

@@ -21,22 +21,22 @@ from hypothesis import strategies as st
 from planting import ENVELOPE, QUEUE
 from redis.exceptions import RedisError
 
-import worker.engine.worker as engine
-from producer.client import JobClient
-from producer.front.waiting import Waits
-from producer.submission import Submission
-from worker.batcher import Batcher
-from worker.budget import Budget
-from worker.db.capacity import Backends, Capacity
-from worker.db.pool import Pool
-from worker.delivery import now_ms
-from worker.engine.intake import Intake, arq_functions
-from worker.engine.leases import backlog
-from worker.engine.worker import EngineOptions, Worker
+import tidepool.engine.worker as engine
+from tidepool.client import JobClient
+from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.fleet.budget import Budget
+from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.jobs.outcomes import Applied, Rejected
+from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.delivery import now_ms
+from tidepool.ledger.intake import Intake, arq_functions
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
+from tidepool.queue.leases import backlog
+from tidepool.queue.submission import Submission
+from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
+from tidepool.web.waiting import Waits
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Applied, Rejected
-from worker.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
 
 NUMBERS = itertools.count(1)
 HEALTH, BUDGET = f"{QUEUE}:health-check:hostile", "tidepool:budget:db"

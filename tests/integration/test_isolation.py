@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 from factories import a_delivery, a_user
 
-from worker.db.faults import Conflict
-from worker.db.pool import Pool, PoolConfig
-from worker.db.repositories import Repositories
-from worker.db.side_connection import SideConnection
+from tidepool.jobs.outcomes import Applied
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.faults import Conflict
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Applied
 
 ROOT = Path(__file__).parents[2]
 STRICT = ["serializable", "repeatable read"]

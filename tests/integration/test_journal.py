@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from waiting import until
 
-from worker import identity
-from worker.db.pool import Pool, PoolConfig
-from worker.db.repositories import Repositories
-from worker.db.side_connection import SideConnection
-from worker.health.journal import Journal
-from worker.health.recorder import Recorder
-from worker.tally import Tally
+from tidepool.fleet import identity
+from tidepool.health.journal import Journal
+from tidepool.health.recorder import Recorder
+from tidepool.ledger.tally import Tally
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.repositories import Repositories
 
 TICK_S = 1_764_000_000.0
 SERVER_COLUMNS = (

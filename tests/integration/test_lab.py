@@ -16,17 +16,17 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from lab.bench.servers import own_site
+from lab.tuning.arm import Arm, measure
+from lab.tuning.load import ClosedLoad
+from lab.tuning.record import Record
+from lab.tuning.requests import Jobs
+from lab.tuning.trials import Plan, trials, usual_of
+from lab.tuning.workers import running_workers
 from settings import Settings, load
+from tidepool.cli.terminal import CommandError
+from tidepool.servers import addresses
 from worker.__main__ import parser
-from worker.bench.servers import own_site
-from worker.lab.arm import Arm, measure
-from worker.lab.load import ClosedLoad
-from worker.lab.record import Record
-from worker.lab.requests import Jobs
-from worker.lab.trials import Plan, trials, usual_of
-from worker.lab.workers import running_workers
-from worker.servers import addresses
-from worker.terminal import CommandError
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def test_a_sweep_goes_on_and_names_the_settings(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its last arm is measured, with a worker as the `arq` command runs it, and all of it is reported."""
-    monkeypatch.setattr("worker.lab.arm._WARM_S", 0.1)
+    monkeypatch.setattr("lab.tuning.arm._WARM_S", 0.1)
     mix = {"create_user": 1, "create_product": 1, "place_order": 2}
     plan = Plan("POOL_MAX_SIZE", (2,), 1, 0.6, 200, 0.0, mix, usual_of(settings, 1), 7)
     record = Record.begin(tmp_path / "run", plan)
@@ -115,7 +115,7 @@ async def test_a_worker_that_ends_under_its_load_ends_the_command(
             running[0].send_signal(number)
         return await send(jobs, user, request)
 
-    monkeypatch.setattr("worker.lab.load_test_command.running_workers", watched)
+    monkeypatch.setattr("lab.tuning.load_test_command.running_workers", watched)
     monkeypatch.setattr(Jobs, "_send", sends)
     async with asyncio.timeout(15):
         with pytest.raises(CommandError, match="a measured worker ended by itself"):
@@ -151,7 +151,7 @@ async def test_a_setting_that_no_worker_starts_with_is_told(
 @pytest.fixture
 async def arm(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[Arm]]]:
     """Give a function that measures one arm, a short one."""
-    monkeypatch.setattr("worker.lab.arm._WARM_S", 0.1)
+    monkeypatch.setattr("lab.tuning.arm._WARM_S", 0.1)
     plan = Plan("POOL_MAX_SIZE", (2,), 1, 0.6, 200, 0.0, {"create_user": 1}, usual_of(settings, 1), 7)
     async with own_site(settings, connections=plan.connections) as site:
         yield functools.partial(measure, site, plan, trials(plan)[0])
@@ -169,7 +169,7 @@ async def test_a_worker_that_dies_while_it_is_measured_is_told(
             running.extend(workers)
             yield workers
 
-    monkeypatch.setattr("worker.lab.arm.running_workers", watched)
+    monkeypatch.setattr("lab.tuning.arm.running_workers", watched)
     monkeypatch.setattr(ClosedLoad, "begin", lambda _load: running[0].kill())
     with pytest.raises(CommandError, match="a measured worker ended by itself"):
         await arm()

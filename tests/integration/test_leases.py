@@ -12,10 +12,10 @@ from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus
 from redis import Redis
 
-from worker import wire
-from worker.engine.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners, script
-from worker.engine.renewal import LONGEST_BLOCK_S, Renewal
-from worker.wire import MAX_PAYLOAD_BYTES
+from tidepool.queue import wire
+from tidepool.queue.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners, script
+from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 QUEUE = "arq:queue"
 
@@ -395,7 +395,7 @@ async def test_a_blocked_loop_keeps_its_lease_for_as_long_as_is_documented(
     redis: ArqRedis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no longer: its job is another worker's then, and what it finishes late is refused."""
-    monkeypatch.setattr("worker.engine.renewal.LONGEST_BLOCK_S", 1.2)
+    monkeypatch.setattr("tidepool.queue.renewal.LONGEST_BLOCK_S", 1.2)
     short = Leases(redis, QUEUE, lease_ms=400)
     await enqueue(redis, "a")
     assert ["a"] == await claim(short, "me")

@@ -8,11 +8,11 @@ import pytest
 from factories import a_delivery, a_product, a_stock, a_user, an_order
 from waiting import until
 
-from worker.db.pool import Pool, PoolConfig
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater
+from tidepool.ledger.ledger import UNRESOLVED_DELAYS_S, Ledger
+from tidepool.ledger.tally import Tally
+from tidepool.pool.pool import Pool, PoolConfig
 from worker.jobs import JOBS
-from worker.ledger import UNRESOLVED_DELAYS_S, Ledger
-from worker.outcomes import Applied, Failed, Reason, Rejected, RetryLater
-from worker.tally import Tally
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import asyncpg
 import pytest
 from factories import a_change, a_delivery, a_user
 
-from worker.db.connection import Connection
-from worker.db.faults import DatabaseFault, Refused, Unavailable
-from worker.db.pool import Pool, PoolConfig
-from worker.db.results import ResultRepository
+from tidepool.jobs.job import Job, JobType, JobTypes
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Verdict
+from tidepool.ledger.ledger import ERROR_DELAYS_S, Ledger
+from tidepool.pool.connection import Connection
+from tidepool.pool.faults import DatabaseFault, Refused, Unavailable
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.storage.results import ResultRepository
 from worker.jobs import JOBS
 from worker.jobs.create_user import CreateUser, create_user
-from worker.jobs.job import Job, JobType, JobTypes
 from worker.jobs.place_order import PlaceOrder
-from worker.ledger import ERROR_DELAYS_S, Ledger
-from worker.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Verdict
 
 CURSED = "cursed"
 
@@ -262,7 +262,7 @@ async def test_conflicts_without_end_stay_with_their_job(
     pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some tries the batch is split, like for any other error."""
-    monkeypatch.setattr("worker.ledger._MOST_CONFLICTS", 1)
+    monkeypatch.setattr("tidepool.ledger.ledger._MOST_CONFLICTS", 1)
     await break_inserts(connection, times=1_000, sqlstate="40001")
     batch = [a_delivery(a_user("ada")), a_delivery(a_user(CURSED))]
     applied, retried = await a_ledger(pool).settle("create_user", batch)

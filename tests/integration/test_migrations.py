@@ -8,14 +8,14 @@ from unittest.mock import AsyncMock
 import asyncpg
 import pytest
 
-from worker.db.faults import Unavailable
-from worker.db.migrations import Migration, MigrationError, all_migrations, migrate
-from worker.db.orders import Order
-from worker.db.pool import PoolConfig, connect
-from worker.db.products import Product
-from worker.db.results import Entry
-from worker.db.side_connection import SideConnection
-from worker.db.users import User
+from tidepool.pool.faults import Unavailable
+from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.migrations import Migration, MigrationError, all_migrations, migrate
+from tidepool.storage.results import Entry
+from worker.tables.orders import Order
+from worker.tables.products import Product
+from worker.tables.users import User
 
 ALL = all_migrations()
 WRITTEN_BY_SQL = {"write_us", "function", "worker_id", "finished_at", "db_us", "requeued_at"}
@@ -93,9 +93,9 @@ async def test_a_migration_behind_an_open_read_holds_nobody_up(
 ) -> None:
     """It gives way again and again until the reader is done, and says whom it waits for, but not what that runs."""
     altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
-    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, altering])
-    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 200)
-    monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.05)
+    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, altering])
+    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("tidepool.storage.migrations._PAUSE_S", 0.05)
     async with connection.transaction():
         await connection.execute(READS)
         migrating = asyncio.create_task(migrate(database))
@@ -116,9 +116,9 @@ async def test_a_migration_that_waits_too_long_says_so(
 ) -> None:
     """As a server that is away: a start waits on, a command ends with status 2."""
     altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
-    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, altering])
-    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 10)
-    monkeypatch.setattr("worker.db.migrations._PATIENCE_S", 0.2)
+    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, altering])
+    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 10)
+    monkeypatch.setattr("tidepool.storage.migrations._PATIENCE_S", 0.2)
     async with connection.transaction():
         await connection.execute(READS)
         with pytest.raises(Unavailable, match="a migration waits for a lock"):
@@ -136,9 +136,9 @@ async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
 
     Nor does it matter that the driver does not know the server's process, as through a pooler.
     """
-    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 100)
-    monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.02)
-    monkeypatch.setattr("worker.db.connections.Session.get_server_pid", lambda _: 1)
+    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr("tidepool.storage.migrations._PAUSE_S", 0.02)
+    monkeypatch.setattr("tidepool.pool.connections.Session.get_server_pid", lambda _: 1)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '50ms'")
     holder = await connection.fetchval("SELECT pg_backend_pid()")
@@ -158,8 +158,8 @@ async def test_the_first_start_waits_for_one_that_makes_the_table(
     empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And makes it itself when the other one gives up."""
-    monkeypatch.setattr("worker.db.migrations._LOCK_TIMEOUT_MS", 50)
-    monkeypatch.setattr("worker.db.migrations._PAUSE_S", 0.02)
+    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr("tidepool.storage.migrations._PAUSE_S", 0.02)
     first = await connect(empty_database, "first")
     await first.execute("BEGIN; CREATE TABLE schema_migrations (version integer)")
     migrating = asyncio.create_task(migrate(empty_database))
@@ -176,7 +176,7 @@ async def test_limits_of_the_database_end_no_migration(
 ) -> None:
     """They are made for statements that are short."""
     slow = Migration(len(ALL) + 1, "slow", "SELECT pg_sleep(0.3)")
-    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, slow])
+    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, slow])
     connection = await connect(empty_database, "test")
     name = await connection.fetchval("SELECT current_database()")
     limits = ["statement_timeout", "lock_timeout"]
@@ -201,7 +201,7 @@ async def test_the_role_that_reads_can_hold_no_start(
 ) -> None:
     """None of the locks that it can take keeps a migration from being applied."""
     adding = Migration(len(all_migrations()) + 1, "more", "CREATE TABLE more ()")
-    monkeypatch.setattr("worker.db.migrations.all_migrations", lambda: [*ALL, adding])
+    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, adding])
     await connection.execute("CREATE ROLE only_reads; GRANT SELECT ON schema_migrations TO only_reads")
     await connection.execute("SET ROLE only_reads")
     for stronger in ("ROW EXCLUSIVE", "SHARE", "EXCLUSIVE", "ACCESS EXCLUSIVE"):
@@ -223,8 +223,8 @@ async def test_migrating_leaves_nothing_behind_in_its_session(
     settings = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
     before = [tuple(row) for row in await shared.fetch(settings)]
     monkeypatch.setattr(shared, "terminate", lambda: None)
-    monkeypatch.setattr("worker.db.migrations.connect", AsyncMock(return_value=shared))
-    monkeypatch.setattr("worker.db.migrations._watch", AsyncMock())
+    monkeypatch.setattr("tidepool.storage.migrations.connect", AsyncMock(return_value=shared))
+    monkeypatch.setattr("tidepool.storage.migrations._watch", AsyncMock())
 
     await migrate(empty_database)
 

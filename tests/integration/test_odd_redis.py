@@ -12,12 +12,12 @@ from arq.jobs import Job, JobResult
 from arq.worker import func
 from waiting import until
 
-from producer.client import JobClient
-from worker import wire
-from worker.engine.finisher import Finisher
-from worker.engine.leases import Finish, Leases, backlog, script
-from worker.engine.trouble import Patience
-from worker.engine.worker import EngineOptions, Worker
+from tidepool.client import JobClient
+from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.queue import wire
+from tidepool.queue.faults import Patience
+from tidepool.queue.finisher import Finisher
+from tidepool.queue.leases import Finish, Leases, backlog, script
 
 QUEUE = "arq:queue"
 MB = 2**20
@@ -328,7 +328,7 @@ async def test_an_error_of_a_round_does_not_end_the_worker(
     redis: ArqRedis, start: Any, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
 ) -> None:
     """Whatever it is, if it is no answer of Redis's: it is logged once, and the rounds go on."""
-    monkeypatch.setattr("worker.engine.worker._FAILED_ROUND_DELAY_S", 0.0)
+    monkeypatch.setattr("tidepool.engine.worker._FAILED_ROUND_DELAY_S", 0.0)
     running = start()
     right = running.worker.heart_beat
     failures = 0

@@ -3,8 +3,8 @@
 import pytest
 from arq.connections import ArqRedis
 
-from worker.engine.leases import Leases, backlog, release_owners
-from worker.wire import MAX_PAYLOAD_BYTES
+from tidepool.queue.leases import Leases, backlog, release_owners
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 QUEUE = "arq:queue"
 MB = 2**20

@@ -43,11 +43,11 @@ from planting import (
 )
 from waiting import until
 
-from producer.client import JobClient
-from producer.submission import Submission
-from worker.db.pool import Pool, PoolConfig
-from worker.engine.job_run import UNRUNNABLE
-from worker.wire import MAX_PAYLOAD_BYTES, serialize
+from tidepool.client import JobClient
+from tidepool.engine.attempt import UNRUNNABLE
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.queue.submission import Submission
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from waiting import until
 
-from worker.db.faults import PoolClosed, PoolTimeout
-from worker.db.pool import Pool, PoolConfig
+from tidepool.pool.faults import PoolClosed, PoolTimeout
+from tidepool.pool.pool import Pool, PoolConfig
 
 _BACKENDS: Any = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shrinking'"
 
@@ -128,7 +128,7 @@ async def test_closing_does_not_wait_for_ever_for_a_connection_in_use(
     database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its time it cuts what is left."""
-    monkeypatch.setattr("worker.db.pool._CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("tidepool.pool.pool._CLOSE_TIMEOUT_S", 0.1)
     pool = await Pool.open(database)
     async with pool.acquire() as connection:
         async with asyncio.timeout(5):

@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from worker.db.faults import Conflict, DataFault, Unavailable
-from worker.db.pool import Pool, PoolConfig
+from tidepool.pool.faults import Conflict, DataFault, Unavailable
+from tidepool.pool.pool import Pool, PoolConfig
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ async def test_cancelled_in_the_block(pair: Pool) -> None:
 def returning(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Give a stop at which every connection that is given back arrives."""
     stop = Stop()
-    monkeypatch.setattr("worker.db.pool._nothing_to_reset", stop)
+    monkeypatch.setattr("tidepool.pool.pool._nothing_to_reset", stop)
     return stop
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.db.figures import BOUNDS_US, PoolStats
-from worker.db.repositories import Repositories
+from tidepool.pool.figures import BOUNDS_US, PoolStats
+from tidepool.storage.repositories import Repositories
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

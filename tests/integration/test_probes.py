@@ -8,12 +8,12 @@ import httpx
 import pytest
 from waiting import until
 
-from worker.db.pool import Pool
-from worker.health import probes
-from worker.health.loop_lag import LoopLag
-from worker.health.metrics import Metrics
-from worker.health.probes import Pace, ProbeServer
-from worker.health.readiness import Check, Report
+from tidepool.health import probes
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.metrics import Metrics
+from tidepool.health.probes import Pace, ProbeServer
+from tidepool.health.readiness import Check, Report
+from tidepool.pool.pool import Pool
 
 LOCAL = ("localhost", "127.0.0.1:9000", "[::1]:9000")
 FOREIGN = ("evil.example", "10.0.0.1", "localhost.evil.example")
@@ -88,6 +88,6 @@ async def test_figures_are_rendered_once_a_second(pool: Pool, monkeypatch: pytes
     for _ in range(20):
         assert b"figures" == metrics.recent()[0] == metrics.recent(openmetrics)[0]
     assert ["", openmetrics] == made
-    monkeypatch.setattr("worker.health.metrics._KEPT_S", 0.0)
+    monkeypatch.setattr("tidepool.health.metrics._KEPT_S", 0.0)
     metrics.recent()
     assert 3 == len(made)

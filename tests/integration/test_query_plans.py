@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from worker.db import queries
+from tidepool.storage import queries
 
 TABLES = ("results", "users", "products", "orders")
 BATCHED = [

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
-from worker.broker import open_redis
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
-from worker.health.readiness import Check, Readiness
+from tidepool.health.readiness import Check, Readiness
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.connection import open_redis
 
 
 async def answers() -> None:
@@ -116,7 +116,7 @@ async def test_without_a_side_connection_a_look_waits_for_its_turn(
     small: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a request would: where none comes, there is no headroom."""
-    monkeypatch.setattr("worker.health.readiness._PATIENCE_S", 0.05)
+    monkeypatch.setattr("tidepool.health.readiness._PATIENCE_S", 0.05)
     readiness = Readiness(answers)
     readiness.watch(small)
     async with small.acquire():
@@ -126,7 +126,7 @@ async def test_without_a_side_connection_a_look_waits_for_its_turn(
 
 async def test_a_connection_that_is_slow_to_come_back_holds_no_answer_up(pool: Pool, monkeypatch: Any) -> None:
     """A frozen server: the driver waits for it when the query is cancelled, for as long as a command may take."""
-    monkeypatch.setattr("worker.health.readiness._PATIENCE_S", 0.05)
+    monkeypatch.setattr("tidepool.health.readiness._PATIENCE_S", 0.05)
     back, asked = asyncio.Event(), asyncio.Event()
 
     async def hang(_: object) -> None:
@@ -139,7 +139,7 @@ async def test_a_connection_that_is_slow_to_come_back_holds_no_answer_up(pool: P
     async def ping() -> None:
         """Answer."""
 
-    monkeypatch.setattr("worker.health.readiness.compared", hang)
+    monkeypatch.setattr("tidepool.health.readiness.compared", hang)
     readiness = Readiness(ping)
     readiness.watch(pool)
     async with asyncio.timeout(2):

@@ -12,15 +12,15 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from urls import parse_postgres
-from worker.broker import REFUSALS, RedisRefused, ask, open_redis, wait_for_redis
-from worker.db import requirements
-from worker.db.faults import Refused, ServerError, Unavailable, classify, words
-from worker.db.migrations import migrate
-from worker.db.pool import Pool, PoolConfig, connect
-from worker.health.readiness import Readiness
-from worker.protocols import other_than
-from worker.servers import wait_for_postgresql
+from tidepool.health.readiness import Readiness
+from tidepool.pool.faults import Refused, ServerError, Unavailable, classify, words
+from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.protocols import other_than
+from tidepool.queue.connection import REFUSALS, RedisRefused, ask, open_redis, wait_for_redis
+from tidepool.servers import wait_for_postgresql
+from tidepool.storage import requirements
+from tidepool.storage.migrations import migrate
+from tidepool.urls import parse_postgres
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_policy:noeviction\r\n"

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from factories import a_change, a_delivery, a_job, a_product, a_user, an_order
 
-from worker.db.pool import Pool
-from worker.db.repositories import Repositories
+from tidepool.jobs.outcomes import Failed, Reason, Rejected
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
+from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Failed, Reason, Rejected
 
 INJECTIONS = [
     "'; DROP TABLE users; --",

@@ -6,15 +6,15 @@ import pytest
 from arq.connections import ArqRedis
 from factories import a_delivery, a_product, a_user, an_order
 
-from producer.client import JobClient
-from producer.requeue import requeue_all
-from producer.submission import Submission
-from worker import wire
-from worker.db.pool import Pool
-from worker.db.repositories import Repositories
+from tidepool.client import JobClient
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
+from tidepool.queue import wire
+from tidepool.queue.submission import Submission
+from tidepool.requeue import requeue_all
+from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Applied, Failed, Reason, Rejected
 
 
 @pytest.fixture

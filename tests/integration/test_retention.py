@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from factories import a_delivery, a_user
 
-from worker.db.pool import Pool
-from worker.db.side_connection import SideConnection
-from worker.health.pruner import Pruner
+from tidepool.health.pruner import Pruner
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
 from worker.jobs import JOBS
-from worker.ledger import Ledger
 
 
 @pytest.fixture

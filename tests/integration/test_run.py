@@ -14,18 +14,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
 from producer import workload
-from producer.client import JobClient
 from producer.commands_file import Refusal
 from producer.report import Report
 from producer.run import Pace, Run, _Ids
 from producer.source import at_hand
-from producer.submission import Submission
-from worker import wire
-from worker.db.pool import Pool
-from worker.db.repositories import Repositories
-from worker.db.results import Finished
+from tidepool.client import JobClient
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
+from tidepool.queue import wire
+from tidepool.queue.submission import Submission
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Finished
 from worker.jobs import JOBS
-from worker.ledger import Ledger
 
 QUEUE = "arq:queue"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from worker.db.faults import DataFault, Unavailable
-from worker.db.pool import Pool, PoolConfig
-from worker.db.side_connection import SideConnection
+from tidepool.pool.faults import DataFault, Unavailable
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
 
 
 async def test_the_side_connection_works_while_the_pool_is_exhausted(database: PoolConfig) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from worker.db.pool import PoolConfig
-from worker.db.repositories import Repositories
-from worker.db.side_connection import SideConnection
-from worker.health.pruner import Pruner
-from worker.lab.tune import forget
+from lab.tuning.tune import forget
+from tidepool.health.pruner import Pruner
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.repositories import Repositories
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -202,7 +202,7 @@ async def test_thinning_goes_in_small_batches(
     """Also through the middle of a minute: its peaks arrive in two steps."""
     await fill(NOW - 2 * DAY, 1, 300)
     before = await rows(connection)
-    monkeypatch.setattr("worker.health.pruner._BATCH", 50)
+    monkeypatch.setattr("tidepool.health.pruner._BATCH", 50)
     assert 295 == (await a_pruner(sides[0]).run_once(NOW)).thinned
     left = await rows(connection)
     assert max(row["wait_us_max"] for row in before[60:120]) == left[1]["wait_us_max"]
@@ -215,7 +215,7 @@ async def test_processes_that_thin_at_once_lose_no_peak(
     for _ in range(5):
         await fill(NOW - 8 * DAY, 5, 720)
     before = await rows(connection)
-    monkeypatch.setattr("worker.health.pruner._BATCH", 100)
+    monkeypatch.setattr("tidepool.health.pruner._BATCH", 100)
     pruners = [a_pruner(side) for side in sides]
     pruned = await asyncio.gather(*(pruner.run_once(NOW) for pruner in pruners))
     pruned += [await pruners[0].run_once(NOW)]

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from factories import a_change, a_delivery, a_product, a_stock, a_user, an_order
 
-from worker.db.pool import Pool
+from tidepool.jobs.outcomes import Applied, Failed, Rejected, RetryLater
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
 from worker.jobs import JOBS
-from worker.ledger import Ledger
-from worker.outcomes import Applied, Failed, Rejected, RetryLater
 
 _TRIGGER = """
 CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$;

@@ -8,8 +8,8 @@ from arq.connections import ArqRedis
 from redis.exceptions import ResponseError
 from waiting import until
 
-from worker.engine.leases import Leases
-from worker.engine.wakeup import Wakeup
+from tidepool.queue.leases import Leases
+from tidepool.queue.wakeup import Wakeup
 
 QUEUE = "arq:queue"
 

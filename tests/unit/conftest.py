@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the beats of the connection budget follow each other at once."""
-    monkeypatch.setattr("worker.budget.BEAT_S", 0.001)
+    monkeypatch.setattr("tidepool.fleet.budget.BEAT_S", 0.001)

@@ -6,8 +6,8 @@ from typing import Any
 
 import fakeredis
 
-from worker.budget import Budget
-from worker.db.capacity import Backends, Capacity
+from tidepool.fleet.budget import Budget
+from tidepool.fleet.capacity import Backends, Capacity
 
 KEY = "tidepool:budget:db"
 MARGIN = 5

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
-from worker.health.advisor import Advice, Load, advise
-from worker.health.window import Row, Window, ticks_of
+from tidepool.advice.sizing import Advice, Load, advise
+from tidepool.advice.window import Row, Window, ticks_of
 
 Measure = Callable[..., Window]
 

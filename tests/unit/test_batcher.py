@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from factories import a_delivery
 
-from worker.batcher import Batcher
-from worker.delivery import Delivery
-from worker.outcomes import Applied, Outcome, RetryLater
+from tidepool.jobs.outcomes import Applied, Outcome, RetryLater
+from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.delivery import Delivery
 
 pytestmark = pytest.mark.timeout(10)
 

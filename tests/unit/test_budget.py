@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fleet import KEY, Fleet, a_fleet
 
-from worker import budget as budget_module
-from worker.budget import LEAST
+from tidepool.fleet import budget as budget_module
+from tidepool.fleet.budget import LEAST
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
 

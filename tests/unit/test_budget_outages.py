@@ -8,7 +8,7 @@ from fleet import FakeWorker, Fleet, a_fleet
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from worker.db.faults import Unavailable
+from tidepool.pool.faults import Unavailable
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
 

@@ -6,7 +6,7 @@ from fleet import KEY, FakeWorker, Fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.budget import LEAST
+from tidepool.fleet.budget import LEAST
 
 Step = tuple[str, str]
 STEPS = st.lists(

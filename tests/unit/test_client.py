@@ -11,9 +11,9 @@ from factories import a_submission, user_fields
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from producer.client import MOST_AT_ONCE, JobClient
-from producer.submission import Submission
-from worker import wire
+from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.queue import wire
+from tidepool.queue.submission import Submission
 
 QUEUE = "arq:queue"
 

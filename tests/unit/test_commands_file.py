@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.commands_file import MAX_LINE_BYTES, Refusal, other_format, read_commands
-from producer.submission import Submission
-from worker import wire
-from worker.job_ids import check_id, ledger_id
+from tidepool.jobs.ids import check_id, ledger_id
+from tidepool.queue import wire
+from tidepool.queue.submission import Submission
 
 USER = {"username": "ada", "email": "ada@example.org", "full_name": "Ada Lovelace"}
 USER_LINE = json.dumps({"job": "create_user", "args": USER}).encode()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from settings import Settings, load
-from worker import logs
+from tidepool import logs
 
 ROOT = Path(__file__).parents[2]
 EVENT = re.compile(r"[a-z]+\.[a-z_]+")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.drill.addresses import target, through
-from worker.terminal import CommandError
+from lab.drill.addresses import target, through
+from tidepool.cli.terminal import CommandError
 
 
 @pytest.mark.parametrize(

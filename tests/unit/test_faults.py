@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 import structlog
 
-from worker.db.faults import (
+from tidepool.jobs.outcomes import Reason
+from tidepool.pool.faults import (
     Conflict,
     DatabaseFault,
     DataFault,
@@ -20,7 +21,6 @@ from worker.db.faults import (
     classify,
     translated,
 )
-from worker.outcomes import Reason
 
 
 def server_error(kind: type[asyncpg.PostgresError], constraint: str | None = None) -> asyncpg.PostgresError:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
+from tidepool.jobs.job import MOST_FIELDS
+from tidepool.jobs.outcomes import Reason, Rejected
 from worker.jobs import JOBS
 from worker.jobs.fields import Command, explain
-from worker.jobs.job import MOST_FIELDS
 from worker.jobs.place_order import PlaceOrder
-from worker.outcomes import Reason, Rejected
 
 ORDER: dict[str, Any] = {"username": "ada", "sku": "LAMP", "quantity": 1}
 VALID: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """The figures of a pool: counters go on, peaks begin anew, buckets have their bounds."""
 
-from worker.db.figures import BOUNDS_US, PoolStats
+from tidepool.pool.figures import BOUNDS_US, PoolStats
 
 
 def test_peaks_are_those_since_the_last_figures() -> None:

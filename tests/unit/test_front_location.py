@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from producer.front.commands import _location
-from worker.outcomes import Applied
+from producer.http.commands import _location
+from tidepool.jobs.outcomes import Applied
 
 
 @pytest.mark.parametrize("value", ["1\r\nSet-Cookie: a=b", "é\u2028", "1", 1.5, True, None, [], {}])

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from worker.db.gate import Gate, GateClosed, GateFull
+from tidepool.pool.gate import Gate, GateClosed, GateFull
 
 
 async def turns() -> None:

@@ -11,29 +11,29 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [
         ROOT / "settings.py",
-        ROOT / "urls.py",
-        ROOT / "libpq.py",
+        ROOT / "tidepool/urls.py",
+        ROOT / "tidepool/libpq.py",
         *(ROOT / "worker").rglob("*.py"),
         *(ROOT / "producer").rglob("*.py"),
     ]
 }
-MAY_TOUCH_ENVIRON = {"settings", "worker.embedded.programs"}
+MAY_TOUCH_ENVIRON = {"settings", "tidepool.embedded.programs"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
-MAY_KNOW_ASYNCPG = ("worker.db", "worker.bench", "worker.drill")
+MAY_KNOW_ASYNCPG = ("tidepool.storage", "lab.bench", "lab.drill")
 """`bench` measures bare transactions, and makes and drops a database to do it: no code of the service uses it.
 `drill` has to see errors as they are, and the database past all that it breaks."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worker": ("producer",),
-    "worker.jobs": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine", "worker.health"),
-    "worker.engine": ("asyncpg", "worker.db", "worker.health", "settings"),
-    "worker.db": ("redis", "arq", "settings", "worker.engine", "worker.health", "worker.broker"),
-    "worker.health": ("redis", "arq", "asyncpg", "settings", "worker.engine"),
-    "worker.outcomes": ("worker", "producer", "settings", "asyncpg", "redis", "arq", "pydantic"),
-    "worker.batcher": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine"),
-    "worker.budget": ("asyncpg", "arq", "settings", "worker.health"),
-    "worker.ledger": ("asyncpg", "redis", "arq", "settings", "worker.engine"),
-    "worker.delivery": ("asyncpg", "redis", "arq", "settings", "worker.db", "worker.engine"),
+    "worker.jobs": ("asyncpg", "redis", "arq", "settings", "tidepool.storage", "tidepool.engine", "tidepool.health"),
+    "tidepool.engine": ("asyncpg", "tidepool.storage", "tidepool.health", "settings"),
+    "tidepool.storage": ("redis", "arq", "settings", "tidepool.engine", "tidepool.health", "tidepool.queue.connection"),
+    "tidepool.health": ("redis", "arq", "asyncpg", "settings", "tidepool.engine"),
+    "tidepool.jobs.outcomes": ("worker", "producer", "settings", "asyncpg", "redis", "arq", "pydantic"),
+    "tidepool.ledger.batcher": ("asyncpg", "redis", "arq", "settings", "tidepool.storage", "tidepool.engine"),
+    "tidepool.fleet.budget": ("asyncpg", "arq", "settings", "tidepool.health"),
+    "tidepool.ledger.ledger": ("asyncpg", "redis", "arq", "settings", "tidepool.engine"),
+    "tidepool.ledger.delivery": ("asyncpg", "redis", "arq", "settings", "tidepool.storage", "tidepool.engine"),
     "settings": ("worker", "producer"),
     "urls": ("worker", "producer", "settings", "asyncpg", "redis", "libpq"),
     "libpq": ("worker", "producer", "settings", "asyncpg", "redis"),
@@ -61,8 +61,8 @@ def is_in(name: str, package: str) -> bool:
 
 def test_the_walk_sees_something() -> None:
     """Else an empty list of crossed arrows would mean nothing."""
-    assert {"settings", "worker", "worker.ledger", "worker.db.pool", "producer.client"} <= set(MODULES)
-    assert "worker.db.pool.Pool" in set(imports_of(MODULES["worker.ledger"]))
+    assert {"settings", "worker", "tidepool.ledger.ledger", "tidepool.pool.pool", "tidepool.client"} <= set(MODULES)
+    assert "tidepool.pool.pool.Pool" in set(imports_of(MODULES["tidepool.ledger.ledger"]))
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -7,15 +7,15 @@ import pytest
 from factories import a_change, a_job, a_product, a_stock, a_user, an_order
 from fakes import FakeRepositories
 
-from worker.engine.intake import as_result
+from tidepool.jobs.job import JobType, JobTypes
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Unresolved
+from tidepool.ledger.intake import as_result
 from worker.jobs import JOBS
 from worker.jobs.create_product import create_product
 from worker.jobs.create_user import create_user
-from worker.jobs.job import JobType, JobTypes
 from worker.jobs.place_order import place_order
 from worker.jobs.set_stock import set_stock
 from worker.jobs.update_user import update_user
-from worker.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Unresolved
 
 
 @pytest.mark.parametrize("job_type", list(JOBS), ids=lambda job_type: job_type.name)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.health.kept import Kept
+from tidepool.health.kept import Kept
 
 
 class Maker:

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
+from lab.tuning.arm import bound_by, fault_of, rate_of
+from lab.tuning.holders import percentiles
+from lab.tuning.layouts import Demand, Layout, layouts, medians
+from lab.tuning.layouts_command import found
+from lab.tuning.load import ClosedLoad
+from lab.tuning.mix import jobs
+from lab.tuning.pool_test_command import steps
 from worker.__main__ import parser
-from worker.lab.arm import bound_by, fault_of, rate_of
-from worker.lab.holders import percentiles
-from worker.lab.layouts import Demand, Layout, layouts, medians
-from worker.lab.layouts_command import found
-from worker.lab.load import ClosedLoad
-from worker.lab.mix import jobs
-from worker.lab.pool_test_command import steps
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:

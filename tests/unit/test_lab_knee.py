@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from worker.lab.knee import knee_of, polished
-from worker.lab.trials import LADDERS
+from lab.tuning.knee import knee_of, polished
+from lab.tuning.trials import LADDERS
 
 LADDER = LADDERS["POOL_MAX_SIZE"]
 

@@ -6,9 +6,9 @@ from itertools import islice
 
 import pytest
 
+from lab.tuning.mix import jobs, shares
 from worker.jobs import JOBS
 from worker.jobs.fields import Command
-from worker.lab.mix import jobs, shares
 
 
 def test_shares_are_what_was_asked_for() -> None:

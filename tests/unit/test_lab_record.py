@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from lab.tuning.arm import Arm
+from lab.tuning.record import Record
+from lab.tuning.trials import Plan, trials, usual_of
 from settings import Settings
-from worker.lab.arm import Arm
-from worker.lab.record import Record
-from worker.lab.trials import Plan, trials, usual_of
-from worker.terminal import CommandError
+from tidepool.cli.terminal import CommandError
 
 
 def plan(**others: Any) -> Plan:

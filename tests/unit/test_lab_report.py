@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from worker.lab.arm import Arm
-from worker.lab.findings import words
-from worker.lab.record import Record
-from worker.lab.trials import Kind, Plan, trials
-from worker.lab.tune import report
+from lab.tuning.arm import Arm
+from lab.tuning.findings import words
+from lab.tuning.record import Record
+from lab.tuning.trials import Kind, Plan, trials
+from lab.tuning.tune import report
 
 RATES = {1: 400.0, 2: 980.0, 4: 1000.0, 0: 245.0}
 

@@ -7,8 +7,8 @@ from threading import Thread
 
 import pytest
 
-from worker.lab.requests import Front
-from worker.lab.users import run_users
+from lab.tuning.requests import Front
+from lab.tuning.users import run_users
 
 
 async def test_every_user_sends_its_requests_one_after_the_other() -> None:
@@ -98,7 +98,7 @@ async def test_the_front_is_asked_to_wait_for_the_outcome(
 
 async def test_a_connection_that_was_idle_is_made_anew(front: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The front closes it after a while, as this one does at once: it was counted as a fault of the front."""
-    monkeypatch.setattr("worker.lab.requests._MOST_IDLE_S", -1.0)
+    monkeypatch.setattr("lab.tuning.requests._MOST_IDLE_S", -1.0)
     users = Front(f"{front}/closes", users=1, token="secret")
     try:
         users.connect()

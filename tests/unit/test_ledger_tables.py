@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from producer.ledger_commands import _latency_table, _slowest_table
+from tidepool.cli.jobs import _latency_table, _slowest_table
 
 ROW: dict[str, Any] = {
     "job_id": "8c249675aea6c3cbd91661bbae767ff1",

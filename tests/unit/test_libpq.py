@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import libpq
+import tidepool.libpq
 from settings import SettingsError, load
-from urls import UrlError
+from tidepool.urls import UrlError
 
 URL = "postgresql://ada@h/shop"
 SECRET = "hunter2"
@@ -48,7 +48,7 @@ def test_a_variable_that_the_driver_cannot_use_or_ignores_is_refused_by_name(var
 def test_empty_variables_count_as_absent() -> None:
     """As in libpq; compose files pass variables on that are not set as empty ones."""
     environment = {"PGSSLMODE": "", "PGPASSWORD": "", "PGHOST": "h", "HOME": ""}
-    libpq.drop_empty_variables(environment)
+    tidepool.libpq.drop_empty_variables(environment)
     assert {"PGHOST": "h", "HOME": ""} == environment
 
 
@@ -74,10 +74,10 @@ def test_a_service_is_checked_and_never_repeated(tmp_path: Path, text: str, said
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     check = (f"{URL}?service=prod", {"PGSERVICEFILE": str(file)})
     if said is None:
-        libpq.check(*check)
+        tidepool.libpq.check(*check)
         return
     with pytest.raises(UrlError, match=r"^DATABASE_URL: ") as refused:
-        libpq.check(*check)
+        tidepool.libpq.check(*check)
     assert said in str(refused.value)
     assert SECRET not in str(refused.value)
 
@@ -86,4 +86,4 @@ def test_a_service_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """A directory is none either."""
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UrlError, match="no service file can be read"):
-            libpq.check(f"{URL}?service=prod", {"PGSERVICEFILE": str(path)})
+            tidepool.libpq.check(f"{URL}?service=prod", {"PGSERVICEFILE": str(path)})

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from worker import log_queue
-from worker.log_queue import LogQueue
+from tidepool import log_queue
+from tidepool.log_queue import LogQueue
 
 LINE = "x" * 999 + "\n"
 
@@ -113,7 +113,7 @@ def test_a_full_disk_is_reported_when_there_is_room_again(tmp_path: Path) -> Non
     """The lines that found none are counted, and the torn one does not join the next."""
     script = """
 import os, resource, signal, sys, threading
-from worker.log_queue import LogQueue
+from tidepool.log_queue import LogQueue
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
@@ -157,7 +157,7 @@ def test_a_forked_child_has_a_thread_of_its_own(pipe: tuple[int, int]) -> None:
     """It writes its own lines, and not those that its parent has queued."""
     script = """
 import os
-from worker.log_queue import LogQueue
+from tidepool.log_queue import LogQueue
 queue = LogQueue(1, str)
 queue.put("parent\\n")
 child = os.fork()

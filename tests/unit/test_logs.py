@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from worker import logs
+from tidepool import logs
 
 HOSTILE = "x\n2026-01-01T00:00:00Z [info     ] worker.stopped\x1b[2J\x9b1A\u2028\u202e"
 
@@ -145,7 +145,7 @@ import logging
 import structlog
 from worker import logs
 logs.configure("INFO")
-ours, arqs = structlog.get_logger("worker.ledger"), logging.getLogger("arq.worker")
+ours, arqs = structlog.get_logger("tidepool.ledger.ledger"), logging.getLogger("arq.worker")
 for number in range(1000):
     try:
         {}["no such field"]

@@ -8,11 +8,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
-from worker.db.figures import BOUNDS_US
-from worker.db.pool import Pool, PoolConfig
-from worker.health.loop_lag import LoopLag
-from worker.health.metrics import Metrics
-from worker.tally import Tally
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.metrics import Metrics
+from tidepool.ledger.tally import Tally
+from tidepool.pool.figures import BOUNDS_US
+from tidepool.pool.pool import Pool, PoolConfig
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 POOL = {"db_client_connection_pool_name": "tidepool"}

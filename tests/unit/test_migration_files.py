@@ -2,7 +2,7 @@
 
 import re
 
-from worker.db.migrations import Migration, all_migrations
+from tidepool.storage.migrations import Migration, all_migrations
 
 FIRST_TABLES = {"users", "products", "orders", "job_results", "pool_snapshots"}
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from worker.engine import intake
-from worker.engine.intake import NewerJobs
-from worker.engine.job_run import Leave
+from tidepool.engine.attempt import Leave
+from tidepool.ledger import intake
+from tidepool.ledger.intake import NewerJobs
 
 
 class Clock:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from worker import periodic
-from worker.periodic import FailureLog, keep_running
+from tidepool import periodic
+from tidepool.periodic import FailureLog, keep_running
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), OSError("away"), RecursionError(), KeyError("x"), None])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from worker.db import queries
+from tidepool.storage import queries
 
 DB = Path(queries.__file__).parent
 TABLES = sorted(path.stem for path in (DB / "sql").glob("*.sql"))

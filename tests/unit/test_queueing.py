@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.health.queueing import closed, erlang_c, opened
+from tidepool.advice.queueing import closed, erlang_c, opened
 
 MAIN = {"callers": 200, "think": 450.0, "hold": 50.0}
 """200 callers, 450 ms of other work, 50 ms of holding: 20 connections' worth of load, at the most 0.4 uses a ms."""

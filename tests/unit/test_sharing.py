@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from producer.front.sharing import Shared
+from tidepool.web.sharing import Shared
 
 
 class Line:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.client import MOST_AT_ONCE
 from producer.commands_file import Refusal, read_commands
 from producer.source import Item, Reader
+from tidepool.client import MOST_AT_ONCE
 
 
 def refusals(count: int) -> Iterator[Item]:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from producer import ledger_commands
-from worker import pool_command, terminal
+from tidepool.cli import jobs as ledger_commands
+from tidepool.cli import pool as pool_command
+from tidepool.cli import terminal
 
 ROW: dict[str, Any] = {
     "job_id": "northwind-order-" + "x" * 41,

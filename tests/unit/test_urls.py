@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from settings import SettingsError, load
-from urls import UNREADABLE, UrlError, as_libpq_reads, check_redis, parse_postgres, with_database, without_password
-from worker.broker import open_redis, redis_settings
-from worker.db.address import arguments, service_file
+from tidepool.pool.address import arguments, service_file
+from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.urls import (
+    UNREADABLE,
+    UrlError,
+    as_libpq_reads,
+    check_redis,
+    parse_postgres,
+    with_database,
+    without_password,
+)
 
 DATABASE, REDIS = "postgresql://ada@h/shop", "redis://r"
 SECRET = "hunter2"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
-from worker.db.figures import BOUNDS_US
-from worker.health.study import studies_of
-from worker.health.verdict import Study, Verdict, examine
+from tidepool.advice.study import studies_of
+from tidepool.advice.verdict import Study, Verdict, examine
+from tidepool.pool.figures import BOUNDS_US
 
 SECONDS = 40
 Scenario = Callable[[Simulation], Awaitable[None]]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.db.pool import Holder
-from worker.health.watcher import Watcher, stack
+from tidepool.health.watcher import Watcher, stack
+from tidepool.pool.pool import Holder
 
 CALM: dict[str, Any] = {
     "captured_at": "noon",

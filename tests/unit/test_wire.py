@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError
 
+from tidepool.jobs.outcomes import Rejected
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES, deserialize, receive, serialize
 from worker.jobs import JOBS
-from worker.outcomes import Rejected
-from worker.wire import MAX_PAYLOAD_BYTES, deserialize, receive, serialize
 
 ENVELOPE: dict[str, Any] = {"f": "create_user", "a": [], "k": {"username": "ada"}, "t": None, "et": 1764000000000}
 ROOT = Path(__file__).parents[2]

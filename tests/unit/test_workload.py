@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.submission import Submission
 from producer.workload import DEFAULT_MIX, generate, parse_mix
-from worker.job_ids import check_id
+from tidepool.jobs.ids import check_id
+from tidepool.jobs.outcomes import Rejected
+from tidepool.queue.submission import Submission
 from worker.jobs import JOBS
-from worker.outcomes import Rejected
 
 ALL_KINDS = {"create_user": 3, "create_product": 2, "place_order": 7, "update_user": 1, "set_stock": 1}
 SEEDS = st.integers(-(2**63), 2**63 - 1)

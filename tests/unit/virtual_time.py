@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from worker.db.pool import Pool, PoolConfig
-from worker.health.loop_lag import LoopLag
-from worker.health.recorder import Recorder
-from worker.tally import Tally
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.recorder import Recorder
+from tidepool.ledger.tally import Tally
+from tidepool.pool.pool import Pool, PoolConfig
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TICK_S = 1.0

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tidepool.jobs.job import Job, JobType
+from tidepool.jobs.outcomes import Applied, Reason, Rejected, Verdict
 from worker.jobs.fields import Command, LeftOut, Money, Name, Sku, Text, VisibleText
-from worker.jobs.job import Job, JobType
 from worker.jobs.ports import Repositories
-from worker.outcomes import Applied, Reason, Rejected, Verdict
 
 
 class CreateProduct(Command):

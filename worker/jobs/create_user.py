@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from tidepool.jobs.job import Job, JobType
+from tidepool.jobs.outcomes import Applied, Reason, Rejected, Verdict
 from worker.jobs.fields import Command, Email, Name, Username
-from worker.jobs.job import Job, JobType
 from worker.jobs.ports import Repositories
-from worker.outcomes import Applied, Reason, Rejected, Verdict
 
 
 class CreateUser(Command):

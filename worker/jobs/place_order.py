@@ -6,10 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from tidepool.jobs.job import Job, JobType
+from tidepool.jobs.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
 from worker.jobs.fields import Command, Id, LeftOut, Money, Sku, Username, VisibleText
-from worker.jobs.job import Job, JobType
 from worker.jobs.ports import PlacedOrder, Repositories
-from worker.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
 
 _MAY_STILL_COME = (Reason.UNKNOWN_USER, Reason.UNKNOWN_PRODUCT)
 

@@ -1,6 +1,6 @@
 """What a handler may ask of storage.
 
-Handlers see these interfaces and nothing behind them: `worker.db` implements them on PostgreSQL, the
+Handlers see these interfaces and nothing behind them: `tidepool.storage` implements them on PostgreSQL, the
 tests with dictionaries, and one suite runs on both. Every method takes a whole batch and answers in
 its order; each works inside the transaction that the ledger opened.
 """
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
+    from tidepool.jobs.job import Job
+    from tidepool.jobs.outcomes import Reason
     from worker.jobs.create_product import CreateProduct
     from worker.jobs.create_user import CreateUser
-    from worker.jobs.job import Job
     from worker.jobs.place_order import PlaceOrder
     from worker.jobs.set_stock import SetStock
     from worker.jobs.update_user import UpdateUser
-    from worker.outcomes import Reason
 
 
 class PlacedOrder(NamedTuple):

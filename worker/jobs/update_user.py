@@ -5,10 +5,10 @@ from typing import Self
 
 from pydantic import model_validator
 
+from tidepool.jobs.job import Job, JobType
+from tidepool.jobs.outcomes import Applied, Reason, Unresolved, Verdict
 from worker.jobs.fields import Command, Email, Id, LeftOut, Name, Username
-from worker.jobs.job import Job, JobType
 from worker.jobs.ports import Repositories
-from worker.outcomes import Applied, Reason, Unresolved, Verdict
 
 
 class UpdateUser(Command):

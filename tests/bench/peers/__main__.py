@@ -28,7 +28,7 @@ from rich.table import Table
 
 from tests.bench.peers.catalogue import PROCESSES, SYSTEMS, System
 from tests.bench.peers.measure import DATABASE, MeasureError, Place, drain
-from worker import embedded
+from tidepool import embedded
 
 _ENVIRONMENTS = Path(".data/peers").absolute()
 

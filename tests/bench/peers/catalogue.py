@@ -42,7 +42,7 @@ def _peer(name: str, settings: str, jobs: int, packages: str, work: str = "", co
 
 
 def _ours(name: str, settings: str, jobs: int, worker: str, *, quiet: bool = True) -> System:
-    logs = ("--custom-log-dict", "worker.bench.targets.QUIET_LOGS") if quiet else ()
+    logs = ("--custom-log-dict", "lab.bench.targets.QUIET_LOGS") if quiet else ()
     return System(
         name,
         settings,
@@ -54,8 +54,8 @@ def _ours(name: str, settings: str, jobs: int, worker: str, *, quiet: bool = Tru
 
 SYSTEMS = (
     _ours("tidepool", "as it comes", 30_000, "worker.WorkerSettings"),
-    _ours("arq-tuned", "uvloop, max_jobs 100, poll_delay 0.01", 4_000, "worker.bench.targets.ArqTuned"),
-    _ours("arq-default", "as it comes, JSON", 1_000, "worker.bench.targets.ArqDefault", quiet=False),
+    _ours("arq-tuned", "uvloop, max_jobs 100, poll_delay 0.01", 4_000, "lab.bench.targets.ArqTuned"),
+    _ours("arq-default", "as it comes, JSON", 1_000, "lab.bench.targets.ArqDefault", quiet=False),
     _peer(
         "saq",
         "Redis, uvloop, concurrency 50",

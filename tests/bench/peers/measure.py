@@ -15,10 +15,10 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from lab.bench.drain import cpu_s
 from tests.bench.peers.catalogue import APPS, System
-from worker.bench.drain import cpu_s
-from worker.db.migrations import migrate
-from worker.db.pool import PoolConfig
+from tidepool.pool.pool import PoolConfig
+from tidepool.storage.migrations import migrate
 
 DATABASE = "tidepool_peers"
 _LOOK_S = 0.05

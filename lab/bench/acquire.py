@@ -1,0 +1,46 @@
+"""What it costs to acquire a connection and release it: asyncpg's own pool and ours, in turn, with nobody else."""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
+
+import asyncpg
+
+from tidepool.pool.faults import translated
+from tidepool.pool.pool import Pool, PoolConfig, pool_options
+
+_TURNS, _ACQUIRES = 100, 200
+
+
+async def acquire_us(config: PoolConfig) -> dict[str, float]:
+    """Return the microseconds of one acquire and release of each pool: the median of its turns.
+
+    Both pools have the same options and time limits (asyncpg releases within the limit of the acquire), and neither
+    resets the session, which would be a round trip. The connection is open and nobody waits: what remains is the pool.
+    """
+    async with AsyncExitStack() as stack:
+        ours = await Pool.open(config)
+        stack.push_async_callback(ours.close)
+        async with translated():
+            theirs: Any = await asyncpg.create_pool(**pool_options(config, config.max_size))
+        stack.push_async_callback(theirs.close)
+        acquires = {
+            "asyncpg": functools.partial(theirs.acquire, timeout=config.acquire_timeout_s),
+            "tidepool": ours.acquire,
+        }
+        turns_us: dict[str, list[float]] = {name: [] for name in acquires}
+        for _ in range(_TURNS):
+            for name, acquire in acquires.items():
+                turns_us[name].append(await _turn_us(acquire))
+    return {name: statistics.median(turns) for name, turns in turns_us.items()}
+
+
+async def _turn_us(acquire: Callable[[], AbstractAsyncContextManager[Any]]) -> float:
+    begun_s = time.perf_counter()
+    for _ in range(_ACQUIRES):
+        async with acquire():
+            pass
+    return (time.perf_counter() - begun_s) * 1e6 / _ACQUIRES

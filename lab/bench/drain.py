@@ -1,0 +1,175 @@
+"""Preload a queue, start workers on it, and measure from their first finished job to the last."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from lab.bench.processes import cpu_s, peak_mb
+from lab.bench.servers import QUEUE
+from tidepool.cli.terminal import CommandError
+from tidepool.ledger.delivery import now_ms
+from tidepool.queue import wire
+
+_LOOK_S = 0.005
+_CHUNK = 500
+_ENDED = "a measured worker ended by itself: run one by hand with the same settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one drain took. Per-job figures are over the jobs that were finished between the two looks."""
+
+    jobs_per_second: float
+    cpu_us_per_job: float
+    redis_cpu_us_per_job: float
+    redis_commands_per_job: float
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A kind of worker: the settings class, and how its process is started."""
+
+    name: str
+    settings: str
+    quiet: bool = True
+
+    def command(self) -> list[str]:
+        """Return the command line of one worker."""
+        logs = ["--custom-log-dict", "lab.bench.targets.QUIET_LOGS"] if self.quiet else []
+        return [sys.executable, "-m", "arq", self.settings, *logs]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where processes run: with which environment, and on which cores, worker by worker (none: wherever)."""
+
+    environment: dict[str, str] = field(repr=False)
+    cores: tuple[int, ...] = ()
+
+    def prefix(self, number: int) -> list[str]:
+        """Return what goes in front of the command line of worker *number*."""
+        return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
+
+
+async def preload_noops(redis: Redis, count: int) -> None:
+    """Enqueue *count* jobs that return their argument."""
+    for start in range(0, count, _CHUNK):
+        numbers = range(start, min(start + _CHUNK, count))
+        now = now_ms()
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                job = {"f": "noop", "a": [number], "k": {}, "t": None, "et": now}
+                pipe.set(f"arq:job:noop-{number}", wire.serialize(job))
+            pipe.zadd(QUEUE, {f"noop-{number}": now for number in numbers})
+            await pipe.execute()
+
+
+async def drain(
+    redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
+) -> Drained:
+    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done.
+
+    Raises `CommandError` where there is nothing to drain, or too little to measure, and where a worker ends.
+    """
+    await _compact(redis)
+    queued = await redis.zcard(QUEUE)
+    if not queued:
+        raise CommandError(f"nothing to measure: no job is in {QUEUE}")
+    left = max(0, queued - most_jobs) if most_jobs else 0
+    processes: list[asyncio.subprocess.Process] = []
+    try:
+        for number in range(workers):
+            processes.append(await start(system, place, number))  # noqa: PERF401  (each is stopped, wherever this ends)
+        first = await _look(redis, processes, below=queued)
+        last = await _look(redis, processes, below=left + 1)
+    finally:
+        memory_mb = sum(peak_mb(process.pid) for process in processes)
+        await stop(processes)
+    return _figures(first, last, memory_mb)
+
+
+async def _compact(redis: Redis) -> None:
+    """Let Redis rewrite its append-only file, if it has one, now: a long queue's preload makes that due any moment."""
+    info: dict[str, Any] = await redis.info("persistence")
+    if info["aof_enabled"]:
+        await _rewrite_is_over(redis)
+        await redis.bgrewriteaof()
+        await _rewrite_is_over(redis)
+
+
+async def _rewrite_is_over(redis: Redis) -> None:
+    while True:
+        info: dict[str, Any] = await redis.info("persistence")
+        if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+            return
+        await asyncio.sleep(_LOOK_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at_s: float
+    queued: int
+    cpu_s: float
+    redis_cpu_s: float
+    redis_commands: int
+
+
+async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _Look:
+    """Wait until fewer than *below* jobs are left, and read the clocks."""
+    while (queued := await redis.zcard(QUEUE)) >= below:
+        require_running(processes)
+        await asyncio.sleep(_LOOK_S)
+    at_s, used_s = time.perf_counter(), workers_cpu_s(processes)
+    info: dict[str, Any] = await redis.info()
+    redis_cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
+    return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
+
+
+def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
+    jobs = first.queued - last.queued
+    if not jobs:
+        raise CommandError("too few jobs to measure: all ended before the first look, so ask for more --jobs")
+    return Drained(
+        jobs_per_second=jobs / (last.at_s - first.at_s),
+        cpu_us_per_job=(last.cpu_s - first.cpu_s) * 1e6 / jobs,
+        redis_cpu_us_per_job=(last.redis_cpu_s - first.redis_cpu_s) * 1e6 / jobs,
+        redis_commands_per_job=(last.redis_commands - first.redis_commands) / jobs,
+        peak_rss_mb=memory_mb,
+    )
+
+
+def require_running(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """Raise `CommandError` where a measured worker has ended."""
+    if any(process.returncode is not None for process in processes):
+        raise CommandError(_ENDED)
+
+
+def workers_cpu_s(processes: Sequence[asyncio.subprocess.Process]) -> float:
+    """Return the CPU time of measured workers so far. Raises `CommandError` where one has ended."""
+    require_running(processes)
+    try:
+        return sum(cpu_s(process.pid) for process in processes)
+    except OSError:  # this moment: the loop does not know it yet
+        raise CommandError(_ENDED) from None
+
+
+async def start(system: System, place: Place, number: int = 0) -> asyncio.subprocess.Process:
+    """Start one worker."""
+    quiet = asyncio.subprocess.DEVNULL
+    command = [*place.prefix(number), *system.command()]
+    return await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet, env=place.environment)
+
+
+async def stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """Tell workers to stop, and wait until they have."""
+    for process in processes:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*(process.wait() for process in processes))

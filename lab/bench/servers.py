@@ -1,0 +1,160 @@
+"""Where measurements are made: databases of their own, or servers of their own, so that nobody's data are touched."""
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from arq.connections import ArqRedis
+
+from settings import Settings, child_environment
+from tidepool import embedded, servers
+from tidepool.cli.terminal import CommandError
+from tidepool.embedded import Urls
+from tidepool.embedded.locks import wait_until
+from tidepool.embedded.postgres import Postgres
+from tidepool.fleet import capacity
+from tidepool.pool import address
+from tidepool.pool.faults import translated
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.connection import open_redis
+from tidepool.storage.migrations import migrate
+from tidepool.urls import with_database, without_password
+
+QUEUE = "arq:queue"
+"""What is measured works on this one, whatever QUEUE_NAME says."""
+_REDIS_DATABASE = 15
+_USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
+_RESTART_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Servers to measure on, migrated. *postgres_pid* is None where PostgreSQL is not ours to look at."""
+
+    urls: Urls
+    redis: ArqRedis
+    postgres_pid: int | None
+
+    async def reset(self) -> None:
+        """Empty the queue and the tables but for snapshots; a checkpoint now is none in the middle."""
+        await self.redis.flushdb()
+        async with session(self.urls.database) as connection:
+            await connection.execute("TRUNCATE users, products, orders, job_results")
+            await connection.execute("CHECKPOINT")
+
+
+def measured_environment(database: str, redis: str, **variables: str) -> dict[str, str]:
+    """Return the environment of a worker that is measured, or broken, on these servers, with *variables* set beside.
+
+    What makes this process's own workers find each other is not handed on: with its QUEUE_NAME it would wait for jobs
+    elsewhere, and METRICS_PORT would be one port for all of them.
+    """
+    return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
+
+
+@asynccontextmanager
+async def session(url: str) -> AsyncGenerator[Any]:
+    """Lend a connection of its own. Raises as `tidepool.pool.faults` says, and `CommandError` for what else is refused."""
+    try:
+        async with translated():
+            connection: Any = await asyncpg.connect(**address.arguments(url))
+            try:
+                yield connection
+            finally:
+                await connection.close()
+    except asyncpg.PostgresError as error:
+        raise CommandError(f"PostgreSQL at {without_password(url)}: {error}") from None
+
+
+@asynccontextmanager
+async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Site]:
+    """Have servers for the length of the block that admit so many *connections* beside a few others.
+
+    Where the settings name servers, it is databases of our own there, as `own_databases` makes them; else new servers
+    on the disk that the embedded ones use, gone at the end. Raises `CommandError`.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.embedded:
+            home = stack.enter_context(_own_directory(settings.data_dir))
+            urls = stack.enter_context(embedded.join(home)).urls
+            postgres_pid = await _admit(home, urls, connections)
+            redis = open_redis(urls.redis, queue_name=QUEUE)
+            stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        else:
+            urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
+            postgres_pid = None
+            await _require(urls, settings, connections)
+        await migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
+        yield Site(urls, redis, postgres_pid)
+
+
+@asynccontextmanager
+async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+    """Make a database with a new name, and take a Redis database that is empty; both are left as they were."""
+    name = f"tidepool_bench_{secrets.token_hex(6)}"
+    own = Urls(with_database(urls.database, name), with_database(urls.redis, str(_REDIS_DATABASE)))
+    async with AsyncExitStack() as stack:
+        redis = open_redis(own.redis, queue_name=QUEUE)
+        stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        if await redis.dbsize():
+            raise CommandError(
+                f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
+            )
+        async with session(urls.database) as admin:
+            await admin.execute(f"CREATE DATABASE {name}")
+        stack.push_async_callback(_drop, urls, name)
+        stack.push_async_callback(redis.flushdb)
+        yield own, redis
+
+
+async def _drop(urls: Urls, name: str) -> None:
+    async with session(urls.database) as admin:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def _own_directory(data_dir: Path) -> Generator[Path]:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=data_dir.resolve()) as directory:
+        yield Path(directory)
+
+
+async def _admit(home: Path, urls: Urls, connections: int) -> int:
+    """Let our PostgreSQL admit so many connections, for which it starts anew; returns its process."""
+    postgres = Postgres(home)
+    if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:
+        async with session(urls.database) as admin:
+            await admin.execute(f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
+        await asyncio.to_thread(_restart, postgres)
+    return int((postgres.data / "postmaster.pid").read_text("utf-8").split()[0])
+
+
+def _restart(postgres: Postgres) -> None:
+    postgres.ask_to_stop()
+    if wait_until(postgres.is_down, _RESTART_WAIT_S):
+        postgres.start()
+        if wait_until(postgres.is_ready, _RESTART_WAIT_S):
+            return
+    raise CommandError("PostgreSQL did not start again")
+
+
+async def _require(urls: Urls, settings: Settings, connections: int) -> None:
+    """Raise `CommandError` where the server has no room for so many connections."""
+    config = PoolConfig(url=urls.database, application_name="tidepool-lab")
+    side = SideConnection(config, "capacity")
+    try:
+        room = (await capacity.read(side)).room(settings.connection_margin)
+    finally:
+        await side.close()
+    if room < connections:
+        raise CommandError(
+            f"PostgreSQL has {max(0, room)} connections to give, and {connections} are wanted: ask for less, or raise "
+            "its max_connections"
+        )

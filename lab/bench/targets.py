@@ -1,0 +1,111 @@
+"""What the measured workers run: `arq lab.bench.targets.<Name>`.
+
+Stock arq does each job as one plain transaction, written as one would write it by hand: no ledger, no
+batches. It reads the same jobs as ours: the same JSON, the same fields.
+"""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import uvloop
+from arq.connections import ArqRedis
+from arq.worker import Retry
+
+from settings import load
+from tidepool import servers
+from tidepool.engine.worker import EngineOptions, install
+from tidepool.pool import address
+from tidepool.queue import wire
+from tidepool.queue.connection import open_redis, redis_settings
+
+_SETTINGS = load()
+_URLS = servers.addresses(_SETTINGS)
+_STOCK_POOL_SIZE = 10
+"""The best of the sizes that were tried for one transaction a job."""
+
+
+async def noop(_ctx: dict[Any, Any], value: int) -> int:
+    """Return the argument."""
+    return value
+
+
+async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_name: str, is_active: bool = True) -> int:
+    """Insert a user in a transaction of its own."""
+    async with ctx["pool"].acquire() as connection, connection.transaction():
+        return await connection.fetchval(
+            "INSERT INTO users (username, email, full_name, is_active) VALUES ($1, $2, $3, $4) RETURNING id",
+            *(username, email, full_name, is_active),
+        )
+
+
+async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str, category: str, **rest: Any) -> int:
+    """Insert a product in a transaction of its own."""
+    async with ctx["pool"].acquire() as connection, connection.transaction():
+        return await connection.fetchval(
+            "INSERT INTO products (sku, name, description, price, category, in_stock)"
+            " VALUES ($1, $2, $3, $4::text::numeric, $5, $6) RETURNING id",
+            *(sku, name, rest.get("description", ""), price, category, rest.get("in_stock", True)),
+        )
+
+
+async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity: int, **_: Any) -> int | str:
+    """Look user and product up and insert an order, in one transaction."""
+    async with ctx["pool"].acquire() as connection, connection.transaction():
+        user = await connection.fetchrow("SELECT id, is_active FROM users WHERE username = $1", username)
+        product = await connection.fetchrow("SELECT id, price, in_stock FROM products WHERE sku = $1", sku)
+        if user is None or product is None:
+            raise Retry(0.25)
+        if not user["is_active"] or not product["in_stock"]:
+            return "rejected"
+        return await connection.fetchval(
+            "INSERT INTO orders (user_id, product_id, quantity, total_price) VALUES ($1, $2, $3, $4) RETURNING id",
+            *(user["id"], product["id"], quantity, product["price"] * quantity),
+        )
+
+
+async def _open_pool(ctx: dict[Any, Any]) -> None:
+    ctx["pool"] = await asyncpg.create_pool(
+        **address.arguments(_URLS.database), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
+    )
+
+
+async def _close_pool(ctx: dict[Any, Any]) -> None:
+    await ctx["pool"].close()
+
+
+async def _connect() -> ArqRedis:
+    """Connect as the service's workers do."""
+    return open_redis(_URLS.redis, queue_name=_SETTINGS.queue_name)
+
+
+class ArqDefault:
+    """arq as it comes, but for the serializer."""
+
+    functions = (noop, create_user, create_product, place_order)
+    on_startup = _open_pool
+    on_shutdown = _close_pool
+    redis_settings = redis_settings(_URLS.redis)
+    job_serializer = wire.serialize
+    job_deserializer = wire.deserialize
+
+
+def __getattr__(name: str) -> Any:
+    """Hand out the other classes when they are asked for, as each prepares the process in its own way."""
+    if name == "ArqTuned":
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
+        return type(name, (), {**vars(ArqDefault), **_TUNED})
+    if name == "EngineNoop":
+        install()
+        ours = {"max_jobs": _SETTINGS.max_jobs, "ctx": {"engine": EngineOptions(connect=_connect)}}
+        return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, **ours})
+    if name == "ArqTunedNoop":
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
+        return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE})
+    raise AttributeError(name)
+
+
+_TUNED = {"max_jobs": 100, "poll_delay": 0.01, "log_results": False}
+_NO_DATABASE = {"functions": (noop,), "on_startup": None, "on_shutdown": None}
+QUIET_LOGS: dict[str, Any] = {"version": 1, "disable_existing_loggers": False, "loggers": {"arq": {"level": "WARNING"}}}
+"""`--custom-log-dict` for all of them but arq with its defaults: the lines about each job cost as much as the job."""

@@ -1,0 +1,245 @@
+"""What is broken and what has to survive it: servers of the drill's own, workers behind proxies, a producer."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+from arq.connections import ArqRedis
+
+from lab.bench.servers import QUEUE, measured_environment
+from lab.drill.addresses import target, through
+from lab.drill.log import Log
+from lab.drill.proxy import Proxy
+from tidepool import embedded
+from tidepool.embedded import Urls
+from tidepool.embedded.locks import wait_until
+from tidepool.embedded.postgres import Postgres
+from tidepool.embedded.redis import EmbeddedRedis
+from tidepool.embedded.server import Server
+from tidepool.fleet.identity import worker_id_prefix
+from tidepool.logs import last_line
+from tidepool.pool import address
+from tidepool.pool.pool import PoolConfig
+from tidepool.queue.connection import open_redis
+from tidepool.queue.leases import release_owners
+from tidepool.storage.migrations import migrate
+
+_LOOK_S = 0.05
+_WAIT_S = 60.0
+_PATIENT_S = "20"
+"""The producer's connect timeout; it gives up after three."""
+PLAIN = ("arq", "worker.WorkerSettings")
+"""The words after `python -m` that start a worker as everybody does."""
+
+
+@dataclass
+class Worker:
+    """A worker process, and its own way to each server."""
+
+    number: int
+    postgres: Proxy
+    redis: Proxy
+    words: tuple[str, ...] = PLAIN
+    process: asyncio.subprocess.Process | None = None
+    ended_on_purpose: bool = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is still there."""
+        self.ended_on_purpose |= number in (signal.SIGKILL, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+@dataclass
+class Arena:
+    """Servers, and *count* workers; a worker that ends is started anew, and counted if nobody ended it.
+
+    The servers are the *named* ones, or else the drill's own, under *home*, where the workers' logs are in any case.
+    *shots* is how often a fault strikes that comes in bursts. *log* makes the jobs of the load.
+    """
+
+    home: Path
+    count: int
+    shots: int
+    named: Urls | None = None
+    log: Log | None = None
+    workers: list[Worker] = field(default_factory=list)
+    ended_by_themselves: int = 0
+    _open: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        """Start everything; a start that is cut short stops what it has started."""
+        async with AsyncExitStack() as stack:
+            if self.named is None:
+                stack.enter_context(embedded.join(self.home))
+                self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
+            self.urls = self.named or embedded.urls(self.home)
+            await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
+            self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
+            stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
+            self.workers = [await self._behind_proxies(number, stack) for number in range(self.count)]
+            stack.push_async_callback(self._stop_workers)
+            for worker in self.workers:
+                await self._start(worker)
+            keeper = asyncio.create_task(self._keep())
+            stack.push_async_callback(asyncio.gather, keeper, return_exceptions=True)
+            stack.callback(keeper.cancel)
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop everything."""
+        await self._open.aclose()
+
+    async def _behind_proxies(self, number: int, stack: AsyncExitStack) -> Worker:
+        """Open the proxies of a worker that is to be started, until *stack* closes them."""
+        worker = Worker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
+        for proxy in (worker.postgres, worker.redis):
+            await proxy.open()
+            stack.push_async_callback(proxy.close)
+        return worker
+
+    async def _stop_workers(self) -> None:
+        """Stop those that have been started, also where a fault has halted them; kill what does not stop in time."""
+        started = [(worker, worker.process) for worker in self.workers if worker.process is not None]
+        for worker, _ in started:
+            worker.signal(signal.SIGCONT)
+            worker.signal(signal.SIGTERM)
+        for worker, process in started:
+            try:
+                await asyncio.wait_for(process.wait(), _WAIT_S)
+            except TimeoutError:
+                worker.signal(signal.SIGKILL)
+                await process.wait()
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run a query past all proxies."""
+        connection: Any = await asyncpg.connect(**address.arguments(self.urls.database))
+        try:
+            return await connection.fetch(query, *args)
+        finally:
+            await connection.close()
+
+    def now(self) -> datetime:
+        """Return the time by PostgreSQL's clock, also while it is away."""
+        return datetime.now(UTC) + self._clock_difference
+
+    async def outcomes(self) -> int:
+        """Return how many jobs have an outcome."""
+        return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
+
+    def last_words(self) -> str:
+        """Return the last line of each worker's log, once where it is the same: the logs are gone with the drill."""
+        return "; ".join(sorted({last_line(self._log_of(worker)) for worker in self.workers}))
+
+    async def held_by(self, worker: Worker) -> list[str]:
+        """Return the jobs that a worker holds."""
+        keys = await self.redis.keys(f"{QUEUE}:held:{worker_id_prefix(worker.pid)}*")
+        return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
+
+    async def leases(self) -> list[str]:
+        """Return the owners that hold a lease."""
+        return [owner.decode() for owner in await self.redis.zrange(f"{QUEUE}:owners", 0, -1)]
+
+    async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
+        """Tell a worker to stop, and wait until it is started again, by *words* after `python -m`."""
+        worker.words, process = words, worker.process
+        worker.signal(signal.SIGTERM)
+        await self.until_another(worker, process)
+
+    async def until_another(self, worker: Worker, process: asyncio.subprocess.Process | None) -> None:
+        """Wait until *worker* is another process than this."""
+
+        async def is_another() -> bool:
+            return worker.process is not process
+
+        await self.until(is_another)
+
+    async def bury(self, pid: int) -> None:
+        """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
+        await release_owners(self.redis, QUEUE, worker_id_prefix(pid))
+
+    async def queued(self) -> int:
+        """Return how many jobs wait or run."""
+        return int(await self.redis.zcard(QUEUE))
+
+    async def start_producer(self, rate: float) -> asyncio.subprocess.Process:
+        """Start the producer on commands that come through its standard input, at up to twice *rate* a second."""
+        environment = self._environment(self.urls.database, self.urls.redis, CONNECT_TIMEOUT=_PATIENT_S)
+        command = (sys.executable, "-m", "producer", "--file", "-", "--rate", str(max(20.0, 2 * rate)), "--json")
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+
+    async def stop_server(self, server: Server, number: signal.Signals) -> None:
+        """End a server with a signal to its main process, and wait until nothing of it is left."""
+        os.kill(await self.server_pid(server), number)
+        await _reached(server.is_down)
+
+    async def start_server(self, server: Server) -> None:
+        """Start a server that is down, and wait until it serves."""
+        await asyncio.to_thread(server.start)
+        await _reached(server.is_ready)
+
+    async def server_pid(self, server: Server) -> int:
+        """Return the process id of a server."""
+        if server is self.postgres:
+            return int((server.data / "postmaster.pid").read_text("utf-8").split()[0])
+        info: dict[str, Any] = await self.redis.info("server")
+        return info["process_id"]
+
+    async def until(self, condition: Any, wait_s: float = _WAIT_S) -> None:
+        """Wait until the coroutine function *condition* returns something true. Raises `TimeoutError`."""
+        async with asyncio.timeout(wait_s):
+            while not await condition():  # noqa: ASYNC110  (servers and processes have no event to wait on)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _keep(self) -> None:
+        """Start workers anew that have ended."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for worker in self.workers:
+                if worker.process is not None and worker.process.returncode is not None:
+                    self.ended_by_themselves += not worker.ended_on_purpose
+                    await self._start(worker)
+
+    async def _start(self, worker: Worker) -> None:
+        environment = self._environment(
+            through(self.urls.database, worker.postgres.port), through(self.urls.redis, worker.redis.port)
+        )
+        worker.ended_on_purpose = False
+        with self._log_of(worker).open("ab") as output:
+            worker.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", *worker.words, stdout=output, stderr=output, env=environment
+            )
+
+    def _log_of(self, worker: Worker) -> Path:
+        return self.home / f"worker-{worker.number}.log"
+
+    def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:
+        return measured_environment(database, redis, STATS_INTERVAL="1", **others)
+
+
+async def _reached(condition: Callable[[], bool]) -> None:
+    if not await asyncio.to_thread(wait_until, condition, _WAIT_S):
+        raise TimeoutError
+
+
+def feed(producer: asyncio.subprocess.Process, lines: Iterable[str]) -> None:
+    """Hand commands to the producer, as fast as it takes them."""
+    assert producer.stdin is not None
+    producer.stdin.writelines(line.encode() for line in lines)

@@ -1,0 +1,71 @@
+"""Compares the log with the database: what is lost, doubled, wrong, or left behind."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+
+from lab.drill.log import Log
+from tidepool.pool import address
+from tidepool.storage import queries
+
+_CHUNK = 10_000
+_SQL = queries.load("check", "lab.drill")
+_CHECKS = ("lost", "unknown", "doubled", "without_effect", "wrong", "left_in_transaction", "snapshot_gaps")
+_NAMED = 5
+
+
+@dataclass
+class Verdict:
+    """How many of each kind of fault in the books, with the first few of each by name."""
+
+    jobs: int
+    counts: dict[str, int] = field(default_factory=dict)
+    named: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, found: Sequence[str]) -> None:
+        """Count what was found of one kind."""
+        self.counts[name] = len(found)
+        if found:
+            self.named[name] = sorted(found)[:_NAMED]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(self.counts.values())
+
+
+async def check(database: str, log: Log, *, since: datetime, longest_gap: timedelta) -> Verdict:
+    """Return what is wrong; the queue has been worked off before.
+
+    *longest_gap* is what the snapshots from *since* on may lack.
+    """
+    connection: Any = await asyncpg.connect(**address.arguments(database))
+    try:
+        await connection.execute(_SQL["expected"])
+        for chunk in _chunks(log):
+            await connection.copy_records_to_table("expected", records=chunk)
+        await connection.execute(_SQL["analyze"])
+        verdict = Verdict(jobs=await connection.fetchval("SELECT count(*) FROM expected"))
+        for name in _CHECKS:
+            arguments = [longest_gap, since] if name == "snapshot_gaps" else []
+            verdict.add(name, [row[0] for row in await connection.fetch(_SQL[name], *arguments)])
+        return verdict
+    finally:
+        await connection.close()
+
+
+def _chunks(log: Log) -> Iterator[list[tuple[Any, ...]]]:
+    jobs = map(_record, log.jobs())
+    while chunk := list(itertools.islice(jobs, _CHUNK)):
+        yield chunk
+
+
+def _record(job: dict[str, Any]) -> tuple[Any, ...]:
+    args = job["args"]
+    total = None if job["total"] is None else Decimal(job["total"])
+    return (job["id"], job["job"], job["outcome"], job["reason"], total, args.get("username"), args.get("sku"))

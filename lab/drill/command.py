@@ -1,0 +1,178 @@
+"""`python -m worker drill`: break the service on purpose, and account for every job."""
+
+import argparse
+import random
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lab.bench.servers import QUEUE
+from lab.drill import timeline
+from lab.drill.addresses import target
+from lab.drill.arena import Arena
+from lab.drill.faults import FAULTS
+from lab.drill.guard import prepare
+from lab.drill.log import Log
+from lab.drill.run import Drill, Injected, Report
+from lab.tuning import numbers
+from settings import Settings
+from tidepool.cli import terminal
+from tidepool.embedded import Urls
+from tidepool.urls import check_redis, parse_postgres, require
+
+EXAMPLES = """  python -m worker drill                               two minutes of faults by chance
+  python -m worker drill --minutes 10 --seed 7
+  python -m worker drill --fault commit-reply-lost --shots 1000
+  python -m worker drill --fault postgres-crash --timeline crash.png
+  python -m worker drill --database postgresql://me@db/empty --redis redis://cache/5
+  python -m worker drill --list"""
+
+_SHOTS, _SHOTS_BY_CHANCE = 25, 3
+
+
+async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
+    """Run a workload under faults, on servers of its own unless some are named, and account for every job.
+
+    Status 1 where one is amiss.
+    """
+    if arguments.list:
+        _list(as_json=arguments.json)
+        return 0
+    if arguments.timeline:
+        timeline.require(arguments.timeline)
+    named = await _named(arguments)
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
+    with tempfile.TemporaryDirectory(prefix="tidepool-drill-") as directory:
+        home = Path(directory)
+        home.chmod(0o755)  # noqa: ASYNC240  (the servers may run as another user)
+        report = await _run(arguments, named, home, seed)
+    if arguments.json:
+        terminal.print_json({**asdict(report), "slow_after": report.slow_after, "holds": report.holds})
+    else:
+        _print(report)
+    return 0 if report.holds else 1
+
+
+async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, seed: int) -> Report:
+    log = Log(home / "log.jsonl", seed)
+    try:
+        (home / "servers").mkdir()
+        async with Arena(home / "servers", arguments.workers, _shots(arguments), named, log) as arena:
+            run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
+            terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
+            if arguments.fault:
+                report = await run.repeat(arguments.fault, arguments.times)
+            else:
+                report = await run.mix(arguments.minutes)
+            if arguments.timeline:
+                drawn = await timeline.write(arena, report.injected, arguments.timeline)
+                terminal.note("\n".join(map(timeline.said, drawn.marks)) if drawn else "no fault, no timeline")
+            return report
+    finally:
+        log.close()
+
+
+async def _named(arguments: argparse.Namespace) -> Urls | None:
+    """Return the servers that are named, when they may be broken. Raises `CommandError`."""
+    if (arguments.database is None) != (arguments.redis is None):
+        raise terminal.CommandError("--database and --redis: name both, or neither for servers of the drill's own")
+    if arguments.database is None:
+        return None
+    if too_much := [name for name in arguments.fault or () if FAULTS[name].needs_own_servers]:
+        raise terminal.CommandError(f"{', '.join(too_much)}: only on servers of the drill's own")
+    urls = Urls(arguments.database, arguments.redis)
+    try:
+        require("--database", urls.database, parse_postgres)
+        require("--redis", urls.redis, check_redis)
+    except ValueError as error:
+        raise terminal.CommandError(str(error)) from None
+    for url in (urls.database, urls.redis):
+        target(url)
+    await prepare(urls, QUEUE, agreed=arguments.yes)
+    return urls
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--fault", type=_faults, metavar="A,B", help="only these, in this order (default: by chance, see --minutes)"
+    )
+    parser.add_argument("--times", type=terminal.positive, default=1, metavar="N", help="each so often (default 1)")
+    parser.add_argument(
+        "--shots", type=terminal.positive, metavar="K", help="of each burst (default 25; 3 among faults by chance)"
+    )
+    parser.add_argument("--minutes", type=_minutes, default=2.0, metavar="M", help="faults by chance for M (default 2)")
+    parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
+    parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
+    parser.add_argument("--workers", type=terminal.processes, default=2, metavar="W", help="processes (default 2)")
+    parser.add_argument(
+        "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
+    )
+    parser.add_argument("--database", metavar="URL", help="not its own PostgreSQL but this one, which has to be empty")
+    parser.add_argument("--redis", metavar="URL", help="the Redis to go with it")
+    parser.add_argument("--yes", action="store_true", help="do not ask whether these may be broken")
+    parser.add_argument("--list", action="store_true", help="tell the faults, and do nothing")
+
+
+def _shots(arguments: argparse.Namespace) -> int:
+    return arguments.shots or (_SHOTS if arguments.fault else _SHOTS_BY_CHANCE)
+
+
+def _faults(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(FAULTS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(FAULTS)}")
+    return names
+
+
+def _minutes(text: str) -> float:
+    return numbers.within(text, 0.01, 7 * 24 * 60)
+
+
+def _timeline(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in timeline.SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(timeline.SUFFIXES)}")
+    return path
+
+
+def _list(*, as_json: bool) -> None:
+    rows = [
+        {"fault": fault.name, "what": fault.words, "needs": "own servers" if fault.needs_own_servers else ""}
+        for fault in FAULTS.values()
+    ]
+    terminal.print_rows(rows, ("fault", "what", "needs"), as_json=as_json, empty="")
+
+
+def _print(report: Report) -> None:
+    table = terminal.figures_table(
+        ("fault", "times", "shots", "recovery p50", "p99", "max", "before", "during", "after", ""), words=("fault", "")
+    )
+    for name in FAULTS:
+        if ones := [one for one in report.injected if one.fault == name]:
+            table.add_row(*_row(name, ones))
+    console = terminal.console()
+    console.print(table)
+    console.print("recovery in seconds, from the mend on; rates in outcomes a second, after: when worked off\n")
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.verdict.counts.items())
+    console.print(f"{report.verdict.jobs:,} jobs in {report.seconds:.0f} s: {counts}")
+    for name, jobs in report.verdict.named.items():
+        console.print(f"  {name}: {', '.join(jobs)} …")
+    for name, reason in report.left_out.items():
+        console.print(f"{name} was left out: {reason}")
+    if report.lost_by_redis:
+        console.print(f"lost with Redis's data, and enqueued again: {len(report.lost_by_redis):,} jobs")
+    console.print(f"workers that ended by themselves: {report.ended_by_themselves}; seed {report.seed}")
+    console.print("every job is accounted for" if report.holds else "THE BOOKS DO NOT AGREE")
+
+
+def _row(name: str, ones: list[Injected]) -> list[str]:
+    recoveries = sorted(one.recovery_s for one in ones)
+    rates: list[Any] = [statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")]
+    quantiles = [recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] for share in (0.5, 0.99, 1.0)]
+    slow = sum(one.slow_after for one in ones)
+    figures = [*(f"{second:.2f}" for second in quantiles), *(f"{rate:,.0f}" for rate in rates)]
+    counts = [str(len(ones)), f"{sum(one.shots for one in ones):,}"]
+    return [name, *counts, *figures, f"slow after {slow} of them" if slow else ""]

@@ -1,0 +1,117 @@
+"""Bursts of crashes: workers are killed at the very moment of a COMMIT or of an acknowledgement, again and again.
+
+Two shots are never so close that a job could lose three workers, which would fail it, as it should.
+"""
+
+import asyncio
+import functools
+import operator
+import random
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from lab.bench.servers import QUEUE
+from lab.drill.arena import Arena, Worker
+from lab.drill.faults.breaking import Fault
+from lab.drill.proxy import Proxy
+from tidepool.queue.leases import MOST_LAPSES, script
+
+_FEW = 100
+_SHOT_WAIT_S = 60.0
+
+_Way = Callable[[Worker], Proxy]
+_TO_POSTGRES: _Way = operator.attrgetter("postgres")
+_TO_REDIS: _Way = operator.attrgetter("redis")
+
+
+async def _before_commit(arena: Arena, _chance: random.Random) -> None:
+    await _burst(arena, _TO_POSTGRES, b"COMMIT", passes_on=False)
+
+
+async def _after_commit(arena: Arena, _chance: random.Random) -> None:
+    await _burst(arena, _TO_POSTGRES, b"COMMIT", passes_on=True)
+
+
+async def _before_finish(arena: Arena, _chance: random.Random) -> None:
+    await _burst(arena, _TO_REDIS, await _finish_script(arena), passes_on=False)
+
+
+async def _after_finish(arena: Arena, _chance: random.Random) -> None:
+    await _burst(arena, _TO_REDIS, await _finish_script(arena), passes_on=True)
+
+
+async def _finish_script(arena: Arena) -> bytes:
+    """Return what a call of the script that acknowledges jobs has in it: its digest."""
+    return (await arena.redis.script_load(script("finish"))).encode()
+
+
+async def _burst(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> None:
+    for _ in range(arena.shots):
+        await arena.until(lambda: _none_would_fail(arena))
+        await _crash(arena, way, words, passes_on=passes_on)
+
+
+async def _none_would_fail(arena: Arena) -> bool:
+    """Whether all jobs of the dead are back in the queue, and nearly all that lost a worker have an outcome.
+
+    After the second loss they run one at a time, after the third not at all.
+    """
+    redis: Any = arena.redis
+    if await redis.zcount(f"{QUEUE}:owners", "-inf", 0):
+        return False
+    lapses = [int(count) for count in await redis.hvals(f"{QUEUE}:lapses")]
+    return len(lapses) < _FEW and max(lapses, default=0) < MOST_LAPSES - 1
+
+
+async def _crash(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> None:
+    """Kill the worker that is the next to send *words*, and give its jobs back, as its parent does."""
+    killed: asyncio.Future[asyncio.subprocess.Process] = asyncio.get_running_loop().create_future()
+
+    def disarm() -> None:
+        for worker in arena.workers:
+            way(worker).disarm()
+
+    def crash(worker: Worker) -> None:
+        disarm()
+        assert worker.process is not None
+        worker.signal(signal.SIGKILL)
+        killed.set_result(worker.process)
+
+    for worker in arena.workers:
+        way(worker).trap(words, passes_on=passes_on, bite=functools.partial(crash, worker))
+    try:
+        async with asyncio.timeout(_SHOT_WAIT_S):
+            process = await killed
+    finally:
+        disarm()
+    await process.wait()
+    await arena.bury(process.pid)
+
+
+FAULTS = (
+    Fault(
+        "kill-before-commit",
+        "A worker is killed at the very moment when it sends COMMIT, which does not arrive.",
+        _before_commit,
+        is_burst=True,
+    ),
+    Fault(
+        "kill-after-commit",
+        "A worker is killed when its COMMIT has gone out, before it can acknowledge anything.",
+        _after_commit,
+        is_burst=True,
+    ),
+    Fault(
+        "kill-before-finish",
+        "A worker is killed as it acknowledges committed jobs, and Redis never hears of it.",
+        _before_finish,
+        is_burst=True,
+    ),
+    Fault(
+        "kill-after-finish",
+        "A worker is killed when its acknowledgement has gone out.",
+        _after_finish,
+        is_burst=True,
+    ),
+)

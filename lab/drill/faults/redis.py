@@ -1,0 +1,177 @@
+"""Faults of Redis, and of the way to it."""
+
+import asyncio
+import math
+import random
+import signal
+from contextlib import suppress
+from typing import Any
+
+from arq.constants import abort_jobs_ss
+from redis.exceptions import ResponseError
+
+from lab.bench.servers import QUEUE
+from lab.drill.arena import Arena
+from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, frozen, pause
+
+_BIG_JOBS, _ODD_ROUNDS = 40, 10
+_LAPSES = f"{QUEUE}:lapses"
+_READ_KEYS = (abort_jobs_ss, f"{QUEUE}:owners", _LAPSES, f"{QUEUE}:suspects")
+"""What every worker reads besides the jobs. The queue itself holds jobs only, which the load accounts for."""
+
+
+async def _redis_crash(arena: Arena, _chance: random.Random) -> None:
+    await away(arena, arena.redis_server, signal.SIGKILL)
+
+
+async def _redis_away(arena: Arena, _chance: random.Random) -> None:
+    await away(arena, arena.redis_server, signal.SIGKILL, AWAY_S)
+
+
+async def _redis_stopped(arena: Arena, _chance: random.Random) -> None:
+    await pause(await arena.server_pid(arena.redis_server), LONG_S)
+
+
+async def _redis_cut(arena: Arena, chance: random.Random) -> None:
+    await cut_often([worker.redis for worker in arena.workers], chance)
+
+
+async def _redis_frozen(arena: Arena, _chance: random.Random) -> None:
+    async with frozen([worker.redis for worker in arena.workers]):
+        await asyncio.sleep(AWAY_S)
+
+
+async def _redis_read_only(arena: Arena, _chance: random.Random) -> None:
+    await _command(arena, "CONFIG", "SET", "replica-serve-stale-data", "yes")
+    await _command(arena, "REPLICAOF", "127.0.0.1", "1")
+    await asyncio.sleep(SHORT_S)
+    await _command(arena, "REPLICAOF", "NO", "ONE")
+
+
+async def _redis_full(arena: Arena, _chance: random.Random) -> None:
+    await _command(arena, "CONFIG", "SET", "maxmemory", "1")
+    await asyncio.sleep(SHORT_S)
+    await _command(arena, "CONFIG", "SET", "maxmemory", "0")
+
+
+async def _redis_scripts_lost(arena: Arena, _chance: random.Random) -> None:
+    await _command(arena, "SCRIPT", "FLUSH")
+
+
+async def _redis_flushed(arena: Arena, _chance: random.Random) -> None:
+    await _command(arena, "FLUSHALL")
+
+
+async def _odd_values(arena: Arena, chance: random.Random) -> None:
+    """Plant values of any type and bytes, for moments; what the service keeps there is moved aside meanwhile."""
+    redis: Any = arena.redis
+    for _ in range(_ODD_ROUNDS):
+        members = [(key, chance.randbytes(chance.randrange(1, 40))) for key in _READ_KEYS]
+        for key, member in members:
+            await _add(redis, key, member, chance)
+        planted = chance.sample(_READ_KEYS, k=2)
+        await asyncio.sleep(chance.uniform(0.2, 1.0))
+        for key in planted:
+            await _replace(redis, key, chance)
+        await asyncio.sleep(chance.uniform(0.2, 1.0))
+        for key in planted:
+            await _put_back(redis, key)
+        for key, member in members:
+            await _remove(redis, key, member)
+
+
+async def _add(redis: Any, key: str, member: bytes, chance: random.Random) -> None:
+    """Add a member that the service would not write."""
+    if key == _LAPSES:
+        await redis.hset(key, member, chance.randbytes(8))
+    else:
+        await redis.zadd(key, {member: chance.choice((0.0, -1.0, 1.5, 1e300, math.inf))})
+
+
+async def _remove(redis: Any, key: str, member: bytes) -> None:
+    await (redis.hdel if key == _LAPSES else redis.zrem)(key, member)
+
+
+async def _replace(redis: Any, key: str, chance: random.Random) -> None:
+    """Move a key aside, and put a value of a random type in its place."""
+    with suppress(ResponseError):  # it is not there
+        await redis.rename(key, f"{key}:aside")
+    junk = chance.randbytes(20)
+    kind = chance.choice(("string", "list", "set", "hash"))
+    plant = {"string": redis.set, "list": redis.rpush, "set": redis.sadd}.get(kind)
+    await (plant(key, junk) if plant else redis.hset(key, junk, junk))
+
+
+async def _put_back(redis: Any, key: str) -> None:
+    await redis.delete(key)
+    with suppress(ResponseError):
+        await redis.rename(f"{key}:aside", key)
+
+
+async def _big_payloads(arena: Arena, _chance: random.Random) -> None:
+    """Let the next jobs of the load be nearly as large as a job may be, and wait until they are written down."""
+    assert arena.log is not None
+    log = arena.log
+    log.big = _BIG_JOBS
+
+    async def are_written() -> bool:
+        return not log.big
+
+    await arena.until(are_written)
+    await arena.until(lambda: _applied_big(arena))
+
+
+async def _applied_big(arena: Arena) -> bool:
+    """Whether all big products are there: more than one burst may have come before."""
+    count = (await arena.fetch("SELECT count(*) FROM products WHERE length(description) > 900000"))[0][0]
+    return count > 0 and count % _BIG_JOBS == 0
+
+
+async def _command(arena: Arena, *words: str) -> None:
+    await arena.redis.execute_command(*words)
+
+
+FAULTS = (
+    Fault(
+        "odd-values",
+        "Keys that workers read get members of random bytes, and for moments values of another type.",
+        _odd_values,
+        needs_own_servers=True,
+    ),
+    Fault("big-payloads", "Forty jobs in a row are nearly as large as a job may be: 1 MiB each.", _big_payloads),
+    Fault(
+        "redis-crash",
+        "Redis is killed and started again from its append-only file.",
+        _redis_crash,
+        needs_own_servers=True,
+    ),
+    Fault("redis-away", "Redis is killed, stays away, and comes back.", _redis_away, needs_own_servers=True),
+    Fault(
+        "redis-stopped",
+        "Redis answers nobody for longer than a lease, and then goes on as if nothing had been.",
+        _redis_stopped,
+        needs_own_servers=True,
+    ),
+    Fault("redis-cut", "The connections to Redis are cut, again and again, at any point.", _redis_cut),
+    Fault("redis-frozen", "The way to Redis swallows everything, and no connection is told.", _redis_frozen),
+    Fault(
+        "redis-read-only",
+        "Redis becomes a replica that refuses writes, and a master again.",
+        _redis_read_only,
+        needs_own_servers=True,
+    ),
+    Fault(
+        "redis-full",
+        "Redis has no memory left and refuses whatever would need some.",
+        _redis_full,
+        needs_own_servers=True,
+    ),
+    Fault("redis-scripts-lost", "Redis forgets its scripts.", _redis_scripts_lost, needs_own_servers=True),
+    Fault(
+        "redis-flushed",
+        "Redis loses everything that it has: queue, leases, results.",
+        _redis_flushed,
+        needs_own_servers=True,
+        loses_queue=True,
+    ),
+)

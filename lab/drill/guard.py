@@ -1,0 +1,74 @@
+"""What the drill asks before it breaks servers that are not its own: whether anybody would miss what is on them."""
+
+import sys
+from typing import Any
+
+import asyncpg
+from redis.exceptions import RedisError
+
+from tidepool.cli.terminal import CommandError
+from tidepool.embedded import Urls
+from tidepool.pool import address
+from tidepool.queue.connection import open_redis
+from tidepool.queue.leases import release_owners
+from tidepool.storage import queries
+from tidepool.urls import without_password
+
+_SQL = queries.load("guard", "lab.drill")
+
+
+async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
+    """Refuse servers that somebody uses, ask (unless *agreed*), and remove what an earlier drill has left.
+
+    Raises `CommandError`.
+    """
+    redis: Any = open_redis(urls.redis, queue_name=queue)
+    connection: Any = None
+    try:
+        connection = await asyncpg.connect(**address.arguments(urls.database))
+        is_new = await _examine(connection)
+        if jobs := await redis.zcard(queue):
+            raise CommandError(f"the queue {queue} has {jobs} jobs: the drill takes an empty one")
+        if not agreed:
+            _ask(urls)
+        if not is_new:
+            await connection.execute(_SQL["empty"])
+        await release_owners(redis, queue, "")
+        async for key in redis.scan_iter("arq:result:drill-*", count=1000):
+            await redis.delete(key)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
+        raise CommandError(f"the servers cannot be examined: {type(error).__name__}: {error}") from None
+    finally:
+        if connection is not None:
+            await connection.close()
+        await redis.aclose(close_connection_pool=True)
+
+
+async def _examine(connection: Any) -> bool:
+    """Return whether the database has none of the service's tables. Raises `CommandError` where others have rows."""
+    if workers := await connection.fetchval(_SQL["workers"]):
+        raise CommandError(f"workers have {workers} connections to this database: the drill takes one that is at rest")
+    taken = [
+        table
+        for (table,) in await connection.fetch(_SQL["tables"])
+        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608  (quoted by PostgreSQL)
+    ]
+    is_new: bool = await connection.fetchval(_SQL["is_new"])
+    if not is_new:
+        taken += [table for (table,) in await connection.fetch(_SQL["strangers"])]
+    if taken:
+        raise CommandError(f"the database has rows that are not the drill's, in {', '.join(taken)}: name an empty one")
+    return is_new
+
+
+def _ask(urls: Urls) -> None:
+    """Let the person at the terminal agree. Raises `CommandError` where nobody does."""
+    if not sys.stdin.isatty():
+        raise CommandError("nobody is here to be asked: --yes agrees that these servers are broken on purpose")
+    print(  # noqa: T201  (a question to whoever sits there)
+        f"The drill will lock tables of, and end sessions at, {without_password(urls.database)}\n"
+        f"and put its jobs into {without_password(urls.redis)}; what an earlier drill has left there is removed.",
+        file=sys.stderr,
+    )
+    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CommandError("nothing was done")

@@ -1,0 +1,133 @@
+"""`python -m worker load-test`: what concurrent users get of the service, as jobs or over HTTP."""
+
+import argparse
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+from lab.bench.drain import require_running
+from lab.bench.servers import own_site
+from lab.tuning import numbers
+from lab.tuning.requests import Front, Jobs
+from lab.tuning.users import Send, Tally, run_users
+from lab.tuning.workers import running_workers
+from settings import Settings
+from tidepool.cli import terminal
+from tidepool.embedded import Urls
+
+EXAMPLES = """  python -m worker load-test --users 20 --requests 50
+  python -m worker load-test --users 50 --requests 20 --workers 2
+  python -m worker load-test --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
+  python -m worker load-test --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--users", type=terminal.positive, default=20, metavar="U", help="at a time (default 20)")
+    parser.add_argument("--requests", type=terminal.positive, default=50, metavar="R", help="of each user (default 50)")
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        metavar="N",
+        help="requests a second of all users (default: as soon as each has its answer)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers",
+        type=terminal.processes,
+        default=1,
+        metavar="W",
+        help="processes, on servers of their own (default 1)",
+    )
+    where.add_argument("--url", type=_url, metavar="URL", help="create users at a front that runs, in its data")
+
+
+async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
+    """Let concurrent users send requests and wait for the outcomes; status 1 where one failed."""
+    tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))
+    document = {"users": arguments.users, "rate": arguments.rate, "url": arguments.url, **tally.figures()}
+    if arguments.json:
+        terminal.print_json(document)
+    else:
+        _print(document)
+    return 1 if document["failed"] else 0
+
+
+async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
+    connections = arguments.workers * (settings.pool_max_size + 1)
+    async with (
+        own_site(settings, connections=connections) as site,
+        running_workers(site, arguments.workers) as workers,
+        Jobs(site.redis).looking() as send,
+    ):
+        terminal.note("waiting for the workers")
+        return await _while_running(workers, _measured_once_they_work(arguments, send))
+
+
+async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) -> Tally:
+    """Send one request, and measure when it has its outcome. Raises `CommandError` if it fails."""
+    if fault := await send(0, -1):
+        raise terminal.CommandError(f"the workers do no jobs: {fault}")
+    return await _measured(arguments, send)
+
+
+async def _while_running(workers: list[asyncio.subprocess.Process], load: Coroutine[Any, Any, Tally]) -> Tally:
+    """Return what came of the *load*. Raises `CommandError` as soon as a worker ends: its jobs would end by none."""
+    sending = asyncio.ensure_future(load)
+    ends = [asyncio.create_task(worker.wait()) for worker in workers]
+    try:
+        await asyncio.wait((sending, *ends), return_when=asyncio.FIRST_COMPLETED)
+        require_running(workers)
+        return await sending
+    finally:
+        for task in (sending, *ends):
+            task.cancel()
+        await asyncio.gather(sending, *ends, return_exceptions=True)
+
+
+async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally:
+    token = settings.front_token.get_secret_value() if settings.front_token else None
+    front = Front(arguments.url, users=arguments.users, token=token)
+    try:
+        await asyncio.to_thread(front.connect)
+        return await _measured(arguments, front.send)
+    except OSError as error:
+        raise terminal.CommandError(f"no front at {arguments.url}: {error.strerror or error}") from None
+    finally:
+        front.close()
+
+
+async def _measured(arguments: argparse.Namespace, send: Send) -> Tally:
+    terminal.note(f"{arguments.users} users, {arguments.requests} requests each")
+    return await run_users(send, users=arguments.users, requests=arguments.requests, rate=arguments.rate)
+
+
+def _print(document: dict[str, Any]) -> None:
+    table = terminal.figures_table(
+        ("users", "requests", "success", "requests/s", "mean", "median", "min", "max", "p95", "p99"), words=()
+    )
+    times = [f"{document['latency_ms'].get(name, 0):,.1f}" for name in ("mean", "median", "min", "max", "p95", "p99")]
+    counts = [str(document["users"]), f"{document['requests']:,}", f"{document['success_rate']:.1%}"]
+    table.add_row(*counts, f"{document['per_second']:,.0f}", *times)
+    console = terminal.console()
+    console.print(table)
+    since = f"when they were due, at {document['rate']:g} a second" if document["rate"] else "when they were sent"
+    console.print(f"latencies in ms, counted from {since}, to the outcome")
+    for fault, count in document["faults"].items():
+        console.print(f"failed: {count:,} x {fault}")
+
+
+def _rate(text: str) -> float:
+    return numbers.within(text, 0.01, 1_000_000)
+
+
+def _url(text: str) -> str:
+    try:
+        _ = urlsplit(text).port  # raises where it is no port
+        if re.fullmatch(r"https?://[^/\s@]+(/[^\s?#]*)?", text):
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError("is no address such as http://localhost:8000, without user and password")

@@ -1,0 +1,107 @@
+"""`python -m worker pool-test`: what callers get when more and more of them want a connection of one pool."""
+
+import argparse
+from typing import Any
+
+from lab.bench.servers import Site, own_site
+from lab.tuning import numbers
+from lab.tuning.holders import Use, figures, hold
+from settings import Settings
+from tidepool.cli import terminal
+from tidepool.embedded import Urls
+from tidepool.pool.pool import Pool, PoolConfig
+
+EXAMPLES = """  python -m worker pool-test --max-concurrent 100
+  python -m worker pool-test --max-concurrent 150 --pool-size 120    more than a hundred real connections
+  python -m worker pool-test --acquire-timeout 2 --json"""
+_FIRST = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--max-concurrent", type=terminal.positive, default=100, metavar="N", help="at the end (default 100)"
+    )
+    parser.add_argument("--pool-size", type=terminal.positive, metavar="C", help="default POOL_MAX_SIZE")
+    parser.add_argument(
+        "--hold-ms", type=numbers.hold_ms, default=20.0, metavar="MS", help="for which each holds one (default 20)"
+    )
+    parser.add_argument("--seconds", type=numbers.seconds, default=1.5, metavar="S", help="of a step (default 1.5)")
+    parser.add_argument(
+        "--acquire-timeout", type=numbers.seconds, default=0.3, metavar="S", help="of the pool (default 0.3)"
+    )
+
+
+def steps(most: int) -> list[int]:
+    """Return how many hold at a time, step by step: 5, 10, 20, … and *most*."""
+    ramp = [_FIRST]
+    while ramp[-1] * 2 < most:
+        ramp.append(ramp[-1] * 2)
+    return [step for step in ramp if step < most] + [most]
+
+
+async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
+    """Let more and more callers hold connections of one pool at a time; status 1 where the database failed one."""
+    size = arguments.pool_size or settings.pool_max_size
+    async with own_site(settings, connections=size) as site:
+        rows = await _ramp(arguments, site, size)
+    if arguments.json:
+        terminal.print_json({"pool_size": size, "hold_ms": arguments.hold_ms, "steps": rows})
+    else:
+        _print(rows, size, arguments)
+    return 1 if any(row["failed"] for row in rows) else 0
+
+
+async def _ramp(arguments: argparse.Namespace, site: Site, size: int) -> list[dict[str, Any]]:
+    config = PoolConfig(
+        url=site.urls.database,
+        application_name="tidepool-lab:pool-test",
+        min_size=0,
+        max_size=size,
+        acquire_timeout_s=arguments.acquire_timeout,
+    )
+    pool = await Pool.open(config)
+    try:
+        rows: list[dict[str, Any]] = []
+        for concurrent in steps(arguments.max_concurrent):
+            terminal.note(f"{concurrent} callers, a pool of {size}")
+            rows.append(await _step(pool, concurrent, arguments))
+        return rows
+    finally:
+        await pool.close()
+
+
+async def _step(pool: Pool, concurrent: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    pool.stats.figures()  # the peaks begin anew
+    waited = pool.stats.acquire_waited
+    held = await hold([pool], holders=concurrent, use=Use(arguments.hold_ms), seconds=arguments.seconds)
+    after = pool.stats.figures()
+    asked = held.succeeded + held.timed_out + held.failed
+    return {
+        "concurrent": concurrent,
+        **figures(held),
+        "waited": after["acquire_waited"] - waited,
+        "success_rate": round(held.succeeded / asked, 4),
+        "connections": pool.size,
+        "in_use_max": after["in_use_max"],
+        "waiting_max": after["waiting_max"],
+    }
+
+
+def _print(rows: list[dict[str, Any]], size: int, arguments: argparse.Namespace) -> None:
+    table = terminal.figures_table(
+        ("callers", "succeeded", "waited", "timed out", "success", "uses/s", "wait p50", "p95", "max", "open", "queue"),
+        words=(),
+    )
+    for row in rows:
+        waits = [f"{row['wait_ms'].get(name, 0):,.1f}" for name in ("p50", "p95", "max")]
+        counts = [f"{row[name]:,}" for name in ("concurrent", "succeeded", "waited", "timed_out")]
+        rates = [f"{row['success_rate']:.1%}", f"{row['per_second']:,.0f}"]
+        table.add_row(*counts, *rates, *waits, str(row["connections"]), str(row["waiting_max"]))
+    console = terminal.console()
+    console.print(table)
+    most = size / arguments.hold_ms * 1000
+    console.print(
+        f"a pool of {size}, each use {arguments.hold_ms:g} ms: at most {most:,.0f} uses/s; waits in ms; "
+        f"nobody waits longer than {arguments.acquire_timeout:g} s"
+    )

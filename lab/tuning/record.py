@@ -1,0 +1,82 @@
+"""The directory of one run: its plan, each arm as soon as it is measured, and in the end the report."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lab.tuning.arm import Arm
+from lab.tuning.trials import Plan
+from tidepool.cli.terminal import CommandError
+
+_PLAN, _ARMS, _REPORT, _TABLE = "plan.json", "arms.jsonl", "report.json", "arms.csv"
+
+
+class Record:
+    """Keeps a run in *directory*: `plan.json`, `arms.jsonl`, and when told to `report.json` and `arms.csv`."""
+
+    def __init__(self, directory: Path, plan: Plan, arms: Sequence[Arm] = ()) -> None:
+        self.directory = directory
+        self.plan = plan
+        self.arms = list(arms)
+
+    @classmethod
+    def begin(cls, directory: Path, plan: Plan) -> "Record":
+        """Begin a run. Raises `CommandError` where the directory has one already, or cannot be made."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with (directory / _PLAN).open("x", encoding="utf-8") as file:
+                json.dump(asdict(plan), file, indent=2)
+        except FileExistsError:
+            raise CommandError(f"{directory} has a run already: go on with it by --resume, or name another") from None
+        except OSError as error:
+            raise CommandError(f"{directory}: {error.strerror}") from None
+        return cls(directory, plan)
+
+    @classmethod
+    def resume(cls, directory: Path) -> "Record":
+        """Go on with a run. An arm that was being written when it was cut off is measured again."""
+        try:
+            plan = Plan.read(json.loads((directory / _PLAN).read_text("utf-8")))
+            arms = [Arm.read(json.loads(line)) for line in _whole_lines(directory / _ARMS)]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise CommandError(f"{directory} has no run to go on with, or one of another version") from None
+        return cls(directory, plan, arms)
+
+    def add(self, arm: Arm) -> None:
+        """Keep an arm: it is on the disk when this returns."""
+        with (self.directory / _ARMS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(arm)) + "\n")
+        self.arms.append(arm)
+
+    def finish(self, document: dict[str, Any]) -> None:
+        """Write the report, and the arms as a table; what an earlier part of the run has written is replaced."""
+        (self.directory / _REPORT).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        rows = [_flat(asdict(arm)) for arm in self.arms]
+        with (self.directory / _TABLE).open("w", encoding="utf-8", newline="") as file:
+            columns = {name: None for row in rows for name in row}  # an arm in which no job ended lacks some
+            table = csv.DictWriter(file, list(columns), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines that end, after taking away one that does not."""
+    if not path.exists():
+        return []
+    text = path.read_text("utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, "utf-8")
+    return whole.splitlines()
+
+
+def _flat(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document whose inner names follow the outer ones: `wait_ms.p50`."""
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        inner: dict[str, Any] | None = value if isinstance(value, dict) else None
+        flat |= {f"{name}.{key}": figure for key, figure in inner.items()} if inner is not None else {name: value}
+    return flat

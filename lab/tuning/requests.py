@@ -1,0 +1,144 @@
+"""Ways to send one request and learn its outcome: as a job through Redis, or over HTTP to the front."""
+
+import asyncio
+import json
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from arq.connections import ArqRedis
+
+from lab.bench.servers import QUEUE
+from lab.tuning.users import Send
+from tidepool.ledger.delivery import now_ms
+from tidepool.queue import wire
+
+_LOOK_S = 0.002
+_PREFER_S = 5
+_TIMEOUT_S = 30.0
+_MOST_IDLE_S = 3.0
+"""Longer than this no connection is used again: the front closes one that is idle for 5 s (uvicorn's keep-alive)."""
+_OUTCOME = (200, 201)
+
+
+class Jobs:
+    """Enqueues jobs and waits for their results, which one question to Redis each 2 ms asks for, for all of them."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self._redis = redis
+        self._mark = secrets.token_hex(4)
+        self._waiting: dict[str, asyncio.Future[bytes]] = {}
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncGenerator[Send]:
+        """Look for outcomes for the length of the block, which is given what sends a request."""
+        looking = asyncio.create_task(self._look(), name="outcomes")
+        try:
+            yield self._send
+        finally:
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking
+
+    async def _send(self, _user: int, number: int) -> str:
+        job_id = f"load-{self._mark}-{number}"
+        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[job_id] = outcome
+        at_ms = now_ms()
+        envelope = {"f": "create_user", "a": (), "k": fields(self._mark, number), "t": None, "et": at_ms}
+        async with self._redis.pipeline() as pipe:
+            pipe.set(f"arq:job:{job_id}", wire.serialize(envelope))
+            pipe.zadd(QUEUE, {job_id: at_ms})
+            await pipe.execute()
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return _fault(await outcome)
+        except TimeoutError:
+            return f"no outcome within {_TIMEOUT_S:.0f} s"
+        finally:
+            del self._waiting[job_id]
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            job_ids = list(self._waiting)
+            results = await self._redis.mget([f"arq:result:{job_id}" for job_id in job_ids]) if job_ids else []
+            for job_id, result in zip(job_ids, results, strict=True):
+                if result is not None and not self._waiting[job_id].done():
+                    self._waiting[job_id].set_result(result)
+
+
+class Front:
+    """Posts users to the HTTP front at *url*, each user over a connection and in a thread of its own."""
+
+    def __init__(self, url: str, *, users: int, token: str | None) -> None:
+        self._at = urlsplit(url)
+        self._mark = secrets.token_hex(4)
+        self._threads = ThreadPoolExecutor(users, thread_name_prefix="user")
+        self._connections: dict[int, HTTPConnection] = {}
+        self._used_s: dict[int, float] = {}
+        self._headers = {"Content-Type": "application/json", "Prefer": f"wait={_PREFER_S}"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def connect(self) -> None:
+        """Connect the first user. Raises `OSError` where nobody listens."""
+        self._connect(0).connect()
+
+    async def send(self, user: int, number: int) -> str:
+        """Post one, and wait for its outcome."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._post, user, number)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._threads.shutdown()
+        for connection in self._connections.values():
+            connection.close()
+
+    def _post(self, user: int, number: int) -> str:
+        connection = self._connection(user)
+        try:
+            body = json.dumps(fields(self._mark, number))
+            connection.request("POST", f"{self._at.path.rstrip('/')}/users/", body, self._headers)
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, HTTPException) as error:
+            connection.close()
+            del self._connections[user]
+            return f"{type(error).__name__}"
+        self._used_s[user] = time.monotonic()
+        if answer.status in _OUTCOME:
+            return ""
+        return f"HTTP {answer.status}" + (f": no outcome within {_PREFER_S} s" if answer.status == 202 else "")  # noqa: PLR2004
+
+    def _connection(self, user: int) -> HTTPConnection:
+        """Return the user's own, made anew where the front may have closed it meanwhile."""
+        connection = self._connections.get(user) or self._connect(user)
+        if time.monotonic() - self._used_s.get(user, math.inf) > _MOST_IDLE_S:
+            connection.close()  # the next request opens it
+        return connection
+
+    def _connect(self, user: int) -> HTTPConnection:
+        kind = HTTPSConnection if self._at.scheme == "https" else HTTPConnection
+        self._connections[user] = kind(self._at.hostname or "localhost", self._at.port, timeout=_TIMEOUT_S)
+        return self._connections[user]
+
+
+def fields(mark: str, number: int) -> dict[str, str]:
+    """Return the fields of a user whom nobody else creates."""
+    name = f"load.{mark}.{number}"
+    return {"username": name, "email": f"{name}@example.org", "full_name": "Grace Laboratory"}
+
+
+def _fault(result: bytes) -> str:
+    """Return what went wrong with a job, out of its result as `tidepool.queue.wire` describes it."""
+    outcome: Any = wire.deserialize(result).get("r")
+    if isinstance(outcome, dict) and outcome.get("status") == "applied":
+        return ""
+    return str(outcome.get("reason", "rejected")) if isinstance(outcome, dict) else "failed"

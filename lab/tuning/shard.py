@@ -1,0 +1,74 @@
+"""One process of a layout: `python -m lab.tuning.shard`, started by `lab.tuning.layouts` and by nobody else.
+
+It reads one line of JSON from standard input (the fields of `Order`), opens its pools, says `ready`, waits for another
+line, and lets the holders hold. Its last line is what came of it, as JSON.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from lab.bench.processes import peak_mb
+from lab.tuning.holders import Use, hold
+from tidepool.pool.pool import Pool, PoolConfig
+
+_ACQUIRE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a process is to do: so many pools of a size each, and holders that share them evenly."""
+
+    url: str
+    pools: int
+    size: int
+    holders: int
+    hold_ms: float
+    think_ms: float
+    seconds: float
+    seed: int
+
+
+async def run(order: Order) -> dict[str, Any]:
+    """Do it; returns counts, every wait, and the CPU and memory of this process."""
+    config = PoolConfig(
+        url=order.url,
+        application_name="tidepool-lab:layouts",
+        min_size=order.size,
+        max_size=order.size,
+        acquire_timeout_s=_ACQUIRE_TIMEOUT_S,
+    )
+    pools = [await Pool.open(config) for _ in range(order.pools)]
+    print("ready", flush=True)  # noqa: T201  (to the process that waits for it)
+    await asyncio.to_thread(sys.stdin.readline)
+    use = Use(order.hold_ms, order.think_ms, by_chance=True)
+    cpu_s = time.process_time()
+    held = await hold(pools, holders=order.holders, use=use, seconds=order.seconds, seed=order.seed)
+    used_s = time.process_time() - cpu_s
+    for pool in pools:
+        await pool.close()
+    return {
+        "succeeded": held.succeeded,
+        "timed_out": held.timed_out,
+        "failed": held.failed,
+        "waits_ms": [round(ms, 3) for ms in held.waits_ms],
+        "seconds": held.seconds,
+        "cpu": used_s / held.seconds,
+        "memory_mb": peak_mb(os.getpid()),
+    }
+
+
+def main() -> None:
+    """Read the order, and print what came of it."""
+    order = Order(**json.loads(sys.stdin.readline()))
+    print(json.dumps(uvloop.run(run(order))))  # noqa: T201  (the same)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""One run of `tune`: measure what its plan has left, and make the report of what there is."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from lab.bench.servers import Site, session
+from lab.tuning.arm import Arm, measure
+from lab.tuning.knee import Knee, knee_of
+from lab.tuning.record import Record
+from lab.tuning.trials import DEFAULTS, Plan, trials
+from tidepool.advice.study import read_studies
+from tidepool.advice.verdict import examine
+from tidepool.pool.pool import PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage import queries
+
+_SQL = queries.load("lab", "lab.tuning")
+_DRIFTED = 0.2
+"""Controls that differ by more than this share of their median: the machine was not the same throughout."""
+
+
+async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -> bool:
+    """Measure the arms that are missing, each kept at once; returns whether that was all, or was interrupted."""
+    done = {arm.number for arm in record.arms}
+    every = trials(record.plan)
+    left = [trial for trial in every if trial.number not in done]
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in one"
+    begun_s = time.monotonic()
+    try:
+        for count, trial in enumerate(left):
+            began = datetime.now(UTC)
+            arm = await measure(site, record.plan, trial)
+            record.add(arm)
+            if trial.kind == "defaults":
+                await forget(site.urls.database, began)
+            left_s = (time.monotonic() - begun_s) / (count + 1) * (len(left) - count - 1)
+            told(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
+    except asyncio.CancelledError:
+        task.uncancel()
+        return False
+    return True
+
+
+async def forget(database_url: str, since: datetime) -> None:
+    """Delete the snapshots of workers started since then: no advice is made of those that are set up otherwise.
+
+    Workers with the defaults have a size that others may have too, and would be judged with them.
+    """
+    async with session(database_url) as connection:
+        await connection.execute(_SQL["forget"], since)
+
+
+async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
+    """Return what the service's own judge says of each size, by all snapshots since then."""
+    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
+    try:
+        async with side.use() as connection:
+            studies = await read_studies(connection, since=since, until=datetime.now(UTC))
+    finally:
+        await side.close()
+    said: dict[int, dict[str, Any]] = {}
+    for study in studies:
+        judged = examine(study)
+        said[study.window.limit] = {
+            "verdict": judged.name,
+            "words": judged.finding.words,
+            "advised": judged.advice.size if judged.advice else None,
+        }
+    return said
+
+
+def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return the run as a document: the plan, a row for each size, the knee, and the settings to use."""
+    valid = [arm for arm in record.arms if not arm.invalid]
+    measured = [arm for arm in valid if arm.kind == "value"]
+    knee = knee_of(_rates(measured))
+    return {
+        "plan": asdict(record.plan),
+        "arms": len(record.arms),
+        "of": len(trials(record.plan)),
+        "invalid": dict(Counter(arm.invalid for arm in record.arms if arm.invalid)),
+        "drift": _drift([arm.jobs_per_second for arm in valid if arm.kind == "control"]),
+        "others": _median([used for arm in valid if (used := arm.cpu.get("others")) is not None]),
+        "rows": [_row(value, measured, knee, judged.get(value)) for value in record.plan.values],
+        "knee": asdict(knee) if knee else None,
+        "defaults": _against_defaults(knee, valid),
+        "advisor": _agreement(knee, judged),
+        "settings": _settings(record, knee),
+    }
+
+
+def _rates(arms: Sequence[Arm]) -> dict[int, dict[int, float]]:
+    rates: dict[int, dict[int, float]] = {}
+    for arm in arms:
+        rates.setdefault(arm.value, {})[arm.round] = arm.jobs_per_second
+    return rates
+
+
+def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the medians of a value's arms."""
+    arms = [arm for arm in measured if arm.value == value]
+    rates = [arm.jobs_per_second for arm in arms]
+    return {
+        "value": value,
+        "arms": len(arms),
+        "jobs_per_second": round(knee.rates[value]) if knee and value in knee.rates else None,
+        "of_best": round(knee.rates[value] / knee.best, 3) if knee and value in knee.rates else None,
+        "lowest": min(rates, default=None),
+        "highest": max(rates, default=None),
+        **{part: _medians([getattr(arm, part) for arm in arms]) for part in _PARTS},
+        "bound": Counter(arm.bound for arm in arms).most_common(1)[0][0] if arms else "",
+        "judged": judged,
+    }
+
+
+_PARTS = ("wait_ms", "latency_ms", "cpu", "memory_mb", "connections")
+
+
+def _medians(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    names = parts[0] if parts else {}
+    return {name: _median([value for part in parts if (value := part.get(name)) is not None]) for name in names}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(statistics.median(values), 3) if values else None
+
+
+def _drift(controls: Sequence[float]) -> dict[str, Any]:
+    """Return how far the same size, measured around every round, came apart."""
+    share = (max(controls) - min(controls)) / statistics.median(controls) if controls else 0.0
+    return {"controls": list(controls), "spread": round(share, 3), "steady": share <= _DRIFTED}
+
+
+def _against_defaults(knee: Knee | None, valid: Sequence[Arm]) -> dict[str, Any] | None:
+    """Return the rate with the defaults of asyncpg and arq, and how often the knee's has it: the rounds' median."""
+    rates = _rates([arm for arm in valid if arm.kind == "defaults"]).get(0, {})
+    best = _rates([arm for arm in valid if arm.kind == "value" and knee and arm.value == knee.size])
+    at_knee = best.get(knee.size, {}) if knee else {}
+    factors = [at_knee[number] / rate for number, rate in rates.items() if rate and number in at_knee]
+    if not factors:
+        return None
+    return {
+        "settings": DEFAULTS,
+        "jobs_per_second": round(statistics.median(rates.values())),
+        "factor": round(statistics.median(factors), 1),
+    }
+
+
+def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return whether the advisor, asked at the knee, would leave it; `agrees` is None where it gives no advice."""
+    said = judged.get(knee.size) if knee else None
+    if knee is None or said is None:
+        return None
+    advised = said["advised"]
+    near = [knee.size, *knee.plateau]
+    return {**said, "agrees": None if advised is None else min(near) <= advised <= max(near)}
+
+
+def _settings(record: Record, knee: Knee | None) -> dict[str, int]:
+    """Return what to set; nothing before all is measured, or where the noise hides what differs."""
+    if knee is None or not knee.clear or len(record.arms) < len(trials(record.plan)):
+        return {}
+    return {record.plan.setting: knee.size}
+
+
+def _said(plan: Plan, arm: Arm) -> str:
+    what = "asyncpg's and arq's defaults" if arm.kind == "defaults" else f"{plan.setting}={arm.value}"
+    fault = f" (does not count: {arm.invalid})" if arm.invalid else ""
+    return f"{what}: {arm.jobs_per_second:,.0f} jobs/s{fault}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004  (a minute and a half)

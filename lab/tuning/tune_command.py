@@ -1,0 +1,127 @@
+"""`python -m worker tune`: find the pool size, or another setting, for this workload by measuring; keep the proof."""
+
+import argparse
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lab.bench.servers import own_site
+from lab.tuning import findings, mix, numbers, plot, tune
+from lab.tuning.record import Record
+from lab.tuning.trials import LADDERS, WORKERS, Plan, trials, usual_of
+from settings import Settings, SettingsError, child_environment, load
+from tidepool.cli import terminal
+from tidepool.embedded import Urls
+
+EXAMPLES = """  python -m worker tune                                12 sizes, 5 times each, in ten minutes
+  python -m worker tune --jobs-as transactions         a transaction for each job, without batches
+  python -m worker tune --values 2,4,6,8,10 --repeats 3
+  python -m worker tune --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
+  python -m worker tune --resume .data/tune-20260101-120000
+  python -m worker tune --json | jq .settings"""
+_INTERRUPTED = 130
+_IN_FLIGHT = {"batches": 2000, "transactions": 200}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--vary",
+        choices=tuple(LADDERS),
+        default="POOL_MAX_SIZE",
+        metavar="NAME",
+        help=f"what is varied: {', '.join(LADDERS)} (default POOL_MAX_SIZE); the others stay as they are set",
+    )
+    parser.add_argument(
+        "--values", type=_values, metavar="A,B", help="of it (default: a ladder; of pool sizes, 12 from 1 to 64)"
+    )
+    parser.add_argument("--repeats", type=terminal.positive, default=5, metavar="N", help="arms of a value (default 5)")
+    parser.add_argument(
+        "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="measured of each arm (default 4)"
+    )
+    parser.add_argument(
+        "--jobs-as",
+        choices=tuple(_IN_FLIGHT),
+        default="batches",
+        help="batches as the settings have them (default), or transactions of a job each",
+    )
+    parser.add_argument("--workers", type=terminal.processes, default=1, metavar="W", help="processes (default 1)")
+    parser.add_argument(
+        "--in-flight",
+        type=terminal.positive,
+        metavar="N",
+        help="jobs queued or running at any time (default 2,000; 200 as transactions)",
+    )
+    parser.add_argument(
+        "--think-ms",
+        type=numbers.milliseconds,
+        default=0.0,
+        metavar="MS",
+        help="from a job's end to the next (default 0)",
+    )
+    parser.add_argument(
+        "--mix",
+        type=mix.shares,
+        default=mix.USERS,
+        metavar="A=N,B=M",
+        help="shares of the jobs (default create_user=1)",
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="of the order (default: a new one, which is told)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="DIR", help="for the results (default: a new one in DATA_DIR)")
+    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, as it was planned")
+
+
+async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
+    """Measure a ladder of pool sizes, or of another setting, under a closed load, and name the smallest good one."""
+    record = Record.resume(arguments.resume) if arguments.resume else _begin(arguments, settings)
+    plan = record.plan
+    terminal.note(f"{record.directory}: {len(trials(plan)) - len(record.arms)} arms to measure, seed {plan.seed}")
+    since = datetime.now(UTC)
+    async with own_site(settings, connections=plan.connections) as site:
+        complete = await tune.measure_all(site, record, terminal.note)
+        judged = await tune.advice(site, since) if plan.setting == "POOL_MAX_SIZE" else {}
+        document = tune.report(record, judged)
+    document["plot"] = plot.values(record, document)
+    record.finish(document)
+    if arguments.json:
+        terminal.print_json({**document, "directory": str(record.directory)})
+    else:
+        findings.show(record, document)
+    return 0 if complete else _INTERRUPTED
+
+
+def _begin(arguments: argparse.Namespace, settings: Settings) -> Record:
+    asked = {"BATCH_LIMIT": "1"} if arguments.jobs_as == "transactions" else {}
+    plan = Plan(
+        setting=arguments.vary,
+        values=arguments.values or LADDERS[arguments.vary],
+        repeats=arguments.repeats,
+        seconds=arguments.seconds,
+        in_flight=arguments.in_flight or _IN_FLIGHT[arguments.jobs_as],
+        think_ms=arguments.think_ms,
+        mix=arguments.mix,
+        usual=usual_of(settings, arguments.workers, **asked),
+        seed=arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000),
+    )
+    _check(plan)
+    usual = settings.data_dir / f"tune-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    return Record.begin(arguments.out or usual, plan)
+
+
+def _check(plan: Plan) -> None:
+    """Raise `CommandError` where a worker would not start with the settings of an arm, or none would."""
+    if plan.setting == WORKERS and min(plan.values) < 1:
+        raise terminal.CommandError(f"{WORKERS}: is {min(plan.values)}, less than 1")
+    for trial in trials(plan):
+        try:
+            load(child_environment(**plan.variables(trial)))
+        except SettingsError as error:
+            raise terminal.CommandError(str(error)) from None
+
+
+def _values(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 2,4,8") from None

@@ -1,0 +1,91 @@
+"""Concurrent users: each sends a request, waits for its outcome, and sends the next one."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lab.tuning.holders import percentiles
+
+Send = Callable[[int, int], Awaitable[str]]
+"""Given the user's and the request's number, returns what went wrong, empty where nothing did."""
+
+
+@dataclass
+class Tally:
+    """What came of all requests. Times are milliseconds, of those that succeeded."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter[str])
+    seconds: float = 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """Return them as a document."""
+        failed = self.faults.total()
+        asked = len(self.latencies_ms) + failed
+        return {
+            "requests": asked,
+            "succeeded": len(self.latencies_ms),
+            "failed": failed,
+            "faults": dict(self.faults),
+            "success_rate": round(len(self.latencies_ms) / asked, 4) if asked else 0.0,
+            "seconds": round(self.seconds, 3),
+            "per_second": round(len(self.latencies_ms) / self.seconds, 1) if self.seconds else 0.0,
+            "latency_ms": _summary(self.latencies_ms),
+        }
+
+
+async def run_users(send: Send, *, users: int, requests: int, rate: float | None = None) -> Tally:
+    """Let *users* send *requests* each, and return what came of it.
+
+    Without a *rate* each sends its next request when it has the outcome of the last. With one, request n of them all is
+    due n / rate seconds after the start, and its latency counts from then: a user who is late, because the service
+    kept it waiting, does not hide that wait (what Gil Tene calls coordinated omission).
+    """
+    tally, begun_s = Tally(), time.perf_counter()
+    schedule = iter(range(users * requests))
+    async with asyncio.TaskGroup() as group:
+        for user in range(users):
+            mine = iter(range(user * requests, (user + 1) * requests))
+            group.create_task(_user(send, user, schedule if rate else mine, tally, _due(begun_s, rate)))
+    tally.seconds = time.perf_counter() - begun_s
+    return tally
+
+
+def _due(begun_s: float, rate: float | None) -> Callable[[int], float | None]:
+    """Return a function that tells when a request is due; None: at once."""
+    return lambda number: None if rate is None else begun_s + number / rate
+
+
+async def _user(
+    send: Send, user: int, numbers: Iterator[int], tally: Tally, due: Callable[[int], float | None]
+) -> None:
+    """Send the requests that *numbers* yields, which users share where there is a schedule."""
+    for number in numbers:
+        since_s = due(number)
+        if since_s is None:
+            since_s = time.perf_counter()
+        else:
+            await asyncio.sleep(max(0.0, since_s - time.perf_counter()))
+        fault = await send(user, number)
+        if fault:
+            tally.faults[fault] += 1
+        else:
+            tally.latencies_ms.append((time.perf_counter() - since_s) * 1000)
+
+
+def _summary(latencies_ms: list[float]) -> dict[str, float]:
+    if not latencies_ms:
+        return {}
+    quantiles = percentiles(latencies_ms)
+    return {
+        "mean": round(statistics.fmean(latencies_ms), 2),
+        "median": quantiles["p50"],
+        "min": round(min(latencies_ms), 2),
+        "max": round(max(latencies_ms), 2),
+        "p95": quantiles["p95"],
+        "p99": quantiles["p99"],
+    }

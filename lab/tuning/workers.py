@@ -1,0 +1,26 @@
+"""Workers for the length of an experiment, started as the `arq` command starts them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from lab.bench.drain import Place, System, start
+from lab.bench.servers import Site, measured_environment
+
+_SYSTEM = System("tidepool", "worker.WorkerSettings")
+
+
+@asynccontextmanager
+async def running_workers(site: Site, count: int, **variables: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
+    """Run so many workers, with *variables* set beside; what they have at the end is of no use, so they are killed."""
+    place = Place(measured_environment(site.urls.database, site.urls.redis, LOG_LEVEL="WARNING", **variables))
+    workers: list[asyncio.subprocess.Process] = []
+    try:
+        for number in range(count):
+            workers.append(await start(_SYSTEM, place, number))  # noqa: PERF401  (each is killed, wherever this ends)
+        yield workers
+    finally:
+        for worker in workers:
+            if worker.returncode is None:
+                worker.kill()
+        await asyncio.gather(*(worker.wait() for worker in workers))

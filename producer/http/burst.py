@@ -1,0 +1,129 @@
+"""The load tests: a bounded burst of generated jobs, and bounded concurrent queries through the pool."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from producer import workload
+from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.pool.faults import DatabaseFault
+from tidepool.pool.pool import Pool
+from tidepool.queue.submission import Submission
+from tidepool.web.health import gauges
+from tidepool.web.problems import PROBLEM_SCHEMA, Problem
+from tidepool.web.services import Services, Using
+
+MOST_JOBS = 10_000
+MAX_ITERATIONS = 100
+
+router = APIRouter(tags=["load test"])
+
+
+class Burst(BaseModel):
+    """What to generate; see `producer.workload`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    jobs: Annotated[int, Field(ge=1, le=MOST_JOBS)]
+    mix: Annotated[dict[str, Annotated[int, Field(ge=0, le=999_999_999)]], Field(max_length=10)] = workload.DEFAULT_MIX
+    """Shares of the kinds of jobs."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Generates the same jobs again, which are duplicates then; left out: a new one."""
+
+
+class Enqueued(BaseModel):
+    """What was enqueued, and how fast."""
+
+    seed: int
+    enqueued: int
+    duplicates: int
+    seconds: float
+    jobs_per_second: float
+
+
+class Queried(BaseModel):
+    """What the queries did. *duration* is seconds; *failed* ones got no connection or no answer."""
+
+    iterations: int
+    successful: int
+    failed: int
+    duration: float
+    queries_per_second: float
+    pool_stats: dict[str, int]
+
+
+_UNDER_WAY: dict[int | str, dict[str, Any]] = {409: {"description": "A load test is under way", **PROBLEM_SCHEMA}}
+
+
+@router.get("/load-test", responses=_UNDER_WAY)
+async def query_load_test(
+    services: Using,
+    iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
+) -> Queried:
+    """Run *iterations* concurrent `SELECT 1` through this front's pool. One load test at a time."""
+    async with _alone(services):
+        began_s = time.perf_counter()
+        results = await asyncio.gather(*(_query(services.pool) for _ in range(iterations)))
+        seconds = time.perf_counter() - began_s
+    return Queried(
+        iterations=iterations,
+        successful=sum(results),
+        failed=iterations - sum(results),
+        duration=round(seconds, 6),
+        queries_per_second=round(sum(results) / seconds, 1),
+        pool_stats=gauges(services.pool),
+    )
+
+
+async def _query(pool: Pool) -> bool:
+    try:
+        await pool.check()
+    except DatabaseFault:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _alone(services: Services) -> AsyncGenerator[None]:
+    """Hold the lock of the load tests. Raises `Problem` if one is under way."""
+    if services.load_test.locked():
+        raise Problem(HTTPStatus.CONFLICT, "a load test is under way", code="under_way")
+    async with services.load_test:
+        yield
+
+
+@router.post("/load-test", responses=_UNDER_WAY)
+async def load_test(burst: Burst, services: Using) -> Enqueued:
+    """Enqueue a burst of generated jobs as fast as it goes; workers run them as any others. One at a time."""
+    async with _alone(services):
+        seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed
+        try:
+            jobs = workload.generate(burst.jobs, seed=seed, mix=burst.mix)
+        except ValueError as error:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"mix: {error}", code="invalid") from None
+        begun_s = time.perf_counter()
+        enqueued = await _enqueue(services.client, jobs)
+        seconds = time.perf_counter() - begun_s
+    return Enqueued(
+        seed=seed,
+        enqueued=enqueued,
+        duplicates=burst.jobs - enqueued,
+        seconds=round(seconds, 3),
+        jobs_per_second=round(enqueued / seconds, 1),
+    )
+
+
+async def _enqueue(client: JobClient, jobs: Iterator[Submission]) -> int:
+    enqueued = 0
+    while chunk := list(islice(jobs, MOST_AT_ONCE)):
+        enqueued += sum(await client.enqueue_many(chunk))
+        await asyncio.sleep(0)  # other requests have their turn
+    return enqueued

@@ -1,0 +1,141 @@
+"""What the service has stored: users, products and orders. Money is text: a JSON number would become a float."""
+
+from http import HTTPStatus
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
+
+from tidepool.storage.repositories import Repositories
+from tidepool.web.paths import GREATEST_ID, RowId
+from tidepool.web.problems import Problem
+from tidepool.web.services import Using
+from worker.tables.orders import Order
+from worker.tables.products import MAX_PAGE_BYTES, Product
+from worker.tables.users import User
+
+router = APIRouter(tags=["reading"])
+
+_MOST_SKIPPED = 10_000
+"""Rows that an offset may skip, each of which is read. `after` goes on from any row at no cost."""
+
+_Row = TypeVar("_Row", User, Product, Order)
+Limit = Annotated[int, Query(ge=1, le=500, description="Rows at the most.")]
+Before = Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")]
+Category = Annotated[str, Path(min_length=1, max_length=100, description="To the letter.")]
+After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
+
+
+class UserPage(BaseModel):
+    """Users in the order of their ids. *next* is the next page's `after`; none: this is the last one."""
+
+    users: list[User]
+    next: int | None
+
+
+class ProductPage(BaseModel):
+    """Products in the order of their ids. *next* is the next page's `after`; none: this is the last one."""
+
+    products: list[Product]
+    next: int | None
+
+
+class OrderPage(BaseModel):
+    """Orders, the newest first. *next* is the next page's `before`; none: this is the last one."""
+
+    orders: list[Order]
+    next: int | None
+
+
+@router.get("/users/")
+async def list_users(
+    services: Using,
+    limit: Limit = 100,
+    offset: Annotated[int, Query(ge=0, le=_MOST_SKIPPED, description="Users to skip.")] = 0,
+    after: After = 0,
+) -> UserPage:
+    """List users in the order of their ids."""
+    async with services.pool.acquire() as connection:
+        users = Repositories(connection).users
+        found = await users.list_page(after_id=after, offset=offset, limit=limit + 1)
+    return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@router.get("/users/{user_id}")
+async def read_user(services: Using, user_id: RowId) -> User:
+    """Return a user."""
+    async with services.pool.acquire() as connection:
+        return _known(await Repositories(connection).users.get_by_id(user_id), "user", user_id)
+
+
+@router.get("/users/{user_id}/orders")
+async def list_orders(
+    services: Using,
+    user_id: RowId,
+    limit: Limit = 100,
+    before: Before = GREATEST_ID,
+) -> OrderPage:
+    """List a user's orders, the newest first, with what their products are now."""
+    async with services.pool.acquire() as connection:
+        repositories = Repositories(connection)
+        found = await repositories.orders.of_user(user_id, before_id=before, limit=limit + 1)
+        if not found:
+            _known(await repositories.users.get_by_id(user_id), "user", user_id)
+    return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@router.get("/products/")
+async def list_products(
+    services: Using,
+    category: Annotated[str | None, Query(min_length=1, max_length=100, description="To the letter.")] = None,
+    limit: Limit = 100,
+    after: After = 0,
+) -> ProductPage:
+    """List products in the order of their ids, all or those of a category; an unknown category has none.
+
+    A page ends before its *limit* if its descriptions have a megabyte together.
+    """
+    async with services.pool.acquire() as connection:
+        products = Repositories(connection).products
+        found = await (
+            products.list_page(after_id=after, limit=limit + 1)
+            if category is None
+            else products.by_category(category, after_id=after, limit=limit + 1)
+        )
+    is_cut = sum(len(product.description.encode()) for product in found) >= MAX_PAGE_BYTES
+    shown = found[:limit]
+    return ProductPage(products=shown, next=shown[-1].id if is_cut or len(found) > limit else None)
+
+
+@router.get("/products/{product_id}")
+async def read_product(services: Using, product_id: RowId) -> Product:
+    """Return a product."""
+    async with services.pool.acquire() as connection:
+        return _known(await Repositories(connection).products.get_by_id(product_id), "product", product_id)
+
+
+@router.get("/products/category/{category:path}")
+async def list_category(services: Using, category: Category, limit: Limit = 100, after: After = 0) -> ProductPage:
+    """List the products of a category in the order of their ids, as `/products/?category=` does."""
+    return await list_products(services, category, limit, after)
+
+
+@router.get("/orders/")
+async def list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
+    """List all orders, the newest first, with what their products are now."""
+    async with services.pool.acquire() as connection:
+        found = await Repositories(connection).orders.newest(before_id=before, limit=limit + 1)
+    return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@router.get("/orders/{order_id}")
+async def read_order(services: Using, order_id: RowId) -> Order:
+    """Return an order with what its product is now."""
+    async with services.pool.acquire() as connection:
+        return _known(await Repositories(connection).orders.get_by_id(order_id), "order", order_id)
+
+
+def _known(row: _Row | None, kind: str, row_id: int) -> _Row:
+    if row is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"no {kind} has the id {row_id}", code=f"unknown_{kind}")
+    return row

@@ -1,0 +1,289 @@
+"""One HTTP connection: uvicorn's, with bounds on what a client may send and on the time that it may take.
+
+A message is watched from its first byte until it is complete. A request that arrives in one piece, as nearly all do,
+sets no timer and counts against no shared bound.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from tidepool.bounded_http import limits as bounds
+from tidepool.bounded_http.limits import Connections, Limits
+
+log = structlog.get_logger(__name__)
+
+_SLICE = 16_384
+"""Bytes that the parser gets at a time: a head is over its bound by no more than that before it is refused."""
+_SMALL = 1024
+_SMALL_READS, _PAUSE_S = 4, 0.05
+"""After so many small pieces of one message the next ones are read only so often, in seconds: a client that sends byte
+by byte costs little."""
+_LINGER_S, _LINGER_BYTES = 1.0, 1024 * 1024
+"""How long, and how much, is read after a refusal: closing at once could discard the answer on its way."""
+
+_MALFORMED = (HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
+_HEAD_TOO_LARGE = (
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    f"a head has max {bounds.HEAD_BYTES} bytes and {bounds.HEADERS} header lines",
+)
+_TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
+_TOO_LATE = (HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {bounds.ARRIVAL_S:.0f} s")
+_TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection. *limits* are the server's, *connections* all of its connections."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        *,
+        limits: Limits,
+        connections: Connections,
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._limits = limits
+        self._all = connections
+        self._in_body = False
+        self._fed = 0
+        """Bytes of the message that is on its way; 0: there is none."""
+        self._body = 0
+        """How many of them are its body."""
+        self._counted = 0
+        """How many of them are counted in `Connections.unfinished_bytes`."""
+        self._small_reads = 0
+        self._hosts = self._head = 0
+        """Host headers of the head, and bytes of its names and values."""
+        self._error = _MALFORMED
+        """What a parser that stops is answered with."""
+        self._refused = False
+        self._lingered = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._began_s = 0.0
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin: the first head has to arrive in time, too."""
+        super().connection_made(transport)
+        self._all.evictable[self] = None
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and free what the connection had of the shared bounds."""
+        super().connection_lost(exc)
+        self._all.evictable.pop(self, None)
+        self._all.count -= 1
+        self._message_ended()
+        self._clear_stuck()
+        self._unset_keepalive_if_required()
+
+    def evict(self) -> None:
+        """Close the connection at once, without an answer."""
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come, within the bounds."""
+        self._unset_keepalive_if_required()
+        if self._refused:
+            self._lingered += len(data)
+            if self._lingered > _LINGER_BYTES:
+                self.transport.abort()
+            return
+        for start in range(0, len(data), _SLICE):
+            self._feed(data[start : start + _SLICE])
+            if self._refused or self.transport.is_closing():
+                return
+        if self._fed:
+            self._watch(len(data))
+
+    def _feed(self, data: bytes) -> None:
+        self._fed += len(data)
+        try:
+            self.parser.feed_data(data)  # pyright: ignore[reportOptionalMemberAccess]  (None after the end only)
+        except httptools.HttpParserUpgrade:
+            self.cycle.keep_alive = False  # answered as if it were an ordinary request; what follows is not parsed
+            return
+        except httptools.HttpParserError:
+            self._refuse(*self._error)
+            return
+        if self._fed - self._body > bounds.HEAD_BYTES:
+            self._check_framing()
+
+    def _check_framing(self) -> None:
+        """Refuse a head that is too long, and a body with more around it than in it: chunk extensions, trailers."""
+        if not self._in_body:
+            self._refuse(*_HEAD_TOO_LARGE)
+        elif self._fed - self._body > 2 * bounds.HEAD_BYTES + 8 * self._body:
+            self._refuse(*_MALFORMED)
+
+    def _watch(self, size: int) -> None:
+        """Watch a message of which not all has come: in time, in bytes, and in the number of its pieces."""
+        if self._deadline is None:
+            self._set_deadline()
+        self._all.unfinished_bytes += self._fed - self._counted
+        self._counted = self._fed
+        if self._all.unfinished_bytes > bounds.UNFINISHED_BYTES and self._fed > _SMALL:
+            self._refuse(*_TOO_MUCH)
+        elif size < _SMALL:
+            self._small_reads += 1
+            if self._small_reads > _SMALL_READS:
+                self.transport.pause_reading()
+                self.loop.call_later(_PAUSE_S, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing() and not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    # What the parser says
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header of the head; trailers are ignored."""
+        if self._in_body:
+            return
+        self._head += len(name) + len(value) + 4
+        if len(self.headers) >= bounds.HEADERS or self._head > bounds.HEAD_BYTES:
+            self._stop(_HEAD_TOO_LARGE)
+        self._hosts += name.lower() == b"host"
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request; one with two Host headers is malformed (RFC 9112): readers differ in which counts."""
+        if self._head + len(self.url) > bounds.HEAD_BYTES:
+            self._stop(_HEAD_TOO_LARGE)
+        if self._hosts > 1:
+            self._stop(_MALFORMED)
+        if len(self.pipeline) >= bounds.PIPELINED:
+            self._stop(_TOO_MUCH)
+        super().on_headers_complete()
+        self._in_body = True
+        self._clear_deadline()  # the body gets one of its own
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body; close if nobody reads it and it does not end."""
+        self._body += len(body)
+        if self._body > self._limits.body_bytes and self.cycle.response_complete:
+            self._stop(_TOO_LARGE)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Stop watching: the request is there as a whole."""
+        self._message_ended()
+        self._all.evictable.pop(self, None)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self.cycle.response_complete:
+            self._all.evictable[self] = None
+        if self._fed:
+            self._unset_keepalive_if_required()  # a message is on its way, and has a deadline
+
+    def _stop(self, refusal: tuple[HTTPStatus, str]) -> None:
+        """Make the parser stop, and with it `_feed`. Raises `ValueError`, which the parser turns into its own error."""
+        self._error = refusal
+        raise ValueError(refusal[1])
+
+    # Time
+
+    def _message_ended(self) -> None:
+        self._all.unfinished_bytes -= self._counted
+        self._in_body = False
+        self._hosts = self._head = 0
+        self._fed = self._body = self._counted = self._small_reads = 0
+        self._clear_deadline()
+
+    def _set_deadline(self) -> None:
+        self._began_s = self.loop.time()
+        self._deadline = self.loop.call_later(bounds.ARRIVAL_S, self._at_deadline)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _at_deadline(self) -> None:
+        left_s = self._began_s + bounds.ARRIVAL_S + self._body / bounds.BODY_RATE - self.loop.time()
+        if self._in_body and left_s > 0:
+            self._deadline = self.loop.call_later(left_s, self._at_deadline)
+        elif self._fed:
+            self._refuse(*_TOO_LATE)
+        else:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read its answer some time to go on."""
+        super().pause_writing()
+        self._clear_stuck()
+        self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        super().resume_writing()
+        self._clear_stuck()
+
+    def _clear_stuck(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    # Refusals
+
+    def _refuse(self, status: HTTPStatus, words: str) -> None:
+        """Answer with a problem and close; if an earlier answer is under way, close after it without another one."""
+        self._refused = True
+        self._clear_deadline()
+        log.debug("http.refused", status=int(status), address=self.client[0] if self.client else None, detail=words)
+        cycle = self._unanswered()
+        if cycle is not None:
+            cycle.body.clear()
+        if cycle is not None and (cycle.response_started or not self._in_body):
+            self.pipeline.clear()  # an earlier request is being answered: the connection ends after it
+            cycle.keep_alive = False
+        elif self._limits.refusal_delay_s:
+            self.transport.pause_reading()
+            self.loop.call_later(self._limits.refusal_delay_s, self._answer_refusal, status, words)
+        else:
+            self._answer_refusal(status, words)
+
+    def _answer_refusal(self, status: HTTPStatus, words: str) -> None:
+        if self.transport.is_closing():
+            return
+        if (cycle := self._unanswered()) is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write(_problem(status, words))
+        self.transport.write_eof()
+        self._read_on()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _unanswered(self) -> RequestResponseCycle | None:
+        """Return the request whose answer is not complete; uvicorn has None until the first head is complete."""
+        return self.cycle if self.cycle and not self.cycle.response_complete else None
+
+
+def _problem(status: HTTPStatus, words: str) -> bytes:
+    """Return a whole answer that closes the connection, as problem details (RFC 9457)."""
+    members = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": words}
+    body = json.dumps(members).encode()
+    head = (
+        f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+BUSY = _problem(HTTPStatus.SERVICE_UNAVAILABLE, "all connections are in use")
+"""What a client gets for which there is no connection."""

@@ -1,0 +1,147 @@
+"""`python -m worker why` and `advise`: what limits the workers, and the size that their pools should have."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from settings import Settings
+from tidepool.advice.fleet_report import about, advice_of, judge, verdict_of
+from tidepool.advice.study import read_studies
+from tidepool.advice.verdict import Evidence, Study, Verdict
+from tidepool.cli import terminal
+from tidepool.cli.pool import NO_SNAPSHOTS
+from tidepool.embedded import Urls
+from tidepool.storage.repositories import Repositories
+
+WHY_EXAMPLES = """  python -m worker why
+  python -m worker why --since 1h
+  python -m worker why --json | jq '.groups[].verdict'"""
+ADVISE_EXAMPLES = """  python -m worker advise
+  python -m worker advise --json | jq '.groups[].advice.size'"""
+_MOST_EVENTS = 10
+_THOUSAND = 1000
+
+
+async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Say what limits the workers, with the figures and limits behind it."""
+    judged, events = await _judge(arguments, settings, urls)
+    if arguments.json:
+        groups = [{**about(study), **verdict_of(verdict)} for study, verdict in judged]
+        terminal.print_json({"groups": groups, "events": events})
+        return 0
+    shown: list[RenderableType] = [part for study, verdict in judged for part in _drawn_verdict(study, verdict)]
+    if events:
+        shown += [Text("\nEvents, the newest first (UTC)"), *(Text(_event(event)) for event in events)]
+    terminal.console().print(Group(*shown) if judged else Text(NO_SNAPSHOTS))
+    return 0
+
+
+async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Recommend a pool size, with what to expect of it; exit status 1 where the figures do not allow it."""
+    judged, _ = await _judge(arguments, settings, urls)
+    if arguments.json:
+        groups = [
+            {**about(study), "verdict": verdict.name, "words": verdict.finding.words, "advice": advice_of(verdict)}
+            for study, verdict in judged
+        ]
+        terminal.print_json({"groups": groups})
+    else:
+        shown = [part for study, verdict in judged for part in _drawn_advice(study, verdict)]
+        terminal.console().print(Group(*shown) if judged else Text(NO_SNAPSHOTS))
+    return 0 if any(verdict.advice for _, verdict in judged) else 1
+
+
+async def _judge(
+    arguments: argparse.Namespace, settings: Settings, urls: Urls
+) -> tuple[list[tuple[Study, Verdict]], list[dict[str, Any]]]:
+    """Return each group of processes with its verdict, and the events of the time."""
+    until = datetime.now(UTC)
+    since = until - arguments.since
+    pool = await terminal.open_pool(settings, urls, "why")
+    try:
+        async with pool.acquire() as connection:
+            studies = await read_studies(connection, since=since, until=until)
+            events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
+    finally:
+        await pool.close()
+    return await judge(studies), events
+
+
+def _drawn_title(study: Study, name: str, words: str) -> Text:
+    told = about(study)
+    processes = len(told["processes"])
+    return Text(
+        f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {told['pool_limit']}, "
+        f"{study.since:%H:%M:%S} to {study.until:%H:%M:%S} UTC"
+    )
+
+
+def _drawn_verdict(study: Study, verdict: Verdict) -> list[RenderableType]:
+    table = terminal.figures_table(("check", "figure", "value", "limit"), words=("check", "figure", "limit"))
+    for finding in verdict.findings:
+        check = f"{'>' if finding is verdict.finding else ' '} {finding.verdict}"
+        for n, one in enumerate(finding.evidence):
+            table.add_row("" if n else check, one.name, _value(one), _limit(one))
+    return [_drawn_title(study, verdict.name, verdict.finding.words), table]
+
+
+def _drawn_advice(study: Study, verdict: Verdict) -> list[RenderableType]:
+    advice = verdict.advice
+    if advice is None:
+        return [_drawn_title(study, "no advice", f"{verdict.name}, {verdict.finding.words}")]
+    words = f"keep {advice.limit}" if advice.size == advice.limit else f"{advice.size} instead of {advice.limit}"
+    step = f", by way of {advice.next_step}" if advice.next_step != advice.size else ""
+    load = advice.load
+    callers = f"{load.callers} callers hold" if load.callers else "uses hold"
+    table = terminal.figures_table(("size", "in use", "wait", "wait p95", "uses/s"), words=())
+    for told in advice.predictions:
+        table.add_row(*_prediction(told, advice.size))
+    return [
+        _drawn_title(study, "POOL_MAX_SIZE", words + step),
+        Text(
+            f"verdict {verdict.name}; range {advice.low} to {advice.high}, confidence {advice.confidence}, "
+            f"set by {advice.binding}\n{callers} a connection for {load.hold_ms:.1f} ms, every "
+            f"{load.hold_ms + load.between_ms:.1f} ms; p95 of the wait is to be at most {advice.target_ms:.0f} ms\n"
+            f"Predicted for one process:"
+        ),
+        table,
+    ]
+
+
+def _prediction(told: dict[str, Any], advised: int) -> Sequence[str]:
+    size = f"{told['size']}{' *' if told['size'] == advised else ''}"
+    if told["use"] is None:
+        return size, "cannot keep up", "", "", ""
+    return (
+        size,
+        f"{told['use']:.0%}",
+        f"{told['wait_share']:.1%}",
+        f"{told['wait_p95_ms']:.1f} ms",
+        f"{told['per_second']:,.1f}",
+    )
+
+
+def _value(one: Evidence) -> str:
+    return "unknown" if one.value is None else _number(one.value, one.unit)
+
+
+def _limit(one: Evidence) -> str:
+    if one.limit is None:
+        return ""
+    return f"{'below' if one.exceeds == 'below' else 'from'} {_number(one.limit, one.unit)}"
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{value:.1%}"
+    number = f"{value:,.0f}" if value == int(value) or abs(value) >= _THOUSAND else f"{value:.2f}"
+    return f"{number} {unit}".strip()
+
+
+def _event(event: dict[str, Any]) -> str:
+    detail = ", ".join(f"{name} {value}" for name, value in event["detail"].items() if name != "stack")
+    return f"{event['at']:%H:%M:%S}  {event['kind']}  {event['worker_id']}  {detail}"

@@ -1,0 +1,105 @@
+"""`python -m producer results` and `requeue`: outcomes of jobs, and running jobs again."""
+
+import argparse
+import sys
+from typing import Any
+
+from rich.table import Table
+
+from settings import Settings
+from tidepool.cli import terminal
+from tidepool.client import JobClient
+from tidepool.embedded import Urls
+from tidepool.requeue import requeue_all
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Selection
+
+_COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
+_PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us")
+_PART_TITLES = ("queue", "batch", "pool", "database")
+_WHERE = """Where the time went, by function (ms). queue: due until taken by a worker; batch: until its batch left;
+pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before"""
+_QUANTILES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+_WORDS = ("function", "job_id")
+_WIDE_WORDS = ("finished_at", "worker_id", "status", *_WORDS)
+_WIDE = 120
+"""A terminal with room for more than what a slow job is asked for."""
+
+
+async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """List ledger rows; exit status 1 where a job that was asked for has none."""
+    selection: Selection = {
+        "job_ids": arguments.job_ids or None,
+        "status": arguments.status,
+        "function": arguments.function,
+        "since": terminal.since(arguments.since),
+    }
+    told_by_part = arguments.slowest and not arguments.json
+    pool = await terminal.open_pool(settings, urls, "results")
+    async with pool.acquire() as connection:
+        ledger = Repositories(connection).results
+        listed = ledger.slowest if arguments.slowest else ledger.newest
+        rows = await listed(**selection, limit=max(arguments.limit, len(arguments.job_ids)))
+        latency = await ledger.latency(**selection) if told_by_part else []
+    await pool.close()
+    if told_by_part and rows:
+        _print_by_part(rows, latency)
+    else:
+        terminal.print_rows(rows, _COLUMNS, as_json=arguments.json, empty="no such outcomes")
+    missing = set(arguments.job_ids) - {row["job_id"] for row in rows}
+    for job_id in sorted(missing):
+        print(f"no outcome of {ascii(job_id)[1:-1]}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) -> None:
+    """Print where the time of all selected jobs went, and the slowest of them."""
+    console = terminal.console()
+    console.print(_WHERE)
+    console.print(_latency_table(latency))
+    console.print("\nThe slowest jobs (ms)")
+    is_wide = console.width >= _WIDE
+    console.print(_slowest_table(rows, wide=is_wide))
+    if not is_wide:
+        console.print(terminal.left_out([name for name in _WIDE_WORDS if name not in _WORDS], below=_WIDE))
+
+
+def _latency_table(latency: list[dict[str, Any]]) -> Table:
+    titles = ("function", "part", "jobs", *(name.removesuffix("_ms") for name in _QUANTILES))
+    table = terminal.figures_table(titles, words=("function", "part"))
+    for row in latency:
+        quantiles = (terminal.figure(row[name]) for name in _QUANTILES)
+        table.add_row(terminal.cell(row["function"]), row["part"], f"{row['jobs']:,}", *quantiles)
+    return table
+
+
+def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+    """Return the table, with the id last: it is of any length."""
+    words = _WIDE_WORDS if wide else _WORDS
+    titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
+    table = terminal.figures_table(("total", *titles, *words), words=words)
+    table.padding = (0, 2 if wide else 1, 0, 0)
+    for row in rows:
+        parts_us = [row[name] for name in _PARTS]
+        figures = (terminal.figure(us / 1000) for us in (sum(parts_us), *parts_us))
+        table.add_row(*figures, *(terminal.cell(row[name]) for name in words))
+    return table
+
+
+async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+    """Take outcomes back and enqueue their jobs; exit status 1 where a job that was asked for cannot run again."""
+    pool = await terminal.open_pool(settings, urls, "requeue")
+    status = arguments.status or (None if arguments.job_ids else "failed")
+    job_ids = arguments.job_ids or None
+    async with terminal.open_queue(settings, urls) as redis:
+        client = JobClient(redis, patience_s=terminal.patience_s(settings))
+        requeued = await requeue_all(pool, client, job_ids=job_ids, status=status, function=arguments.function)
+    await pool.close()
+    missing = sorted(set(arguments.job_ids) - set(requeued))
+    if arguments.json:
+        terminal.print_json({"requeued": len(requeued), "not_requeued": missing})
+    else:
+        print(f"requeued {len(requeued):,}")
+    for job_id in missing:
+        print(f"not requeued: {ascii(job_id)[1:-1]} (no failed or rejected job with its content kept)", file=sys.stderr)
+    return 1 if missing else 0

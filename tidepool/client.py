@@ -1,0 +1,233 @@
+"""The client: enqueue jobs and read what became of them.
+
+    async with open_client(settings) as client:
+        await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
+
+A job's id is the key of its exactly-once effect, and the caller may choose it: the same id is enqueued
+and applied once, however often it is sent. Whatever cuts a call short, repeating it is safe.
+"""
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import structlog
+from arq.connections import ArqRedis
+from arq.constants import abort_jobs_ss
+from arq.jobs import Job
+from redis.exceptions import BusyLoadingError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from settings import Settings
+from tidepool import servers
+from tidepool.fleet.identity import worker_id_prefix
+from tidepool.jobs.ids import check_id
+from tidepool.ledger.delivery import now_ms
+from tidepool.queue import wire
+from tidepool.queue.connection import REFUSALS, open_redis, wait_for
+from tidepool.queue.faults import is_trouble
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners, with_typed
+from tidepool.queue.submission import Submission
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+
+log = structlog.get_logger(__name__)
+
+MOST_AT_ONCE = 500
+"""Jobs in one round trip: more would hold Redis up for longer than a millisecond or two."""
+PATIENCE_S = 30.0
+"""How long a call goes on trying to reach Redis."""
+_MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
+_RECEIPT_MS = 10 * 60 * 1000
+_SCRIPT = with_typed((files("producer") / "enqueue.lua").read_text("utf-8"))
+_CUT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
+
+Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
+
+
+class Retrying(NamedTuple):
+    """A job that has been tried without an outcome, and is to be tried again."""
+
+    function: str | None
+    """None: its content cannot be read."""
+    attempts: int
+    """Tries so far."""
+    last_error: str | None
+    due_at: datetime | None
+    """None: it is not in the queue."""
+
+
+class JobClient:
+    """Talks to one queue.
+
+    *settled*, where given, is asked which ids have an outcome in the ledger: Redis forgets its results
+    after KEEP_RESULT seconds, the ledger only after RESULT_KEEP_DAYS.
+    """
+
+    def __init__(self, redis: ArqRedis, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._redis = redis
+        self._settled = settled
+        self._patience_s = patience_s
+        self._enqueue: Any = redis.register_script(_SCRIPT)
+
+    async def enqueue(self, function: str, fields: Mapping[str, Any], *, job_id: str | None = None) -> str:
+        """Enqueue one job and return its id; an id that is known already changes nothing.
+
+        Raises `ValueError` for an id that is none, and the errors of `enqueue_many`.
+        """
+        job_id = job_id or uuid.uuid4().hex
+        check_id(job_id)
+        await self.enqueue_many([Submission(job_id, function, dict(fields))])
+        return job_id
+
+    async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
+        """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
+
+        Returns for each whether it was enqueued: False means that its id is known already, as a job in
+        the queue or as one that has a result. What the outcome is, if there is one, only the ledger says: whoever can
+        write to Redis can write a result of a job that never ran. *again* lets jobs run although they had a result.
+        A connection that is lost on the way is made again and the same call repeated, which enqueues
+        nothing twice; raises the error of `redis.exceptions` when that did not help for the patience, and
+        `ValueError` for too many, or for one that is larger than a worker decodes: then none is enqueued.
+        """
+        if len(submissions) > MOST_AT_ONCE:
+            raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
+        known = await self._known(submissions) if self._settled and not again else frozenset[str]()
+        fresh = [submission for submission in submissions if submission.id not in known]
+        if not fresh:
+            return [False] * len(submissions)
+        now = now_ms()
+        encoded = [(submission.id, _payload(submission, now, again=again)) for submission in fresh]
+        answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
+        return [submission.id not in known and next(answers) for submission in submissions]
+
+    async def status(self, job_id: str) -> str:
+        """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
+        return (await Job(job_id, self._redis, self._redis.default_queue_name).status()).value
+
+    async def retrying(self, job_id: str) -> Retrying | None:
+        """Return what Redis knows of a job that is to be tried again; None where it has not been tried.
+
+        Whatever the values there are, which anybody may have written: what cannot be read is None.
+        """
+        reading: Any = self._redis.pipeline(transaction=False)
+        for prefix, most in (
+            ("arq:retry:", _MOST_DIGITS),
+            ("arq:cause:", _MOST_ERROR),
+            ("arq:job:", MAX_PAYLOAD_BYTES),
+        ):
+            reading.getrange(prefix + job_id, 0, most)  # of a huge value no more than shows that it is too large
+        reading.zscore(self._redis.default_queue_name, job_id)
+        tries, cause, payload, score = await reading.execute(raise_on_error=False)
+        if not isinstance(tries, bytes) or not tries.isdigit() or len(tries) > _MOST_DIGITS:
+            return None
+        last_error = cause.decode("utf-8", "replace")[:_MOST_ERROR] if isinstance(cause, bytes) else None
+        return Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
+
+    async def abort(self, job_id: str) -> bool:
+        """Ask the workers to abort a job, as arq's `Job.abort` does; returns False where it is not in the queue.
+
+        Nobody waits for it here: the job may have been committed by the time a worker hears of it.
+        """
+        status = await self.status(job_id)
+        if status not in ("queued", "deferred", "in_progress"):
+            return False
+        asking = self._redis.pipeline(transaction=True)
+        asking.zadd(abort_jobs_ss, {job_id: now_ms()})
+        if status == "deferred":  # due now, so that somebody claims it and finds the mark
+            asking.zadd(self._redis.default_queue_name, {job_id: 1}, xx=True)
+        await asking.execute()
+        return True
+
+    async def queued(self) -> int:
+        """Return how many jobs wait or run."""
+        return int(await self._redis.zcard(self._redis.default_queue_name))
+
+    async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Wait for a job's outcome as Redis has it; `tidepool.ledger.intake` describes it. The ledger has the last word.
+
+        Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
+        `arq.jobs.ResultNotFound` for a job that is not there.
+        """
+        job = Job(job_id, self._redis, self._redis.default_queue_name, wire.deserialize)
+        return await job.result(timeout_s, poll_delay=0.02)
+
+    async def bury(self, pid: int) -> int:
+        """Give the jobs of a worker back that ran on this host as *pid* and is dead; returns how many leases it had.
+
+        Without this they come back by themselves when the lease ends.
+        """
+        return await release_owners(self._redis, self._redis.default_queue_name, worker_id_prefix(pid))
+
+    async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
+        """Enqueue ids and payloads in one call of the script; returns for each whether it was enqueued."""
+        receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
+        parts = [part for job in jobs for part in job]
+        keys, args = [self._redis.default_queue_name, receipt], [_RECEIPT_MS, int(again), *parts]
+        reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
+        return [answer == "1" for answer in reply.decode()]
+
+    async def _known(self, submissions: Sequence[Submission]) -> Collection[str]:
+        assert self._settled is not None
+        return await self._settled([submission.id for submission in submissions])
+
+    async def _until_through(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        async def attempt() -> Any:
+            try:
+                return await call()
+            except ResponseError as error:  # read-only in a failover, or full
+                if not is_trouble(error):
+                    raise
+                raise RedisConnectionError(str(error)) from error
+
+        return await wait_for(attempt, "redis", "the queue", self._patience_s, _CUT, REFUSALS)
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
+    """Return a client for the service that *settings* describe; embedded servers are joined for its length."""
+    with servers.running(settings) as urls:
+        redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+        try:
+            yield JobClient(redis)
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+
+def _function_of(payload: object) -> str | None:
+    """Return the function of a job; None if its content is missing, cut or none of a job."""
+    try:
+        function = wire.deserialize(payload).get("f") if isinstance(payload, bytes) else None
+    except ValueError:
+        return None
+    return function[:_MOST_NAME] if isinstance(function, str) else None
+
+
+def _time_of(score: object) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(score / 1000, UTC) if isinstance(score, float) else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """Cut a list of jobs where more would make a call larger than `MOST_BYTES_AT_ONCE`."""
+    start = size = 0
+    for end, (_, payload) in enumerate(jobs):
+        if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:
+            yield jobs[start:end]
+            start, size = end, 0
+        size += len(payload)
+    yield jobs[start:]
+
+
+def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:
+    """Encode a job. One that runs *again* fitted once: should it not any more, its worker says so in the ledger."""
+    envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms}
+    payload = wire.serialize(envelope)
+    if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:
+        raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
+    return payload

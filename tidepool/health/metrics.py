@@ -1,0 +1,209 @@
+"""The process's figures as Prometheus reads them: live, cumulative, and without a trace left by reading.
+
+Whatever OpenTelemetry has a name for goes by that name (the `db.client` metrics of its semantic conventions);
+the rest begins with `tidepool`. Names become Prometheus's as OpenTelemetry's own exporter makes them: `_` for
+a dot, then the unit, `_total` for a counter. What every process has (CPU, memory, open files) goes by the
+names that all Prometheus clients use. Counters are those of the snapshots, since the process started.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, SummaryMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from tidepool.health.loop_lag import LoopLag
+from tidepool.ledger.tally import BatchFigures, Tally
+from tidepool.pool.figures import BOUNDS_US, PoolStats
+from tidepool.pool.pool import Pool
+
+_POOL_LABEL = "db.client.connection.pool.name"
+_POOL_NAME = "tidepool"
+_KEPT_S = 1.0
+_BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
+
+
+class Metrics(Collector):
+    """Reads one process's pool, tally and probe each time it is asked; to be asked on the event loop's thread.
+
+    No *tally* and no *batches*: the process runs no jobs. What *beside* collects is told with it.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        tally: Tally | None,
+        lag: LoopLag,
+        *,
+        batches: BatchFigures | None = None,
+        beside: Sequence[Collector] = (),
+    ) -> None:
+        self._pool = pool
+        self._tally = tally
+        self._batches = batches
+        self._lag = lag
+        self._recent: dict[str, tuple[float, bytes]] = {}
+        self._registry = CollectorRegistry()
+        for collector in (self, *beside):
+            self._registry.register(collector)
+        ProcessCollector(registry=self._registry)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return all figures as text, and its content type: OpenMetrics where a reader's *accept* header names it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def recent(self, accept: str = "") -> tuple[bytes, str]:
+        """Return what `render` does, made anew at most once a second for each content type."""
+        _, content_type = choose_encoder(accept)
+        made_s, text = self._recent.get(content_type, (-_KEPT_S, b""))
+        if time.monotonic() - made_s >= _KEPT_S:
+            text, _ = self.render(accept)
+            self._recent[content_type] = (time.monotonic(), text)
+        return text, content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every figure as it is now; no peak of the snapshots begins anew."""
+        self._pool.stats.move()
+        yield from _connections(self._pool)
+        yield from _durations(self._pool.stats)
+        yield from _acquires(self._pool)
+        yield from _trouble(self._pool.stats)
+        if self._tally is not None:
+            yield _jobs(self._tally)
+            yield _retries(self._tally)
+        if self._batches is not None:
+            waits = HistogramMetricFamily(
+                "tidepool_batch_wait", "Jobs, from being taken until their batch left the batcher.", unit="seconds"
+            )
+            waits.add_metric([], _buckets(self._batches.batch_wait_hist), self._batches.batch_wait_us_sum / 1e6)
+            yield waits
+        lag = HistogramMetricFamily(
+            "tidepool_loop_lag", "By how much the event loop ran a probe too late, ten times a second.", unit="seconds"
+        )
+        lag.add_metric([], _buckets(self._lag.histogram), self._lag.us_sum / 1e6)
+        yield lag
+
+
+def _jobs(tally: Tally) -> Metric:
+    jobs = CounterMetricFamily("tidepool_jobs", "Outcomes that this process committed.", labels=["outcome"])
+    for outcome in ("applied", "rejected", "failed"):
+        jobs.add_metric([outcome], getattr(tally, outcome))
+    return jobs
+
+
+def _retries(tally: Tally) -> Metric:
+    """Return the tries that did not end a job, by function; functions that no job type has are one."""
+    retries = CounterMetricFamily("tidepool_job_retries", "Tries that are to be repeated.", labels=["function"])
+    for function in sorted({*tally.known, *tally.functions}):
+        *_, retried = tally.functions.get(function, (0,))
+        retries.add_metric([function], retried)
+    return retries
+
+
+def _connections(pool: Pool) -> Iterator[Metric]:
+    states = {"idle": pool.idle, "used": pool.size - pool.idle}
+    yield _gauge("db.client.connection.count", "Open connections.", states, by="db.client.connection.state")
+    yield _gauge("db.client.connection.idle.min", "Connections kept open.", pool.config.min_size)
+    yield _gauge("db.client.connection.idle.max", "Connections that may be open and idle.", pool.config.max_size)
+    yield _gauge("db.client.connection.max", "Connections that may be open.", pool.config.max_size)
+    yield _gauge("tidepool.pool.limit", "Connections that may be in use at a time.", pool.limit)
+    yield _gauge("db.client.connection.pending_requests", "Who waits for a connection.", pool.stats.waiting)
+
+
+def _durations(stats: PoolStats) -> Iterator[Metric]:
+    yield _histogram("db.client.connection.wait_time", "Waiting for a turn.", stats.wait_hist, stats.wait_us_sum)
+    yield _histogram("db.client.connection.use_time", "Borrowed to given back.", stats.hold_hist, stats.hold_us_sum)
+    yield _histogram("tidepool.pool.query_time", "Queries.", stats.query_hist, stats.query_us_sum)
+    yield _histogram("tidepool.pool.commit_time", "COMMITs.", stats.commit_hist, stats.commit_us_sum)
+    yield _summary("db.client.connection.create_time", "Opening one.", stats.connections_opened, stats.connect_us_sum)
+
+
+def _acquires(pool: Pool) -> Iterator[Metric]:
+    stats = pool.stats
+    outcomes = {
+        "ok": stats.acquire_ok,
+        "timeout": stats.acquire_timeouts,
+        "cancelled": stats.acquire_cancelled,
+        "rejected": stats.acquire_rejected,
+        "error": stats.acquire_errors,
+    }
+    yield _counter("tidepool.pool.acquires", "Requests for a connection that have ended.", outcomes, by="outcome")
+    yield _counter("db.client.connection.timeouts", "Requests that waited too long.", stats.acquire_timeouts)
+    yield _seconds("tidepool.pool.in_use_time", "Connections in use, over time.", stats.in_use_us)
+    yield _seconds("tidepool.pool.waiting_time", "Requests waiting, over time.", stats.waiting_us)
+    yield _seconds("tidepool.pool.saturated_time", "Time in which a request waited.", stats.saturated_us)
+    oldest_us = max((holder.us for holder in pool.holders()), default=0)
+    yield _gauge("tidepool.pool.oldest_hold", "The longest present use.", oldest_us / 1e6, unit="seconds")
+
+
+def _trouble(stats: PoolStats) -> Iterator[Metric]:
+    failed = _by_reason(stats, "connect_")
+    yield _counter("tidepool.pool.connect_errors", "Connections not opened.", failed, by="reason")
+    closed = _by_reason(stats, "closed_")
+    yield _counter("tidepool.pool.connections_closed", "Connections that ended.", closed, by="reason")
+    yield _counter("tidepool.pool.query_errors", "Queries that failed.", stats.query_errors)
+    yield _counter("tidepool.pool.database_restarts", "Starts of the server, seen.", stats.database_restarts)
+
+
+def _by_reason(stats: PoolStats, prefix: str) -> dict[str, int]:
+    """Return the counters whose names begin with *prefix*, by the rest of the name; durations are none."""
+    names = [field.name for field in fields(stats) if field.name.startswith(prefix) and "_us_" not in field.name]
+    return {name.removeprefix(prefix): getattr(stats, name) for name in names}
+
+
+def _gauge(
+    name: str, text: str, values: float | Mapping[str, float], *, by: str | None = None, unit: str = ""
+) -> Metric:
+    return _filled(GaugeMetricFamily(_translated(name), text, labels=_labels(by), unit=unit), values)
+
+
+def _counter(
+    name: str, text: str, values: float | Mapping[str, float], *, by: str | None = None, unit: str = ""
+) -> Metric:
+    return _filled(CounterMetricFamily(_translated(name), text, labels=_labels(by), unit=unit), values)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: float | Mapping[str, float]) -> Metric:
+    """Add the one value, or each with what it goes by."""
+    if isinstance(values, Mapping):
+        for label, value in values.items():
+            family.add_metric([_POOL_NAME, label], value)
+    else:
+        family.add_metric([_POOL_NAME], values)
+    return family
+
+
+def _seconds(name: str, text: str, us: int) -> Metric:
+    return _counter(name, text, us / 1e6, unit="seconds")
+
+
+def _histogram(name: str, text: str, counts: Sequence[int], us_sum: int) -> Metric:
+    family = HistogramMetricFamily(_translated(name), text, labels=_labels(), unit="seconds")
+    family.add_metric([_POOL_NAME], _buckets(counts), us_sum / 1e6)
+    return family
+
+
+def _buckets(counts: Sequence[int]) -> list[tuple[str, int]]:
+    """Return a histogram's buckets: ours count each duration in one of them, Prometheus's in all the larger, too."""
+    return list(zip(_BOUNDS_S, accumulate(counts), strict=True))
+
+
+def _summary(name: str, text: str, count: int, us_sum: int) -> Metric:
+    family = SummaryMetricFamily(_translated(name), text, labels=_labels(), unit="seconds")
+    family.add_metric([_POOL_NAME], count, us_sum / 1e6)
+    return family
+
+
+def _labels(by: str | None = None) -> list[str]:
+    return [_translated(label) for label in (_POOL_LABEL, by) if label]
+
+
+def _translated(name: str) -> str:
+    return name.replace(".", "_")

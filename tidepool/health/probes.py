@@ -1,0 +1,122 @@
+"""What a worker's own port answers: `/health/live`, `/health/ready` and `/metrics`.
+
+The port shares the event loop with the jobs, so what callers can make it do is bounded: new connections and answers a
+second, and connections at a time. Who asks too often waits. A port that is bound to loopback answers to this machine's
+names only. `serving` imports this module only if there is a port: the HTTP server takes 4 MB and a tenth of a second.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tidepool.bounded_http.limits import Limits, max_connections
+from tidepool.bounded_http.listening import is_loopback, names_this_machine
+from tidepool.bounded_http.server import BoundedServer
+from tidepool.health.readiness import Report
+
+_GRACE_S = 1
+_BODY_BYTES = 4096
+_ACCEPTS_PER_S = 50.0
+_REFUSAL_DELAY_S = 1.0
+_CONNECTIONS, _SHARE = 512, 0.25
+"""Max connections, and the part of the process's file descriptors that they may take: the jobs need theirs."""
+_METRICS_PER_S, _HEALTH_PER_S = 10, 100
+"""Answers a second. Each takes some 0.2 ms of the worker's event loop."""
+_MAX_WAIT_S = 10.0
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Look = Callable[[], Awaitable[Report]]
+Render = Callable[[str], tuple[bytes, str] | None]
+
+
+class Pace:
+    """Lets *per_second* callers go on a second, a tenth of a second's worth at once, and the others wait their turn."""
+
+    def __init__(self, per_second: float) -> None:
+        self._step_s = 1 / per_second
+        self._next_s = 0.0
+
+    async def turn(self) -> bool:
+        """Wait for a turn; returns False, after ten seconds, if there was none."""
+        now_s = time.monotonic()
+        next_s = max(self._next_s, now_s - 0.1) + self._step_s
+        has_turn = next_s - now_s <= _MAX_WAIT_S
+        if has_turn:
+            self._next_s = next_s
+        if next_s > now_s:
+            await asyncio.sleep(min(next_s - now_s, _MAX_WAIT_S))
+        return has_turn
+
+
+class ProbeServer(BoundedServer):
+    """The HTTP server. *look* says whether the process is ready; *render* gives the figures, None while it starts.
+
+    *host* is what it is bound to.
+    """
+
+    def __init__(self, host: str, look: Look, render: Render) -> None:
+        async def live(_request: Request) -> Response:
+            return JSONResponse({"alive": True})
+
+        async def ready(_request: Request) -> Response:
+            report = await look()
+            return JSONResponse(report.document(), HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+        async def metrics(request: Request) -> Response:
+            rendered = render(request.headers.get("accept", ""))
+            if rendered is None:
+                return Response("the process is starting\n", HTTPStatus.SERVICE_UNAVAILABLE, media_type="text/plain")
+            return Response(rendered[0], headers={"Content-Type": rendered[1]})
+
+        health, figures = Pace(_HEALTH_PER_S), Pace(_METRICS_PER_S)
+        self.local_only = local_only = is_loopback(host)
+        routes = [
+            Route("/health/live", _paced(live, health, local_only=local_only)),
+            Route("/health/ready", _paced(ready, health, local_only=local_only)),
+            Route("/metrics", _paced(metrics, figures, local_only=local_only)),
+        ]
+        super().__init__(
+            uvicorn.Config(
+                Starlette(routes=routes),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_GRACE_S,
+            ),
+            Limits(
+                max_connections(_CONNECTIONS, share=_SHARE),
+                body_bytes=_BODY_BYTES,
+                accepts_per_s=_ACCEPTS_PER_S,
+                refusal_delay_s=_REFUSAL_DELAY_S,
+            ),
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals alone: SIGTERM is the worker's."""
+        yield
+
+
+def _paced(endpoint: Endpoint, pace: Pace, *, local_only: bool) -> Endpoint:
+    """Return *endpoint* with a pace, and with a check of the name that it is asked by; old probes send none."""
+
+    async def answer(request: Request) -> Response:
+        if local_only and not names_this_machine(request.headers.get("host", "localhost").encode("latin-1")):
+            return Response("the port answers to localhost only\n", HTTPStatus.MISDIRECTED_REQUEST)
+        if not await pace.turn():
+            return Response("too many requests\n", HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": "10"})
+        return await endpoint(request)
+
+    return answer

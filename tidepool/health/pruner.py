@@ -1,0 +1,141 @@
+"""Deletes rows that are past their time, and thins old snapshots, a thousand at a time.
+
+A snapshot's counters are cumulative, so that to keep fewer rows is all that a coarser history takes: every
+tick for a day, then each process's last one of a minute, after a week of an hour. That is 34,512 rows for a
+process that runs a year at a tick each five seconds, 40 MB instead of 7 GB.
+
+How long rows are kept is the database's matter, as all processes prune the same tables: the longest setting of any
+process that pruned in the last seven days counts, and a process whose own is shorter logs that once.
+"""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import structlog
+
+from tidepool.cancelling import heed_cancel
+from tidepool.pool.faults import DatabaseFault
+from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.snapshots import Thinned
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_S = 60.0
+_BATCH = 1000
+_MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
+_EVERY_TICK_FOR = timedelta(days=1)
+_EVERY_MINUTE_FOR = timedelta(days=7)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Pruned(NamedTuple):
+    """How many rows a round has deleted."""
+
+    results: int
+    snapshots: int
+    """Of pools, past their time."""
+    others: int
+    """Of processes, of the server, and events: as long as snapshots."""
+    thinned: int
+    """Snapshots of pools that a later one of their minute or hour stands for."""
+
+
+class Pruner:
+    """Prunes once a minute in each process; rows that another process is deleting are left to it."""
+
+    def __init__(self, side: SideConnection, *, results_keep_days: float, snapshots_keep_days: float) -> None:
+        self._side = side
+        self._own_days = {"results": results_keep_days, "snapshots": snapshots_keep_days}
+        self._logged_days = dict(self._own_days)
+        self._thinned_until: dict[timedelta, datetime] = {}
+        """By period: what this process need not look at again."""
+
+    async def run(self) -> None:
+        """Prune, wait, and so on until cancelled; a failed round is logged and the next one comes."""
+        while True:
+            heed_cancel()
+            try:
+                pruned = await self.run_once()
+            except DatabaseFault as fault:
+                log.warning("prune.failed", error=str(fault))
+            except Exception:  # a table of another version, say, while one worker after the other is replaced
+                log.exception("prune.failed")
+            else:
+                if any(pruned):
+                    log.info("rows.pruned", **pruned._asdict())
+            await asyncio.sleep(_INTERVAL_S)
+
+    async def run_once(self, now: datetime | None = None) -> Pruned:
+        """Delete everything that is past its time at *now*, and thin what is old.
+
+        Now is PostgreSQL's: by the clock of a worker that is a month ahead the ledger would be gone.
+        """
+        now = now or await self._clock()
+        days = await self._days()
+        oldest = now - timedelta(days=days["snapshots"])
+        return Pruned(
+            results=await self._prune("results", now - timedelta(days=days["results"])),
+            snapshots=await self._prune("snapshots", oldest),
+            others=sum([await self._prune(table, oldest) for table in ("processes", "server", "events")]),
+            thinned=await self._thin(now, oldest),
+        )
+
+    async def _days(self) -> dict[str, float]:
+        """Return for how many days each kind of row is kept; log once if others want it longer than this process."""
+        async with self._side.use() as connection:
+            days = await Repositories(connection).retention.longest(self._own_days)
+        for kind, kept in days.items():
+            if kept > self._own_days[kind] and kept != self._logged_days[kind]:
+                log.warning("retention.longer", rows=kind, own_days=self._own_days[kind], kept_days=kept)
+        self._logged_days = days
+        return days
+
+    async def _clock(self) -> datetime:
+        async with self._side.use() as connection:
+            return await Repositories(connection).server.clock()
+
+    async def _prune(self, repository: str, before: datetime) -> int:
+        """Delete what is from before *before*, in small batches; returns how many rows."""
+        gone = 0
+        while True:
+            async with self._side.use() as connection:
+                batch: int = await getattr(Repositories(connection), repository).prune(before, limit=_BATCH)
+            gone += batch
+            if batch < _BATCH:
+                return gone
+
+    async def _thin(self, now: datetime, oldest: datetime) -> int:
+        """Thin what has become old enough for it; returns how many rows that has deleted."""
+        oldest = _start_of(_HOUR, oldest)
+        by_hour = _start_of(_HOUR, now - _EVERY_MINUTE_FOR)
+        by_minute = _start_of(_MINUTE, now - _EVERY_TICK_FOR)
+        return await self._thin_to(_HOUR, oldest, by_hour) + await self._thin_to(_MINUTE, by_hour, by_minute)
+
+    async def _thin_to(self, period: timedelta, since: datetime, before: datetime) -> int:
+        """Keep a row a *period*. What is done is not looked at again; what another process is at is, next time."""
+        since, gone = max(since, self._thinned_until.get(period, since)), 0
+        while since < before:
+            until = min(since + _BATCH * period, before)  # so that no statement looks through a year
+            batch = await self._thin_batch(period, since, until)
+            if batch is None:
+                break
+            gone += batch.gone
+            since = batch.last_tick or until
+        self._thinned_until[period] = since
+        return gone
+
+    async def _thin_batch(self, period: timedelta, since: datetime, before: datetime) -> Thinned | None:
+        """Thin up to a thousand rows; None where another process is at it."""
+        async with self._side.use() as connection, connection.transaction():
+            repositories = Repositories(connection)
+            if not await repositories.snapshots.lock_thinning():
+                return None
+            batch = await repositories.snapshots.thin(since, before, period=period, limit=_BATCH)
+            await repositories.server.thin(since, batch.last_tick or before, period=period)
+            return batch
+
+
+def _start_of(period: timedelta, time: datetime) -> datetime:
+    return time - (time - _EPOCH) % period

@@ -1,0 +1,79 @@
+"""A worker's own port: `/health/live`, `/health/ready` and `/metrics`, answered beside its jobs.
+
+It opens before the worker waits for its servers, and closes when all else is closed: whoever answers is alive.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from tidepool.bounded_http.listening import listen
+from tidepool.health.metrics import Metrics
+from tidepool.health.readiness import Check, Readiness
+from tidepool.periodic import keep_running
+from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
+
+if TYPE_CHECKING:
+    from tidepool.health.probes import ProbeServer
+
+_BEATS_S = 4.0
+"""As long as the sign of life in Redis lives."""
+
+
+class HealthPort:
+    """The port of one process, where it has one. Without, it is always ready, and nothing is looked at."""
+
+    def __init__(self, host: str, port: int | None) -> None:
+        self._host = host
+        self._port = port
+        self._metrics: Metrics | None = None
+        self._readiness: Readiness | None = None
+        self._beaten_s = -_BEATS_S
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: ProbeServer | None = None
+
+    def beaten(self) -> None:
+        """Take note that the engine goes round."""
+        self._beaten_s = time.monotonic()
+
+    def is_ready(self) -> bool:
+        """Return whether the process was ready a moment ago."""
+        return self._port is None or (self._readiness is not None and self._readiness.last.ready)
+
+    async def open(self, ping: Callable[[], Awaitable[Any]]) -> None:
+        """Answer from now on; *ping* asks Redis. Raises `tidepool.bounded_http.listening.CannotListen`."""
+        if self._port is None:
+            return
+        from tidepool.health.probes import ProbeServer  # noqa: PLC0415  (most workers have no port: see there)
+
+        listening = await listen(self._host, self._port)
+        self._readiness = Readiness(ping, own={"engine": self._engine})
+        self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
+        self._tasks = [
+            asyncio.create_task(self._server.serve([listening]), name="health server"),
+            asyncio.create_task(keep_running(self._readiness.run, "readiness"), name="readiness"),
+        ]
+
+    def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:
+        """Look at these from now on."""
+        self._metrics = metrics
+        if self._readiness is not None:
+            self._readiness.watch(pool, side=side)
+
+    async def close(self) -> None:
+        """Stop answering."""
+        if self._server is None:
+            return
+        self._server.should_exit = True
+        serving, looking = self._tasks
+        looking.cancel()
+        await asyncio.gather(serving, looking, return_exceptions=True)
+
+    def _engine(self) -> Check:
+        age_s = time.monotonic() - self._beaten_s
+        return Check(ok=age_s < _BEATS_S, reason="goes round" if age_s < _BEATS_S else "does not go round")
+
+    def _rendered(self, accept: str) -> tuple[bytes, str] | None:
+        return self._metrics.recent(accept) if self._metrics else None

@@ -1,0 +1,1 @@
+"""How a job is declared, and the outcomes it can have."""

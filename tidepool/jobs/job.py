@@ -1,0 +1,71 @@
+"""What a job is, and what a kind of job declares of itself."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import ValidationError
+
+from tidepool.jobs.outcomes import Reason, Rejected, Verdict
+from worker.jobs.fields import Command, explain
+from worker.jobs.ports import Repositories
+
+MOST_FIELDS = 100
+"""Content with more is no command: going through 100,000 unknown fields holds the worker up for half a second."""
+
+C = TypeVar("C", bound=Command)
+C_co = TypeVar("C_co", bound=Command, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[C_co]):
+    """One command in the queue.
+
+    *id* is the key of its ledger row; handlers use it where a table keeps its own guard against doubles.
+    """
+
+    id: str
+    command: C_co
+
+
+Handler = Callable[[Sequence[Job[C]], Repositories], Awaitable[Sequence[Verdict]]]
+
+
+@dataclass(frozen=True, slots=True)
+class JobType(Generic[C]):
+    """A kind of job: its name in the queue, the model of its content, and what to do with a batch of it.
+
+    The *handler* is given the jobs of a batch and the repositories of the open transaction, and returns
+    one verdict for each job, in order. It neither commits nor catches database errors: the ledger does.
+    """
+
+    name: str
+    command: type[C]
+    handler: Handler[C]
+
+    def parse(self, content: Any) -> C | Rejected:
+        """Validate *content*, the decoded fields of a job; never raises for what a sender can write."""
+        if isinstance(content, dict) and len(cast("dict[Any, Any]", content)) > MOST_FIELDS:
+            return Rejected(Reason.INVALID, f"has more than {MOST_FIELDS} fields")
+        try:
+            return self.command.__pydantic_validator__.validate_python(content)
+        except (ValidationError, RecursionError) as error:
+            return Rejected(Reason.INVALID, explain(error))
+
+
+class JobTypes:
+    """The kinds of jobs by name. A second one of the same name is an error at start."""
+
+    def __init__(self, types: Iterable[JobType[Any]]) -> None:
+        self._types: dict[str, JobType[Any]] = {}
+        for job_type in types:
+            if job_type.name in self._types:
+                raise ValueError(f"two kinds of jobs are called {job_type.name!r}")
+            self._types[job_type.name] = job_type
+
+    def get(self, name: str) -> JobType[Any] | None:
+        """Return the kind called *name*, or None."""
+        return self._types.get(name)
+
+    def __iter__(self) -> Iterator[JobType[Any]]:
+        return iter(self._types.values())

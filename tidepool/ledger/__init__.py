@@ -1,0 +1,1 @@
+"""From an attempt to the commit: intake, batches, and the ledger's transaction."""

@@ -1,0 +1,192 @@
+"""Natural batching: jobs of one function that arrive while the connections are busy share a transaction.
+
+A job joins the pending batch of its function. A batch leaves as soon as a slot is free, and there is a
+slot for each connection that the pool may have. No timer is involved: on an idle worker a lone job leaves at once,
+on a busy one the next batch fills while the last ones are being committed.
+
+A function may be given a share of the slots, as a bulkhead: its batches never have more, so the others find a slot
+however long its transactions take.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from tidepool.jobs.outcomes import Outcome, RetryLater
+from tidepool.ledger.delivery import Delivery
+from tidepool.ledger.tally import BatchFigures
+
+Settle = Callable[[str, Sequence[Delivery]], Awaitable[Sequence[Outcome | RetryLater]]]
+
+
+class Batcher:
+    """Gathers deliveries into batches of at most *limit* and has at most *slots* of them settled at a time.
+
+    *shares* are the parts of the slots, between 0 and 1, that single functions may have at a time; one at the least.
+    """
+
+    def __init__(
+        self, settle: Settle, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        self.figures = BatchFigures()
+        self._settle = settle
+        self._slots = slots
+        self._shares = shares
+        self._settling: Counter[str] = Counter()
+        """Batches under way, by function."""
+        self._limit = limit
+        self._pending: dict[str, dict[str, Delivery]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._answers: dict[str, list[asyncio.Future[Outcome | RetryLater]]] = {}
+        """Who waits for a job: one caller, or several where the job was delivered again meanwhile."""
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._looking_again: set[asyncio.Task[None]] = set()
+        self._departing = False
+
+    def take_figures(self) -> dict[str, Any]:
+        """Return the figures for a row of `pool_snapshots`; new peaks begin."""
+        return self.figures.take_figures(sum(map(len, self._pending.values())))
+
+    @property
+    def slots(self) -> int:
+        """How many batches may be settled at a time."""
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        """Let more leave at once; where it is fewer, none until enough have been settled."""
+        self._slots = slots
+        self._depart_soon()
+
+    async def submit(self, delivery: Delivery) -> Outcome | RetryLater:
+        """Return what became of the job.
+
+        A job that is here already, because its lease was lost and it came back, is not run twice: both
+        callers get the one answer. A cancelled caller takes its job out of the pending batch; a job whose
+        batch has left cannot be called back, so its caller is told the answer all the same.
+        """
+        answer = self._promise(delivery.id)
+        if len(self._answers[delivery.id]) == 1:
+            self._add(delivery)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._withdraw(delivery) or delivery.id not in self._answers:
+                raise
+            return await self._promise(delivery.id)
+
+    async def close(self, patience_s: float = 5.0) -> None:
+        """Wait for the batches that have left; callers whose jobs have not left are cancelled.
+
+        What is under way after *patience_s* is cancelled, too: while PostgreSQL is away it would go on for ever.
+        """
+        for pending in self._pending.values():
+            for job_id in pending:
+                _tell(self._answers.pop(job_id), asyncio.CancelledError())
+        self._pending.clear()
+        while busy := self._under_way | self._looking_again:
+            _, late = await asyncio.wait(busy, timeout=patience_s)
+            for task in late:
+                task.cancel()
+
+    def _promise(self, job_id: str) -> asyncio.Future[Outcome | RetryLater]:
+        answer: asyncio.Future[Outcome | RetryLater] = self._loop.create_future()
+        self._answers.setdefault(job_id, []).append(answer)
+        return answer
+
+    def _add(self, delivery: Delivery) -> None:
+        self._pending.setdefault(delivery.function, {})[delivery.id] = delivery
+        self._depart_soon()
+
+    def _withdraw(self, delivery: Delivery) -> bool:
+        """Take a job out of the pending batch, unless another caller waits for it, too."""
+        waiting = [answer for answer in self._answers.get(delivery.id, ()) if not answer.done()]
+        if waiting or self._pending.get(delivery.function, {}).pop(delivery.id, None) is None:
+            return False
+        del self._answers[delivery.id]
+        return True
+
+    def _depart_soon(self) -> None:
+        """Let the jobs that arrive in the same turn of the event loop come along."""
+        if not self._departing:
+            self._departing = True
+            self._loop.call_soon(self._depart)
+
+    def _depart(self) -> None:
+        self._departing = False
+        while self._settling.total() < self._slots and (function := self._next_function()):
+            batch = self._take(function)
+            if batch:
+                self.figures.left(batch)
+                self._settling[function] += 1
+                task = asyncio.create_task(self._run(function, batch), name=f"batch of {function}")
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+
+    def _next_function(self) -> str | None:
+        """Return the first function whose jobs wait and that has not all of its share."""
+        return next((function for function in self._pending if self._has_room(function)), None)
+
+    def _has_room(self, function: str) -> bool:
+        share = self._shares.get(function)
+        return share is None or self._settling[function] < max(1, int(share * self._slots))
+
+    def _take(self, function: str) -> list[Delivery]:
+        """Take a batch of *function*; what is left of it queues up behind the other functions."""
+        pending = self._pending.pop(function)
+        ids = list(pending)[: self._limit]
+        batch = [pending.pop(job_id) for job_id in ids]
+        if pending:
+            self._pending[function] = pending
+        return batch
+
+    async def _run(self, function: str, batch: list[Delivery]) -> None:
+        answers: Sequence[Outcome | RetryLater | BaseException]
+        try:
+            answers = await self._settle(function, batch)
+            if len(answers) != len(batch):
+                raise ValueError(f"{len(answers)} answers for {len(batch)} jobs")  # noqa: TRY301  (told to all below)
+        except BaseException as error:  # noqa: BLE001  (every caller is told)
+            answers = [error] * len(batch)
+        self._settling -= Counter([function])  # which forgets it where that was the last: names are the senders'
+        again: list[Delivery] = []
+        for delivery, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, RetryLater) and not answer.delay_s:
+                again.append(delivery)
+            else:
+                _tell(self._answers.pop(delivery.id), answer)
+        if again:
+            self._look_again(again)
+        self._depart()
+
+    def _look_again(self, deliveries: list[Delivery]) -> None:
+        """Let jobs join a batch once more, when all batches that are under way now have ended."""
+        others = self._under_way - {asyncio.current_task()}
+
+        async def rejoin() -> None:
+            if others:
+                await asyncio.wait(others)
+            for delivery in deliveries:
+                self._add(replace(delivery, looked_again=True))
+
+        task = asyncio.create_task(rejoin(), name="looking again")
+        self._looking_again.add(task)
+        task.add_done_callback(self._looking_again.discard)
+
+
+def _tell(
+    callers: Sequence[asyncio.Future[Outcome | RetryLater]], answer: Outcome | RetryLater | BaseException
+) -> None:
+    """Give everybody who waits for a job its answer."""
+    for caller in callers:
+        if caller.done():
+            continue
+        if isinstance(answer, asyncio.CancelledError):
+            caller.cancel()
+        elif isinstance(answer, BaseException):
+            caller.set_exception(answer)
+        else:
+            caller.set_result(answer)

@@ -1,0 +1,314 @@
+"""One batch from commands to outcomes, in one transaction.
+
+This is where effects become exactly-once. A batch's transaction
+
+1. lets the handler decide about its jobs and make their effects,
+2. writes their ledger rows, keyed by job id,
+3. commits effects and rows together, or neither.
+
+A job that was delivered before has its row, and so has one that another worker, which holds it too,
+settled a moment ago. Then step 2 comes out short, or step 1 breaks a constraint: the effects are rolled
+back and the batch runs again, and this time it first looks up who has an outcome. Those jobs get the
+stored one. Few batches hold such a job, so the look-up comes only after the conflict.
+
+Where a transaction fails, somebody is to blame. Nobody's job: the server is away, or refuses us or the ledger's own
+statements, or two transactions got in each other's way, so the same batch runs again. One job's data or code: the batch
+is split in halves until that job stands alone, and the others' outcomes are what they would have been without it.
+"""
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from pydantic_core import to_json
+
+from tidepool.cancelling import heed_cancel
+from tidepool.jobs.job import Job, JobType, JobTypes
+from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected, RetryLater, Unresolved, Verdict
+from tidepool.ledger.delivery import Delivery
+from tidepool.ledger.tally import OTHERS, Tally
+from tidepool.pool.faults import (
+    Conflict,
+    DatabaseFault,
+    DataFault,
+    NotStored,
+    PoolClosed,
+    Refused,
+    ServerError,
+    StatementTimeout,
+    Unavailable,
+    classify,
+    is_of_one_statement,
+    words,
+)
+from tidepool.pool.pool import Pool
+from tidepool.queue.wire import MAX_KEPT_BYTES
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Entry, status_of
+
+log = structlog.get_logger(__name__)
+
+UNRESOLVED_DELAYS_S = (0.5, 2.5, 4.0, 5.0)
+"""Before tries 2, 3, …: in all two seconds longer than two default leases, since the job that is waited for may be
+held by a worker that dies, and then by another one; and no longer, since the order is not settled before."""
+ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
+"""The same after an unexpected error."""
+UNAVAILABLE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
+"""While the server is away; the last one goes on until it is back."""
+_MOST_CONFLICTS = 8
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_ERROR_LENGTH = 500
+
+
+class HandlerError(Exception):
+    """A handler broke its contract; the text says how."""
+
+
+class Ledger:
+    """Settles batches for one worker process."""
+
+    def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
+        self.tally = Tally(known=frozenset(job_type.name for job_type in types))
+        self.database_is_away = False
+        """Whether the last transaction found PostgreSQL away: claim no more jobs, and keep those that are here."""
+        self._handler_timeout_s = handler_timeout_s
+        self._pool = pool
+        self._types = types
+        self._worker_id = worker_id
+        self._write_us: dict[str, int] = {}
+        """By function: how long the rows of its last batch took to be written and committed (microseconds)."""
+
+    async def settle(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+        """Return one outcome for each delivery of one function, in order, or when to run it again.
+
+        Waits as long as the database is away. Distinct ids are expected. Raises `PoolClosed`.
+        """
+        return await self._settle(function, batch, look_up=False)
+
+    async def _settle(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
+        try:
+            return await self._commit(function, batch, look_up=look_up)
+        except PoolClosed:
+            raise
+        except Exception as error:  # noqa: BLE001  (a bug in a handler must not take the others with it)
+            if isinstance(error, DataFault) and not look_up:
+                parts = [batch]  # it may be the row of an order that was placed before
+            elif len(batch) == 1:
+                return [await self._settle_alone(batch[0], error)]
+            else:
+                parts = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        return [outcome for part in parts for outcome in await self._settle(function, part, look_up=True)]
+
+    async def _settle_alone(self, delivery: Delivery, error: Exception) -> Outcome | RetryLater:
+        """Decide about the one job whose data or code raised *error*."""
+        decided = self._blame(delivery, error)
+        if isinstance(decided, RetryLater):
+            self.tally.add((), delivery.function, retried=1)
+            return decided
+        try:
+            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided)], look_up=True)
+        except DataFault as fault:  # its content does not even fit the ledger's row
+            log.warning("job.content_dropped", job_id=delivery.id, error=str(fault))
+            without = replace(delivery, command=decided, content=None)
+            (outcome,) = await self._commit(delivery.function, [without], look_up=True)
+        return outcome
+
+    def _blame(self, delivery: Delivery, error: Exception) -> Rejected | Failed | RetryLater:
+        if isinstance(error, DataFault):
+            return Rejected(error.reason, str(error))
+        text = _storable(f"{type(error).__name__}: {error}")
+        decided = Failed(text) if delivery.last_try else _again(ERROR_DELAYS_S, delivery, text)
+        event = "job.failed" if delivery.last_try else "job.retried"
+        log.error(event, job_id=delivery.id, function=delivery.function, attempt=delivery.attempt, exc_info=error)
+        return decided
+
+    async def _commit(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
+        """Run the batch's transaction, again and again as long as no job is at fault."""
+        conflicts = failures = 0
+        while True:
+            heed_cancel()
+            try:
+                outcomes = await self._transaction(function, batch, look_up=look_up or conflicts + failures > 0)
+            except PoolClosed:
+                raise
+            except (Unavailable, Refused) as fault:
+                self._missed(fault)
+                await asyncio.sleep(UNAVAILABLE_DELAYS_S[min(failures, len(UNAVAILABLE_DELAYS_S) - 1)])
+                failures += 1
+            except Exception as error:
+                self._answered()
+                conflicts += 1
+                if not isinstance(error, Conflict) or conflicts > _MOST_CONFLICTS:
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
+            else:
+                self._answered()
+                return outcomes
+
+    def _missed(self, fault: Unavailable | Refused) -> None:
+        if not self.database_is_away:
+            log.warning("database.unavailable", error=str(fault))
+        self.database_is_away = True
+
+    def _answered(self) -> None:
+        """Take note that the server is there, whatever it said: else a job that fails then would be the last one."""
+        if self.database_is_away:
+            log.info("database.back")
+        self.database_is_away = False
+
+    async def _transaction(
+        self, function: str, batch: Sequence[Delivery], *, look_up: bool
+    ) -> list[Outcome | RetryLater]:
+        named = function if function in self.tally.known else OTHERS
+        fresh: list[Delivery] = []
+        committing = False
+        try:
+            async with self._pool.transaction() as connection:
+                begun_ns = time.perf_counter_ns()
+                repositories = Repositories(connection)
+                with _own_statement(len(batch)):
+                    stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
+                fresh = [delivery for delivery in batch if delivery.id not in stored]
+                verdicts = await self._decide(function, fresh, repositories)
+                decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
+                settled = [(d, end) for d, end in zip(fresh, decided, strict=True) if not isinstance(end, RetryLater)]
+                write_ns = time.perf_counter_ns()
+                if settled:
+                    entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
+                    write_us = self._write_us.get(named, 0)
+                    db_us = (write_ns - begun_ns) // 1000 + write_us
+                    with _own_statement(len(entries)):
+                        await self._write(function, entries, repositories, db_us, write_us)
+                committing = True
+        except DatabaseFault as fault:
+            asked = committing and any(not isinstance(delivery.command, (Rejected, Failed)) for delivery in fresh)
+            if asked and is_of_one_statement(
+                cause := fault.__cause__ or fault
+            ):  # a deferred trigger of the handler's tables
+                raise HandlerError(f"PostgreSQL refuses its commit: {words(cause)}") from None
+            raise
+        if settled:
+            self._write_us[named] = (time.perf_counter_ns() - write_ns) // 1000
+        self.tally.add([outcome for _, outcome in settled], function, retried=_count_retries(decided))
+        fresh_outcomes = iter(decided)
+        return [stored.get(delivery.id) or next(fresh_outcomes) for delivery in batch]
+
+    async def _decide(
+        self, function: str, fresh: Sequence[Delivery], repositories: Repositories
+    ) -> list[Verdict | Failed]:
+        """Ask the handler about the commands; what is decided already stays as it is."""
+        job_type = self._types.get(function)
+        jobs = [Job(d.id, d.command) for d in fresh if not isinstance(d.command, (Rejected, Failed))]
+        answers = iter(await self._ask(job_type, jobs, repositories) if job_type and jobs else ())
+        return [d.command if isinstance(d.command, (Rejected, Failed)) else next(answers) for d in fresh]
+
+    async def _ask(
+        self, job_type: JobType[Any], jobs: Sequence[Job[Any]], repositories: Repositories
+    ) -> Sequence[Verdict]:
+        """Call the handler.
+
+        Raises `HandlerError` if it hangs, does not answer for each job, or needs a grant, a table or a trigger's
+        server that is missing.
+        """
+        limit = asyncio.timeout(self._handler_timeout_s)
+        try:
+            async with limit:
+                verdicts = await job_type.handler(jobs, repositories)
+        except TimeoutError:
+            if limit.expired():
+                raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None
+            raise
+        except Exception as error:
+            if is_of_one_statement(error):
+                raise HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None
+            raise
+        if len(verdicts) != len(jobs):
+            raise HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")
+        return verdicts
+
+    async def _write(
+        self, function: str, entries: Sequence[Entry], repositories: Repositories, db_us: int, write_us: int
+    ) -> None:
+        """Write the ledger rows of those that have an outcome now. Raises `Conflict` if somebody else was faster."""
+        count = await repositories.results.write(
+            function, entries, worker_id=self._worker_id, db_us=db_us, write_us=write_us
+        )
+        if count < len(entries):
+            raise Conflict("another worker has settled a job of this batch")
+
+
+@contextmanager
+def _own_statement(jobs: int) -> Generator[None]:
+    """Raise `Refused`, which is waited for, if a statement of the ledger itself fails and no job is at fault.
+
+    A statement of several jobs that takes too long may ask for too much: then its batch is split first. A constraint
+    that the ledger does not know raises `NotStored`, as a job must not be rejected for it.
+    """
+    try:
+        yield
+    except ServerError as error:
+        fault = classify(error)
+        if getattr(error, "sqlstate", "").startswith("42") or (isinstance(fault, StatementTimeout) and jobs == 1):
+            raise Refused(f"the ledger's own statement: {words(error)}") from error
+        if getattr(error, "sqlstate", "").startswith("23"):
+            raise NotStored(f"the ledger's row: {fault}") from None
+        raise
+
+
+def _conclude(delivery: Delivery, verdict: Verdict | Failed) -> Outcome | RetryLater:
+    if not isinstance(verdict, Unresolved):
+        return verdict
+    if not delivery.looked_again:
+        return RetryLater(0, verdict.reason)  # what it waits for may be in a batch that commits at this moment
+    return Rejected(verdict.reason) if delivery.last_try else _again(UNRESOLVED_DELAYS_S, delivery, verdict.reason)
+
+
+def _count_retries(decided: Sequence[Outcome | RetryLater]) -> int:
+    """Return how many of a batch go back to the queue; those that only join the next batch are not retried."""
+    return sum(isinstance(outcome, RetryLater) and outcome.delay_s > 0 for outcome in decided)
+
+
+def _again(delays_s: Sequence[float], delivery: Delivery, cause: str) -> RetryLater:
+    return RetryLater(delays_s[min(delivery.attempt, len(delays_s)) - 1], cause)
+
+
+def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
+    applied = isinstance(outcome, Applied)
+    return Entry(
+        delivery.id,
+        status_of(outcome),
+        to_json(outcome.result).decode() if applied else None,
+        outcome.reason if isinstance(outcome, Rejected) else None,
+        None if applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
+        None if applied else _kept(delivery.content),
+        delivery.attempt,
+        delivery.enqueued_at_ms,
+        delivery.taken_at_ms,
+        delivery.queue_us,
+        delivery.waited_us(begun_ns),
+        delivery.batch_us,
+    )
+
+
+def _kept(content: object) -> str | None:
+    """Return what requeue enqueues again; None if jsonb cannot hold it, and so no worker can apply it, or too large."""
+    if not isinstance(content, dict):
+        return None
+    try:
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+    except ValueError:  # infinity, or a lone surrogate
+        return None
+    return None if size > MAX_KEPT_BYTES or _ESCAPED_NUL.search(text) else text
+
+
+def _storable(text: str) -> str:
+    """Return an error's text as the ledger can hold it: no NUL, no lone surrogate, not endless."""
+    return text[:_ERROR_LENGTH].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

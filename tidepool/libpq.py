@@ -1,0 +1,88 @@
+"""What asyncpg takes from outside the URL, as libpq does: variables such as PGSSLMODE, and service files.
+
+It is checked before anything connects, since the driver reports much of it as a server that is away, or ignores it.
+No text of this module repeats a value: a line of a service file may be a password.
+"""
+
+import configparser
+import os
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+from tidepool.urls import UrlError, check_parameter, parse_postgres
+
+_CHECKED = {
+    "PGGSSLIB": "gsslib",
+    "PGHOST": "host",
+    "PGPASSFILE": "passfile",
+    "PGPORT": "port",
+    "PGSSLCERT": "sslcert",
+    "PGSSLCRL": "sslcrl",
+    "PGSSLKEY": "sslkey",
+    "PGSSLMAXPROTOCOLVERSION": "ssl_max_protocol_version",
+    "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
+    "PGSSLMODE": "sslmode",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+}
+"""Variables that asyncpg reads, and the parameter of a URL whose values each may have."""
+_UNCHECKED = ("PGDATABASE", "PGKRBSRVNAME", "PGPASSWORD", "PGUSER")
+_IGNORED = ("PGHOSTADDR", "PGOPTIONS", "PGREQUIREAUTH", "PGREQUIREPEER", "PGSERVICE", "PGSSLCRLDIR")
+"""Variables with which libpq would connect elsewhere, or otherwise, and which asyncpg does not read."""
+_NOT_IN_SERVICES = ("connect_timeout", "options", "pgbouncer", "service", "ssl", "statement_cache_size")
+"""Parameters of a URL that asyncpg ignores in a service file."""
+
+
+def drop_empty_variables(environment: MutableMapping[str, str]) -> None:
+    """Remove the variables that are empty: libpq takes them for absent ones, asyncpg does not."""
+    for variable in (*_CHECKED, *_UNCHECKED):
+        if environment.get(variable) == "":
+            del environment[variable]
+
+
+def check(url: str, environment: Mapping[str, str]) -> None:
+    """Check what asyncpg reads with *url*. Raises `UrlError`, whose text begins with the name of a variable."""
+    for variable in _IGNORED:
+        if environment.get(variable):
+            raise UrlError(f"{variable}: is not honoured by the driver: unset it, and write it in DATABASE_URL")
+    for variable, name in _CHECKED.items():
+        if value := environment.get(variable):
+            _check_variable(variable, name, value)
+    if service := parse_postgres(url).parameters.get("service"):
+        try:
+            _check_service(service, environment.get("PGSERVICEFILE"))
+        except UrlError as error:
+            raise UrlError(f"DATABASE_URL: {error}") from None
+
+
+def _check_variable(variable: str, name: str, value: str) -> None:
+    if name == "sslrootcert" and value == "system":
+        raise UrlError(f"{variable}: is not honoured by the driver: write sslrootcert=system in DATABASE_URL")
+    if name == "host" and ":" in value:
+        raise UrlError(f"{variable}: has a colon: write ports in PGPORT, and IPv6 addresses in DATABASE_URL")
+    try:
+        check_parameter(name, value)
+    except UrlError as error:
+        raise UrlError(f"{variable}: {error}") from None
+
+
+def _check_service(service: str, given_file: str | None) -> None:
+    """Raise `UrlError` unless *service* is in the service file with nothing but what asyncpg takes from there."""
+    path = given_file or os.path.expanduser("~/.pg_service.conf")  # noqa: PTH111  (it may have no home)
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(Path(path).read_text("utf-8"))
+    except (OSError, ValueError, configparser.Error):
+        raise UrlError(f"has parameter service, but no service file can be read at {path}") from None
+    if not parser.has_section(service):
+        raise UrlError(f"has parameter service, which is not in {path}")
+    for name, value in parser[service].items():
+        if "%" in value:
+            raise UrlError(f"has a service with a % in its {name}, which the driver cannot read: write it in the URL")
+        if name in _NOT_IN_SERVICES:
+            raise UrlError(f"has a service with {name}, which the driver ignores there: write it in the URL")
+        try:
+            check_parameter(name, value)
+        except UrlError as error:
+            raise UrlError(f"has a service with {name} that {error}") from None

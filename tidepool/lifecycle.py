@@ -1,0 +1,284 @@
+"""The composition root of a worker process: what is made at startup, wired, and closed at shutdown.
+
+`arq worker.WorkerSettings` gets its settings class here. Nothing else in the service makes a pool, a
+ledger or a batcher, and nothing in here decides anything.
+"""
+
+import asyncio
+import functools
+import platform
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from settings import Settings, load_or_exit
+from tidepool import logs, process, servers
+from tidepool.advice.advice_job import Adviser
+from tidepool.bounded_http.listening import CannotListen
+from tidepool.embedded import EmbeddedServersError
+from tidepool.engine.worker import EngineOptions, StartError, install
+from tidepool.fleet import capacity, identity
+from tidepool.fleet.budget import Budget
+from tidepool.health.journal import Journal
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.metrics import Metrics
+from tidepool.health.pruner import Pruner
+from tidepool.health.recorder import Recorder
+from tidepool.health.serving import HealthPort
+from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.delivery import now_ms
+from tidepool.ledger.intake import Intake, arq_functions
+from tidepool.ledger.ledger import Ledger
+from tidepool.periodic import keep_running
+from tidepool.pool.faults import DatabaseFault, ServerError, words
+from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue import wire
+from tidepool.queue.connection import ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.leases import backlog
+from tidepool.storage.migrations import MigrationError, migrate
+from tidepool.storage.requirements import require
+from tidepool.urls import drops_channel_binding, without_password
+from worker.jobs import JOBS
+
+log = structlog.get_logger(__name__)
+
+_HEALTH_CHECK_INTERVAL_S = 3
+
+
+def worker_settings() -> type:
+    """Return the settings class for the `arq` command, made of the environment.
+
+    Ends the process with status 2 and one line for each wrong variable where it is not valid.
+    """
+    settings = load_or_exit()
+    install()
+    if process.is_arq_command():
+        sys.excepthook = _explain
+    this = WorkerProcess(settings)
+
+    class WorkerSettings:
+        """What arq reads; it looks at this class's own attributes only."""
+
+        functions = arq_functions(JOBS)
+        on_startup = this.startup
+        on_shutdown = this.shutdown
+        ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
+        redis_settings = redis_settings(servers.addresses(settings).redis)
+        queue_name = settings.queue_name
+        job_serializer = wire.serialize
+        job_deserializer = wire.receive
+        health_check_key = f"{settings.queue_name}:health-check:{settings.worker_name}"
+        health_check_interval = _HEALTH_CHECK_INTERVAL_S
+        max_jobs = settings.max_jobs
+        poll_delay = settings.poll_delay
+        keep_result = settings.keep_result
+        job_completion_wait = settings.shutdown_wait
+        allow_abort_jobs = True
+        log_results = False
+
+    return WorkerSettings
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
+    if isinstance(error, (RedisError, OSError)):
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+class WorkerProcess:
+    """What one worker process has open, from its connecting through `startup` to `shutdown`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._servers = ExitStack()
+        self._open = AsyncExitStack()
+        self._urls = servers.addresses(settings)
+        self._identity = identity.of_this_process()
+        self._ledger: Ledger | None = None
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port)
+
+    def engine_options(self) -> EngineOptions:
+        """Return what the engine has to know of this process."""
+        return EngineOptions(
+            owner=self._identity.worker_id,
+            lease_s=self._settings.lease,
+            connect=self._connect,
+            may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
+            beaten=self._health.beaten,
+            is_ready=self._health.is_ready,
+            max_job_bytes=wire.MAX_PAYLOAD_BYTES,
+            max_held_bytes=self._settings.max_held_bytes,
+            max_kept_bytes=wire.MAX_KEPT_BYTES,
+            log_arguments=False,
+        )
+
+    async def _connect(self) -> ArqRedis:
+        """Start or join the embedded servers if they are used, and return Redis's client once it answers."""
+        logs.configure(self._settings.log_level)
+        try:
+            await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
+        except EmbeddedServersError as error:
+            raise StartError(str(error)) from None
+        redis = open_redis(
+            self._urls.redis, queue_name=self._settings.queue_name, connect_timeout_s=self._settings.connect_timeout
+        )
+        try:
+            await wait_for_redis(redis, self._urls.redis)
+        except RedisError as error:
+            raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
+        return redis
+
+    async def startup(self, ctx: dict[Any, Any]) -> None:
+        """Open the pool and put everything in place that jobs need."""
+        _require_known(self._settings.pool_shares)
+        await self._open_health_port(ctx["redis"])
+        worker_id = self._identity.worker_id
+        if drops_channel_binding(self._urls.database):
+            log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
+        config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
+        side = SideConnection(config, "stats")
+        budget = await self._enter_budget(ctx["redis"], side)
+        pool = await self._open_pool(config, budget, side)
+        ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
+        batcher = Batcher(
+            ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
+        )
+        self._open.push_async_callback(batcher.close)
+        budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
+        ctx["intake"] = Intake(
+            JOBS, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
+        )
+        self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
+        log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
+
+    async def shutdown(self, _ctx: dict[Any, Any]) -> None:
+        """Let the batches that have left commit, write the last snapshot, close what was opened, newest first."""
+        await self._open.aclose()
+        await asyncio.to_thread(self._servers.close)
+        log.info("worker.stopped")
+
+    async def _open_health_port(self, redis: ArqRedis) -> None:
+        try:
+            await self._health.open(functools.partial(ask, redis))
+        except CannotListen as error:
+            raise StartError(f"METRICS_PORT: {error}") from None
+        self._open.push_async_callback(self._health.close)
+
+    async def _enter_budget(self, redis: ArqRedis, side: SideConnection) -> Budget:
+        """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
+        budget = Budget(
+            redis,
+            without_password(self._urls.database),
+            self._identity.worker_id,
+            pool_size=self._settings.pool_max_size,
+            margin=self._settings.connection_margin,
+            read=functools.partial(capacity.read, side),
+        )
+        self._open.push_async_callback(budget.leave)
+        self._open.push_async_callback(side.close)
+        await budget.enter()
+        self._run_aside(budget.run, "budget")
+        return budget
+
+    async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
+        try:
+            tables = not self._settings.migrate_on_start
+            await self._wait_for_database(functools.partial(_require, side, tables=tables))
+            if self._settings.migrate_on_start:
+                for migration in await self._wait_for_database(functools.partial(migrate, config)):
+                    log.info("migration.applied", version=migration.version, name=migration.name)
+                await self._wait_for_database(functools.partial(_require, side, tables=True))
+            pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
+        except (DatabaseFault, MigrationError, ServerError) as error:
+            raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
+        self._open.push_async_callback(pool.close)
+        return pool
+
+    async def _wait_for_database(self, attempt: Any) -> Any:
+        return await servers.wait_for_postgresql(attempt, self._urls.database, None)
+
+    def _watch(
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: ArqRedis
+    ) -> None:
+        """Start the stats job, the pruning, and what judges both."""
+        pruner = Pruner(
+            side,
+            results_keep_days=self._settings.result_keep_days,
+            snapshots_keep_days=self._settings.snapshot_keep_days,
+        )
+        self._run_aside(pruner.run, "pruner")
+        lag = LoopLag()
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
+        if self._settings.enable_monitoring:
+            journal = Journal(
+                self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
+            )
+            recorder = Recorder(
+                journal,
+                pool=pool,
+                tally=ledger.tally,
+                lag=lag,
+                callers=lambda: batcher.slots,
+                batches=batcher.take_figures,
+                backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
+                interval_s=self._settings.stats_interval,
+            )
+            self._open.push_async_callback(recorder.close)
+            self._run_aside(recorder.run, "stats job")
+            self._run_aside(Adviser(journal, side).run, "adviser")
+
+    def _run_aside(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        task = asyncio.create_task(keep_running(work, name), name=name)
+        self._open.callback(task.cancel)
+
+
+def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
+    """Return what the row of a process's start tells of it: versions, and what its figures depend on."""
+    packages = ("arq", "asyncpg", "redis", "uvloop")
+    pool = asdict(config)
+    del pool["url"], pool["application_name"]
+    others = ("queue_name", "pool_shares", "max_jobs", "batch_limit", "lease", "job_timeout", "stats_interval")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "config": {**pool, **{name: getattr(settings, name) for name in others}},
+    }
+
+
+def _require_known(shares: Mapping[str, float]) -> None:
+    if unknown := shares.keys() - {job_type.name for job_type in JOBS}:
+        raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
+
+
+async def _require(side: SideConnection, *, tables: bool) -> None:
+    async with side.use() as connection:
+        await require(connection, tables=tables, writing=True)
+
+
+async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
+    """Open the pool with this process's share."""
+    return await Pool.open(config, await budget.take_share())
+
+
+async def _read_backlog(redis: ArqRedis, queue_name: str) -> tuple[int, float | None] | None:
+    """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
+    try:
+        found = await backlog(redis, queue_name, now_ms())
+    except (RedisError, OSError):
+        return None
+    return found.waiting, found.oldest_s
+
+
+def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
+    """Let the pool have so many connections, and as many batches be under way."""
+    pool.limit = batcher.slots = limit

@@ -1,0 +1,287 @@
+"""Logging: structlog for ours and for everybody else's lines, to standard error.
+
+Readable on a terminal, one JSON object a line otherwise. No line has a job's fields or a password; ids
+are the caller's, and are escaped. The events of the service, noun.past:
+
+| event | level | when |
+|---|---|---|
+| `worker.started`, `worker.stopped` | info | a process began and ended its work |
+| `worker.left_jobs` | warning | a worker ended with jobs that it could not put back: they run after its lease |
+| `worker.died` | warning | `--workers` or `--demo` replaces a worker that ended; with its status and its log |
+| `jobs.settled` | info | every STATS_INTERVAL in which jobs were: outcomes and the pool's figures |
+| `jobs.recovered` | info | jobs whose lease was over went back to the queue |
+| `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
+| `job.unsettled` | error | an error of ours, not the job's: the job runs again |
+| `job.left` | warning | a job that only a newer worker understands; once per function |
+| `job.content_dropped` | warning | the arguments of a job do not fit its row in the ledger, which has none then |
+| `hook.failed` | error | a hook of arq's (`on_job_start` and the like) raised |
+| `lease.lost` | warning | this worker's lease ended, so that others may run its jobs |
+| `task.failed` | error | a background task raised; it goes on. At most once a minute |
+| `database.unavailable`, `database.back` | warning, info | once per outage |
+| `redis.unavailable`, `redis.back` | warning, info | once per outage |
+| `redis.key_unusable` | warning | a key or value in Redis that no worker wrote was skipped; once for each |
+| `redis.may_drop_jobs` | warning | at the start: `maxmemory-policy` is not `noeviction` |
+| `server.waited_for` | warning | PostgreSQL or Redis does not answer at the start |
+| `wakeup.unsupported` | info | Redis does not wake this worker, which looks every POLL_DELAY |
+| `postgresql.no_channel_binding` | warning | the URL asks for channel binding, which the driver does not have |
+| `budget.waiting` | warning | a new worker has to wait for connections or for Redis; with the cause and the numbers |
+| `budget.limited` | warning | a worker begins with less than POOL_MAX_SIZE; with the numbers |
+| `budget.changed` | info | the pool's limit went down or up |
+| `budget.exceeded` | warning | the minimum of the workers that run is more than the server can give |
+| `budget.entries_unusable` | warning | an entry of the budget that no worker wrote was skipped; once for each |
+| `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
+| `snapshot.late` | warning | a sample could not be written yet and is kept |
+| `advice.failed`, `prune.failed` | warning, error | PostgreSQL was away or refused it; error: another cause |
+| `rows.pruned` | info | old snapshots and ledger rows were deleted |
+| `retention.longer` | warning | another worker keeps rows for longer, and its setting counts |
+| `front.sign_in_failed` | warning | a caller of the front gave a wrong token; with its address |
+| `migration.applied` | info | a schema migration was applied |
+| `migration.waits` | warning | a migration waits for a lock; with the process that holds it |
+| `migrations.newer` | warning | the database is newer than this process, which can work with it |
+| `log.dropped` | warning | lines that could not be written, since nobody read them or the disk was full: *count* |
+
+Lines go through a bounded queue (`tidepool.log_queue`), so that an output that takes none stops nothing. An error
+that repeats is one line each time; its traceback is logged once a minute for each function and place. Long values
+are cut.
+"""
+
+import atexit
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from tidepool.log_queue import LogQueue
+
+_MAX_VALUE = 4_000
+_MAX_TRACEBACK = 10_000
+"""Characters of one value of a line."""
+_MAX_ERROR = 500
+_TRACEBACK_PERIOD_S = 60.0
+_MAX_PLACES = 200
+"""Places that are remembered, and so the tracebacks of one minute, however many kinds of errors there are."""
+
+_queue: LogQueue | None = None
+
+
+def configure(level: str) -> None:
+    """Send all log lines of *level* and above through structlog. A second call replaces the first."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(("count", "function")), *shared], processors=_rendering()
+    )
+    handler = _handler(formatter)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    _take_over_arq()
+
+
+def say(line: str) -> None:
+    """Print *line* to standard error, after everything that was logged before it."""
+    if _queue is None:
+        print(line, file=sys.stderr)  # noqa: T201  (nothing is configured yet)
+    else:
+        _queue.put(f"{line}\n")
+
+
+def last_line(path: Path) -> str:
+    """Return what a process wrote into its log last: of one that could not start, why."""
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def printable(text: str) -> str:
+    """Return *text* on one line, without anything that a terminal would obey."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _rendering() -> list[Any]:
+    strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    limit, formatted = TracebackLimit(), structlog.processors.format_exc_info
+    if sys.stderr.isatty():
+        # Plain tracebacks: the pretty ones print local variables, and so the content of jobs.
+        console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return [strip, limit, formatted, _cut, _on_its_own_line, console]
+    return [strip, limit, formatted, _cut, structlog.processors.JSONRenderer()]
+
+
+class TracebackLimit:
+    """Removes an error's traceback from its line if one from the same place was logged in the last minute.
+
+    A place is the function of the job (or else the logger), the error's type, and the line that raised it. The line
+    keeps the error's text; the next one with a traceback says how many were left out (`tracebacks_left_out`).
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._places: dict[tuple[Any, ...], _Place] = {}
+
+    def __call__(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Do so; a processor of structlog's."""
+        error = _error_of(event.get("exc_info"))
+        if error is None:
+            return event
+        event.setdefault("error", _shortened(f"{type(error).__name__}: {_text_of(error)}", _MAX_ERROR))
+        place = self._place((event.get("function", event.get("logger")), *_place_of(error)))
+        if place is None or self._now_s() < place.until_s:
+            del event["exc_info"]
+            if place is not None:
+                place.left_out += 1
+            return event
+        if place.left_out:
+            event["tracebacks_left_out"] = place.left_out
+        place.until_s, place.left_out = self._now_s() + _TRACEBACK_PERIOD_S, 0
+        return event
+
+    def _place(self, key: tuple[Any, ...]) -> "_Place | None":
+        """Return the place called *key*, a new one if there is room for it; None if there is not."""
+        if key not in self._places and len(self._places) >= _MAX_PLACES:
+            now_s = self._now_s()
+            self._places = {known: place for known, place in self._places.items() if now_s < place.until_s}
+            if len(self._places) >= _MAX_PLACES:
+                return None
+        return self._places.setdefault(key, _Place())
+
+
+@dataclass(slots=True)
+class _Place:
+    until_s: float = 0.0
+    """Until when no other traceback is logged, by the clock of the limit."""
+    left_out: int = 0
+
+
+def _error_of(exc_info: Any) -> BaseException | None:
+    """Return the error of a line, in whichever of logging's forms it was given."""
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1]
+    return sys.exc_info()[1] if exc_info else None
+
+
+def _place_of(error: BaseException) -> tuple[str, str, int]:
+    """Return the error's type, and the file and line that raised it."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return (name, frame.tb_frame.f_code.co_filename, frame.tb_lineno) if frame else (name, "", 0)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  (an error of somebody else's, whose text may raise anything)
+        return "its text cannot be read"
+
+
+def _cut(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Shorten long values. A number is short."""
+    for name, value in event.items():
+        if value is None or isinstance(value, (bool, int, float)):
+            continue
+        text = value if isinstance(value, str) else repr(value)
+        limit = _MAX_TRACEBACK if name == "exception" else _MAX_VALUE
+        if len(text) > limit:
+            event[name] = _shortened(text, limit)
+    return event
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Return *text* without its middle, if it has more than *limit* characters: a traceback's end says most."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 4]} ... [{len(text) - limit} characters cut] ... {text[-(limit - limit // 4) :]}"
+
+
+class _QueueHandler(logging.Handler):
+    """Renders records where they are logged, and puts the lines into the queue."""
+
+    def __init__(self, queue: LogQueue) -> None:
+        super().__init__()
+        self._lines = queue
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one record; one that cannot be rendered becomes a line about that."""
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001  (no log line may end what logs it)
+            line = f"log.unreadable logger={record.name!r} error={type(error).__name__}"
+        self._lines.put(f"{line}\n")
+
+
+def _handler(formatter: logging.Formatter) -> logging.Handler:
+    """Return the handler of all loggers. Standard error that is closed, or no file, needs no queue."""
+    global _queue  # noqa: PLW0603  (the process has one standard error)
+    fd = _descriptor()
+    if fd is None:
+        return logging.StreamHandler(sys.stderr) if sys.stderr else logging.NullHandler()
+    if _queue is not None:
+        _end(_queue)
+    _queue = LogQueue(fd, lambda count: _dropped_line(formatter, count))
+    atexit.register(_end, _queue)
+    sys.excepthook = _say_uncaught
+    return _QueueHandler(_queue)
+
+
+def _descriptor() -> int | None:
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _end(queue: LogQueue) -> None:
+    """Write what is queued, or give it up after two seconds; from then on `say` prints directly."""
+    global _queue  # noqa: PLW0603
+    atexit.unregister(_end)
+    if queue.close() and _queue is queue:
+        _queue = None
+
+
+def _dropped_line(formatter: logging.Formatter, count: int) -> str:
+    about = {"levelno": logging.WARNING, "levelname": "WARNING", "count": count}
+    record = logging.makeLogRecord({"name": __name__, "msg": "log.dropped", "args": (), **about})
+    return f"{formatter.format(record)}\n"
+
+
+def _say_uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """Print the traceback of what ends the process: through the queue, for a full pipe must not keep it from ending."""
+    say("".join(traceback.format_exception(kind, error, where)).rstrip("\n"))
+
+
+def _on_its_own_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Keep what others wrote, such as a job's id, from looking like a line of ours; JSON does so by itself."""
+    for name, value in event.items():
+        if name == "exception":
+            event[name] = "\n".join(f"    {printable(line)}" for line in value.splitlines())
+        elif isinstance(value, str):
+            event[name] = printable(value)
+    return event
+
+
+def _take_over_arq() -> None:
+    """Undo the handler that the `arq` command has given arq's logger, and drop its two lines a job."""
+    arq = logging.getLogger("arq")
+    arq.handlers.clear()
+    arq.propagate = True
+    if logging.getLogger().level > logging.DEBUG:
+        logging.getLogger("arq.worker.job").setLevel(logging.WARNING)

@@ -1,0 +1,284 @@
+"""The connection pool of one process: a fair gate in front of asyncpg's pool, which counts all that happens.
+
+`tidepool.lifecycle` opens it at startup and closes it at shutdown; the ledger is its main user; the health
+package reads `stats`. Every connection gets the same session settings when it is opened, so nothing has
+to be set, or reset, on a connection later.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, LiteralString, Self, cast
+
+import asyncpg
+
+from tidepool.pool.address import arguments
+from tidepool.pool.connection import Connection
+from tidepool.pool.connections import COMMIT, Connections, Session, has_ended
+from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, connecting, translated
+from tidepool.pool.figures import PoolStats
+from tidepool.pool.gate import Gate, GateClosed, GateFull
+from tidepool.pool.loan import Holder, Loan
+
+_CLOSE_TIMEOUT_S = 10.0
+_NAME_BYTES = 63
+"""PostgreSQL cuts an application name here, and warns."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """How a pool is opened; durations in seconds. Each is the setting of the same name."""
+
+    url: str = field(repr=False)
+    application_name: str
+    min_size: int = 1
+    max_size: int = 4
+    max_queries: int = 50_000
+    max_inactive_time_s: float = 300.0
+    acquire_timeout_s: float = 10.0
+    command_timeout_s: float = 10.0
+    connect_timeout_s: float = 5.0
+    transaction_timeout_s: float = 20.0
+    max_waiting: int = 10_000
+
+
+class Pool:
+    """The pool. Open it with `Pool.open`; raises `Unavailable` or `PoolTimeout` where the server or the pool fails."""
+
+    def __init__(self, config: PoolConfig, limit: int | None = None) -> None:
+        self.config = config
+        self.stats = PoolStats()
+        self._gate = Gate(config.max_size if limit is None else limit, most_waiting=config.max_waiting)
+        self._connections = Connections(
+            self.stats,
+            max_inactive_time_s=config.max_inactive_time_s,
+            transaction_timeout_s=config.transaction_timeout_s,
+        )
+        self._loans: set[Loan] = set()
+        self._shrinking: asyncio.Task[None] | None = None
+        self._pool: Any = asyncpg.create_pool(connect=self._connections.connect, **pool_options(config, self.limit))
+
+    @classmethod
+    async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
+        """Open a pool with its least number of connections, or *limit* where that is less. Raises `Unavailable`."""
+        pool = cls(config, limit)
+        async with translated():
+            await pool._pool
+        return pool
+
+    @property
+    def size(self) -> int:
+        """Connections open now."""
+        return cast("int", self._pool.get_size())
+
+    @property
+    def idle(self) -> int:
+        """Connections open and not in use now."""
+        return cast("int", self._pool.get_idle_size())
+
+    @property
+    def connections(self) -> int:
+        """Connections that the server has for this pool now: `size`, and those being opened."""
+        return self._connections.count
+
+    @property
+    def limit(self) -> int:
+        """Connections that may be open at a time: `max_size`, or less."""
+        return self._gate.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        """Change it while the pool is in use: idle ones above it are closed, those in use when they come back."""
+        self._gate.limit = min(limit, self.config.max_size)
+        self._shrink_soon()
+
+    def holders(self) -> list[Holder]:
+        """Return who has a connection, the longest first."""
+        return sorted((loan.holder() for loan in self._loans), key=lambda holder: holder.since_ns)
+
+    def acquire(self) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection, first come, first served, waiting for one's turn at most the acquire timeout.
+
+        Raises `PoolTimeout` when it did not come or too many waited, `Unavailable` when the server is away;
+        inside the block, errors of the database come out as `tidepool.pool.faults`.
+        """
+        return Loan(self._lend, self._take_back)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        """Lend a connection inside a transaction: commits on a clean exit, rolls back on any exception.
+
+        Not by asyncpg's class: the isolation and the time limit are set in the round trip that begins it.
+        """
+        async with self.acquire() as connection:
+            await connection.execute(self._connections.begin)
+            try:
+                yield connection
+            except BaseException:
+                await _end(connection, "ROLLBACK")
+                raise
+            await _end(connection, COMMIT)
+
+    async def check(self) -> float:
+        """Return the milliseconds that a round trip took, for health checks. Raises as `acquire`."""
+        since = time.perf_counter_ns()
+        async with self.acquire() as connection:
+            await connection.execute("SELECT 1")
+        return (time.perf_counter_ns() - since) / 1e6
+
+    async def close(self) -> None:
+        """Close every connection; those still in use after 10 seconds are cut, and nobody waits any more."""
+        self._gate.close()
+        self._connections.closing = True
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._pool.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._pool.terminate()
+
+    async def _lend(self, loan: Loan) -> Connection:
+        """Let the caller in when it is its turn, and give the *loan* its connection.
+
+        asyncpg's pool has an idle one or opens one: never more than the gate lets in. There is no time limit here,
+        which would cost a timer: opening has its own, and nothing else is waited for.
+        """
+        self.stats.acquire_requests += 1
+        if self._gate.try_enter():
+            self.stats.waited(0)
+        else:
+            await self._wait_for_turn()
+        try:
+            loan.connection = connection = await self._pool.acquire()
+            loan.server_pid = self._connections.lent(connection)
+            loan.task = asyncio.current_task()
+            loan.since_ns = time.perf_counter_ns()
+        except BaseException as error:
+            self.stats.acquire_errors += isinstance(error, Exception)
+            self._gate.leave()
+            raise
+        self._loans.add(loan)
+        self.stats.acquire_ok += 1
+        self.stats.move(in_use=1, now_ns=loan.since_ns)
+        return connection
+
+    async def _wait_for_turn(self) -> None:
+        stats, since_ns = self.stats, time.perf_counter_ns()
+        stats.move(waiting=1, now_ns=since_ns)
+        try:
+            await self._gate.enter(self.config.acquire_timeout_s)
+        except TimeoutError:
+            stats.acquire_timeouts += 1
+            raise PoolTimeout(f"no connection after {_ms_since(since_ns)} ms ({self._fullness()})") from None
+        except GateFull:
+            stats.acquire_rejected += 1
+            raise PoolTimeout(f"too many wait for a connection ({self._fullness()})") from None
+        except GateClosed:
+            raise PoolClosed("the pool is closed") from None
+        except asyncio.CancelledError:
+            stats.acquire_cancelled += 1
+            raise
+        finally:
+            turn_ns = time.perf_counter_ns()
+            stats.move(waiting=-1, now_ns=turn_ns)
+        stats.acquire_waited += 1
+        stats.waited((turn_ns - since_ns) // 1000)
+
+    async def _take_back(self, loan: Loan) -> None:
+        """End the *loan* and give its connection back, within the command timeout."""
+        since_ns = time.perf_counter_ns()
+        try:
+            self._loans.remove(loan)
+            self.stats.held((since_ns - loan.since_ns) // 1000)
+            self.stats.move(in_use=-1, now_ns=since_ns)
+            self._connections.returning(loan.connection, loan.server_pid)
+            await self._pool.release(loan.connection, timeout=self.config.command_timeout_s)
+            returned_ns = time.perf_counter_ns()
+            self._connections.returned(loan.server_pid, returned_ns)
+            self._shrink_soon()
+            self.stats.return_us_sum += (returned_ns - since_ns) // 1000
+        finally:
+            self._gate.leave()
+
+    def _shrink_soon(self) -> None:
+        """Have idle connections closed until there are no more than the limit, unless that is under way."""
+        if self._connections.kept > self.limit and (self._shrinking is None or self._shrinking.done()):
+            self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
+
+    async def _shrink(self) -> None:
+        with suppress(asyncpg.InterfaceError):  # the pool is being closed, and they with it
+            while self.idle and self._connections.kept > self.limit:
+                connection = await self._pool.acquire()  # an idle one: this waits for nothing
+                self._connections.surplus(connection.get_server_pid())
+                with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it is cut then
+                    await connection.close(timeout=self.config.command_timeout_s)
+                await self._pool.release(connection)
+
+    def _fullness(self) -> str:
+        return (
+            f"size {self.size} of {self.config.max_size}, idle {self.idle}, "
+            f"in use {self.stats.in_use}, waiting {self.stats.waiting}"
+        )
+
+
+async def connect(config: PoolConfig, purpose: str) -> Any:
+    """Open one connection outside the pool, named after its *purpose* on the server. Raises `Unavailable`."""
+    options = _connect_options(config)
+    options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
+    async with translated(), connecting():
+        return await asyncpg.connect(**options)
+
+
+def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
+    """Return what asyncpg's pool is made with."""
+    return {
+        "min_size": min(config.min_size, 1),  # what asyncpg opens anew whatever the limit is
+        "init_size": min(config.min_size, limit),
+        "max_size": config.max_size,
+        "max_queries": config.max_queries,
+        "max_inactive_connection_lifetime": config.max_inactive_time_s,
+        "reset": _nothing_to_reset,
+        **_connect_options(config),
+    }
+
+
+def _connect_options(config: PoolConfig) -> dict[str, Any]:
+    """Return what every connection is opened with.
+
+    The server's statement timeout ends a little before ours, so that a slow statement is cancelled by
+    the server, and ours only means that the server does not answer at all.
+    """
+    statement_timeout_ms = int(config.command_timeout_s * 900)
+    return {
+        "connection_class": Session,
+        "timeout": config.connect_timeout_s,
+        **arguments(config.url),
+        "command_timeout": config.command_timeout_s,
+        "server_settings": {
+            "application_name": config.application_name[:_NAME_BYTES],
+            "timezone": "UTC",
+            "search_path": "public",
+            "statement_timeout": str(statement_timeout_ms),
+            "idle_in_transaction_session_timeout": str(statement_timeout_ms),
+            "jit": "off",  # never pays for statements this short, and slows the first one of a connection
+        },
+    }
+
+
+async def _end(connection: Connection, statement: LiteralString) -> None:
+    """End a transaction. Raises `Unavailable` if its connection was lost, whatever else went wrong because of that."""
+    try:
+        await connection.execute(statement)
+    except asyncpg.InterfaceError as error:
+        if has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
+            raise Unavailable(f"the connection was lost: {error}") from error
+        raise
+
+
+def _ms_since(since_ns: int) -> int:
+    return (time.perf_counter_ns() - since_ns) // 1_000_000
+
+
+async def _nothing_to_reset(_connection: Any) -> None:
+    """Spare a round trip a release: asyncpg rolls back by itself, and no session state is ever set."""

@@ -1,0 +1,1 @@
+"""Everything that knows Redis: keys, wire format, connection, Lua scripts, leases, renewal, wake-up."""

@@ -1,0 +1,247 @@
+"""The connection to Redis, as every process of the service makes it.
+
+redis-py 5 has no timeouts and no keepalive of its own: a silent peer would hold a worker for ever. No
+command is retried here, since a pipeline that was cut may have been applied; who can repeat safely does
+it where that is known.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeGuard
+
+import hiredis
+import structlog
+from arq.connections import ArqRedis, RedisSettings
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tidepool.cancelling import heed_cancel
+from tidepool.pool.faults import is_broken_tls, is_local, words
+from tidepool.protocols import REDIS, TLS, other_than
+from tidepool.queue import wire
+from tidepool.queue.faults import is_trouble
+from tidepool.urls import checks_certificate, without_password
+
+log = structlog.get_logger(__name__)
+
+SOCKET_TIMEOUT_S = 5.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 1.0
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+}
+"""A connection that only listens is found dead within two minutes; the kernels' own limits are hours."""
+_DROPS_NOTHING = "noeviction"
+
+
+class RedisRefused(RedisConnectionError):
+    """Redis cannot serve us as it, or its URL, is set up; the text says why. Waiting at the start cannot help."""
+
+
+REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError, RedisRefused)
+"""Raised when Redis does not let us in, is not who it says it is, or cannot serve us: waiting cannot help."""
+
+
+def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> ArqRedis:
+    """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
+    pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
+    pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
+    return ArqRedis(
+        pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize, default_queue_name=queue_name
+    )
+
+
+def redis_settings(url: str) -> RedisSettings:
+    """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
+    options: dict[str, Any] = {**parse_url(url)}  # arq's own reading leaves out what is quoted, and the certificates
+    secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
+    secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
+    return _QuietRedisSettings(
+        host=options.get("host", "localhost"),
+        port=options.get("port", 6379),
+        unix_socket_path=options.get("path"),
+        database=options.get("db", 0),
+        username=options.get("username"),
+        password=options.get("password"),
+        ssl=url.startswith("rediss:"),
+        **secured,
+    )
+
+
+async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None = None) -> None:
+    """Wait until Redis answers, logging once what is waited for, and check that it can serve us.
+
+    Logs a warning if it may drop jobs. Raises the last error, of `redis.exceptions` or `OSError`, when *patience_s*
+    is over; None waits for ever. A refusal, one of `REFUSALS`, is raised at once.
+    """
+
+    async def attempt() -> str:
+        try:
+            return await _look(redis)
+        except (RedisError, OSError) as error:
+            if not is_trouble(error) and not isinstance(error, REFUSALS):
+                raise RedisRefused(words(error)) from error
+            if not isinstance(error, (*REFUSALS, BusyLoadingError, ResponseError)):
+                await _require_redis_at(url)
+            raise
+
+    warning = await wait_for(attempt, "redis", without_password(url), patience_s, (RedisError, OSError), REFUSALS)
+    if warning:
+        log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
+
+
+async def _require_redis_at(url: str) -> None:
+    """Raise `RedisRefused` where another server answers, or one with TLS that the URL does not have."""
+    options: dict[str, Any] = {**parse_url(url)}
+    address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
+    if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
+        raise RedisRefused(said)
+
+
+async def ask(redis: ArqRedis) -> str:
+    """Ask Redis whether it answers; returns what to warn about, or nothing. Raises what redis-py raises."""
+    try:
+        return _eviction(await redis.info("memory"))
+    except NoPermissionError:
+        await redis.ping()
+        return ""
+
+
+async def _look(redis: ArqRedis) -> str:
+    """Return what to warn about. Raises `RedisRefused` where this is no Redis that the service can work with."""
+    await redis.ping()
+    try:
+        info: dict[str, Any] = await redis.info()
+    except NoPermissionError:  # a user who may only enqueue
+        return ""
+    if info.get("redis_mode") == "sentinel":
+        raise RedisRefused("it is a Sentinel, not a Redis: name the primary, or a proxy that follows it")
+    if info.get("cluster_enabled") == 1:
+        raise RedisRefused("it is a node of a Redis Cluster, which is not supported: name a single Redis")
+    if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:
+        raise RedisRefused("READONLY: it is a read-only replica: name the primary, or a proxy that follows it")
+    return _eviction(info)
+
+
+def _eviction(info: dict[str, Any]) -> str:
+    policy = info.get("maxmemory_policy", _DROPS_NOTHING)
+    return "" if policy == _DROPS_NOTHING else f"maxmemory-policy is {policy}: a full Redis drops jobs; set noeviction"
+
+
+async def wait_for(
+    attempt: Callable[[], Awaitable[Any]],
+    server: str,
+    address: str,
+    patience_s: float | None,
+    absent: tuple[type[Exception], ...],
+    refused: tuple[type[Exception], ...] = (),
+) -> Any:
+    """Return what *attempt* returns, trying again with growing delays while it raises one of *absent*."""
+    loop = asyncio.get_running_loop()
+    deadline = None if patience_s is None else loop.time() + patience_s
+    delay_s = _FIRST_DELAY_S
+    while True:
+        heed_cancel()
+        try:
+            return await attempt()
+        except refused:
+            raise
+        except absent as error:
+            if deadline is not None and loop.time() + delay_s > deadline:
+                raise
+            if delay_s == _FIRST_DELAY_S:
+                log.warning("server.waited_for", server=server, address=address, error=str(error))
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
+
+
+def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
+    options |= {"lib_name": None, "lib_version": None}  # not announced: Redis before 7.2 cannot even grant that command
+    if not url.startswith("unix:"):
+        options["socket_keepalive"] = True
+        options["socket_keepalive_options"] = _KEEPALIVE
+    if url.startswith("rediss:"):
+        options["ssl_check_hostname"] = checks_certificate(url)
+    return options
+
+
+class _OurWay:
+    """redis-py's connections, changed in three ways.
+
+    A server whose certificate is not trusted has refused us, as it does with a wrong password: it is not away.
+
+    Theirs write under `asyncio.wait_for`, which on Python 3.11 loses about every second cancel that arrives then,
+    and makes a task of each command. And theirs pack commands in Python, which takes 5 us for each job that is
+    finished; hiredis takes one.
+    """
+
+    is_connected: bool
+    socket_timeout: float | None
+    check_health: Any
+    disconnect: Any
+    _writer: Any
+
+    async def connect(self) -> None:
+        """Connect. Raises what redis-py raises, of which `AuthenticationError` is for good."""
+        theirs: Any = super()
+        try:
+            await theirs.connect()
+        except RedisConnectionError as error:
+            reason = error.__context__
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
+            if isinstance(reason, REFUSALS):  # hidden in an error that says the server is away
+                raise AuthenticationError(str(reason)) from error
+            if _is_ours_to_mend(reason):
+                raise RedisRefused(words(reason)) from error
+            raise
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Encode a command; its first argument may be words that the server expects one by one, as in redis-py."""
+        return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Write a command that is encoded. Raises what redis-py raises."""
+        if not self.is_connected:
+            await self.connect()
+        elif check_health:
+            await self.check_health()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                self._writer.writelines([command] if isinstance(command, bytes) else command)
+                await self._writer.drain()
+        except BaseException as error:
+            await self.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise RedisTimeoutError("Timeout writing to socket") from None
+            if isinstance(error, OSError):
+                raise RedisConnectionError(f"{type(error).__name__} while writing to socket: {error}") from error
+            raise
+
+
+def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
+    """Return whether redis-py calls the server away because of our settings or files, or of what TLS the ends speak."""
+    if is_local(reason) or is_broken_tls(reason):
+        return True
+    return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
+
+
+class _QuietRedisSettings(RedisSettings):
+    """arq's settings without the password in their repr."""
+
+    def __repr__(self) -> str:
+        return f"RedisSettings(host={self.host!r}, port={self.port}, database={self.database})"

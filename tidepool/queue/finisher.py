@@ -1,0 +1,78 @@
+"""Acknowledges finished jobs, many in one round trip.
+
+Natural batching again: while one call is under way the next one fills, so a lone job is acknowledged
+at once and a busy worker's by the hundred. A call that was cut short is repeated until it gets
+through: a job whose effect is committed but not acknowledged is acknowledged late, never run again
+here. An error that does not pass is kept for the worker's loop, which asks by `check`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from tidepool.queue.faults import Patience
+from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Finish, Leases
+
+log = structlog.get_logger(__name__)
+
+
+class Finisher:
+    """Sends finishes; *acknowledged* is called with those of each call that went through."""
+
+    def __init__(self, leases: Leases, patience: Patience, acknowledged: Callable[[Sequence[Finish]], None]) -> None:
+        self._leases = leases
+        self._patience = patience
+        self._acknowledged = acknowledged
+        self._waiting: deque[Finish] = deque()
+        self._sending: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+
+    def put(self, finish: Finish) -> None:
+        """Take one finish; it is sent with the others of this turn of the event loop."""
+        self._waiting.append(finish)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send(), name="finisher")
+
+    def check(self) -> None:
+        """Raise what has kept finishes from being sent, if anything has: a bug, or a refusal."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def drain(self) -> None:
+        """Wait until everything is acknowledged."""
+        while self._sending is not None:
+            await asyncio.shield(self._sending)
+
+    async def _send(self) -> None:
+        await asyncio.sleep(0)
+        batch: list[Finish] = []
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                await self._send_batch(batch)
+        except Exception as error:  # noqa: BLE001  (told by `check`; nobody waits for this task)
+            self._waiting.extendleft(reversed(batch))
+            self._error = error
+        finally:
+            self._sending = None
+
+    async def _send_batch(self, batch: list[Finish]) -> None:
+        owner = batch[0].owner
+        held = await self._patience(lambda: self._leases.finish(owner, batch))
+        if lost := held.count(False):
+            log.warning("lease.lost", owner=owner, jobs=lost, at="finish")
+        self._acknowledged(batch)
+
+    def _next_batch(self) -> list[Finish]:
+        """Take finishes of one owner, of so many bytes: after a lost lease those of the old and the new one may mix."""
+        batch = [self._waiting.popleft()]
+        size = len(batch[0].value)
+        while self._waiting and len(batch) < MOST_AT_ONCE and self._waiting[0].owner == batch[0].owner:
+            size += len(self._waiting[0].value)
+            if size > MOST_BYTES_AT_ONCE:
+                break
+            batch.append(self._waiting.popleft())
+        return batch

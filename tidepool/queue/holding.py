@@ -1,0 +1,147 @@
+"""What this process holds in Redis, and as whom.
+
+It holds jobs as an *owner*, under one lease that `renewal` keeps. Where the lease is lost all the same, it goes on as
+another owner: others have the old one's jobs by then, and what it finishes of them is refused. So jobs of two owners
+may be under way here; those of the lost one keep no lease.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from redis.asyncio import Redis
+
+from tidepool.queue.faults import Patience
+from tidepool.queue.finisher import Finisher
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE, Claimed, Finish, Leases
+from tidepool.queue.renewal import Renewal
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+
+log = structlog.get_logger(__name__)
+
+_DOUBT_S, _LOOK_AGAIN_S = 120.0, 5.0
+
+
+class Holding:
+    """Claims jobs, keeps their lease, and finishes them; *acknowledged* hears of the finishes that went through.
+
+    *name* is this process's in Redis; an owner's is that and a number.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue_name: str,
+        *,
+        name: str,
+        lease_s: float,
+        patience: Patience,
+        acknowledged: Callable[[Sequence[Finish]], None],
+        max_job_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        self._name = name
+        self._number = 0
+        self._lease_s = lease_s
+        self._told = acknowledged
+        self._jobs: set[str] = set()
+        """Of the present owner."""
+        self._suspect: str | None = None
+        """One that two owners were lost with: there is one at a time."""
+        self._look_s, self._doubtful_until_s = math.inf, 0.0
+        """When to look for strays next, and until when again and again."""
+        lease_ms = int(lease_s * 1000)
+        self._leases = Leases(redis, queue_name, lease_ms=lease_ms, max_job_bytes=max_job_bytes)
+        self._finisher = Finisher(self._leases, patience, self._acknowledged)
+        self._renewal = Renewal(redis, queue_name, lease_ms=lease_ms, owner=self._owner_at_work, lost=self._lost)
+
+    @property
+    def owner(self) -> str:
+        """Who this process is in Redis; another one after it lost its lease."""
+        return f"{self._name}.{self._number}"
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether the last claim ended before it had looked at all due jobs."""
+        return self._leases.is_midway
+
+    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Claimed]:
+        """Take up to *room* due jobs, of *max_bytes* together or a single one."""
+        self._finisher.check()
+        if time.monotonic() >= self._look_s:
+            await self._look_for_strays()
+        if room <= 0:
+            return []
+        self._renewal.check(self.owner)
+        asked_s = time.monotonic()
+        claimed, returned = await self._leases.claim(
+            self.owner, room, suspect_too=self._suspect is None, max_bytes=max_bytes
+        )
+        if returned:
+            log.info("jobs.recovered", jobs=returned)
+        if not self._jobs:
+            self._renewal.begin(asked_s)
+        self._jobs.update(job.id for job in claimed if job.owner == self.owner)
+        self._suspect = next((job.id for job in claimed if job.lapses > 1), self._suspect)
+        return claimed
+
+    async def aborted(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those of these jobs that somebody asked to abort, and remove their marks."""
+        return await self._leases.aborted(job_ids)
+
+    def doubt(self) -> None:
+        """Take note that a call was cut short: it may have taken jobs that nobody here knows of, or do so yet.
+
+        What was sent may reach Redis a minute after it was given up here, when the network is mended.
+        """
+        self._look_s = time.monotonic()
+        self._doubtful_until_s = self._look_s + _DOUBT_S
+
+    def finish(self, finish: Finish) -> None:
+        """Finish a job, with the others of this turn of the event loop."""
+        if self._suspect == finish.id:
+            self._suspect = None
+        self._finisher.put(finish)
+
+    async def drain(self) -> None:
+        """Wait until everything is acknowledged."""
+        await self._finisher.drain()
+
+    async def give_back(self) -> None:
+        """Acknowledge what is done and give back the rest. Raises `TimeoutError` where that takes a lease or longer."""
+        async with asyncio.timeout(self._lease_s):
+            await self.drain()
+            await self._release_strays(set())
+            await self.drain()
+        self._finisher.check()
+
+    async def close(self) -> None:
+        """Let the lease lapse."""
+        await self._renewal.close()
+
+    async def _look_for_strays(self) -> None:
+        await self.drain()  # what is done first: a claim could put it back and run it again
+        await self._release_strays(set(self._jobs))
+        now_s = time.monotonic()
+        self._look_s = now_s + _LOOK_AGAIN_S if now_s < self._doubtful_until_s else math.inf
+
+    async def _release_strays(self, known: set[str]) -> None:
+        """Give back what is held but not *known*: taken by a claim whose reply was lost."""
+        owner = self.owner
+        for job_id in await self._leases.strays(owner, known):
+            self._finisher.put(Finish(job_id, "release", owner=owner))
+
+    def _acknowledged(self, finishes: Sequence[Finish]) -> None:
+        self._jobs.difference_update(finish.id for finish in finishes if finish.owner == self.owner)
+        self._told(finishes)
+
+    def _owner_at_work(self) -> str | None:
+        """Return the owner if it holds anything. Called from the renewal's thread."""
+        return self.owner if self._jobs else None
+
+    def _lost(self, owner: str) -> None:
+        if owner == self.owner:
+            log.warning("lease.lost", owner=owner, jobs=len(self._jobs), at="renewal")
+            self._number += 1
+            self._jobs.clear()

@@ -1,0 +1,142 @@
+"""Keeps this process's lease, from a thread.
+
+From a thread, because a job that blocks the event loop for some seconds must not lose the lease of everything that
+the process holds, itself among it: it would run again elsewhere, and block there. There is a bound: a loop that has
+been blocked for `LONGEST_BLOCK_S` is given up. Its lease is not renewed any more, and other workers run its jobs when
+it ends. What the process commits later counts once, as that of a process that was paused.
+
+Four times in a lease, each with half a lease of patience for the answer. Whatever stands still for less than three
+quarters of a lease costs none, be it this process (a long garbage collection, a busy machine) or Redis: 3.7 of the
+default five seconds. And an answer that is lost with its connection leaves time to ask again on another one.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis as sync_redis
+import structlog
+from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import RedisError
+
+from tidepool.periodic import FailureLog
+from tidepool.queue.leases import held_key, script
+
+log = structlog.get_logger(__name__)
+
+LONGEST_BLOCK_S = 30.0
+"""PostgreSQL has ended the blocked process's open transaction by then, and its jobs can be run elsewhere."""
+_ROUNDS = 4
+"""Renewals in the length of a lease."""
+_JOBS_A_ROUND = 25_000
+"""Jobs whose marks one renewal looks at; those of a larger MAX_JOBS are looked at in turn, all within a lease."""
+_ON_THE_WAY_S = 0.05
+_PATIENCE = 0.5
+"""The part of a lease that an answer may take."""
+
+
+class Renewal:
+    """Renews the lease four times in its length, while there are jobs under it.
+
+    *owner* returns the present owner's name, or None while it holds nothing; *lost* is called in the
+    event loop with the owner whose lease is gone.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue_name: str,
+        *,
+        lease_ms: int,
+        owner: Callable[[], str | None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._queue = queue_name
+        self._lease_ms = lease_ms
+        self._owner = owner
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._loop_seen_s = self._until_s = time.monotonic()
+        self._stop = threading.Event()
+        self._first_rank = 0
+        self._failures = FailureLog("lease renewal")
+        self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
+        self._renew: Any = self._redis.register_script(script("renew"))
+        self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
+        self._thread.start()
+
+    def begin(self, asked_s: float) -> None:
+        """Take note that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
+        self._until_s = asked_s + self._lease_ms / 1000
+
+    def check(self, owner: str) -> None:
+        """Give the lease up if it has ended by our own clock: this process slept, or Redis was away for long.
+
+        Called before each claim, which must not bring a lost owner back to life.
+        """
+        if self._owner() == owner and time.monotonic() > self._until_s:
+            self._lost(owner)
+
+    async def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join)
+        self._redis.close()
+
+    def _run(self) -> None:
+        period_s = self._lease_ms / 1000 / _ROUNDS
+        began_s = time.monotonic()
+        while not self._stop.wait(max(0.0, began_s + period_s - time.monotonic())):
+            began_s = time.monotonic()
+            self._loop.call_soon_threadsafe(self._see_loop)
+            owner = self._owner()
+            if owner is not None and time.monotonic() - self._loop_seen_s < LONGEST_BLOCK_S:
+                self._renew_safely(owner)
+
+    def _renew_safely(self, owner: str) -> None:
+        """Renew; whatever the error is, the next round comes."""
+        try:
+            self._renew_once(owner)
+        except Exception as error:  # noqa: BLE001  (this thread may not end)
+            self._failures.log(error)
+
+    def _renew_once(self, owner: str) -> None:
+        until_s = self._until_s
+        if self._is_kept(owner) or self._stop.wait(_ON_THE_WAY_S):
+            return
+        # Or Redis has forgotten an owner whose last job it has just acknowledged: then the worker knows by now, and
+        # may have begun another lease.
+        if self._owner() == owner and self._until_s == until_s and not self._is_kept(owner):
+            self._loop.call_soon_threadsafe(self._lost, owner)
+
+    def _is_kept(self, owner: str) -> bool:
+        """Renew; returns False where the owner is none in Redis, and True also where Redis does not say."""
+        keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner)]
+        asked_s = time.monotonic()
+        try:
+            args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
+            renewed, self._first_rank = self._renew(keys=keys, args=args)
+        except (RedisError, OSError):
+            return True  # the event loop meets the same trouble, and says so; the next round is soon
+        if renewed:
+            self.begin(asked_s)
+        return bool(renewed)
+
+    def _see_loop(self) -> None:
+        self._loop_seen_s = time.monotonic()
+
+
+def _sync_client(redis: Redis, patience_s: float) -> Any:
+    """Return a client for threads, for the server that *redis* talks to; it waits so long for it, or less."""
+    pool: Any = redis.connection_pool
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
+    kind: Any = sync_redis.Connection
+    if issubclass(pool.connection_class, UnixDomainSocketConnection):
+        kind = sync_redis.UnixDomainSocketConnection
+    elif issubclass(pool.connection_class, SSLConnection):
+        kind = sync_redis.SSLConnection
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        options[name] = min(options.get(name) or patience_s, patience_s)
+    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class=kind, **options))

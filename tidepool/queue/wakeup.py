@@ -1,0 +1,146 @@
+"""How an idle worker learns within a millisecond or two that there is work, whoever enqueued it.
+
+Before it sleeps, a worker reads the head of the queue on a connection with client-side-caching support
+switched on (`CLIENT TRACKING`, Redis 6): the server then sends one message to a second connection when
+anybody changes that key. Nothing is asked of the client that enqueues: stock arq's wakes us, too. The
+same read tells when the next deferred job is due, and another one when the next lease ends: a lost
+worker's jobs are put back by whoever claims then.
+
+A message could be lost with its connection, so the worker looks at the queue now and then all the same.
+Where the server has no tracking (a proxy, a cluster), `wait` sleeps for the poll delay instead.
+"""
+
+import asyncio
+import math
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from tidepool.queue.faults import is_trouble, is_wrong_type
+
+log = structlog.get_logger(__name__)
+
+
+_LEAST_TO_LEASE_MS = 20.0
+"""Where a lease has ended, and putting its jobs back takes more than one claim."""
+_FIRST_PAUSE_S = 0.01
+"""Between two looks at a head that is due and that no claim takes; twice as long each time."""
+
+
+class Wakeup:
+    """Waits for a change of one queue."""
+
+    def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
+        self._redis = redis
+        self._pool: Any = redis.connection_pool
+        self._queue = queue_name
+        self._poll_delay_s = poll_delay_s
+        self._supported = True
+        self._pause_s = 0.0
+        self._changed = asyncio.Event()
+        self._asking: Any = None
+        self._listening: Any = None
+        self._listener: asyncio.Task[None] | None = None
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when the queue has changed, its head is due, or after *timeout_s*, at the most.
+
+        A head that stays due without a `claimed` in between is somebody else's, such as a job that a stock worker runs:
+        it ends the wait later each time.
+
+        Raises what Redis raises when it is in trouble; the next call connects anew.
+        """
+        if not self._supported:
+            await asyncio.sleep(min(self._poll_delay_s, timeout_s))
+            return
+        try:
+            if self._listener is not None and self._listener.done():
+                await self.close()  # its connection was lost, while the other one lives on
+            if self._asking is None:
+                await self._connect()
+            self._changed.clear()
+            due_in_s = self._paused(await self._due_in_s(await self._lease_end_ms()))
+            if due_in_s > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(due_in_s, timeout_s)):
+                        await self._changed.wait()
+        except ResponseError as error:
+            await self.close()
+            if is_trouble(error):  # a queue of a wrong type among it: the next claim names it
+                raise
+            log.info("wakeup.unsupported", poll_delay_s=self._poll_delay_s)
+            self._supported = False
+        except (RedisError, OSError):
+            await self.close()
+            raise
+
+    def claimed(self) -> None:
+        """Take note that a claim took jobs: a head that is due is another one now."""
+        self._pause_s = 0.0
+
+    def _paused(self, due_in_s: float) -> float:
+        if due_in_s > 0:
+            self._pause_s = 0.0
+            return due_in_s
+        pause_s, self._pause_s = self._pause_s, max(2 * self._pause_s, _FIRST_PAUSE_S)
+        return pause_s
+
+    def set(self) -> None:
+        """End the wait."""
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Close both connections."""
+        if self._listener is not None:
+            self._listener.cancel()
+        for connection in (self._asking, self._listening):
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+        self._asking = self._listening = self._listener = None
+
+    async def _connect(self) -> None:
+        self._asking, self._listening = self._pool.make_connection(), self._pool.make_connection()
+        self._listening.socket_timeout = None  # it hears nothing for as long as nothing changes
+        await self._listening.connect()
+        listener_id = await _ask(self._listening, "CLIENT", "ID")
+        await _ask(self._listening, "SUBSCRIBE", "__redis__:invalidate")
+        await self._asking.connect()
+        await _ask(self._asking, "CLIENT", "TRACKING", "ON", "REDIRECT", listener_id)
+        self._listener = asyncio.create_task(self._listen(self._listening), name="wake-up listener")
+
+    async def _listen(self, connection: Any) -> None:
+        with suppress(Exception):  # whatever it is: the next wait makes another connection
+            while True:
+                await connection.read_response()
+                self._changed.set()
+
+    async def _lease_end_ms(self) -> float:
+        """Return when the next lease ends; asked over a connection of its own, or each renewal would wake us."""
+        owners = f"{self._queue}:owners"
+        try:
+            first: list[tuple[bytes, float]] = await self._redis.zrange(owners, 0, 0, withscores=True)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return -math.inf  # look at once: a claim deletes it
+        return first[0][1] if first else math.inf
+
+    async def _due_in_s(self, lease_end_ms: float) -> float:
+        """Return in how many seconds to look again; asking makes the server tell us of the next change.
+
+        By the server's clock, which claims go by: ours may be ahead, and we would look again and again.
+        """
+        await self._asking.send_command("TIME")
+        await self._asking.send_command("ZRANGE", self._queue, 0, 0, "WITHSCORES")
+        (seconds, micros), head = await self._asking.read_response(), await self._asking.read_response()
+        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        job_in_ms = float(head[1]) - now_ms if head else math.inf
+        return min(job_in_ms, max(lease_end_ms - now_ms, _LEAST_TO_LEASE_MS)) / 1000
+
+
+async def _ask(connection: Any, *command: Any) -> Any:
+    await connection.send_command(*command)
+    return await connection.read_response()

@@ -1,0 +1,28 @@
+"""Running jobs again: their outcomes are taken back, and they are enqueued under their own ids."""
+
+from typing import Unpack
+
+from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.pool.pool import Pool
+from tidepool.queue.submission import Submission
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Selection
+
+
+async def requeue_all(
+    pool: Pool, client: JobClient, *, search: str | None = None, **selection: Unpack[Selection]
+) -> list[str]:
+    """Requeue the failed and rejected jobs of a selection, in chunks; returns their ids, in the ids' order.
+
+    Applied ones are left alone, and those whose content was not kept. Who is cut short may call again.
+    """
+    requeued: list[str] = []
+    while True:
+        async with pool.transaction() as connection:
+            jobs = await Repositories(connection).results.mark_requeued(
+                after_id=requeued[-1] if requeued else "", limit=MOST_AT_ONCE, search=search, **selection
+            )
+        if not jobs:
+            return requeued
+        await client.enqueue_many([Submission(*job) for job in jobs], again=True)
+        requeued += [job.job_id for job in jobs]

@@ -1,0 +1,79 @@
+"""Which PostgreSQL and Redis this process uses, its own or the embedded ones, and how its pool is opened."""
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from settings import Settings
+from tidepool import embedded
+from tidepool.embedded import Urls
+from tidepool.pool.faults import Refused, ServerError, Unavailable
+from tidepool.pool.pool import PoolConfig
+from tidepool.protocols import POSTGRESQL, other_than
+from tidepool.queue.connection import wait_for
+from tidepool.urls import parse_postgres, without_password
+
+
+def addresses(settings: Settings) -> Urls:
+    """Return the URLs in use, or those that the embedded servers have once they run; starts nothing."""
+    database, redis = settings.database, settings.redis_url
+    if database is None or redis is None:
+        return embedded.urls(settings.data_dir)
+    return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
+
+
+@contextmanager
+def running(settings: Settings) -> Generator[Urls]:
+    """Have the servers for the length of the block; embedded ones are started or joined, and left at its end.
+
+    Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second where it has to start them.
+    """
+    if not settings.embedded:
+        yield addresses(settings)
+        return
+    with embedded.join(settings.data_dir) as membership:
+        yield membership.urls
+
+
+async def wait_for_postgresql(attempt: Callable[[], Awaitable[Any]], url: str, patience_s: float | None) -> Any:
+    """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server; None waits for ever.
+
+    Raises the last `Unavailable` when *patience_s* is over, and `Refused` at once, also where another server answers.
+    """
+
+    async def tried() -> Any:
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if not isinstance(error.__cause__, ServerError):
+                await _require_postgresql_at(url)
+            raise
+
+    return await wait_for(tried, "postgresql", without_password(url), patience_s, (Unavailable,))
+
+
+async def _require_postgresql_at(url: str) -> None:
+    """Raise `Refused` where the one host of *url* answers in another protocol."""
+    parsed = parse_postgres(url)
+    if len(parsed.hosts) != 1:
+        return
+    host, port = parsed.hosts[0], (parsed.ports or (5432,))[0]
+    address = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+    if said := await other_than(POSTGRESQL, address):
+        raise Refused(said)
+
+
+def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
+    """Return the pool's configuration out of the settings."""
+    return PoolConfig(
+        url=url,
+        application_name=application_name,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        max_queries=settings.pool_max_queries,
+        max_inactive_time_s=settings.pool_max_inactive_time,
+        acquire_timeout_s=settings.acquire_timeout,
+        command_timeout_s=settings.command_timeout,
+        connect_timeout_s=settings.connect_timeout,
+        transaction_timeout_s=settings.job_timeout + settings.command_timeout,
+    )

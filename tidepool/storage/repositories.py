@@ -1,0 +1,29 @@
+"""What one connection offers: a repository per table."""
+
+from tidepool.pool.connection import Connection
+from tidepool.storage.events import EventRepository
+from tidepool.storage.processes import ProcessRepository
+from tidepool.storage.result_pages import ResultPages
+from tidepool.storage.results import ResultRepository
+from tidepool.storage.retention import RetentionRepository
+from tidepool.storage.server import ServerRepository
+from tidepool.storage.snapshots import SnapshotRepository
+from worker.tables.orders import OrderRepository
+from worker.tables.products import ProductRepository
+from worker.tables.users import UserRepository
+
+
+class Repositories:
+    """The repositories over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.users = UserRepository(connection)
+        self.products = ProductRepository(connection)
+        self.orders = OrderRepository(connection)
+        self.results = ResultRepository(connection)
+        self.result_pages = ResultPages(connection)
+        self.snapshots = SnapshotRepository(connection)
+        self.processes = ProcessRepository(connection)
+        self.server = ServerRepository(connection)
+        self.events = EventRepository(connection)
+        self.retention = RetentionRepository(connection)

@@ -1,0 +1,36 @@
+"""What a process needs of its database before it starts, and waiting does not bring."""
+
+from tidepool.pool.connection import Connection
+from tidepool.pool.faults import Refused, translated
+from tidepool.pool.pool import PoolConfig, connect
+from tidepool.storage import queries
+
+_SQL = queries.load("requirements")
+
+
+async def require(connection: Connection, *, tables: bool = False, writing: bool = False) -> None:
+    """Raise `Refused` unless the database has what is asked for: our *tables*, or what *writing* needs."""
+    found = await connection.fetchrow(_SQL["read"])
+    assert found is not None
+    if writing and found["is_standby"]:
+        raise Refused("it is a standby, which is read-only: name the primary")
+    if writing and found["is_read_only"]:
+        raise Refused("it is read-only: default_transaction_read_only is on")
+    if writing and found["encoding"] != "UTF8":
+        raise Refused(
+            f"its encoding, {found['encoding']}, cannot hold every text: make the database with ENCODING 'UTF8'"
+        )
+    if tables and not found["has_tables"]:
+        raise Refused("its tables are missing: `python -m worker migrate` makes them")
+    if tables and found["missing"]:
+        raise Refused(f"its tables are missing though its migrations are applied: {', '.join(found['missing'])}")
+
+
+async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
+    """Check the same over a connection of its own. Raises `Refused` and `Unavailable`."""
+    connection = await connect(config, "start")
+    try:
+        async with translated():
+            await require(connection, tables=tables, writing=writing)
+    finally:
+        await connection.close()

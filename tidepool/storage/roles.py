@@ -1,0 +1,47 @@
+"""PostgreSQL's roles for those who work and for those who read; `roles.sql` says what each may."""
+
+import hashlib
+import hmac
+import secrets
+from base64 import b64encode
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import LiteralString, cast
+
+from tidepool.pool.faults import translated
+from tidepool.pool.pool import PoolConfig, connect
+
+ROLES = ("tidepool_work", "tidepool_read")
+_SQL = cast("LiteralString", (files("tidepool.storage") / "roles.sql").read_text("utf-8"))
+_ROUNDS = 4096
+
+
+async def grant_roles(config: PoolConfig, passwords: Mapping[str, str]) -> None:
+    """Make the roles that are missing, and grant all of them what they need; *config* is of the tables' owner.
+
+    *passwords*, by role, are set; a role that is not among them keeps the one that it has. A second call changes
+    nothing. Raises `Refused` where the owner may not make a role, and `Unavailable`.
+    """
+    connection = await connect(config, "migrate")
+    try:
+        async with translated():
+            await connection.execute(_SQL)
+            for role in ROLES:
+                if role in passwords:
+                    await connection.execute(
+                        f"ALTER ROLE {role} PASSWORD '{verifier(passwords[role], secrets.token_bytes(16))}'"
+                    )
+    finally:
+        await connection.close()
+
+
+def verifier(password: str, salt: bytes) -> str:
+    """Return what PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803), so that its log never has the password.
+
+    *password* is printable ASCII, which the preparation of RFC 4013 leaves as it is.
+    """
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ROUNDS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    texts = (b64encode(part).decode() for part in (salt, stored, server))
+    return "SCRAM-SHA-256${}:{}${}:{}".format(_ROUNDS, *texts)

@@ -1,0 +1,21 @@
+"""Many rows as one query parameter: a JSON array with an array for each row.
+
+A query unpacks it by position: `FROM jsonb_array_elements($1) AS g (r)`, then `r ->> 0`. An array parameter for
+each column would be more usual, but asyncpg encodes those element by element: for a ledger row that took 9 us,
+and takes 3 as JSON, while PostgreSQL's share is the same.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from tidepool.jobs.outcomes import Reason
+from tidepool.pool.faults import DataFault
+
+
+def encode(rows: Iterable[Sequence[object]]) -> str:
+    """Return *rows* as the parameter. Raises `DataFault` for text that is not Unicode."""
+    try:
+        return to_json(list(rows)).decode()
+    except PydanticSerializationError:
+        raise DataFault(Reason.INVALID, "a value does not fit its column's type") from None

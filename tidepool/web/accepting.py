@@ -1,0 +1,66 @@
+"""From a valid command to a job in the queue, and to its outcome where the caller waits for it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from arq.connections import ArqRedis
+
+from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.jobs.outcomes import Outcome
+from tidepool.pool.pool import Pool
+from tidepool.queue.submission import Submission
+from tidepool.storage.repositories import Repositories
+from tidepool.web.sharing import Shared
+from tidepool.web.waiting import Waits
+
+_UNCONFIRMED_S = 0.5
+"""Between two questions to the ledger about a result in Redis that it does not confirm."""
+
+
+class Accepting:
+    """Enqueues for all requests of this process; those that come together share round trips."""
+
+    def __init__(self, redis: ArqRedis, pool: Pool, *, patience_s: float) -> None:
+        self._pool = pool
+        self._client = JobClient(redis, patience_s=patience_s)
+        self._enqueue = Shared(self._client.enqueue_many, MOST_AT_ONCE)
+        self._lookup = Shared(self._lookup_many, MOST_AT_ONCE)
+        self.waits = Waits(redis)
+
+    async def accept(self, submission: Submission) -> Outcome | None:
+        """Enqueue a job, or return the outcome that it has already.
+
+        If Redis knows the id, the ledger is asked. If the ledger does not know it, the job is in the queue, or Redis
+        has a result that no worker of this service wrote: then it is enqueued all the same. Raises the errors of
+        `redis.exceptions` if Redis stays away, and the faults of `tidepool.pool.faults`.
+        """
+        if await self._enqueue(submission):
+            return None
+        outcome = await self.settled(submission.id)
+        if outcome is None:
+            await self._client.enqueue_many([submission], again=True)
+        return outcome
+
+    async def outcome(self, job_id: str, timeout_s: float, *, confirm: bool) -> Outcome | None:
+        """Wait for a job's outcome; returns None when time is up.
+
+        With *confirm* a result in Redis, which anybody who may write there can make, is only a hint to ask the ledger.
+        """
+        if not confirm:
+            return await self.waits.outcome(job_id, timeout_s)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + timeout_s
+        while await self.waits.outcome(job_id, ends_s - loop.time()) is not None:
+            if (outcome := await self.settled(job_id)) is not None:
+                return outcome
+            await asyncio.sleep(min(_UNCONFIRMED_S, max(0.0, ends_s - loop.time())))
+        return None
+
+    async def settled(self, job_id: str) -> Outcome | None:
+        """Return the outcome that the ledger has of a job. Raises the faults of `tidepool.pool.faults`."""
+        return await self._lookup(job_id)
+
+    async def _lookup_many(self, job_ids: Sequence[str]) -> Sequence[Outcome | None]:
+        async with self._pool.acquire() as connection:
+            found = await Repositories(connection).results.lookup(job_ids)
+        return [found.get(job_id) for job_id in job_ids]

@@ -1,0 +1,67 @@
+"""The application: its rooms, and what it opens and closes."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from producer.http import burst as load_test
+from producer.http import commands, reading
+from settings import Settings
+from tidepool.embedded import Urls
+from tidepool.web import feed, health, jobs, page, sign_in
+from tidepool.web.callers import Callers
+from tidepool.web.guard import Guard
+from tidepool.web.heads import AnswerHead
+from tidepool.web.problems import RESPONSES, handle_problems
+from tidepool.web.requests import CountRequests, Requests
+from tidepool.web.services import open_services
+from tidepool.web.shortcut import Shortcut
+from tidepool.web.sign_in import Access
+
+_DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
+
+ROOMS: tuple[APIRouter, ...] = (
+    sign_in.router,
+    page.router,
+    feed.router,
+    commands.router,
+    load_test.router,
+    jobs.router,
+    reading.router,
+    health.router,
+)
+"""The routers, a module each."""
+
+
+def create_app(settings: Settings, urls: Urls) -> FastAPI:
+    """Return the application. It opens its services when it starts, and closes them when it stops."""
+    requests = Requests()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_services(settings, urls, requests) as app.state.services:
+            app.state.feed = feed.Feed(app.state.services)
+            yield
+
+    app = FastAPI(
+        title="Tidepool",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses=RESPONSES,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # /metrics is ours
+    )
+    app.add_middleware(Shortcut, front=app, routes=commands.router.routes)
+    token = settings.front_token
+    app.state.access = access = Access(token.get_secret_value() if token else None)
+    callers = Callers(settings.front_trusted_proxies)
+    app.add_middleware(Guard, access=access, rate_limit=settings.front_rate_limit, callers=callers)
+    app.add_middleware(AnswerHead)
+    app.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
+    handle_problems(app)
+    for room in ROOMS:
+        app.include_router(room)
+    page.serve_static(app)
+    return app

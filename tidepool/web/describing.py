@@ -1,0 +1,90 @@
+"""What the OpenAPI description says of commands: their fields as `worker.jobs` checks them, and their answers."""
+
+from typing import Any
+
+from fastapi import status
+
+from tidepool.web.problems import PROBLEM_SCHEMA
+from worker.jobs import JOBS
+
+_PAIRS = (("user_id", "username"), ("product_id", "sku"))
+"""Of each pair a command that has both takes exactly one."""
+_JOB_ID = {"type": "string", "description": "the job's id"}
+_JOB_URL = {"type": "string", "description": "where to read what becomes of the job"}
+_ACCEPTED: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "url", "status"],
+    "properties": {"id": _JOB_ID, "url": _JOB_URL, "status": {"const": "queued"}},
+}
+_APPLIED: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "url", "status", "result"],
+    "properties": {
+        "id": _JOB_ID,
+        "url": _JOB_URL,
+        "status": {"const": "applied"},
+        "result": {"type": "object", "description": "the ids of what was created or changed"},
+    },
+}
+_HEADERS: list[dict[str, Any]] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Becomes the job's id. The same key again is the same job: nothing is applied twice, and what "
+        "the first request with a key asked for stands. Printable characters as UTF-8, spaces only inside, not `.` or "
+        "`..`; the quotes of a quoted key are not part of it.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "pattern": r"^(?!\.{1,2}$)[!#-~]([ -~]*[!-~])?$",
+        },
+    },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`wait=5`: answer with the outcome if there is one within so many seconds, at most 30.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+]
+
+
+def describes(function: str, summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the options of a route that takes jobs of *function*, whose path stands for the fields *named*."""
+    done = status.HTTP_200_OK if named else status.HTTP_201_CREATED
+    waited = "With `Prefer: wait`: the outcome. "
+    return {
+        "summary": summary,
+        "status_code": status.HTTP_202_ACCEPTED,
+        "response_description": "The job is in the queue (or was, under this key)",
+        "responses": {
+            202: _json(_ACCEPTED),
+            done: {"description": f"{waited}Applied", **_json(_APPLIED)},
+            409: {"description": f"{waited}A rule said no; `code` names it", **PROBLEM_SCHEMA},
+            422: {"description": "Not valid, or names what is not there; `code` says which", **PROBLEM_SCHEMA},
+        },
+        "openapi_extra": {"requestBody": {"required": True, **_json(_fields(function, named))}, "parameters": _HEADERS},
+    }
+
+
+def _fields(function: str, named: tuple[str, ...]) -> dict[str, Any]:
+    """Return the schema of the body: the command's, without the fields that the path stands for."""
+    job_type = JOBS.get(function)
+    assert job_type is not None
+    schema = job_type.command.model_json_schema()
+    schema["properties"] = {name: _told(field) for name, field in schema["properties"].items() if name not in named}
+    one_of = [
+        {"oneOf": [{"required": [name]} for name in pair]} for pair in _PAIRS if schema["properties"].keys() >= {*pair}
+    ]
+    changes = [{"minProperties": 1}] if named else []
+    return {**schema, "allOf": [*one_of, *changes]} if one_of or changes else schema
+
+
+def _told(field: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a default of null: such a field may be left out, but may not be null."""
+    return {name: value for name, value in field.items() if name != "default" or value is not None}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,89 @@
+"""The live picture: `GET /picture` once, `GET /events` anew each second for as long as somebody reads."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.sse import format_sse_event
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Send
+
+from tidepool.pool.faults import DatabaseFault
+from tidepool.web.picture import LIFE_S, Pictures
+from tidepool.web.services import Services
+
+_SLOW_S = 10.0
+"""A reader who has not taken a picture for so long is dropped; the browser comes again by itself."""
+_ANSWER_S = 3.0
+"""How long a stream waits for a picture before it reports trouble; less than the six seconds that the page waits."""
+_TROUBLE = '"PostgreSQL does not answer."'
+"""A picture needs PostgreSQL only: without Redis it has no queue (`Pictures`)."""
+_LATER_MS = 1000
+"""When a browser comes again."""
+
+Window = Literal["5m", "1h", "1d"]
+
+router = APIRouter(tags=["page"])
+
+
+class Feed:
+    """Pictures for all viewers of one front, until it is closed."""
+
+    def __init__(self, services: Services) -> None:
+        self.pictures = Pictures(services)
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """End every stream: the server stops."""
+        self._closed.set()
+
+    async def follow(self, window: Window) -> AsyncGenerator[bytes]:
+        """Yield server-sent events: `picture` each second, `trouble` while PostgreSQL does not answer."""
+        picture = self.pictures.of(window)
+        yield format_sse_event(data_str=None, retry=_LATER_MS)
+        while not self._closed.is_set():
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    content = await picture.get()
+            except (DatabaseFault, TimeoutError):
+                yield format_sse_event(data_str=_TROUBLE, event="trouble")
+            else:
+                yield format_sse_event(data_str=content.decode(), event="picture")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), picture.left_s or LIFE_S)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events, of which each has to be taken in time."""
+
+    media_type = "text/event-stream"
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(_SLOW_S):
+                await send(message)
+
+        with suppress(TimeoutError):
+            await super().stream_response(send_in_time)
+
+
+def _feed(request: Request) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
+
+
+FromFeed = Annotated[Feed, Depends(_feed)]
+
+
+@router.get("/picture", response_class=Response, responses={200: {"content": {"application/json": {}}}})
+async def picture(feed: FromFeed, window: Window = "5m") -> Response:
+    """Answer what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
+    return Response(await feed.pictures.of(window).get(), media_type="application/json")
+
+
+@router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})
+async def events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
+    """Stream the same as server-sent events, one a second, until the reader or the server ends it."""
+    return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

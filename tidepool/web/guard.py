@@ -1,0 +1,177 @@
+"""What stands in front of every room: who may ask, from where, how much and how often.
+
+- Without a token the front answers to this machine's own names only, so that no page of another site reaches it by
+  a name that it points here.
+- With one (FRONT_TOKEN) every request but those for its health needs `Authorization: Bearer …`, or a browser's
+  signed-in session (`sign_in`).
+- Changes are POST or PUT, with JSON or nothing as the body, and not from another site's page.
+- Bodies are bounded, counted as they come, and so are the requests a second of each caller (`callers`). Those with the
+  token are counted apart.
+- Every answer says what a browser may do with it: run nothing but the front's own files, frame it nowhere, guess no
+  types, keep no data.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tidepool.bounded_http.listening import names_this_machine
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+from tidepool.web.callers import Callers, caller_of
+from tidepool.web.problems import problem
+from tidepool.web.rates import Rates
+from tidepool.web.sign_in import MAX_FORM_BYTES, PATH, SIGN_OUT_PATH, Access
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = MAX_PAYLOAD_BYTES - 1024
+"""Less than a job may have: what goes with its fields has to fit, too."""
+_CHANGES = ("POST", "PUT")
+_METHODS = ("GET", "HEAD", *_CHANGES)
+_HEADERS = (
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+)
+_NOT_KEPT = (b"cache-control", b"no-store")
+
+Headers = dict[bytes, bytes]
+
+
+class Guard:
+    """Lets requests through to *app*, or answers them. *rate_limit*: requests a second of an address; 0: any."""
+
+    def __init__(self, app: ASGIApp, *, access: Access, rate_limit: int, callers: Callers) -> None:
+        self._app = app
+        self._access = access
+        self._callers = callers
+        self._rates = Rates(rate_limit) if rate_limit else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._callers.find(scope)
+        refusal = self._refusal(scope, dict(scope["headers"]))
+        send = _with_headers(send)
+        try:
+            await (refusal or self._app)(scope, _limited(receive, _max_bytes(scope)), send)
+        except ClientDisconnect:
+            log.debug("front.client_left", path=scope["path"])
+            await problem(HTTPStatus.BAD_REQUEST, "the client has left")(scope, receive, send)  # for the counts
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        caller = caller_of(scope)
+        admitted = self._access.admits(headers, caller)
+        return (
+            self._too_often(caller, admitted=admitted)
+            or self._misdirected(headers)
+            or (None if admitted else _unauthorized(scope, headers))
+            or _not_allowed(scope)
+            or (_unsafe(scope, headers) if scope["method"] in _CHANGES else None)
+        )
+
+    def _too_often(self, caller: str, *, admitted: bool) -> Response | None:
+        if self._rates is None or self._rates.admit(caller if admitted else f"{caller} without the token"):
+            return None
+        words = "more requests a second than FRONT_RATE_LIMIT allows one address"
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, words, code="too_many", headers={"Retry-After": "1"})
+
+    def _misdirected(self, headers: Headers) -> Response | None:
+        if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):
+            return None
+        words = "without FRONT_TOKEN the front answers to localhost only"
+        return problem(HTTPStatus.MISDIRECTED_REQUEST, words, code="misdirected")
+
+
+def _unauthorized(scope: Scope, headers: Headers) -> Response | None:
+    """Refuse a caller without the token, unless it asks for what everybody may have."""
+    path: str = scope["path"]
+    if path in (PATH, SIGN_OUT_PATH, "/health") or path.startswith("/health/"):
+        return None
+    if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
+        return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
+    words = "needs Authorization: Bearer with the FRONT_TOKEN"
+    return problem(HTTPStatus.UNAUTHORIZED, words, code="unauthorized", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _not_allowed(scope: Scope) -> Response | None:
+    if scope["method"] in _METHODS:
+        return None
+    words = f"only {', '.join(_METHODS)}"
+    return problem(HTTPStatus.METHOD_NOT_ALLOWED, words, headers={"Allow": ", ".join(_METHODS)})
+
+
+def _unsafe(scope: Scope, headers: Headers) -> Response | None:
+    """Refuse a change that another site's page may have sent, or that no page but a form could send, or too large."""
+    if not _from_here(headers):
+        return problem(HTTPStatus.FORBIDDEN, "changes are not taken from another site", code="cross_site")
+    length = headers.get(b"content-length", b"")
+    empty = length in (b"", b"0") and b"transfer-encoding" not in headers
+    if not empty and scope["path"] not in (PATH, SIGN_OUT_PATH) and not _is_json(headers.get(b"content-type", b"")):
+        return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", code="not_json")
+    most = _max_bytes(scope)
+    if length.isdigit() and int(length) > most:
+        return problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most), code="too_large", headers={"Connection": "close"}
+        )
+    return None
+
+
+def _too_large(most: int) -> str:
+    return f"a body has max {most} bytes"
+
+
+def _from_here(headers: Headers) -> bool:
+    """Return whether a change comes from the front's own page, or from no page; browsers cannot lie in these."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    return origin is None or origin.partition(b"://")[2] == headers.get(b"host")
+
+
+def _is_json(content_type: bytes) -> bool:
+    media_type = content_type.partition(b";")[0].strip().lower()
+    return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type[-5:] == b"+json")
+
+
+def _max_bytes(scope: Scope) -> int:
+    return MAX_FORM_BYTES if scope["path"] in (PATH, SIGN_OUT_PATH) else MAX_BODY_BYTES
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """Count what comes, whatever was announced."""
+    size = 0
+
+    async def limited() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most), {"Connection": "close"})
+        return message
+
+    return limited
+
+
+def _with_headers(send: Send) -> Send:
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
+            message["headers"] = [*headers, *_HEADERS, *([_NOT_KEPT] if _is_data(headers) else [])]
+        await send(message)
+
+    return guarded
+
+
+def _is_data(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether an answer is JSON that does not say itself how long it may be kept."""
+    named = dict(headers)
+    return b"cache-control" not in named and _is_json(named.get(b"content-type", b""))

@@ -1,0 +1,191 @@
+"""The health room: whether the front lives and is ready, its figures, and those of the fleet's pools."""
+
+import os
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from tidepool.pool.figures import quantile_us
+from tidepool.pool.pool import Pool
+from tidepool.web.services import Services, Using
+
+router = APIRouter(tags=["health"])
+
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
+
+
+class Alive(BaseModel):
+    """Who answers at all is alive."""
+
+    alive: bool = True
+
+
+class Fact(BaseModel):
+    """One fact, and the words to it."""
+
+    ok: bool
+    reason: str
+    warning: str = ""
+
+
+class Ready(BaseModel):
+    """Whether all that the front needs is there."""
+
+    ready: bool
+    checks: dict[str, Fact]
+
+
+HealthStatus = Literal["healthy", "unhealthy"]
+
+
+class DatabaseHealth(BaseModel):
+    """Whether PostgreSQL answers, and how long it took: a connection of the pool and one query."""
+
+    status: HealthStatus
+    response_time_ms: float
+
+
+class Health(BaseModel):
+    """The front's health in brief: healthy if `/health/ready` says ready; *reasons* has the checks that fail."""
+
+    status: HealthStatus
+    timestamp: datetime
+    database: DatabaseHealth
+    pool: dict[str, int]
+    reasons: dict[str, str]
+
+
+class PoolStats(BaseModel):
+    """The pools: of this process, since it started; and of the workers, out of their snapshots.
+
+    *error_rate* is the share of the queries that failed, from 0 to 1.
+
+    `fleet` has `processes` and `minutes` (rows of the views `pool_health` and `fleet_health`), `budget` (of
+    `db_snapshots`) and `groups`: what `python -m worker why` and `advise` say; null until they have been judged once.
+    """
+
+    runtime_seconds: float
+    queries_executed: int
+    queries_per_second: float
+    errors: int
+    error_rate: float
+    connections_created: int
+    connections_acquired: int
+    connections_released: int
+    process: dict[str, Any]
+    fleet: dict[str, Any]
+
+
+@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy: the reasons say why"}})
+async def health(services: Using) -> Health:
+    """Say whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
+    report = await services.readiness.look()
+    postgresql = report.checks.get("postgresql")
+    answer = Health(
+        status=_health(ok=report.ready),
+        timestamp=datetime.now(UTC),
+        database=DatabaseHealth(
+            status=_health(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
+        ),
+        pool=gauges(services.pool),
+        reasons={name: check.reason for name, check in report.checks.items() if not check.ok},
+    )
+    status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(answer.model_dump(mode="json"), status)  # pyright: ignore[reportReturnType]
+
+
+@router.get("/health/live")
+async def live() -> Alive:
+    """Answer while the front lives, whatever has become of its servers."""
+    return Alive()
+
+
+@router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready: the checks say why"}})
+async def ready(services: Using) -> Ready:
+    """Say whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
+    report = await services.readiness.look()
+    status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(report.document(), status)  # pyright: ignore[reportReturnType]  (FastAPI takes both)
+
+
+@router.get("/pool/stats", response_model=PoolStats)
+async def pool_stats(services: Using) -> Response:
+    """Return the figures of this process's pool, and the fleet as it was within the last second."""
+    fleet = await services.fleet.get()
+    stats = {**totals(services), "process": _figures(services.pool), "fleet": fleet}
+    return Response(to_json(stats, inf_nan_mode="null"), media_type="application/json")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+)
+async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
+    """Return this process's figures for Prometheus: its pool's, and the requests by route and status."""
+    text, content_type = services.metrics.recent(accept)
+    return Response(text, headers={"Content-Type": content_type})
+
+
+def _health(*, ok: bool) -> HealthStatus:
+    return "healthy" if ok else "unhealthy"
+
+
+def gauges(pool: Pool) -> dict[str, int]:
+    """Return how full a pool is now, in connections and in callers that wait."""
+    return {
+        "min_size": pool.config.min_size,
+        "max_size": pool.config.max_size,
+        "pool_limit": pool.limit,
+        "size": pool.size,
+        "idle": pool.idle,
+        "in_use": pool.stats.in_use,
+        "waiting": pool.stats.waiting,
+    }
+
+
+def totals(services: Services) -> dict[str, float]:
+    """Return what this process's pool has done since it was opened, in a few numbers."""
+    stats = services.pool.stats
+    runtime_s = time.monotonic() - services.opened_s
+    return {
+        "runtime_seconds": round(runtime_s, 3),
+        "queries_executed": stats.queries,
+        "queries_per_second": round(stats.queries / runtime_s, 3),
+        "errors": stats.query_errors,
+        "error_rate": round(stats.query_errors / stats.queries, 6) if stats.queries else 0.0,
+        "connections_created": stats.connections_opened,
+        "connections_acquired": stats.acquire_ok,
+        "connections_released": stats.acquire_ok - stats.in_use,
+    }
+
+
+def _figures(pool: Pool) -> dict[str, Any]:
+    """Return a pool's gauges, counters and sums by the names of `pool_snapshots`, and quantiles of its histograms."""
+    pool.stats.move()
+    figures = asdict(pool.stats)
+    del figures["_changed_ns"]
+    histograms = {name: figures.pop(name) for name in _HISTOGRAMS}
+    holders = pool.holders()
+    return {
+        "pid": os.getpid(),
+        "max_size": pool.config.max_size,
+        "pool_limit": pool.limit,
+        "size": pool.size,
+        "idle": pool.idle,
+        "oldest_hold_us": holders[0].us if holders else 0,
+        **figures,
+        **{name.replace("hist", "us"): _quantiles(histogram) for name, histogram in histograms.items()},
+    }
+
+
+def _quantiles(histogram: list[int]) -> dict[str, float | None]:
+    return {name: quantile_us(histogram, share) for name, share in _QUANTILES.items()}

@@ -1,0 +1,92 @@
+"""Outcomes and pools over time, out of stored snapshots."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from tidepool.advice.window import Tick, Window, ticks_of
+from tidepool.pool.figures import quantile_us
+from tidepool.storage.overview import Overview
+from tidepool.web.tallies import STATUSES, floor, tallies
+
+_MOST_PROCESSES = 50
+_P95 = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time that is shown: how long, in stretches of which length, and for how many seconds a look at it is kept."""
+
+    length: timedelta
+    stretch: timedelta
+    life_s: float
+
+
+SPANS = {
+    "5m": Span(timedelta(minutes=5), timedelta(seconds=5), 2.0),
+    "1h": Span(timedelta(hours=1), timedelta(minutes=1), 15.0),
+    "1d": Span(timedelta(days=1), timedelta(minutes=15), 60.0),
+}
+
+
+async def read_history(overview: Overview, span: Span, now: datetime) -> dict[str, Any]:
+    """Return `times` (Unix seconds), `outcomes` a second at each of them, and `pools`, one for each live process.
+
+    A process that is not live any more is only counted, in `ended`. `tallies` are those of the last five minutes.
+    """
+    since = floor(now - span.length, span.stretch)
+    ticks = ticks_of(await overview.history(since, now, span.stretch), since=since)
+    times = [since + n * span.stretch for n in range(int((now - since) / span.stretch) + 1)]
+    by_process: dict[Any, list[tuple[int, Tick]]] = {}
+    for tick in ticks:
+        place = (tick.now["tick"] - since) // span.stretch
+        if 0 <= place < len(times):
+            by_process.setdefault(tick.now["instance_id"], []).append((place, tick))
+    live = [placed for placed in by_process.values() if placed[-1][1].now["live"]]
+    pools = sorted((_pool(placed, len(times)) for placed in live), key=lambda pool: (-pool["use"], pool["process"]))
+    return {
+        "times": [at.timestamp() for at in times],
+        "outcomes": _outcomes(by_process.values(), len(times)),
+        "pools": pools[:_MOST_PROCESSES],
+        "live": len(pools),
+        "ended": len(by_process) - len(live),
+        "tallies": tallies(ticks),
+    }
+
+
+def _outcomes(processes: Iterable[Sequence[tuple[int, Tick]]], length: int) -> dict[str, list[float | None]]:
+    """Return jobs a second of all processes together; None where no process wrote a row."""
+    rates: dict[str, list[float | None]] = {status: [None] * length for status in STATUSES}
+    for placed in processes:
+        for place, tick in placed:
+            for status, of_all in rates.items():
+                of_all[place] = (of_all[place] or 0.0) + tick.gain(f"jobs_{status}") / (tick.us / 1e6)
+    return rates
+
+
+def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
+    """Return one process's pool: how it is now, its figures over the whole time, and at each stretch."""
+    window = Window(tick for _, tick in placed)
+    now = placed[-1][1].now
+    wait_us = quantile_us(window.histogram("wait_hist"), _P95)
+    series: dict[str, list[float | None]] = {name: [None] * length for name in ("in_use", "waiting", "wait_p95_ms")}
+    for place, tick in placed:
+        tick_wait_us = quantile_us(tick.histogram("wait_hist"), _P95)
+        series["in_use"][place] = tick.gain("in_use_us") / tick.us
+        series["waiting"][place] = tick.gain("waiting_us") / tick.us
+        series["wait_p95_ms"][place] = None if tick_wait_us is None else tick_wait_us / 1000
+    return {
+        "process": now["worker_id"],
+        "limit": now["pool_limit"],
+        "in_use": now["in_use"],
+        "waiting": now["waiting"],
+        "use": window.total("in_use_us") / sum(tick.us * tick.now["pool_limit"] for tick in window.ticks),
+        "batch_pending": now["batch_pending"],
+        "batch_wait_ms": window.batch_wait_ms,
+        "queued": window.total("saturated_us") / window.us,
+        "wait_p95_ms": None if wait_us is None else wait_us / 1000,
+        "jobs_per_second": window.total("jobs_applied", "jobs_rejected", "jobs_failed") / (window.us / 1e6),
+        "memory_mb": (now["rss_bytes"] or 0) / 1_048_576,
+        "series": series,
+    }

@@ -1,0 +1,242 @@
+"""Jobs: their outcomes, page by page, and what an operator may do about them."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, NamedTuple
+
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import AwareDatetime, BaseModel, TypeAdapter
+
+from tidepool.cli import terminal
+from tidepool.jobs.ids import MAX_ID_CHARACTERS
+from tidepool.requeue import requeue_all
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.result_pages import Conditions, Key, Page
+from tidepool.web.paths import job_url
+from tidepool.web.problems import Problem
+from tidepool.web.services import Services, Using
+
+router = APIRouter(tags=["jobs"])
+
+_KEY = TypeAdapter(tuple[AwareDatetime, str])
+
+JobId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS, description="The job's id.")]
+Status = Literal["applied", "rejected", "failed"]
+
+
+class Row(BaseModel):
+    """An outcome, as the ledger has it. Durations are microseconds."""
+
+    job_id: str
+    function: str
+    status: Status
+    result: Any
+    reason: str | None
+    error: str | None
+    attempts: int
+    worker_id: str
+    enqueued_at: datetime
+    started_at: datetime
+    finished_at: datetime
+    queue_us: int
+    batch_us: int
+    pool_wait_us: int
+    db_us: int
+    write_us: int
+    requeued_at: datetime | None
+
+
+class JobRow(Row):
+    """An outcome in a list.
+
+    The arguments are in the job's own answer only (`GET /jobs/{id}`), as are a result of more than 4 kB, which is null
+    here, and all of an error of more than 2,000 characters. *requeueable*: the job can run again.
+    """
+
+    requeueable: bool
+
+
+class JobPage(BaseModel):
+    """Outcomes, the newest first. *next* is the cursor of the next page; a page with one may have few rows, or none.
+
+    A page ends before its *limit* if its results and errors have a megabyte together.
+    """
+
+    jobs: list[JobRow]
+    next: str | None
+
+
+class Pending(BaseModel):
+    """A job without an outcome."""
+
+    id: str
+    status: Literal["queued", "deferred", "in_progress"]
+    url: str
+
+
+class Retrying(Pending):
+    """A job that has been tried without an outcome, and is to be tried again."""
+
+    function: str | None
+    attempts: int
+    """Tries so far."""
+    last_error: str | None
+    due_at: datetime | None
+    """When it is tried next; null while a worker has it."""
+
+
+class Settled(Row):
+    """A job with its outcome, and its arguments if they were kept."""
+
+    id: str
+    args: Any
+    url: str
+
+
+class Requeued(BaseModel):
+    """How many jobs run again."""
+
+    requeued: int
+
+
+class Aborting(BaseModel):
+    """A job that is to be aborted: it becomes `rejected` for `aborted`, unless it is done first."""
+
+    id: str
+    status: Literal["aborting"] = "aborting"
+    url: str
+
+
+class Filter(NamedTuple):
+    """Which outcomes are meant."""
+
+    conditions: Conditions
+    search: str | None
+
+
+def _filter(
+    status: Annotated[Status | None, Query(description="Only of this status.")] = None,
+    function: Annotated[str | None, Query(max_length=200, description="Only of this function.")] = None,
+    since: Annotated[
+        str | None, Query(pattern=r"^(\d{1,5}[smh]|\d{1,4}d)$", description="Only the last 90s, 10m, 2h, 7d …")
+    ] = None,
+    search: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=MAX_ID_CHARACTERS,
+            description="Only those whose id begins so, or whose reason or error has this text.",
+        ),
+    ] = None,
+) -> Filter:
+    began = terminal.since(terminal.duration(since)) if since else None
+    return Filter({"status": status, "function": function, "since": began}, search)
+
+
+Filtered = Annotated[Filter, Depends(_filter)]
+
+
+@router.get("/jobs")
+async def list_jobs(
+    services: Using,
+    wanted: Filtered,
+    limit: Annotated[int, Query(ge=1, le=500, description="Rows at the most.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=500, description="The `next` of the page before.")] = None,
+) -> JobPage:
+    """List outcomes, the newest first."""
+    before = None if cursor is None else _key(cursor)
+    async with services.pool.acquire() as connection:
+        pages = Repositories(connection).result_pages
+        page = await (
+            pages.page(before=before, limit=limit, **wanted.conditions)
+            if wanted.search is None
+            else pages.search(wanted.search, before=before, limit=limit, **wanted.conditions)
+        )
+    return _as_page(page)
+
+
+@router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
+async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
+    """Run all jobs of a filter again that failed or were rejected. Applied ones never run again.
+
+    Without any of its four parameters the call is refused (422): all of the ledger is never meant.
+    """
+    if wanted.search is None and not any(wanted.conditions.values()):
+        words = "name one or more of status, function, since and search"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
+    ids = await requeue_all(services.pool, services.client, search=wanted.search, **wanted.conditions)
+    return Requeued(requeued=len(ids))
+
+
+@router.post("/jobs/{job_id:path}/requeue", status_code=HTTPStatus.ACCEPTED)
+async def requeue_job(services: Using, job_id: JobId) -> Requeued:
+    """Run a job again that failed or was rejected, under its own id."""
+    ids = await requeue_all(services.pool, services.client, job_ids=[job_id])
+    if not ids:
+        row = await _row_of(services, job_id)
+        if row is None:
+            raise _unknown(job_id)
+        words = "it was applied" if row["status"] == "applied" else "its content was not kept"
+        raise Problem(HTTPStatus.CONFLICT, f"the job cannot run again: {words}", code="not_requeueable")
+    return Requeued(requeued=len(ids))
+
+
+@router.post("/jobs/{job_id:path}/abort", status_code=HTTPStatus.ACCEPTED)
+async def abort_job(services: Using, job_id: JobId) -> Aborting:
+    """Ask the workers to abort a job. One that commits first stays applied."""
+    if not await services.client.abort(job_id):
+        if await _row_of(services, job_id) is None:
+            raise _unknown(job_id)
+        raise Problem(HTTPStatus.CONFLICT, "the job has its outcome already", code="settled")
+    return Aborting(id=job_id, url=job_url(job_id))
+
+
+@router.get("/jobs/{job_id:path}")
+async def read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
+    """Return a job: its outcome, or else what the queue knows of it."""
+    row = await _row_of(services, job_id)
+    if row is None or row["requeued_at"] is not None:
+        state = await services.client.status(job_id)
+        if state in ("queued", "deferred", "in_progress"):
+            return await _pending(services, job_id, state)
+        row = await _row_of(services, job_id)  # it may have been settled in between
+    if row is None:
+        raise _unknown(job_id)
+    return Settled(id=job_id, url=job_url(job_id), **row)
+
+
+async def _pending(services: Services, job_id: str, state: str) -> Pending:
+    pending = {"id": job_id, "status": state, "url": job_url(job_id)}
+    retrying = await services.client.retrying(job_id)
+    if retrying is None:
+        return Pending.model_validate(pending)
+    due_at = None if state == "in_progress" else retrying.due_at  # what a claimed job has in its place is a lease
+    return Retrying.model_validate({**pending, **retrying._asdict(), "due_at": due_at})
+
+
+async def _row_of(services: Services, job_id: str) -> dict[str, Any] | None:
+    async with services.pool.acquire() as connection:
+        rows = await Repositories(connection).results.newest(job_ids=[job_id], limit=1)
+    return rows[0] if rows else None
+
+
+def _unknown(job_id: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, f"no job has the id {ascii(job_id)[1:-1]}", code="unknown_job")
+
+
+def _as_page(page: Page) -> JobPage:
+    rows = [JobRow.model_validate(row) for row in page.rows]
+    return JobPage(jobs=rows, next=None if page.next is None else _cursor(page.next))
+
+
+def _cursor(key: Key) -> str:
+    return urlsafe_b64encode(_KEY.dump_json((key.finished_at, key.job_id))).decode()
+
+
+def _key(cursor: str) -> Key:
+    """Return the key that a cursor stands for. Raises `Problem` where it is none of ours."""
+    try:
+        return Key(*_KEY.validate_json(urlsafe_b64decode(cursor)))
+    except ValueError:  # of either reader
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: is none that was handed out", code="invalid") from None

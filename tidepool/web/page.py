@@ -1,0 +1,34 @@
+"""The operators' page: one HTML file and what it loads, out of this package."""
+
+import functools
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from tidepool.web.services import Using
+
+_STATIC = Path(__file__).parent / "static"
+_SHOWN = '<form id="sign-out" method="post" action="/sign-out">'
+_HIDDEN = _SHOWN.replace(">", " hidden>")
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def page(services: Using) -> HTMLResponse:
+    """Answer the page; where callers sign in, it has a button to sign out."""
+    html = _html(can_sign_out=services.settings.front_token is not None)
+    return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
+
+
+@functools.cache
+def _html(*, can_sign_out: bool) -> str:
+    html = (_STATIC / "index.html").read_text("utf-8")
+    return html.replace(_HIDDEN, _SHOWN) if can_sign_out else html
+
+
+def serve_static(app: FastAPI) -> None:
+    """Let *app* answer the page's files under `/static`."""
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")

@@ -1,0 +1,137 @@
+"""What the operators' page shows, put together from the tables and the queue.
+
+Its parts are kept for as long as they stay true, and each is gathered once for however many look: what is now for a
+second, history for longer the longer its stretches are. The verdicts are those of `GET /pool/stats`. Nobody looking:
+nothing is gathered.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from redis.exceptions import RedisError
+
+from tidepool.health.kept import Kept
+from tidepool.ledger.delivery import now_ms
+from tidepool.queue.leases import Backlog, backlog
+from tidepool.storage.overview import Overview
+from tidepool.storage.repositories import Repositories
+from tidepool.web.history import SPANS, read_history
+from tidepool.web.services import Services
+from tidepool.web.tallies import SPAN
+
+LIFE_S = 1.0
+NO_ADVICE = "No size is advised: the figures do not bear it."
+_MOST_EVENTS = 30
+_QUEUE_S = 0.5
+"""How long a picture waits for Redis; without an answer the queue is not known, and everything else is shown."""
+_RECENT = "5m"
+"""The history that the counts by function are taken from, whatever time is shown."""
+
+
+class Pictures:
+    """The pictures of one front, as JSON, by the name of their time: `5m`, `1h` or `1d`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._depths: deque[tuple[float, int, int, float]] = deque(maxlen=int(SPAN.total_seconds() / LIFE_S))
+        self._backlog = Kept(LIFE_S / 2, self._read_backlog)
+        self._now = Kept(LIFE_S, self._gather_now)
+        self._history = {name: Kept(span.life_s, self._reader_of(name)) for name, span in SPANS.items()}
+        self._whole = {name: Kept(LIFE_S, self._composer_of(name)) for name in SPANS}
+
+    def of(self, window: str) -> Kept[bytes]:
+        """Return the picture of that time; getting it raises `tidepool.pool.faults.DatabaseFault`."""
+        return self._whole[window]
+
+    def _composer_of(self, window: str) -> Callable[[], Awaitable[bytes]]:
+        async def compose() -> bytes:
+            now, history, recent = await asyncio.gather(
+                self._now.get(), self._history[window].get(), self._history[_RECENT].get()
+            )
+            groups = self._services.fleet.groups()
+            parts = {
+                "window": window,
+                "window_s": SPANS[window].length.total_seconds(),
+                **now,
+                "tallies": recent["tallies"],
+                "history": {name: part for name, part in history.items() if name != "tallies"},
+                "groups": None if groups is None else [_group(group) for group in groups],
+            }
+            return to_json(parts, inf_nan_mode="null", fallback=str)
+
+        return compose
+
+    def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, Any]]]:
+        async def read() -> dict[str, Any]:
+            async with self._services.pool.acquire() as connection:
+                return await read_history(Overview(connection), SPANS[window], datetime.now(UTC))
+
+        return read
+
+    async def _gather_now(self) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        queue = await self._look_at_queue(now)
+        async with self._services.pool.acquire() as connection:
+            overview = Overview(connection)
+            server = await overview.server()
+            events = await Repositories(connection).events.newest(since=now - timedelta(days=1), limit=_MOST_EVENTS)
+            has_results = await overview.has_results()
+        return {
+            "at": now,
+            "queue": queue,
+            "server": server,
+            "events": [_event(event) for event in events],
+            "has_results": has_results,
+        }
+
+    async def _read_backlog(self) -> Backlog:
+        """Ask Redis, for as long as its client does: one call at a time, however long it takes."""
+        queue_name = self._services.settings.queue_name
+        return await backlog(self._services.redis, queue_name, now_ms())
+
+    async def _look_at_queue(self, now: datetime) -> dict[str, Any] | None:
+        """Return the queue now and in the last minutes, as far as somebody looked; None while Redis is away."""
+        try:
+            async with asyncio.timeout(_QUEUE_S):
+                found = await self._backlog.get()
+        except (RedisError, OSError):  # a time limit that has run out is an OSError, too
+            return None
+        self._depths.append((now.timestamp(), found.waiting, found.running, found.oldest_s or 0.0))
+        names = ("times", "waiting", "running", "oldest_s")
+        since = (now - SPAN).timestamp()
+        columns = zip(*(row for row in self._depths if row[0] >= since), strict=True)
+        return {**found._asdict(), "series": dict(zip(names, columns, strict=True))}
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    """Return of a verdict what the page shows: the finding that gave it, and the size advised in words."""
+    verdict, advice = group["verdict"], group["advice"]
+    finding = next(one for one in group["findings"] if one["holds"] and one["verdict"] == verdict)
+    told = {name: group[name] for name in ("processes", "since", "pool_limit", "verdict", "words")}
+    return {**told, "evidence": finding["evidence"], "advice": _in_words(advice) if advice else NO_ADVICE}
+
+
+def _in_words(advice: dict[str, Any]) -> str:
+    size, limit = advice["size"], advice["limit"]
+    if size == limit:
+        return f"Keep the pool at {limit}."
+    step = f", by way of {advice['next_step']}" if advice["next_step"] != size else ""
+    about = f"range {advice['low']} to {advice['high']}, confidence {advice['confidence']}"
+    return f"Set POOL_MAX_SIZE to {size} instead of {limit}{step} ({about})."
+
+
+def _event(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event without the stack of its task, which is for `python -m worker why --json`."""
+    detail = ", ".join(_fact(name, value) for name, value in event["detail"].items() if name != "stack")
+    return {"at": event["at"], "kind": event["kind"], "process": event["worker_id"], "detail": detail}
+
+
+def _fact(name: str, value: Any) -> str:
+    """Return one detail in words: durations in milliseconds."""
+    if name.endswith("_us") and isinstance(value, int):
+        return f"{name.removesuffix('_us')} {value / 1000:,.0f} ms"
+    return f"{name} {value}"

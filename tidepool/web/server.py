@@ -1,0 +1,73 @@
+"""Runs the front until it is told to stop."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from tidepool import process
+from tidepool.bounded_http.limits import Limits, max_connections
+from tidepool.bounded_http.server import BoundedServer
+from tidepool.web.guard import MAX_BODY_BYTES
+
+_GRACE_S = 5
+"""For requests under way when it is told to stop."""
+_CONNECTIONS = 16_384
+"""Max connections: twice the callers that were seen to wait at a time, and some 200 MB if all of them are open."""
+
+
+class Server(BoundedServer):
+    """The bounded HTTP server, whose end is an ordinary one.
+
+    It first lets those go who would wait on: event streams, and callers with `Prefer: wait`. uvicorn raises the signal
+    again after that, which ends the command.
+    """
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config, Limits(max_connections(_CONNECTIONS), body_bytes=MAX_BODY_BYTES))
+        self._state = app.state
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Handle the signals as uvicorn does, but a SIGINT that the parent has let be ignored."""
+        ignored = process.stays_ignored(signal.SIGINT)
+        with super().capture_signals():
+            if ignored:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and give the requests under way their grace."""
+        if (feed := getattr(self._state, "feed", None)) is not None:
+            feed.close()
+        self._state.services.accepting.waits.close()
+        await super().shutdown(sockets)
+
+
+async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
+    """Serve *app* there until a signal, which is raised again at the end; returns 2 if it could not start.
+
+    A cancel ends it as a signal does: requests under way have their grace, and the application is closed.
+    """
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # `callers` reads them, from trusted proxies only
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = Server(app, config)
+    try:
+        await server.serve(listening)
+    except asyncio.CancelledError:
+        if server.started:
+            await server.shutdown(listening)
+        raise
+    return 0 if server.started else 2

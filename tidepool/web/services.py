@@ -1,0 +1,89 @@
+"""What the rooms of the front share: one connection pool and one Redis client of this process."""
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Annotated
+
+from arq.connections import ArqRedis
+from fastapi import Depends, Request
+
+from settings import Settings
+from tidepool import servers
+from tidepool.client import JobClient
+from tidepool.embedded import Urls
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.metrics import Metrics
+from tidepool.health.readiness import Readiness
+from tidepool.pool.pool import Pool
+from tidepool.queue.connection import ask, open_redis
+from tidepool.storage.repositories import Repositories
+from tidepool.web.accepting import Accepting
+from tidepool.web.fleet import Fleet
+from tidepool.web.requests import Requests
+
+PATIENCE_S = 2.0
+"""How long a request goes on trying to reach Redis before it is answered 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a request may use; open as long as the application runs."""
+
+    settings: Settings
+    urls: Urls
+    pool: Pool
+    redis: ArqRedis
+    client: JobClient
+    accepting: Accepting
+    readiness: Readiness
+    fleet: Fleet
+    metrics: Metrics
+    load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the one that is under way."""
+    opened_s: float = field(default_factory=monotonic)
+    """When the pool was opened, by the monotonic clock."""
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, urls: Urls, requests: Requests) -> AsyncGenerator[Services]:
+    """Open what the front needs. Raises `tidepool.pool.faults.Unavailable` where PostgreSQL is away; Redis may be."""
+    pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
+    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+
+    async def settled(job_ids: Sequence[str]) -> Collection[str]:
+        async with pool.acquire() as connection:
+            return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
+
+    readiness = Readiness(functools.partial(ask, redis))
+    readiness.watch(pool)
+    lag = LoopLag()
+    probe = asyncio.create_task(lag.run(), name="loop lag probe")
+    try:
+        yield Services(
+            settings=settings,
+            urls=urls,
+            pool=pool,
+            redis=redis,
+            client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
+            accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
+            readiness=readiness,
+            fleet=Fleet(pool),
+            metrics=Metrics(pool, None, lag, beside=[requests]),
+        )
+    finally:
+        probe.cancel()
+        await redis.aclose(close_connection_pool=True)
+        await pool.close()
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Using = Annotated[Services, Depends(_services)]
+"""The parameter of a route that needs the services."""

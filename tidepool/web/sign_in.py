@@ -1,0 +1,177 @@
+"""Who has the front's token: callers with `Authorization: Bearer`, and browsers that have signed in.
+
+A browser gets a session in a cookie. The cookie has a time, a random id and their signature, not the token. Scripts
+cannot read it, and no other site's request carries it. The signature's key is derived from the token with scrypt, so
+that several fronts share sessions, and trying tokens against a cookie that somebody has seen takes some 50 ms each.
+"""
+
+import functools
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from tidepool.web.callers import caller_of
+from tidepool.web.rates import Rates
+
+log = structlog.get_logger(__name__)
+
+PATH = "/sign-in"
+SIGN_OUT_PATH = "/sign-out"
+MAX_FORM_BYTES = 4096
+COOKIE = "tidepool"
+_LENGTH_S = 12 * 3600
+_MAX_SIGNED_OUT = 10_000
+_MAX_FIELDS = 8
+_FAILURES_PER_S, _FAILURES_BURST_S = 1.0, 5.0
+"""Wrong tokens that one address may give: five at once, and one a second."""
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>Sign in to Tidepool</title>
+<main>
+<h1>Tidepool</h1>
+<form method="post">
+<p><label>The front's token (FRONT_TOKEN)<br>
+<input type="password" name="token" autocomplete="current-password" required autofocus></label>
+<p role="alert">{words}
+<p><button>Sign in</button>
+</form>
+</main>
+</html>
+"""
+
+router = APIRouter(include_in_schema=False)
+
+
+class Sessions:
+    """Opens and ends sessions. A new token, half a day or a sign-out ends one.
+
+    Who has signed out is known to this process only, until it ends: another front takes a stolen cookie until its time
+    is up. The browser that signs out has its cookie removed in any case.
+    """
+
+    def __init__(self, token: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._key = _derived(token)
+        self._clock = clock
+        self._signed_out: dict[str, None] = {}
+
+    def open(self) -> str:
+        """Return the cookie of a new session."""
+        return self._signed(f"{int(self._clock()) + _LENGTH_S}.{secrets.token_hex(8)}")
+
+    def is_open(self, cookie: str) -> bool:
+        """Return whether *cookie* is one of ours, not too old, and not signed out."""
+        session, _, _ = cookie.rpartition(".")
+        if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):
+            return False
+        return self._clock() < int(session.partition(".")[0]) and session not in self._signed_out
+
+    def end(self, cookie: str) -> None:
+        """Take *cookie* no longer. Of very many the earliest are forgotten."""
+        if self.is_open(cookie):
+            self._signed_out[cookie.rpartition(".")[0]] = None
+            if len(self._signed_out) > _MAX_SIGNED_OUT:
+                del self._signed_out[next(iter(self._signed_out))]
+
+    def _signed(self, session: str) -> str:
+        return f"{session}.{hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()}"
+
+
+class Access:
+    """Decides who has the token. Without one (None) everybody has access."""
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+        self.sessions = Sessions(token) if token is not None else None
+        self._failures = Rates(_FAILURES_PER_S, burst_s=_FAILURES_BURST_S)
+
+    def is_right(self, given: bytes) -> bool:
+        """Return whether *given* is the token."""
+        return self.token is None or hmac.compare_digest(given, self.token.encode())
+
+    def admits(self, headers: dict[bytes, bytes], caller: str) -> bool:
+        """Return whether a request has the token, or a session that was opened with it."""
+        if self.sessions is None:
+            return True
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            return self.sessions.is_open(cookie_of(headers.get(b"cookie", b"")))
+        right = self.is_right(given.strip())
+        if not right:
+            self.failed(caller, "bearer")
+        return right
+
+    def may_try(self, caller: str) -> bool:
+        """Return whether *caller* may give a token: wrong tokens are counted per address."""
+        return self._failures.has_one(caller)
+
+    def failed(self, caller: str, way: str) -> None:
+        """Count and log a wrong token, no more of them than an address may give."""
+        if self._failures.admit(caller):
+            log.warning("front.sign_in_failed", address=caller, way=way)
+
+
+def cookie_of(cookies: bytes) -> str:
+    """Return the session's cookie out of a Cookie header, or nothing."""
+    pairs = (pair.strip().partition(b"=") for pair in cookies.split(b";"))
+    return next((value.decode("latin-1") for name, _, value in pairs if name == COOKIE.encode()), "")
+
+
+@router.get(PATH)
+async def page() -> HTMLResponse:
+    """Ask for the token."""
+    return HTMLResponse(_PAGE.format(words=""))
+
+
+@router.post(PATH)
+async def sign_in(request: Request) -> Response:
+    """Open a session for who has the token, and send it to the page."""
+    access: Access = request.app.state.access
+    given = _token_in(await request.body())
+    caller = caller_of(request.scope)
+    if not access.may_try(caller):
+        words = _PAGE.format(words="Too many wrong tokens from this address. Try again in some seconds.")
+        return HTMLResponse(words, HTTPStatus.TOO_MANY_REQUESTS, headers={"Retry-After": "5"})
+    if not access.is_right(given):
+        access.failed(caller, "form")
+        return HTMLResponse(_PAGE.format(words="That is not the token."), HTTPStatus.UNAUTHORIZED)
+    answer = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    if access.sessions is not None:
+        secure = request.url.scheme == "https"
+        answer.set_cookie(COOKIE, access.sessions.open(), _LENGTH_S, httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post(SIGN_OUT_PATH)
+async def sign_out(request: Request) -> Response:
+    """End the browser's session, and ask for the token again."""
+    access: Access = request.app.state.access
+    if access.sessions is not None:
+        access.sessions.end(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return answer
+
+
+def _token_in(form: bytes) -> bytes:
+    """Return what a form gives as the token; nothing if it is no such form."""
+    try:
+        fields = parse_qs(form.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        return b""
+    return fields.get("token", [""])[0].encode("utf-8", "replace")
+
+
+@functools.lru_cache(maxsize=8)
+def _derived(token: str) -> bytes:
+    return hashlib.scrypt(token.encode(), salt=b"tidepool session", n=2**14, r=8, p=1)

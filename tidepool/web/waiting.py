@@ -1,0 +1,132 @@
+"""Waiting for the outcomes of jobs, however many requests do: one question to Redis for all of them.
+
+A worker writes a job's result to Redis when its transaction has committed. One loop asks for the results
+of all jobs that somebody waits for, in one command, every one to three milliseconds; while nobody waits
+there is no loop.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.constants import result_key_prefix
+from redis.exceptions import RedisError
+
+from tidepool.jobs.outcomes import Applied, Failed, Outcome, Reason, Rejected
+from tidepool.periodic import FailureLog
+from tidepool.queue import wire
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE, with_typed
+
+_MOST_AT_ONCE = 500
+_LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
+_MOST_AT_A_TURN = 16
+"""Callers who are answered in one turn of the event loop."""
+_TROUBLE_DELAY_S = 0.2
+"""After an error of Redis. Who waits may wait on: their jobs are in the queue, and time is up in any case."""
+
+
+class Waits:
+    """The jobs that requests of this process wait for."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        text = (files("tidepool.web") / "results.lua").read_text("utf-8")
+        self._results: Any = redis.register_script(with_typed(text))
+        self._failures = FailureLog("outcomes")
+        self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Let everybody go as if their time were up, and those who come later, too: the front is to stop."""
+        self._closed = True
+        for futures in self._waiting.values():
+            for future in futures:
+                _tell(future, None)
+
+    async def outcome(self, job_id: str, timeout_s: float) -> Outcome | None:
+        """Return what became of a job as soon as Redis has it; None when time is up. A cancel costs nothing."""
+        if self._closed:
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome | None] = loop.create_future()
+        futures = self._waiting.setdefault(job_id, [])
+        futures.append(future)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="outcomes")
+        alarm = loop.call_later(timeout_s, _tell, future, None)
+        try:
+            return await future
+        finally:
+            alarm.cancel()
+            futures.remove(future)
+            if not futures:
+                self._waiting.pop(job_id, None)
+
+    async def _look(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(min(_MOST_PACE_S, _LEAST_PACE_S + _PACE_PER_JOB_S * len(self._waiting)))
+                try:
+                    await self._look_once()
+                except Exception as error:  # noqa: BLE001  (those who wait are told when their time is up)
+                    self._failures.log(error)
+                    await asyncio.sleep(_TROUBLE_DELAY_S)
+        finally:
+            self._looking = None
+
+    async def _look_once(self) -> None:
+        """Ask for the results of all jobs that are waited for now, and tell what there is."""
+        job_ids = list(self._waiting)
+        for start in range(0, len(job_ids), _MOST_AT_ONCE):
+            some = job_ids[start : start + _MOST_AT_ONCE]
+            try:
+                found: list[Any] = await self._results(
+                    keys=[result_key_prefix + job_id for job_id in some],
+                    args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE],
+                )
+            except (RedisError, OSError):
+                await asyncio.sleep(_TROUBLE_DELAY_S)
+                return
+            await self._tell_all([(some[n - 1], result) for n, result in zip(found[::2], found[1::2], strict=True)])
+
+    async def _tell_all(self, results: Sequence[tuple[str, bytes]]) -> None:
+        """Tell outcomes a few at a time, so that those who have theirs ask anew while the others are answered.
+
+        Else all callers would go in step: the worker would have nothing to do while they are answered, and they
+        nothing while it works.
+        """
+        for number, (job_id, result) in enumerate(results, 1):
+            outcome = outcome_of(result)
+            for future in self._waiting.get(job_id, ()):
+                _tell(future, outcome)
+            if number % _MOST_AT_A_TURN == 0:
+                await asyncio.sleep(0)
+
+
+def outcome_of(result: bytes) -> Outcome:
+    """Return the outcome that a result in Redis tells of; see `tidepool.ledger.intake.as_result`.
+
+    One that is not of this service's making is told as failed.
+    """
+    try:
+        told: Any = wire.deserialize(result).get("r")
+    except ValueError:
+        told = None
+    match told:
+        case {"status": "applied", "result": dict()}:
+            return Applied(told["result"])
+        case {"status": "rejected", "reason": str(), "error": str()}:
+            return Rejected(told["reason"], told["error"] or "was rejected")
+        case asyncio.CancelledError():
+            return Rejected(Reason.ABORTED)
+        case Exception():
+            return Failed(str(told))
+        case _:
+            return Failed("the job ended with a result that is none of this service")
+
+
+def _tell(future: asyncio.Future[Outcome | None], outcome: Outcome | None) -> None:
+    if not future.done():
+        future.set_result(outcome)

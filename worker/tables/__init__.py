@@ -1,0 +1,1 @@
+"""The service's tables: one repository each, and their SQL."""

@@ -1,0 +1,81 @@
+"""The products table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from tidepool.jobs.outcomes import Reason
+from tidepool.pool.connection import Connection
+from tidepool.pool.faults import NotStored
+from tidepool.storage import queries, rows
+from worker.jobs.create_product import CreateProduct
+from worker.jobs.set_stock import SetStock
+
+_SQL = queries.load("products")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A row of products."""
+
+    id: int
+    sku: str | None
+    name: str
+    description: str
+    price: Decimal
+    category: str
+    in_stock: bool
+    created_at: datetime
+
+
+MAX_PAGE_BYTES = 1024 * 1024
+"""Bytes of descriptions after which a list of products ends: each may have a megabyte."""
+
+
+class ProductRepository:
+    """Products, over one connection. Opens no transaction: writes belong to the ledger's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def create(self, commands: Sequence[CreateProduct]) -> list[int | Reason]:
+        """See `worker.jobs.ports.Products.create`."""
+        given = rows.encode((c.sku, c.name, c.description, c.price, c.category, c.in_stock) for c in commands)
+        created = await self._connection.fetch(_SQL["create"], given)
+        refused = [command.sku for command, row in zip(commands, created, strict=True) if row["id"] is None]
+        if refused:
+            await self._require_taken(refused)
+        return [row["id"] or Reason.SKU_TAKEN for row in created]
+
+    async def _require_taken(self, skus: Sequence[str | None]) -> None:
+        """Raise `NotStored` unless each of the skus, which were not inserted, is there."""
+        taken = {row["sku"] for row in await self._connection.fetch(_SQL["taken"], [sku for sku in skus if sku])}
+        if not taken.issuperset(skus):
+            raise NotStored("a product was not inserted, though its sku is not taken: by a trigger?")
+
+    async def set_stock(self, commands: Sequence[SetStock]) -> list[int | Reason]:
+        """See `worker.jobs.ports.Products.set_stock`."""
+        given = rows.encode((c.product_id, c.sku, c.in_stock) for c in commands)
+        changed = await self._connection.fetch(_SQL["set_stock"], given)
+        if any(row["found"] and not row["id"] for row in changed):
+            raise NotStored("a product was not updated, though it is there: by a trigger?")
+        return [row["id"] or Reason.UNKNOWN_PRODUCT for row in changed]
+
+    async def get_by_id(self, product_id: int) -> Product | None:
+        """Return the product with this id, or None."""
+        row = await self._connection.fetchrow(_SQL["get_by_id"], product_id)
+        return None if row is None else Product(**dict(row.items()))
+
+    async def list_page(self, *, after_id: int = 0, limit: int = 100) -> list[Product]:
+        """Return up to *limit* products in the order of their ids; the last id begins the next page.
+
+        The list ends earlier with the product whose description makes them `MAX_PAGE_BYTES` together.
+        """
+        found = await self._connection.fetch(_SQL["list_page"], after_id, limit, MAX_PAGE_BYTES)
+        return [Product(**dict(row.items())) for row in found]
+
+    async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
+        """Return up to *limit* products of a category, as `list_page` does."""
+        found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit, MAX_PAGE_BYTES)
+        return [Product(**dict(row.items())) for row in found]
