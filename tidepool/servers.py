@@ -3,10 +3,10 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from settings import Settings
 from tidepool import embedded
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
+from tidepool.settings import Settings
 
 
 def addresses(settings: Settings) -> Urls:

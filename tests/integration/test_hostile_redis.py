@@ -23,13 +23,13 @@ from redis.exceptions import RedisError
 
 import tidepool.engine.worker as engine
 from tidepool.client import JobClient
+from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import EngineOptions, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Backends, Capacity
 from tidepool.jobs.outcomes import Applied, Rejected
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.delivery import now_ms
-from tidepool.ledger.intake import Intake, arq_functions
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue.leases import backlog

@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from tidepool.jobs.command import Command
 from tidepool.jobs.outcomes import Failed, Rejected
-from worker.jobs.fields import Command
 
 
 @dataclass(slots=True)

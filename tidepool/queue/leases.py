@@ -198,12 +198,12 @@ def _count(value: bytes | None) -> int:
 
 def script(name: str) -> str:
     """Return the text of a script of the engine."""
-    return with_typed((files("tidepool.engine") / "lua" / f"{name}.lua").read_text("utf-8"))
+    return with_typed((files("tidepool.queue") / "lua" / f"{name}.lua").read_text("utf-8"))
 
 
 def with_typed(text: str) -> str:
     """Return a script with the function `typed` in front of it, for keys that may have any type."""
-    return (files("tidepool.engine") / "lua" / "typed.lua").read_text("utf-8") + text
+    return (files("tidepool.queue") / "lua" / "typed.lua").read_text("utf-8") + text
 
 
 def held_key(queue_name: str, owner: str) -> str:

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from tidepool.jobs.outcomes import Reason
 from tidepool.pool.connection import Connection, Row
 from tidepool.storage import queries, rows
-from worker.jobs.create_user import CreateUser
-from worker.jobs.update_user import UpdateUser
+from worker.reasons import ShopReason
 
-_SQL = queries.load("users")
+_SQL = queries.load("users", "worker.tables")
+CONSTRAINTS = {
+    "users_username_key": ShopReason.USERNAME_TAKEN,
+    "users_email_key": ShopReason.EMAIL_TAKEN,
+}
+"""What a job is rejected for that breaks one of the constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,42 +30,73 @@ class User:
     updated_at: datetime
 
 
+class NewUser(Protocol):
+    """What a new row is made of."""
+
+    @property
+    def username(self) -> str: ...  # noqa: D102  (the column's name says it)
+    @property
+    def email(self) -> str: ...  # noqa: D102
+    @property
+    def full_name(self) -> str: ...  # noqa: D102
+    @property
+    def is_active(self) -> bool: ...  # noqa: D102
+
+
+class UserChange(Protocol):
+    """New values of one user's columns; None leaves a column as it is. Either the id or the username is given."""
+
+    @property
+    def user_id(self) -> int | None: ...  # noqa: D102
+    @property
+    def username(self) -> str | None: ...  # noqa: D102
+    @property
+    def email(self) -> str | None: ...  # noqa: D102
+    @property
+    def full_name(self) -> str | None: ...  # noqa: D102
+    @property
+    def is_active(self) -> bool | None: ...  # noqa: D102
+
+
 class UserRepository:
     """Users, over one connection. Opens no transaction: writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def create(self, commands: Sequence[CreateUser]) -> list[int | Reason]:
-        """See `worker.jobs.ports.Users.create`."""
+    async def create(self, users: Sequence[NewUser]) -> list[int | ShopReason]:
+        """Insert users; returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN."""
         created = await self._connection.fetch(
-            _SQL["create"], rows.encode((c.username, c.email, c.full_name, c.is_active) for c in commands)
+            _SQL["create"], rows.encode((u.username, u.email, u.full_name, u.is_active) for u in users)
         )
         ids: list[int | None] = [row["id"] for row in created]
-        refused = [command.username for command, user_id in zip(commands, ids, strict=True) if user_id is None]
+        refused = [user.username for user, user_id in zip(users, ids, strict=True) if user_id is None]
         taken = await self._taken(refused) if refused else frozenset[str]()
         return [
-            user_id or (Reason.USERNAME_TAKEN if command.username in taken else Reason.EMAIL_TAKEN)
-            for command, user_id in zip(commands, ids, strict=True)
+            user_id or (ShopReason.USERNAME_TAKEN if user.username in taken else ShopReason.EMAIL_TAKEN)
+            for user, user_id in zip(users, ids, strict=True)
         ]
 
     async def _taken(self, usernames: list[str]) -> frozenset[str]:
         return frozenset(row["username"] for row in await self._connection.fetch(_SQL["taken_usernames"], usernames))
 
-    async def update(self, commands: Sequence[UpdateUser]) -> list[int | Reason]:
-        """See `worker.jobs.ports.Users.update`."""
+    async def update(self, changes: Sequence[UserChange]) -> list[int | ShopReason]:
+        """Set the given columns, in order if one user has several changes.
+
+        Returns for each the user's id, or UNKNOWN_USER. Raises the `DataFault` of an email that is taken.
+        """
         locked = await self._connection.fetch(
             _SQL["lock"],
-            [command.user_id for command in commands if command.user_id is not None],
-            [command.username for command in commands if command.username is not None],
+            [change.user_id for change in changes if change.user_id is not None],
+            [change.username for change in changes if change.username is not None],
         )
         ids = {row["id"]: row["id"] for row in locked} | {row["username"]: row["id"] for row in locked}
-        found: list[int | None] = [ids.get(command.user_id or command.username) for command in commands]
+        found: list[int | None] = [ids.get(change.user_id or change.username) for change in changes]
         for wave in _one_of_each(found):
-            await self._update_distinct([(found[i], commands[i]) for i in wave])
-        return [user_id or Reason.UNKNOWN_USER for user_id in found]
+            await self._update_distinct([(found[i], changes[i]) for i in wave])
+        return [user_id or ShopReason.UNKNOWN_USER for user_id in found]
 
-    async def _update_distinct(self, changes: list[tuple[int | None, UpdateUser]]) -> None:
+    async def _update_distinct(self, changes: list[tuple[int | None, UserChange]]) -> None:
         await self._connection.execute(
             _SQL["update"], rows.encode((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
         )
