@@ -6,8 +6,7 @@ RUN pip --python /opt/venv install --no-cache-dir --disable-pip-version-check --
     --require-hashes --only-binary=:all: -r /tmp/requirements.txt
 WORKDIR /app
 COPY settings.py ./
-COPY tidepool/urls.py ./
-COPY tidepool/libpq.py ./
+COPY tidepool/ tidepool/
 COPY producer/ producer/
 COPY worker/ worker/
 # Compiled now, as the file system is read-only later and each health check starts Python anew. The modes of

@@ -10,9 +10,9 @@ import re
 import secrets
 import sys
 
-from producer import run_command, workload
+from producer import run_command, serve_command, workload
+from settings import Settings
 from tidepool.cli import jobs as ledger_commands
-from tidepool.cli import serve as serve_command
 from tidepool.cli import terminal
 from tidepool.cli.terminal import Parser
 
@@ -119,7 +119,7 @@ def main() -> None:
         arguments = make_parser().parse_args(words[1:])
     else:
         arguments, command = _run_arguments(words), run_command.enqueue_and_follow
-    terminal.run(lambda settings, urls: command(arguments, settings, urls))
+    terminal.run(lambda settings, urls: command(arguments, settings, urls), Settings)
 
 
 def _run_arguments(words: list[str]) -> argparse.Namespace:

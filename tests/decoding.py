@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from tidepool.engine.attempt import perform
+from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import Worker
-from tidepool.jobs.outcomes import Applied, Outcome, Reason, Rejected
+from tidepool.jobs.command import Command
+from tidepool.jobs.outcomes import Applied, CommonReason, Outcome, Rejected
 from tidepool.ledger.delivery import Delivery
-from tidepool.ledger.intake import Intake, arq_functions
 from tidepool.ledger.ledger import _entry
 from tidepool.queue import wire
 from tidepool.queue.leases import Claimed, Finish
 from tidepool.storage import rows
 from worker.jobs import JOBS
-from worker.jobs.fields import Command
 
 ENVELOPE: dict[str, Any] = {"f": "create_user", "a": [], "k": {}, "t": None, "et": 1_764_000_000_000}
 
@@ -65,7 +65,7 @@ def checked(payload: bytes) -> Command | Rejected:
     delivery, finish = _DECODER.decode(payload)
     assert isinstance(delivery.command, Command | Rejected)
     if isinstance(delivery.command, Rejected):
-        assert Reason.INVALID == delivery.command.reason
+        assert CommonReason.INVALID == delivery.command.reason
         assert delivery.command.detail
     _assert_storable(delivery)
     assert "done" == finish.how

@@ -77,7 +77,7 @@ class Reader:
         self._home = home
         self._port = port
         self._running: list[subprocess.Popen[bytes]] = []
-        for path in (*ROOT.glob("*.py"), *(ROOT / name for name in ("worker", "producer", "tests"))):
+        for path in (*ROOT.glob("*.py"), *(ROOT / name for name in ("tidepool", "worker", "producer", "lab", "tests"))):
             (home / path.name).symlink_to(path)
         tools = home / "tools"
         tools.mkdir()

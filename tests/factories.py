@@ -4,15 +4,16 @@ import itertools
 import time
 from typing import Any
 
+from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
-from tidepool.ledger.delivery import Delivery, now_ms
+from tidepool.ledger.delivery import Delivery
 from tidepool.queue.submission import Submission
+from tidepool.queue.wire import now_ms
 from tidepool.storage.results import Finished
 from worker.jobs import JOBS
 from worker.jobs.create_product import CreateProduct
 from worker.jobs.create_user import CreateUser
-from worker.jobs.fields import Command
 from worker.jobs.place_order import PlaceOrder
 from worker.jobs.set_stock import SetStock
 from worker.jobs.update_user import UpdateUser

@@ -7,16 +7,16 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.web.app import create_app
 
 
 @asynccontextmanager
 async def a_front(database_url: str, redis_url: str, **variables: str) -> AsyncIterator[httpx.AsyncClient]:
     """Run the front until the block ends; gives a client of it. *variables* are further settings."""
     settings = load({"DATABASE_URL": database_url, "REDIS_URL": redis_url, **variables})
-    app = create_app(settings, Urls(database_url, redis_url))
+    app = create_front(settings, Urls(database_url, redis_url))
     async with running(app) as http:
         yield http
 

@@ -12,10 +12,10 @@ from arq.connections import ArqRedis
 from factories import user_fields
 from waiting import until
 
+from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import EngineOptions, Worker
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
-from tidepool.ledger.intake import Intake, arq_functions
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize

@@ -22,17 +22,16 @@ from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from settings import Settings
 from tidepool import servers
 from tidepool.fleet.identity import worker_id_prefix
 from tidepool.jobs.ids import check_id
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue import wire
 from tidepool.queue.connection import REFUSALS, open_redis, wait_for
 from tidepool.queue.faults import is_trouble
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners, with_typed
 from tidepool.queue.submission import Submission
-from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
+from tidepool.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +41,7 @@ PATIENCE_S = 30.0
 """How long a call goes on trying to reach Redis."""
 _MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
-_SCRIPT = with_typed((files("producer") / "enqueue.lua").read_text("utf-8"))
+_SCRIPT = with_typed((files("tidepool.queue") / "lua" / "enqueue.lua").read_text("utf-8"))
 _CUT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 
 Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
@@ -147,7 +146,7 @@ class JobClient:
         return int(await self._redis.zcard(self._redis.default_queue_name))
 
     async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Wait for a job's outcome as Redis has it; `tidepool.ledger.intake` describes it. The ledger has the last word.
+        """Wait for a job's outcome as Redis has it (`tidepool.engine.intake`). The ledger has the last word.
 
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.

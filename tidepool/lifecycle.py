@@ -1,7 +1,6 @@
-"""The composition root of a worker process: what is made at startup, wired, and closed at shutdown.
+"""A worker process from its start to its end: what it opens, how the parts are wired, and what is closed at shutdown.
 
-`arq worker.WorkerSettings` gets its settings class here. Nothing else in the service makes a pool, a
-ledger or a batcher, and nothing in here decides anything.
+`arq worker.WorkerSettings` gets its settings class here. Nothing else makes a pool, a ledger or a batcher for a worker.
 """
 
 import asyncio
@@ -19,11 +18,11 @@ import structlog
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from settings import Settings, load_or_exit
 from tidepool import logs, process, servers
 from tidepool.advice.advice_job import Adviser
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
+from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import EngineOptions, StartError, install
 from tidepool.fleet import capacity, identity
 from tidepool.fleet.budget import Budget
@@ -33,9 +32,8 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
+from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
-from tidepool.ledger.delivery import now_ms
-from tidepool.ledger.intake import Intake, arq_functions
 from tidepool.ledger.ledger import Ledger
 from tidepool.periodic import keep_running
 from tidepool.pool.faults import DatabaseFault, ServerError, words
@@ -44,31 +42,32 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import ask, open_redis, redis_settings, wait_for_redis
 from tidepool.queue.leases import backlog
+from tidepool.queue.wire import now_ms
+from tidepool.settings import Settings
 from tidepool.storage.migrations import MigrationError, migrate
 from tidepool.storage.requirements import require
 from tidepool.urls import drops_channel_binding, without_password
-from worker.jobs import JOBS
 
 log = structlog.get_logger(__name__)
 
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings() -> type:
-    """Return the settings class for the `arq` command, made of the environment.
+def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
+    """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
     """
-    settings = load_or_exit()
+    settings = kind.load_or_exit()
     install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings)
+    this = WorkerProcess(settings, job_types)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
 
-        functions = arq_functions(JOBS)
+        functions = arq_functions(job_types)
         on_startup = this.startup
         on_shutdown = this.shutdown
         ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
@@ -99,8 +98,9 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class WorkerProcess:
     """What one worker process has open, from its connecting through `startup` to `shutdown`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, job_types: JobTypes) -> None:
         self._settings = settings
+        self._job_types = job_types
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = servers.addresses(settings)
@@ -141,7 +141,7 @@ class WorkerProcess:
 
     async def startup(self, ctx: dict[Any, Any]) -> None:
         """Open the pool and put everything in place that jobs need."""
-        _require_known(self._settings.pool_shares)
+        _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
         if drops_channel_binding(self._urls.database):
@@ -150,14 +150,16 @@ class WorkerProcess:
         side = SideConnection(config, "stats")
         budget = await self._enter_budget(ctx["redis"], side)
         pool = await self._open_pool(config, budget, side)
-        ledger = self._ledger = Ledger(pool, JOBS, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout)
+        ledger = self._ledger = Ledger(
+            pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
+        )
         batcher = Batcher(
             ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
         )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         ctx["intake"] = Intake(
-            JOBS, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
+            self._job_types, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
         )
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
@@ -255,8 +257,8 @@ def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def _require_known(shares: Mapping[str, float]) -> None:
-    if unknown := shares.keys() - {job_type.name for job_type in JOBS}:
+def _require_known(shares: Mapping[str, float], job_types: JobTypes) -> None:
+    if unknown := shares.keys() - {job_type.name for job_type in job_types}:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
 
 

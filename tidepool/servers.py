@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from settings import Settings
 from tidepool import embedded
 from tidepool.embedded import Urls
 from tidepool.pool.faults import Refused, ServerError, Unavailable
 from tidepool.pool.pool import PoolConfig
 from tidepool.protocols import POSTGRESQL, other_than
 from tidepool.queue.connection import wait_for
+from tidepool.settings import Settings
 from tidepool.urls import parse_postgres, without_password
 
 

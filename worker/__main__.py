@@ -1,206 +1,32 @@
-"""`python -m worker`: the operators' commands.
-
-To run jobs: `arq worker.WorkerSettings`.
-"""
+"""`python -m worker`: the operators' commands, and where the laboratory's have gone."""
 
 from tidepool import process
 
 if __name__ == "__main__":
     process.prepare()  # before the imports below, which take a second
 
-import argparse
-import asyncio
 import os
-import re
 import sys
-from datetime import timedelta
-from typing import Any
+from importlib.util import find_spec
 
-from lab.bench.command import PARTS, bench
-from lab.drill.command import EXAMPLES as DRILL_EXAMPLES
-from lab.drill.command import add_arguments as add_drill_arguments
-from lab.drill.command import drill
-from lab.tuning import layouts_command, load_test_command, pool_test_command, tune_command
-from settings import Settings
-from tidepool.cli import terminal
-from tidepool.cli.advice import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
-from tidepool.cli.pool import EXAMPLES as POOL_EXAMPLES
-from tidepool.cli.pool import pool_health
-from tidepool.cli.terminal import Parser
-from tidepool.embedded import Urls
-from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.roles import ROLES, grant_roles
-from tidepool.urls import UrlError, as_libpq_reads
+from tidepool.cli.main import main as operators_commands
 
-_SNAPSHOT_COLUMNS = (
-    "tick", "worker_id", "size", "idle", "in_use", "in_use_max", "waiting_max", "acquire_ok", "wait_us_max",
-    "hold_us_max", "jobs_applied", "jobs_rejected", "jobs_failed", "loop_lag_us_max",
-)  # fmt: skip
-_USUAL_PARTS = tuple(part for part in PARTS if part != "backlog")
-_BENCH_EXAMPLES = """  python -m worker bench                               about ten minutes
-  python -m worker bench --parts create_user,pgbench --repeat 5
-  python -m worker bench --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
-  python -m worker bench --json > bench.json"""
-_LABORATORY = {
-    "tune": tune_command,
-    "pool-test": pool_test_command,
-    "load-test": load_test_command,
-    "layouts": layouts_command,
-}
-_MIGRATE_EXAMPLES = """  python -m worker migrate
-  python -m worker migrate --roles                     as the tables' owner; see docs/operations.md"""
-_URLS_EXAMPLES = """  python -m worker urls --json | jq -r .redis
-  PGSERVICEFILE=<(python -m worker urls --service) psql service=tidepool     in bash and zsh"""
-_SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
-  python -m worker snapshots --json | jq '.[0].in_use_max'"""
-
-
-async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """List pool snapshots, the newest first."""
-    pool = await terminal.open_pool(settings, urls, "snapshots")
-    async with pool.acquire() as connection:
-        rows = await Repositories(connection).snapshots.newest(
-            worker_id=arguments.worker, since=terminal.since(arguments.since), limit=arguments.limit
-        )
-    await pool.close()
-    empty = "no snapshots yet: is a worker running, and ENABLE_MONITORING on?"
-    terminal.print_rows(rows, _SNAPSHOT_COLUMNS, as_json=arguments.json, empty=empty)
-    return 0
-
-
-async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Apply the missing migrations."""
-    config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
-    migrations = await terminal.migrate_first(config, settings, urls)
-    applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
-    if arguments.roles:
-        given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)
-        await grant_roles(config, {role: password.get_secret_value() for role, password in given if password})
-    if arguments.json:
-        terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
-        return 0
-    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: the schema is up to date")
-    if arguments.roles:
-        print(f"granted what they need: {', '.join(ROLES)}")
-    return 0
-
-
-async def show_urls(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
-    """Print the URLs in use, for other programs: with their passwords, and with a scheme that libpq knows."""
-    if arguments.service:
-        try:
-            print(address.service_file(urls.database))
-        except UrlError as error:
-            raise terminal.CommandError(f"DATABASE_URL: {error}") from None
-    else:
-        _print_urls(arguments, urls)
-    return 0
-
-
-def _print_urls(arguments: argparse.Namespace, urls: Urls) -> None:
-    addresses = {"database": as_libpq_reads(urls.database), "redis": urls.redis}
-    if arguments.json:
-        terminal.print_json(addresses)
-    else:
-        print("\n".join(f"{name:8}  {url}" for name, url in addresses.items()))
-
-
-async def services(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Keep the embedded servers running until Ctrl-C."""
-    if not settings.embedded:
-        raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
-    _print_urls(arguments, urls)
-    sys.stdout.flush()
-    await asyncio.Event().wait()
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    listing = _add(commands, "snapshots", snapshots, _SNAPSHOTS_EXAMPLES)
-    listing.add_argument("--worker", metavar="ID", help="only this worker's")
-    listing.add_argument("--since", type=terminal.duration, metavar="AGO", help="only the last 90s, 10m, 1.5h, 7d …")
-    listing.add_argument("--limit", type=terminal.positive, default=20, metavar="N", help="at most N rows (default 20)")
-    health = _add(commands, "pool", pool_health, POOL_EXAMPLES)
-    health.add_argument(
-        "--since", type=terminal.duration, default=timedelta(minutes=10), metavar="AGO", help="default 10m"
-    )
-    health.add_argument("--watch", action="store_true", help="draw anew every five seconds, until Ctrl-C")
-    for name, command, examples in (("why", why, WHY_EXAMPLES), ("advise", advise, ADVISE_EXAMPLES)):
-        judging = _add(commands, name, command, examples)
-        judging.add_argument(
-            "--since", type=terminal.duration, default=timedelta(minutes=15), metavar="AGO", help="default 15m"
-        )
-    migrating = _add(commands, "migrate", migrate_now, _MIGRATE_EXAMPLES)
-    migrating.add_argument(
-        "--roles", action="store_true", help=f"also make the roles {', '.join(ROLES)}, and grant them what they need"
-    )
-    _add(commands, "services", services, "  python -m worker services")
-    measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES)
-    measuring.add_argument(
-        "--jobs", type=terminal.positive, default=40_000, metavar="N", help="jobs of ours a drain (default 40,000)"
-    )
-    measuring.add_argument(
-        "--repeat", type=terminal.positive, default=3, metavar="R", help="rounds, for medians (default 3)"
-    )
-    measuring.add_argument(
-        "--parts",
-        type=_parts,
-        default=_USUAL_PARTS,
-        metavar="A,B",
-        help=f"of {', '.join(PARTS)} (default: all but backlog)",
-    )
-    measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
-    add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES, own_servers=True))
-    _add_laboratory(commands)
-    addresses = _add(commands, "urls", show_urls, _URLS_EXAMPLES)
-    addresses.add_argument(
-        "--service",
-        action="store_true",
-        help="print a service file for psql instead, which keeps the password out of its arguments",
-    )
-    return top
-
-
-def _add_laboratory(commands: Any) -> None:
-    for name, command in _LABORATORY.items():
-        command.add_arguments(_add(commands, name, command.run, command.EXAMPLES, own_servers=True))
-
-
-def _add(
-    commands: Any, name: str, command: Any, examples: str, *, own_servers: bool = False
-) -> argparse.ArgumentParser:
-    added = commands.add_parser(name, help=command.__doc__, description=command.__doc__, examples=examples)
-    added.set_defaults(command=command, own_servers=own_servers)
-    return added
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if unknown := set(parts) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not of {', '.join(PARTS)}")
-    return parts
-
-
-def _cores(text: str) -> list[int]:
-    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6})*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of cores such as 0,1")
-    cores = [int(core) for core in text.split(",")]
-    if unknown := set(cores) - os.sched_getaffinity(0):
-        raise argparse.ArgumentTypeError(f"this process has no core {min(unknown)}")
-    return cores
+MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
+"""Commands that are `python -m lab …` now. They are handed on for one release."""
 
 
 def main() -> None:
     """Run the command that the command line names."""
-    arguments = parser().parse_args()
-    terminal.run(lambda settings, urls: arguments.command(arguments, settings, urls), own_servers=arguments.own_servers)
+    words = sys.argv[1:]
+    if not words or words[0] not in MOVED:
+        operators_commands()
+        return
+    print(f"python -m worker {words[0]} has moved: python -m lab {words[0]}", file=sys.stderr)
+    if find_spec("lab") is None:
+        sys.exit("error: the laboratory is not installed here")
+    os.execv(  # noqa: S606  (the same process goes on as the command that is meant)
+        sys.executable, [sys.executable, "-m", "lab", *words]
+    )
 
 
 if __name__ == "__main__":

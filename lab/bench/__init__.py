@@ -1,4 +1,4 @@
-"""`python -m worker bench`: our engine beside stock arq and pgbench, on the same machine in the same run.
+"""`python -m lab bench`: our engine beside stock arq and pgbench, on the same machine in the same run.
 
 - `targets`   the settings classes that the measured workers run with
 - `drain`     preload a queue, start workers, measure until it is empty

@@ -1,4 +1,4 @@
-"""`python -m worker bench`: what is measured, in which order, and how it is told."""
+"""`python -m lab bench`: what is measured, in which order, and how it is told."""
 
 import argparse
 import asyncio
@@ -19,10 +19,10 @@ from lab.bench.acquire import acquire_us
 from lab.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
 from lab.bench.latency import idle_latency_ms, percentiles
 from lab.bench.servers import measured_environment, own_databases, session
-from settings import Settings
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
+from tidepool.settings import Settings
 from tidepool.storage.migrations import migrate
 
 _OURS = System("tidepool", "worker.WorkerSettings")

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from lab.bench.processes import cpu_s, peak_mb
 from lab.bench.servers import QUEUE
 from tidepool.cli.terminal import CommandError
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue import wire
+from tidepool.queue.wire import now_ms
 
 _LOOK_S = 0.005
 _CHUNK = 500

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from settings import child_environment
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import packaged_program
+from tidepool.settings import child_environment
 
 CLIENTS = (1, 10, 20, 50)
 

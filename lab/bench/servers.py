@@ -12,7 +12,6 @@ from typing import Any
 import asyncpg
 from arq.connections import ArqRedis
 
-from settings import Settings, child_environment
 from tidepool import embedded, servers
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
@@ -24,6 +23,7 @@ from tidepool.pool.faults import translated
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
+from tidepool.settings import Settings, child_environment
 from tidepool.storage.migrations import migrate
 from tidepool.urls import with_database, without_password
 
@@ -61,7 +61,7 @@ def measured_environment(database: str, redis: str, **variables: str) -> dict[st
 
 @asynccontextmanager
 async def session(url: str) -> AsyncGenerator[Any]:
-    """Lend a connection of its own. Raises as `tidepool.pool.faults` says, and `CommandError` for what else is refused."""
+    """Give a connection of its own. Raises the faults of `tidepool.pool`, and `CommandError` if it is refused."""
     try:
         async with translated():
             connection: Any = await asyncpg.connect(**address.arguments(url))

@@ -12,14 +12,14 @@ import uvloop
 from arq.connections import ArqRedis
 from arq.worker import Retry
 
-from settings import load
 from tidepool import servers
 from tidepool.engine.worker import EngineOptions, install
 from tidepool.pool import address
 from tidepool.queue import wire
 from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.settings import Settings
 
-_SETTINGS = load()
+_SETTINGS = Settings.load()
 _URLS = servers.addresses(_SETTINGS)
 _STOCK_POOL_SIZE = 10
 """The best of the sizes that were tried for one transaction a job."""

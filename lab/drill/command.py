@@ -1,4 +1,4 @@
-"""`python -m worker drill`: break the service on purpose, and account for every job."""
+"""`python -m lab drill`: break the service on purpose, and account for every job."""
 
 import argparse
 import random
@@ -17,17 +17,17 @@ from lab.drill.guard import prepare
 from lab.drill.log import Log
 from lab.drill.run import Drill, Injected, Report
 from lab.tuning import numbers
-from settings import Settings
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
+from tidepool.settings import Settings
 from tidepool.urls import check_redis, parse_postgres, require
 
-EXAMPLES = """  python -m worker drill                               two minutes of faults by chance
-  python -m worker drill --minutes 10 --seed 7
-  python -m worker drill --fault commit-reply-lost --shots 1000
-  python -m worker drill --fault postgres-crash --timeline crash.png
-  python -m worker drill --database postgresql://me@db/empty --redis redis://cache/5
-  python -m worker drill --list"""
+EXAMPLES = """  python -m lab drill                               two minutes of faults by chance
+  python -m lab drill --minutes 10 --seed 7
+  python -m lab drill --fault commit-reply-lost --shots 1000
+  python -m lab drill --fault postgres-crash --timeline crash.png
+  python -m lab drill --database postgresql://me@db/empty --redis redis://cache/5
+  python -m lab drill --list"""
 
 _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 

@@ -12,8 +12,8 @@ from lab.bench.processes import family_cpu_s, family_mb, machine_busy_s
 from lab.bench.servers import Site
 from lab.tuning.holders import Held, figures
 from lab.tuning.shard import Order
-from settings import child_environment
 from tidepool.cli.terminal import CommandError
+from tidepool.settings import child_environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`python -m worker layouts`: what it costs to divide connections into several pools, or among processes."""
+"""`python -m lab layouts`: what it costs to divide connections into several pools, or among processes."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from typing import Any
 from lab.bench.servers import own_site
 from lab.tuning import numbers
 from lab.tuning.layouts import Demand, layouts, measure, medians
-from settings import Settings
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
+from tidepool.settings import Settings
 
-EXAMPLES = """  python -m worker layouts                     100 connections as 1, 4 and 10 pools, and as processes
-  python -m worker layouts --connections 120 --shards 2,6 --load 0.9
-  python -m worker layouts --json | jq '.layouts[] | {layout, wait_ms}'"""
+EXAMPLES = """  python -m lab layouts                     100 connections as 1, 4 and 10 pools, and as processes
+  python -m lab layouts --connections 120 --shards 2,6 --load 0.9
+  python -m lab layouts --json | jq '.layouts[] | {layout, wait_ms}'"""
 _ALIKE = 0.1
 _QUIET_CORES = 0.3
 

@@ -10,8 +10,8 @@ from typing import Any
 from arq.connections import ArqRedis
 
 from lab.bench.servers import QUEUE
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue import wire
+from tidepool.queue.wire import now_ms
 
 _LOOK_S = 0.01
 _CHUNK = 500

@@ -1,4 +1,4 @@
-"""`python -m worker load-test`: what concurrent users get of the service, as jobs or over HTTP."""
+"""`python -m lab load-test`: what concurrent users get of the service, as jobs or over HTTP."""
 
 import argparse
 import asyncio
@@ -13,14 +13,14 @@ from lab.tuning import numbers
 from lab.tuning.requests import Front, Jobs
 from lab.tuning.users import Send, Tally, run_users
 from lab.tuning.workers import running_workers
-from settings import Settings
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
+from tidepool.settings import Settings
 
-EXAMPLES = """  python -m worker load-test --users 20 --requests 50
-  python -m worker load-test --users 50 --requests 20 --workers 2
-  python -m worker load-test --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
-  python -m worker load-test --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
+EXAMPLES = """  python -m lab load-test --users 20 --requests 50
+  python -m lab load-test --users 50 --requests 20 --workers 2
+  python -m lab load-test --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
+  python -m lab load-test --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

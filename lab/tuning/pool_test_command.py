@@ -1,4 +1,4 @@
-"""`python -m worker pool-test`: what callers get when more and more of them want a connection of one pool."""
+"""`python -m lab pool-test`: what callers get when more and more of them want a connection of one pool."""
 
 import argparse
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from lab.bench.servers import Site, own_site
 from lab.tuning import numbers
 from lab.tuning.holders import Use, figures, hold
-from settings import Settings
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.settings import Settings
 
-EXAMPLES = """  python -m worker pool-test --max-concurrent 100
-  python -m worker pool-test --max-concurrent 150 --pool-size 120    more than a hundred real connections
-  python -m worker pool-test --acquire-timeout 2 --json"""
+EXAMPLES = """  python -m lab pool-test --max-concurrent 100
+  python -m lab pool-test --max-concurrent 150 --pool-size 120    more than a hundred real connections
+  python -m lab pool-test --acquire-timeout 2 --json"""
 _FIRST = 5
 
 

@@ -16,8 +16,8 @@ from arq.connections import ArqRedis
 
 from lab.bench.servers import QUEUE
 from lab.tuning.users import Send
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue import wire
+from tidepool.queue.wire import now_ms
 
 _LOOK_S = 0.002
 _PREFER_S = 5

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from settings import Settings
+from tidepool.settings import Settings
 
 LADDERS: dict[str, tuple[int, ...]] = {
     "POOL_MAX_SIZE": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),

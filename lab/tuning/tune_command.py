@@ -1,4 +1,4 @@
-"""`python -m worker tune`: find the pool size, or another setting, for this workload by measuring; keep the proof."""
+"""`python -m lab tune`: find the pool size, or another setting, for this workload by measuring; keep the proof."""
 
 import argparse
 import random
@@ -9,16 +9,16 @@ from lab.bench.servers import own_site
 from lab.tuning import findings, mix, numbers, plot, tune
 from lab.tuning.record import Record
 from lab.tuning.trials import LADDERS, WORKERS, Plan, trials, usual_of
-from settings import Settings, SettingsError, child_environment, load
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
+from tidepool.settings import Settings, SettingsError, child_environment
 
-EXAMPLES = """  python -m worker tune                                12 sizes, 5 times each, in ten minutes
-  python -m worker tune --jobs-as transactions         a transaction for each job, without batches
-  python -m worker tune --values 2,4,6,8,10 --repeats 3
-  python -m worker tune --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
-  python -m worker tune --resume .data/tune-20260101-120000
-  python -m worker tune --json | jq .settings"""
+EXAMPLES = """  python -m lab tune                                12 sizes, 5 times each, in ten minutes
+  python -m lab tune --jobs-as transactions         a transaction for each job, without batches
+  python -m lab tune --values 2,4,6,8,10 --repeats 3
+  python -m lab tune --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
+  python -m lab tune --resume .data/tune-20260101-120000
+  python -m lab tune --json | jq .settings"""
 _INTERRUPTED = 130
 _IN_FLIGHT = {"batches": 2000, "transactions": 200}
 
@@ -115,7 +115,7 @@ def _check(plan: Plan) -> None:
         raise terminal.CommandError(f"{WORKERS}: is {min(plan.values)}, less than 1")
     for trial in trials(plan):
         try:
-            load(child_environment(**plan.variables(trial)))
+            Settings.load(child_environment(**plan.variables(trial)))
         except SettingsError as error:
             raise terminal.CommandError(str(error)) from None
 

@@ -19,15 +19,21 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic_core import from_json, to_json
 
+from producer.http.describing import describes
 from tidepool.jobs.ids import check_id
-from tidepool.jobs.outcomes import Applied, Failed, Outcome, Reason, Rejected
+from tidepool.jobs.job import JobType
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.web.accepting import Accepting
-from tidepool.web.describing import describes
 from tidepool.web.paths import RowId, job_url
 from tidepool.web.problems import Problem, problem
 from tidepool.web.services import Using
-from worker.jobs import JOBS
+from worker.jobs import create_product as create_product_job
+from worker.jobs import create_user as create_user_job
+from worker.jobs import place_order as place_order_job
+from worker.jobs import set_stock as set_stock_job
+from worker.jobs import update_user as update_user_job
+from worker.reasons import ShopReason
 
 MOST_WAIT_S = 30.0
 _UNWATCHED_S = 0.5
@@ -38,47 +44,47 @@ _ESCAPED = re.compile(r'\\(["\\])')
 _JSON = "application/json"
 _PLACES = {"user_id": "/users/", "product_id": "/products/", "order_id": "/orders/"}
 """Where the row is read whose id a result has."""
-_UNPROCESSABLE = (Reason.INVALID, Reason.UNKNOWN_USER, Reason.UNKNOWN_PRODUCT)
+_UNPROCESSABLE = (CommonReason.INVALID, ShopReason.UNKNOWN_USER, ShopReason.UNKNOWN_PRODUCT)
 
 router = APIRouter(tags=["commands"])
 
 
-@router.post("/users/", **describes("create_user", "Create a user"))
+@router.post("/users/", **describes(create_user_job.JOB, "Create a user"))
 async def create_user(request: Request, services: Using) -> Response:
     """Username and email are unique to the letter."""
-    return await _accept(request, services.accepting, "create_user")
+    return await _accept(request, services.accepting, create_user_job.JOB)
 
 
-@router.post("/products/", **describes("create_product", "Create a product"))
+@router.post("/products/", **describes(create_product_job.JOB, "Create a product"))
 async def create_product(request: Request, services: Using) -> Response:
     """Give a sku that no other product has, or none."""
-    return await _accept(request, services.accepting, "create_product")
+    return await _accept(request, services.accepting, create_product_job.JOB)
 
 
-@router.post("/orders/", **describes("place_order", "Place an order"))
+@router.post("/orders/", **describes(place_order_job.JOB, "Place an order"))
 async def place_order(request: Request, services: Using) -> Response:
     """Name the user and the product each by its id or by its own key."""
-    return await _accept(request, services.accepting, "place_order")
+    return await _accept(request, services.accepting, place_order_job.JOB)
 
 
-@router.put("/users/{user_id}", **describes("update_user", "Change a user", named=("user_id", "username")))
+@router.put("/users/{user_id}", **describes(update_user_job.JOB, "Change a user", named=("user_id", "username")))
 async def update_user(request: Request, services: Using, user_id: RowId) -> Response:
     """Fields that are left out stay as they are."""
-    return await _accept(request, services.accepting, "update_user", user_id=user_id)
+    return await _accept(request, services.accepting, update_user_job.JOB, user_id=user_id)
 
 
 @router.put(
-    "/products/{product_id}/stock", **describes("set_stock", "Set a product's stock", named=("product_id", "sku"))
+    "/products/{product_id}/stock", **describes(set_stock_job.JOB, "Set a product's stock", named=("product_id", "sku"))
 )
 async def set_stock(request: Request, services: Using, product_id: RowId) -> Response:
     """Say whether the product can be ordered from now on."""
-    return await _accept(request, services.accepting, "set_stock", product_id=product_id)
+    return await _accept(request, services.accepting, set_stock_job.JOB, product_id=product_id)
 
 
-async def _accept(request: Request, accepting: Accepting, function: str, **named: int) -> Response:
-    """Answer a request for a job of *function*, whose content is the body and what the path *named*."""
+async def _accept(request: Request, accepting: Accepting, job_type: JobType[Any], **named: int) -> Response:
+    """Answer a request for a job of *job_type*, whose content is the body and what the path *named*."""
     key = _key(request.headers.getlist("idempotency-key"))
-    submission = Submission(key or secrets.token_hex(16), function, _fields(await request.body(), function, named))
+    submission = Submission(key or secrets.token_hex(16), job_type.name, _fields(await request.body(), job_type, named))
     wait_s = _wait_s(request)
     outcome = await accepting.settled(submission.id) if key is not None else None
     if outcome is None:
@@ -123,20 +129,18 @@ def _unquoted(key: str) -> str:
     return _ESCAPED.sub(r"\1", key[1:-1])
 
 
-def _fields(body: bytes, function: str, named: dict[str, int]) -> dict[str, Any]:
+def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[str, Any]:
     """Return the job's content. Raises `Problem` where it is not valid."""
     try:
         content = from_json(body)
     except ValueError:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is not JSON", code=Reason.INVALID) from None
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is not JSON", code=CommonReason.INVALID) from None
     if not isinstance(content, dict):
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is not an object", code=Reason.INVALID)
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is not an object", code=CommonReason.INVALID)
     if twice := named.keys() & content.keys():
         words = f"{min(twice)}: is in the path, and not in the body"
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code=Reason.INVALID)
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code=CommonReason.INVALID)
     fields: dict[str, Any] = {**named, **content}
-    job_type = JOBS.get(function)
-    assert job_type is not None
     command = job_type.parse(fields)
     if isinstance(command, Rejected):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, command.detail, code=command.reason)

@@ -6,13 +6,12 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from tidepool.storage.repositories import Repositories
 from tidepool.web.paths import GREATEST_ID, RowId
 from tidepool.web.problems import Problem
 from tidepool.web.services import Using
-from worker.tables.orders import Order
-from worker.tables.products import MAX_PAGE_BYTES, Product
-from worker.tables.users import User
+from worker.tables.orders import Order, OrderRepository
+from worker.tables.products import MAX_PAGE_BYTES, Product, ProductRepository
+from worker.tables.users import User, UserRepository
 
 router = APIRouter(tags=["reading"])
 
@@ -56,8 +55,7 @@ async def list_users(
 ) -> UserPage:
     """List users in the order of their ids."""
     async with services.pool.acquire() as connection:
-        users = Repositories(connection).users
-        found = await users.list_page(after_id=after, offset=offset, limit=limit + 1)
+        found = await UserRepository(connection).list_page(after_id=after, offset=offset, limit=limit + 1)
     return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
@@ -65,7 +63,7 @@ async def list_users(
 async def read_user(services: Using, user_id: RowId) -> User:
     """Return a user."""
     async with services.pool.acquire() as connection:
-        return _known(await Repositories(connection).users.get_by_id(user_id), "user", user_id)
+        return _known(await UserRepository(connection).get_by_id(user_id), "user", user_id)
 
 
 @router.get("/users/{user_id}/orders")
@@ -77,10 +75,9 @@ async def list_orders(
 ) -> OrderPage:
     """List a user's orders, the newest first, with what their products are now."""
     async with services.pool.acquire() as connection:
-        repositories = Repositories(connection)
-        found = await repositories.orders.of_user(user_id, before_id=before, limit=limit + 1)
+        found = await OrderRepository(connection).of_user(user_id, before_id=before, limit=limit + 1)
         if not found:
-            _known(await repositories.users.get_by_id(user_id), "user", user_id)
+            _known(await UserRepository(connection).get_by_id(user_id), "user", user_id)
     return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
@@ -96,7 +93,7 @@ async def list_products(
     A page ends before its *limit* if its descriptions have a megabyte together.
     """
     async with services.pool.acquire() as connection:
-        products = Repositories(connection).products
+        products = ProductRepository(connection)
         found = await (
             products.list_page(after_id=after, limit=limit + 1)
             if category is None
@@ -111,7 +108,7 @@ async def list_products(
 async def read_product(services: Using, product_id: RowId) -> Product:
     """Return a product."""
     async with services.pool.acquire() as connection:
-        return _known(await Repositories(connection).products.get_by_id(product_id), "product", product_id)
+        return _known(await ProductRepository(connection).get_by_id(product_id), "product", product_id)
 
 
 @router.get("/products/category/{category:path}")
@@ -124,7 +121,7 @@ async def list_category(services: Using, category: Category, limit: Limit = 100,
 async def list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
     """List all orders, the newest first, with what their products are now."""
     async with services.pool.acquire() as connection:
-        found = await Repositories(connection).orders.newest(before_id=before, limit=limit + 1)
+        found = await OrderRepository(connection).newest(before_id=before, limit=limit + 1)
     return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
@@ -132,7 +129,7 @@ async def list_all_orders(services: Using, limit: Limit = 100, before: Before = 
 async def read_order(services: Using, order_id: RowId) -> Order:
     """Return an order with what its product is now."""
     async with services.pool.acquire() as connection:
-        return _known(await Repositories(connection).orders.get_by_id(order_id), "order", order_id)
+        return _known(await OrderRepository(connection).get_by_id(order_id), "order", order_id)
 
 
 def _known(row: _Row | None, kind: str, row_id: int) -> _Row:

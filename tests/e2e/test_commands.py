@@ -23,11 +23,11 @@ from redis import Redis
         ("worker", "why"),
         ("worker", "advise"),
         ("worker", "urls"),
-        ("worker", "drill"),
-        ("worker", "tune"),
-        ("worker", "pool-test"),
-        ("worker", "load-test"),
-        ("worker", "layouts"),
+        ("lab", "drill"),
+        ("lab", "tune"),
+        ("lab", "pool-test"),
+        ("lab", "load-test"),
+        ("lab", "layouts"),
     ],
 )
 def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> None:
@@ -128,7 +128,7 @@ async def test_measuring_without_the_right_to_make_a_database_is_one_line(servic
     url = service.environment["DATABASE_URL"].replace("postgres@", "no_builder@")
     await connection.execute("CREATE ROLE no_builder LOGIN")
     try:
-        ended = await asyncio.to_thread(service.run, "worker", "bench", "--parts", "acquire", DATABASE_URL=url)
+        ended = await asyncio.to_thread(service.run, "lab", "bench", "--parts", "acquire", DATABASE_URL=url)
     finally:
         await connection.execute("DROP ROLE no_builder")
 

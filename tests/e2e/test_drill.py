@@ -23,7 +23,7 @@ IN_CI = "kill-after-commit,kill-before-finish,commit-reply-lost,redis-crash"
 def test_every_job_is_accounted_for(service: Service, words: tuple[str, ...]) -> None:
     """Whatever was killed or cut when: none lost, none doubled, none wrong, and no worker ended by itself."""
     ended = service.run(
-        "worker", "drill", *words, "--seed", "11", "--rate", "300", "--shots", "2", "--json", timeout_s=230
+        "lab", "drill", *words, "--seed", "11", "--rate", "300", "--shots", "2", "--json", timeout_s=230
     )
     assert 0 == ended.status, ended.stdout + ended.stderr
     assert ended.document["holds"]
@@ -33,12 +33,12 @@ def test_every_job_is_accounted_for(service: Service, words: tuple[str, ...]) ->
 
 def test_the_faults_are_listed(service: Service) -> None:
     """And one that is none is refused with their names."""
-    listed = service.run("worker", "drill", "--list", "--json").document
+    listed = service.run("lab", "drill", "--list", "--json").document
     assert {"kill", "commit-reply-lost", "redis-flushed"} <= {fault["fault"] for fault in listed}
     needy = {fault["fault"] for fault in listed if fault["needs"]}
     assert {"postgres-away", "redis-flushed"} <= needy
     assert not needy & {"kill", "commit-reply-lost"}
-    refused = service.run("worker", "drill", "--fault", "kill,earthquake")
+    refused = service.run("lab", "drill", "--fault", "kill,earthquake")
     assert 2 == refused.status
     assert "earthquake: not of kill," in refused.stderr
 
@@ -50,7 +50,7 @@ NAMED = ("--rate", "200", "--fault", "commit-reply-lost,kill-supervised", "--sho
 @pytest.mark.timeout(240)
 async def test_a_drill_on_servers_that_are_named(service: Service, rows: Any) -> None:
     """Twice: what the first has left is removed, for the same seed makes the same jobs."""
-    words = ("worker", "drill", *named(service), *NAMED, "--yes")
+    words = ("lab", "drill", *named(service), *NAMED, "--yes")
     for _ in range(2):
         ended = service.run(*words, timeout_s=110)
         assert 0 == ended.status, ended.stdout + ended.stderr
@@ -78,7 +78,7 @@ async def test_servers_that_may_not_be_broken(
     """Nobody has agreed, somebody's rows are there, or the fault would reach beyond this database."""
     if harm:
         await connection.execute(harm)
-    ended = await asyncio.to_thread(service.run, "worker", "drill", *named(service), *words)
+    ended = await asyncio.to_thread(service.run, "lab", "drill", *named(service), *words)
     assert 2 == ended.status
     assert why in ended.stderr
     assert 1 == len(ended.stderr.splitlines())
@@ -96,7 +96,7 @@ async def test_servers_that_may_not_be_broken(
 )
 def test_servers_whose_names_are_wrong(service: Service, named_database: str, named_redis: str, why: str) -> None:
     """A line each, as for the settings of the same kind."""
-    ended = service.run("worker", "drill", "--database", named_database, "--redis", named_redis, "--yes")
+    ended = service.run("lab", "drill", "--database", named_database, "--redis", named_redis, "--yes")
     assert (2, "") == (ended.status, ended.stdout)
     assert why in ended.stderr
     assert 1 == len(ended.stderr.splitlines())
@@ -105,6 +105,6 @@ def test_servers_whose_names_are_wrong(service: Service, named_database: str, na
 async def test_a_queue_that_is_not_empty(service: Service, redis: ArqRedis) -> None:
     """Its jobs are somebody's."""
     await redis.enqueue_job("create_user")
-    ended = await asyncio.to_thread(service.run, "worker", "drill", *named(service), "--yes")
+    ended = await asyncio.to_thread(service.run, "lab", "drill", *named(service), "--yes")
     assert 2 == ended.status
     assert "the queue arq:queue has 1 jobs" in ended.stderr

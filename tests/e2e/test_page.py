@@ -12,12 +12,12 @@ from factories import user_fields
 from history import insert_ten_minutes
 from playwright.sync_api import Browser, Page, Route, expect
 
+from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.submission import Submission
-from tidepool.web.app import create_app
 from tidepool.web.services import Services
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=WHY_NONE)
@@ -49,7 +49,7 @@ def redis_url(servers: Any) -> str:
 def running_front(database: PoolConfig, redis_url: str) -> Iterator[Front]:
     """Serve a front on them."""
     urls = Urls(database=database.url, redis=redis_url)
-    app = create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
+    app = create_front(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
     with Front(app) as front:
         yield front
 
@@ -361,7 +361,7 @@ def test_with_a_token_one_signs_in_first(database: PoolConfig, redis_url: str, p
     token = "a-token-of-some-length"
     urls = Urls(database=database.url, redis=redis_url)
     settings = load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis, "FRONT_TOKEN": token})
-    with Front(create_app(settings, urls)) as guarded:
+    with Front(create_front(settings, urls)) as guarded:
         page.goto(guarded.url)
         page.locator("input[name=token]").fill(token)
         page.keyboard.press("Enter")

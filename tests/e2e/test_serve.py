@@ -17,10 +17,10 @@ from commands import Service
 from factories import user_fields
 from waiting import until
 
+from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
-from tidepool.web.app import create_app
 from tidepool.web.server import Server
 
 
@@ -86,7 +86,7 @@ def test_an_address_in_use_is_told_in_one_line(service: Service, port: int) -> N
 async def test_an_open_stream_holds_nobody_up(database: PoolConfig, redis_url: str) -> None:
     """The feed is told to end before the server waits for its requests."""
     settings = load({"DATABASE_URL": database.url, "REDIS_URL": redis_url})
-    app = create_app(settings, Urls(database.url, redis_url))
+    app = create_front(settings, Urls(database.url, redis_url))
     server = Server(app, uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))
     listening = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve([listening]))

@@ -10,10 +10,10 @@ import pytest
 from commands import Service, until
 from front import running
 
+from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
-from tidepool.web.app import create_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -118,7 +118,7 @@ async def test_the_counts_of_the_page_are_those_of_the_ledger(
 
     worker.terminate()
     await log
-    app = create_app(load({"DATABASE_URL": database.url, "REDIS_URL": redis_url}), Urls(database.url, redis_url))
+    app = create_front(load({"DATABASE_URL": database.url, "REDIS_URL": redis_url}), Urls(database.url, redis_url))
     async with running(app) as http:
         tallies = (await http.get("/picture")).json()["tallies"]
     told = sum(one["jobs"]["applied"] for one in tallies["functions"])

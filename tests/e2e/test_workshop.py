@@ -94,6 +94,6 @@ def test_the_workshops_load_tests(service: Service, users: int, requests: int, p
 )
 def test_the_workshops_pool_test(service: Service, words: tuple[str, ...]) -> None:
     """As a table, without an argument and with some."""
-    ended = service.run("worker", "pool-test", *words)
+    ended = service.run("lab", "pool-test", *words)
     assert 0 == ended.status, ended.stderr
     assert "timed out" in ended.stdout

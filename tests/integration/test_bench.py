@@ -14,6 +14,7 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
+from lab.__main__ import parser
 from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
 from lab.bench.drain import Place, System, drain, preload_noops, start, stop, workers_cpu_s
@@ -24,11 +25,10 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
 from tidepool.servers import addresses
-from worker.__main__ import parser
 
 
 async def bench(servers: Any, *words: str) -> int:
-    """Run `python -m worker bench` on the session's servers; returns its exit status."""
+    """Run `python -m lab bench` on the session's servers; returns its exit status."""
     async with Redis.from_url(servers.redis_url(15)) as redis:
         await redis.flushdb()  # what a test has left there is nobody's
     settings = load({"DATABASE_URL": servers.database_url("postgres"), "REDIS_URL": servers.redis_url(0)})

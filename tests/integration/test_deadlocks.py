@@ -10,38 +10,38 @@ from typing import Any
 
 import pytest
 from factories import a_change, a_product, a_stock, a_user
+from tables import Tables
 from waiting import until
 
 from tidepool.pool.pool import Pool
-from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Entry
 
 NAMES = ["a", "m", "z"]
-Batch = Callable[[Repositories, Sequence[str]], Awaitable[Any]]
+Batch = Callable[[Tables, Sequence[str]], Awaitable[Any]]
 
 
-def create_users(repositories: Repositories, names: Sequence[str]) -> Awaitable[Any]:
+def create_users(repositories: Tables, names: Sequence[str]) -> Awaitable[Any]:
     """Create users of these names."""
     return repositories.users.create([a_user(name) for name in names])
 
 
-def create_products(repositories: Repositories, names: Sequence[str]) -> Awaitable[Any]:
+def create_products(repositories: Tables, names: Sequence[str]) -> Awaitable[Any]:
     """Create products with these skus."""
     return repositories.products.create([a_product(name) for name in names])
 
 
-def write_rows(repositories: Repositories, names: Sequence[str]) -> Awaitable[Any]:
+def write_rows(repositories: Tables, names: Sequence[str]) -> Awaitable[Any]:
     """Write the ledger rows of jobs with these ids."""
     entries = [Entry(name, "failed", None, None, "gave up", None, 1, 0, 0, 0, 0) for name in names]
     return repositories.results.write("create_user", entries, worker_id="w", db_us=0)
 
 
-def update_users(repositories: Repositories, names: Sequence[str]) -> Awaitable[Any]:
+def update_users(repositories: Tables, names: Sequence[str]) -> Awaitable[Any]:
     """Change users of these names, who are there."""
     return repositories.users.update([a_change(name, is_active=False) for name in names])
 
 
-def set_stock(repositories: Repositories, names: Sequence[str]) -> Awaitable[Any]:
+def set_stock(repositories: Tables, names: Sequence[str]) -> Awaitable[Any]:
     """Set the stock of products with these skus, which are there."""
     return repositories.products.set_stock([a_stock(name, in_stock=False) for name in names])
 
@@ -68,14 +68,14 @@ async def test_two_batches_in_opposite_orders_do_not_deadlock(
 ) -> None:
     """Both get through, one after the other."""
     if given:
-        await given(Repositories(connection), NAMES)
+        await given(Tables(connection), NAMES)
     in_the_middle = connection.transaction()
     await in_the_middle.start()
-    await batch(Repositories(connection), ["m"])
+    await batch(Tables(connection), ["m"])
 
     async def run(names: Sequence[str]) -> None:
         async with pool.transaction() as own:
-            await batch(Repositories(own), names)
+            await batch(Tables(own), names)
 
     running = [asyncio.create_task(run(names)) for names in (NAMES, NAMES[::-1])]
     async with pool.acquire() as watching:

@@ -16,7 +16,7 @@ from waiting import until
 
 from producer.commands_file import read_commands
 from tidepool.client import JobClient
-from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.queue import wire
@@ -323,7 +323,7 @@ async def test_redis_away(database: PoolConfig) -> None:
         ({"status": "applied", "result": {"user_id": 7}}, Applied({"user_id": 7})),
         ({"status": "rejected", "reason": "sku_taken", "error": "words"}, Rejected("sku_taken", "words")),
         ({"status": "rejected", "reason": "of_tomorrow", "error": ""}, Rejected("of_tomorrow", "was rejected")),
-        (asyncio.CancelledError(), Rejected(Reason.ABORTED)),
+        (asyncio.CancelledError(), Rejected(CommonReason.ABORTED)),
         (RuntimeError("gave up"), Failed("gave up")),
         (7, Failed("the job ended with a result that is none of this service")),
         ({"status": "applied"}, Failed("the job ended with a result that is none of this service")),

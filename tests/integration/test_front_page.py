@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from front import running
 from history import insert_ten_minutes
 
+from producer.http import create_front
 from settings import load
 from tidepool.advice.window import Tick
 from tidepool.embedded import Urls
@@ -25,7 +26,6 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.overview import Overview
 from tidepool.web import feed as feed_module
 from tidepool.web import page as page_module
-from tidepool.web.app import create_app
 from tidepool.web.feed import Feed
 from tidepool.web.history import SPANS, read_history
 from tidepool.web.tallies import floor, tallies
@@ -55,7 +55,7 @@ def add(connection: Any) -> Add:
 def app(database: PoolConfig, redis_url: str) -> FastAPI:
     """Give the application; it is open where its client is asked for."""
     urls = Urls(database=database.url, redis=redis_url)
-    return create_app(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
+    return create_front(load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}), urls)
 
 
 @pytest.fixture

@@ -23,18 +23,17 @@ from redis.exceptions import RedisError
 
 import tidepool.engine.worker as engine
 from tidepool.client import JobClient
+from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import EngineOptions, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Backends, Capacity
 from tidepool.jobs.outcomes import Applied, Rejected
 from tidepool.ledger.batcher import Batcher
-from tidepool.ledger.delivery import now_ms
-from tidepool.ledger.intake import Intake, arq_functions
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue.leases import backlog
 from tidepool.queue.submission import Submission
-from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, receive, serialize
+from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, now_ms, receive, serialize
 from tidepool.web.waiting import Waits
 from worker.jobs import JOBS
 

@@ -142,7 +142,7 @@ def test_no_statement_leaves_anything_in_its_session() -> None:
     )
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
-        for folder in ("worker", "producer")
+        for folder in ("tidepool", "worker", "producer")
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in (".py", ".sql") and not {"drill", "bench", "lab"} & set(path.parts)
         for line in path.read_text("utf-8").splitlines()

@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from lab.__main__ import parser
 from lab.bench.servers import own_site
 from lab.tuning.arm import Arm, measure
 from lab.tuning.load import ClosedLoad
@@ -26,7 +27,6 @@ from lab.tuning.workers import running_workers
 from settings import Settings, load
 from tidepool.cli.terminal import CommandError
 from tidepool.servers import addresses
-from worker.__main__ import parser
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import pytest
 from factories import a_delivery, a_product, a_stock, a_user, an_order
 from waiting import until
 
-from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected, RetryLater
 from tidepool.ledger.ledger import UNRESOLVED_DELAYS_S, Ledger
 from tidepool.ledger.tally import Tally
 from tidepool.pool.pool import Pool, PoolConfig
 from worker.jobs import JOBS
+from worker.reasons import ShopReason
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ async def test_a_batch_is_applied_and_answered_in_order(ledger: Ledger, connecti
     zoe, ada, twin = await ledger.settle("create_user", batch)
     found = {row["username"]: row["id"] for row in await connection.fetch("SELECT id, username FROM users")}
     assert [Applied({"user_id": found["zoe"]}), Applied({"user_id": found["ada"]})] == [zoe, ada]
-    assert Rejected(Reason.USERNAME_TAKEN) == twin
+    assert Rejected(ShopReason.USERNAME_TAKEN) == twin
     assert Tally(applied=2, rejected=1, failed=0) == ledger.tally
 
 
@@ -71,7 +72,7 @@ async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: 
 
 async def test_a_rejected_jobs_row_has_reason_error_and_args(ledger: Ledger, connection: Any) -> None:
     """Its content is kept, so that it can be enqueued again."""
-    invalid = Rejected(Reason.INVALID, "email: Field required")
+    invalid = Rejected(CommonReason.INVALID, "email: Field required")
     assert [invalid] == await ledger.settle("create_user", [a_delivery(invalid, "a", content={"username": "ada"})])
     row = (await rows(connection))["a"]
     assert ("rejected", "invalid", "email: Field required", '{"username": "ada"}', None) == tuple(
@@ -93,14 +94,14 @@ async def test_a_failed_jobs_row_has_error_and_args(ledger: Ledger, connection: 
 @pytest.mark.parametrize("content", [None, [1], "text", {"name": "a\x00b"}])
 async def test_content_that_cannot_be_enqueued_again_is_not_kept(ledger: Ledger, connection: Any, content: Any) -> None:
     """No object, or one that jsonb cannot hold; the row is written all the same."""
-    await ledger.settle("create_user", [a_delivery(Rejected(Reason.INVALID), "a", content=content)])
+    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a", content=content)])
     assert (await rows(connection))["a"]["args"] is None
 
 
 async def test_content_is_kept_to_the_letter(ledger: Ledger, connection: Any) -> None:
     """Emoji, quotes, backslashes."""
     content = {"username": "😀 \"quoted\" \\ 'x'; DROP TABLE users; --", "n": 2**70}
-    await ledger.settle("create_user", [a_delivery(Rejected(Reason.INVALID), "a", content=content)])
+    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a", content=content)])
     kept = await connection.fetchval("SELECT args->>'username' FROM job_results")
     assert content["username"] == kept
 
@@ -108,14 +109,14 @@ async def test_content_is_kept_to_the_letter(ledger: Ledger, connection: Any) ->
 async def test_content_with_a_backslash_before_u0000_is_kept(ledger: Ledger, connection: Any) -> None:
     """It has no NUL, so jsonb can hold it."""
     content = {"username": r"C:\u0000"}
-    await ledger.settle("create_user", [a_delivery(Rejected(Reason.INVALID), "a", content=content)])
+    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a", content=content)])
     assert (await rows(connection))["a"]["args"] is not None
 
 
 @pytest.mark.parametrize("poison", [float("inf"), float("-inf"), float("nan"), "\ud800"])
 async def test_content_that_jsonb_refuses_harms_nothing(ledger: Ledger, connection: Any, poison: Any) -> None:
     """`1e999` decodes to infinity: the poisoned job is rejected, the other one of its batch applied."""
-    poisoned = a_delivery(Rejected(Reason.INVALID), "a", content={"quantity": poison})
+    poisoned = a_delivery(Rejected(CommonReason.INVALID), "a", content={"quantity": poison})
     outcomes = await ledger.settle("create_user", [poisoned, a_delivery(a_user(), "b")])
     assert [Rejected, Applied] == [type(outcome) for outcome in outcomes]
     assert {"a", "b"} == set(await rows(connection))
@@ -191,7 +192,7 @@ async def test_a_product_that_goes_out_of_stock_stops_orders(ledger: Ledger) -> 
     await ledger.settle("create_product", [a_delivery(a_product())])
     assert [Applied] == [type(o) for o in await ledger.settle("place_order", [a_delivery(an_order())])]
     await ledger.settle("set_stock", [a_delivery(a_stock(in_stock=False))])
-    assert [Rejected(Reason.OUT_OF_STOCK)] == await ledger.settle("place_order", [a_delivery(an_order())])
+    assert [Rejected(ShopReason.OUT_OF_STOCK)] == await ledger.settle("place_order", [a_delivery(an_order())])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ async def test_an_unknown_reference_is_looked_up_again_at_once(ledger: Ledger, c
 async def test_an_unknown_reference_is_rejected_on_the_last_try(ledger: Ledger, connection: Any) -> None:
     """With the reason, and with its content kept for a requeue."""
     batch = [a_delivery(an_order(), "a", attempt=5, last_try=True)]
-    assert [Rejected(Reason.UNKNOWN_USER)] == await ledger.settle("place_order", batch)
+    assert [Rejected(ShopReason.UNKNOWN_USER)] == await ledger.settle("place_order", batch)
     assert '{"sku": "LAMP", "quantity": 1, "username": "ada"}' == (await rows(connection))["a"]["args"]
 
 
@@ -236,7 +237,7 @@ async def test_a_requeued_jobs_row_is_overwritten(ledger: Ledger, connection: An
     await ledger.settle("place_order", [delivery])
     await ledger.settle("create_user", [a_delivery(a_user())])
     await ledger.settle("create_product", [a_delivery(a_product())])
-    assert [Rejected(Reason.UNKNOWN_USER)] == await ledger.settle("place_order", [delivery])
+    assert [Rejected(ShopReason.UNKNOWN_USER)] == await ledger.settle("place_order", [delivery])
     await connection.execute("UPDATE job_results SET requeued_at = now() WHERE job_id = 'a'")
     (outcome,) = await ledger.settle("place_order", [a_delivery(an_order(), "a", attempt=1)])
     assert isinstance(outcome, Applied)
@@ -248,7 +249,7 @@ async def test_a_requeued_jobs_row_is_overwritten(ledger: Ledger, connection: An
 
 async def test_a_batch_of_an_unknown_function_can_be_settled(ledger: Ledger, connection: Any) -> None:
     """What is rejected from the start needs no handler."""
-    rejected = Rejected(Reason.INVALID, "there is no such function")
+    rejected = Rejected(CommonReason.INVALID, "there is no such function")
     outcomes = await ledger.settle("drop_table", [a_delivery(rejected, "a", function="drop_table")])
     assert [rejected] == outcomes
     assert "drop_table" == (await rows(connection))["a"]["function"]
@@ -289,5 +290,5 @@ async def test_a_row_has_the_commit_of_the_batch_before(ledger: Ledger, connecti
 async def test_retries_are_counted_by_function(ledger: Ledger) -> None:
     """Those that go back to the queue; a function that no job type has is one of the others."""
     await ledger.settle("place_order", [a_delivery(an_order(), "a", function="place_order")])
-    await ledger.settle("invented", [a_delivery(Rejected(Reason.INVALID), "b", function="invented")])
+    await ledger.settle("invented", [a_delivery(Rejected(CommonReason.INVALID), "b", function="invented")])
     assert {"place_order": [0, 0, 0, 1], "(others)": [0, 1, 0, 0]} == ledger.tally.functions

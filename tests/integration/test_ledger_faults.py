@@ -11,7 +11,7 @@ import pytest
 from factories import a_change, a_delivery, a_user
 
 from tidepool.jobs.job import Job, JobType, JobTypes
-from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Verdict
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected, RetryLater, Verdict
 from tidepool.ledger.ledger import ERROR_DELAYS_S, Ledger
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault, Refused, Unavailable
@@ -20,6 +20,8 @@ from tidepool.storage.results import ResultRepository
 from worker.jobs import JOBS
 from worker.jobs.create_user import CreateUser, create_user
 from worker.jobs.place_order import PlaceOrder
+from worker.reasons import ShopReason
+from worker.tables.users import CONSTRAINTS
 
 CURSED = "cursed"
 
@@ -27,14 +29,18 @@ CURSED = "cursed"
 def a_ledger(pool: Any, handler: Any = create_user) -> Ledger:
     """Return a ledger whose create_user jobs are handled by *handler*."""
     others = [job_type for job_type in JOBS if job_type.name != "create_user"]
-    return Ledger(pool, JobTypes([JobType("create_user", CreateUser, handler), *others]), worker_id="worker-1")
+    return Ledger(
+        pool,
+        JobTypes([JobType("create_user", CreateUser, handler, constraints=CONSTRAINTS), *others]),
+        worker_id="worker-1",
+    )
 
 
 def raising(error: Exception) -> Callable[..., Any]:
     """Return a handler that raises *error* where the cursed user is in the batch."""
 
-    async def handler(jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
-        verdicts = await create_user(jobs, repositories)
+    async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
+        verdicts = await create_user(transaction, jobs)
         if any(job.command.username == CURSED for job in jobs):
             raise error
         return verdicts
@@ -51,11 +57,11 @@ class HeldHandler:
         self.batches: list[list[str]] = []
         self.backend = 0
 
-    async def __call__(self, jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
+    async def __call__(self, transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         """Create the users."""
         self.batches.append([job.id for job in jobs])
-        self.backend = await repositories.users._connection.fetchval("SELECT pg_backend_pid()")
-        verdicts = await create_user(jobs, repositories)
+        self.backend = await transaction.fetchval("SELECT pg_backend_pid()")
+        verdicts = await create_user(transaction, jobs)
         self.reached.set()
         await self.go.wait()
         return verdicts
@@ -100,7 +106,7 @@ async def test_one_jobs_data_does_not_change_the_others_outcomes(pool: Pool, con
     changes = [a_delivery(a_change(name, full_name="New")) for name in names]
     changes[3] = a_delivery(a_change("user-3", email="user-0@example.org"), "taken")
     outcomes = await ledger.settle("update_user", changes)
-    rejected = Rejected(Reason.EMAIL_TAKEN, "breaks users_email_key")
+    rejected = Rejected(ShopReason.EMAIL_TAKEN, "breaks users_email_key")
     assert [*created[:3], rejected, *created[4:]] == outcomes
     assert 7 == await connection.fetchval("SELECT count(*) FROM users WHERE full_name = 'New'")
     assert "email_taken" == await connection.fetchval("SELECT reason FROM job_results WHERE job_id = 'taken'")
@@ -134,7 +140,7 @@ async def test_a_number_that_slipped_through_validation_is_rejected(pool: Pool, 
     async with asyncio.timeout(10):
         (outcome,) = await ledger.settle("place_order", [a_delivery(order, content={})])
     assert isinstance(outcome, Rejected)
-    assert Reason.INVALID is outcome.reason
+    assert CommonReason.INVALID is outcome.reason
 
 
 async def pool_insert_product(pool: Pool) -> None:
@@ -199,10 +205,10 @@ async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolC
     """The server cancels it; the others of its batch are applied, and nobody waits for ever."""
     pool = await Pool.open(replace(database, command_timeout_s=0.3))
 
-    async def slow(jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
+    async def slow(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         if any(job.command.username == CURSED for job in jobs):
-            await repositories.users._connection.execute("SELECT pg_sleep(5)")
-        return await create_user(jobs, repositories)
+            await transaction.execute("SELECT pg_sleep(5)")
+        return await create_user(transaction, jobs)
 
     batch = [a_delivery(a_user("ada")), a_delivery(a_user(CURSED))]
     applied, retried = await a_ledger(pool, slow).settle("create_user", batch)
@@ -222,8 +228,8 @@ async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolC
 async def test_a_mistake_in_a_handlers_sql_is_a_bug_and_not_an_outage(pool: Pool, statement: Any) -> None:
     """It is told as an error and given up after the tries, not tried until the end of time."""
 
-    async def wrong(_jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
-        return await repositories.users._connection.fetch(statement)
+    async def wrong(transaction: Any, _jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
+        return await transaction.fetch(statement)
 
     async with asyncio.timeout(1):
         (outcome,) = await a_ledger(pool, wrong).settle("create_user", [a_delivery(a_user())])
@@ -236,8 +242,8 @@ async def test_a_handler_with_a_wrong_number_of_verdicts_commits_nothing(
 ) -> None:
     """Nobody can tell whose verdict is whose."""
 
-    async def miscounting(jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
-        verdicts = await create_user(jobs, repositories)
+    async def miscounting(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
+        verdicts = await create_user(transaction, jobs)
         return verdicts[:surplus] if surplus < 0 else [*verdicts, *verdicts[:surplus]]
 
     outcomes = await a_ledger(pool, miscounting).settle("create_user", [a_delivery(a_user(n)) for n in ("a", "b")])
@@ -389,7 +395,7 @@ async def test_a_commit_that_nobody_heard_of_is_not_made_twice(pool: Pool, conne
 async def test_an_outcome_of_a_newer_version_does_not_break_the_batch(pool: Pool, connection: Any) -> None:
     """While a new version is rolled out, old workers meet its rows."""
     ledger = a_ledger(pool)
-    await ledger.settle("create_user", [a_delivery(Rejected(Reason.INVALID), "a")])
+    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a")])
     await connection.execute("UPDATE job_results SET reason = 'too_young'")
     batch = [a_delivery(a_user("ada"), "a", last_try=True), a_delivery(a_user("eve"), "b", last_try=True)]
     again, other = await ledger.settle("create_user", batch)
@@ -413,11 +419,11 @@ async def test_a_poolers_prepared_statements_are_no_jobs_fault(
     errors, write = [error, error], ResultRepository.write
     away: list[bool] = []
 
-    async def handler(jobs: Sequence[Job[CreateUser]], repositories: Any) -> list[Verdict]:
+    async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         away.append(ledger.database_is_away)
         if place == "handler" and errors:
             raise errors.pop()
-        return await create_user(jobs, repositories)
+        return await create_user(transaction, jobs)
 
     async def written(self: ResultRepository, *args: Any, **named: Any) -> int:
         if place == "ledger" and errors:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from factories import a_change, a_delivery, a_job, a_product, a_user, an_order
+from tables import Tables
 
-from tidepool.jobs.outcomes import Failed, Reason, Rejected
+from tidepool.jobs.outcomes import CommonReason, Failed, Rejected
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
-from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS
 
 INJECTIONS = [
@@ -27,12 +27,12 @@ INJECTIONS = [
 
 
 @pytest.fixture
-def repositories(connection: Any) -> Repositories:
+def repositories(connection: Any) -> Tables:
     """Give the repositories of one connection."""
-    return Repositories(connection)
+    return Tables(connection)
 
 
-async def test_a_user_is_found_by_id_username_and_email(repositories: Repositories) -> None:
+async def test_a_user_is_found_by_id_username_and_email(repositories: Tables) -> None:
     """To the letter; None for one that is not there."""
     (user_id,) = await repositories.users.create([a_user("ada")])
     assert isinstance(user_id, int)
@@ -51,7 +51,7 @@ async def test_a_user_is_found_by_id_username_and_email(repositories: Repositori
     assert await repositories.users.get_by_email("Ada@example.org") is None
 
 
-async def test_a_change_is_seen_and_dated(repositories: Repositories) -> None:
+async def test_a_change_is_seen_and_dated(repositories: Tables) -> None:
     """Only the given fields change, and the row says when."""
     await repositories.users.create([a_user("ada")])
     before = await repositories.users.get_by_username("ada")
@@ -63,7 +63,7 @@ async def test_a_change_is_seen_and_dated(repositories: Repositories) -> None:
     assert after.updated_at > before.updated_at
 
 
-async def test_users_are_listed_page_by_page(repositories: Repositories) -> None:
+async def test_users_are_listed_page_by_page(repositories: Tables) -> None:
     """In the order of their ids; the last id begins the next page."""
     ids = sorted(await repositories.users.create([a_user(f"u{n}") for n in range(7)]))  # type: ignore[type-var]
     pages: list[list[int]] = []
@@ -74,7 +74,7 @@ async def test_users_are_listed_page_by_page(repositories: Repositories) -> None
     assert [ids[:3], ids[3:6], ids[6:]] == pages
 
 
-async def test_products_are_listed_by_category(repositories: Repositories) -> None:
+async def test_products_are_listed_by_category(repositories: Tables) -> None:
     """Page by page, with exact prices and nothing of other categories."""
     await repositories.products.create(
         [a_product(f"S{n}", category="Toys" if n % 2 else "Home", price=f"0.{n}0") for n in range(6)]
@@ -86,7 +86,7 @@ async def test_products_are_listed_by_category(repositories: Repositories) -> No
     assert [] == await repositories.products.by_category("toys")
 
 
-async def test_a_users_orders_are_listed_newest_first(repositories: Repositories) -> None:
+async def test_a_users_orders_are_listed_newest_first(repositories: Tables) -> None:
     """With the product's details; the last id begins the next page."""
     (user_id, other) = await repositories.users.create([a_user("ada"), a_user("eve")])
     await repositories.products.create([a_product("LAMP", price="2.50")])
@@ -110,7 +110,7 @@ async def test_a_users_orders_are_listed_newest_first(repositories: Repositories
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-async def test_sql_in_values_stays_text(repositories: Repositories, connection: Any, text: str) -> None:
+async def test_sql_in_values_stays_text(repositories: Tables, connection: Any, text: str) -> None:
     """Whatever stands in a name, sku, category, status or id is stored and found as it is."""
     await repositories.users.create([a_user("canary"), a_user(text, email="i@x", full_name=text)])
     await repositories.products.create([a_product(text, name=text, description=text, category=text)])
@@ -127,7 +127,7 @@ async def test_sql_in_values_stays_text(repositories: Repositories, connection: 
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-async def test_sql_in_filters_stays_text(repositories: Repositories, text: str) -> None:
+async def test_sql_in_filters_stays_text(repositories: Tables, text: str) -> None:
     """The operators' commands pass what they are given."""
     assert [] == await repositories.results.newest(job_ids=[text], status=text, function=text)
     assert [] == await repositories.results.slowest(job_ids=[text], status=text, function=text)
@@ -141,12 +141,12 @@ async def test_sql_in_filters_stays_text(repositories: Repositories, text: str) 
     assert {} == await repositories.results.lookup([text])
 
 
-async def test_outcomes_are_listed_newest_first_and_filtered(pool: Pool, repositories: Repositories) -> None:
+async def test_outcomes_are_listed_newest_first_and_filtered(pool: Pool, repositories: Tables) -> None:
     """By id, status, function and age; JSON columns come decoded."""
     ledger = Ledger(pool, JOBS, worker_id="w")
     await ledger.settle("create_user", [a_delivery(a_user("ada"), "applied")])
     await ledger.settle("create_user", [a_delivery(Failed("x"), "failed", content={"a": [1, None]})])
-    await ledger.settle("place_order", [a_delivery(Rejected(Reason.INVALID), "rejected", function="place_order")])
+    await ledger.settle("place_order", [a_delivery(Rejected(CommonReason.INVALID), "rejected", function="place_order")])
 
     async def listed(**conditions: Any) -> list[str]:
         return [row["job_id"] for row in await repositories.results.newest(**conditions)]
@@ -172,7 +172,7 @@ async def insert_times(connection: Any, function: str, **times_us: tuple[int, in
     )
 
 
-async def test_outcomes_are_listed_slowest_first_and_filtered(repositories: Repositories, connection: Any) -> None:
+async def test_outcomes_are_listed_slowest_first_and_filtered(repositories: Tables, connection: Any) -> None:
     """By the sum of the three parts, whichever it was that took so long; equals by their ids."""
     await insert_times(connection, "f", queue=(9000, 0, 0), pool=(0, 9500, 1), quick=(1, 1, 1))
     await insert_times(connection, "g", database=(1, 1, 9100), all=(3000, 3000, 3000))
@@ -190,7 +190,7 @@ async def test_outcomes_are_listed_slowest_first_and_filtered(repositories: Repo
     assert {} == row["result"]
 
 
-async def test_the_latency_of_all_jobs_is_that_of_the_view(repositories: Repositories, connection: Any) -> None:
+async def test_the_latency_of_all_jobs_is_that_of_the_view(repositories: Tables, connection: Any) -> None:
     """The query has the conditions that the view cannot have; what it tells is the same, part by part."""
     await insert_times(connection, "f", a=(1000, 20, 300), b=(5000, 10, 900))
     await insert_times(connection, "g", c=(7, 8, 9))
@@ -200,7 +200,7 @@ async def test_the_latency_of_all_jobs_is_that_of_the_view(repositories: Reposit
     assert ["queue", "batch", "pool", "database"] * 2 == [row["part"] for row in told]
 
 
-async def test_the_latency_of_some_jobs_is_theirs(repositories: Repositories, connection: Any) -> None:
+async def test_the_latency_of_some_jobs_is_theirs(repositories: Tables, connection: Any) -> None:
     """The same conditions as the list that it stands above."""
     await insert_times(connection, "f", a=(1000, 20, 300), b=(5000, 10, 900))
     await insert_times(connection, "g", c=(7, 8, 9))
@@ -215,7 +215,7 @@ async def test_the_latency_of_some_jobs_is_theirs(repositories: Repositories, co
     assert [] == await queued_ms(since=datetime.now(UTC) + timedelta(minutes=1))
 
 
-async def test_creating_users_that_exist_burns_no_more_than_ids(repositories: Repositories, connection: Any) -> None:
+async def test_creating_users_that_exist_burns_no_more_than_ids(repositories: Tables, connection: Any) -> None:
     """A refused row leaves nothing behind, and the next id is greater than all before."""
     (first,) = await repositories.users.create([a_user("ada")])
     await repositories.users.create([a_user("ada")])

@@ -7,7 +7,7 @@ from arq.connections import ArqRedis
 from factories import a_delivery, a_product, a_user, an_order
 
 from tidepool.client import JobClient
-from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
@@ -41,7 +41,7 @@ async def settle_some(ledger: Ledger) -> None:
             a_delivery(a_user("ada"), "applied"),
             a_delivery(a_user("ada"), "rejected"),
             a_delivery(Failed("gave up"), "failed", content={"username": "eve"}),
-            a_delivery(Rejected(Reason.INVALID), "unreadable", content=None),
+            a_delivery(Rejected(CommonReason.INVALID), "unreadable", content=None),
         ],
     )
     await ledger.settle("place_order", [a_delivery(an_order("nobody"), "order", last_try=True)])

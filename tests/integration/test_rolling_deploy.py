@@ -10,10 +10,10 @@ from arq.connections import ArqRedis
 from factories import product_fields, user_fields
 from planting import a_worker, drained
 
+from tidepool.jobs.command import is_newer
 from tidepool.jobs.job import JobTypes
 from tidepool.pool.pool import Pool
 from worker.jobs import JOBS
-from worker.jobs.fields import is_newer
 
 pytestmark = pytest.mark.usefixtures("database")
 OLD = JobTypes(job_type for job_type in JOBS if job_type.name != "create_product")
@@ -42,8 +42,8 @@ async def test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one(
     redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new job type: no try is spent, one line is logged, what it does know goes on, and the new worker applies it."""
-    monkeypatch.setattr("tidepool.ledger.intake._FIRST_LEAVE_S", 0.05)
-    monkeypatch.setattr("tidepool.ledger.intake._LONGEST_LEAVE_S", 0.1)
+    monkeypatch.setattr("tidepool.engine.intake._FIRST_LEAVE_S", 0.05)
+    monkeypatch.setattr("tidepool.engine.intake._LONGEST_LEAVE_S", 0.1)
     async with asyncio.timeout(20), old_worker(redis, pool, leave_s=600) as running:
         for n in range(3):
             await redis.enqueue_job("create_product", **product_fields(f"sku-{n}"), _job_id=f"p{n}")

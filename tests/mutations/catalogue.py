@@ -201,7 +201,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a job of a newer version is rejected at once",
-        "tidepool/ledger/intake.py",
+        "tidepool/engine/intake.py",
         'if now - since >= self._leave_s or call.get("burst"):',
         "if True:",
         f"{ROLLING}::test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
@@ -280,7 +280,7 @@ MUTATIONS = [
     # ---------------------------------------------------------------- claims, leases, finishes
     Mutation(
         "a job is acknowledged before its commit",
-        "tidepool/ledger/intake.py",
+        "tidepool/engine/intake.py",
         "            outcome = await self._submit(self._delivery(function, call, command, content))\n",
         "            submitted = self._submit(self._delivery(function, call, command, content))\n"
         "            self.task = __import__('asyncio').ensure_future(submitted)\n"
@@ -520,7 +520,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jobs that others settled are remembered for ever",
-        "tidepool/ledger/intake.py",
+        "tidepool/engine/intake.py",
         "            del self._seen[oldest]\n",
         "            pass\n",
         "tests/unit/test_newer_jobs.py::test_jobs_that_others_settled_do_not_take_the_place_of_new_ones",
@@ -693,14 +693,14 @@ MUTATIONS = [
     ),
     Mutation(
         "unknown fields are ignored",
-        "worker/jobs/fields.py",
+        "tidepool/jobs/command.py",
         'extra="forbid"',
         'extra="ignore"',
         f"{ONE_POISON}[P15 a column that is no field]",
     ),
     Mutation(
         "values are converted",
-        "worker/jobs/fields.py",
+        "tidepool/jobs/command.py",
         "ConfigDict(strict=True, frozen=True",
         "ConfigDict(strict=False, frozen=True",
         f"{ONE_POISON}[P8 truth for number]",

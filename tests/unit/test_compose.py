@@ -219,14 +219,7 @@ def test_the_image_checks_itself_like_the_compose_file() -> None:
 def test_the_image_has_nothing_in_it_but_what_runs() -> None:
     """What the build cannot see, such as .env, cannot end up in a layer."""
     copied = re.findall(r"^COPY (?!--from)(\S+)", text("Dockerfile"), re.MULTILINE)
-    assert copied == [
-        "requirements.txt",
-        "settings.py",
-        "tidepool/urls.py",
-        "tidepool/libpq.py",
-        "producer/",
-        "worker/",
-    ]
+    assert copied == ["requirements.txt", "settings.py", "tidepool/", "producer/", "worker/"]
     allowed = [line for line in text(".dockerignore").splitlines() if line.startswith("!")]
     assert text(".dockerignore").splitlines()[0] == "*"
     assert sorted(allowed) == sorted(f"!{path}" for path in copied)

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.commands_file import Refusal, read_commands
+from tidepool.jobs.command import Command
 from tidepool.jobs.outcomes import Rejected
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 from worker.jobs import JOBS
-from worker.jobs.fields import Command
 
 CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").iterdir())
 

@@ -44,7 +44,9 @@ def logged(tree: ast.Module) -> Iterator[tuple[str, str]]:
 def test_the_table_of_events_is_that_of_the_code() -> None:
     """Each event, with each level that it is logged at."""
     in_code = {("log.dropped", "warning")}  # which is made without a logger
-    for path in [*ROOT.glob("worker/**/*.py"), *ROOT.glob("producer/**/*.py")]:
+    for path in ROOT.glob("*/**/*.py"):
+        if path.relative_to(ROOT).parts[0] not in ("tidepool", "worker", "producer", "lab"):
+            continue
         in_code |= set(logged(ast.parse(path.read_text("utf-8"))))
     in_table = set[tuple[str, str]]()
     for names, levels in re.findall(r"^\| (`.+?`) \| ([a-z, ]+) \|", logs.__doc__ or "", re.MULTILINE):
@@ -69,7 +71,7 @@ def test_the_readme_names_each_setting(name: str) -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_description_ends_with_the_default(name: str) -> None:
     """If it gives one as a number; thousands have commas there."""
-    source = (ROOT / "settings.py").read_text("utf-8")
+    source = "".join((ROOT / path).read_text("utf-8") for path in ("settings.py", "tidepool/settings.py"))
     description = re.search(rf'^    {name}: .*?"""(.+?)"""', source, re.MULTILINE | re.DOTALL)
     assert description
     shown = re.search(r"Default ([\d,.]*\d)", description[1])

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
+from tidepool.jobs.command import Command, explain
 from tidepool.jobs.job import MOST_FIELDS
-from tidepool.jobs.outcomes import Reason, Rejected
+from tidepool.jobs.outcomes import CommonReason, Rejected
 from worker.jobs import JOBS
-from worker.jobs.fields import Command, explain
 from worker.jobs.place_order import PlaceOrder
 
 ORDER: dict[str, Any] = {"username": "ada", "sku": "LAMP", "quantity": 1}
@@ -122,7 +122,7 @@ def test_a_poisonous_field_is_rejected_by_name(function: str, field: str, poison
     """Nothing is converted, rounded or cut: the sender is told which field is wrong."""
     rejected = parse(function, **{field: poison})
     assert isinstance(rejected, Rejected)
-    assert rejected.reason is Reason.INVALID
+    assert rejected.reason is CommonReason.INVALID
     assert rejected.detail.startswith(field)
 
 
@@ -270,7 +270,7 @@ def test_only_the_first_five_faults_are_told() -> None:
 def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
     """One more than may be is told in a word, and no command has nearly as many."""
     rejected = parse(function, **{f"field_{n}": n for n in range(MOST_FIELDS)})
-    assert Rejected(Reason.INVALID, "has more than 100 fields") == rejected
+    assert Rejected(CommonReason.INVALID, "has more than 100 fields") == rejected
 
 
 def test_endless_nesting_is_told_in_words() -> None:

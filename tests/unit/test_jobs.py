@@ -4,18 +4,13 @@ import inspect
 from decimal import Decimal
 
 import pytest
-from factories import a_change, a_job, a_product, a_stock, a_user, an_order
-from fakes import FakeRepositories
+from factories import a_product
 
+from tidepool.engine.intake import as_result
 from tidepool.jobs.job import JobType, JobTypes
-from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Unresolved
-from tidepool.ledger.intake import as_result
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater
 from worker.jobs import JOBS
-from worker.jobs.create_product import create_product
-from worker.jobs.create_user import create_user
-from worker.jobs.place_order import place_order
-from worker.jobs.set_stock import set_stock
-from worker.jobs.update_user import update_user
+from worker.reasons import ShopReason
 
 
 @pytest.mark.parametrize("job_type", list(JOBS), ids=lambda job_type: job_type.name)
@@ -41,69 +36,6 @@ def test_an_unknown_kind_is_none() -> None:
     assert JOBS.get("drop_table") is None
 
 
-async def test_users_are_created_or_clash() -> None:
-    """The first of two twins is applied; the other one is told what it shares."""
-    jobs = [a_job(a_user("ada")), a_job(a_user("ada", email="b@x")), a_job(a_user("eve", email="ada@example.org"))]
-    assert [
-        Applied({"user_id": 1}),
-        Rejected(Reason.USERNAME_TAKEN),
-        Rejected(Reason.EMAIL_TAKEN),
-    ] == await create_user(jobs, FakeRepositories())
-
-
-async def test_products_are_created_or_clash() -> None:
-    """Without a sku there is nothing to clash with."""
-    jobs = [a_job(a_product("A")), a_job(a_product("A")), a_job(a_product(None)), a_job(a_product(None))]
-    first, clash, *others = await create_product(jobs, FakeRepositories())
-    assert Applied({"product_id": 1}) == first
-    assert Rejected(Reason.SKU_TAKEN) == clash
-    assert all(isinstance(other, Applied) for other in others)
-
-
-async def test_an_order_is_placed_with_its_total() -> None:
-    """Price times quantity, as exact text."""
-    repositories = FakeRepositories()
-    await repositories.users.create([a_user()])
-    await repositories.products.create([a_product(price="12.50")])
-    placed = await place_order([a_job(an_order(quantity=3))], repositories)
-    assert [Applied({"order_id": 1, "total_price": "37.50"})] == placed
-
-
-async def test_an_order_that_came_too_early_is_unresolved() -> None:
-    """Its user or product may still be on the way."""
-    repositories = FakeRepositories()
-    await repositories.users.create([a_user("ada")])
-    verdicts = await place_order([a_job(an_order("eve")), a_job(an_order("ada", "GONE"))], repositories)
-    assert [Unresolved(Reason.UNKNOWN_USER), Unresolved(Reason.UNKNOWN_PRODUCT)] == verdicts
-
-
-async def test_an_order_against_the_rules_is_rejected() -> None:
-    """Trying again cannot help."""
-    repositories = FakeRepositories()
-    await repositories.users.create([a_user("ada"), a_user("idle", is_active=False)])
-    await repositories.products.create([a_product("LAMP"), a_product("SOLD", in_stock=False)])
-    verdicts = await place_order([a_job(an_order("idle")), a_job(an_order("ada", "SOLD"))], repositories)
-    assert [Rejected(Reason.INACTIVE_USER), Rejected(Reason.OUT_OF_STOCK)] == verdicts
-
-
-async def test_a_change_applies_to_a_user_who_is_there() -> None:
-    """And is tried again for one who is not."""
-    repositories = FakeRepositories()
-    await repositories.users.create([a_user("ada")])
-    jobs = [a_job(a_change("ada", is_active=False)), a_job(a_change("eve", is_active=False))]
-    assert [Applied({"user_id": 1}), Unresolved(Reason.UNKNOWN_USER)] == await update_user(jobs, repositories)
-    assert not repositories.users.rows[1].is_active
-
-
-async def test_stock_is_set_for_a_product_that_is_there() -> None:
-    """And is tried again for one that is not."""
-    repositories = FakeRepositories()
-    await repositories.products.create([a_product("LAMP")])
-    jobs = [a_job(a_stock("LAMP", in_stock=False)), a_job(a_stock("GONE", in_stock=True))]
-    assert [Applied({"product_id": 1}), Unresolved(Reason.UNKNOWN_PRODUCT)] == await set_stock(jobs, repositories)
-    assert not repositories.products.rows[1].in_stock
-
-
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_words(reason: Reason) -> None:
     """A rejection without a detail of its own is told in them."""
@@ -122,7 +54,7 @@ def test_outcomes_become_results_that_json_holds() -> None:
         "status": "rejected",
         "reason": "email_taken",
         "error": "another user has this email",
-    } == as_result(Rejected(Reason.EMAIL_TAKEN))
+    } == as_result(Rejected(ShopReason.EMAIL_TAKEN))
 
 
 def test_outcomes_do_not_change() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lab.__main__ import parser
 from lab.tuning.arm import bound_by, fault_of, rate_of
 from lab.tuning.holders import percentiles
 from lab.tuning.layouts import Demand, Layout, layouts, medians
@@ -11,7 +12,6 @@ from lab.tuning.layouts_command import found
 from lab.tuning.load import ClosedLoad
 from lab.tuning.mix import jobs
 from lab.tuning.pool_test_command import steps
-from worker.__main__ import parser
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:

@@ -7,8 +7,8 @@ from itertools import islice
 import pytest
 
 from lab.tuning.mix import jobs, shares
+from tidepool.jobs.command import Command
 from worker.jobs import JOBS
-from worker.jobs.fields import Command
 
 
 def test_shares_are_what_was_asked_for() -> None:

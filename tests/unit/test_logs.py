@@ -143,7 +143,7 @@ def test_long_values_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 BROKEN = """
 import logging
 import structlog
-from worker import logs
+from tidepool import logs
 logs.configure("INFO")
 ours, arqs = structlog.get_logger("tidepool.ledger.ledger"), logging.getLogger("arq.worker")
 for number in range(1000):

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from tidepool.engine import intake
 from tidepool.engine.attempt import Leave
-from tidepool.ledger import intake
-from tidepool.ledger.intake import NewerJobs
+from tidepool.engine.intake import NewerJobs
 
 
 class Clock:

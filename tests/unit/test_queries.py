@@ -10,14 +10,16 @@ import pytest
 
 from tidepool.storage import queries
 
-DB = Path(queries.__file__).parent
-TABLES = sorted(path.stem for path in (DB / "sql").glob("*.sql"))
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for package in ("tidepool", "worker") for path in (ROOT / package).rglob("sql/*.sql"))
+TABLES = [(path.stem, ".".join(path.relative_to(ROOT).parts[:-2])) for path in FILES]
+"""Each with its package."""
 
 
 class Use(NamedTuple):
     """A place in Python where a query is run."""
 
-    table: str
+    table: tuple[str, str]
     name: str
     values: int | None
     """How many it is given; None where a sequence is unpacked."""
@@ -25,21 +27,22 @@ class Use(NamedTuple):
 
 def uses() -> Iterator[Use]:
     """Yield every `connection.fetch(_SQL["name"], …)` of the repositories."""
-    for path in DB.glob("*.py"):
+    for path in (path for file in {file.parents[1] for file in FILES} for path in file.glob("*.py")):
         text = path.read_text("utf-8")
-        if loaded := re.search(r'^_SQL = queries\.load\("(\w+)"\)$', text, re.MULTILINE):
+        if loaded := re.search(r'^_SQL = queries\.load\("(\w+)"(?:, "([\w.]+)")?\)$', text, re.MULTILINE):
+            table = (loaded[1], loaded[2] or "tidepool.storage")
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Subscript):
                     subscript = node.args[0]
                     if isinstance(subscript.value, ast.Name) and subscript.value.id == "_SQL":
                         assert isinstance(subscript.slice, ast.Constant)
                         unpacks = any(isinstance(argument, ast.Starred) for argument in node.args)
-                        yield Use(loaded[1], subscript.slice.value, None if unpacks else len(node.args) - 1)
+                        yield Use(table, subscript.slice.value, None if unpacks else len(node.args) - 1)
 
 
 def test_every_query_is_used_and_every_used_one_exists() -> None:
     """A renamed query must not wait for its first call to be missed, nor a dead one be kept."""
-    assert {(table, name) for table in TABLES for name in queries.load(table)} == {(u.table, u.name) for u in uses()}
+    assert {(table, name) for table in TABLES for name in queries.load(*table)} == {(u.table, u.name) for u in uses()}
 
 
 def test_every_query_is_given_as_many_values_as_it_has_parameters() -> None:
@@ -48,23 +51,23 @@ def test_every_query_is_given_as_many_values_as_it_has_parameters() -> None:
         use
         for use in uses()
         if use.values is not None
-        and use.values != max((int(n) for n in re.findall(r"\$(\d+)", queries.load(use.table)[use.name])), default=0)
+        and use.values != max((int(n) for n in re.findall(r"\$(\d+)", queries.load(*use.table)[use.name])), default=0)
     ]
     assert [] == wrong
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_query_begins_with_a_comment(table: str) -> None:
+@pytest.mark.parametrize("table", TABLES, ids=[table for table, _ in TABLES])
+def test_every_query_begins_with_a_comment(table: tuple[str, str]) -> None:
     """What it is for, or at least what its parameters are."""
-    assert [] == [name for name, text in queries.load(table).items() if not text.startswith("-- ")]
+    assert [] == [name for name, text in queries.load(*table).items() if not text.startswith("-- ")]
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_parameter_is_described(table: str) -> None:
+@pytest.mark.parametrize("table", TABLES, ids=[table for table, _ in TABLES])
+def test_every_parameter_is_described(table: tuple[str, str]) -> None:
     """Its number stands in the comment, with a name and a type."""
     undescribed = [
         (name, parameter)
-        for name, text in queries.load(table).items()
+        for name, text in queries.load(*table).items()
         for parameter in set(re.findall(r"\$\d+", re.sub("^--.*", "", text, flags=re.MULTILINE)))
         if not re.search(rf"^--.*{re.escape(parameter)} \w+", text, re.MULTILINE)
     ]
@@ -73,12 +76,12 @@ def test_every_parameter_is_described(table: str) -> None:
 
 def test_the_files_begin_with_a_name() -> None:
     """Text before the first name would belong to no query."""
-    assert [] == [table for table in TABLES if not (DB / "sql" / f"{table}.sql").read_text().startswith("-- name: ")]
+    assert [] == [path for path in FILES if not path.read_text("utf-8").startswith("-- name: ")]
 
 
 def test_names_are_unique_within_a_table() -> None:
     """`load` refuses a file with twins; here is one, so that the refusal itself is tried."""
-    text = (DB / "sql" / "users.sql").read_text()
+    text = (ROOT / "tidepool" / "storage" / "sql" / "results.sql").read_text("utf-8")
     names = re.findall(r"^-- name: (\w+)$", text, re.MULTILINE)
     assert sorted(set(names)) == sorted(names)
-    assert list(queries.load("users")) == names
+    assert list(queries.load("results")) == names

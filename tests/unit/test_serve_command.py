@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from tidepool.cli.serve import _tell_address
+from producer.serve_command import _tell_address
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -2,14 +2,16 @@
 
 import base64
 import random
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-import settings
 from settings import Settings, SettingsError, load, without_password
+from tidepool import settings
 
+ROOT = Path(__file__).parents[2]
 SERVERS = {"DATABASE_URL": "postgresql://ada:hunter2@db.example.org:5433/shop", "REDIS_URL": "redis://:hunter2@r:6379"}
 
 DEFAULTS: dict[str, Any] = {
@@ -20,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "db_user": "tidepool",
     "db_password": None,
     "redis_url": None,
-    "data_dir": settings.Path(".data"),
+    "data_dir": Path(".data"),
     "pool_min_size": 1,
     "pool_max_size": 4,
     "pool_shares": {},
@@ -187,7 +189,7 @@ def test_wrong_settings_end_the_process_with_status_2(
     """One line on standard error and no traceback."""
     monkeypatch.setenv("MAX_JOBS", "none")
     with pytest.raises(SystemExit) as exit_info:
-        settings.load_or_exit()
+        Settings.load_or_exit()
     assert 2 == exit_info.value.code
     assert capsys.readouterr().err.startswith("MAX_JOBS: ")
 
@@ -326,7 +328,7 @@ def test_a_url_is_logged_without_its_password(url: str, shown: str) -> None:
 
 def test_every_setting_has_a_description() -> None:
     """The README's table and the errors assume that the fields speak for themselves."""
-    source = settings.Path(settings.__file__).read_text()
+    source = "".join((ROOT / path).read_text("utf-8") for path in ("settings.py", "tidepool/settings.py"))
     assert [] == [name for name in Settings.model_fields if f"    {name}: " not in source]
 
 
@@ -384,7 +386,7 @@ def test_hosts_of_long_names_have_different_workers(monkeypatch: pytest.MonkeyPa
 def test_a_home_directory_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files and .env files have no shell that would expand it."""
     monkeypatch.setenv("HOME", "/home/ada")
-    assert settings.Path("/home/ada/x") == load({"DATA_DIR": "~/x"}).data_dir
+    assert Path("/home/ada/x") == load({"DATA_DIR": "~/x"}).data_dir
     with pytest.raises(SettingsError, match=r"^DATA_DIR: begins with ~"):
         load({"DATA_DIR": "~nobody-of-this-name/x"})
 

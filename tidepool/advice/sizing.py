@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tidepool.advice.crowding import is_batcher_crowded
 from tidepool.advice.queueing import Prediction, closed, opened
 from tidepool.advice.window import Tick, Window
-from tidepool.health.waiting import is_batcher_crowded
 
 SHARE = 0.95
 """The quantile of waits that the target is about; also the tick that the demand is taken from, in order of load."""

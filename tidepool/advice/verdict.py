@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
+from tidepool.advice.crowding import BUSY, Evidence, busy, crowding, is_crowded, ratio, waited_for
 from tidepool.advice.sizing import Advice, advise
 from tidepool.advice.window import Row, Window
-from tidepool.health.waiting import BUSY, Evidence, busy, crowding, is_crowded, ratio, waited_for
 
 LEAST_SERVED = 500
 _LEAST_SERVED_BUSY = 30

@@ -8,13 +8,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from settings import Settings
 from tidepool.advice.fleet_report import about, advice_of, judge, verdict_of
 from tidepool.advice.study import read_studies
 from tidepool.advice.verdict import Evidence, Study, Verdict
 from tidepool.cli import terminal
 from tidepool.cli.pool import NO_SNAPSHOTS
 from tidepool.embedded import Urls
+from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 
 WHY_EXAMPLES = """  python -m worker why

@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from settings import Settings
+from tidepool import durations
 from tidepool.cli import terminal
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
 from tidepool.requeue import requeue_all
+from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Selection
 
@@ -32,7 +33,7 @@ async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls)
         "job_ids": arguments.job_ids or None,
         "status": arguments.status,
         "function": arguments.function,
-        "since": terminal.since(arguments.since),
+        "since": durations.before_now(arguments.since),
     }
     told_by_part = arguments.slowest and not arguments.json
     pool = await terminal.open_pool(settings, urls, "results")

@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from settings import Settings
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.pool.pool import Pool
+from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 
 EXAMPLES = """  python -m worker pool

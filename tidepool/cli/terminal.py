@@ -15,9 +15,9 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Never
+from typing import Any, Never, TypeVar
 
 import uvloop
 from arq.connections import ArqRedis
@@ -27,12 +27,12 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from settings import Settings, load_or_exit
-from tidepool import logs, process, servers
+from tidepool import durations, logs, process, servers
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.queue.connection import REFUSALS, open_redis, wait_for_redis
+from tidepool.settings import Settings
 from tidepool.storage import requirements
 from tidepool.storage.migrations import Migration, MigrationError, migrate
 from tidepool.urls import without_password
@@ -40,16 +40,12 @@ from tidepool.urls import without_password
 _HIGHEST_PORT = 65535
 _MOST_PROCESSES = 64
 """A worker takes about 50 MB; far fewer have all cores busy."""
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST_S = 36_500 * _UNITS_S["d"]
-"""A century: what lies further back the calendar may not have."""
 _ANY_WIDTH = 1_000_000
 _PIPED_WIDTH = 2000
 """Columns of a table that goes to a file or a program: a row is one line, unless a text in it is longer than that."""
 _LEAST_FOLDED = 12
 _GAP = 2
 """Blanks between two columns of a table without a box."""
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
 class CommandError(Exception):
@@ -69,12 +65,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print one JSON document instead of words")
 
 
-def run(command: Callable[[Settings, Urls], Awaitable[int]], *, own_servers: bool = False) -> Never:
-    """Run *command* with the settings and the servers, and end the process with its exit status.
+S = TypeVar("S", bound=Settings)
+
+
+def run(command: Callable[[S, Urls], Awaitable[int]], kind: type[S], *, own_servers: bool = False) -> Never:
+    """Run *command* with the settings, of class *kind*, and the servers; end the process with its exit status.
 
     A command with *own_servers* gets the service's addresses only: nothing is started for it.
     """
-    settings = load_or_exit()
+    settings = kind.load_or_exit()
     interruption = process.interrupt_on_signals()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
@@ -295,13 +294,10 @@ def console() -> Console:
 
 def duration(text: str) -> timedelta:
     """Read a duration such as 90s, 10m, 1.5h or 7d, for argparse."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90s, 10m, 1.5h or 7d")
-    seconds = float(match[1]) * _UNITS_S[match[2]]
-    if seconds > _LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is longer than 36500d")
-    return timedelta(seconds=seconds)
+    try:
+        return durations.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:
@@ -324,11 +320,6 @@ def port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _HIGHEST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to {_HIGHEST_PORT}")
     return int(text)
-
-
-def since(ago: timedelta | None) -> datetime | None:
-    """Return the time that is *ago* before now; None stays None."""
-    return None if ago is None else datetime.now(UTC) - ago
 
 
 def _plain(value: object) -> Any:

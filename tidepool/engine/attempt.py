@@ -32,9 +32,9 @@ from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
 from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue.faults import shown_text
 from tidepool.queue.leases import MOST_LAPSES, Claimed, Finish
+from tidepool.queue.wire import now_ms
 
 if TYPE_CHECKING:
     from tidepool.engine.worker import Worker

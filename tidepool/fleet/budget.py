@@ -86,7 +86,9 @@ class Budget:
         self._redis: Any = redis
         key = f"tidepool:budget:{database}"
         self._keys = [key, f"{key}:capacity", f"{key}:restless"]
-        self._script: Any = redis.register_script(with_typed((files("worker") / "budget.lua").read_text("utf-8")))
+        self._script: Any = redis.register_script(
+            with_typed((files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8"))
+        )
         self._failures = FailureLog("capacity reader")
         self._unusable = Oddities("budget.entries_unusable")
         self._worker_id = worker_id

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
 
-_SQL = queries.load("capacity")
+_SQL = queries.load("capacity", "tidepool.fleet")
 _OURS = "tidepool:"
 
 

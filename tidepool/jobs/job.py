@@ -1,14 +1,16 @@
-"""What a job is, and what a kind of job declares of itself."""
+"""A job, and the declaration of a job type."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import ValidationError
 
-from tidepool.jobs.outcomes import Reason, Rejected, Verdict
-from worker.jobs.fields import Command, explain
-from worker.jobs.ports import Repositories
+from tidepool.jobs.command import Command, explain
+from tidepool.jobs.outcomes import CommonReason, Reason, Rejected, Verdict
+from tidepool.pool.connection import Connection as Transaction
+
+__all__ = ["Job", "JobType", "JobTypes", "Transaction"]
 
 MOST_FIELDS = 100
 """Content with more is no command: going through 100,000 unknown fields holds the worker up for half a second."""
@@ -28,29 +30,31 @@ class Job(Generic[C_co]):
     command: C_co
 
 
-Handler = Callable[[Sequence[Job[C]], Repositories], Awaitable[Sequence[Verdict]]]
+Handler = Callable[[Transaction, Sequence[Job[C]]], Awaitable[Sequence[Verdict]]]
 
 
 @dataclass(frozen=True, slots=True)
 class JobType(Generic[C]):
     """A kind of job: its name in the queue, the model of its content, and what to do with a batch of it.
 
-    The *handler* is given the jobs of a batch and the repositories of the open transaction, and returns
-    one verdict for each job, in order. It neither commits nor catches database errors: the ledger does.
+    The *handler* is given the open transaction and the jobs of a batch, and returns one verdict for each job, in
+    order. It neither commits nor catches database errors: the ledger does. *constraints* names the constraints of its
+    tables that a job can break, each with the reason that the job is then rejected for.
     """
 
     name: str
     command: type[C]
     handler: Handler[C]
+    constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
 
     def parse(self, content: Any) -> C | Rejected:
         """Validate *content*, the decoded fields of a job; never raises for what a sender can write."""
         if isinstance(content, dict) and len(cast("dict[Any, Any]", content)) > MOST_FIELDS:
-            return Rejected(Reason.INVALID, f"has more than {MOST_FIELDS} fields")
+            return Rejected(CommonReason.INVALID, f"has more than {MOST_FIELDS} fields")
         try:
             return self.command.__pydantic_validator__.validate_python(content)
         except (ValidationError, RecursionError) as error:
-            return Rejected(Reason.INVALID, explain(error))
+            return Rejected(CommonReason.INVALID, explain(error))
 
 
 class JobTypes:

@@ -8,39 +8,31 @@ is not an outcome but sends the job back to the queue. This module imports nothi
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 
 class Reason(StrEnum):
-    """Why a job was rejected: the code that programs see."""
+    """Why a job was rejected: the code that programs see, with a sentence for people.
 
-    INVALID = "invalid"
-    USERNAME_TAKEN = "username_taken"
-    EMAIL_TAKEN = "email_taken"
-    SKU_TAKEN = "sku_taken"
-    UNKNOWN_USER = "unknown_user"
-    UNKNOWN_PRODUCT = "unknown_product"
-    OUT_OF_STOCK = "out_of_stock"
-    INACTIVE_USER = "inactive_user"
-    ABORTED = "aborted"
+    An application declares its own in a subclass: `OUT_OF_STOCK = "out_of_stock", "the product is out of stock"`.
+    """
 
-    @property
-    def words(self) -> str:
-        """The reason as a person reads it."""
-        return _WORDS[self]
+    words: str
+    """The reason as a person reads it."""
+
+    def __new__(cls, code: str, words: str) -> Self:
+        """Make a member of its code and its words."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.words = words
+        return member
 
 
-_WORDS = {
-    Reason.INVALID: "the job's content is not valid",
-    Reason.USERNAME_TAKEN: "another user has this username",
-    Reason.EMAIL_TAKEN: "another user has this email",
-    Reason.SKU_TAKEN: "another product has this sku",
-    Reason.UNKNOWN_USER: "there is no such user",
-    Reason.UNKNOWN_PRODUCT: "there is no such product",
-    Reason.OUT_OF_STOCK: "the product is out of stock",
-    Reason.INACTIVE_USER: "the user is not active",
-    Reason.ABORTED: "the job was aborted before it was applied",
-}
+class CommonReason(Reason):
+    """The reasons that jobs of any application can be rejected for."""
+
+    INVALID = "invalid", "the job's content is not valid"
+    ABORTED = "aborted", "the job was aborted before it was applied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +47,19 @@ class Rejected:
     """A rule said no, or the content is invalid; repeating cannot help. *detail* has no content of the job."""
 
     reason: str
-    """A `Reason`, or the word of a newer version that this one does not know."""
+    """A `Reason`, or the code of one that another version knows."""
     detail: str = ""
+    """Default: the words of the reason."""
 
     def __post_init__(self) -> None:
         if not self.detail:
-            object.__setattr__(self, "detail", Reason(self.reason).words)
+            words = self.reason.words if isinstance(self.reason, Reason) else self.reason
+            object.__setattr__(self, "detail", words)
 
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """The command names a user or product that is not there.
+    """The command names something that is not there.
 
     It may be on its way, so the job is tried again, and rejected with *reason* when its tries are used up.
     """

@@ -1,11 +1,10 @@
 """A job as it came out of the queue this time."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
+from tidepool.jobs.command import Command
 from tidepool.jobs.outcomes import Failed, Rejected
-from worker.jobs.fields import Command
 
 
 @dataclass(slots=True)
@@ -44,8 +43,3 @@ class Delivery:
     def waited_us(self, now_ns: int) -> int:
         """How long ago its batch left the batcher."""
         return (now_ns - (self.left_ns or self.taken_ns)) // 1000
-
-
-def now_ms() -> int:
-    """Return the wall clock in milliseconds, the unit of arq's wire format."""
-    return time.time_ns() // 1_000_000

@@ -30,8 +30,18 @@ import structlog
 from pydantic_core import to_json
 
 from tidepool.cancelling import heed_cancel
-from tidepool.jobs.job import Job, JobType, JobTypes
-from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected, RetryLater, Unresolved, Verdict
+from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+from tidepool.jobs.outcomes import (
+    Applied,
+    CommonReason,
+    Failed,
+    Outcome,
+    Reason,
+    Rejected,
+    RetryLater,
+    Unresolved,
+    Verdict,
+)
 from tidepool.ledger.delivery import Delivery
 from tidepool.ledger.tally import OTHERS, Tally
 from tidepool.pool.faults import (
@@ -122,12 +132,17 @@ class Ledger:
 
     def _blame(self, delivery: Delivery, error: Exception) -> Rejected | Failed | RetryLater:
         if isinstance(error, DataFault):
-            return Rejected(error.reason, str(error))
+            return Rejected(self._reason(delivery.function, error.constraint), str(error))
         text = _storable(f"{type(error).__name__}: {error}")
         decided = Failed(text) if delivery.last_try else _again(ERROR_DELAYS_S, delivery, text)
         event = "job.failed" if delivery.last_try else "job.retried"
         log.error(event, job_id=delivery.id, function=delivery.function, attempt=delivery.attempt, exc_info=error)
         return decided
+
+    def _reason(self, function: str, constraint: str) -> Reason:
+        """Return what a job of *function* is rejected for that breaks *constraint*; empty: it does not fit a type."""
+        job_type = self._types.get(function)
+        return job_type.constraints.get(constraint, CommonReason.INVALID) if job_type else CommonReason.INVALID
 
     async def _commit(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
         """Run the batch's transaction, again and again as long as no job is at fault."""
@@ -176,7 +191,7 @@ class Ledger:
                 with _own_statement(len(batch)):
                     stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
                 fresh = [delivery for delivery in batch if delivery.id not in stored]
-                verdicts = await self._decide(function, fresh, repositories)
+                verdicts = await self._decide(function, fresh, connection)
                 decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
                 settled = [(d, end) for d, end in zip(fresh, decided, strict=True) if not isinstance(end, RetryLater)]
                 write_ns = time.perf_counter_ns()
@@ -201,16 +216,16 @@ class Ledger:
         return [stored.get(delivery.id) or next(fresh_outcomes) for delivery in batch]
 
     async def _decide(
-        self, function: str, fresh: Sequence[Delivery], repositories: Repositories
+        self, function: str, fresh: Sequence[Delivery], transaction: Transaction
     ) -> list[Verdict | Failed]:
         """Ask the handler about the commands; what is decided already stays as it is."""
         job_type = self._types.get(function)
         jobs = [Job(d.id, d.command) for d in fresh if not isinstance(d.command, (Rejected, Failed))]
-        answers = iter(await self._ask(job_type, jobs, repositories) if job_type and jobs else ())
+        answers = iter(await self._ask(job_type, jobs, transaction) if job_type and jobs else ())
         return [d.command if isinstance(d.command, (Rejected, Failed)) else next(answers) for d in fresh]
 
     async def _ask(
-        self, job_type: JobType[Any], jobs: Sequence[Job[Any]], repositories: Repositories
+        self, job_type: JobType[Any], jobs: Sequence[Job[Any]], transaction: Transaction
     ) -> Sequence[Verdict]:
         """Call the handler.
 
@@ -220,7 +235,7 @@ class Ledger:
         limit = asyncio.timeout(self._handler_timeout_s)
         try:
             async with limit:
-                verdicts = await job_type.handler(jobs, repositories)
+                verdicts = await job_type.handler(transaction, jobs)
         except TimeoutError:
             if limit.expired():
                 raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None

@@ -1,6 +1,7 @@
 """What the jobs and batches of one process came to since it started: figures for its snapshots.
 
-Counters only grow, as those of `tidepool.pool.figures` do, so that any window is a subtraction. Durations are microseconds.
+Counters only grow, as those of `tidepool.pool.figures` do, so that any window is a subtraction. Durations are
+microseconds.
 """
 
 import time

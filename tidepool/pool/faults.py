@@ -28,8 +28,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from tidepool.jobs.outcomes import Reason
-
 _UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
 _REFUSED_CLASSES = ("28", "3D")
 _SCHEMA_CLASSES = ("42501", "42P01", "42703", "42704", "42883", "3F000")
@@ -66,14 +64,6 @@ _OF_ONE_STATEMENT = ("08", "28", "3D", "53400", "57P", "58")
 file. A server that is away or refuses us itself ends the connection with them."""
 _REFUSES_TLS = "rejected SSL upgrade"
 """What asyncpg says of a server without TLS, where the URL asks for it."""
-
-_REASONS = {
-    "users_username_key": Reason.USERNAME_TAKEN,
-    "users_email_key": Reason.EMAIL_TAKEN,
-    "products_sku_key": Reason.SKU_TAKEN,
-    "orders_user_id_fkey": Reason.UNKNOWN_USER,
-    "orders_product_id_fkey": Reason.UNKNOWN_PRODUCT,
-}
 
 
 ServerError = asyncpg.PostgresError
@@ -119,12 +109,12 @@ class NotStored(DatabaseFault):
 class DataFault(DatabaseFault):
     """A job's data cannot be stored.
 
-    *reason* is what the job is rejected for. The text names the constraint or the kind of error, never the data.
+    *constraint* is the one that is broken, or empty. The text names it or the kind of error, never the data.
     """
 
-    def __init__(self, reason: Reason, text: str) -> None:
+    def __init__(self, text: str, constraint: str = "") -> None:
         super().__init__(text)
-        self.reason = reason
+        self.constraint = constraint
 
 
 def words(error: BaseException) -> str:
@@ -170,7 +160,7 @@ def classify(error: Exception) -> DatabaseFault | None:
     if isinstance(error, asyncpg.PostgresError):
         return _classify_state(error)
     if isinstance(error, (asyncpg.DataError, UnicodeEncodeError)):
-        return DataFault(Reason.INVALID, "a value does not fit its column's type")
+        return DataFault("a value does not fit its column's type")
     if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return _classify_connection(error)
     return None
@@ -250,5 +240,5 @@ def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # no
     if state.startswith(_DATA_CLASSES) and state not in _NO_DATA:
         constraint: str = getattr(error, "constraint_name", None) or ""
         text = f"breaks {constraint}" if constraint else f"does not fit the database ({state} {type(error).__name__})"
-        return DataFault(_REASONS.get(constraint, Reason.INVALID), text)
+        return DataFault(text, constraint)
     return None

@@ -29,9 +29,8 @@ from arq.constants import abort_job_max_age, abort_jobs_ss
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue.faults import Oddities, is_wrong_type
-from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
 MOST_AT_ONCE = 250
 """Jobs in one call of a script: larger ones are slower a job, and Lua cannot unpack thousands of values."""
@@ -241,12 +240,12 @@ def _count(value: bytes | None) -> int:
 
 def script(name: str) -> str:
     """Return the text of a script of the engine."""
-    return with_typed((files("tidepool.engine") / "lua" / f"{name}.lua").read_text("utf-8"))
+    return with_typed((files("tidepool.queue") / "lua" / f"{name}.lua").read_text("utf-8"))
 
 
 def with_typed(text: str) -> str:
     """Return a script with the function `typed` in front of it, for keys that may have any type."""
-    return (files("tidepool.engine") / "lua" / "typed.lua").read_text("utf-8") + text
+    return (files("tidepool.queue") / "lua" / "typed.lua").read_text("utf-8") + text
 
 
 def held_key(queue_name: str, owner: str) -> str:

@@ -18,6 +18,7 @@ Any arq client can talk to the service with `serialize` and `deserialize` as its
 """
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -91,3 +92,8 @@ def _as_error(value: object) -> Any:
     if isinstance(value, BaseException):
         return {_ERROR: type(value).__name__, "text": str(value)}
     raise PydanticSerializationError(f"{type(value).__name__} has no place in JSON")
+
+
+def now_ms() -> int:
+    """Return the wall clock in milliseconds, the unit of arq's wire format."""
+    return time.time_ns() // 1_000_000

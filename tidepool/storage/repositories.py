@@ -1,4 +1,4 @@
-"""What one connection offers: a repository per table."""
+"""The repositories of the library's own tables, over one connection."""
 
 from tidepool.pool.connection import Connection
 from tidepool.storage.events import EventRepository
@@ -8,18 +8,12 @@ from tidepool.storage.results import ResultRepository
 from tidepool.storage.retention import RetentionRepository
 from tidepool.storage.server import ServerRepository
 from tidepool.storage.snapshots import SnapshotRepository
-from worker.tables.orders import OrderRepository
-from worker.tables.products import ProductRepository
-from worker.tables.users import UserRepository
 
 
 class Repositories:
     """The repositories over one connection."""
 
     def __init__(self, connection: Connection) -> None:
-        self.users = UserRepository(connection)
-        self.products = ProductRepository(connection)
-        self.orders = OrderRepository(connection)
         self.results = ResultRepository(connection)
         self.result_pages = ResultPages(connection)
         self.snapshots = SnapshotRepository(connection)

@@ -106,7 +106,7 @@ class ResultRepository:
     ) -> list[Requeued]:
         """Take back up to *limit* rejected or failed outcomes; their jobs are to be enqueued next.
 
-        *search* is that of `tidepool.storage.result_pages`. Returns them in the order of their ids, from after *after_id*. A
+        *search* is that of `tidepool.storage.result_pages`. Returns them in the order of their ids, after *after_id*. A
         caller that dies in between leaves marked rows, which the next call returns again.
         """
         values = (*_conditions(selection), search, after_id, limit)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from tidepool.jobs.outcomes import Reason
 from tidepool.pool.faults import DataFault
 
 
@@ -18,4 +17,4 @@ def encode(rows: Iterable[Sequence[object]]) -> str:
     try:
         return to_json(list(rows)).decode()
     except PydanticSerializationError:
-        raise DataFault(Reason.INVALID, "a value does not fit its column's type") from None
+        raise DataFault("a value does not fit its column's type") from None

@@ -15,5 +15,5 @@
 - `paths`      what the paths of several rooms have in common
 - `problems`   errors as RFC 9457 problem details
 
-`python -m producer serve` starts it; `tidepool.cli.serve` is the command line.
+`python -m producer serve` starts it; `producer.serve_command` is the command line.
 """

@@ -1,14 +1,13 @@
 """The application: its rooms, and what it opens and closes."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 
-from producer.http import burst as load_test
-from producer.http import commands, reading
-from settings import Settings
 from tidepool.embedded import Urls
+from tidepool.settings import Settings
 from tidepool.web import feed, health, jobs, page, sign_in
 from tidepool.web.callers import Callers
 from tidepool.web.guard import Guard
@@ -21,21 +20,18 @@ from tidepool.web.sign_in import Access
 
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
-ROOMS: tuple[APIRouter, ...] = (
-    sign_in.router,
-    page.router,
-    feed.router,
-    commands.router,
-    load_test.router,
-    jobs.router,
-    reading.router,
-    health.router,
-)
-"""The routers, a module each."""
+ROUTERS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, jobs.router, health.router)
+"""The library's routers, a module each."""
 
 
-def create_app(settings: Settings, urls: Urls) -> FastAPI:
-    """Return the application. It opens its services when it starts, and closes them when it stops."""
+def create_app(
+    settings: Settings, urls: Urls, *, routers: Iterable[APIRouter] = (), quick: Iterable[BaseRoute] = ()
+) -> FastAPI:
+    """Return the web application. It opens its services when it starts, and closes them when it stops.
+
+    *routers* are the application's own. Of their routes, *quick* are those that may get many requests a second: see
+    `tidepool.web.shortcut`.
+    """
     requests = Requests()
 
     @asynccontextmanager
@@ -53,7 +49,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
         redoc_url=None,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # /metrics is ours
     )
-    app.add_middleware(Shortcut, front=app, routes=commands.router.routes)
+    app.add_middleware(Shortcut, front=app, routes=quick)
     token = settings.front_token
     app.state.access = access = Access(token.get_secret_value() if token else None)
     callers = Callers(settings.front_trusted_proxies)
@@ -61,7 +57,7 @@ def create_app(settings: Settings, urls: Urls) -> FastAPI:
     app.add_middleware(AnswerHead)
     app.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
     handle_problems(app)
-    for room in ROOMS:
-        app.include_router(room)
+    for router in (*ROUTERS, *routers):
+        app.include_router(router)
     page.serve_static(app)
     return app

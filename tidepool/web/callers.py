@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from settings import Network
+from tidepool.settings import Network
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_CHARACTERS = 64

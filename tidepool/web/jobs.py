@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
-from tidepool.cli import terminal
+from tidepool import durations
 from tidepool.jobs.ids import MAX_ID_CHARACTERS
 from tidepool.requeue import requeue_all
 from tidepool.storage.repositories import Repositories
@@ -130,7 +130,7 @@ def _filter(
         ),
     ] = None,
 ) -> Filter:
-    began = terminal.since(terminal.duration(since)) if since else None
+    began = durations.before_now(durations.parse(since)) if since else None
     return Filter({"status": status, "function": function, "since": began}, search)
 
 

@@ -15,8 +15,8 @@ from pydantic_core import to_json
 from redis.exceptions import RedisError
 
 from tidepool.health.kept import Kept
-from tidepool.ledger.delivery import now_ms
 from tidepool.queue.leases import Backlog, backlog
+from tidepool.queue.wire import now_ms
 from tidepool.storage.overview import Overview
 from tidepool.storage.repositories import Repositories
 from tidepool.web.history import SPANS, read_history

@@ -11,7 +11,6 @@ from typing import Annotated
 from arq.connections import ArqRedis
 from fastapi import Depends, Request
 
-from settings import Settings
 from tidepool import servers
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
@@ -20,6 +19,7 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Readiness
 from tidepool.pool.pool import Pool
 from tidepool.queue.connection import ask, open_redis
+from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 from tidepool.web.accepting import Accepting
 from tidepool.web.fleet import Fleet

@@ -14,7 +14,7 @@ from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
 from redis.exceptions import RedisError
 
-from tidepool.jobs.outcomes import Applied, Failed, Outcome, Reason, Rejected
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.periodic import FailureLog
 from tidepool.queue import wire
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, with_typed
@@ -31,7 +31,7 @@ class Waits:
     """The jobs that requests of this process wait for."""
 
     def __init__(self, redis: ArqRedis) -> None:
-        text = (files("tidepool.web") / "results.lua").read_text("utf-8")
+        text = (files("tidepool.queue") / "lua" / "results.lua").read_text("utf-8")
         self._results: Any = redis.register_script(with_typed(text))
         self._failures = FailureLog("outcomes")
         self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
@@ -106,7 +106,7 @@ class Waits:
 
 
 def outcome_of(result: bytes) -> Outcome:
-    """Return the outcome that a result in Redis tells of; see `tidepool.ledger.intake.as_result`.
+    """Return the outcome that a result in Redis tells of; see `tidepool.engine.intake.as_result`.
 
     One that is not of this service's making is told as failed.
     """
@@ -120,7 +120,7 @@ def outcome_of(result: bytes) -> Outcome:
         case {"status": "rejected", "reason": str(), "error": str()}:
             return Rejected(told["reason"], told["error"] or "was rejected")
         case asyncio.CancelledError():
-            return Rejected(Reason.ABORTED)
+            return Rejected(CommonReason.ABORTED)
         case Exception():
             return Failed(str(told))
         case _:

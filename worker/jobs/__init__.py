@@ -1,7 +1,7 @@
 """The kinds of jobs, one file each: the command, the handler, and one line here.
 
-A handler gets a batch and the repositories of an open transaction and answers with one verdict a job.
-It knows `tidepool.jobs.outcomes` and the interfaces in `ports`, never asyncpg, Redis or settings.
+A handler gets the open transaction and a batch, and returns one verdict for each job. It makes the repositories of
+`worker.tables` on the transaction; it never sees asyncpg, Redis or settings.
 """
 
 from tidepool.jobs.job import JobTypes

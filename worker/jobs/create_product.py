@@ -6,10 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tidepool.jobs.job import Job, JobType
-from tidepool.jobs.outcomes import Applied, Reason, Rejected, Verdict
-from worker.jobs.fields import Command, LeftOut, Money, Name, Sku, Text, VisibleText
-from worker.jobs.ports import Repositories
+from tidepool.jobs.command import Command, LeftOut, Text
+from tidepool.jobs.job import Job, JobType, Transaction
+from tidepool.jobs.outcomes import Applied, Rejected, Verdict
+from worker.jobs.fields import Money, Name, Sku, VisibleText
+from worker.reasons import ShopReason
+from worker.tables.products import CONSTRAINTS, ProductRepository
 
 
 class CreateProduct(Command):
@@ -23,12 +25,13 @@ class CreateProduct(Command):
     in_stock: bool = True
 
 
-async def create_product(jobs: Sequence[Job[CreateProduct]], repositories: Repositories) -> list[Verdict]:
+async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
     """Insert the products; one whose sku is taken is rejected."""
-    created = await repositories.products.create([job.command for job in jobs])
+    created = await ProductRepository(transaction).create([job.command for job in jobs])
     return [
-        Rejected(product) if isinstance(product, Reason) else Applied({"product_id": product}) for product in created
+        Rejected(product) if isinstance(product, ShopReason) else Applied({"product_id": product})
+        for product in created
     ]
 
 
-JOB = JobType("create_product", CreateProduct, create_product)
+JOB = JobType("create_product", CreateProduct, create_product, constraints=CONSTRAINTS)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from tidepool.jobs.job import Job, JobType
-from tidepool.jobs.outcomes import Applied, Reason, Rejected, Verdict
-from worker.jobs.fields import Command, Email, Name, Username
-from worker.jobs.ports import Repositories
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import Job, JobType, Transaction
+from tidepool.jobs.outcomes import Applied, Rejected, Verdict
+from worker.jobs.fields import Email, Name, Username
+from worker.reasons import ShopReason
+from worker.tables.users import CONSTRAINTS, UserRepository
 
 
 class CreateUser(Command):
@@ -17,10 +19,10 @@ class CreateUser(Command):
     is_active: bool = True
 
 
-async def create_user(jobs: Sequence[Job[CreateUser]], repositories: Repositories) -> list[Verdict]:
+async def create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
     """Insert the users; one whose username or email is taken is rejected."""
-    created = await repositories.users.create([job.command for job in jobs])
-    return [Rejected(user) if isinstance(user, Reason) else Applied({"user_id": user}) for user in created]
+    created = await UserRepository(transaction).create([job.command for job in jobs])
+    return [Rejected(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in created]
 
 
-JOB = JobType("create_user", CreateUser, create_user)
+JOB = JobType("create_user", CreateUser, create_user, constraints=CONSTRAINTS)

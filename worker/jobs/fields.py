@@ -1,70 +1,29 @@
-"""The field types that commands are made of, and how a wrong field is told.
+"""The field types that the service's commands are made of.
 
-Commands are strict: no text is read as a number, no number as a truth value, unknown fields are
-refused. Money is decimal text, or a JSON number whose shortest decimal form is exact. Text must be
-storable: PostgreSQL has no place for NUL, nor UTF-8 for lone surrogates. A name has a character that can be seen.
+Money is decimal text, or a JSON number whose shortest decimal form is exact. A name has a character that can be seen.
 """
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic_core import CoreSchema, ErrorDetails
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-_STORABLE = r"^[^\x00]*$"
+from tidepool.jobs.command import describe_pattern
+
 _UNSEEN = (
     "\\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
     "\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
 )
 """Blanks, control and format characters, and the fillers that fonts draw as nothing."""
-_VISIBLE = rf"^[^\x00]*[^{_UNSEEN}][^\x00]*$"
-_EMAIL = r"^[^@\s\x00\x1c-\x1f]+@[^@\s\x00\x1c-\x1f]+$"
-_WORDS = {
-    _STORABLE: "has a NUL character",
-    _VISIBLE: "has a NUL character, or no visible one",
-    _EMAIL: "must have one @, no spaces, and something on both sides",
-}
-"""What does not match a pattern, in words. pydantic checks patterns in Rust, at a tenth of a Python function's cost,
-and refuses text with a lone surrogate before."""
+_VISIBLE = describe_pattern(rf"^[^\x00]*[^{_UNSEEN}][^\x00]*$", "has a NUL character, or no visible one")
+_EMAIL = describe_pattern(
+    r"^[^@\s\x00\x1c-\x1f]+@[^@\s\x00\x1c-\x1f]+$", "must have one @, no spaces, and something on both sides"
+)
 _MONEY = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?")
 """Decimal text. `str` writes a `Decimal` with an exponent (`1E+2`), and so arrives what a Python client sends."""
 _EXACT_DIGITS = 15
 """A float carries every number of so many significant digits; its `repr` is the shortest form, which has them."""
-_MOST_ERRORS_TOLD = 5
-_UNKNOWN_FIELD = ": Extra inputs are not permitted"
-
-
-class _NotNull:
-    """Makes an optional field refuse null: it is left out instead, since what null should do is a guess."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = handler(source)
-        return schema["schema"] if schema["type"] == "nullable" else schema
-
-
-T = TypeVar("T")
-LeftOut = Annotated[T | None, _NotNull()]
-"""The type of a field that may be left out, and is None then, but may not be given as null."""
-
-
-class Command(BaseModel):
-    """The base of all commands: strict, immutable, no fields but its own, no field given as null."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    def require_exactly_one(self, first: str, second: str) -> None:
-        """Refuse the command unless one of its two fields is given, and not both."""
-        if (getattr(self, first) is None) == (getattr(self, second) is None):
-            raise ValueError(f"give exactly one of {first} and {second}")
 
 
 def _decimal(value: object) -> object:
@@ -88,8 +47,6 @@ def _of_number(number: float) -> Decimal | None:
     return amount if amount.is_finite() and len(digits) <= _EXACT_DIGITS else None
 
 
-Text = Annotated[str, Field(pattern=_STORABLE)]
-"""Text that PostgreSQL can store; commands add the bounds of their columns."""
 VisibleText = Annotated[str, Field(min_length=1, pattern=_VISIBLE)]
 """Text with at least one character that can be seen. It is kept to the letter, right-to-left marks included."""
 Name = Annotated[VisibleText, Field(max_length=255)]
@@ -109,28 +66,3 @@ Money = Annotated[
     ),
 ]
 """An exact amount with at most two decimals; commands add the upper bound of their column."""
-
-
-def explain(error: ValidationError | RecursionError) -> str:
-    """Say what is wrong with a command, field by field, without repeating its content."""
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    details = error.errors(include_input=False, include_url=False)
-    told = [_tell(detail) for detail in details[:_MOST_ERRORS_TOLD]]
-    more = len(details) - len(told)
-    return "; ".join(told) + (f"; and {more} more" if more else "")
-
-
-def is_newer(explanation: str) -> bool:
-    """Return if unknown fields are all that is wrong, according to *explanation*: a newer version may know them."""
-    parts = [part for part in explanation.split("; ") if not part.startswith("and ")]
-    return all(part.endswith(_UNKNOWN_FIELD) for part in parts)
-
-
-def _tell(detail: ErrorDetails) -> str:
-    """Name the field, of which an unknown one's name is the sender's and is escaped and cut, and its fault."""
-    name = ascii(".".join(map(str, detail["loc"])))[1:-1][:60]
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "string_pattern_mismatch":
-        message = _WORDS[detail.get("ctx", {})["pattern"]]
-    return f"{name}: {message}" if name else message

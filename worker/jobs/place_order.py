@@ -6,12 +6,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tidepool.jobs.job import Job, JobType
-from tidepool.jobs.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
-from worker.jobs.fields import Command, Id, LeftOut, Money, Sku, Username, VisibleText
-from worker.jobs.ports import PlacedOrder, Repositories
+from tidepool.jobs.command import Command, LeftOut
+from tidepool.jobs.job import Job, JobType, Transaction
+from tidepool.jobs.outcomes import Applied, Rejected, Unresolved, Verdict
+from worker.jobs.fields import Id, Money, Sku, Username, VisibleText
+from worker.reasons import ShopReason
+from worker.tables.orders import CONSTRAINTS, OrderRepository, PlacedOrder
 
-_MAY_STILL_COME = (Reason.UNKNOWN_USER, Reason.UNKNOWN_PRODUCT)
+_MAY_STILL_COME = (ShopReason.UNKNOWN_USER, ShopReason.UNKNOWN_PRODUCT)
 
 
 class PlaceOrder(Command):
@@ -33,15 +35,17 @@ class PlaceOrder(Command):
         return self
 
 
-async def place_order(jobs: Sequence[Job[PlaceOrder]], repositories: Repositories) -> list[Verdict]:
+async def place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
     """Insert the orders. One may overtake the job that creates its user or product: then it is tried again."""
-    return [_verdict(order) for order in await repositories.orders.place(jobs)]
+    return [
+        _verdict(order) for order in await OrderRepository(transaction).place((job.id, job.command) for job in jobs)
+    ]
 
 
-def _verdict(order: PlacedOrder | Reason) -> Verdict:
+def _verdict(order: PlacedOrder | ShopReason) -> Verdict:
     if isinstance(order, PlacedOrder):
         return Applied({"order_id": order.order_id, "total_price": str(order.total_price)})
     return Unresolved(order) if order in _MAY_STILL_COME else Rejected(order)
 
 
-JOB = JobType("place_order", PlaceOrder, place_order)
+JOB = JobType("place_order", PlaceOrder, place_order, constraints=CONSTRAINTS)

@@ -5,10 +5,12 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tidepool.jobs.job import Job, JobType
-from tidepool.jobs.outcomes import Applied, Reason, Unresolved, Verdict
-from worker.jobs.fields import Command, Id, LeftOut, Sku
-from worker.jobs.ports import Repositories
+from tidepool.jobs.command import Command, LeftOut
+from tidepool.jobs.job import Job, JobType, Transaction
+from tidepool.jobs.outcomes import Applied, Unresolved, Verdict
+from worker.jobs.fields import Id, Sku
+from worker.reasons import ShopReason
+from worker.tables.products import ProductRepository
 
 
 class SetStock(Command):
@@ -24,11 +26,12 @@ class SetStock(Command):
         return self
 
 
-async def set_stock(jobs: Sequence[Job[SetStock]], repositories: Repositories) -> list[Verdict]:
+async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
     """Set the products' stock. A product that is not there yet may be on its way: then the job is tried again."""
-    changed = await repositories.products.set_stock([job.command for job in jobs])
+    changed = await ProductRepository(transaction).set_stock([job.command for job in jobs])
     return [
-        Unresolved(product) if isinstance(product, Reason) else Applied({"product_id": product}) for product in changed
+        Unresolved(product) if isinstance(product, ShopReason) else Applied({"product_id": product})
+        for product in changed
     ]
 
 

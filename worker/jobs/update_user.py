@@ -5,10 +5,12 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tidepool.jobs.job import Job, JobType
-from tidepool.jobs.outcomes import Applied, Reason, Unresolved, Verdict
-from worker.jobs.fields import Command, Email, Id, LeftOut, Name, Username
-from worker.jobs.ports import Repositories
+from tidepool.jobs.command import Command, LeftOut
+from tidepool.jobs.job import Job, JobType, Transaction
+from tidepool.jobs.outcomes import Applied, Unresolved, Verdict
+from worker.jobs.fields import Email, Id, Name, Username
+from worker.reasons import ShopReason
+from worker.tables.users import CONSTRAINTS, UserRepository
 
 
 class UpdateUser(Command):
@@ -28,10 +30,10 @@ class UpdateUser(Command):
         return self
 
 
-async def update_user(jobs: Sequence[Job[UpdateUser]], repositories: Repositories) -> list[Verdict]:
+async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
     """Apply the changes. A user that is not there yet may be on its way: then the job is tried again."""
-    updated = await repositories.users.update([job.command for job in jobs])
-    return [Unresolved(user) if isinstance(user, Reason) else Applied({"user_id": user}) for user in updated]
+    updated = await UserRepository(transaction).update([job.command for job in jobs])
+    return [Unresolved(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in updated]
 
 
-JOB = JobType("update_user", UpdateUser, update_user)
+JOB = JobType("update_user", UpdateUser, update_user, constraints=CONSTRAINTS)

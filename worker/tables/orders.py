@@ -1,19 +1,22 @@
 """The orders table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple, Protocol
 
-from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Reason
 from tidepool.pool.connection import Connection, Row
 from tidepool.pool.faults import NotStored
 from tidepool.storage import queries, rows
-from worker.jobs.place_order import PlaceOrder
-from worker.jobs.ports import PlacedOrder
+from worker.reasons import ShopReason
 
-_SQL = queries.load("orders")
+_SQL = queries.load("orders", "worker.tables")
+CONSTRAINTS = {
+    "orders_user_id_fkey": ShopReason.UNKNOWN_USER,
+    "orders_product_id_fkey": ShopReason.UNKNOWN_PRODUCT,
+}
+"""What a job is rejected for that breaks one of the constraints."""
 _NEWEST = 2**63 - 1
 
 
@@ -35,15 +38,52 @@ class Order:
     category: str
 
 
+class NewOrder(Protocol):
+    """What a new row is made of. Either the id or the name of the user is given, and of the product."""
+
+    @property
+    def user_id(self) -> int | None: ...  # noqa: D102  (the column's name says it)
+    @property
+    def username(self) -> str | None: ...  # noqa: D102
+    @property
+    def product_id(self) -> int | None: ...  # noqa: D102
+    @property
+    def sku(self) -> str | None: ...  # noqa: D102
+    @property
+    def quantity(self) -> int: ...  # noqa: D102
+    @property
+    def total_price(self) -> Decimal | None:
+        """None: the product's price times the quantity."""
+        ...
+
+    @property
+    def status(self) -> str: ...  # noqa: D102
+
+
+class PlacedOrder(NamedTuple):
+    """A new order and what it costs in all."""
+
+    order_id: int
+    total_price: Decimal
+
+
 class OrderRepository:
     """Orders, over one connection. Opens no transaction: writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def place(self, jobs: Sequence[Job[PlaceOrder]]) -> list[PlacedOrder | Reason]:
-        """See `worker.jobs.ports.Orders.place`."""
-        return [_placed(row) for row in await self._connection.fetch(_SQL["place"], rows.encode(map(_row, jobs)))]
+    async def place(self, orders: Iterable[tuple[str, NewOrder]]) -> list[PlacedOrder | ShopReason]:
+        """Insert orders, each with the id of its job.
+
+        Returns for each, in order, the order, or UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER or OUT_OF_STOCK, the
+        first that holds.
+        """
+        given = rows.encode(
+            (job_id, o.user_id, o.username, o.product_id, o.sku, o.quantity, o.total_price, o.status)
+            for job_id, o in orders
+        )
+        return [_placed(row) for row in await self._connection.fetch(_SQL["place"], given)]
 
     async def get_by_id(self, order_id: int) -> Order | None:
         """Return the order with this id, or None."""
@@ -61,14 +101,9 @@ class OrderRepository:
         return [Order(**dict(row.items())) for row in found]
 
 
-def _row(job: Job[PlaceOrder]) -> tuple[object, ...]:
-    c = job.command
-    return job.id, c.user_id, c.username, c.product_id, c.sku, c.quantity, c.total_price, c.status
-
-
-def _placed(row: Row) -> PlacedOrder | Reason:
+def _placed(row: Row) -> PlacedOrder | ShopReason:
     if row["refusal"]:
-        return Reason(row["refusal"])
+        return ShopReason(row["refusal"])
     if row["id"] is None:
         raise NotStored("an order was not inserted, though nothing refuses it: by a trigger?")
     return PlacedOrder(row["id"], row["total_price"])

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Protocol
 
-from tidepool.jobs.outcomes import Reason
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import NotStored
 from tidepool.storage import queries, rows
-from worker.jobs.create_product import CreateProduct
-from worker.jobs.set_stock import SetStock
+from worker.reasons import ShopReason
 
-_SQL = queries.load("products")
+_SQL = queries.load("products", "worker.tables")
+CONSTRAINTS = {"products_sku_key": ShopReason.SKU_TAKEN}
+"""What a job is rejected for that breaks one of the constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +34,48 @@ MAX_PAGE_BYTES = 1024 * 1024
 """Bytes of descriptions after which a list of products ends: each may have a megabyte."""
 
 
+class NewProduct(Protocol):
+    """What a new row is made of."""
+
+    @property
+    def sku(self) -> str | None: ...  # noqa: D102  (the column's name says it)
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def description(self) -> str: ...  # noqa: D102
+    @property
+    def price(self) -> Decimal: ...  # noqa: D102
+    @property
+    def category(self) -> str: ...  # noqa: D102
+    @property
+    def in_stock(self) -> bool: ...  # noqa: D102
+
+
+class StockChange(Protocol):
+    """Whether a product is in stock. Either its id or its sku is given."""
+
+    @property
+    def product_id(self) -> int | None: ...  # noqa: D102
+    @property
+    def sku(self) -> str | None: ...  # noqa: D102
+    @property
+    def in_stock(self) -> bool: ...  # noqa: D102
+
+
 class ProductRepository:
     """Products, over one connection. Opens no transaction: writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def create(self, commands: Sequence[CreateProduct]) -> list[int | Reason]:
-        """See `worker.jobs.ports.Products.create`."""
-        given = rows.encode((c.sku, c.name, c.description, c.price, c.category, c.in_stock) for c in commands)
+    async def create(self, products: Sequence[NewProduct]) -> list[int | ShopReason]:
+        """Insert products; returns for each, in order, the new id, or SKU_TAKEN."""
+        given = rows.encode((p.sku, p.name, p.description, p.price, p.category, p.in_stock) for p in products)
         created = await self._connection.fetch(_SQL["create"], given)
-        refused = [command.sku for command, row in zip(commands, created, strict=True) if row["id"] is None]
+        refused = [product.sku for product, row in zip(products, created, strict=True) if row["id"] is None]
         if refused:
             await self._require_taken(refused)
-        return [row["id"] or Reason.SKU_TAKEN for row in created]
+        return [row["id"] or ShopReason.SKU_TAKEN for row in created]
 
     async def _require_taken(self, skus: Sequence[str | None]) -> None:
         """Raise `NotStored` unless each of the skus, which were not inserted, is there."""
@@ -54,13 +83,16 @@ class ProductRepository:
         if not taken.issuperset(skus):
             raise NotStored("a product was not inserted, though its sku is not taken: by a trigger?")
 
-    async def set_stock(self, commands: Sequence[SetStock]) -> list[int | Reason]:
-        """See `worker.jobs.ports.Products.set_stock`."""
-        given = rows.encode((c.product_id, c.sku, c.in_stock) for c in commands)
+    async def set_stock(self, changes: Sequence[StockChange]) -> list[int | ShopReason]:
+        """Set if products are in stock; the last change of a product wins.
+
+        Returns for each, in order, the product's id, or UNKNOWN_PRODUCT.
+        """
+        given = rows.encode((c.product_id, c.sku, c.in_stock) for c in changes)
         changed = await self._connection.fetch(_SQL["set_stock"], given)
         if any(row["found"] and not row["id"] for row in changed):
             raise NotStored("a product was not updated, though it is there: by a trigger?")
-        return [row["id"] or Reason.UNKNOWN_PRODUCT for row in changed]
+        return [row["id"] or ShopReason.UNKNOWN_PRODUCT for row in changed]
 
     async def get_by_id(self, product_id: int) -> Product | None:
         """Return the product with this id, or None."""

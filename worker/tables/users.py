@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from tidepool.jobs.outcomes import Reason
 from tidepool.pool.connection import Connection, Row
 from tidepool.pool.faults import NotStored
 from tidepool.storage import queries, rows
-from worker.jobs.create_user import CreateUser
-from worker.jobs.update_user import UpdateUser
+from worker.reasons import ShopReason
 
-_SQL = queries.load("users")
+_SQL = queries.load("users", "worker.tables")
+CONSTRAINTS = {
+    "users_username_key": ShopReason.USERNAME_TAKEN,
+    "users_email_key": ShopReason.EMAIL_TAKEN,
+}
+"""What a job is rejected for that breaks one of the constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,46 +31,77 @@ class User:
     updated_at: datetime
 
 
+class NewUser(Protocol):
+    """What a new row is made of."""
+
+    @property
+    def username(self) -> str: ...  # noqa: D102  (the column's name says it)
+    @property
+    def email(self) -> str: ...  # noqa: D102
+    @property
+    def full_name(self) -> str: ...  # noqa: D102
+    @property
+    def is_active(self) -> bool: ...  # noqa: D102
+
+
+class UserChange(Protocol):
+    """New values of one user's columns; None leaves a column as it is. Either the id or the username is given."""
+
+    @property
+    def user_id(self) -> int | None: ...  # noqa: D102
+    @property
+    def username(self) -> str | None: ...  # noqa: D102
+    @property
+    def email(self) -> str | None: ...  # noqa: D102
+    @property
+    def full_name(self) -> str | None: ...  # noqa: D102
+    @property
+    def is_active(self) -> bool | None: ...  # noqa: D102
+
+
 class UserRepository:
     """Users, over one connection. Opens no transaction: writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def create(self, commands: Sequence[CreateUser]) -> list[int | Reason]:
-        """See `worker.jobs.ports.Users.create`."""
+    async def create(self, users: Sequence[NewUser]) -> list[int | ShopReason]:
+        """Insert users; returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN."""
         created = await self._connection.fetch(
-            _SQL["create"], rows.encode((c.username, c.email, c.full_name, c.is_active) for c in commands)
+            _SQL["create"], rows.encode((u.username, u.email, u.full_name, u.is_active) for u in users)
         )
         ids: list[int | None] = [row["id"] for row in created]
-        refused = [command for command, user_id in zip(commands, ids, strict=True) if user_id is None]
+        refused = [user for user, user_id in zip(users, ids, strict=True) if user_id is None]
         reasons = iter(await self._reasons(refused) if refused else ())
         return [user_id or next(reasons) for user_id in ids]
 
-    async def _reasons(self, refused: Sequence[CreateUser]) -> list[Reason]:
+    async def _reasons(self, refused: Sequence[NewUser]) -> list[ShopReason]:
         """Return why each was not inserted. Raises `NotStored` if neither its username nor its email is taken."""
         taken = await self._connection.fetch(
-            _SQL["taken"], [command.username for command in refused], [command.email for command in refused]
+            _SQL["taken"], [user.username for user in refused], [user.email for user in refused]
         )
         usernames, emails = {row["username"] for row in taken}, {row["email"] for row in taken}
-        if any(command.username not in usernames and command.email not in emails for command in refused):
+        if any(user.username not in usernames and user.email not in emails for user in refused):
             raise NotStored("a user was not inserted, though neither username nor email is taken: by a trigger?")
-        return [Reason.USERNAME_TAKEN if c.username in usernames else Reason.EMAIL_TAKEN for c in refused]
+        return [ShopReason.USERNAME_TAKEN if u.username in usernames else ShopReason.EMAIL_TAKEN for u in refused]
 
-    async def update(self, commands: Sequence[UpdateUser]) -> list[int | Reason]:
-        """See `worker.jobs.ports.Users.update`."""
+    async def update(self, changes: Sequence[UserChange]) -> list[int | ShopReason]:
+        """Set the given columns, in order if one user has several changes.
+
+        Returns for each the user's id, or UNKNOWN_USER. Raises the `DataFault` of an email that is taken.
+        """
         locked = await self._connection.fetch(
             _SQL["lock"],
-            [command.user_id for command in commands if command.user_id is not None],
-            [command.username for command in commands if command.username is not None],
+            [change.user_id for change in changes if change.user_id is not None],
+            [change.username for change in changes if change.username is not None],
         )
         ids = {row["id"]: row["id"] for row in locked} | {row["username"]: row["id"] for row in locked}
-        found: list[int | None] = [ids.get(command.user_id or command.username) for command in commands]
+        found: list[int | None] = [ids.get(change.user_id or change.username) for change in changes]
         for wave in _one_of_each(found):
-            await self._update_distinct([(found[i], commands[i]) for i in wave])
-        return [user_id or Reason.UNKNOWN_USER for user_id in found]
+            await self._update_distinct([(found[i], changes[i]) for i in wave])
+        return [user_id or ShopReason.UNKNOWN_USER for user_id in found]
 
-    async def _update_distinct(self, changes: list[tuple[int | None, UpdateUser]]) -> None:
+    async def _update_distinct(self, changes: list[tuple[int | None, UserChange]]) -> None:
         status = await self._connection.execute(
             _SQL["update"], rows.encode((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
         )

@@ -6,11 +6,11 @@ import sys
 from contextlib import AsyncExitStack
 
 from producer.demo import working_service
+from producer.http import create_front
 from settings import Settings
 from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.web.app import create_app
 from tidepool.web.server import serve as run_server
 
 _BACKLOG = 2048
@@ -46,7 +46,7 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
         if arguments.demo:
             await beside.enter_async_context(working_service(settings, urls))
         _tell_address(arguments)
-        return await run_server(create_app(settings, urls), listening)
+        return await run_server(create_front(settings, urls), listening)
 
 
 async def _listen(arguments: argparse.Namespace) -> list[socket.socket]:

@@ -22,10 +22,11 @@ from arq.worker import Function, Retry, func
 
 from tidepool.engine.attempt import LARGE, UNKNOWN, UNRUNNABLE, Leave
 from tidepool.jobs import ids as job_ids
+from tidepool.jobs.command import Command, is_newer
 from tidepool.jobs.job import JobTypes
-from tidepool.jobs.outcomes import Applied, Failed, Outcome, Reason, Rejected, RetryLater
-from tidepool.ledger.delivery import Delivery, now_ms
-from worker.jobs.fields import Command, is_newer
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected, RetryLater
+from tidepool.ledger.delivery import Delivery
+from tidepool.queue.wire import now_ms
 
 log = structlog.get_logger(__name__)
 
@@ -91,16 +92,16 @@ class Intake:
         Returns the result where it has another end than it seems: it was applied before its worker was lost, say.
         """
         decided: dict[str, Rejected | Failed] = {
-            "invalid": Rejected(Reason.INVALID, f"the job {reason}"),
-            UNKNOWN: Rejected(Reason.INVALID, f"the job {reason}"),
-            "aborted": Rejected(Reason.ABORTED),
+            "invalid": Rejected(CommonReason.INVALID, f"the job {reason}"),
+            UNKNOWN: Rejected(CommonReason.INVALID, f"the job {reason}"),
+            "aborted": Rejected(CommonReason.ABORTED),
             "failed": Failed(reason),
         }
         named = _readable(function, _MAX_NAME_CHARACTERS)
         if kind == UNKNOWN:
             self._newer.leave(named, call, f"the job {reason}")
         outcome = await self._submit(self._delivery(named, call, decided[kind], content))
-        if isinstance(outcome, Rejected) and outcome.reason == Reason.ABORTED:
+        if isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED):
             return None
         with suppress(JobFailed):
             return as_result(outcome)
@@ -109,7 +110,7 @@ class Intake:
         job_type = self._types.get(function)
         content: Any = args[0] if len(args) == 1 and not fields else fields
         if job_type is None or (args and content is fields):
-            return Rejected(Reason.INVALID, "takes its fields by name, or one object"), fields
+            return Rejected(CommonReason.INVALID, "takes its fields by name, or one object"), fields
         return job_type.parse(content), content
 
     def _delivery(

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import status
 
+from tidepool.jobs.job import JobType
 from tidepool.web.problems import PROBLEM_SCHEMA
-from worker.jobs import JOBS
 
 _PAIRS = (("user_id", "username"), ("product_id", "sku"))
 """Of each pair a command that has both takes exactly one."""
@@ -50,8 +50,8 @@ _HEADERS: list[dict[str, Any]] = [
 ]
 
 
-def describes(function: str, summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the options of a route that takes jobs of *function*, whose path stands for the fields *named*."""
+def describes(job_type: JobType[Any], summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the options of a route that takes jobs of *job_type*, whose path stands for the fields *named*."""
     done = status.HTTP_200_OK if named else status.HTTP_201_CREATED
     waited = "With `Prefer: wait`: the outcome. "
     return {
@@ -64,14 +64,12 @@ def describes(function: str, summary: str, *, named: tuple[str, ...] = ()) -> di
             409: {"description": f"{waited}A rule said no; `code` names it", **PROBLEM_SCHEMA},
             422: {"description": "Not valid, or names what is not there; `code` says which", **PROBLEM_SCHEMA},
         },
-        "openapi_extra": {"requestBody": {"required": True, **_json(_fields(function, named))}, "parameters": _HEADERS},
+        "openapi_extra": {"requestBody": {"required": True, **_json(_fields(job_type, named))}, "parameters": _HEADERS},
     }
 
 
-def _fields(function: str, named: tuple[str, ...]) -> dict[str, Any]:
+def _fields(job_type: JobType[Any], named: tuple[str, ...]) -> dict[str, Any]:
     """Return the schema of the body: the command's, without the fields that the path stands for."""
-    job_type = JOBS.get(function)
-    assert job_type is not None
     schema = job_type.command.model_json_schema()
     schema["properties"] = {name: _told(field) for name, field in schema["properties"].items() if name not in named}
     one_of = [

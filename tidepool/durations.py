@@ -1,0 +1,25 @@
+"""Durations as people write them: 90s, 10m, 1.5h, 7d."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S = 36_500 * _UNITS_S["d"]
+"""A century: what lies further back the calendar may not have."""
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+
+
+def parse(text: str) -> timedelta:
+    """Return the duration that *text* says. Raises `ValueError`, whose text is for people."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no duration such as 90s, 10m, 1.5h or 7d")
+    seconds = float(match[1]) * _UNITS_S[match[2]]
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{text!r} is longer than 36500d")
+    return timedelta(seconds=seconds)
+
+
+def before_now(ago: timedelta | None) -> datetime | None:
+    """Return the time that is *ago* before now; None stays None."""
+    return None if ago is None else datetime.now(UTC) - ago

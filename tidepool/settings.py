@@ -1,0 +1,361 @@
+"""The configuration of a process, read from the environment once, at the start.
+
+An application adds its own settings in a subclass of `Settings`. This module is the only reader of the environment.
+Each field is the variable of the same name in capitals; its description gives meaning, unit, special values and
+default. `Settings.load` either returns settings that were checked as a whole or raises `SettingsError`, whose text has
+one line for each variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
+"""
+
+import getpass
+import hashlib
+import ipaddress
+import os
+import pwd
+import socket
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticUseDefault
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tidepool import libpq
+from tidepool.urls import UrlError, check_redis, parse_postgres, require
+
+__all__ = ["Network", "Settings", "SettingsError", "child_environment"]
+
+_WORKER_NAME_LENGTH = 40
+_DIGEST_LENGTH = 8
+
+
+class SettingsError(Exception):
+    """The environment does not make a valid configuration: one line for each variable that is wrong."""
+
+
+def _shares(text: object) -> object:
+    """Read `function=share,…`; what is no text is a value already."""
+    if not isinstance(text, str):
+        return text
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if len({name for name, _, _ in pairs}) < len(pairs) or not all(name.strip() for name, _, _ in pairs):
+        raise ValueError("must name functions, each once, as in place_order=0.5,create_user=0.25")
+    return {name.strip(): share.strip() for name, _, share in pairs}
+
+
+def _require_ascii(password: SecretStr) -> SecretStr:
+    if not (password.get_secret_value().isascii() and password.get_secret_value().isprintable()):
+        raise ValueError("must be of printable ASCII characters")
+    return password
+
+
+def _require_strong(token: SecretStr) -> SecretStr:
+    """Refuse a token that can be guessed: too few different pairs of neighbours, runs such as aaaa or 1234 left out."""
+    text = _require_ascii(token).get_secret_value()
+    if " " in text:
+        raise ValueError("must be without blanks: no caller could send it")
+    pairs = {pair for pair in pairwise(text) if abs(ord(pair[0]) - ord(pair[1])) > 1}
+    if len(pairs) < _MIN_PAIRS:
+        raise ValueError("is too easy to guess; take what `openssl rand -hex 24` prints")
+    return token
+
+
+def _networks(text: object) -> object:
+    """Read `address,network,…`; what is no text is a value already."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("must be addresses or networks, as in 10.0.0.7,192.168.4.0/24,fd00::/8") from None
+
+
+_MIN_PAIRS = 10
+"""`sesame-open-sesame` has eleven, `passwordpassword` seven, 24 random bytes in hexadecimal about forty."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _expanded(path: Path) -> Path:
+    """Return *path* with `~` at its beginning replaced by the home directory, as a shell does."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but this process has no such home directory") from None
+
+
+def _worker_name() -> str:
+    """Return the host's name; of one that is too long, its beginning and a digest, so that no two are the same."""
+    host = socket.gethostname()
+    if len(host) <= _WORKER_NAME_LENGTH:
+        return host
+    digest = hashlib.sha256(host.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{host[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+Password = Annotated[SecretStr, AfterValidator(_require_ascii)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with unit, default and bounds. Immutable."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True)
+
+    # Where the servers are. Neither PostgreSQL nor Redis named: embedded servers under DATA_DIR.
+    database_url: SecretStr | None = None
+    """PostgreSQL as `postgresql://user:password@host:port/name`, with `?sslmode=verify-full&sslrootcert=/path/ca.pem`
+    for TLS. Wins over the DB_* variables. `docs/operations.md` has the parameters."""
+    db_host: str | None = None
+    """Host of PostgreSQL, where DATABASE_URL is not given."""
+    db_port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """Port of PostgreSQL. Default 5432."""
+    db_name: str = "tidepool"
+    """Database. Default tidepool."""
+    db_user: str = "tidepool"
+    """Role. Default tidepool."""
+    db_password: SecretStr | None = None
+    """Password of the role. Default none."""
+    redis_url: SecretStr | None = None
+    """Redis as `redis://user:password@host:port/0`, `rediss://` for TLS (with
+    `?ssl_ca_certs=/path/ca.pem` for a CA of your own) or `unix://`, with the database's number as path or `?db=`."""
+    data_dir: Annotated[Path, AfterValidator(_expanded)] = Path(".data")
+    """Directory of the embedded servers' data; `~/` is the home directory. Default .data."""
+
+    # The connection pool of one process.
+    pool_min_size: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Connections that are opened at the start; one of them is kept open, the others while they are used. Default 1."""
+    pool_max_size: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Connections at the most, and so batches that are committed at a time; fewer while the fleet's share of the
+    server's connections is less. Default 4: fewer connections make larger batches, and on small machines larger
+    batches win."""
+    pool_shares: Annotated[dict[str, Share], NoDecode, BeforeValidator(_shares)] = Field(default_factory=dict)
+    """Parts of the connections that single functions may have at a time, as `place_order=0.5,create_user=0.25`: a
+    bulkhead, so that those whose transactions are long leave the others a connection. Default none."""
+    pool_max_queries: Annotated[int, Field(ge=1)] = 50_000
+    """Queries after which a connection is replaced. Default 50,000."""
+    pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """Seconds after which an idle connection is closed; 0 = never. Default 300."""
+    acquire_timeout: Annotated[float, Field(ge=0.001, le=3600)] = 10.0
+    """Seconds to wait for a connection of the pool. Default 10."""
+    command_timeout: Annotated[float, Field(ge=0.01, le=3600)] = 10.0
+    """Seconds that one statement may take, seen from here and, as statement_timeout, on the server. Default 10."""
+    connect_timeout: Annotated[float, Field(ge=0.01, le=300)] = 5.0
+    """Seconds to wait for a new connection, of PostgreSQL and of Redis. Default 5."""
+    connection_margin: Annotated[int, Field(ge=0, le=1000)] = 5
+    """Connections of the server that the workers leave free, together, beside those that are in other hands: for a
+    shell, and for whoever comes between two looks at the server. Default 5."""
+    migrate_on_start: bool = True
+    """Apply missing migrations when a worker starts. Default true; else run `python -m worker migrate`."""
+
+    work_password: Password | None = None
+    """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
+    read_password: Password | None = None
+    """The same of the role tidepool_read. Default none."""
+
+    # Jobs.
+    queue_name: Annotated[str, Field(min_length=1, max_length=512)] = "arq:queue"
+    """The queue's key in Redis. Default arq:queue, which is arq's."""
+    max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
+    max_held_bytes: Annotated[int, Field(ge=1_048_576, le=2**40)] = 16_777_216
+    """Bytes of job content that a process holds at a time: it claims no more while the jobs at hand have as many. A
+    job of 4 KiB or less counts nothing here, since MAX_JOBS bounds them. Memory is up to eight times as much.
+    Default 16,777,216."""
+    max_tries: Annotated[int, Field(ge=1, le=100)] = 5
+    """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
+    newer_job_wait: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """Seconds for which a worker leaves a job of an unknown function, or with unknown fields only, to a newer worker
+    before it rejects it as invalid. 0: rejected at once. Default 600."""
+    job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
+    """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
+    bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
+    lease: Annotated[float, Field(ge=1, le=3600)] = 5.0
+    """Seconds after which the jobs of a worker that is gone run elsewhere. A worker, or a Redis, that stands still for
+    three quarters of it loses nothing. Default 5."""
+    batch_limit: Annotated[int, Field(ge=1, le=5000)] = 500
+    """Jobs in one transaction at the most. Default 500."""
+    poll_delay: Annotated[float, Field(gt=0, le=60)] = 0.02
+    """Seconds between two looks into an empty queue, where Redis cannot wake a worker (a proxy). Default 0.02."""
+    keep_result: Annotated[float, Field(ge=60, le=31_536_000)] = 3600.0
+    """Seconds that Redis keeps an outcome for `Job.result()`; the ledger keeps it longer. Default 3,600."""
+    shutdown_wait: Annotated[int, Field(ge=1, le=3600)] = 15
+    """Seconds that a worker which was told to stop gives to the jobs it has. Default 15."""
+
+    # Watching.
+    worker_name: Annotated[str, Field(min_length=1, max_length=_WORKER_NAME_LENGTH, pattern=r"^[\x21-\x7e]+$")] = Field(
+        default_factory=_worker_name
+    )
+    """What `arq --check` asks for; give each worker of one host its own. Default the host's name; of one longer than
+    40 characters the first 31, and a digest of all of it."""
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port on which a worker answers `/health/live`, `/health/ready` and `/metrics`; each worker of one host needs its
+    own. Default none: it does not."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address of that port; `0.0.0.0` for a Prometheus on another machine. Default 127.0.0.1."""
+    enable_monitoring: bool = True
+    """Write pool snapshots. Default true."""
+    stats_interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+    """Seconds between two pool snapshots; ticks are multiples of it. Default 5."""
+    snapshot_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 365.0
+    """Days after which snapshots are pruned. Of those older than a day one a minute is left, after seven days one an
+    hour. Default 365."""
+    result_keep_days: Annotated[float, Field(ge=2, le=36_500)] = 30.0
+    """Days after which ledger rows are pruned. At least 2: a job may come back from Redis for a day, and only its
+    ledger row keeps it from being applied again. Default 30."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least level that is logged. Default INFO."""
+
+    # The HTTP front.
+    front_token: Annotated[SecretStr, Field(min_length=16), AfterValidator(_require_strong)] | None = None
+    """What callers of the front must have, 16 characters or more and hard to guess (`openssl rand -hex 24`): as
+    `Authorization: Bearer`, or to sign in with a browser. Without one it binds to loopback only. Default none."""
+    front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
+    """Requests a second that the front takes from one IPv4 address or IPv6 /64 network; 0 = any number. Callers with
+    the token are counted apart from those without. Default 5,000."""
+    front_trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto the front believes, as
+    `10.0.0.7,fd00::/8`. Default none: nobody is believed."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trimmed(cls, value: object) -> object:
+        """Take blanks and line ends off, as `.env` files leave them; what is empty then counts as absent."""
+        if not isinstance(value, str):
+            return value
+        trimmed = value.strip()
+        if not trimmed:
+            raise PydanticUseDefault
+        if not trimmed.isprintable():
+            raise ValueError("has a control character, or bytes that are not UTF-8")
+        if trimmed[0] in "\"'`" and trimmed[0] == trimmed[-1] and len(trimmed) > 1:
+            raise ValueError("is in quotes, which some readers of .env files leave: write it without them")
+        return trimmed
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.pool_min_size > self.pool_max_size:
+            raise ValueError(f"POOL_MIN_SIZE: is {self.pool_min_size}, more than POOL_MAX_SIZE, {self.pool_max_size}")
+        if self.database is None and self.redis_url is not None:
+            raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
+        if self.database is not None and self.redis_url is None:
+            raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
+        self._check_urls()
+        return self
+
+    def _check_urls(self) -> None:
+        """Raise `ValueError`, which names the variable, unless both servers' addresses can be used."""
+        if self.database is not None:
+            variable = "DATABASE_URL" if self.database_url is not None else "DB_HOST"
+            require(variable, self.database.get_secret_value(), parse_postgres)
+        if self.redis_url is not None:
+            require("REDIS_URL", self.redis_url.get_secret_value(), check_redis)
+
+    @property
+    def database(self) -> SecretStr | None:
+        """PostgreSQL's URL, put together from the DB_* variables where DATABASE_URL is absent; None = embedded."""
+        if self.database_url is not None or self.db_host is None:
+            return self.database_url
+        password = f":{quote(self.db_password.get_secret_value(), safe='')}" if self.db_password else ""
+        host = f"[{self.db_host}]" if ":" in self.db_host else quote(self.db_host, safe="")
+        user, name = quote(self.db_user, safe=""), quote(self.db_name, safe="")
+        return SecretStr(f"postgresql://{user}{password}@{host}:{self.db_port}/{name}")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this process uses the embedded servers."""
+        return self.database is None
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read and check the settings.
+
+        *environment* replaces the process's own, for tests. Raises `SettingsError`.
+        """
+        try:
+            settings = cls() if environment is None else cls._of_mapping(environment)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_line(detail) for detail in error.errors(include_input=False))) from None
+        _check_environment(settings, os.environ if environment is None else environment)
+        return settings
+
+    @classmethod
+    def load_or_exit(cls) -> Self:
+        """Read and check the settings; if they are wrong, print why on standard error and exit with status 2."""
+        _name_user_and_home()
+        libpq.drop_empty_variables(os.environ)
+        try:
+            return cls.load()
+        except SettingsError as error:
+            print(error, file=sys.stderr)  # noqa: T201  (the start of every command)
+            raise SystemExit(2) from None
+
+    @classmethod
+    def _of_mapping(cls, environment: Mapping[str, str]) -> Self:
+        known = {name.lower(): value for name, value in environment.items() if value}
+        return cls.model_validate({k: v for k, v in known.items() if k in cls.model_fields})
+
+
+def _name_user_and_home() -> None:
+    """Set HOME and USER where asyncpg would fail over them, as for a user id that the passwd database does not know.
+
+    It looks for files in HOME, and takes one that it may not enter for a server that is away; and it asks for the
+    user's name where a URL has none, which is then the number.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  (as it is where there is none)
+    if not os.access(home, os.X_OK):
+        os.environ["HOME"] = "/nonexistent"
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", str(os.getuid()))
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with some variables changed, for a process that it starts."""
+    return {**os.environ, **variables}
+
+
+def _check_environment(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Check what asyncpg takes out of the environment, as libpq does. Raises `SettingsError`."""
+    if settings.database is None:
+        return
+    try:
+        libpq.check(settings.database.get_secret_value(), environment)
+    except UrlError as error:
+        raise SettingsError(str(error)) from None
+    _require_user(settings.database, environment)
+
+
+def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
+    """Raise `SettingsError` where neither the URL nor the system says as which role to connect."""
+    parsed = parse_postgres(database.get_secret_value())
+    if parsed.user or "service" in parsed.parameters or environment.get("PGUSER"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        raise SettingsError(
+            f"DATABASE_URL: names no user, and this process's user, {os.getuid()}, has no name: "
+            "write postgresql://user@host/name"
+        ) from None
+
+
+def _line(detail: ErrorDetails) -> str:
+    said = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return said
+    return f"{str(detail['loc'][0]).upper()}: {said[0].lower()}{said[1:]}"
