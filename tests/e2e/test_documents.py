@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from documents import FENCE, PAGES, ROOT, Reader, blocks
 
+from lab.__main__ import parser as lab_parser
 from producer import __main__ as producer_main
-from worker.__main__ import parser as worker_parser
+from tidepool.cli.main import parser as operators_parser
 
 RUN = ("sh", "python")
 NO_ADVICE = "worker advise"
@@ -92,8 +93,8 @@ def _parse(program: str, words: list[str]) -> None:
         "requeue": producer_main.requeue_parser,
         "serve": producer_main.serve_parser,
     }
-    if program == "worker":
-        worker_parser().parse_args(words)
+    if program in ("worker", "lab"):
+        (operators_parser() if program == "worker" else lab_parser()).parse_args(words)
     elif make := parsers.get(words[0]):
         make().parse_args(words[1:])
     else:

@@ -14,8 +14,9 @@ import pytest
 from own_servers import a_standby
 from redis import Redis
 
+from lab.__main__ import parser as lab_parser
 from producer.__main__ import COMMANDS
-from worker.__main__ import parser
+from tidepool.cli.main import parser as operators_parser
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "geheim"
@@ -23,12 +24,12 @@ MEASURES = {"bench", "tune", "pool-test", "load-test", "layouts"}
 """They make databases of their own, and use one Redis database: one at a time."""
 WORDS = {
     "producer": ("--jobs", "3"),
-    "worker bench": ("--parts", "acquire", "--repeat", "1"),
-    "worker drill": ("--list",),
-    "worker tune": ("--values", "1,2", "--repeats", "2", "--seconds", "0.2"),
-    "worker pool-test": ("--max-concurrent", "5", "--seconds", "0.1"),
-    "worker load-test": ("--users", "1", "--requests", "2"),
-    "worker layouts": ("--connections", "2", "--shards", "2", "--seconds", "0.2", "--repeats", "1"),
+    "lab bench": ("--parts", "acquire", "--repeat", "1"),
+    "lab drill": ("--list",),
+    "lab tune": ("--values", "1,2", "--repeats", "2", "--seconds", "0.2"),
+    "lab pool-test": ("--max-concurrent", "5", "--seconds", "0.1"),
+    "lab load-test": ("--users", "1", "--requests", "2"),
+    "lab layouts": ("--connections", "2", "--shards", "2", "--seconds", "0.2", "--repeats", "1"),
     "arq": ("worker.WorkerSettings",),
     "arq --check": ("worker.WorkerSettings",),
 }
@@ -39,12 +40,12 @@ FINE = {
     "producer serve": {143},
     "worker advise": {1},
     "worker services": {2},
-    "worker pool-test": {0, 1},
+    "lab pool-test": {0, 1},
     "arq": WORKER,
     "arq --check": {1},
 }
 """The statuses in an environment in which nothing is wrong, but 0: a busy machine may cost pool-test a timeout."""
-NEEDS_NOTHING = {"worker urls", "worker drill"}
+NEEDS_NOTHING = {"worker urls", "lab drill"}
 NO_REDIS = {
     "producer results",
     "worker snapshots",
@@ -58,8 +59,10 @@ NO_REDIS = {
 
 def commands() -> list[str]:
     """Return every command that there is, from the parsers."""
-    (words,) = parser()._subparsers._group_actions  # pyright: ignore[reportOptionalMemberAccess]
-    ours = ["producer", *(f"producer {word}" for word in COMMANDS), *(f"worker {word}" for word in words.choices or ())]
+    ours = ["producer", *(f"producer {word}" for word in COMMANDS)]
+    for program, parser in (("worker", operators_parser()), ("lab", lab_parser())):
+        (words,) = parser._subparsers._group_actions  # pyright: ignore[reportOptionalMemberAccess]
+        ours += [f"{program} {word}" for word in words.choices or ()]
     return [*ours, "arq", "arq --check"]
 
 
@@ -179,7 +182,7 @@ def made_environments(servers: Any, home: str, standby: str) -> Iterator[tuple[s
     yield "full output", Environment(unwritten, well, {"output": "/dev/full"})
     yield "full errors", Environment(fine, well, {"errors": "/dev/full"})
     yield "no temporary directory", Environment(fine, well | {"TMPDIR": "/proc/none"})
-    closed = refused_by(lambda command: command == "worker tune")
+    closed = refused_by(lambda command: command == "lab tune")
     yield "unwritable DATA_DIR", Environment(closed, well | {"DATA_DIR": "/proc/none"})
 
 
@@ -232,7 +235,7 @@ def case(number: int, command: str, environment: Environment) -> dict[str, Any]:
 
 def starts_processes(command: str, environment: Environment) -> bool:
     """Return whether the command gets as far as to start workers or shards, which takes seconds."""
-    return command in ("worker tune", "worker load-test", "worker layouts") and (
+    return command in ("lab tune", "lab load-test", "lab layouts") and (
         environment.status(command) == {0} or bool(environment.streams)
     )
 

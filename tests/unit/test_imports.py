@@ -1,4 +1,4 @@
-"""Which part may know which: the arrows of the design, walked through the imports."""
+"""Which part may import which: the walls of the design, checked on the imports themselves."""
 
 import ast
 from collections.abc import Iterator
@@ -7,41 +7,50 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("tidepool", "worker", "producer", "lab")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in [
-        ROOT / "settings.py",
-        ROOT / "tidepool/urls.py",
-        ROOT / "tidepool/libpq.py",
-        *(ROOT / "worker").rglob("*.py"),
-        *(ROOT / "producer").rglob("*.py"),
-    ]
+    for path in [ROOT / "settings.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
 }
-MAY_TOUCH_ENVIRON = {"settings", "tidepool.embedded.programs"}
+MAY_TOUCH_ENVIRON = {"tidepool.settings", "tidepool.embedded.programs"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
-MAY_KNOW_ASYNCPG = ("tidepool.storage", "lab.bench", "lab.drill")
-"""`bench` measures bare transactions, and makes and drops a database to do it: no code of the service uses it.
-`drill` has to see errors as they are, and the database past all that it breaks."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "worker": ("producer",),
-    "worker.jobs": ("asyncpg", "redis", "arq", "settings", "tidepool.storage", "tidepool.engine", "tidepool.health"),
-    "tidepool.engine": ("asyncpg", "tidepool.storage", "tidepool.health", "settings"),
-    "tidepool.storage": ("redis", "arq", "settings", "tidepool.engine", "tidepool.health", "tidepool.queue.connection"),
-    "tidepool.health": ("redis", "arq", "asyncpg", "settings", "tidepool.engine"),
-    "tidepool.jobs.outcomes": ("worker", "producer", "settings", "asyncpg", "redis", "arq", "pydantic"),
-    "tidepool.ledger.batcher": ("asyncpg", "redis", "arq", "settings", "tidepool.storage", "tidepool.engine"),
-    "tidepool.fleet.budget": ("asyncpg", "arq", "settings", "tidepool.health"),
-    "tidepool.ledger.ledger": ("asyncpg", "redis", "arq", "settings", "tidepool.engine"),
-    "tidepool.ledger.delivery": ("asyncpg", "redis", "arq", "settings", "tidepool.storage", "tidepool.engine"),
-    "settings": ("worker", "producer"),
-    "urls": ("worker", "producer", "settings", "asyncpg", "redis", "libpq"),
-    "libpq": ("worker", "producer", "settings", "asyncpg", "redis"),
-    "producer.workload": ("asyncpg", "redis", "arq", "settings"),
-    "producer.commands_file": ("asyncpg", "redis", "arq", "settings"),
-    "producer.report": ("asyncpg", "redis", "arq", "settings"),
+    "tidepool": ("worker", "producer", "settings", "lab"),
+    "worker": ("producer", "lab", "asyncpg", "redis", "arq"),
+    "producer": ("lab", "asyncpg"),
+    "settings": ("worker", "producer", "lab"),
+    "tidepool.jobs": ("asyncpg", "redis", "arq", "tidepool.settings", "tidepool.storage", "tidepool.engine"),
+    "tidepool.queue": ("asyncpg", "tidepool.engine", "tidepool.ledger", "tidepool.storage", "tidepool.settings"),
+    "tidepool.engine": ("asyncpg", "tidepool.pool", "tidepool.storage", "tidepool.health", "tidepool.settings"),
+    "tidepool.ledger": ("asyncpg", "redis", "arq", "tidepool.engine", "tidepool.settings"),
+    "tidepool.pool": ("redis", "arq", "tidepool.jobs", "tidepool.settings", "tidepool.storage"),
+    "tidepool.storage": ("redis", "arq", "tidepool.engine", "tidepool.health", "tidepool.queue", "tidepool.settings"),
+    "tidepool.health": ("redis", "arq", "asyncpg", "tidepool.engine", "tidepool.settings"),
+    "tidepool.advice": ("redis", "arq", "asyncpg", "tidepool.engine", "tidepool.queue", "tidepool.settings"),
+    "tidepool.fleet": ("asyncpg", "arq", "tidepool.settings", "tidepool.health"),
+    "tidepool.urls": ("asyncpg", "redis", "tidepool.settings"),
+    "producer.workload": ("redis", "arq", "settings"),
+    "producer.commands_file": ("redis", "arq", "settings"),
+    "producer.report": ("redis", "arq", "settings"),
 }
 """A package, and what neither it nor anything below it imports."""
+MAY_KNOW = {
+    "asyncpg": ("tidepool.pool", "tidepool.storage", "lab"),
+    "arq": (
+        *("tidepool.queue", "tidepool.engine", "lab"),
+        *("tidepool.cli.terminal", "tidepool.client", "tidepool.lifecycle"),
+        *("tidepool.web.accepting", "tidepool.web.services", "tidepool.web.waiting"),
+    ),
+    "redis": (
+        *("tidepool.queue", "tidepool.engine", "tidepool.embedded.redis", "lab"),
+        *("tidepool.cli.terminal", "tidepool.client", "tidepool.fleet.budget", "tidepool.lifecycle"),
+        *("tidepool.web.picture", "tidepool.web.problems", "tidepool.web.waiting"),
+    ),
+}
+"""A driver, and who may import it. Modules beside `pool`, `queue` and `engine` know a client's type or its errors."""
+KNOWN_CYCLES = {frozenset({"tidepool.engine.attempt", "tidepool.engine.worker"})}
+"""For types only: an attempt is given the worker that it is made by."""
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -59,30 +68,98 @@ def is_in(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+def crossings(modules: dict[str, Path]) -> list[str]:
+    """Return each import that FORBIDDEN forbids, as `importer → imported`."""
+    return [
+        f"{module} → {name}"
+        for module, path in modules.items()
+        for name in imports_of(path)
+        if any(
+            is_in(module, package) and is_in(name, forbidden)
+            for package, forbidden_ones in FORBIDDEN.items()
+            for forbidden in forbidden_ones
+        )
+    ]
+
+
+def edges() -> dict[str, set[str]]:
+    """Return for each module which others of ours it imports."""
+
+    def module_of(name: str) -> str:
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        module: {target for name in imports_of(path) if (target := module_of(name)) and target != module}
+        for module, path in MODULES.items()
+    }
+
+
+def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Return the groups of nodes that reach each other."""
+
+    def reachable(start: str) -> set[str]:
+        seen, waiting = set[str](), [start]
+        while waiting:
+            found = graph.get(waiting.pop(), set()) - seen
+            seen |= found
+            waiting += found
+        return seen
+
+    reach = {node: reachable(node) for node in graph}
+    return {frozenset(other for other in reach[node] if node in reach.get(other, ())) for node in graph} - {frozenset()}
+
+
+def room_of(module: str) -> str:
+    """Return the folder of a module of the library, or its package."""
+    return ".".join(module.split(".")[:2]) if is_in(module, "tidepool") else module.split(".")[0]
+
+
 def test_the_walk_sees_something() -> None:
-    """Else an empty list of crossed arrows would mean nothing."""
-    assert {"settings", "worker", "tidepool.ledger.ledger", "tidepool.pool.pool", "tidepool.client"} <= set(MODULES)
+    """An empty list of crossings would mean nothing otherwise."""
+    assert {"settings", "worker", "tidepool.ledger.ledger", "tidepool.pool.pool", "lab.bench"} <= set(MODULES)
     assert "tidepool.pool.pool.Pool" in set(imports_of(MODULES["tidepool.ledger.ledger"]))
 
 
+def test_no_wall_is_crossed() -> None:
+    """Each crossing is named: who imports what it may not know."""
+    assert [] == crossings(MODULES)
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_no_arrow_is_crossed(package: str) -> None:
-    """Each crossed one is named: who imports what it may not know."""
-    crossed = [
-        f"{module} → {name}"
-        for module, path in MODULES.items()
-        if is_in(module, package)
-        for name in imports_of(path)
-        if any(is_in(name, forbidden) for forbidden in FORBIDDEN[package])
-    ]
-    assert [] == crossed
+def test_a_planted_crossing_is_found(package: str, tmp_path: Path) -> None:
+    """Of each kind, also one that is for types only."""
+    for forbidden in FORBIDDEN[package]:
+        planted = tmp_path / "planted.py"
+        planted.write_text(f"if TYPE_CHECKING:\n    from {forbidden} import anything\n", "utf-8")
+        assert [f"{package}.planted → {forbidden}.anything"] == crossings({f"{package}.planted": planted})
 
 
-def test_only_the_database_package_knows_asyncpg() -> None:
-    """It comes without types and with its own errors: both stay in there."""
-    known_by = {module for module, path in MODULES.items() if any(is_in(name, "asyncpg") for name in imports_of(path))}
-    assert {module for module in known_by if not any(is_in(module, package) for package in MAY_KNOW_ASYNCPG)} == set()
-    assert known_by
+@pytest.mark.parametrize("driver", MAY_KNOW)
+def test_only_some_rooms_know_a_driver(driver: str) -> None:
+    """Its types and errors stay in there. Nobody is listed who does not import it."""
+    known_by = {module for module, path in MODULES.items() if any(is_in(name, driver) for name in imports_of(path))}
+    assert set() == {one for one in known_by if not any(is_in(one, package) for package in MAY_KNOW[driver])}
+    assert set() == {package for package in MAY_KNOW[driver] if not any(is_in(one, package) for one in known_by)}
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports for types only count."""
+    assert KNOWN_CYCLES == cycles(edges())
+
+
+def test_no_rooms_import_each_other() -> None:
+    """The library's folders can be read from the bottom to the top."""
+    graph: dict[str, set[str]] = {}
+    for module, targets in edges().items():
+        graph.setdefault(room_of(module), set()).update({room_of(one) for one in targets} - {room_of(module)})
+    assert set() == cycles(graph)
+
+
+def test_a_planted_cycle_is_found() -> None:
+    """Over any number of steps."""
+    assert {frozenset("abc")} == cycles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()})
 
 
 def test_only_the_settings_touch_the_environment() -> None:
