@@ -44,7 +44,10 @@ _POOLED_HINT = "(a pooler in transaction mode? Use its session mode, or ?stateme
 _HINTS = {
     **dict.fromkeys(_POOLED, _POOLED_HINT),
     **dict.fromkeys(("42P01", "42883"), "(are the tables there? `python -m worker migrate` makes them)"),
-    "42703": "(is a migration missing? `python -m worker migrate` applies it; or is the table somebody else's?)",
+    "42703": (
+        "(is a migration missing? `python -m worker migrate` applies it; "
+        "or is the table somebody else's? Then give Tidepool a database of its own)"
+    ),
     **dict.fromkeys(
         ("42P06", "42P07", "42701", "42710", "42723", "42804", "42809"),
         "(the database has something else of this name: give Tidepool a database of its own)",
