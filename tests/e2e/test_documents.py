@@ -22,7 +22,7 @@ NO_ADVICE = "worker advise"
 """Exit status 1 is documented: there is no advice to give on a few minutes of a young service."""
 SERVE = re.compile(r"\bproducer serve\b")
 """Ends by Ctrl-C here, with the status that the README documents for it. `arq` ends with 0."""
-PROGRAM = re.compile(r"python -m (worker|producer)\b([^`|;)&>]*)")
+PROGRAM = re.compile(r"python -m (worker|producer|lab)\b([^`|;)&>]*)")
 
 
 @pytest.fixture

@@ -1,1 +1,5 @@
-"""The worker processes as a group: who they are, and how many connections each may have."""
+"""The worker processes as a group.
+
+- `identity`  the name of a process
+- `budget`    how many of the server's connections this process may have; `capacity` reads how many there are
+"""

@@ -1,12 +1,9 @@
-"""How a process is, for those who ask: rows for the record, words for operators, text for Prometheus.
+"""What a process records, and what it answers about itself.
 
-- `recorder` writes a snapshot each tick, by way of `journal`; `watcher` and `loop_lag` see what happens between
-- `pruner` deletes what is past its time, and thins what is old
-- `study` reads the record of processes that are set up alike, `window` sums it up, `verdict` says what limits them, and
-  `advisor` (with `queueing`'s models) which size their pools should have; `adviser` notes the advice, `fleet` is all of
-  it for a page, and `kept` keeps an answer for however many ask
-- `readiness` says whether a process can do its work now; `serving` answers that, and `metrics`, on a worker's own port
-  (by `probes`, loaded only where there is one)
+- `recorder`   writes a snapshot each tick, through `journal`; `watcher` and `loop_lag` see what happens in between
+- `pruner`     deletes rows past their time, and thins old ones
+- `readiness`  whether the process can do its work now; `kept` caches an answer for many callers
+- `serving`    answers that, and `metrics`, on a worker's own port (by `probes`, imported only if there is one)
 
-Reads the pool facade and the ledger's tally; writes over a connection of its own.
+It reads the pool and the ledger's tally, and writes over a connection of its own.
 """

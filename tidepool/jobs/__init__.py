@@ -1,1 +1,2 @@
-"""How a job is declared, and the outcomes it can have."""
+"""How a job is declared (`job`, `command`), what its id may be (`ids`), and the outcomes it can have (`outcomes`).
+"""

@@ -1,1 +1,7 @@
-"""From an attempt to the commit: intake, batches, and the ledger's transaction."""
+"""From an attempt at a job to the commit.
+
+- `delivery`  one attempt at a job
+- `batcher`   gathers deliveries of one function while the connections are busy
+- `ledger`    one batch from arguments to outcomes, in one transaction
+- `tally`     counts outcomes and batches since the process started
+"""
