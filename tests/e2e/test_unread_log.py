@@ -44,7 +44,7 @@ def test_jobs_run_and_the_worker_ends_when_it_is_asked_to(service: Service, full
 
 CRASH = """
 import sys
-from worker import logs
+from tidepool import logs
 logs.configure("INFO")
 import structlog
 structlog.get_logger("test").info("before")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 MEMBER = """
 import sys
 from pathlib import Path
-from worker import embedded
+from tidepool import embedded
 membership = embedded.join(Path(sys.argv[1]))
 Path(sys.argv[2]).touch()
 sys.stdin.read()

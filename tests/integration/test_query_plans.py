@@ -7,11 +7,12 @@ import pytest
 
 from tidepool.storage import queries
 
-TABLES = ("results", "users", "products", "orders")
+TABLES = {"results": "tidepool.storage", **dict.fromkeys(("users", "products", "orders"), "worker.tables")}
+"""Each with its package."""
 BATCHED = [
     (table, name)
-    for table in TABLES
-    for name, text in queries.load(table).items()
+    for table, package in TABLES.items()
+    for name, text in queries.load(table, package).items()
     if re.search(r"\[\]|jsonb_", text) and not re.search(r"\$\d::\w+\[\] IS NULL OR", text)
 ]
 
@@ -29,7 +30,7 @@ async def test_no_kept_plan_compares_each_row_with_each_value_of_a_batch(
 
     Quadratic are a scan that looks through an array for each row, and a nested loop with a condition of its own.
     """
-    text = queries.load(table)[name]
+    text = queries.load(table, TABLES[table])[name]
     values = ", ".join(["NULL"] * len(set(re.findall(r"\$\d", re.sub("--.*", "", text)))))
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     await connection.execute(f"PREPARE kept AS {text}")

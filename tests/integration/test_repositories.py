@@ -92,8 +92,8 @@ async def test_a_users_orders_are_listed_newest_first(repositories: Tables) -> N
     await repositories.products.create([a_product("LAMP", price="2.50")])
     assert isinstance(user_id, int)
     assert isinstance(other, int)
-    await repositories.orders.place([a_job(an_order("ada", quantity=n), f"o{n}") for n in range(1, 6)])
-    await repositories.orders.place([a_job(an_order("eve"), "not hers")])
+    await repositories.orders.place([(f"o{n}", an_order("ada", quantity=n)) for n in range(1, 6)])
+    await repositories.orders.place([("not hers", an_order("eve"))])
     first = await repositories.orders.of_user(user_id, limit=3)
     second = await repositories.orders.of_user(user_id, before_id=first[-1].id, limit=3)
     assert ["o5", "o4", "o3", "o2", "o1"] == [order.job_id for order in first + second]
@@ -115,7 +115,7 @@ async def test_sql_in_values_stays_text(repositories: Tables, connection: Any, t
     await repositories.users.create([a_user("canary"), a_user(text, email="i@x", full_name=text)])
     await repositories.products.create([a_product(text, name=text, description=text, category=text)])
     await repositories.users.update([a_change(text, full_name=text + "!")])
-    await repositories.orders.place([a_job(an_order(text, text, status=text), text)])
+    await repositories.orders.place([(text, an_order(text, text, status=text))])
     user = await repositories.users.get_by_username(text)
     assert user is not None
     assert (text, text + "!") == (user.username, user.full_name)

@@ -113,7 +113,7 @@ def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
 
 def room_of(module: str) -> str:
     """Return the folder of a module of the library, or its package."""
-    return ".".join(module.split(".")[:2]) if is_in(module, "tidepool") else module.split(".")[0]
+    return ".".join(module.split(".")[:2]) if is_in(module, "tidepool") else module.split(".", maxsplit=1)[0]
 
 
 def test_the_walk_sees_something() -> None:

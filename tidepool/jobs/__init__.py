@@ -1,2 +1,1 @@
-"""How a job is declared (`job`, `command`), what its id may be (`ids`), and the outcomes it can have (`outcomes`).
-"""
+"""How a job is declared (`job`, `command`), what its id may be (`ids`), and the outcomes it can have (`outcomes`)."""
