@@ -43,6 +43,14 @@ def test_the_faults_are_listed(service: Service) -> None:
     assert "earthquake: not of kill," in refused.stderr
 
 
+def test_the_old_command_still_works_and_says_where_it_is(service: Service) -> None:
+    """What it prints on standard output stays one document."""
+    ended = service.run("worker", "drill", "--list", "--json")
+    assert 0 == ended.status
+    assert service.run("lab", "drill", "--list", "--json").document == ended.document
+    assert "python -m worker drill has moved: python -m lab drill" == ended.stderr.strip()
+
+
 NAMED = ("--rate", "200", "--fault", "commit-reply-lost,kill-supervised", "--shots", "3", "--seed", "5", "--json")
 
 

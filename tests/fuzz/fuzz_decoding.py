@@ -10,7 +10,7 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["decoding", "producer", "worker"]):
+with atheris.instrument_imports(include=["decoding", "producer", "tidepool", "worker"]):
     from decoding import ENVELOPE, checked
 
     from producer.commands_file import read_commands
