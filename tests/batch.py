@@ -28,8 +28,10 @@ def main() -> None:
     cases = json.load(sys.stdin)
     import arq.cli  # noqa: F401, PLC0415
 
+    import lab.__main__  # noqa: F401, PLC0415
     import producer.__main__  # noqa: F401, PLC0415
     import tidepool.lifecycle  # noqa: F401, PLC0415
+    import worker.__main__  # noqa: F401, PLC0415
 
     with tempfile.TemporaryDirectory(prefix="tp-batch-") as directory:
         waiting = list(enumerate(cases))

@@ -102,7 +102,7 @@ def unwritten(command: str) -> set[int]:
 
 def uses_schema(command: str) -> bool:
     """Return whether the command reads or makes our tables."""
-    return command not in ("worker services", "arq --check") and command.removeprefix("worker ") not in MEASURES
+    return command not in ("worker services", "arq --check") and command.removeprefix("lab ") not in MEASURES
 
 
 BAD_URLS = {
