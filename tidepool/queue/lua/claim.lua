@@ -122,13 +122,16 @@ end
 -- Return a payload, or its length if it is not to be returned, and how many bytes it counts for. None is read in vain,
 -- but the beginning of the first one that is too large: to ask for each length would be a command more for each job.
 local function payload_of(id)
-    local job = 'arq:job:' .. id
-    if not some_are_large and has_room(#id + max_payload) then
-        local payload = redis.pcall('GETRANGE', job, 0, ARGV[6]) -- a byte more than the limit, which tells a larger one
+    local job, most = 'arq:job:' .. id, max_payload
+    if #ids > 0 then
+        most = math.min(most, max_bytes - bytes - #id)
+    end
+    if not some_are_large and most >= 0 then
+        local payload = redis.pcall('GETRANGE', job, 0, most) -- a byte more than there is room for tells a larger one
         if type(payload) == 'table' then
-            payload = typed('GETRANGE', job, 0, ARGV[6]) or ''
+            payload = typed('GETRANGE', job, 0, most) or ''
         end
-        if #payload <= max_payload then
+        if #payload <= most then
             return payload, #payload
         end
         some_are_large = true
