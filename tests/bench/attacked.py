@@ -10,7 +10,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -70,7 +69,7 @@ def victim(kind: str, urls: embedded.Urls) -> Iterator[tuple[subprocess.Popen[by
     try:
         yield process, port
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait()
 
 

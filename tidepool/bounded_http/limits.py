@@ -14,8 +14,9 @@ BODY_RATE = 65_536
 """Bytes a second that a body has to arrive with after the first ten seconds."""
 PIPELINED = 16
 """Max requests of one connection that wait for the answer to an earlier one; a connection with more is closed."""
-UNFINISHED_BYTES = 8 * 1024 * 1024
-"""Max bytes of unfinished requests, all connections together. Requests that arrive in one piece do not count."""
+UNFINISHED_BYTES = 4 * 1024 * 1024
+"""Max bytes of unfinished requests, all connections together; a process needs up to three times as much memory for
+them. Requests that arrive in one piece do not count."""
 SEND_S = 30.0
 """Seconds in which a client has to read on, if an answer waits for it; after that the connection is closed."""
 _RESERVED_FILES = 64
