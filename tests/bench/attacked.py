@@ -2,7 +2,8 @@
 
 Each attack of `tests.attacks` is made at a front, or at the METRICS_PORT of a worker, on servers of its own. Printed
 is a JSON document for each attack: by how many MB the process's memory grew, and for how long `/health/live` had to
-wait, in ms. `--rounds N`, for a worker: also its jobs a second without and with the attack, in turn, and their ratio.
+wait, in ms. `--rounds N`, for a worker: also its jobs a second and its processor time a job, without and with the
+attack, in turn, and their ratios.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
+import psutil
 from arq.connections import ArqRedis
 
 from settings import child_environment
@@ -48,7 +50,7 @@ def main() -> int:
             with victim(asked.victim, membership.urls) as (process, port):
                 seen = asyncio.run(measured(attack, process.pid, port, asked.seconds))
                 if asked.rounds:
-                    seen |= asyncio.run(_rates(attack, membership.urls, port, asked.seconds, asked.rounds))
+                    seen |= asyncio.run(_rates(attack, membership.urls, process.pid, port, asked.seconds, asked.rounds))
             print(json.dumps({"victim": asked.victim, "attack": attack.__name__, **seen}), flush=True)
     return 0
 
@@ -130,34 +132,53 @@ def _attack(name: str, port: int) -> None:
     asyncio.run(run())
 
 
-async def _rates(attack: Attack, urls: embedded.Urls, port: int, seconds: float, rounds: int) -> dict[str, object]:
-    """Return jobs a second of the worker that runs, without and with the attack, in turn; and their ratio."""
+async def _rates(
+    attack: Attack, urls: embedded.Urls, pid: int, port: int, seconds: float, rounds: int
+) -> dict[str, object]:
+    """Return jobs a second of the worker that runs, without and with the attack, in turn, and how they compare.
+
+    The attacker takes processor time of its own, which on a small machine the worker misses: so the worker's own
+    processor time for each job is compared, too.
+    """
     redis = open_redis(urls.redis, queue_name="arq:queue")
     environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
-    quiet: list[float] = []
-    attacked: list[float] = []
-    for _ in range(rounds):
-        for attacking, rates in ((False, quiet), (True, attacked)):
+    samples: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
+    for number in range(rounds):
+        for attacking in (False, True) if number % 2 else (True, False):
             if await redis.zcard("arq:queue") < 40_000 * seconds:
                 jobs = str(int(60_000 * seconds))
                 enqueue = (sys.executable, "-m", "producer", "--jobs", jobs, "--json")
                 await asyncio.to_thread(
                     subprocess.run, enqueue, env=environment, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL
                 )
-            if attacking:
-                with _attacking(attack, port):
-                    rates.append(await _rate(redis, seconds))
-            else:
-                rates.append(await _rate(redis, seconds))
+            with _attacking(attack, port) if attacking else nullcontext():
+                samples[attacking].append(await _rate(redis, pid, seconds))
     await redis.aclose(close_connection_pool=True)
-    ratio = statistics.median(with_it / without for without, with_it in zip(quiet, attacked, strict=True))
-    return {"quiet_per_s": quiet, "attacked_per_s": attacked, "ratio": round(ratio, 3)}
+    return {
+        name: {
+            "quiet": [sample[place] for sample in samples[False]],
+            "attacked": [sample[place] for sample in samples[True]],
+            "ratio": round(
+                statistics.median(sample[place] for sample in samples[True])
+                / statistics.median(sample[place] for sample in samples[False]),
+                3,
+            ),
+        }
+        for place, name in enumerate(("jobs_per_s", "cpu_us_per_job"))
+    }
 
 
-async def _rate(redis: ArqRedis, seconds: float) -> float:
-    before, began_s = await redis.zcard("arq:queue"), time.perf_counter()
+async def _rate(redis: ArqRedis, pid: int, seconds: float) -> tuple[int, float]:
+    """Return jobs a second, and microseconds of the worker's processor time for each."""
+    before, began_s, cpu_s = await redis.zcard("arq:queue"), time.perf_counter(), _cpu_s(pid)
     await asyncio.sleep(seconds)
-    return round((before - await redis.zcard("arq:queue")) / (time.perf_counter() - began_s))
+    jobs = before - await redis.zcard("arq:queue")
+    return round(jobs / (time.perf_counter() - began_s)), round((_cpu_s(pid) - cpu_s) / jobs * 1e6, 1)
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def _memory_mb(pid: int) -> float:

@@ -24,11 +24,11 @@ from tidepool.health.readiness import Report
 
 _GRACE_S = 1
 _BODY_BYTES = 4096
-_ACCEPTS_PER_S = 50.0
+_ACCEPTS_PER_S = 25.0
 _REFUSAL_DELAY_S = 1.0
 _CONNECTIONS, _SHARE = 512, 0.25
 """Max connections, and the part of the process's file descriptors that they may take: the jobs need theirs."""
-_METRICS_PER_S, _HEALTH_PER_S = 10, 100
+_METRICS_PER_S, _HEALTH_PER_S = 10, 50
 """Answers a second. Each takes some 0.2 ms of the worker's event loop."""
 _MAX_WAIT_S = 10.0
 
