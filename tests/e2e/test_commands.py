@@ -115,7 +115,7 @@ def room_to_measure(servers: Any) -> None:
 @pytest.mark.parametrize("words", [("bench", "--parts", "acquire"), ("load-test", "--users", "1")])
 def test_measuring_on_a_postgresql_that_is_away_is_one_line(service: Service, words: tuple[str, ...]) -> None:
     """They connect by themselves, and told what the driver said with a traceback."""
-    ended = service.run("worker", *words, DATABASE_URL="postgresql://someone:geheim@127.0.0.1:1/tidepool")
+    ended = service.run("lab", *words, DATABASE_URL="postgresql://someone:geheim@127.0.0.1:1/tidepool")
 
     assert (2, "") == (ended.status, ended.stdout)
     assert "PostgreSQL at postgresql://someone@127.0.0.1:1/tidepool: " in ended.stderr

@@ -13,6 +13,7 @@ from waiting import until
 
 from tidepool.bounded_http import limits as bounds
 from tidepool.bounded_http.limits import Limits, max_connections
+from tidepool.bounded_http.protocol import BoundedProtocol
 from tidepool.bounded_http.server import BoundedServer
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -151,6 +152,28 @@ async def test_a_long_head_is_bounded_in_small_pieces_and_behind_another_request
         writer.write(b"a" * 1500)
         await asyncio.sleep(0)
     assert b"HTTP/1.1 431" == (await reader.read())[:12]
+    writer.close()
+
+
+async def test_what_comes_after_a_refusal_is_read_only_so_often(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte by byte it would cost an event loop, which a worker shares with its jobs, a fifth of a core."""
+    reads: list[int] = []
+    received = BoundedProtocol.data_received
+
+    def counted(self: BoundedProtocol, data: bytes) -> None:
+        reads.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(BoundedProtocol, "data_received", counted)
+    reader, writer = await served.connect(b"no request\r\n\r\n")
+    assert b"HTTP/1.1 400" == (await reader.read())[:12]
+    for _ in range(2000):
+        writer.write(b"a")
+        await asyncio.sleep(0)
+    await until(lambda: _true_of(not served.server.connections.count))
+    assert 2 <= len(reads) <= 30
     writer.close()
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from factories import a_change, a_delivery, a_job, a_product, a_user, an_order
+from factories import a_change, a_delivery, a_product, a_user, an_order
 from tables import Tables
 
 from tidepool.jobs.outcomes import CommonReason, Failed, Rejected

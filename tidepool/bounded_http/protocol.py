@@ -24,9 +24,9 @@ _SLICE = 16_384
 """Bytes that the parser gets at a time: a head is over its bound by no more than that before it is refused."""
 _SMALL = 1024
 _SMALL_READS, _PAUSE_S = 4, 0.05
-"""After so many small pieces of one message the next ones are read only so often, in seconds: a client that sends byte
-by byte costs little."""
-_LINGER_S, _LINGER_BYTES = 1.0, 1024 * 1024
+"""After so many small pieces of one message the next ones are read only so often, in seconds, as is everything after a
+refusal: a client that sends byte by byte costs little."""
+_LINGER_S, _LINGER_BYTES = 1.0, 256 * 1024
 """How long, and how much, is read after a refusal: closing at once could discard the answer on its way."""
 
 _MALFORMED = (HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
@@ -98,6 +98,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._lingered += len(data)
             if self._lingered > _LINGER_BYTES:
                 self.transport.abort()
+            else:
+                self._read_later()
             return
         for start in range(0, len(data), _SLICE):
             self._feed(data[start : start + _SLICE])
@@ -137,8 +139,11 @@ class BoundedProtocol(HttpToolsProtocol):
         elif size < _SMALL:
             self._small_reads += 1
             if self._small_reads > _SMALL_READS:
-                self.transport.pause_reading()
-                self.loop.call_later(_PAUSE_S, self._read_on)
+                self._read_later()
+
+    def _read_later(self) -> None:
+        self.transport.pause_reading()
+        self.loop.call_later(_PAUSE_S, self._read_on)
 
     def _read_on(self) -> None:
         if not self.transport.is_closing() and not self.flow.read_paused:

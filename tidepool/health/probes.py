@@ -24,7 +24,7 @@ from tidepool.health.readiness import Report
 
 _GRACE_S = 1
 _BODY_BYTES = 4096
-_ACCEPTS_PER_S = 25.0
+_ACCEPTS_PER_S = 10.0
 _REFUSAL_DELAY_S = 1.0
 _CONNECTIONS, _SHARE = 512, 0.25
 """Max connections, and the part of the process's file descriptors that they may take: the jobs need theirs."""
