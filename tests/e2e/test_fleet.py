@@ -55,6 +55,7 @@ async def test_three_workers_share_what_there_is(service: Service, rows: Any, co
     assert "budget.limited" in "".join(log.read_text("utf-8") for log in logs)
 
 
+@pytest.mark.slow
 async def test_workers_that_get_no_connection_log_why_once_and_start_when_there_is_one(
     service: Service, connection: Any, tmp_path: Path
 ) -> None:

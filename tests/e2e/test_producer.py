@@ -52,6 +52,7 @@ async def test_a_generated_workload_adds_up(service: Service, rows: Any) -> None
     assert {"effects": report["applied"], "applied": report["applied"]} == counts
 
 
+@pytest.mark.slow
 async def test_a_serializable_database_ends_no_run(service: Service, rows: Any, connection: Any) -> None:
     """Its default is that of the follower's reads, of which any may conflict with what the workers write.
 

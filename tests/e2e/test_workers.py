@@ -83,6 +83,7 @@ async def test_sigterm_lets_jobs_finish_and_spends_no_try(service: Service, rows
     assert after["tries"] == after["creations"]
 
 
+@pytest.mark.slow
 async def test_a_lock_that_never_comes_free_keeps_no_worker_from_ending(service: Service, rows: Any) -> None:
     """It ends LEASE and 5 s after SHUTDOWN_WAIT, and another worker applies its jobs once, each in its first try.
 

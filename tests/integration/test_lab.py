@@ -94,8 +94,8 @@ async def test_users_get_the_outcomes_of_their_jobs(settings: Settings, capsys: 
     assert 0 < said["latency_ms"]["min"] <= said["latency_ms"]["median"] <= said["latency_ms"]["max"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["first", "middle"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moment", ["first", pytest.param("middle", marks=pytest.mark.slow)])
 async def test_a_worker_that_ends_under_its_load_ends_the_command(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int, moment: str
 ) -> None:
