@@ -173,6 +173,7 @@ def test_a_standby_ends_what_would_write_and_answers_what_reads(service: Service
     assert (0, "", 0, []) == (ran.status, ran.stderr, read.status, read.document)
 
 
+@pytest.mark.slow
 def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service) -> None:
     """`results` prints rows either way, and an empty list says so."""
     assert "no such outcomes\n" == service.run("producer", "results").stdout
@@ -187,6 +188,7 @@ def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service
     assert {"applied": []} == service.run("worker", "migrate", "--json").document
 
 
+@pytest.mark.slow
 def test_the_slowest_jobs_are_told_part_by_part(service: Service) -> None:
     """A summary by function above the rows; for programs the same whole rows as without the word."""
     assert "no such outcomes\n" == service.run("producer", "results", "--slowest").stdout
@@ -213,6 +215,7 @@ async def test_a_query_that_takes_too_long_is_one_clear_line(service: Service, c
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 async def test_the_pools_are_shown_by_process_and_minute(service: Service, rows: Any) -> None:
     """As soon as there is a snapshot; before, a line says what to look for."""
     assert "no live process wrote a snapshot in that time" in service.run("worker", "pool").stdout

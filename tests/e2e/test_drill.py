@@ -8,14 +8,14 @@ from arq.connections import ArqRedis
 from commands import Service
 
 RARE = "redis-read-only,disk-full,clock-ahead,clock-behind,log-unread,big-payloads,odd-values"
-IN_CI = "kill-after-commit,kill-before-finish,commit-reply-lost,redis-crash"
+QUICK = "kill-after-commit,kill-before-finish,commit-reply-lost,redis-crash"
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(("--fault", IN_CI), id="short"),
+        pytest.param(("--fault", QUICK), id="short", marks=pytest.mark.slow),
         pytest.param(("--minutes", "2"), id="two minutes", marks=pytest.mark.slow),
         pytest.param(("--fault", RARE), id="rare", marks=pytest.mark.slow),
     ],

@@ -71,6 +71,7 @@ async def test_a_serializable_database_ends_no_run(service: Service, rows: Any, 
     ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_again_is_all_duplicates(service: Service) -> None:
     """A second run of one workload enqueues nothing and applies nothing."""
     service.run("producer", "--jobs", "300", "--workers", "1", "--seed", "11", "--json")
@@ -131,6 +132,7 @@ async def test_a_pipe_that_stays_open_holds_nothing_up(service: Service, rows: A
             os.killpg(producer.pid, 0)  # its worker is gone with it
 
 
+@pytest.mark.slow
 async def test_an_order_may_overtake_its_user(service: Service, rows: Any) -> None:
     """An order that names a user who is not there yet waits for the user, and is applied when the user has come."""
     service.run("producer", "--file", "-", stdin=lines(product("tea"), order(1, "late", "tea")))

@@ -11,7 +11,7 @@ TICK_S = 1.0
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seconds", [8, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [pytest.param(seconds, marks=pytest.mark.slow) for seconds in (8, 300)])
 async def test_every_process_has_a_row_for_every_tick(
     service: Service, rows: Any, connection: Any, seconds: int
 ) -> None:

@@ -74,6 +74,7 @@ async def secured(database: PoolConfig, redis_url: str, tmp_path: Path) -> Async
         )
 
 
+@pytest.mark.slow
 async def test_workers_producers_and_checks_work_over_tls(service: Service, secured: Secured) -> None:
     """With one variable each. A password would be asked for by a Redis that has one; this one has none."""
     urls = {"DATABASE_URL": secured.database, "REDIS_URL": secured.redis.replace(f"default:{PASSWORD}", "")}

@@ -39,6 +39,7 @@ async def foreign(redis_url: str) -> AsyncIterator[ArqRedis]:
     await pool.aclose(close_connection_pool=True)
 
 
+@pytest.mark.slow
 async def test_two_workers_share_the_work_and_both_leave_snapshots(service: Service, rows: Any) -> None:
     """With two workers and a producer beside them, both take part, and the lists show it."""
     workers = [service.start_worker(), service.start_worker()]
