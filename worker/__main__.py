@@ -23,7 +23,8 @@ def main() -> None:
         return
     print(f"python -m worker {words[0]} has moved: python -m lab {words[0]}", file=sys.stderr)
     if find_spec("lab") is None:
-        sys.exit("error: the laboratory is not installed here")
+        print("error: the laboratory is not installed here", file=sys.stderr)
+        sys.exit(process.ERROR)
     os.execv(  # noqa: S606  (the same process goes on as the command that is meant)
         sys.executable, [sys.executable, "-m", "lab", *words]
     )
