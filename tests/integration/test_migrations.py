@@ -11,6 +11,7 @@ import pytest
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
+from tidepool.storage import migrations
 from tidepool.storage.migrations import Migration, MigrationError, all_migrations, migrate
 from tidepool.storage.results import Entry
 from worker.tables.orders import Order
@@ -32,6 +33,27 @@ async def test_ten_workers_at_once_apply_each_migration_once(empty_database: Poo
     applied = await asyncio.gather(*(migrate(empty_database) for _ in range(10)))
     assert [all_migrations()] == [migrations for migrations in applied if migrations]
     assert 10 == len(applied)
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        pytest.param("CREATE TABLE schema_migrations (version integer)", id="42P07"),
+        pytest.param("CREATE TYPE schema_migrations AS (version integer)", id="42710"),
+        pytest.param(
+            "INSERT INTO pg_namespace (oid, nspname, nspowner) SELECT oid, nspname, nspowner FROM pg_namespace",
+            id="23505",
+        ),
+    ],
+)
+async def test_another_process_creates_the_table_first(
+    database: PoolConfig, monkeypatch: pytest.MonkeyPatch, create: str
+) -> None:
+    """Whichever error of the catalogue a process meets then, it goes on with the table that is there."""
+    in_transaction = "current_setting('lock_timeout') <> '0'"  # the look before the table is created finds nothing
+    monkeypatch.setattr(migrations, "_EXISTS", f"{migrations._EXISTS} AND NOT ({in_transaction})")
+    monkeypatch.setattr(migrations, "_CREATE", create)
+    assert [] == await migrate(database)
 
 
 async def test_a_second_run_applies_nothing(database: PoolConfig, connection: Any) -> None:

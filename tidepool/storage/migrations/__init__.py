@@ -181,11 +181,7 @@ async def _patiently(connection: Any, backend: _Backend, deadline: float) -> lis
 
 
 async def _apply(connection: Any, backend: _Backend) -> list[Migration]:
-    with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
-        # If several create the table at once, all but one fail on a key of the catalogue, and the table is there.
-        async with _bounded(connection, backend):
-            if not await connection.fetchval(_EXISTS):
-                await connection.execute(_CREATE)
+    await _create_table(connection, backend)
     async with _bounded(connection, backend):
         if not (await compared(connection)).missing:
             return []
@@ -196,6 +192,21 @@ async def _apply(connection: Any, backend: _Backend) -> list[Migration]:
             await connection.execute(migration.text, timeout=_PATIENCE_S)
             await connection.execute(_WRITE, json.dumps(_row(migration)))
     return missing
+
+
+async def _create_table(connection: Any, backend: _Backend) -> None:
+    """Create `schema_migrations` if it is missing.
+
+    If several processes create it at once, all but one fail, with one of several SQLSTATEs (23505, 42P07 and 42710
+    were seen): which one depends on the catalogue that they meet in first. Whatever the error, the table is there then.
+    """
+    try:
+        async with _bounded(connection, backend):
+            if not await connection.fetchval(_EXISTS):
+                await connection.execute(_CREATE)
+    except asyncpg.PostgresError:
+        if not await connection.fetchval(_EXISTS):
+            raise
 
 
 def _row(migration: Migration) -> dict[str, Any]:
