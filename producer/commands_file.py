@@ -23,11 +23,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
-from tidepool.jobs.ids import check_id
-from tidepool.jobs.job import JobType
-from tidepool.jobs.outcomes import Rejected
-from tidepool.queue.submission import Submission
-from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+from tidepool import MAX_PAYLOAD_BYTES, JobType, Rejected, Submission, check_id
 from worker.jobs import JOBS
 
 MAX_LINE_BYTES = MAX_PAYLOAD_BYTES - 1024

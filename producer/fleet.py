@@ -14,8 +14,7 @@ from typing import Self
 import structlog
 
 from settings import child_environment
-from tidepool.cli.terminal import CommandError
-from tidepool.logs import last_line
+from tidepool.cli import CommandError
 
 log = structlog.get_logger(__name__)
 
@@ -23,10 +22,6 @@ _COMMAND = [sys.executable, "-m", "arq", "worker.WorkerSettings"]
 _MOST_RESTARTS = 20
 _STOP_TIMEOUT_S = 30.0
 _KEEP_LOGS_S = 7 * 86_400
-
-
-class FleetError(CommandError):
-    """The workers do not stay alive; the text says where their log is."""
 
 
 class Fleet:
@@ -53,7 +48,7 @@ class Fleet:
                 self._workers.append(self._start(number))
         except OSError as error:
             self._stop()
-            raise FleetError(f"no log of a worker in {self._log_dir}: {error.strerror}; set DATA_DIR") from None
+            raise CommandError(f"no log of a worker in {self._log_dir}: {error.strerror}; set DATA_DIR") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -71,7 +66,7 @@ class Fleet:
                 worker.wait()
 
     async def watch(self) -> None:
-        """Replace workers that die, until cancelled. Raises `FleetError` when that has happened too often."""
+        """Replace workers that die, until cancelled. Raises `CommandError` when that has happened too often."""
         while self._workers:
             for number, worker in enumerate(self._workers):
                 if worker.poll() is not None:
@@ -83,7 +78,7 @@ class Fleet:
         self._restarts += 1
         path = self._log_path(number)
         if status == 2 or self._restarts > _MOST_RESTARTS:  # noqa: PLR2004  (2: it cannot start)
-            raise FleetError(f"a worker ended with status {status}: {last_line(path)} (its log: {path})")
+            raise CommandError(f"a worker ended with status {status}: {last_line(path)} (its log: {path})")
         log.warning("worker.died", number=number, status=status, log=str(path))
         return self._start(number)
 
@@ -101,6 +96,12 @@ class Fleet:
 
     def _log_path(self, number: int) -> Path:
         return self._log_dir / f"worker-{os.getpid()}-{number}.log"
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a process's log: if it could not start, the reason."""
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it logged nothing"
 
 
 def _delete_old_logs(directory: Path) -> None:

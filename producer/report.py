@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidepool.storage.results import Finished
+from tidepool import Finished
 
 _STEPS_PER_E = 100
 """Buckets for each factor of e: percentiles are right to one per cent, in memory that does not grow with the run."""

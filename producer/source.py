@@ -12,8 +12,7 @@ from contextlib import suppress
 from itertools import islice
 
 from producer.commands_file import Refusal
-from tidepool.client import MOST_AT_ONCE
-from tidepool.queue.submission import Submission
+from tidepool import MOST_AT_ONCE, Submission
 
 Item = Submission | Refusal
 Take = Callable[[int], Awaitable[list[Item]]]

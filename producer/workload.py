@@ -17,7 +17,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, NamedTuple
 
-from tidepool.queue.submission import Submission
+from tidepool import Submission
 
 DEFAULT_MIX: dict[str, int] = {"create_user": 2, "create_product": 1, "place_order": 7}
 """Shares of the kinds of jobs."""

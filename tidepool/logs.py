@@ -52,7 +52,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -100,12 +99,6 @@ def say(line: str) -> None:
         print(line, file=sys.stderr)  # noqa: T201  (nothing is configured yet)
     else:
         _queue.put(f"{line}\n")
-
-
-def last_line(path: Path) -> str:
-    """Return what a process wrote into its log last: of one that could not start, why."""
-    lines = path.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """The service: create-user, create-product and place-order jobs, as an application of the library `tidepool`.
 
+- `app`      the application: its job types and its settings
 - `jobs`     the commands and their handlers, one file each
 - `tables`   users, products and orders: a repository each, and their SQL
 - `reasons`  why a job is rejected
@@ -7,23 +8,6 @@
 Start a worker with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.
 """
 
-import sys
-from typing import Any
+from tidepool import worker_settings_on_demand
 
-from tidepool import process
-
-
-def __getattr__(name: str) -> Any:
-    """Make WorkerSettings when it is asked for: importing a part of this package reads no environment."""
-    if name == "WorkerSettings":
-        if process.is_arq_command():
-            process.prepare()  # before the imports below, which take a second
-        from settings import Settings  # noqa: PLC0415
-        from tidepool.app import App  # noqa: PLC0415
-        from worker.jobs import JOBS  # noqa: PLC0415
-
-        return App(job_types=JOBS, settings=Settings).worker_settings()
-    if process.is_arq_command() and f"{__name__}.{name}" in sys.argv:
-        print(f"error: no settings are called {name}: arq {__name__}.WorkerSettings", file=sys.stderr)  # noqa: T201
-        sys.exit(process.ERROR)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = worker_settings_on_demand(__name__, "worker.app:app")

@@ -1,6 +1,6 @@
 """Why the service rejects a job, beside the reasons that any application has."""
 
-from tidepool.jobs.outcomes import Reason
+from tidepool import Reason
 
 
 class ShopReason(Reason):

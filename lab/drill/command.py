@@ -22,12 +22,12 @@ from tidepool.embedded import Urls
 from tidepool.settings import Settings
 from tidepool.urls import check_redis, parse_postgres, require
 
-EXAMPLES = """  python -m lab drill                               two minutes of faults by chance
-  python -m lab drill --minutes 10 --seed 7
-  python -m lab drill --fault commit-reply-lost --shots 1000
-  python -m lab drill --fault postgres-crash --timeline crash.png
-  python -m lab drill --database postgresql://me@db/empty --redis redis://cache/5
-  python -m lab drill --list"""
+EXAMPLES = """  %(prog)s                               two minutes of faults by chance
+  %(prog)s --minutes 10 --seed 7
+  %(prog)s --fault commit-reply-lost --shots 1000
+  %(prog)s --fault postgres-crash --timeline crash.png
+  %(prog)s --database postgresql://me@db/empty --redis redis://cache/5
+  %(prog)s --list"""
 
 _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 

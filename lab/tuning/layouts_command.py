@@ -11,9 +11,9 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
 
-EXAMPLES = """  python -m lab layouts                     100 connections as 1, 4 and 10 pools, and as processes
-  python -m lab layouts --connections 120 --shards 2,6 --load 0.9
-  python -m lab layouts --json | jq '.layouts[] | {layout, wait_ms}'"""
+EXAMPLES = """  %(prog)s                     100 connections as 1, 4 and 10 pools, and as processes
+  %(prog)s --connections 120 --shards 2,6 --load 0.9
+  %(prog)s --json | jq '.layouts[] | {layout, wait_ms}'"""
 _ALIKE = 0.1
 _QUIET_CORES = 0.3
 

@@ -17,10 +17,10 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
 
-EXAMPLES = """  python -m lab load-test --users 20 --requests 50
-  python -m lab load-test --users 50 --requests 20 --workers 2
-  python -m lab load-test --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
-  python -m lab load-test --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
+EXAMPLES = """  %(prog)s --users 20 --requests 50
+  %(prog)s --users 50 --requests 20 --workers 2
+  %(prog)s --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
+  %(prog)s --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

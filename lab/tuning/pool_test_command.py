@@ -11,9 +11,9 @@ from tidepool.embedded import Urls
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.settings import Settings
 
-EXAMPLES = """  python -m lab pool-test --max-concurrent 100
-  python -m lab pool-test --max-concurrent 150 --pool-size 120    more than a hundred real connections
-  python -m lab pool-test --acquire-timeout 2 --json"""
+EXAMPLES = """  %(prog)s --max-concurrent 100
+  %(prog)s --max-concurrent 150 --pool-size 120    more than a hundred real connections
+  %(prog)s --acquire-timeout 2 --json"""
 _FIRST = 5
 
 

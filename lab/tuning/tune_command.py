@@ -13,12 +13,12 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings, SettingsError, child_environment
 
-EXAMPLES = """  python -m lab tune                                12 sizes, 5 times each, in ten minutes
-  python -m lab tune --jobs-as transactions         a transaction for each job, without batches
-  python -m lab tune --values 2,4,6,8,10 --repeats 3
-  python -m lab tune --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
-  python -m lab tune --resume .data/tune-20260101-120000
-  python -m lab tune --json | jq .settings"""
+EXAMPLES = """  %(prog)s                                12 sizes, 5 times each, in ten minutes
+  %(prog)s --jobs-as transactions         a transaction for each job, without batches
+  %(prog)s --values 2,4,6,8,10 --repeats 3
+  %(prog)s --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
+  %(prog)s --resume .data/tune-20260101-120000
+  %(prog)s --json | jq .settings"""
 _INTERRUPTED = 130
 _IN_FLIGHT = {"batches": 2000, "transactions": 200}
 

@@ -7,8 +7,8 @@ from fastapi import FastAPI
 
 from producer.http import burst, commands, reading
 from settings import Settings
-from tidepool.embedded import Urls
-from tidepool.web.app import create_app
+from tidepool import Urls
+from tidepool.web import create_app
 
 __all__ = ["create_front"]
 

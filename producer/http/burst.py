@@ -13,13 +13,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer import workload
-from tidepool.client import MOST_AT_ONCE, JobClient
-from tidepool.pool.faults import DatabaseFault
-from tidepool.pool.pool import Pool
-from tidepool.queue.submission import Submission
-from tidepool.web.health import gauges
-from tidepool.web.problems import PROBLEM_SCHEMA, Problem
-from tidepool.web.services import Services, Using
+from tidepool import MOST_AT_ONCE, DatabaseFault, JobClient, Submission
+from tidepool.web import PROBLEM_SCHEMA, Problem, Services, Using
 
 MOST_JOBS = 10_000
 MAX_ITERATIONS = 100
@@ -71,7 +66,7 @@ async def query_load_test(
     """Run *iterations* concurrent `SELECT 1` through this front's pool. One load test at a time."""
     async with _alone(services):
         began_s = time.perf_counter()
-        results = await asyncio.gather(*(_query(services.pool) for _ in range(iterations)))
+        results = await asyncio.gather(*(_query(services) for _ in range(iterations)))
         seconds = time.perf_counter() - began_s
     return Queried(
         iterations=iterations,
@@ -79,13 +74,14 @@ async def query_load_test(
         failed=iterations - sum(results),
         duration=round(seconds, 6),
         queries_per_second=round(sum(results) / seconds, 1),
-        pool_stats=gauges(services.pool),
+        pool_stats=services.pool_gauges(),
     )
 
 
-async def _query(pool: Pool) -> bool:
+async def _query(services: Services) -> bool:
+    """Run `SELECT 1`; returns whether it succeeded."""
     try:
-        await pool.check()
+        await services.pool.check()
     except DatabaseFault:
         return False
     return True

@@ -6,9 +6,7 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from tidepool.web.paths import GREATEST_ID, RowId
-from tidepool.web.problems import Problem
-from tidepool.web.services import Using
+from tidepool.web import GREATEST_ID, Problem, RowId, Using
 from worker.tables.orders import Order, OrderRepository
 from worker.tables.products import MAX_PAGE_BYTES, Product, ProductRepository
 from worker.tables.users import User, UserRepository

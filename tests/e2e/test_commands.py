@@ -42,7 +42,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
     ("words", "said"),
     [
         (("producer",), "one of the arguments --jobs --file is required"),
-        (("producer", "--jobs", "0"), "no whole number of at least 1"),
+        (("producer", "--jobs", "0"), "not a whole number of 1 or more"),
         (("producer", "--jobs", "5", "--mix", "dance=1"), "dance"),
         (("producer", "--file", "x", "--seed", "1"), "do not go with --file"),
         (

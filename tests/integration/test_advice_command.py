@@ -9,6 +9,7 @@ import pytest
 from history import insert_ten_minutes
 
 from settings import Settings, load
+from tidepool.cli import Context
 from tidepool.cli.advice import advise, why
 from tidepool.embedded import Urls
 from tidepool.fleet import identity
@@ -16,7 +17,7 @@ from tidepool.health.journal import Journal
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 
-Command = Callable[[Namespace, Settings, Urls], Awaitable[int]]
+Command = Callable[[Namespace, Context[Settings]], Awaitable[int]]
 Run = Callable[..., Awaitable[tuple[int, str]]]
 
 
@@ -27,7 +28,7 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
 
     async def call(command: Command, **options: object) -> tuple[int, str]:
         arguments = Namespace(**{"since": timedelta(minutes=15), "json": False, **options})
-        status = await command(arguments, settings, Urls(database=database.url, redis="redis://nowhere"))
+        status = await command(arguments, Context(settings, Urls(database=database.url, redis="redis://nowhere")))
         return status, capsys.readouterr().out
 
     return call

@@ -821,7 +821,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a repeated job is not looked up",
-        "producer/http/commands.py",
+        "tidepool/web/job_requests.py",
         "await accepting.settled(submission.id) if key is not None else None",
         "None",
         f"{COMMANDS}::test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger",
@@ -842,7 +842,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a result in Redis is believed for a job whose id the caller chose",
-        "producer/http/commands.py",
+        "tidepool/web/job_requests.py",
         "confirm=key is not None)",
         "confirm=False)",
         f"{COMMANDS}::test_a_result_that_is_forged_while_somebody_waits_is_not_believed",
@@ -877,14 +877,14 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a key is another id than the same text in a file",
-        "producer/http/commands.py",
+        "tidepool/web/job_requests.py",
         'header if header.isascii() else header.encode("latin-1").decode()',
         "header",
         f"{COMMANDS}::test_an_id_is_the_same_whichever_way_it_comes",
     ),
     Mutation(
         "front: the first of two keys counts",
-        "producer/http/commands.py",
+        "tidepool/web/job_requests.py",
         "if len(headers) > 1:",
         "if len(headers) > 2:",
         f"{COMMANDS}::test_two_keys_are_no_key",

@@ -29,7 +29,7 @@ def uses() -> Iterator[Use]:
     """Yield every `connection.fetch(_SQL["name"], …)` of the repositories."""
     for path in (path for file in {file.parents[1] for file in FILES} for path in file.glob("*.py")):
         text = path.read_text("utf-8")
-        if loaded := re.search(r'^_SQL = queries\.load\("(\w+)"(?:, "([\w.]+)")?\)$', text, re.MULTILINE):
+        if loaded := re.search(r'^_SQL = (?:queries\.load|load_queries)\("(\w+)"(?:, "([\w.]+)")?\)$', text, re.MULTILINE):
             table = (loaded[1], loaded[2] or "tidepool.storage")
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Subscript):

@@ -1,8 +1,8 @@
-"""`python -m worker why` and `advise`: what limits the workers, and the size that their pools should have."""
+"""The commands `why` and `advise`: what limits the workers, and the size that their pools should have."""
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,23 +12,36 @@ from tidepool.advice.fleet_report import about, advice_of, judge, verdict_of
 from tidepool.advice.study import read_studies
 from tidepool.advice.verdict import Evidence, Study, Verdict
 from tidepool.cli import terminal
+from tidepool.cli.commands import CommandLine
+from tidepool.cli.context import Context
 from tidepool.cli.pool import NO_SNAPSHOTS
-from tidepool.embedded import Urls
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 
-WHY_EXAMPLES = """  python -m worker why
-  python -m worker why --since 1h
-  python -m worker why --json | jq '.groups[].verdict'"""
-ADVISE_EXAMPLES = """  python -m worker advise
-  python -m worker advise --json | jq '.groups[].advice.size'"""
+_WHY_EXAMPLES = """  %(prog)s
+  %(prog)s --since 1h
+  %(prog)s --json | jq '.groups[].verdict'"""
+_ADVISE_EXAMPLES = """  %(prog)s
+  %(prog)s --json | jq '.groups[].advice.size'"""
 _MOST_EVENTS = 10
 _THOUSAND = 1000
 
 
-async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+def add_advice_commands(commands: CommandLine) -> None:
+    """Add `why` and `advise`."""
+    for name, command, examples in (("why", why, _WHY_EXAMPLES), ("advise", advise, _ADVISE_EXAMPLES)):
+        commands.add(name, command, examples=examples).add_argument(
+            "--since",
+            type=terminal.duration,
+            default=timedelta(minutes=15),
+            metavar="AGO",
+            help="length of the time that is judged, up to now: 90s, 10m, 1.5h, 7d (default 15m)",
+        )
+
+
+async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Say what limits the workers, with the figures and limits behind it."""
-    judged, events = await _judge(arguments, settings, urls)
+    judged, events = await _judge(arguments, context)
     if arguments.json:
         groups = [{**about(study), **verdict_of(verdict)} for study, verdict in judged]
         terminal.print_json({"groups": groups, "events": events})
@@ -40,9 +53,9 @@ async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> 
     return 0
 
 
-async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
+async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Recommend a pool size, with what to expect of it; exit status 1 where the figures do not allow it."""
-    judged, _ = await _judge(arguments, settings, urls)
+    judged, _ = await _judge(arguments, context)
     if arguments.json:
         groups = [
             {**about(study), "verdict": verdict.name, "words": verdict.finding.words, "advice": advice_of(verdict)}
@@ -56,18 +69,14 @@ async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) 
 
 
 async def _judge(
-    arguments: argparse.Namespace, settings: Settings, urls: Urls
+    arguments: argparse.Namespace, context: Context[Settings]
 ) -> tuple[list[tuple[Study, Verdict]], list[dict[str, Any]]]:
     """Return each group of processes with its verdict, and the events of the time."""
     until = datetime.now(UTC)
     since = until - arguments.since
-    pool = await terminal.open_pool(settings, urls, "why")
-    try:
-        async with pool.acquire() as connection:
-            studies = await read_studies(connection, since=since, until=until)
-            events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
-    finally:
-        await pool.close()
+    async with context.connection("why") as connection:
+        studies = await read_studies(connection, since=since, until=until)
+        events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
     return await judge(studies), events
 
 

@@ -1,8 +1,12 @@
 """The operators' page, and the API of jobs, pools and health, for any application. It runs no jobs.
 
+`create_app` makes the web application, with the routers of yours; `serve` runs it. A route of yours declares a
+parameter of type `Using` for the services, accepts jobs with `JobRequests`, and raises `Problem` to refuse a request.
+
 - `app`       makes the web application, to which an application adds its own routers
 - `server`    runs it until it is told to stop
 - `guard`     who may ask, and how often (`rates`, `sign_in`, `callers`); `heads` answers HEAD
+- `job_requests`  requests that enqueue a job; `describing` describes them in OpenAPI
 - `accepting` enqueues what a request asks for (`sharing` lets callers share round trips); `waiting` waits for outcomes
 - `shortcut`  answers frequent requests without FastAPI's routing
 - `jobs`      outcomes, requeueing and aborting
@@ -13,3 +17,26 @@
 - `paths`     what the paths of several routers have in common
 - `problems`  errors as RFC 9457 problem details
 """
+
+from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
+from tidepool.web.app import create_app
+from tidepool.web.job_requests import JobRequests
+from tidepool.web.paths import GREATEST_ID, RowId
+from tidepool.web.problems import PROBLEM_SCHEMA, Problem
+from tidepool.web.server import serve
+from tidepool.web.services import Services, Using
+
+__all__ = [
+    "GREATEST_ID",
+    "PROBLEM_SCHEMA",
+    "CannotListen",
+    "JobRequests",
+    "Problem",
+    "RowId",
+    "Services",
+    "Using",
+    "create_app",
+    "is_loopback",
+    "listen_at",
+    "serve",
+]

@@ -1,7 +1,6 @@
 """The health room: whether the front lives and is ready, its figures, and those of the fleet's pools."""
 
 import os
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -14,7 +13,7 @@ from pydantic_core import to_json
 
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
-from tidepool.web.services import Services, Using
+from tidepool.web.services import Using
 
 router = APIRouter(tags=["health"])
 
@@ -95,7 +94,7 @@ async def health(services: Using) -> Health:
         database=DatabaseHealth(
             status=_health(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
         ),
-        pool=gauges(services.pool),
+        pool=services.pool_gauges(),
         reasons={name: check.reason for name, check in report.checks.items() if not check.ok},
     )
     status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
@@ -120,7 +119,7 @@ async def ready(services: Using) -> Ready:
 async def pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
     fleet = await services.fleet.get()
-    stats = {**totals(services), "process": _figures(services.pool), "fleet": fleet}
+    stats = {**services.totals(), "process": _figures(services.pool), "fleet": fleet}
     return Response(to_json(stats, inf_nan_mode="null"), media_type="application/json")
 
 
@@ -137,35 +136,6 @@ async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Res
 
 def _health(*, ok: bool) -> HealthStatus:
     return "healthy" if ok else "unhealthy"
-
-
-def gauges(pool: Pool) -> dict[str, int]:
-    """Return how full a pool is now, in connections and in callers that wait."""
-    return {
-        "min_size": pool.config.min_size,
-        "max_size": pool.config.max_size,
-        "pool_limit": pool.limit,
-        "size": pool.size,
-        "idle": pool.idle,
-        "in_use": pool.stats.in_use,
-        "waiting": pool.stats.waiting,
-    }
-
-
-def totals(services: Services) -> dict[str, float]:
-    """Return what this process's pool has done since it was opened, in a few numbers."""
-    stats = services.pool.stats
-    runtime_s = time.monotonic() - services.opened_s
-    return {
-        "runtime_seconds": round(runtime_s, 3),
-        "queries_executed": stats.queries,
-        "queries_per_second": round(stats.queries / runtime_s, 3),
-        "errors": stats.query_errors,
-        "error_rate": round(stats.query_errors / stats.queries, 6) if stats.queries else 0.0,
-        "connections_created": stats.connections_opened,
-        "connections_acquired": stats.acquire_ok,
-        "connections_released": stats.acquire_ok - stats.in_use,
-    }
 
 
 def _figures(pool: Pool) -> dict[str, Any]:

@@ -47,6 +47,33 @@ class Services:
     opened_s: float = field(default_factory=monotonic)
     """When the pool was opened, by the monotonic clock."""
 
+    def pool_gauges(self) -> dict[str, int]:
+        """Return how full the pool is now, in connections and in callers that wait for one."""
+        return {
+            "min_size": self.pool.config.min_size,
+            "max_size": self.pool.config.max_size,
+            "pool_limit": self.pool.limit,
+            "size": self.pool.size,
+            "idle": self.pool.idle,
+            "in_use": self.pool.stats.in_use,
+            "waiting": self.pool.stats.waiting,
+        }
+
+    def totals(self) -> dict[str, float]:
+        """Return what this process's pool has done since it was opened, in a few numbers."""
+        stats = self.pool.stats
+        runtime_s = monotonic() - self.opened_s
+        return {
+            "runtime_seconds": round(runtime_s, 3),
+            "queries_executed": stats.queries,
+            "queries_per_second": round(stats.queries / runtime_s, 3),
+            "errors": stats.query_errors,
+            "error_rate": round(stats.query_errors / stats.queries, 6) if stats.queries else 0.0,
+            "connections_created": stats.connections_opened,
+            "connections_acquired": stats.acquire_ok,
+            "connections_released": stats.acquire_ok - stats.in_use,
+        }
+
 
 @asynccontextmanager
 async def open_services(settings: Settings, urls: Urls, requests: Requests) -> AsyncGenerator[Services]:

@@ -6,9 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tidepool.jobs.command import Command, LeftOut, Text
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Rejected, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Text, Transaction, Verdict
 from worker.jobs.fields import Money, Name, Sku, VisibleText
 from worker.reasons import ShopReason
 from worker.tables.products import CONSTRAINTS, ProductRepository

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Rejected, Verdict
+from tidepool import Applied, Command, Job, JobType, Rejected, Transaction, Verdict
 from worker.jobs.fields import Email, Name, Username
 from worker.reasons import ShopReason
 from worker.tables.users import CONSTRAINTS, UserRepository

@@ -6,9 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tidepool.jobs.command import Command, LeftOut
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Rejected, Unresolved, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Money, Sku, Username, VisibleText
 from worker.reasons import ShopReason
 from worker.tables.orders import CONSTRAINTS, OrderRepository, PlacedOrder

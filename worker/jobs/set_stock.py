@@ -5,9 +5,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tidepool.jobs.command import Command, LeftOut
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Unresolved, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Sku
 from worker.reasons import ShopReason
 from worker.tables.products import ProductRepository
