@@ -9,7 +9,6 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from tidepool import servers
-from tidepool.cancelling import heed_cancel
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
@@ -79,7 +78,6 @@ class Context(Generic[S_co]):
                     async with pool.acquire() as connection:
                         return await Repositories(connection).results.finished(job_ids)
 
-                heed_cancel()
                 return await self._patiently(look)
 
             yield finished
