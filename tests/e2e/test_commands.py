@@ -54,7 +54,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
             "no/such/file: No such file",
         ),
         (("producer", "results", "--since", "soon"), "no duration"),
-        (("producer", "serve", "--port", "65536"), "'65536' is no port"),
+        (("producer", "serve", "--port", "65536"), "'65536' is not a whole number from 1 to 65535"),
         (("producer", "serve", "--host", "0.0.0.0"), "set FRONT_TOKEN"),
         (("worker", "dance"), "invalid choice"),
         (("worker", "pool", "--watch"), "--watch needs a terminal"),
