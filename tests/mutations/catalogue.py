@@ -760,14 +760,14 @@ MUTATIONS = [
         "tidepool/advice/advice_job.py",
         "await events.lock_advice() and not",
         "not",
-        "tests/integration/test_adviser.py::test_workers_that_start_together_give_advice_once",
+        "tests/integration/test_advice_job.py::test_workers_that_start_together_give_advice_once",
     ),
     Mutation(
         "advice is given without a second look",
         "tidepool/advice/advice_job.py",
         "if await events.lock_advice() and not await _is_given(connection, now):",
         "if await events.lock_advice():",
-        "tests/integration/test_adviser.py::test_who_judges_longer_than_another_gives_no_advice",
+        "tests/integration/test_advice_job.py::test_who_judges_longer_than_another_gives_no_advice",
     ),
     # ---------------------------------------------------------------- the front
     Mutation(
