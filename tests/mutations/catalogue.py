@@ -564,10 +564,10 @@ MUTATIONS = [
     ),
     Mutation(
         "a background task ends by an error",
-        "keep_running",
+        "every",
         "failures.log(error)",
         "failures.log(error)\nreturn",
-        "test_a_task_that_fails_or_returns_goes_on",
+        "test_a_round_that_fails_does_not_end_the_task",
     ),
     Mutation(
         "a beat of the future is believed",
