@@ -21,7 +21,7 @@ from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.watcher import Watcher
 from tidepool.ledger.tally import BatchFigures, Tally
-from tidepool.periodic import FailureLog, keep_running
+from tidepool.periodic import FailureLog, every
 from tidepool.pool.loan import Holder
 from tidepool.pool.pool import Pool
 from tidepool.storage.snapshots import Snapshot
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 _BACKLOG_S = 0.25
 """Seconds by which a snapshot may be delayed by a queue that does not answer."""
+_CLOCK_S = 1.0
+"""Seconds for which the first tick waits until PostgreSQL's clock is known."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATM = Path("/proc/self/statm")
 
@@ -70,17 +72,20 @@ class Recorder:
 
     async def run(self) -> None:
         """Take a snapshot at every tick until cancelled. A slow write delays none."""
-        await self._write()  # reads PostgreSQL's clock before the first tick
-        probe = asyncio.create_task(keep_running(self._lag.run, "loop lag probe"), name="loop lag probe")
+        self._writing = asyncio.create_task(self._write(), name="snapshot writer")
+        await asyncio.wait([self._writing], timeout=_CLOCK_S)
+        probe = asyncio.create_task(self._lag.run(), name="loop lag probe")
         try:
-            while True:
-                tick = await self._next_tick()
-                await self._look_at_queue()
-                self.take_snapshot(tick)
-                if self._writing is None or self._writing.done():
-                    self._writing = asyncio.create_task(self._write(), name="snapshot writer")
+            await every(0.0, self._tick, "stats job")
         finally:
             probe.cancel()
+
+    async def _tick(self) -> None:
+        tick = await self._next_tick()
+        await self._look_at_queue()
+        self.take_snapshot(tick)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="snapshot writer")
 
     async def close(self) -> None:
         """Write what is kept, as far as PostgreSQL allows."""
