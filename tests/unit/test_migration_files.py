@@ -10,13 +10,8 @@ from worker import app
 
 TABLES = {
     "tidepool": {
-        "job_results",
-        "pool_snapshots",
-        "pool_processes",
-        "pool_events",
-        "db_snapshots",
-        "retention",
-        "turns",
+        *("job_results", "pool_snapshots", "pool_processes", "pool_events", "db_snapshots"),
+        *("retention", "turns"),
     },
     "service": {"users", "products", "orders"},
 }

@@ -14,7 +14,7 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'
   AND c.relname <> 'schema_migrations'
-  AND c.relname NOT IN (SELECT split_part(name, '.', 1) FROM schema_migrations, unnest(columns) AS name)
+  AND c.relname NOT IN (SELECT split_part(made, '.', 1) FROM schema_migrations, unnest(columns) AS made)
 
 -- name: strangers
 -- Tables of the service that have rows of others than the drill.
