@@ -130,7 +130,7 @@ async def test_a_connection_that_is_slow_to_come_back_holds_no_answer_up(pool: P
     monkeypatch.setattr("tidepool.health.readiness._PATIENCE_S", 0.05)
     back, asked = asyncio.Event(), asyncio.Event()
 
-    async def hang(_: object) -> None:
+    async def hang(*_: object) -> None:
         asked.set()
         try:
             await asyncio.Event().wait()

@@ -21,9 +21,7 @@ row.
 import asyncio
 import contextlib
 import hashlib
-import random
 import re
-import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +31,10 @@ from typing import LiteralString, NamedTuple, cast
 import asyncpg
 import structlog
 
-from tidepool.cancelling import heed_cancel
 from tidepool.pool.connection import Connection, DirectConnection, Row
 from tidepool.pool.faults import Unavailable, translated
 from tidepool.pool.pool import PoolConfig, connect
+from tidepool.retry import RetryPolicy, retry
 
 log = structlog.get_logger(__name__)
 
@@ -168,7 +166,7 @@ class Migrations:
         connection, backend = await connect(config, "migrate"), _Backend()
         try:
             async with translated(), _watched(config, backend):
-                applied = await self._patiently(connection, backend, time.monotonic() + _PATIENCE_S)
+                applied = await self._patiently(connection, backend)
                 newer = (await self.compared(connection)).newer
         finally:
             connection.terminate()
@@ -195,16 +193,16 @@ class Migrations:
         newer = list(_newer(row for key, row in applied.items() if key not in known))
         return Applied([migration for key, migration in known.items() if key not in applied], newer)
 
-    async def _patiently(self, connection: DirectConnection, backend: _Backend, deadline: float) -> list[Migration]:
-        """Apply what is missing, trying until *deadline*; returns it."""
-        while True:
-            heed_cancel()
-            try:
-                return await self._apply(connection, backend)
-            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-                if time.monotonic() > deadline:
-                    raise Unavailable("a migration waits for a lock; the log says who holds it") from None
-            await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))
+    async def _patiently(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
+        """Apply what is missing, and wait for locks for as long as `_PATIENCE_S`; returns it."""
+        passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+        policy = RetryPolicy(first_s=_PAUSE_S, max_s=_PAUSE_S, jitter=0.5, deadline_s=_PATIENCE_S)
+        try:
+            return await retry(
+                lambda: self._apply(connection, backend), policy, lambda error: isinstance(error, passing)
+            )
+        except passing:
+            raise Unavailable("a migration waits for a lock; the log says who holds it") from None
 
     async def _apply(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
         await _create_table(connection, backend)
