@@ -720,14 +720,14 @@ MUTATIONS = [
     ),
     Mutation(
         "advice is given by all who looked at once",
-        "Adviser._give",
+        "AdviceJob._write",
         "await events.lock_advice() and not",
         "not",
         "test_workers_that_start_together_give_advice_once",
     ),
     Mutation(
         "advice is given without a second look",
-        "Adviser._give",
+        "AdviceJob._write",
         "if await events.lock_advice() and not await _is_given(connection, now):",
         "if await events.lock_advice():",
         "test_who_judges_longer_than_another_gives_no_advice",
