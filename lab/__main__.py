@@ -19,6 +19,7 @@ from lab.tuning import layouts_command, load_test_command, pool_test_command, tu
 from settings import Settings
 from tidepool.cli import CommandLine, Context, positive, run_main
 from tidepool.embedded import Urls
+from worker import app
 
 _USUAL_PARTS = tuple(part for part in PARTS if part != "backlog")
 _BENCH_EXAMPLES = """  %(prog)s                               about ten minutes
@@ -92,4 +93,4 @@ def _cores(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    run_main(lambda: command_line().run(Settings))
+    run_main(lambda: command_line().run(app))

@@ -14,8 +14,8 @@ import sys
 from producer import workload
 from producer.run_command import enqueue_and_follow
 from producer.serve_command import add_serve_command
-from settings import Settings
 from tidepool.cli import CommandLine, Parser, add_job_commands, positive, processes, run_command
+from worker import app
 
 _EXAMPLES = """  %(prog)s --jobs 10000 --workers 1          a generated workload, and a worker to run it
   %(prog)s --jobs 500 --rate 50 --follow     50 jobs a second, with a report of their outcomes
@@ -76,8 +76,8 @@ def main() -> None:
     """Run the command that the command line names."""
     words, commands = sys.argv[1:], command_line()
     if words and words[0] in commands.names:
-        commands.run(Settings, words)
-    run_command(functools.partial(enqueue_and_follow, _run_arguments(words)), Settings)
+        commands.run(app, words)
+    run_command(functools.partial(enqueue_and_follow, _run_arguments(words)), app)
 
 
 def _run_arguments(words: list[str]) -> argparse.Namespace:

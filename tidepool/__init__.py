@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tidepool.app import App
     from tidepool.client import MOST_AT_ONCE, JobClient, open_client
     from tidepool.embedded import Urls
-    from tidepool.entry import worker_settings_on_demand
+    from tidepool.entry import app_on_demand
     from tidepool.jobs.command import Command, LeftOut, Text, describe_pattern
     from tidepool.jobs.ids import check_id
     from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tidepool.queue.submission import Submission
     from tidepool.queue.wire import MAX_PAYLOAD_BYTES
     from tidepool.settings import Settings, SettingsError, child_environment
+    from tidepool.storage.migrator import Migrations
     from tidepool.storage.queries import load as load_queries
     from tidepool.storage.results import Finished
     from tidepool.storage.rows import encode as encode_rows
@@ -63,6 +64,7 @@ __all__ = [
     "JobType",
     "JobTypes",
     "LeftOut",
+    "Migrations",
     "NotStored",
     "Reason",
     "Rejected",
@@ -75,6 +77,7 @@ __all__ = [
     "Unresolved",
     "Urls",
     "Verdict",
+    "app_on_demand",
     "check_id",
     "child_environment",
     "describe_pattern",
@@ -82,7 +85,6 @@ __all__ = [
     "load_queries",
     "open_client",
     "without_password",
-    "worker_settings_on_demand",
 ]
 
 _HOMES = {
@@ -99,6 +101,7 @@ _HOMES = {
     "LeftOut": "tidepool.jobs.command",
     "MAX_PAYLOAD_BYTES": "tidepool.queue.wire",
     "MOST_AT_ONCE": "tidepool.client",
+    "Migrations": "tidepool.storage.migrator",
     "NotStored": "tidepool.pool.faults",
     "Reason": "tidepool.jobs.outcomes",
     "Rejected": "tidepool.jobs.outcomes",
@@ -111,6 +114,7 @@ _HOMES = {
     "Unresolved": "tidepool.jobs.outcomes",
     "Urls": "tidepool.embedded",
     "Verdict": "tidepool.jobs.outcomes",
+    "app_on_demand": "tidepool.entry",
     "check_id": "tidepool.jobs.ids",
     "child_environment": "tidepool.settings",
     "describe_pattern": "tidepool.jobs.command",
@@ -118,7 +122,6 @@ _HOMES = {
     "load_queries": "tidepool.storage.queries:load",
     "open_client": "tidepool.client",
     "without_password": "tidepool.urls",
-    "worker_settings_on_demand": "tidepool.entry",
 }
 
 __getattr__ = import_on_demand(__name__, _HOMES)

@@ -1,6 +1,6 @@
 """The service: create-user, create-product and place-order jobs, as an application of the library `tidepool`.
 
-- `app`      the application: its job types and its settings
+- `service`  the application, `app`: its job types, its settings and its tables' migrations
 - `jobs`     the commands and their handlers, one file each
 - `tables`   users, products and orders: a repository each, and their SQL
 - `reasons`  why a job is rejected
@@ -8,6 +8,13 @@
 Start a worker with `arq worker.WorkerSettings`; operators' commands are under `python -m worker`.
 """
 
-from tidepool import worker_settings_on_demand
+from typing import TYPE_CHECKING
 
-__getattr__ = worker_settings_on_demand(__name__, "worker.app:app")
+from tidepool import app_on_demand
+
+if TYPE_CHECKING:
+    from worker.service import app
+
+__all__ = ["app"]
+
+__getattr__ = app_on_demand(__name__, "worker.service:app")

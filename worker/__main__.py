@@ -24,4 +24,4 @@ def _hand_on(words: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in MOVED:
         _hand_on(sys.argv[1:])
-    main("python -m worker", "worker.app:app")
+    main("python -m worker", "worker:app")

@@ -16,6 +16,7 @@ from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
+from worker import app
 
 Command = Callable[[Namespace, Context[Settings]], Awaitable[int]]
 Run = Callable[..., Awaitable[tuple[int, str]]]
@@ -28,7 +29,7 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
 
     async def call(command: Command, **options: object) -> tuple[int, str]:
         arguments = Namespace(**{"since": timedelta(minutes=15), "json": False, **options})
-        status = await command(arguments, Context(settings, Urls(database=database.url, redis="redis://nowhere")))
+        status = await command(arguments, Context(app, settings, Urls(database=database.url, redis="redis://nowhere")))
         return status, capsys.readouterr().out
 
     return call

@@ -12,21 +12,19 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Never, TypeVar
+from typing import Any, Never
 
 import uvloop
 from redis.exceptions import RedisError
 
 from tidepool import logs, process, servers
+from tidepool.app import App
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
-from tidepool.settings import Settings
-from tidepool.storage.migrations import MigrationError
+from tidepool.storage.migrator import MigrationError
 from tidepool.urls import without_password
-
-S = TypeVar("S", bound=Settings)
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,23 +73,23 @@ class CommandLine:
         parser.set_defaults(command=command, own_servers=own_servers)
         return parser
 
-    def run(self, kind: type[Settings], words: Sequence[str] | None = None) -> Never:
-        """Run the command that *words*, or else the process's arguments, name, with settings of class *kind*."""
+    def run(self, app: App, words: Sequence[str] | None = None) -> Never:
+        """Run the command that *words*, or else the process's arguments, name, for *app*."""
         arguments = self.parser.parse_args(words)
-        run_command(functools.partial(arguments.command, arguments), kind, own_servers=arguments.own_servers)
+        run_command(functools.partial(arguments.command, arguments), app, own_servers=arguments.own_servers)
 
 
-def run_command(command: Callable[[Context[S]], Awaitable[int]], kind: type[S], *, own_servers: bool = False) -> Never:
-    """Run *command* with settings of class *kind* and the servers; end the process with its exit status.
+def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, own_servers: bool = False) -> Never:
+    """Run *command* for *app*, with its settings and the servers; end the process with its exit status.
 
     A command with *own_servers* is given the servers' addresses only: embedded ones are not started for it.
     """
-    settings = kind.load_or_exit()
+    settings = app.settings.load_or_exit()
     interruption = process.interrupt_on_signals()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
-            status = uvloop.run(_cancelled_by(interruption, _guarded(command(Context(settings, urls)), urls)))
+            status = uvloop.run(_cancelled_by(interruption, _guarded(command(Context(app, settings, urls)), urls)))
     except (CommandError, EmbeddedServersError) as error:
         logs.say(f"error: {error}")
         status = process.ERROR

@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from tidepool import servers
+from tidepool.app import App
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
@@ -18,7 +19,7 @@ from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.queue.connection import REFUSALS, open_redis, wait_for_redis
 from tidepool.settings import Settings
 from tidepool.storage import requirements
-from tidepool.storage.migrations import Migration, migrate
+from tidepool.storage.migrator import Migration
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Finished
 from tidepool.urls import without_password
@@ -38,6 +39,7 @@ class Context(Generic[S_co]):
     ends the command with one line and status 2.
     """
 
+    app: App
     settings: S_co
     urls: Urls
 
@@ -118,7 +120,7 @@ class Context(Generic[S_co]):
         """Apply the missing migrations if the database can be written and holds any text; returns those applied."""
         config = config or self._pool_config("migrate")
         await self._patiently(lambda: requirements.check(config, writing=True))
-        return await self._patiently(lambda: migrate(config))
+        return await self._patiently(lambda: self.app.migrations.migrate(config))
 
     def _pool_config(self, name: str) -> PoolConfig:
         return PoolConfig(

@@ -6,13 +6,14 @@ import functools
 import sys
 from typing import Never
 
-from tidepool.app import load_app
+from tidepool.app import App, load_app
 from tidepool.cli import terminal
 from tidepool.cli.advice import add_advice_commands
 from tidepool.cli.commands import CommandLine, run_command
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
+from tidepool.jobs.job import JobTypes
 from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.settings import Settings, app_in_environment
@@ -40,10 +41,10 @@ def run_operators_command(program: str, app: str | None) -> Never:
     arguments = commands.parser.parse_args()
     place: str | None = app or arguments.app
     try:
-        settings = load_app(place).settings if place else Settings
+        application = load_app(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
-    run_command(functools.partial(arguments.command, arguments), settings, own_servers=arguments.own_servers)
+    run_command(functools.partial(arguments.command, arguments), application, own_servers=arguments.own_servers)
 
 
 def command_line(program: str) -> CommandLine:
@@ -68,10 +69,11 @@ async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) ->
     """Apply the missing migrations to the database."""
     config = PoolConfig(url=context.urls.database, application_name="tidepool-migrate")
     migrations = await context.migrate(config)
-    applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
+    applied = [str(migration) for migration in migrations]
     if arguments.roles:
         given = zip(ROLES, (context.settings.work_password, context.settings.read_password), strict=True)
-        await grant_roles(config, {role: password.get_secret_value() for role, password in given if password})
+        passwords = {role: password.get_secret_value() for role, password in given if password}
+        await grant_roles(config, passwords, context.app.grants)
     if arguments.json:
         terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
         return 0

@@ -11,7 +11,7 @@ def main(program: str = "tidepool", app: str | None = None) -> Never:
     """Run the operators' command that the process's arguments name; end the process with its exit status.
 
     *program* is its name in help texts. *app* says where the application is, as `package.module:attribute`: it brings
-    its own class of settings. Without *app* there is an option `--app`, whose default is the variable TIDEPOOL_APP.
+    its own settings and migrations. Without *app* there is an option `--app`, TIDEPOOL_APP by default.
     """
     process.prepare()
 
