@@ -63,17 +63,32 @@ def _with_servers(
 def _add_bench(commands: CommandLine) -> None:
     measuring = commands.add("bench", _with_servers(bench), examples=_BENCH_EXAMPLES)
     measuring.add_argument(
-        "--jobs", type=positive, default=40_000, metavar="N", help="jobs of ours a drain (default 40,000)"
+        "--jobs",
+        type=positive,
+        default=40_000,
+        metavar="N",
+        help="number of jobs in each measurement of this service (default 40,000)",
     )
-    measuring.add_argument("--repeat", type=positive, default=3, metavar="R", help="rounds, for medians (default 3)")
+    measuring.add_argument(
+        "--repeat",
+        type=positive,
+        default=3,
+        metavar="R",
+        help="rounds over all parts, of which medians are shown (default 3)",
+    )
     measuring.add_argument(
         "--parts",
         type=_parts,
         default=_USUAL_PARTS,
         metavar="A,B",
-        help=f"of {', '.join(PARTS)} (default: all but backlog)",
+        help=f"measurements to make, of {', '.join(PARTS)} (default: all but backlog)",
     )
-    measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
+    measuring.add_argument(
+        "--pin",
+        type=_cores,
+        metavar="0,1",
+        help="CPU cores to pin the workers to, one each in this order (default: not pinned)",
+    )
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -56,12 +56,15 @@ def run_parser() -> argparse.ArgumentParser:
         help="shares of the job types in a generated workload (default create_user=2,create_product=1,place_order=7)",
     )
     parser.add_argument(
-        "--seed", type=_seed, metavar="S", help="seed of a generated workload: the same one again (default random)"
+        "--seed",
+        type=_seed,
+        metavar="S",
+        help="seed of a generated workload: an equal seed gives an equal workload (default random)",
     )
     parser.add_argument(
         "--rate", type=_rate, metavar="R", help="jobs to enqueue per second (default as many as possible)"
     )
-    parser.add_argument("--follow", action="store_true", help="a wait for the outcomes, and a report of them")
+    parser.add_argument("--follow", action="store_true", help="report of the outcomes, after a wait for all of them")
     parser.add_argument(
         "--workers",
         type=processes,
@@ -75,7 +78,7 @@ def run_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command that the command line names."""
     words, commands = sys.argv[1:], command_line()
-    if words and words[0] in commands.names:
+    if words and words[0] in commands.parsers:
         commands.run(app, words)
     run_command(functools.partial(enqueue_and_follow, _run_arguments(words)), app)
 

@@ -61,7 +61,7 @@ NO_REDIS = {
 def commands() -> list[str]:
     """Return every command that there is, from the parsers."""
     programs = {"producer": producer_commands(), "worker": operators_commands("worker"), "lab": lab_commands()}
-    ours = [f"{program} {word}" for program, line in programs.items() for word in line.names]
+    ours = [f"{program} {word}" for program, line in programs.items() for word in line.parsers]
     return ["producer", *ours, "arq", "arq --check"]
 
 

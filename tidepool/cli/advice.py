@@ -37,12 +37,12 @@ def add_advice_commands(commands: CommandLine) -> None:
             type=terminal.duration,
             default=timedelta(minutes=15),
             metavar="AGO",
-            help="length of the time that is judged, up to now: 90s, 10m, 1.5h, 7d (default 15m)",
+            help="length of the time to judge, up to now, as 90s, 1.5h or 7d (default 15m)",
         )
 
 
 async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Say what limits the workers, with the figures and limits behind it."""
+    """Find what limits the workers: one verdict for each group of like processes, with the figures behind it."""
     judged, events = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "advice") for verdict in judged]
@@ -56,7 +56,7 @@ async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
 
 
 async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Recommend a pool size, with what to expect of it; exit status 1 where the figures do not allow it."""
+    """Recommend a pool size, with the waits that it would bring. Exit status 1: there are too few figures to say."""
     judged, _ = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "findings") for verdict in judged]

@@ -7,10 +7,11 @@ nothing else; log lines, progress and errors go to standard error. `tidepool.pro
 import argparse
 import asyncio
 import functools
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Never
 
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
-        self.add_argument("--json", action="store_true", help="print one JSON document instead of words")
+        self.add_argument("--json", action="store_true", help="one JSON document on standard output instead of text")
 
 
 class CommandLine:
@@ -50,9 +51,9 @@ class CommandLine:
         self._commands = self.parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The words that name commands."""
-        return tuple(self._commands.choices or ())
+    def parsers(self) -> Mapping[str, Parser]:
+        """The parsers of the commands, by the words that name them."""
+        return self._commands.choices or {}
 
     def add(
         self,
@@ -67,8 +68,9 @@ class CommandLine:
         Its docstring is the description. In *examples*, `%(prog)s` stands for the program with the command's name. A
         command with *own_servers* starts its servers by itself: embedded ones are not started for it.
         """
+        text = inspect.cleandoc(command.__doc__ or "")
         parser: Parser = self._commands.add_parser(
-            name, help=command.__doc__, description=command.__doc__, examples=examples
+            name, help=text.partition("\n")[0], description=text, examples=examples
         )
         parser.set_defaults(command=command, own_servers=own_servers)
         return parser

@@ -36,7 +36,7 @@ _WIDE = 120
 def add_job_commands(commands: CommandLine) -> None:
     """Add `results` and `requeue`."""
     listing = commands.add("results", _results, examples=_RESULTS_EXAMPLES)
-    _add_selection(listing, "applied", "rejected", "failed")
+    _add_selection(listing, ("applied", "rejected", "failed"), "any")
     listing.add_argument(
         "--since",
         type=terminal.duration,
@@ -51,13 +51,14 @@ def add_job_commands(commands: CommandLine) -> None:
         action="store_true",
         help="slowest jobs first, with their time in the queue, in a batch, for a connection and in the database",
     )
-    _add_selection(commands.add("requeue", _requeue, examples=_REQUEUE_EXAMPLES), "failed", "rejected")
+    requeueing = commands.add("requeue", _requeue, examples=_REQUEUE_EXAMPLES)
+    _add_selection(requeueing, ("failed", "rejected"), "failed; any if ids are given")
 
 
-def _add_selection(parser: argparse.ArgumentParser, *statuses: str) -> None:
-    parser.add_argument("job_ids", nargs="*", metavar="JOB_ID", help="ids of the jobs that are meant (default all)")
-    parser.add_argument("--status", choices=statuses, help="status of the jobs that are meant")
-    parser.add_argument("--function", metavar="F", help="function of the jobs that are meant, such as place_order")
+def _add_selection(parser: argparse.ArgumentParser, statuses: tuple[str, ...], default: str) -> None:
+    parser.add_argument("job_ids", nargs="*", metavar="JOB_ID", help="ids of jobs (default all jobs)")
+    parser.add_argument("--status", choices=statuses, help=f"outcome of the jobs (default {default})")
+    parser.add_argument("--function", metavar="F", help="function of the jobs, such as place_order (default any)")
 
 
 async def _results(arguments: argparse.Namespace, context: Context[Settings]) -> int:

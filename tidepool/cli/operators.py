@@ -54,13 +54,15 @@ def command_line(program: str) -> CommandLine:
     add_pool_commands(commands)
     add_advice_commands(commands)
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
-        "--roles", action="store_true", help=f"creation of the roles {', '.join(ROLES)}, too, with what each may do"
+        "--roles",
+        action="store_true",
+        help=f"roles as well as tables: {' and '.join(ROLES)}, with the least that workers and readers need",
     )
     commands.add("services", _services, examples="  %(prog)s")
     commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
         "--service",
         action="store_true",
-        help="a service file for psql instead of the URLs: it keeps the password out of psql's arguments",
+        help="a service file for psql instead of the URLs, so that no password stands among its arguments",
     )
     return commands
 

@@ -64,7 +64,11 @@ NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker runni
 def add_pool_commands(commands: CommandLine) -> None:
     """Add `snapshots` and `pool`."""
     listing = commands.add("snapshots", _snapshots, examples=_SNAPSHOTS_EXAMPLES)
-    listing.add_argument("--worker", metavar="ID", help="id of the one worker to show, as in the column worker_id")
+    listing.add_argument(
+        "--worker",
+        metavar="ID",
+        help="id of a worker whose snapshots are shown, as in the column worker_id (default all)",
+    )
     listing.add_argument(
         "--since",
         type=terminal.duration,
@@ -80,7 +84,7 @@ def add_pool_commands(commands: CommandLine) -> None:
         type=terminal.duration,
         default=timedelta(minutes=10),
         metavar="AGO",
-        help="length of the time that is shown, up to now: 90s, 10m, 1.5h, 7d (default 10m)",
+        help="length of the time to show, up to now, as 90s, 1.5h or 7d (default 10m)",
     )
     showing.add_argument("--watch", action="store_true", help="new figures every five seconds, until Ctrl-C")
 
