@@ -35,7 +35,7 @@ _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
     """Inject faults while workers run jobs, and check that every job was applied exactly once.
 
-    Uses servers of its own unless others are named. Exit status 1: a job was lost, applied twice or has a wrong outcome.
+    Uses servers of its own unless others are named. Exit status 1: a job was lost, applied twice or ended wrongly.
     """
     if arguments.list:
         _list(as_json=arguments.json)
