@@ -26,11 +26,12 @@ from tidepool import servers
 from tidepool.fleet.identity import worker_id_prefix
 from tidepool.jobs.ids import check_id
 from tidepool.queue import wire
-from tidepool.queue.connection import REFUSALS, open_redis, wait_for
+from tidepool.queue.connection import REFUSALS, open_redis
 from tidepool.queue.faults import is_trouble
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners, with_typed
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
+from tidepool.retry import wait_for_server
 from tidepool.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -173,8 +174,8 @@ class JobClient:
         assert self._settled is not None
         return await self._settled([submission.id for submission in submissions])
 
-    async def _until_through(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        async def attempt() -> Any:
+    async def _until_through(self, call: Callable[[], Awaitable[bytes]]) -> bytes:
+        async def attempt() -> bytes:
             try:
                 return await call()
             except ResponseError as error:  # read-only in a failover, or full
@@ -182,7 +183,10 @@ class JobClient:
                     raise
                 raise RedisConnectionError(str(error)) from error
 
-        return await wait_for(attempt, "redis", "the queue", self._patience_s, _CUT, REFUSALS)
+        def is_cut(error: Exception) -> bool:
+            return isinstance(error, _CUT) and not isinstance(error, REFUSALS)
+
+        return await wait_for_server(attempt, is_cut, server="redis", address="the queue", patience_s=self._patience_s)
 
 
 @asynccontextmanager

@@ -7,12 +7,12 @@ import asyncio
 import functools
 import platform
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from arq.connections import ArqRedis
@@ -36,7 +36,6 @@ from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
-from tidepool.periodic import keep_running
 from tidepool.pool.faults import DatabaseFault, ServerError, words
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
@@ -50,6 +49,8 @@ from tidepool.storage.requirements import require
 from tidepool.urls import drops_channel_binding, without_password
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _HEALTH_CHECK_INTERVAL_S = 3
 
@@ -206,7 +207,7 @@ class WorkerProcess:
         self._open.push_async_callback(pool.close)
         return pool
 
-    async def _wait_for_database(self, attempt: Any) -> Any:
+    async def _wait_for_database(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
@@ -239,8 +240,8 @@ class WorkerProcess:
             self._run_aside(recorder.run, "stats job")
             self._run_aside(Adviser(journal, side).run, "adviser")
 
-    def _run_aside(self, work: Callable[[], Awaitable[None]], name: str) -> None:
-        task = asyncio.create_task(keep_running(work, name), name=name)
+    def _run_aside(self, work: Callable[[], Coroutine[object, object, None]], name: str) -> None:
+        task = asyncio.create_task(work(), name=name)
         self._open.callback(task.cancel)
 
 

@@ -31,7 +31,7 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `budget.entries_unusable` | warning | an entry of the budget that no worker wrote was skipped; once for each |
 | `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
-| `advice.failed`, `prune.failed` | warning, error | PostgreSQL was away or refused it; error: another cause |
+| `advice.failed`, `prune.failed` | warning | PostgreSQL was away or refused it |
 | `rows.pruned` | info | old snapshots and ledger rows were deleted |
 | `retention.longer` | warning | another worker keeps rows for longer, and its setting counts |
 | `front.sign_in_failed` | warning | a caller of the front gave a wrong token; with its address |

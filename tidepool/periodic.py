@@ -1,6 +1,6 @@
-"""Background tasks that last as long as their process: an error is logged, and the task goes on.
+"""Periodic work that lasts as long as its process: a round that fails is logged, and the next one comes.
 
-Nobody awaits such a task. Were it to end by an error, what it does would be missing until the process is restarted.
+Nobody awaits such a task. If an error ended it, its work would be missing until the process is restarted.
 """
 
 import asyncio
@@ -13,8 +13,10 @@ from tidepool.cancelling import heed_cancel
 
 log = structlog.get_logger(__name__)
 
-_RESTART_DELAY_S = 1.0
+_MIN_FAILED_DELAY_S = 1.0
+"""Seconds between a failed round and the next one, at least: one that fails at once must not run without a pause."""
 _LOG_EVERY_S = 60.0
+"""Seconds between two log lines about the failures of one task: they are all alike."""
 
 
 class FailureLog:
@@ -33,13 +35,22 @@ class FailureLog:
             log.error("task.failed", task=self._task, failures=self._count, exc_info=error)
 
 
-async def keep_running(work: Callable[[], Awaitable[None]], name: str) -> None:
-    """Call *work*, which runs until it is cancelled, again a second after each error of it or when it returns."""
+async def every(
+    period_s: float, run_once: Callable[[], Awaitable[object]], name: str, *, waits_first: bool = False
+) -> None:
+    """Call *run_once*, wait *period_s*, and repeat until the task is cancelled; *waits_first* puts the wait first.
+
+    An error of a round is logged under *name*, and the next round comes after a second or more. A round that waits for
+    its own time, such as a tick of the clock, has a period of 0.
+    """
     failures = FailureLog(name)
+    delay_s = period_s if waits_first else 0.0
     while True:
+        await asyncio.sleep(delay_s)
         heed_cancel()
         try:
-            await work()
-        except Exception as error:  # noqa: BLE001  (whatever it is, the task goes on)
+            await run_once()
+            delay_s = period_s
+        except Exception as error:  # noqa: BLE001  (whatever it is, the next round comes)
             failures.log(error)
-        await asyncio.sleep(_RESTART_DELAY_S)
+            delay_s = max(period_s, _MIN_FAILED_DELAY_S)

@@ -6,7 +6,7 @@ from tidepool.client import MOST_AT_ONCE, JobClient
 from tidepool.pool.pool import Pool
 from tidepool.queue.submission import Submission
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Selection
+from tidepool.storage.results import Requeued, Selection
 
 
 async def requeue_all(
@@ -16,13 +16,15 @@ async def requeue_all(
 
     Applied ones are left alone, and those whose content was not kept. Who is cut short may call again.
     """
-    requeued: list[str] = []
-    while True:
+
+    async def mark(after_id: str) -> list[Requeued]:
         async with pool.transaction() as connection:
-            jobs = await Repositories(connection).results.mark_requeued(
-                after_id=requeued[-1] if requeued else "", limit=MOST_AT_ONCE, search=search, **selection
+            return await Repositories(connection).results.mark_requeued(
+                after_id=after_id, limit=MOST_AT_ONCE, search=search, **selection
             )
-        if not jobs:
-            return requeued
+
+    requeued: list[str] = []
+    while jobs := await mark(requeued[-1] if requeued else ""):
         await client.enqueue_many([Submission(*job) for job in jobs], again=True)
         requeued += [job.job_id for job in jobs]
+    return requeued

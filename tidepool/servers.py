@@ -2,16 +2,18 @@
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from tidepool import embedded
 from tidepool.embedded import Urls
 from tidepool.pool.faults import Refused, ServerError, Unavailable
 from tidepool.pool.pool import PoolConfig
 from tidepool.protocols import POSTGRESQL, other_than
-from tidepool.queue.connection import wait_for
+from tidepool.retry import wait_for_server
 from tidepool.settings import Settings
 from tidepool.urls import parse_postgres, without_password
+
+T = TypeVar("T")
 
 
 def addresses(settings: Settings) -> Urls:
@@ -35,13 +37,13 @@ def running(settings: Settings) -> Generator[Urls]:
         yield membership.urls
 
 
-async def wait_for_postgresql(attempt: Callable[[], Awaitable[Any]], url: str, patience_s: float | None) -> Any:
+async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, patience_s: float | None) -> T:
     """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server; None waits for ever.
 
     Raises the last `Unavailable` when *patience_s* is over, and `Refused` at once, also where another server answers.
     """
 
-    async def tried() -> Any:
+    async def tried() -> T:
         try:
             return await attempt()
         except Unavailable as error:
@@ -49,7 +51,13 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[Any]], url: str, p
                 await _require_postgresql_at(url)
             raise
 
-    return await wait_for(tried, "postgresql", without_password(url), patience_s, (Unavailable,))
+    return await wait_for_server(
+        tried,
+        lambda error: isinstance(error, Unavailable),
+        server="postgresql",
+        address=without_password(url),
+        patience_s=patience_s,
+    )
 
 
 async def _require_postgresql_at(url: str) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 
-from tidepool.queue.connection import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for, wait_for_redis
+from tidepool.queue.connection import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for_redis
 
 
 async def test_a_task_that_talks_to_redis_can_be_cancelled(redis: ArqRedis) -> None:
@@ -72,20 +72,6 @@ async def test_a_server_that_answers_is_not_waited_for(redis: ArqRedis, redis_ur
     assert [] == logs
 
 
-async def test_a_server_that_is_away_is_waited_for_and_told_once(logs: list[Any]) -> None:
-    """With its address, which has no password any more."""
-    answers = iter([RedisConnectionError("refused"), RedisConnectionError("refused"), "PONG"])
-
-    async def attempt() -> str:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    assert "PONG" == await wait_for(attempt, "redis", "redis://r", 10, (RedisConnectionError,))
-    assert [("server.waited_for", "redis", "redis://r")] == [(x["event"], x["server"], x["address"]) for x in logs]
-
-
 async def test_patience_ends_with_the_last_error() -> None:
     """As the caller's error."""
     away = open_redis("unix:///nowhere/redis.sock", queue_name="q")
@@ -103,16 +89,3 @@ async def test_a_user_that_may_not_even_ask_is_refused(redis: ArqRedis) -> None:
     redis.ping = refuse
     with pytest.raises(NoPermissionError):
         await wait_for_redis(redis, "redis://r", patience_s=60)
-
-
-async def test_a_refused_password_is_not_tried_again() -> None:
-    """Waiting cannot help; some servers lock out who tries too often."""
-    attempts: list[int] = []
-
-    async def attempt() -> None:
-        attempts.append(1)
-        raise AuthenticationError("invalid username-password pair")
-
-    with pytest.raises(AuthenticationError):
-        await wait_for(attempt, "redis", "r", 60, (RedisConnectionError,), (AuthenticationError,))
-    assert 1 == len(attempts)

@@ -279,12 +279,19 @@ async def test_processes_that_prune_at_once_do_not_wait_for_each_other(database:
         await side.close()
 
 
-@pytest.mark.parametrize("error", [Unavailable("the server is away"), LookupError("a column of another version")])
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (Unavailable("the server is away"), "prune.failed"),
+        (LookupError("a column of another version"), "task.failed"),
+    ],
+)
 async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
-    side: UnsteadySide, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+    side: UnsteadySide, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception, event: str
 ) -> None:
     """Neither an outage nor a surprise ends it."""
     monkeypatch.setattr("tidepool.health.pruner._INTERVAL_S", 0.01)
+    monkeypatch.setattr("tidepool.periodic._MIN_FAILED_DELAY_S", 0.01)
     unsteady: Any = side
     await insert_results(connection, 1, NOW - timedelta(days=3000))
     side.away = error
@@ -301,4 +308,4 @@ async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
     await until(pruned)
     running.cancel()
     await asyncio.wait([running])
-    assert "prune.failed" == logs[0]["event"]
+    assert event == logs[0]["event"]

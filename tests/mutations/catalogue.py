@@ -590,9 +590,9 @@ MUTATIONS = [
     Mutation(
         "a background task ends by an error",
         "tidepool/periodic.py",
-        "            failures.log(error)\n        await",
-        "            failures.log(error)\n            return\n        await",
-        "tests/unit/test_periodic.py::test_a_task_that_fails_or_returns_goes_on",
+        "            failures.log(error)\n",
+        "            failures.log(error)\n            return\n",
+        "tests/unit/test_periodic.py::test_a_round_that_fails_does_not_end_the_task",
     ),
     Mutation(
         "a beat of the future is believed",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.commands_file import MAX_LINE_BYTES, Refusal, other_format, read_commands
-from tidepool.jobs.ids import check_id, ledger_id
+from tidepool.jobs.ids import MAX_ID_CHARACTERS, check_id, ledger_id
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 
@@ -355,10 +355,11 @@ def test_an_id_that_is_accepted_is_safe_wherever_ids_go(job_id: str) -> None:
         "a\u200bb",
         ".",
         "..",
+        ledger_id(" a"),
     ],
 )
 def test_an_id_that_would_break_something_is_refused(job_id: str) -> None:
-    """Empty, too long, whitespace, control characters, invisible ones, lone surrogates, mere dots."""
+    """Empty, too long, whitespace, control characters, invisible ones, lone surrogates, mere dots, escaped ids."""
     with pytest.raises(ValueError, match="must have "):
         check_id(job_id)
 
@@ -374,9 +375,13 @@ def test_ids_as_people_choose_them_are_accepted(job_id: str) -> None:
 
 @given(st.text(max_size=210), st.text(max_size=210))
 def test_the_ledger_has_an_id_of_its_own_for_every_id(one: str, other: str) -> None:
-    """Whatever an arq client chose: it keeps the rule, and two ids stay two."""
-    check_id(ledger_id(one))
-    assert (one == other) == (ledger_id(one) == ledger_id(other))
+    """Whatever an arq client chose, and also if it chose the ledger's id of another job."""
+    made = [ledger_id(one), ledger_id(other), ledger_id(ledger_id(one)), ledger_id(ledger_id(other))]
+    chosen = [one, other, ledger_id(one), ledger_id(other)]
+    assert len(set(chosen)) == len(set(made))
+    for job_id in made:
+        assert job_id.isprintable()
+        assert 1 <= len(job_id.strip()) == len(job_id) <= MAX_ID_CHARACTERS
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import FENCE, PAGES
 
 from settings import Settings, load
 from tidepool import logs
@@ -85,3 +86,23 @@ def default_of(name: str) -> str:
     if value is None or value in ((), {}):
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_of_the_repository(page: str) -> None:
+    """Links to headings, too: a heading that is renamed breaks the links to it."""
+    text = FENCE.sub("", (ROOT / page).read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (ROOT / page).parent / path if path else ROOT / page
+        assert there.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

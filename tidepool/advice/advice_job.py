@@ -1,6 +1,5 @@
 """Judges the fleet's pools every quarter of an hour, and leaves an event where there is something to do about them."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,8 +8,8 @@ import structlog
 from tidepool.advice.fleet_report import judge
 from tidepool.advice.study import read_studies
 from tidepool.advice.verdict import Study, Verdict
-from tidepool.cancelling import heed_cancel
 from tidepool.health.journal import Journal
+from tidepool.periodic import every
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
@@ -35,15 +34,13 @@ class Adviser:
 
     async def run(self) -> None:
         """Wait, judge, and so on until cancelled; a failed round is logged and the next one comes."""
-        while True:
-            await asyncio.sleep(WINDOW.total_seconds())
-            heed_cancel()
-            try:
-                await self.run_once()
-            except DatabaseFault as fault:
-                log.warning("advice.failed", error=str(fault))
-            except Exception:  # a table of another version, say, while one worker after the other is replaced
-                log.exception("advice.failed")
+        await every(WINDOW.total_seconds(), self._round, "adviser", waits_first=True)
+
+    async def _round(self) -> None:
+        try:
+            await self.run_once()
+        except DatabaseFault as fault:
+            log.warning("advice.failed", error=str(fault))
 
     async def run_once(self, now: datetime | None = None) -> None:
         """Judge the window before *now*, unless somebody has done so within half of it."""

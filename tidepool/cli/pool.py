@@ -75,7 +75,7 @@ async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
     if not console.is_terminal:
         raise terminal.CommandError("--watch needs a terminal; --json is for programs")
     with Live(console=console, auto_refresh=False, screen=True) as live:
-        while True:
+        while live.is_started:
             live.update(_drawn(await _read(pool, arguments), console.width), refresh=True)
             await asyncio.sleep(_REDRAW_S)
 

@@ -30,6 +30,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -38,7 +39,7 @@ from redis.asyncio import Redis
 
 from tidepool.cancelling import heed_cancel
 from tidepool.fleet.capacity import Capacity
-from tidepool.periodic import FailureLog, keep_running
+from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.queue.faults import Oddities, is_trouble
 from tidepool.queue.leases import with_typed
@@ -89,7 +90,6 @@ class Budget:
         self._script: Any = redis.register_script(
             with_typed((files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8"))
         )
-        self._failures = FailureLog("capacity reader")
         self._unusable = Oddities("budget.entries_unusable")
         self._worker_id = worker_id
         self._wanted = pool_size + BESIDE_POOL
@@ -169,12 +169,9 @@ class Budget:
 
     async def run(self) -> None:
         """Beat, and look at the server, each once a second until cancelled. A slow server delays no beat."""
-        looking = asyncio.create_task(keep_running(self._look_on, "capacity reader"), name="capacity reader")
+        looking = asyncio.create_task(every(BEAT_S, self.look, "capacity reader"), name="capacity reader")
         try:
-            while True:
-                heed_cancel()
-                await asyncio.sleep(BEAT_S)
-                await self.beat()
+            await every(BEAT_S, self.beat, "budget", waits_first=True)
         finally:
             looking.cancel()
 
@@ -200,12 +197,8 @@ class Budget:
 
     async def look(self) -> None:
         """Read the capacity anew, if the server answers."""
-        try:
+        with suppress(DatabaseFault):  # whoever has work to do there logs it
             await self._read_capacity()
-        except DatabaseFault:
-            pass  # whoever has work to do there says so
-        except Exception as error:  # noqa: BLE001  (the next look is a second away)
-            self._failures.log(error)
 
     async def leave(self) -> None:
         """Leave the fleet, after the last connection was closed: whoever beats next takes the entry out."""
@@ -228,12 +221,6 @@ class Budget:
         """
         is_fresh = time.monotonic() - self._read_s < LIFE_S / 2
         return _as_json(self.capacity, self._margin) if self.capacity and is_fresh else ""
-
-    async def _look_on(self) -> None:
-        while True:
-            heed_cancel()
-            await self.look()
-            await asyncio.sleep(BEAT_S)
 
     def _take(
         self, granted: int, usable: int, held: int, calm: int, workers: Sequence[bytes], reading: bytes, unusable: bytes

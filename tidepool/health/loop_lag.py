@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
+from tidepool.periodic import every
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _PROBE_INTERVAL_S = 0.1
@@ -49,11 +50,13 @@ class LoopLag:
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        await every(0.0, self._probe, "loop lag probe")
+
+    async def _probe(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _PROBE_INTERVAL_S
-            await asyncio.sleep(_PROBE_INTERVAL_S)
-            self._add(int((loop.time() - due) * 1e6), self._cpu_wait())
+        due_s = loop.time() + _PROBE_INTERVAL_S
+        await asyncio.sleep(_PROBE_INTERVAL_S)
+        self._add(int((loop.time() - due_s) * 1e6), self._cpu_wait())
 
     def take_figures(self) -> dict[str, Any]:
         """Return the cumulative figures, and the greatest lag since the last call."""

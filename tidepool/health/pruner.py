@@ -8,13 +8,12 @@ How long rows are kept is the database's matter, as all processes prune the same
 process that pruned in the last seven days counts, and a process whose own is shorter logs that once.
 """
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import structlog
 
-from tidepool.cancelling import heed_cancel
+from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
@@ -54,18 +53,16 @@ class Pruner:
 
     async def run(self) -> None:
         """Prune, wait, and so on until cancelled; a failed round is logged and the next one comes."""
-        while True:
-            heed_cancel()
-            try:
-                pruned = await self.run_once()
-            except DatabaseFault as fault:
-                log.warning("prune.failed", error=str(fault))
-            except Exception:  # a table of another version, say, while one worker after the other is replaced
-                log.exception("prune.failed")
-            else:
-                if any(pruned):
-                    log.info("rows.pruned", **pruned._asdict())
-            await asyncio.sleep(_INTERVAL_S)
+        await every(_INTERVAL_S, self._round, "pruner")
+
+    async def _round(self) -> None:
+        try:
+            pruned = await self.run_once()
+        except DatabaseFault as fault:
+            log.warning("prune.failed", error=str(fault))
+        else:
+            if any(pruned):
+                log.info("rows.pruned", **pruned._asdict())
 
     async def run_once(self, now: datetime | None = None) -> Pruned:
         """Delete everything that is past its time at *now*, and thin what is old.
@@ -98,13 +95,12 @@ class Pruner:
 
     async def _prune(self, repository: str, before: datetime) -> int:
         """Delete what is from before *before*, in small batches; returns how many rows."""
-        gone = 0
-        while True:
+        gone, batch = 0, _BATCH
+        while batch == _BATCH:
             async with self._side.use() as connection:
-                batch: int = await getattr(Repositories(connection), repository).prune(before, limit=_BATCH)
+                batch = await getattr(Repositories(connection), repository).prune(before, limit=_BATCH)
             gone += batch
-            if batch < _BATCH:
-                return gone
+        return gone
 
     async def _thin(self, now: datetime, oldest: datetime) -> int:
         """Thin what has become old enough for it; returns how many rows that has deleted."""

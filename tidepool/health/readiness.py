@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tidepool.health.kept import Kept
+from tidepool.periodic import every
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import PoolTimeout
 from tidepool.pool.pool import Pool
@@ -87,9 +88,7 @@ class Readiness:
 
     async def run(self) -> None:
         """Look every second until cancelled, so that *last* is never old."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_S)
+        await every(LOOK_S, self.look, "readiness")
 
     async def _look(self) -> Report:
         redis, (of_the_database, database_ms) = await asyncio.gather(self._look_at_redis(), self._timed_database())

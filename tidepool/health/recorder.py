@@ -21,7 +21,7 @@ from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.watcher import Watcher
 from tidepool.ledger.tally import BatchFigures, Tally
-from tidepool.periodic import FailureLog, keep_running
+from tidepool.periodic import FailureLog, every
 from tidepool.pool.loan import Holder
 from tidepool.pool.pool import Pool
 
@@ -69,16 +69,18 @@ class Recorder:
 
     async def run(self) -> None:
         """Sample at every tick until cancelled. A slow write delays no sample."""
-        probe = asyncio.create_task(keep_running(self._lag.run, "loop lag probe"), name="loop lag probe")
+        probe = asyncio.create_task(self._lag.run(), name="loop lag probe")
         try:
-            while True:
-                tick_s = await self._next_tick()
-                await self._look_at_queue()
-                self.take_sample(tick_s)
-                if self._writing is None or self._writing.done():
-                    self._writing = asyncio.create_task(self._write(), name="snapshot writer")
+            await every(0.0, self._tick, "stats job")
         finally:
             probe.cancel()
+
+    async def _tick(self) -> None:
+        tick_s = await self._next_tick()
+        await self._look_at_queue()
+        self.take_sample(tick_s)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="snapshot writer")
 
     async def close(self) -> None:
         """Write what is kept, as far as PostgreSQL allows."""

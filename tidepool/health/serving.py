@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from tidepool.bounded_http.listening import listen
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Check, Readiness
-from tidepool.periodic import keep_running
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 
@@ -53,7 +52,7 @@ class HealthPort:
         self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
         self._tasks = [
             asyncio.create_task(self._server.serve([listening]), name="health server"),
-            asyncio.create_task(keep_running(self._readiness.run, "readiness"), name="readiness"),
+            asyncio.create_task(self._readiness.run(), name="readiness"),
         ]
 
     def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:

@@ -6,11 +6,14 @@ point: `é` as one character and as `e` with an accent are two ids.
 """
 
 import hashlib
+import re
 
 MAX_ID_CHARACTERS = 200
 _DIGEST_CHARACTERS = 32
 _REPLACEMENT = "\ufffd"
 """What a decoder makes of bytes that are no text: different bytes would become the same id."""
+_ESCAPED = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARACTERS}}}\Z")
+"""The end of every id that the ledger had to escape; no other id may look like one."""
 
 
 def check_id(job_id: str) -> None:
@@ -18,7 +21,8 @@ def check_id(job_id: str) -> None:
 
     It has 1 to 200 printable characters: no control, format or right-to-left control characters, no surrogates, and no
     whitespace but single or repeated spaces inside, since HTTP strips those at the ends. It is not `.` or `..`, which
-    browsers resolve in a path even if they are escaped: `/jobs/./requeue` is the call for all jobs.
+    browsers resolve in a path even if they are escaped: `/jobs/./requeue` is the call for all jobs. It does not end
+    with `~` and 32 hexadecimal digits, as the ids end that the ledger had to escape (see `ledger_id`).
     """
     if not 1 <= len(job_id) <= MAX_ID_CHARACTERS:
         raise ValueError(f"must have 1 to {MAX_ID_CHARACTERS} characters")
@@ -28,13 +32,15 @@ def check_id(job_id: str) -> None:
         raise ValueError("must have no space at its ends")
     if job_id in (".", ".."):
         raise ValueError("must have more than dots: in a URL . and .. are no names")
+    if _ESCAPED.search(job_id):
+        raise ValueError("must have another end: ~ and 32 hexadecimal digits mark an id that was escaped")
 
 
 def ledger_id(job_id: str) -> str:
     """Return the id under which the ledger keeps a job of any arq client.
 
-    That is *job_id* itself if it keeps the rule. Otherwise it is cut and escaped until it does, and has a digest of
-    the whole, so that two ids stay two.
+    That is *job_id* itself if `check_id` accepts it. Otherwise it is cut and escaped, and ends with `~` and a digest of
+    the whole id, so that different ids stay different.
     """
     try:
         check_id(job_id)

@@ -8,7 +8,6 @@ it where that is known.
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeGuard
 
 import hiredis
@@ -27,17 +26,16 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tidepool.cancelling import heed_cancel
 from tidepool.pool.faults import is_broken_tls, is_local, words
 from tidepool.protocols import REDIS, TLS, other_than
 from tidepool.queue import wire
 from tidepool.queue.faults import is_trouble
+from tidepool.retry import wait_for_server
 from tidepool.urls import checks_certificate, without_password
 
 log = structlog.get_logger(__name__)
 
 SOCKET_TIMEOUT_S = 5.0
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 1.0
 _KEEPALIVE = {
     getattr(socket, name): value
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
@@ -98,7 +96,11 @@ async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None 
                 await _require_redis_at(url)
             raise
 
-    warning = await wait_for(attempt, "redis", without_password(url), patience_s, (RedisError, OSError), REFUSALS)
+    def is_away(error: Exception) -> bool:
+        return isinstance(error, (RedisError, OSError)) and not isinstance(error, REFUSALS)
+
+    address = without_password(url)
+    warning = await wait_for_server(attempt, is_away, server="redis", address=address, patience_s=patience_s)
     if warning:
         log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
 
@@ -139,33 +141,6 @@ async def _look(redis: ArqRedis) -> str:
 def _eviction(info: dict[str, Any]) -> str:
     policy = info.get("maxmemory_policy", _DROPS_NOTHING)
     return "" if policy == _DROPS_NOTHING else f"maxmemory-policy is {policy}: a full Redis drops jobs; set noeviction"
-
-
-async def wait_for(
-    attempt: Callable[[], Awaitable[Any]],
-    server: str,
-    address: str,
-    patience_s: float | None,
-    absent: tuple[type[Exception], ...],
-    refused: tuple[type[Exception], ...] = (),
-) -> Any:
-    """Return what *attempt* returns, trying again with growing delays while it raises one of *absent*."""
-    loop = asyncio.get_running_loop()
-    deadline = None if patience_s is None else loop.time() + patience_s
-    delay_s = _FIRST_DELAY_S
-    while True:
-        heed_cancel()
-        try:
-            return await attempt()
-        except refused:
-            raise
-        except absent as error:
-            if deadline is not None and loop.time() + delay_s > deadline:
-                raise
-            if delay_s == _FIRST_DELAY_S:
-                log.warning("server.waited_for", server=server, address=address, error=str(error))
-        await asyncio.sleep(delay_s)
-        delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
 
 
 def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:

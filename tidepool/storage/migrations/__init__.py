@@ -19,9 +19,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import random
 import re
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,10 +28,10 @@ from typing import Any, LiteralString, NamedTuple, cast
 import asyncpg
 import structlog
 
-from tidepool.cancelling import heed_cancel
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Unavailable, translated
 from tidepool.pool.pool import PoolConfig, connect
+from tidepool.retry import RetryPolicy, retry
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +134,7 @@ async def migrate(config: PoolConfig) -> list[Migration]:
     connection, backend = await connect(config, "migrate"), _Backend()
     try:
         async with translated(), _watched(config, backend):
-            applied = await _patiently(connection, backend, time.monotonic() + _PATIENCE_S)
+            applied = await _patiently(connection, backend)
             newer = (await compared(connection)).newer
     finally:
         connection.terminate()
@@ -168,16 +166,14 @@ async def compared(connection: Connection) -> Applied:
     return Applied(missing, [_named(row["version"], row["name"]) for row in unknown])
 
 
-async def _patiently(connection: Any, backend: _Backend, deadline: float) -> list[Migration]:
-    """Apply what is missing, trying until *deadline*; returns it."""
-    while True:
-        heed_cancel()
-        try:
-            return await _apply(connection, backend)
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            if time.monotonic() > deadline:
-                raise Unavailable("a migration waits for a lock; the log says who holds it") from None
-        await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))
+async def _patiently(connection: Any, backend: _Backend) -> list[Migration]:
+    """Apply what is missing, and wait for locks for as long as `_PATIENCE_S`; returns it."""
+    passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+    policy = RetryPolicy(first_s=_PAUSE_S, max_s=_PAUSE_S, jitter=0.5, deadline_s=_PATIENCE_S)
+    try:
+        return await retry(lambda: _apply(connection, backend), policy, lambda error: isinstance(error, passing))
+    except passing:
+        raise Unavailable("a migration waits for a lock; the log says who holds it") from None
 
 
 async def _apply(connection: Any, backend: _Backend) -> list[Migration]:
