@@ -87,7 +87,8 @@ def a_job(
     )
     if isinstance(command, Command):
         job.command = command
-        job.content = content or command.model_dump(mode="json", exclude_unset=True)
+        if content is None:
+            job.content = command.model_dump(mode="json", exclude_unset=True)
     else:
         job.decided = command
     return job

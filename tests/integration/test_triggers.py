@@ -30,9 +30,9 @@ def ledger(pool: Pool) -> Ledger:
     return Ledger(pool, JOBS, worker_id="w")
 
 
-async def settled(ledger: Ledger, function: str, command: Any, *, last_try: bool = False) -> Any:
+async def settled(ledger: Ledger, function: str, command: Any, *, is_last_attempt: bool = False) -> Any:
     """Settle one job."""
-    (outcome,) = await ledger.settle(function, [a_job(command, is_last_attempt=last_try)])
+    (outcome,) = await ledger.settle(function, [a_job(command, is_last_attempt=is_last_attempt)])
     return outcome
 
 
