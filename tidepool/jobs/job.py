@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -113,13 +113,16 @@ class JobType(Generic[C]):
 
     The *handler* gets the open transaction and the jobs of a batch, and returns one verdict for each job, in order. It
     neither commits nor catches database errors, since the ledger does. *constraints* names the constraints of its
-    tables that a job can break, each with the reason for which the job is rejected then.
+    tables that a job can break, each with the reason for which the job is rejected then. *grants* lists what the
+    handler may do in PostgreSQL, each as a GRANT statement has it before TO: `"SELECT, INSERT ON orders"`.
+    `migrate --roles` grants it to the role `tidepool_work`, which workers log in as in production.
     """
 
     name: str
     command: type[C]
     handler: _Handler[C]
     constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
+    grants: Sequence[LiteralString] = ()
 
     def parse(self, content: object) -> C | Rejected:
         """Validate *content*, the decoded arguments of a job. Raises nothing, whatever a sender wrote."""
