@@ -29,7 +29,7 @@ from tidepool.client import JobClient
 from tidepool.pool.pool import Pool, PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
-from tidepool.storage.migrations import migrate
+from worker import app
 
 QUEUE = "arq:queue"
 _TEMPLATE = "tidepool_template"
@@ -106,7 +106,9 @@ def servers() -> Iterator[Servers]:
                 "SELECT pg_reload_conf()",
                 f"CREATE DATABASE {_TEMPLATE}",
             )
-            asyncio.run(migrate(PoolConfig(url=servers.database_url(_TEMPLATE), application_name="tests")))
+            asyncio.run(
+                app.migrations.migrate(PoolConfig(url=servers.database_url(_TEMPLATE), application_name="tests"))
+            )
             yield servers
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tidepool import servers
-from tidepool.fleet.identity import worker_id_prefix
+from tidepool.fleet.identity import Identity
 from tidepool.jobs.ids import check_id
 from tidepool.queue import wire
 from tidepool.queue.connection import REFUSALS, open_redis
@@ -160,7 +160,7 @@ class JobClient:
 
         Without this they come back by themselves when the lease ends.
         """
-        return await release_owners(self._redis, self._redis.default_queue_name, worker_id_prefix(pid))
+        return await release_owners(self._redis, self._redis.default_queue_name, Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue ids and payloads in one call of the script; returns for each whether it was enqueued."""

@@ -19,13 +19,14 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from tidepool import logs, process, servers
-from tidepool.advice.advice_job import Adviser
+from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import EngineOptions, StartError, install
-from tidepool.fleet import capacity, identity
+from tidepool.fleet import capacity
 from tidepool.fleet.budget import Budget
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
@@ -43,7 +44,7 @@ from tidepool.queue.connection import ask, open_redis, redis_settings, wait_for_
 from tidepool.queue.leases import backlog
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrations import MigrationError, migrate
+from tidepool.storage.migrator import MigrationError, Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import drops_channel_binding, without_password
 
@@ -54,7 +55,7 @@ T = TypeVar("T")
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
+def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
     """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
@@ -63,7 +64,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
     install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types)
+    this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
@@ -99,15 +100,16 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class WorkerProcess:
     """What one worker process has open, from its connecting through `startup` to `shutdown`."""
 
-    def __init__(self, settings: Settings, job_types: JobTypes) -> None:
+    def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
         self._job_types = job_types
+        self._migrations = migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = servers.addresses(settings)
-        self._identity = identity.of_this_process()
+        self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self._health = HealthPort(settings.metrics_host, settings.metrics_port)
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
         """Return what the engine has to know of this process."""
@@ -199,8 +201,8 @@ class WorkerProcess:
             tables = not self._settings.migrate_on_start
             await self._wait_for_database(functools.partial(_require, side, tables=tables))
             if self._settings.migrate_on_start:
-                for migration in await self._wait_for_database(functools.partial(migrate, config)):
-                    log.info("migration.applied", version=migration.version, name=migration.name)
+                for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
+                    log.info("migration.applied", name=str(migration))
                 await self._wait_for_database(functools.partial(_require, side, tables=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (DatabaseFault, MigrationError, ServerError) as error:
@@ -225,7 +227,7 @@ class WorkerProcess:
         self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
-                self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
+                self._identity, side, about=about(self._settings, pool.config), server=budget.server_connections
             )
             recorder = Recorder(
                 journal,
@@ -239,7 +241,7 @@ class WorkerProcess:
             )
             self._open.push_async_callback(recorder.close)
             self._run_aside(recorder.run, "stats job")
-            self._run_aside(Adviser(journal, side).run, "adviser")
+            self._run_aside(AdviceJob(journal, side).run, "advice job")
 
     def _run_aside(self, work: Callable[[], Coroutine[object, object, None]], name: str) -> None:
         task = asyncio.create_task(work(), name=name)

@@ -24,13 +24,13 @@ from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import Server
-from tidepool.fleet.identity import worker_id_prefix
+from tidepool.fleet.identity import Identity
 from tidepool.logs import last_line
 from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.queue.connection import open_redis
 from tidepool.queue.leases import release_owners
-from tidepool.storage.migrations import migrate
+from worker import app
 
 _LOOK_S = 0.05
 _WAIT_S = 60.0
@@ -88,7 +88,7 @@ class Arena:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
             self.urls = self.named or embedded.urls(self.home)
-            await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
             self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
@@ -149,7 +149,7 @@ class Arena:
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
-        keys = await self.redis.keys(f"{QUEUE}:held:{worker_id_prefix(worker.pid)}*")
+        keys = await self.redis.keys(f"{QUEUE}:held:{Identity.worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
     async def leases(self) -> list[str]:
@@ -172,7 +172,7 @@ class Arena:
 
     async def bury(self, pid: int) -> None:
         """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
-        await release_owners(self.redis, QUEUE, worker_id_prefix(pid))
+        await release_owners(self.redis, QUEUE, Identity.worker_id_prefix(pid))
 
     async def queued(self) -> int:
         """Return how many jobs wait or run."""
