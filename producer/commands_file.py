@@ -116,7 +116,7 @@ def _item(text: bytes, number: int, source: str) -> Submission | Refusal:
         return Refusal(number, refused.field, refused.reason)
 
 
-def _entry(text: bytes) -> dict[str, Any]:
+def _entry(text: bytes) -> dict[str, object]:
     try:
         entry = from_json(text.decode(), allow_inf_nan=False)
     except UnicodeDecodeError as error:
@@ -137,7 +137,7 @@ def _check_keys(entry: object) -> None:
             raise _RefusedError(name, "is not known here; a command has job, id and args")
 
 
-def _job_type(entry: dict[str, Any]) -> JobType[Any]:
+def _job_type(entry: dict[str, object]) -> JobType[Any]:
     if "job" not in entry:
         raise _RefusedError("job", "is missing")
     name = entry["job"]
@@ -148,7 +148,7 @@ def _job_type(entry: dict[str, Any]) -> JobType[Any]:
     return job_type
 
 
-def _given_id(entry: dict[str, Any]) -> str:
+def _given_id(entry: dict[str, object]) -> str:
     job_id = entry["id"]
     if not isinstance(job_id, str):
         raise _RefusedError("id", "must be text")
@@ -166,7 +166,7 @@ def _made_id(text: bytes, number: int, source: str) -> str:
     return "file-" + hashlib.sha256(place + text).hexdigest()[:32]
 
 
-def _checked_args(entry: dict[str, Any], job_type: JobType[Any]) -> dict[str, Any]:
+def _checked_args(entry: dict[str, object], job_type: JobType[Any]) -> dict[str, object]:
     """Return the args as they are given, once they make a valid command: defaults are the worker's to fill in."""
     if "args" not in entry:
         raise _RefusedError("args", "is missing")

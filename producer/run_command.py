@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from producer import workload
 from producer.commands_file import STANDARD_INPUT, Refusal, other_format, read_commands
 from producer.fleet import Fleet
-from producer.report import Report
+from producer.report import STATUSES, Report
 from producer.run import Pace, Run
 from producer.source import Item, Reader, Take, at_hand
 from settings import Settings
@@ -125,28 +124,27 @@ async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) 
 
 def _print_report(report: Report) -> None:
     """Print the report for people."""
-    facts = report.as_json()
-    rate = facts["enqueued"] / facts["enqueue_seconds"] if facts["enqueue_seconds"] else 0.0
-    print(f"enqueued   {facts['enqueued']:,} in {facts['enqueue_seconds']:.1f} s ({rate:,.0f}/s)")
-    for figure in ("duplicates", "refused"):
-        if facts[figure]:
-            print(f"{figure:<10} {facts[figure]:,}")
+    rate = report.enqueued / report.enqueue_seconds if report.enqueue_seconds else 0.0
+    print(f"enqueued   {report.enqueued:,} in {report.enqueue_seconds:.1f} s ({rate:,.0f}/s)")
+    for title, count in (("duplicates", report.duplicates), ("refused", report.refused)):
+        if count:
+            print(f"{title:<10} {count:,}")
     if report.seed is not None:
         print(f"seed       {report.seed}")
     if report.followed:
-        _print_outcomes(facts)
+        _print_outcomes(report)
 
 
-def _print_outcomes(facts: dict[str, Any]) -> None:
-    finished = facts["applied"] + facts["rejected"] + facts["failed"]
-    print(f"finished   {finished:,} in {facts['run_seconds']:.1f} s ({facts['jobs_per_second']:,.0f} jobs/s)")
-    statuses = ("applied", "rejected", "failed")
-    table = figures_table(("function", *statuses), words=("function",))
-    for function, counts in [*facts["by_function"].items(), ("in all", facts)]:
-        table.add_row(function, *(f"{counts[status]:,}" for status in statuses))
+def _print_outcomes(report: Report) -> None:
+    print(f"finished   {report.finished:,} in {report.run_seconds:.1f} s ({report.jobs_per_second:,.0f} jobs/s)")
+    table = figures_table(("function", *STATUSES), words=("function",))
+    for function in report.functions:
+        table.add_row(function, *(f"{report.outcomes[function, status]:,}" for status in STATUSES))
+    table.add_row("in all", *(f"{report.total(status):,}" for status in STATUSES))
     print()
     console().print(table)
-    if facts["rejections"]:
-        print("\nrejected for " + ", ".join(f"{reason} {count:,}" for reason, count in facts["rejections"].items()))
-    wait = facts["queue_wait_ms"]
+    if report.rejections:
+        shown = ", ".join(f"{reason} {count:,}" for reason, count in sorted(report.rejections.items()))
+        print(f"\nrejected for {shown}")
+    wait = report.queue_wait.as_ms()
     print(f"\nwait in the queue: p50 {wait['p50']:,.0f} ms, p95 {wait['p95']:,.0f} ms, p99 {wait['p99']:,.0f} ms")

@@ -7,19 +7,19 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer import workload
 from tidepool import MOST_AT_ONCE, DatabaseFault, JobClient, Submission
-from tidepool.web import PROBLEM_SCHEMA, Problem, Services, Using
+from tidepool.web import PROBLEM_SCHEMA, Problem, Router, Services, Using
 
 MOST_JOBS = 10_000
 MAX_ITERATIONS = 100
 
-router = APIRouter(tags=["load test"])
+router = Router(tags=["load test"])
 
 
 class Burst(BaseModel):
@@ -55,11 +55,11 @@ class Queried(BaseModel):
     pool_stats: dict[str, int]
 
 
-_UNDER_WAY: dict[int | str, dict[str, Any]] = {409: {"description": "A load test is under way", **PROBLEM_SCHEMA}}
+_UNDER_WAY: dict[int | str, dict[str, object]] = {409: {"description": "A load test is under way", **PROBLEM_SCHEMA}}
 
 
 @router.get("/load-test", responses=_UNDER_WAY)
-async def query_load_test(
+async def _query_load_test(
     services: Using,
     iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
 ) -> Queried:
@@ -97,7 +97,7 @@ async def _alone(services: Services) -> AsyncGenerator[None]:
 
 
 @router.post("/load-test", responses=_UNDER_WAY)
-async def load_test(burst: Burst, services: Using) -> Enqueued:
+async def _load_test(burst: Burst, services: Using) -> Enqueued:
     """Enqueue a burst of generated jobs as fast as it goes; workers run them as any others. One at a time."""
     async with _alone(services):
         seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed

@@ -1,12 +1,12 @@
 """The routes that enqueue the service's jobs: `tidepool.web.JobRequests` does so, `worker.jobs` checks the fields."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from tidepool.web import JobRequests, RowId, Using
+from tidepool.web import JobRequests, Router, RowId, Using
 from worker.jobs import create_product, create_user, place_order, set_stock, update_user
 from worker.reasons import ShopReason
 
-router = APIRouter(tags=["commands"])
+router = Router(tags=["commands"])
 
 _requests = JobRequests(
     places={"user_id": "/users/", "product_id": "/products/", "order_id": "/orders/"},
@@ -15,19 +15,19 @@ _requests = JobRequests(
 )
 
 
-@router.post("/users/", name="create_user", **_requests.route(create_user.JOB, "Create a user"))
+@router.post("/users/", **_requests.route(create_user.JOB, "Create a user"))
 async def _create_user(request: Request, services: Using) -> Response:
     """Username and email are unique to the letter."""
     return await _requests.accept(request, services, create_user.JOB)
 
 
-@router.post("/products/", name="create_product", **_requests.route(create_product.JOB, "Create a product"))
+@router.post("/products/", **_requests.route(create_product.JOB, "Create a product"))
 async def _create_product(request: Request, services: Using) -> Response:
     """Give a sku that no other product has, or none."""
     return await _requests.accept(request, services, create_product.JOB)
 
 
-@router.post("/orders/", name="place_order", **_requests.route(place_order.JOB, "Place an order"))
+@router.post("/orders/", **_requests.route(place_order.JOB, "Place an order"))
 async def _place_order(request: Request, services: Using) -> Response:
     """Name the user and the product each by its id or by its own key."""
     return await _requests.accept(request, services, place_order.JOB)
@@ -35,7 +35,6 @@ async def _place_order(request: Request, services: Using) -> Response:
 
 @router.put(
     "/users/{user_id}",
-    name="update_user",
     **_requests.route(update_user.JOB, "Change a user", named=("user_id", "username")),
 )
 async def _update_user(request: Request, services: Using, user_id: RowId) -> Response:
@@ -45,7 +44,6 @@ async def _update_user(request: Request, services: Using, user_id: RowId) -> Res
 
 @router.put(
     "/products/{product_id}/stock",
-    name="set_stock",
     **_requests.route(set_stock.JOB, "Set a product's stock", named=("product_id", "sku")),
 )
 async def _set_stock(request: Request, services: Using, product_id: RowId) -> Response:

@@ -49,7 +49,7 @@ def max_connections(wanted: int, *, share: float = 1.0) -> int:
     return max(_MIN_CONNECTIONS, min(wanted, int((soft - _RESERVED_FILES) * share)))
 
 
-class Evictable(Protocol):
+class _Evictable(Protocol):
     """A connection that can be closed in favour of another one."""
 
     def evict(self) -> None:
@@ -65,7 +65,7 @@ class Connections:
     count: int = 0
     unfinished_bytes: int = 0
     """Bytes of requests that have not arrived as a whole."""
-    evictable: dict[Evictable, None] = field(default_factory=dict)
+    evictable: dict[_Evictable, None] = field(default_factory=dict)
     """Those without a complete request: idle, or in the middle of a head or body. The longest unoccupied is first."""
 
     def make_room(self) -> bool:

@@ -7,7 +7,6 @@ sets no timer and counts against no shared bound.
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Any
 
 import httptools
 import structlog
@@ -46,7 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any],
+        app_state: dict[str, object],
         *,
         limits: Limits,
         connections: Connections,

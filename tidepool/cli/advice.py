@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,6 +16,7 @@ from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.pool import NO_SNAPSHOTS
+from tidepool.cli.terminal import TableRow
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 
@@ -67,9 +67,7 @@ async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> i
     return 0 if any(verdict.advice for verdict in judged) else 1
 
 
-async def _judge(
-    arguments: argparse.Namespace, context: Context[Settings]
-) -> tuple[list[Verdict], list[dict[str, Any]]]:
+async def _judge(arguments: argparse.Namespace, context: Context[Settings]) -> tuple[list[Verdict], Sequence[TableRow]]:
     """Return each group of processes with its verdict, and the events of the time."""
     until = datetime.now(UTC)
     since = until - arguments.since
@@ -79,7 +77,7 @@ async def _judge(
     return await judge(studies), events
 
 
-def _without(document: dict[str, Any], name: str) -> dict[str, Any]:
+def _without(document: dict[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in document.items() if key != name}
 
 
@@ -153,6 +151,6 @@ def _number(value: float, unit: str) -> str:
     return f"{number} {unit}".strip()
 
 
-def _event(event: dict[str, Any]) -> str:
+def _event(event: TableRow) -> str:
     detail = ", ".join(f"{name} {value}" for name, value in event["detail"].items() if name != "stack")
     return f"{event['at']:%H:%M:%S}  {event['kind']}  {event['worker_id']}  {detail}"

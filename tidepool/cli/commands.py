@@ -87,7 +87,7 @@ def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, 
     A command with *own_servers* is given the servers' addresses only: embedded ones are not started for it.
     """
     settings = app.settings.load_or_exit()
-    interruption = process.interrupt_on_signals()
+    interruption = process.Interruption.on_signals()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:

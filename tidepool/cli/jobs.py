@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -10,6 +10,7 @@ from tidepool import durations
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
+from tidepool.cli.terminal import TableRow
 from tidepool.requeue import requeue_all
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
@@ -85,7 +86,7 @@ async def _results(arguments: argparse.Namespace, context: Context[Settings]) ->
     return 1 if missing else 0
 
 
-def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) -> None:
+def _print_by_part(rows: Sequence[TableRow], latency: Sequence[TableRow]) -> None:
     """Print where the time of all selected jobs went, and the slowest of them."""
     console = terminal.console()
     console.print(_WHERE)
@@ -97,7 +98,7 @@ def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) ->
         console.print(terminal.left_out([name for name in _WIDE_WORDS if name not in _WORDS], below=_WIDE))
 
 
-def _latency_table(latency: list[dict[str, Any]]) -> Table:
+def _latency_table(latency: Sequence[TableRow]) -> Table:
     titles = ("function", "part", "jobs", *(name.removesuffix("_ms") for name in _QUANTILES))
     table = terminal.figures_table(titles, words=("function", "part"))
     for row in latency:
@@ -106,7 +107,7 @@ def _latency_table(latency: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
     """Return the table, with the id last: it is of any length."""
     words = _WIDE_WORDS if wide else _WORDS
     titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")

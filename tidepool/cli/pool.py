@@ -2,10 +2,9 @@
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -16,6 +15,7 @@ from tidepool import durations
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
+from tidepool.cli.terminal import TableRow
 from tidepool.pool.pool import Pool
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
@@ -124,14 +124,14 @@ async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
             await asyncio.sleep(_REDRAW_S)
 
 
-async def _read(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
+async def _read(pool: Pool, arguments: argparse.Namespace) -> Mapping[str, Sequence[TableRow]]:
     since = datetime.now(UTC) - arguments.since
     async with pool.acquire() as connection:
         snapshots = Repositories(connection).snapshots
         return {"processes": await snapshots.pool_health(since), "minutes": await snapshots.fleet_health(since)}
 
 
-def _drawn(health: dict[str, Any], width: int) -> Group | Text:
+def _drawn(health: Mapping[str, Sequence[TableRow]], width: int) -> Group | Text:
     if not health["minutes"]:
         return Text(NO_SNAPSHOTS)
     return Group(
@@ -143,7 +143,7 @@ def _drawn(health: dict[str, Any], width: int) -> Group | Text:
     )
 
 
-def _table(rows: list[dict[str, Any]], columns: Sequence[tuple[str, str]], width: int) -> Table:
+def _table(rows: Sequence[TableRow], columns: Sequence[tuple[str, str]], width: int) -> Table:
     shown = [(title, name) for title, name in columns if width >= _WIDE or name not in _ONLY_WIDE]
     table = terminal.figures_table([title for title, _ in shown], words=("process", "minute"))
     for row in rows:
@@ -151,15 +151,13 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[tuple[str, str]], width
     return table
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%H:%M}"
+    if not isinstance(value, int | float | Decimal):
+        return str(value)
     if name in _SHARES:
         return f"{value:.0%}"
-    if name in _COUNTS:
-        return f"{int(value):,}"
-    if isinstance(value, float | Decimal):
-        return terminal.figure(value)
-    return str(value)
+    return f"{int(value):,}" if name in _COUNTS or isinstance(value, int) else terminal.figure(value)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any, TypeAlias
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from tidepool import durations, logs
 
+TableRow: TypeAlias = Mapping[str, Any]
+"""A row of a table or view, by the names of its columns; what they hold is known to the database alone."""
 _MAX_DIGITS = 18
 """Digits of a whole number on a command line: PostgreSQL's `bigint` holds all of them."""
 _ANY_WIDTH = 1_000_000
@@ -47,7 +50,7 @@ def print_json(document: object) -> None:
     print(text)
 
 
-def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+def print_rows(rows: Sequence[TableRow], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
     """Print rows: all of their columns as a JSON array, or *columns* as a table, or the line *empty*."""
     if as_json:
         print_json(rows)

@@ -14,7 +14,7 @@ from tidepool.web.callers import Callers
 from tidepool.web.guard import Guard
 from tidepool.web.heads import AnswerHead
 from tidepool.web.problems import RESPONSES, handle_problems
-from tidepool.web.requests import CountRequests, Requests
+from tidepool.web.requests import Requests
 from tidepool.web.services import open_services
 from tidepool.web.shortcut import Shortcut
 from tidepool.web.sign_in import Access
@@ -61,9 +61,9 @@ def create_app(
     callers = Callers(settings.front_trusted_proxies)
     web.add_middleware(Guard, access=access, rate_limit=settings.front_rate_limit, callers=callers)
     web.add_middleware(AnswerHead)
-    web.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
+    web.add_middleware(requests.count_all)  # the last one sees all, those that the guard refuses, too
     handle_problems(web)
     for router in (*ROUTERS, *routers):
         web.include_router(router)
-    page.serve_static(web)
+    web.mount("/static", page.static_files, name="static")
     return web

@@ -10,12 +10,12 @@ from tidepool.web.problems import PROBLEM_SCHEMA
 
 _JOB_ID = {"type": "string", "description": "the job's id"}
 _JOB_URL = {"type": "string", "description": "where the job and its outcome are read"}
-_ACCEPTED: dict[str, Any] = {
+_ACCEPTED: dict[str, object] = {
     "type": "object",
     "required": ["id", "url", "status"],
     "properties": {"id": _JOB_ID, "url": _JOB_URL, "status": {"const": "queued"}},
 }
-_APPLIED: dict[str, Any] = {
+_APPLIED: dict[str, object] = {
     "type": "object",
     "required": ["id", "url", "status", "result"],
     "properties": {
@@ -25,7 +25,7 @@ _APPLIED: dict[str, Any] = {
         "result": {"type": "object", "description": "the ids of what was created or changed"},
     },
 }
-_HEADERS: list[dict[str, Any]] = [
+_HEADERS: list[dict[str, object]] = [
     {
         "name": "Idempotency-Key",
         "in": "header",
@@ -74,7 +74,7 @@ def describe_route(
 
 def _fields(
     job_type: JobType[Any], named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the schema of the body: the command's, without the fields that the path stands for."""
     schema = job_type.command.model_json_schema()
     schema["properties"] = {
@@ -89,10 +89,10 @@ def _fields(
     return {**schema, "allOf": [*one_of, *changes]} if one_of or changes else schema
 
 
-def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+def _without_null(field: dict[str, object]) -> dict[str, object]:
     """Leave out a default of null: such a field may be left out, but may not be null."""
     return {name: value for name, value in field.items() if name != "default" or value is not None}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _json(schema: dict[str, object]) -> dict[str, object]:
     return {"content": {"application/json": {"schema": schema}}}

@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from tidepool.pool.faults import DatabaseFault
 from tidepool.web.picture import LIFE_S, Pictures
+from tidepool.web.routing import Router
 from tidepool.web.services import Services
 
 _SLOW_S = 10.0
@@ -25,7 +26,7 @@ _LATER_MS = 1000
 
 Window = Literal["5m", "1h", "1d"]
 
-router = APIRouter(tags=["page"])
+router = Router(tags=["page"])
 
 
 class Feed:
@@ -78,12 +79,12 @@ FromFeed = Annotated[Feed, Depends(_feed)]
 
 
 @router.get("/picture", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-async def picture(feed: FromFeed, window: Window = "5m") -> Response:
+async def _picture(feed: FromFeed, window: Window = "5m") -> Response:
     """Answer what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
     return Response(await feed.pictures.of(window).get(), media_type="application/json")
 
 
 @router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})
-async def events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
+async def _events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
     """Stream the same as server-sent events, one a second, until the reader or the server ends it."""
     return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -4,18 +4,19 @@ import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
+from tidepool.web.routing import Router
 from tidepool.web.services import Using
 
-router = APIRouter(tags=["health"])
+router = Router(tags=["health"])
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
@@ -79,20 +80,20 @@ class PoolStats(BaseModel):
     connections_created: int
     connections_acquired: int
     connections_released: int
-    process: dict[str, Any]
-    fleet: dict[str, Any]
+    process: dict[str, object]
+    fleet: dict[str, object]
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "Unhealthy: the reasons say why"}})
-async def health(services: Using) -> Health:
+async def _health(services: Using) -> Health:
     """Say whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
     report = await services.readiness.look()
     postgresql = report.checks.get("postgresql")
     answer = Health(
-        status=_health(ok=report.ready),
+        status=_status(ok=report.ready),
         timestamp=datetime.now(UTC),
         database=DatabaseHealth(
-            status=_health(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
+            status=_status(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
         ),
         pool=services.pool_gauges(),
         reasons={name: check.reason for name, check in report.checks.items() if not check.ok},
@@ -102,13 +103,13 @@ async def health(services: Using) -> Health:
 
 
 @router.get("/health/live")
-async def live() -> Alive:
+async def _live() -> Alive:
     """Answer while the front lives, whatever has become of its servers."""
     return Alive()
 
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready: the checks say why"}})
-async def ready(services: Using) -> Ready:
+async def _ready(services: Using) -> Ready:
     """Say whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
     report = await services.readiness.look()
     status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
@@ -116,7 +117,7 @@ async def ready(services: Using) -> Ready:
 
 
 @router.get("/pool/stats", response_model=PoolStats)
-async def pool_stats(services: Using) -> Response:
+async def _pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
     fleet = await services.fleet.get()
     stats = {**services.totals(), "process": _figures(services.pool), "fleet": fleet}
@@ -128,17 +129,17 @@ async def pool_stats(services: Using) -> Response:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
 )
-async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
+async def _metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
     """Return this process's figures for Prometheus: its pool's, and the requests by route and status."""
     text, content_type = services.metrics.recent(accept)
     return Response(text, headers={"Content-Type": content_type})
 
 
-def _health(*, ok: bool) -> HealthStatus:
+def _status(*, ok: bool) -> HealthStatus:
     return "healthy" if ok else "unhealthy"
 
 
-def _figures(pool: Pool) -> dict[str, Any]:
+def _figures(pool: Pool) -> dict[str, object]:
     """Return a pool's gauges, counters and sums by the names of `pool_snapshots`, and quantiles of its histograms."""
     pool.stats.move()
     figures = asdict(pool.stats)

@@ -130,7 +130,7 @@ def _unquoted(key: str) -> str:
     return _ESCAPED.sub(r"\1", key[1:-1])
 
 
-def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[str, Any]:
+def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[str, object]:
     """Return the job's content. Raises `Problem` where it is not valid."""
     try:
         content = from_json(body)
@@ -141,7 +141,7 @@ def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[
     if twice := named.keys() & content.keys():
         words = f"{min(twice)}: is in the path, and not in the body"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code=CommonReason.INVALID)
-    fields: dict[str, Any] = {**named, **content}
+    fields: dict[str, object] = {**named, **content}
     command = job_type.parse(fields)
     if isinstance(command, Rejected):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, command.detail, code=command.reason)

@@ -3,9 +3,9 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from tidepool import durations
@@ -15,9 +15,10 @@ from tidepool.storage.repositories import Repositories
 from tidepool.storage.result_pages import Conditions, Key, Page
 from tidepool.web.paths import job_url
 from tidepool.web.problems import Problem
+from tidepool.web.routing import Router
 from tidepool.web.services import Services, Using
 
-router = APIRouter(tags=["jobs"])
+router = Router(tags=["jobs"])
 
 _KEY = TypeAdapter(tuple[AwareDatetime, str])
 
@@ -31,7 +32,7 @@ class Row(BaseModel):
     job_id: str
     function: str
     status: Status
-    result: Any
+    result: object
     reason: str | None
     error: str | None
     attempts: int
@@ -90,7 +91,7 @@ class Settled(Row):
     """A job with its outcome, and its arguments if they were kept."""
 
     id: str
-    args: Any
+    args: object
     url: str
 
 
@@ -108,14 +109,14 @@ class Aborting(BaseModel):
     url: str
 
 
-class Filter(NamedTuple):
+class _Filter(NamedTuple):
     """Which outcomes are meant."""
 
     conditions: Conditions
     search: str | None
 
 
-def _filter(
+def _filtered(
     status: Annotated[Status | None, Query(description="Only of this status.")] = None,
     function: Annotated[str | None, Query(max_length=200, description="Only of this function.")] = None,
     since: Annotated[
@@ -129,16 +130,16 @@ def _filter(
             description="Only those whose id begins so, or whose reason or error has this text.",
         ),
     ] = None,
-) -> Filter:
+) -> _Filter:
     began = durations.before_now(durations.parse(since)) if since else None
-    return Filter({"status": status, "function": function, "since": began}, search)
+    return _Filter({"status": status, "function": function, "since": began}, search)
 
 
-Filtered = Annotated[Filter, Depends(_filter)]
+Filtered = Annotated[_Filter, Depends(_filtered)]
 
 
 @router.get("/jobs")
-async def list_jobs(
+async def _list_jobs(
     services: Using,
     wanted: Filtered,
     limit: Annotated[int, Query(ge=1, le=500, description="Rows at the most.")] = 50,
@@ -157,7 +158,7 @@ async def list_jobs(
 
 
 @router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
-async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
+async def _requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
     """Run all jobs of a filter again that failed or were rejected. Applied ones never run again.
 
     Without any of its four parameters the call is refused (422): all of the ledger is never meant.
@@ -170,7 +171,7 @@ async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
 
 
 @router.post("/jobs/{job_id:path}/requeue", status_code=HTTPStatus.ACCEPTED)
-async def requeue_job(services: Using, job_id: JobId) -> Requeued:
+async def _requeue_job(services: Using, job_id: JobId) -> Requeued:
     """Run a job again that failed or was rejected, under its own id."""
     ids = await requeue_all(services.pool, services.client, job_ids=[job_id])
     if not ids:
@@ -183,7 +184,7 @@ async def requeue_job(services: Using, job_id: JobId) -> Requeued:
 
 
 @router.post("/jobs/{job_id:path}/abort", status_code=HTTPStatus.ACCEPTED)
-async def abort_job(services: Using, job_id: JobId) -> Aborting:
+async def _abort_job(services: Using, job_id: JobId) -> Aborting:
     """Ask the workers to abort a job. One that commits first stays applied."""
     if not await services.client.abort(job_id):
         if await _row_of(services, job_id) is None:
@@ -193,7 +194,7 @@ async def abort_job(services: Using, job_id: JobId) -> Aborting:
 
 
 @router.get("/jobs/{job_id:path}")
-async def read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
+async def _read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
     """Return a job: its outcome, or else what the queue knows of it."""
     row = await _row_of(services, job_id)
     if row is None or row["requeued_at"] is not None:
@@ -203,7 +204,7 @@ async def read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pendi
         row = await _row_of(services, job_id)  # it may have been settled in between
     if row is None:
         raise _unknown(job_id)
-    return Settled(id=job_id, url=job_url(job_id), **row)
+    return Settled.model_validate({**row, "id": job_id, "url": job_url(job_id)})
 
 
 async def _pending(services: Services, job_id: str, state: str) -> Pending:
@@ -215,7 +216,7 @@ async def _pending(services: Services, job_id: str, state: str) -> Pending:
     return Retrying.model_validate({**pending, **retrying._asdict(), "due_at": due_at})
 
 
-async def _row_of(services: Services, job_id: str) -> dict[str, Any] | None:
+async def _row_of(services: Services, job_id: str) -> dict[str, object] | None:
     async with services.pool.acquire() as connection:
         rows = await Repositories(connection).results.newest(job_ids=[job_id], limit=1)
     return rows[0] if rows else None

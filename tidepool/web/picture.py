@@ -67,14 +67,14 @@ class Pictures:
 
         return compose
 
-    def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, Any]]]:
-        async def read() -> dict[str, Any]:
+    def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, object]]]:
+        async def read() -> dict[str, object]:
             async with self._services.pool.acquire() as connection:
                 return await read_history(Overview(connection), SPANS[window], datetime.now(UTC))
 
         return read
 
-    async def _gather_now(self) -> dict[str, Any]:
+    async def _gather_now(self) -> dict[str, object]:
         now = datetime.now(UTC)
         queue = await self._look_at_queue(now)
         async with self._services.pool.acquire() as connection:
@@ -95,7 +95,7 @@ class Pictures:
         queue_name = self._services.settings.queue_name
         return await backlog(self._services.redis, queue_name, now_ms())
 
-    async def _look_at_queue(self, now: datetime) -> dict[str, Any] | None:
+    async def _look_at_queue(self, now: datetime) -> dict[str, object] | None:
         """Return the queue now and in the last minutes, as far as somebody looked; None while Redis is away."""
         try:
             async with asyncio.timeout(_QUEUE_S):
@@ -109,7 +109,7 @@ class Pictures:
         return {**found._asdict(), "series": dict(zip(names, columns, strict=True))}
 
 
-def _group(verdict: Verdict) -> dict[str, Any]:
+def _group(verdict: Verdict) -> dict[str, object]:
     """Return the part of a verdict that the page shows: the finding that decided, and the size advised in words."""
     return {
         "processes": verdict.processes,
@@ -130,13 +130,13 @@ def _in_words(advice: Advice) -> str:
     return f"Set POOL_MAX_SIZE to {advice.size} instead of {advice.limit}{step} ({about})."
 
 
-def _event(event: dict[str, Any]) -> dict[str, Any]:
+def _event(event: dict[str, Any]) -> dict[str, object]:
     """Return an event without the stack of its task, which is for `python -m worker why --json`."""
     detail = ", ".join(_fact(name, value) for name, value in event["detail"].items() if name != "stack")
     return {"at": event["at"], "kind": event["kind"], "process": event["worker_id"], "detail": detail}
 
 
-def _fact(name: str, value: Any) -> str:
+def _fact(name: str, value: object) -> str:
     """Return one detail in words: durations in milliseconds."""
     if name.endswith("_us") and isinstance(value, int):
         return f"{name.removesuffix('_us')} {value / 1000:,.0f} ms"

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from tidepool.pool.faults import DataFault, PoolTimeout, StatementTimeout, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
-_SCHEMA: dict[str, Any] = {
+_SCHEMA: dict[str, object] = {
     "title": "Problem",
     "type": "object",
     "required": ["type", "title", "status", "detail"],
@@ -24,9 +24,9 @@ _SCHEMA: dict[str, Any] = {
         "code": {"type": "string", "description": "what is wrong, for programs"},
     },
 }
-PROBLEM_SCHEMA: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+PROBLEM_SCHEMA: dict[str, object] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
 """How the OpenAPI description says that a response is a problem."""
-RESPONSES: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, object]] = {
     "4XX": {"description": "The request is at fault; `code`, where there is one, says how", **PROBLEM_SCHEMA},
     "5XX": {"description": "The service is at fault; 503: a server is away, try again", **PROBLEM_SCHEMA},
 }
@@ -44,7 +44,7 @@ class Problem(Exception):
 
 
 def problem(
-    status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: Any
+    status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: object
 ) -> JSONResponse:
     """Return the answer. *code* is a word for programs, *more* further members."""
     members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}

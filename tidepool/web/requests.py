@@ -24,16 +24,20 @@ class Requests(Collector):
         """Yield them as they are now."""
         yield from self._seconds.collect()
 
+    def count_all(self, app: ASGIApp) -> ASGIApp:
+        """Return a middleware around *app* that counts what it answers, a stream when it ends."""
+        return _CountRequests(app, self)
+
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that has been answered; the route is its template, or empty where there is none."""
         route = getattr(scope.get("route"), "path_format", "")
         self._seconds.labels(scope["method"], route, str(status)).observe(seconds)
 
 
-class CountRequests:
-    """Counts what *app* answers, a stream when it ends."""
+class _CountRequests:
+    """Measures each request, and counts it when it has been answered."""
 
-    def __init__(self, app: ASGIApp, *, requests: Requests) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self._app = app
         self._requests = requests
 

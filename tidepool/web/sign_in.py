@@ -15,11 +15,12 @@ from http import HTTPStatus
 from urllib.parse import parse_qs
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from tidepool.web.callers import caller_of
 from tidepool.web.rates import Rates
+from tidepool.web.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-router = APIRouter(include_in_schema=False)
+router = Router(include_in_schema=False)
 
 
 class Sessions:
@@ -105,7 +106,7 @@ class Access:
             return True
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
-            return self.sessions.is_open(cookie_of(headers.get(b"cookie", b"")))
+            return self.sessions.is_open(_cookie_of(headers.get(b"cookie", b"")))
         right = self.is_right(given.strip())
         if not right:
             self.failed(caller, "bearer")
@@ -121,20 +122,20 @@ class Access:
             log.warning("front.sign_in_failed", address=caller, way=way)
 
 
-def cookie_of(cookies: bytes) -> str:
+def _cookie_of(cookies: bytes) -> str:
     """Return the session's cookie out of a Cookie header, or nothing."""
     pairs = (pair.strip().partition(b"=") for pair in cookies.split(b";"))
     return next((value.decode("latin-1") for name, _, value in pairs if name == COOKIE.encode()), "")
 
 
 @router.get(PATH)
-async def page() -> HTMLResponse:
+async def _page() -> HTMLResponse:
     """Ask for the token."""
     return HTMLResponse(_PAGE.format(words=""))
 
 
 @router.post(PATH)
-async def sign_in(request: Request) -> Response:
+async def _sign_in(request: Request) -> Response:
     """Open a session for who has the token, and send it to the page."""
     access: Access = request.app.state.access
     given = _token_in(await request.body())
@@ -153,7 +154,7 @@ async def sign_in(request: Request) -> Response:
 
 
 @router.post(SIGN_OUT_PATH)
-async def sign_out(request: Request) -> Response:
+async def _sign_out(request: Request) -> Response:
     """End the browser's session, and ask for the token again."""
     access: Access = request.app.state.access
     if access.sessions is not None:

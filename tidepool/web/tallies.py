@@ -7,7 +7,6 @@ thousand. They are as new as the last tick; what a killed process did since its 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from tidepool.advice.window import Tick
 
@@ -28,7 +27,7 @@ class _Counted:
     rates: list[list[float]] = field(default_factory=lambda: [[0.0] * int(SPAN / STRETCH) for _ in STATUSES])
 
 
-def tallies(ticks: Iterable[Tick]) -> dict[str, Any]:
+def tallies(ticks: Iterable[Tick]) -> dict[str, object]:
     """Return `functions`: each one's `jobs` by outcome, of five minutes, and `rates` (jobs a second) at `times`.
 
     The minutes end at the newest tick. `since` and `until` are Unix seconds, as `times` are; without any tick all of
@@ -88,7 +87,7 @@ def _count(counted: _Counted, gains: list[int], first: int, last: int) -> None:
             rates[place] += gain / seconds
 
 
-def _function(name: str, counted: _Counted) -> dict[str, Any]:
+def _function(name: str, counted: _Counted) -> dict[str, object]:
     return {
         "function": name,
         "jobs": dict(zip(COUNTS, counted.jobs, strict=True)),
