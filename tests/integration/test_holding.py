@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from waiting import until
 
 from tidepool.queue import holding
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.holding import Holding
 from tidepool.queue.leases import Finish, Leases
 
@@ -24,7 +24,7 @@ async def held(redis: ArqRedis) -> AsyncIterator[Holding]:
     def acknowledged(_: Sequence[Finish]) -> None:
         pass
 
-    it = Holding(redis, QUEUE, name="me", lease_s=10, patience=Patience(), acknowledged=acknowledged)
+    it = Holding(redis, QUEUE, name="me", lease_s=10, outage=Outage(), acknowledged=acknowledged)
     yield it
     await it.close()
 

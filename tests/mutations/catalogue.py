@@ -458,7 +458,7 @@ MUTATIONS = [
     Mutation(
         "trouble with Redis ends the worker",
         "tidepool/queue/faults.py",
-        "        if not is_trouble(error):\n            raise error\n",
+        "        if not is_outage(error):\n            raise error\n",
         "        raise error\n",
         "tests/integration/test_engine_recovery.py::test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
     ),
@@ -514,8 +514,8 @@ MUTATIONS = [
     Mutation(
         "the cause of an earlier try stays",
         "tidepool/queue/lua/finish.lua",
-        "redis.call('DEL', 'arq:cause:' .. id)",
-        "redis.call('EXISTS', 'arq:cause:' .. id)",
+        "redis.call('DEL', CAUSE .. id)",
+        "redis.call('EXISTS', CAUSE .. id)",
         f"{LEASES}::test_the_cause_of_the_last_try_is_kept",
     ),
     Mutation(
@@ -593,7 +593,7 @@ MUTATIONS = [
     Mutation(
         "an odd error ends a worker",
         "tidepool/engine/worker.py",
-        "if self.burst or is_trouble(error) or isinstance(error, ResponseError):",
+        "if self.burst or is_outage(error) or is_refused_command(error):",
         "if True:",
         f"{ODD}::test_an_error_of_a_round_does_not_end_the_worker",
     ),

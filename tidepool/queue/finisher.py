@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Finish, Leases
 
 log = structlog.get_logger(__name__)
@@ -21,9 +21,9 @@ log = structlog.get_logger(__name__)
 class Finisher:
     """Sends finishes; *acknowledged* is called with those of each call that went through."""
 
-    def __init__(self, leases: Leases, patience: Patience, acknowledged: Callable[[Sequence[Finish]], None]) -> None:
+    def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Finish]], None]) -> None:
         self._leases = leases
-        self._patience = patience
+        self._outage = outage
         self._acknowledged = acknowledged
         self._waiting: deque[Finish] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -61,7 +61,7 @@ class Finisher:
 
     async def _send_batch(self, batch: list[Finish]) -> None:
         owner = batch[0].owner
-        held = await self._patience(lambda: self._leases.finish(owner, batch))
+        held = await self._outage.outlast(lambda: self._leases.finish(owner, batch))
         if lost := held.count(False):
             log.warning("lease.lost", owner=owner, jobs=lost, at="finish")
         self._acknowledged(batch)
