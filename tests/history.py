@@ -1,16 +1,37 @@
-"""Snapshots of a pool that was used for ten minutes."""
+"""Snapshots for tests: one with chosen figures, and those of a pool that was used for ten minutes."""
 
-from datetime import datetime, timedelta
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
-from tidepool.fleet import identity
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
-from tidepool.pool.figures import PoolStats
+from tidepool.pool.figures import PoolStats, empty_histogram
 from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.snapshots import Histogram, Snapshot
+
+_BLANK = {
+    "instance_id": UUID(int=1),
+    **{name: datetime.fromtimestamp(0, UTC) for name in ("tick", "started_at", "captured_at", "written_at")},
+    **dict.fromkeys(("worker_id", "host"), "w"),
+    **dict.fromkeys(("queue_waiting", "queue_oldest_us")),
+    "functions": {},
+}
+
+
+def a_snapshot(**figures: Any) -> Snapshot:
+    """Return a snapshot with these figures; its other counters and gauges are zero."""
+    values = dict(_BLANK)
+    for field in fields(Snapshot):
+        values.setdefault(field.name, empty_histogram() if field.type is Histogram else 0)
+    return Snapshot(**{**values, **figures})
 
 
 async def insert_ten_minutes(side: SideConnection, since: datetime, *, waiting: float) -> None:
     """Insert rows of a pool of two that 40 callers use, *waiting* of whom wait on average."""
-    journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
+    identity = Identity.of_this_process()
+    journal = Journal(identity, side, about={"versions": {}, "config": {}})
     stats = PoolStats()
     for n in range(60):
         at = since + timedelta(seconds=10 * n)
@@ -24,17 +45,17 @@ async def insert_ten_minutes(side: SideConnection, since: datetime, *, waiting: 
         for use in range(1000):
             stats.waited(int(waiting * 10_000 * use / 1000))
             stats.held(19_000)
-        others = ("size", "idle", "jobs_applied", "jobs_rejected", "jobs_failed", "cpu_us", "rss_bytes", "holding_us")
-        journal.add_sample(
-            {
-                **dict.fromkeys((*others, "loop_lag_us_sum", "loop_lag_us_max", "loop_lag_count"), 0),
-                "tick": at.isoformat(),
-                "captured_at": at.isoformat(),
-                "min_size": 1,
-                "max_size": 2,
-                "pool_limit": 2,
-                "callers": 40,
+        journal.add_snapshot(
+            a_snapshot(
+                instance_id=identity.instance_id,
+                worker_id=identity.worker_id,
+                started_at=identity.started_at,
+                tick=at,
+                captured_at=at,
+                max_size=2,
+                pool_limit=2,
+                callers=40,
                 **stats.figures(),
-            }
+            )
         )
     await journal.write()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from tidepool import servers
-from tidepool.fleet.identity import worker_id_prefix
+from tidepool.fleet.identity import Identity
 from tidepool.jobs.ids import check_id
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient, open_redis
@@ -148,7 +148,7 @@ class JobClient:
 
         Without this they come back by themselves when the lease ends.
         """
-        return await release_owners(self._redis, self._redis.default_queue_name, worker_id_prefix(pid))
+        return await release_owners(self._redis, self._redis.default_queue_name, Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue ids and payloads in one call of the script; returns for each whether it was enqueued."""

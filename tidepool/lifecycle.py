@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import structlog
 
 from tidepool import logs, process, servers
-from tidepool.advice.advice_job import Adviser
+from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import EngineOptions, StartError, install
-from tidepool.fleet import capacity, identity
+from tidepool.fleet import capacity
 from tidepool.fleet.budget import Budget
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
@@ -105,7 +106,7 @@ class WorkerProcess:
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = servers.addresses(settings)
-        self._identity = identity.of_this_process()
+        self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
         self._health = HealthPort(settings.metrics_host, settings.metrics_port)
 
@@ -225,7 +226,7 @@ class WorkerProcess:
         self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
-                self._identity, side, about=about(self._settings, pool.config), server=budget.server_columns
+                self._identity, side, about=about(self._settings, pool.config), server=budget.server_connections
             )
             recorder = Recorder(
                 journal,
@@ -239,7 +240,7 @@ class WorkerProcess:
             )
             self._open.push_async_callback(recorder.close)
             self._run_aside(recorder.run, "stats job")
-            self._run_aside(Adviser(journal, side).run, "adviser")
+            self._run_aside(AdviceJob(journal, side).run, "advice job")
 
     def _run_aside(self, work: Callable[[], Coroutine[object, object, None]], name: str) -> None:
         task = asyncio.create_task(work(), name=name)

@@ -24,7 +24,7 @@ from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import Server
-from tidepool.fleet.identity import worker_id_prefix
+from tidepool.fleet.identity import Identity
 from tidepool.logs import last_line
 from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
@@ -150,7 +150,7 @@ class Arena:
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
-        keys = await self.redis.keys(f"{QueueKeys(QUEUE).held_prefix}{worker_id_prefix(worker.pid)}*")
+        keys = await self.redis.keys(f"{QueueKeys(QUEUE).held_prefix}{Identity.worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
     async def leases(self) -> list[str]:
@@ -173,7 +173,7 @@ class Arena:
 
     async def bury(self, pid: int) -> None:
         """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
-        await release_owners(self.redis, QUEUE, worker_id_prefix(pid))
+        await release_owners(self.redis, QUEUE, Identity.worker_id_prefix(pid))
 
     async def queued(self) -> int:
         """Return how many jobs wait or run."""

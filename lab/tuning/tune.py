@@ -14,8 +14,8 @@ from lab.tuning.arm import Arm, measure
 from lab.tuning.knee import Knee, knee_of
 from lab.tuning.record import Record
 from lab.tuning.trials import DEFAULTS, Plan, trials
-from tidepool.advice.study import read_studies
-from tidepool.advice.verdict import examine
+from tidepool.advice.study import Study
+from tidepool.advice.verdict import judge
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
@@ -62,18 +62,17 @@ async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
     try:
         async with side.use() as connection:
-            studies = await read_studies(connection, since=since, until=datetime.now(UTC))
+            studies = await Study.read(connection, since=since, until=datetime.now(UTC))
     finally:
         await side.close()
-    said: dict[int, dict[str, Any]] = {}
-    for study in studies:
-        judged = examine(study)
-        said[study.window.limit] = {
-            "verdict": judged.name,
-            "words": judged.finding.words,
-            "advised": judged.advice.size if judged.advice else None,
+    return {
+        one.pool_limit: {
+            "verdict": one.verdict,
+            "words": one.words,
+            "advised": one.advice.size if one.advice else None,
         }
-    return said
+        for one in await judge(studies)
+    }
 
 
 def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Each attack of `tests.attacks` is made at a front, or at the METRICS_PORT of a worker, on servers of its own. Printed
 is a JSON document for each attack: by how many MB the process's memory grew, and for how long `/health/live` had to
 wait, in ms. `--rounds N`, for a worker: also its jobs a second and its processor time a job, without and with the
-attack, in turn, and their ratios.
+attack, in turn, and their ratios. The attacker has a core of its own then, and all others share another one (on Linux):
+otherwise the rate would show what the attacker's own work costs a small machine.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from tidepool.queue.connection import open_redis
 
 _ROOT = Path(__file__).parents[2]
 _LOOK_S = 0.05
+_FIRST_CORE, _LAST_CORE = 0, (os.cpu_count() or 1) - 1
+"""The cores of everybody else, and of the attacker, while rates are measured."""
 
 
 def main() -> int:
@@ -44,6 +47,8 @@ def main() -> int:
     )
     parser.add_argument("--attack", choices=[attack.__name__ for attack in CALLERS], help="only this one")
     asked = parser.parse_args()
+    if asked.rounds:
+        _pin(_FIRST_CORE)
     chosen = [attack for attack in CALLERS if asked.attack in (None, attack.__name__)]
     with tempfile.TemporaryDirectory(prefix="attacked-") as home, embedded.join(Path(home)) as membership:
         for attack in chosen:
@@ -111,9 +116,9 @@ async def _ready(port: int) -> None:
 
 
 @contextmanager
-def _attacking(attack: Attack, port: int) -> Iterator[None]:
-    """Attack from a process of its own, which takes no time of the caller's."""
-    process = multiprocessing.get_context("spawn").Process(target=_attack, args=(attack.__name__, port))
+def _attacking(attack: Attack, port: int, core: int | None = None) -> Iterator[None]:
+    """Attack from a process of its own, which takes no time of the caller's; on *core*, if one is given."""
+    process = multiprocessing.get_context("spawn").Process(target=_attack, args=(attack.__name__, port, core))
     process.start()
     time.sleep(1.0)  # until it has begun
     try:
@@ -123,7 +128,16 @@ def _attacking(attack: Attack, port: int) -> Iterator[None]:
         process.join()
 
 
-def _attack(name: str, port: int) -> None:
+def _pin(core: int) -> None:
+    """Run this process, and those that it starts from now on, on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def _attack(name: str, port: int, core: int | None) -> None:
+    if core is not None:
+        _pin(core)
+
     async def run() -> None:
         (attack,) = (attack for attack in CALLERS if attack.__name__ == name)
         async with under_attack(attack, "127.0.0.1", port):
@@ -137,8 +151,7 @@ async def _rates(
 ) -> dict[str, object]:
     """Return jobs a second of the worker that runs, without and with the attack, in turn, and how they compare.
 
-    The attacker takes processor time of its own, which on a small machine the worker misses: so the worker's own
-    processor time for each job is compared, too.
+    The worker's own processor time for each job is compared, too.
     """
     redis = open_redis(urls.redis, queue_name="arq:queue")
     environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
@@ -151,7 +164,7 @@ async def _rates(
                 await asyncio.to_thread(
                     subprocess.run, enqueue, env=environment, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL
                 )
-            with _attacking(attack, port) if attacking else nullcontext():
+            with _attacking(attack, port, _LAST_CORE) if attacking else nullcontext():
                 samples[attacking].append(await _rate(redis, pid, seconds))
     await redis.aclose(close_connection_pool=True)
     return {

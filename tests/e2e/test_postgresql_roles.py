@@ -3,6 +3,7 @@
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import asyncpg
 import pytest
 from commands import Service, stop, until
 
-from tidepool.advice.fleet_report import read_fleet, read_groups
+from tidepool.advice.study import Study
 from tidepool.fleet import capacity
 from tidepool.health.pruner import Pruner
 from tidepool.pool.pool import Pool, PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrations import migrate
 from tidepool.storage.roles import grant_roles, verifier
+from tidepool.web.fleet import Fleet
 
 WORK, READ = "tidepool_work", "tidepool_read"
 
@@ -285,9 +287,10 @@ async def hardened(empty_database: PoolConfig) -> Any:
 async def test_a_hardened_database_is_enough(hardened: PoolConfig, role: str) -> None:
     """Where even connecting and calling functions has to be granted."""
     pool = await Pool.open(as_role(hardened, role))
-    assert [] == await read_groups(pool)
+    assert [] == (await Fleet(pool).get())["processes"]
     async with pool.acquire() as connection:
-        assert [] == (await read_fleet(connection))["processes"]
+        now = datetime.now(UTC)
+        assert [] == await Study.read(connection, since=now, until=now + timedelta(minutes=1))
         for view in ("pool_health", "fleet_health", "job_latency"):
             await connection.fetch(f"SELECT * FROM {view}")
     await pool.close()

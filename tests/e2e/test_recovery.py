@@ -14,7 +14,7 @@ from own_servers import OwnServers
 
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
-from tidepool.fleet.identity import worker_id_prefix
+from tidepool.fleet.identity import Identity
 
 _JOBS = 20_000
 _COUNTS = (
@@ -35,7 +35,7 @@ async def begun(rows: Any, at_least: int = 1) -> None:
 
 async def held_by(redis: ArqRedis, pid: int) -> tuple[str, ...]:
     """Return the jobs that a worker process holds."""
-    (key,) = await redis.keys(f"arq:queue:held:{worker_id_prefix(pid)}*")
+    (key,) = await redis.keys(f"arq:queue:held:{Identity.worker_id_prefix(pid)}*")
     return tuple(job_id.decode() for job_id in await redis.zrange(key, 0, -1))
 
 

@@ -15,7 +15,7 @@ from commands import Service
 from tidepool import embedded
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
-from tidepool.fleet import identity
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.recorder import Recorder
 from tidepool.ledger.tally import Tally
@@ -23,23 +23,26 @@ from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.server import ServerConnections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 TICK_S = 0.5
 WINDOW_S = 12
 SLEEP = "SELECT pg_sleep($1)"
-SERVER = {
-    "max_connections": 100,
-    "reserved_connections": 3,
-    "backends": 10,
-    "backends_of_workers": 8,
-    "backends_orphaned": 0,
-    "workers": 1,
-    "granted": 8,
-    "usable": 90,
-}
-"""What a worker's budget would tell: room enough."""
+SERVER = ServerConnections(
+    max_connections=100,
+    reserved_connections=3,
+    role_limit=None,
+    database_limit=None,
+    backends=10,
+    backends_of_workers=8,
+    backends_orphaned=0,
+    workers=1,
+    granted=8,
+    usable=90,
+)
+"""What a worker's budget would report: room enough."""
 
 
 class Lab:
@@ -56,7 +59,7 @@ class Lab:
         self.pool = await Pool.open(self.config)
         self._side = SideConnection(self.config, "stats")
         about: dict[str, dict[str, Any]] = {"versions": {}, "config": {}}
-        journal = Journal(identity.of_this_process(), self._side, about=about, server=lambda: SERVER)
+        journal = Journal(Identity.of_this_process(), self._side, about=about, server=lambda: SERVER)
         self._recorder = Recorder(
             journal, pool=self.pool, tally=Tally(), callers=lambda: self.callers, interval_s=TICK_S
         )

@@ -11,7 +11,7 @@ from history import insert_ten_minutes
 from settings import Settings, load
 from tidepool.cli.advice import advise, why
 from tidepool.embedded import Urls
-from tidepool.fleet import identity
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
@@ -49,7 +49,7 @@ async def test_a_dead_process_is_not_judged(run: Run, side: SideConnection) -> N
 async def test_a_crowded_pool_is_explained(run: Run, side: SideConnection) -> None:
     """The verdict first, the figures with their limits below, and what happened."""
     await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
-    journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
+    journal = Journal(Identity.of_this_process(), side, about={"versions": {}, "config": {}})
     journal.add_event("leak_suspected", {"task": "batch of create_user", "stack": ["deep", "inside"]})
     await journal.write()
     status, shown = await run(why)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from front import running
-from history import insert_ten_minutes
+from history import a_snapshot, insert_ten_minutes
+from waiting import until
 
 from producer.http import create_front
 from settings import load
 from tidepool.advice.window import Tick
 from tidepool.embedded import Urls
-from tidepool.fleet import identity
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.overview import Overview
+from tidepool.storage.snapshots import Reading, Snapshot
 from tidepool.web import feed as feed_module
 from tidepool.web import page as page_module
 from tidepool.web.feed import Feed
@@ -68,10 +71,10 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 def a_tick(at_s: float, before_s: float | None, **functions: tuple[list[int], list[int]]) -> Tick:
     """Return a tick that ends so many seconds before noon; *functions* have their counters before and now."""
 
-    def row(ago_s: float, place: int) -> dict[str, Any]:
+    def row(ago_s: float, place: int) -> Snapshot:
         at = NOW - timedelta(seconds=ago_s)
         counts = {name: both[place] for name, both in functions.items()}
-        return {"tick": at, "captured_at": at, "started_at": at - timedelta(seconds=5), "functions": counts}
+        return a_snapshot(tick=at, captured_at=at, started_at=at - timedelta(seconds=5), functions=counts)
 
     return Tick(None if before_s is None else row(before_s, 0), row(at_s, 1))
 
@@ -105,7 +108,8 @@ def test_counters_and_bounds_of_a_newer_process_are_no_error() -> None:
     tick = a_tick(0, 5, f=([1, 0, 0, 0, 7], [3, 0, 0, 1, 9]))
     (one,) = tallies([tick])["functions"]
     assert {"applied": 2, "rejected": 0, "failed": 0, "retried": 1} == one["jobs"]
-    assert not any(Tick(None, {**tick.now, "wait_hist": [1] * 99}).histogram("wait_hist"))
+    row = {name: value for name, value in asdict(tick.now).items() if name in {field.name for field in fields(Reading)}}
+    assert not any(Reading.of({**row, "wait_hist": [1] * 99}.items()).wait_hist)
 
 
 def test_without_a_row_nothing_is_known() -> None:
@@ -142,11 +146,15 @@ async def test_a_process_that_is_silent_has_ended(side: SideConnection, connecti
 async def test_the_picture_has_all_parts(app: FastAPI, http: httpx.AsyncClient, side: SideConnection, add: Add) -> None:
     """As JSON, of each time; a burst of viewers sees the same one."""
     await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)
-    journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
+    journal = Journal(Identity.of_this_process(), side, about={"versions": {}, "config": {}})
     journal.add_event("leak_suspected", {"task": "batch of create_user", "stack": ["deep", "inside"]})
     await journal.write()
     await add("create_user", 3, ago_s=10, now=datetime.now(UTC))
-    await app.state.services.fleet._groups.get()  # a picture waits for the first verdict, but not for long
+
+    async def has_verdicts() -> bool:
+        return app.state.services.fleet.groups() is not None
+
+    await until(has_verdicts)  # a picture does not wait for the first verdict
     answers = await asyncio.gather(
         *(http.get("/picture", params={"window": name}) for name in ("5m", "5m", "1h", "1d"))
     )

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,13 +18,18 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
+from tidepool.jobs.outcomes import Applied
 from tidepool.ledger.tally import Tally
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.overview import Overview
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.snapshots import Reading, Snapshot
 
-TICK_S = 1_764_000_000.0
+TICK = datetime.fromtimestamp(1_764_000_000, UTC)
+SECOND = timedelta(seconds=1)
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
 
@@ -57,7 +62,7 @@ async def side(database: PoolConfig) -> AsyncIterator[UnsteadySide]:
 @pytest.fixture
 def a_recorder(pool: Pool, side: UnsteadySide) -> Callable[..., Recorder]:
     """Give a factory of recorders of one imagined process."""
-    identity = Identity(str(uuid.uuid4()), "worker-1", "host-1", datetime.now(UTC))
+    identity = Identity(uuid.uuid4(), "worker-1", "host-1", datetime.now(UTC))
 
     def build(tally: Tally | None = None, interval_s: float = 0.1, on: Pool = pool) -> Recorder:
         unsteady: Any = side
@@ -78,11 +83,11 @@ async def test_a_sample_becomes_a_row_with_every_column(
     """Identity, gauges, peaks, counters, and the ledger's tally."""
     await pool.check()
     recorder = a_recorder(Tally(applied=5, rejected=2, failed=1))
-    recorder.take_sample(TICK_S)
+    recorder.take_snapshot(TICK)
     await recorder._journal.write()
     (row,) = await snapshots(connection)
     assert {"queue_waiting", "queue_oldest_us"} == {name for name, value in row.items() if value is None}  # no queue
-    assert datetime.fromtimestamp(TICK_S, UTC) == row["tick"]
+    assert TICK == row["tick"]
     assert ("worker-1", "host-1", 1, 4, 1, 1) == tuple(
         row[name] for name in ("worker_id", "host", "min_size", "max_size", "size", "idle")
     )
@@ -91,14 +96,33 @@ async def test_a_sample_becomes_a_row_with_every_column(
     assert row["started_at"] <= row["captured_at"] <= row["written_at"]
 
 
-async def test_a_sample_has_a_figure_for_every_column(a_recorder: Callable[..., Recorder], connection: Any) -> None:
-    """And no other: jsonb_populate_recordset drops what has no column without a word."""
-    recorder = a_recorder()
-    recorder.take_sample(TICK_S)
-    await recorder._journal.write()
-    (row,) = await snapshots(connection)
-    recorder.take_sample(TICK_S)
-    assert set(row) == {*recorder._journal._samples[0], "written_at"}
+async def test_a_snapshot_has_the_columns_of_the_table(connection: Any) -> None:
+    """No more and no fewer: in a row without one of them something that is measured would be lost."""
+    columns = await connection.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'pool_snapshots'"
+    )
+    assert {field.name for field in fields(Snapshot)} == {row["column_name"] for row in columns}
+
+
+async def test_what_verdicts_and_the_page_read_is_what_was_written(
+    a_recorder: Callable[..., Recorder], pool: Pool, connection: Any
+) -> None:
+    """Both queries have exactly the columns of a reading, and their types."""
+    await pool.check()
+    tally = Tally(known=["create_user"])
+    tally.add([Applied({})], "create_user")
+    recorder = a_recorder(tally)
+    recorder.take_snapshot(TICK)
+    await recorder.close()
+    (row, *_) = await snapshots(connection)
+    (read, *_) = await Repositories(connection).snapshots.window(TICK, SECOND, until=TICK)
+    page = await Overview(connection).history(TICK, TICK + SECOND, SECOND)
+    assert {field.name: row[field.name] for field in fields(Reading) if field.name != "functions"} == {
+        name: value for name, value in asdict(read).items() if name != "functions"
+    }
+    assert {"create_user": [1, 0, 0, 0]} == page.readings[0].functions
+    assert read == replace(page.readings[0], functions={})
+    assert {row["instance_id"]} == page.live
 
 
 async def test_a_row_is_written_while_the_pool_is_exhausted(
@@ -111,7 +135,7 @@ async def test_a_row_is_written_while_the_pool_is_exhausted(
             await held.enter_async_context(pool.acquire())
         waiter = asyncio.create_task(pool.check())
         await asyncio.sleep(0)
-        recorder.take_sample(TICK_S)
+        recorder.take_snapshot(TICK)
         await recorder._journal.write()
         (row,) = await snapshots(connection)
     await waiter
@@ -125,14 +149,14 @@ async def test_samples_are_kept_while_the_database_is_away(
     recorder = a_recorder()
     side.away = Unavailable("the server is away")
     for n in range(3):
-        recorder.take_sample(TICK_S + n)
+        recorder.take_snapshot(TICK + n * SECOND)
         await recorder._journal.write()
     assert [] == await snapshots(connection)
     assert [("snapshot.late", n) for n in (1, 2, 3)] == [(line["event"], line["kept"]) for line in logs]
     side.away = None
     await recorder._journal.write()
     rows = await snapshots(connection)
-    assert [TICK_S, TICK_S + 1, TICK_S + 2] == [row["tick"].timestamp() for row in rows]
+    assert [TICK, TICK + SECOND, TICK + 2 * SECOND] == [row["tick"] for row in rows]
     assert all(row["captured_at"] < row["written_at"] for row in rows)
     await recorder._journal.write()
     assert rows == await snapshots(connection)
@@ -145,22 +169,22 @@ async def test_the_newest_samples_are_kept_when_there_are_too_many(
     recorder = a_recorder()
     side.away = Unavailable("the server is away")
     for n in range(1000):
-        recorder.take_sample(TICK_S + n)
+        recorder.take_snapshot(TICK + n * SECOND)
     side.away = None
     await recorder._journal.write()
     rows = await snapshots(connection)
-    assert (720, TICK_S + 999) == (len(rows), rows[-1]["tick"].timestamp())
+    assert (720, TICK + 999 * SECOND) == (len(rows), rows[-1]["tick"])
 
 
 async def test_the_same_tick_twice_is_one_row(a_recorder: Callable[..., Recorder], connection: Any) -> None:
     """The reply to a write may be lost, and the write repeated."""
     recorder = a_recorder()
     for _ in range(2):
-        recorder.take_sample(TICK_S)
+        recorder.take_snapshot(TICK)
         await recorder._journal.write()
-    recorder.take_sample(TICK_S + 1)
+    recorder.take_snapshot(TICK + 1 * SECOND)
     await recorder._journal.write()
-    assert [TICK_S, TICK_S + 1] == [row["tick"].timestamp() for row in await snapshots(connection)]
+    assert [TICK, TICK + SECOND] == [row["tick"] for row in await snapshots(connection)]
 
 
 async def test_ticks_are_multiples_of_the_interval(a_recorder: Callable[..., Recorder], connection: Any) -> None:
@@ -174,11 +198,11 @@ async def test_ticks_are_multiples_of_the_interval(a_recorder: Callable[..., Rec
     await until(three_rows)
     running.cancel()
     await asyncio.wait([running])
-    recorder.take_sample(TICK_S)
+    recorder.take_snapshot(TICK)
     await recorder.close()
     ticks = [row["tick"] for row in await snapshots(connection)]
     assert {0} == {tick.microsecond % 100_000 for tick in ticks}
-    assert datetime.fromtimestamp(TICK_S, UTC) in ticks
+    assert TICK in ticks
     assert len(ticks) >= 4
 
 
@@ -201,12 +225,12 @@ async def test_an_interval_with_work_is_logged(a_recorder: Callable[..., Recorde
     """What was settled since the last tick; a quiet one says nothing."""
     tally = Tally()
     recorder = a_recorder(tally)
-    recorder.take_sample(TICK_S)
+    recorder.take_snapshot(TICK)
     tally.applied, tally.failed = 7, 1
-    recorder.take_sample(TICK_S + 1)
-    recorder.take_sample(TICK_S + 2)
+    recorder.take_snapshot(TICK + 1 * SECOND)
+    recorder.take_snapshot(TICK + 2 * SECOND)
     tally.applied = 10
-    recorder.take_sample(TICK_S + 3)
+    recorder.take_snapshot(TICK + 3 * SECOND)
     settled = [(line["applied"], line["failed"]) for line in logs if line["event"] == "jobs.settled"]
     assert [(7, 1), (3, 0)] == settled
 
@@ -240,7 +264,7 @@ async def insert_results(connection: Any, count: int, finished_at: datetime) -> 
 async def insert_snapshots(recorder: Recorder, *ticks: datetime) -> None:
     """Insert a snapshot for each tick."""
     for tick in ticks:
-        recorder.take_sample(tick.timestamp())
+        recorder.take_snapshot(tick)
     await recorder._journal.write()
 
 

@@ -2,33 +2,31 @@
 
 import asyncio
 import json
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from waiting import until
 
-from tidepool.fleet import identity
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.recorder import Recorder
 from tidepool.ledger.tally import Tally
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
+from tidepool.storage.server import ServerConnections
 
-TICK_S = 1_764_000_000.0
-SERVER_COLUMNS = (
-    "max_connections", "reserved_connections", "backends", "backends_of_workers", "backends_orphaned", "workers",
-    "granted", "usable",
-)  # fmt: skip
+TICK = datetime.fromtimestamp(1_764_000_000, UTC)
+SECOND = timedelta(seconds=1)
 ABOUT: dict[str, dict[str, Any]] = {"versions": {"python": "3.12"}, "config": {"max_size": 4}}
 
 
 @pytest.fixture
 def journal(side: SideConnection) -> Journal:
     """Give the journal of a process."""
-    return Journal(identity.of_this_process(), side, about=ABOUT)
+    return Journal(Identity.of_this_process(), side, about=ABOUT)
 
 
 async def test_a_process_is_introduced_once_and_its_end_is_told(journal: Journal, connection: Any) -> None:
@@ -59,17 +57,20 @@ async def test_the_server_has_a_row_a_tick_by_whoever_is_first(
     side: SideConnection, pool: Pool, connection: Any
 ) -> None:
     """Its sessions and counters, and what the budget knows; none before that knows anything."""
-    known: dict[str, Any] = {}
-    columns = dict.fromkeys(SERVER_COLUMNS, 7)
-    journals = [Journal(identity.of_this_process(), side, about=ABOUT, server=lambda: known) for _ in range(2)]
+    known: list[ServerConnections | None] = [None]
+    counts: dict[str, Any] = {field.name: 7 for field in fields(ServerConnections)}
+    columns = counts | {"role_limit": None, "database_limit": None}
+    journals = [Journal(Identity.of_this_process(), side, about=ABOUT, server=lambda: known[0]) for _ in range(2)]
     for n in range(2):
         for journal in journals:
-            Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=1).take_sample(TICK_S + n)
+            Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=1).take_snapshot(
+                TICK + n * SECOND
+            )
             await journal.write()
-        known |= columns
+        known[0] = ServerConnections(**columns)
     (row,) = await connection.fetch("SELECT * FROM db_snapshots")
-    assert TICK_S + 1 == row["tick"].timestamp()
-    assert journals[0]._identity.worker_id == row["written_by"]
+    assert TICK + SECOND == row["tick"]
+    assert journals[0].identity.worker_id == row["written_by"]
     assert columns.items() <= dict(row).items()
     assert (None, None, False) == (row["role_limit"], row["database_limit"], row["in_recovery"])
     assert row["idle"] >= 1  # the pool's; the connection that asks does not count itself
@@ -79,13 +80,13 @@ async def test_the_server_has_a_row_a_tick_by_whoever_is_first(
 async def test_what_waited_for_the_server_is_marked(database: PoolConfig, connection: Any) -> None:
     """Nothing is lost, and the rows of the outage can be told from the others."""
     away = SideConnection(replace(database, url="postgresql://127.0.0.1:1/none"), "stats")
-    journal = Journal(identity.of_this_process(), away, about=ABOUT)
+    journal = Journal(Identity.of_this_process(), away, about=ABOUT)
     pool = await Pool.open(database)
     recorder = Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=1)
-    recorder.take_sample(TICK_S)
+    recorder.take_snapshot(TICK)
     await journal.write()
     away._config = database
-    recorder.take_sample(TICK_S + 1)
+    recorder.take_snapshot(TICK + SECOND)
     await journal.write()
     await pool.close()
     await away.close()
@@ -109,7 +110,7 @@ async def test_a_leak_becomes_an_event_with_its_stack(
 
     keeper = asyncio.create_task(keep(), name="keeper")
     await until(overdue)
-    recorder.take_sample(TICK_S)
+    recorder.take_snapshot(TICK)
     await journal.write()
     keeper.cancel()
     await asyncio.wait([keeper])

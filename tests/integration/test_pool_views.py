@@ -7,43 +7,30 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from history import a_snapshot
+from pydantic_core import to_json
 
 from tidepool.pool.figures import BOUNDS_US, PoolStats
 from tidepool.storage.repositories import Repositories
+from tidepool.storage.snapshots import Snapshot
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
-Sample = Callable[..., dict[str, Any]]
+MakeSnapshot = Callable[..., Snapshot]
 
 
-def a_process(worker_id: str) -> Sample:
-    """Return a factory of one process's samples: seconds after noon, its pool's figures, and what differs."""
-    instance_id = str(uuid.uuid4())
+def a_process(worker_id: str) -> MakeSnapshot:
+    """Return a factory of one process's snapshots: seconds after noon, its pool's figures, and what differs."""
+    instance_id = uuid.uuid4()
 
-    def sample(at_s: float, stats: PoolStats, **other: Any) -> dict[str, Any]:
-        tick = (NOON + timedelta(seconds=at_s)).isoformat()
-        names = ("size", "idle", "jobs_applied", "jobs_rejected", "jobs_failed", "loop_lag_us_sum", "loop_lag_us_max")
-        return {
-            "instance_id": instance_id,
-            "worker_id": worker_id,
-            "host": "h",
-            "pid": 1,
-            "started_at": NOON.isoformat(),
-            "tick": tick,
-            "captured_at": tick,
-            "written_at": tick,
-            "min_size": 1,
-            "max_size": 4,
-            "pool_limit": 4,
-            "cpu_us": 0,
-            "rss_bytes": 0,
-            "loop_lag_count": 0,
-            **dict.fromkeys(names, 0),
-            **stats.figures(),
-            **other,
-        }
+    def snapshot(at_s: float, stats: PoolStats, **other: Any) -> Snapshot:
+        at = NOON + timedelta(seconds=at_s)
+        times = {"started_at": NOON, "tick": at, "captured_at": at, "written_at": at}
+        sizes = {"max_size": 4, "pool_limit": 4}
+        own = {"instance_id": instance_id, "worker_id": worker_id, **times, **sizes}
+        return a_snapshot(**{**own, **stats.figures(), **other})
 
-    return sample
+    return snapshot
 
 
 async def quantile(connection: Any, histogram: list[int], share: float) -> float | None:
@@ -76,7 +63,7 @@ async def test_a_quantile_lies_in_its_bucket(connection: Any) -> None:
 
 async def test_a_minute_is_what_the_counters_gained(connection: Any) -> None:
     """Since the last row of the minute before, whatever rows are lost in between; the first one since the start."""
-    one, stats, samples = a_process("one"), PoolStats(), list[dict[str, Any]]()
+    one, stats, samples = a_process("one"), PoolStats(), list[Snapshot]()
     for at_s, holds in ((30, 10), (55, 20), (65, 5), (115, 25)):
         for _ in range(holds):
             stats.acquire_ok += 1
@@ -122,7 +109,7 @@ async def test_a_process_that_starts_again_gains_nothing_below_zero(connection: 
 
 async def test_rows_of_the_version_before_are_read_all_the_same(connection: Any) -> None:
     """They have no new columns; what they have is told, what they have not is null."""
-    sample = a_process("old")(30, PoolStats(acquire_ok=3))
+    sample = json.loads(to_json(a_process("old")(30, PoolStats(acquire_ok=3))))
     for name in ("wait_hist", "hold_hist", "query_hist", "in_use_us", "saturated_us", "pool_limit", "cpu_us"):
         del sample[name]
     await connection.execute(

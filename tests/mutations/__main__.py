@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.mutations.catalogue import MUTATIONS, ROOT, Mutation
+from tests.mutations.catalogue import MUTATIONS
+from tests.mutations.mutation import ROOT, Mutation
 
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "uv.lock")
 _PYTEST = (
@@ -41,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
         checkout = Path(scratch) / "checkout"
         shutil.copytree(ROOT, checkout, ignore=_NOT_COPIED)
-        control = _run(checkout, *dict.fromkeys(mutation.test for mutation in asked))
+        control = _run(checkout, *dict.fromkeys(mutation.test_id for mutation in asked))
         if control.returncode != _PASSED:
             print(control.stdout, "without any mutation a test is red already: mend that first", file=sys.stderr)
             return 2
@@ -52,18 +53,17 @@ def main(words: Sequence[str]) -> int:
 
 def _try(mutation: Mutation, checkout: Path) -> str:
     """Put the fault in, run its test, take the fault out; prints a line of the table and returns the verdict."""
-    path, begun_s = checkout / mutation.path, time.monotonic()
+    path, begun_s = checkout / mutation.path.relative_to(ROOT), time.monotonic()
     sound = path.read_text("utf-8")
     try:
-        path.write_text(mutation.applied_to(sound), "utf-8")
-        status = _run(checkout, mutation.test).returncode
+        path.write_text(mutation.faulty_text(), "utf-8")
+        status = _run(checkout, mutation.test_id).returncode
         verdict = {_PASSED: "STILL GREEN", _FAILED: "red"}.get(status, f"NOT RUN: pytest ended with {status}")
     except ValueError as error:
         verdict = f"NOT APPLIED: {error}"
     finally:
         path.write_text(sound, "utf-8")
-    test = mutation.test.removeprefix("tests/")
-    print(f"{verdict:12} {time.monotonic() - begun_s:5.1f} s  {mutation.what:57} {test}", flush=True)
+    print(f"{verdict:12} {time.monotonic() - begun_s:5.1f} s  {mutation.what:57} {mutation.test}", flush=True)
     return verdict
 
 

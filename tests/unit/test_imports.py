@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.house import cycles, imports_between
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tidepool", "worker", "producer", "lab")
 MODULES = {
@@ -76,31 +78,7 @@ def crossings(modules: dict[str, Path]) -> list[str]:
 
 def edges() -> dict[str, set[str]]:
     """Return for each module which others of ours it imports."""
-
-    def module_of(name: str) -> str:
-        while name and name not in MODULES:
-            name = name.rpartition(".")[0]
-        return name
-
-    return {
-        module: {target for name in imports_of(path) if (target := module_of(name)) and target != module}
-        for module, path in MODULES.items()
-    }
-
-
-def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
-    """Return the groups of nodes that reach each other."""
-
-    def reachable(start: str) -> set[str]:
-        seen, waiting = set[str](), [start]
-        while waiting:
-            found = graph.get(waiting.pop(), set()) - seen
-            seen |= found
-            waiting += found
-        return seen
-
-    reach = {node: reachable(node) for node in graph}
-    return {frozenset(other for other in reach[node] if node in reach.get(other, ())) for node in graph} - {frozenset()}
+    return imports_between({module: ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()})
 
 
 def room_of(module: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidepool.advice.queueing import closed, erlang_c, opened
+from tidepool.advice.queueing import Prediction
 
 MAIN = {"callers": 200, "think": 450.0, "hold": 50.0}
 """200 callers, 450 ms of other work, 50 ms of holding: 20 connections' worth of load, at the most 0.4 uses a ms."""
@@ -30,7 +30,7 @@ def close(value: float, digits: float) -> object:
 )
 def test_an_open_queue(size: int, use: float, wait_share: float, mean_ms: float, p95_ms: float) -> None:
     """A load of 10 connections, held for 50 ms."""
-    predicted = opened(size, rate=0.2, hold=50.0)
+    predicted = Prediction.opened(size, rate=0.2, hold=50.0)
     assert close(use, 0.005) == predicted.use
     assert close(wait_share, 0.0005) == predicted.wait_share
     assert close(mean_ms, 0.05) == predicted.wait_mean
@@ -40,7 +40,7 @@ def test_an_open_queue(size: int, use: float, wait_share: float, mean_ms: float,
 def test_an_open_queue_that_cannot_keep_up_has_no_answer() -> None:
     """Its waits grow without end."""
     with pytest.raises(ValueError, match="cannot carry"):
-        opened(10, rate=0.2, hold=50.0)
+        Prediction.opened(10, rate=0.2, hold=50.0)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_an_open_queue_that_cannot_keep_up_has_no_answer() -> None:
 )
 def test_a_closed_queue(size: int, per_second: float, mean_ms: float, wait_share: float, use: float) -> None:
     """The main example, from a pool that is far too small to one that is far too large."""
-    predicted = closed(size, **MAIN)
+    predicted = Prediction.closed(size, **MAIN)
     assert close(per_second, 0.05) == predicted.throughput * 1000
     assert close(mean_ms, 0.05) == predicted.wait_mean
     assert close(wait_share, 0.0005) == predicted.wait_share
@@ -69,7 +69,7 @@ def test_a_closed_queue(size: int, per_second: float, mean_ms: float, wait_share
 @pytest.mark.parametrize(("size", "p95_ms"), [(22, 32.1), (23, 22.5), (24, 15.4), (25, 10.0), (26, 5.8)])
 def test_the_quantiles_of_a_closed_queue(size: int, p95_ms: float) -> None:
     """By the states that an arriving caller finds."""
-    assert close(p95_ms, 0.05) == closed(size, **MAIN).wait_quantile(0.95)
+    assert close(p95_ms, 0.05) == Prediction.closed(size, **MAIN).wait_quantile(0.95)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_other_closed_queues(
     callers: int, think: float, hold: float, size: int, of_ceiling: float, wait_share: float
 ) -> None:
     """The ceiling is what the callers would do if nobody ever waited."""
-    predicted = closed(size, callers=callers, think=think, hold=hold)
+    predicted = Prediction.closed(size, callers=callers, think=think, hold=hold)
     assert close(of_ceiling, 0.0005) == predicted.throughput * (think + hold) / callers
     assert close(wait_share, 0.0005) == predicted.wait_share
 
@@ -102,12 +102,15 @@ def test_other_closed_queues(
 def test_the_square_root_rule_is_the_limit(over: float, wait_share: float) -> None:
     """With so many square roots of the load on top of it, large pools make this share wait (Halfin, Whitt 1981)."""
     load = 1_000_000.0
-    assert pytest.approx(wait_share, rel=0.03) == erlang_c(int(load + over * math.sqrt(load)), load)
+    assert (
+        pytest.approx(wait_share, rel=0.03)
+        == Prediction.opened(int(load + over * math.sqrt(load)), rate=load, hold=1.0).wait_share
+    )
 
 
 def test_callers_that_never_think_are_always_there() -> None:
     """All but those that hold wait, and the pool is in use all the time."""
-    predicted = closed(4, callers=10, think=0.0, hold=20.0)
+    predicted = Prediction.closed(4, callers=10, think=0.0, hold=20.0)
     assert (4 / 20, 1.0) == (pytest.approx(predicted.throughput), pytest.approx(predicted.use))
     assert pytest.approx(30.0) == predicted.wait_mean
 
@@ -115,7 +118,7 @@ def test_callers_that_never_think_are_always_there() -> None:
 def test_as_many_connections_as_callers_are_never_waited_for() -> None:
     """Nor are more."""
     for size in (10, 11):
-        predicted = closed(size, callers=10, think=1.0, hold=20.0)
+        predicted = Prediction.closed(size, callers=10, think=1.0, hold=20.0)
         assert (0, 0, 0) == (predicted.wait_share, predicted.wait_mean, predicted.wait_quantile(0.99))
 
 
@@ -127,7 +130,7 @@ def test_as_many_connections_as_callers_are_never_waited_for() -> None:
 )
 def test_littles_law_holds_in_the_closed_model(size: int, callers: int, think: float, hold: float) -> None:
     """Callers are thinking, waiting or holding: their number is the throughput times the length of the cycle."""
-    predicted = closed(size, callers=callers, think=think, hold=hold)
+    predicted = Prediction.closed(size, callers=callers, think=think, hold=hold)
     cycle = max(think, hold * 1e-9) + predicted.wait_mean + hold
     assert pytest.approx(callers, rel=1e-6) == predicted.throughput * cycle
-    assert closed(size + 1, callers=callers, think=think, hold=hold).wait_mean <= predicted.wait_mean + 1e-9
+    assert Prediction.closed(size + 1, callers=callers, think=think, hold=hold).wait_mean <= predicted.wait_mean + 1e-9

@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
-from tidepool.advice.study import studies_of
-from tidepool.advice.verdict import Study, Verdict, examine
+from tidepool.advice.study import Study
+from tidepool.advice.verdict import Verdict, examine
+from tidepool.advice.window import Tick, Window
 from tidepool.pool.figures import BOUNDS_US
+from tidepool.storage.server import ServerReading
 
 SECONDS = 40
 Scenario = Callable[[Simulation], Awaitable[None]]
@@ -105,12 +108,12 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
             simulation = Simulation(clock, size=size, callers=callers, overdue_s=5)
             await scenario(simulation)
             await simulation.end()
-            return simulation.written.rows
+            return simulation.written.snapshots
 
         rows = run_virtually(monkeypatch, main)
         since, until = NOON + timedelta(seconds=SECONDS), NOON + timedelta(seconds=2 * SECONDS)
-        peak = max(row["in_use_max"] for row in rows)
-        (found,) = studies_of(rows, other.pop("database", []), since=since, until=until, peak=peak)
+        peak = max(row.in_use_max for row in rows)
+        (found,) = Study.of(rows, other.pop("database", []), since=since, until=until, peak=peak)
         return replace(found, **other)
 
     return run
@@ -136,7 +139,7 @@ def test_each_trouble_has_its_verdict_and_no_other(
 ) -> None:
     """No other check holds either, before or after it: what is found is all that is wrong."""
     found = examine(study(scenario, size=size, callers=callers))
-    assert verdict == found.name, found.finding
+    assert verdict == found.verdict, found.finding
     assert {verdict} == holding(found)
 
 
@@ -148,17 +151,33 @@ def holding(verdict: Verdict) -> set[str]:
 def test_a_pool_that_needs_more_than_the_server_has(study: Callable[..., Study]) -> None:
     """It is too small, and cannot be larger: that is another verdict, which says so."""
     found = examine(study(crowded, size=2, callers=200, budget=4))
-    assert "budget_bound" == found.name
+    assert "budget_bound" == found.verdict
     assert found.advice is not None
     assert (4, "budget") == (found.advice.size, found.advice.binding)
 
 
+def a_reading(*, waiting_lock: int) -> ServerReading:
+    """Return a reading of a server with four active sessions, so many of which wait for locks."""
+    names = ("max_connections", "reserved_connections", "backends", "backends_of_workers", "backends_orphaned")
+    return ServerReading(
+        **dict.fromkeys(names, 0),
+        role_limit=None,
+        database_limit=None,
+        workers=1,
+        granted=8,
+        usable=90,
+        tick=NOON,
+        active=4,
+        waiting_lock=waiting_lock,
+    )
+
+
 def test_transactions_that_wait_for_locks_are_seen_from_the_server(study: Callable[..., Study]) -> None:
     """Where everything stands still no query ends, and none can be compared."""
-    database = [{"active": 4, "waiting_lock": 3, "usable": 90, "workers": 1}] * 3
-    assert "database_bound" == examine(study(comfortable, database=database)).name
-    database[0] = {**database[0], "waiting_lock": 1}
-    assert "ok" == examine(study(comfortable, database=database)).name
+    database = [a_reading(waiting_lock=3)] * 3
+    assert "database_bound" == examine(study(comfortable, database=database)).verdict
+    database[0] = a_reading(waiting_lock=1)
+    assert "ok" == examine(study(comfortable, database=database)).verdict
 
 
 def test_every_finding_tells_its_figures_and_limits(study: Callable[..., Study]) -> None:
@@ -174,18 +193,20 @@ def test_every_finding_tells_its_figures_and_limits(study: Callable[..., Study])
 def test_figures_that_contradict_each_other_get_no_verdict(study: Callable[..., Study]) -> None:
     """Little's law has to hold on our own figures."""
     sound = study(comfortable)
-    for tick in sound.window.ticks:
-        tick.now["in_use_us"] *= 2  # pyright: ignore[reportIndexIssue]
-    assert "insufficient_data" == examine(sound).name
+    doubled = [Tick(tick.before, replace(tick.now, in_use_us=2 * tick.now.in_use_us)) for tick in sound.window.ticks]
+    found = examine(replace(sound, window=Window(doubled)))
+    assert ("insufficient_data", "contradiction") == (found.verdict, found.check)
 
 
 def changed(study: Study, **gains_or_gauges: Callable[[int], Any]) -> Study:
     """Return a study whose rows have other figures: each a function of the tick's number since the start."""
     ticks = study.window.ticks
-    for n, row in enumerate([ticks[0].before, *(tick.now for tick in ticks)]):
-        for name, value in gains_or_gauges.items():
-            row[name] = value(n)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
-    return study
+    readings = [ticks[0].before, *(tick.now for tick in ticks)]
+    others = [
+        replace(reading, **{name: value(n) for name, value in gains_or_gauges.items()})  # type: ignore[type-var]
+        for n, reading in enumerate(readings)
+    ]
+    return replace(study, window=Window(Tick(before, now) for before, now in pairwise(others)))
 
 
 def histogram(counts: dict[int, int]) -> list[int]:
@@ -202,10 +223,10 @@ def test_jobs_that_wait_in_the_batcher_make_a_pool_too_small(study: Callable[...
         batch_wait_us_sum=lambda n: 500 * n * 3_000_000,
     )
     found = examine(one)
-    assert "pool_too_small" == found.name, found.findings
+    assert "pool_too_small" == found.verdict, found.findings
     assert found.advice is not None
     assert (4, "high") == (found.advice.size, found.advice.confidence)
-    predicted = {told["size"]: told["jobs_per_second"] for told in found.advice.predictions}
+    predicted = {told.size: told.jobs_per_second for told in found.advice.predictions}
     assert pytest.approx(500, rel=0.05) == predicted[1]
     assert pytest.approx(2000, rel=0.05) == predicted[4]
 
@@ -229,7 +250,7 @@ def test_a_natural_wait_in_the_batcher_is_no_verdict(study: Callable[..., Study]
         batch_jobs=lambda n: 500 * n,
         batch_wait_us_sum=lambda n: 500 * n * 125_000,
     )
-    assert "ok" == examine(natural).name
+    assert "ok" == examine(natural).verdict
 
 
 def test_cpu_that_others_took_is_no_verdict_where_nothing_waits(study: Callable[..., Study]) -> None:
@@ -237,22 +258,22 @@ def test_cpu_that_others_took_is_no_verdict_where_nothing_waits(study: Callable[
     full = {"cpu_us": lambda n: 300_000 * n, "cpu_wait_us": lambda n: 600_000 * n}
     lags = {"loop_lag_hist": lambda n: histogram({8: 10 * n}), "loop_block_hist": lambda n: histogram({0: 10 * n})}
     starved = changed(study(comfortable), **full, **lags)
-    assert "ok" == examine(starved).name
-    assert "loop_bound" == examine(changed(starved, queue_oldest_us=lambda _: 2_000_000)).name
+    assert "ok" == examine(starved).verdict
+    assert "loop_bound" == examine(changed(starved, queue_oldest_us=lambda _: 2_000_000)).verdict
 
 
 def test_a_short_block_counts_only_where_something_waits(study: Callable[..., Study]) -> None:
     """Twenty-five milliseconds hold nobody up in an idle process."""
     blocked = changed(study(comfortable), loop_block_hist=lambda n: histogram({0: 9 * n, 7: n}))
-    assert "ok" == examine(blocked).name
-    assert "loop_bound" == examine(changed(blocked, queue_oldest_us=lambda _: 2_000_000)).name
+    assert "ok" == examine(blocked).verdict
+    assert "loop_bound" == examine(changed(blocked, queue_oldest_us=lambda _: 2_000_000)).verdict
 
 
 def test_what_holds_for_a_moment_only_is_no_verdict(study: Callable[..., Study]) -> None:
     """On average over the window it would: one burst of blocks in a tenth of the time."""
     burst = changed(study(comfortable), loop_block_hist=lambda n: histogram({0: 10 * n, 9: 40 if n > 20 else 0}))
     found = examine(burst)
-    assert "ok" == found.name
+    assert "ok" == found.verdict
     (finding,) = (one for one in found.findings if one.verdict == "loop_bound")
     assert "in a row" in finding.evidence[-1].name
 
@@ -260,7 +281,7 @@ def test_what_holds_for_a_moment_only_is_no_verdict(study: Callable[..., Study])
 def test_slow_commits_are_the_databases(study: Callable[..., Study]) -> None:
     """Where something waits; a slow COMMIT that nobody waits for is none's limit."""
     slow = {"commits": lambda n: 10 * n, "commit_us_sum": lambda n: 10 * n * 150_000}
-    assert "ok" == examine(changed(study(comfortable), **slow)).name
+    assert "ok" == examine(changed(study(comfortable), **slow)).verdict
     found = examine(changed(study(comfortable), **slow, queue_oldest_us=lambda _: 2_000_000))
-    assert "database_bound" == found.name
+    assert "database_bound" == found.verdict
     assert "COMMIT" in found.finding.words

@@ -2,21 +2,16 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from history import a_snapshot
 
-from tidepool.health.watcher import Watcher, stack
+from tidepool.health.watcher import Watcher
 from tidepool.pool.pool import Holder
 
-CALM: dict[str, Any] = {
-    "captured_at": "noon",
-    "pool_limit": 4,
-    "saturated_us": 0,
-    "database_restarts": 0,
-    "connect_too_many": 0,
-    "loop_lag_us_max": 0,
-}
+CALM = a_snapshot(pool_limit=4)
 SECOND_US = 1_000_000
 
 
@@ -28,7 +23,7 @@ def watcher() -> Watcher:
 
 def look(watcher: Watcher, *holders: Holder, **other: Any) -> list[str]:
     """Return the kinds of the events of a sample a second after the one before."""
-    return [kind for kind, _ in watcher.look({**CALM, **other}, holders, passed_us=SECOND_US)]
+    return [event.kind for event in watcher.look(replace(CALM, **other), holders, passed_us=SECOND_US)]
 
 
 def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Holder:
@@ -75,15 +70,15 @@ async def test_a_leak_tells_who_has_it_and_where_that_is_now(watcher: Watcher) -
     assert "(test_watcher.py:" in detail["stack"][1]
 
 
-async def test_the_stack_of_what_has_ended_is_empty() -> None:
-    """Nor is there one outside any task."""
+async def test_the_stack_of_a_task_that_has_ended_is_empty(watcher: Watcher) -> None:
+    """And there is none outside any task."""
 
     async def nothing() -> None: ...
 
     task = asyncio.create_task(nothing())
     await task
-    assert [] == stack(task)
-    assert [] == stack(None)
+    events = watcher.look(CALM, [a_holder(2, task), a_holder(3)], passed_us=SECOND_US)
+    assert [[], []] == [event.detail["stack"] for event in events]
 
 
 def test_saturation_begins_and_ends_far_apart(watcher: Watcher) -> None:

@@ -9,16 +9,18 @@ import random
 import selectors
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tidepool.fleet.identity import Identity
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.recorder import Recorder
 from tidepool.ledger.tally import Tally
 from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.storage.snapshots import Snapshot
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TICK_S = 1.0
@@ -90,24 +92,27 @@ class InnerPool:
 
 
 class Rows:
-    """Stands in for the journal: keeps rows as they would be read from the table, in virtual time."""
+    """Stands in for the journal: keeps snapshots, in virtual time."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._instance = uuid.UUID(int=1)
-        self.rows: list[dict[str, Any]] = []
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.identity = Identity(uuid.UUID(int=1), "w", "host", NOON)
+        self.snapshots: list[Snapshot] = []
 
-    def add_sample(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """Keep a row."""
-        at = NOON + timedelta(seconds=self._clock.now_s)
-        row = {"instance_id": self._instance, "worker_id": "w", "started_at": NOON, "captured_at": at, **figures}
-        self.rows.append({**row, "tick": at})
-        return row
+    def now(self) -> datetime:
+        """Return the virtual time."""
+        return NOON + timedelta(seconds=self._clock.now_s)
 
-    def add_event(self, kind: str, detail: dict[str, Any]) -> None:
-        """Keep an event."""
-        self.events.append((kind, detail))
+    def started_at(self) -> datetime:
+        """Return when it began."""
+        return NOON
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot."""
+        self.snapshots.append(snapshot)
+
+    def add_event(self, kind: str, detail: Mapping[str, object]) -> None:
+        """Drop an event."""
 
 
 class Simulation:
@@ -158,10 +163,10 @@ class Simulation:
             await self.use(self.chance.expovariate(1 / mean_s), working=working)
 
     async def run(self, seconds: int) -> None:
-        """Let *seconds* ticks pass, with a sample at each."""
+        """Let *seconds* ticks pass, with a snapshot at each."""
         for _ in range(seconds):
             await asyncio.sleep(TICK_S)
-            self._recorder.take_sample((NOON + timedelta(seconds=self.clock.now_s)).timestamp())
+            self._recorder.take_snapshot(self.written.now())
 
     async def end(self) -> None:
         """End all tasks."""

@@ -1,8 +1,9 @@
-"""What the records of processes say about their pools.
+"""What limits the workers, and which size their pools should have, according to their stored snapshots.
 
-- `window`        the figures of a stretch of time, from snapshots
-- `crowding`      whether anything waits, and where
-- `verdict`       what limits the throughput; `sizing` (with `queueing`'s models) says which size the pool should have
-- `study`         reads the records of processes that are set up alike
-- `advice_job`    notes advice in the events table; `fleet_report` is all of it for a page or a command
+- `window`        the figures of some time, from snapshots
+- `evidence`      a figure beside its limit; whether a pool is crowded, and whether anything waits
+- `sizing`        the size that a pool should have, by the models of `queueing`
+- `study`         the records that one verdict is based on
+- `checks`        the table of checks, in their order; `verdict` applies them
+- `advice_job`    writes advice to the events table
 """

@@ -1,13 +1,11 @@
-"""Judges the fleet's pools every quarter of an hour, and leaves an event where there is something to do about them."""
+"""Judges the fleet's pools every quarter of an hour, and writes an event if there is something to do about them."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import structlog
 
-from tidepool.advice.fleet_report import judge
-from tidepool.advice.study import read_studies
-from tidepool.advice.verdict import Study, Verdict
+from tidepool.advice.study import Study
+from tidepool.advice.verdict import Verdict, judge
 from tidepool.health.journal import Journal
 from tidepool.periodic import every
 from tidepool.pool.connection import Connection
@@ -18,14 +16,16 @@ from tidepool.storage.repositories import Repositories
 log = structlog.get_logger(__name__)
 
 WINDOW = timedelta(minutes=15)
+"""How long a time is judged, and how often."""
 _NOTHING_TO_DO = ("ok", "insufficient_data")
+"""Verdicts without an event."""
 
 
-class Adviser:
-    """Runs in each process; whichever is first gives the advice for all of them.
+class AdviceJob:
+    """Runs in each worker process; the first one to judge writes the advice for all of them.
 
-    Processes that start together look together, too, so that none of them finds the other's advice. Each looks again
-    before it gives its own, and there a lock lets one at a time.
+    Processes that start together judge at the same time, too, so that none of them finds the other's advice. So each
+    looks again before it writes its own, and a lock lets one process at a time do that.
     """
 
     def __init__(self, journal: Journal, side: SideConnection) -> None:
@@ -34,7 +34,7 @@ class Adviser:
 
     async def run(self) -> None:
         """Wait, judge, and so on until cancelled; a failed round is logged and the next one comes."""
-        await every(WINDOW.total_seconds(), self._round, "adviser", waits_first=True)
+        await every(WINDOW.total_seconds(), self._round, "advice job", waits_first=True)
 
     async def _round(self) -> None:
         try:
@@ -43,18 +43,18 @@ class Adviser:
             log.warning("advice.failed", error=str(fault))
 
     async def run_once(self, now: datetime | None = None) -> None:
-        """Judge the window before *now*, unless somebody has done so within half of it."""
+        """Judge the window before *now*, unless a process has done so within half of it."""
         now = now or datetime.now(UTC)
         async with self._side.use() as connection:
             if await _is_given(connection, now):
                 return
-            studies = await read_studies(connection, since=now - WINDOW, until=now)
-        judged = await judge(studies)
-        if advice := [_told(study, verdict) for study, verdict in judged if verdict.name not in _NOTHING_TO_DO]:
-            await self._give(advice, now)
+            studies = await Study.read(connection, since=now - WINDOW, until=now)
+        verdicts = await judge(studies)
+        if advice := [_detail(verdict) for verdict in verdicts if verdict.verdict not in _NOTHING_TO_DO]:
+            await self._write(advice, now)
 
-    async def _give(self, advice: list[dict[str, Any]], now: datetime) -> None:
-        """Write the events, unless another process has done so meanwhile, or is at it."""
+    async def _write(self, advice: list[dict[str, object]], now: datetime) -> None:
+        """Write the events, unless another process has written its own meanwhile, or is doing so."""
         async with self._side.use() as connection, connection.transaction():
             events = Repositories(connection).events
             if await events.lock_advice() and not await _is_given(connection, now):
@@ -65,12 +65,12 @@ async def _is_given(connection: Connection, now: datetime) -> bool:
     return bool(await Repositories(connection).events.newest(since=now - WINDOW / 2, kind="advice", limit=1))
 
 
-def _told(study: Study, verdict: Verdict) -> dict[str, Any]:
+def _detail(verdict: Verdict) -> dict[str, object]:
     advice = verdict.advice
     return {
-        "verdict": verdict.name,
-        "words": verdict.finding.words,
-        "pool_limit": study.window.limit,
+        "verdict": verdict.verdict,
+        "words": verdict.words,
+        "pool_limit": verdict.pool_limit,
         "advised": advice.size if advice else None,
         "confidence": advice.confidence if advice else None,
     }

@@ -1,26 +1,28 @@
 """Two models of a queue before a pool of connections: how long callers wait at a given size.
 
-Holding times and times between two uses are taken as exponential. Times are in the unit of *hold*, whichever
+Holding times and times between two uses are taken to be exponential. All times are in the unit of *hold*, whichever
 that is; rates are per that unit.
 
-- `closed`: *callers* is the number of tasks that use the pool, each of which thinks, waits, holds, and thinks again.
+- `Prediction.closed`: *callers* is the number of tasks that use the pool; each thinks, waits, holds, and thinks again.
   The finite-source queue M/M/c//N, the "machine repairman" (Gross, Harris: Fundamentals of Queueing Theory, section
   on finite-source queues). An arriving caller sees the queue of the other N - 1 (arrival theorem: Sevcik, Mitrani,
   JACM 28, 1981), and from n >= c of them on waits for n - c + 1 departures, whose time is Erlang distributed.
-- `opened`: callers come from outside at a rate that does not depend on how many wait already. Erlang's M/M/c
+- `Prediction.opened`: callers come from outside at a rate that does not depend on how many wait already. Erlang's M/M/c
   (the same book; Erlang C).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 _QUANTILE_STEPS = 60
+"""Halvings of an interval: more than a float has digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of a pool of `size`."""
+    """What a model predicts for a pool of `size`."""
 
     size: int
     throughput: float
@@ -33,8 +35,35 @@ class Prediction:
     longer: Callable[[float], float]
     """The share of callers that wait longer than this."""
 
+    @classmethod
+    def closed(cls, size: int, *, callers: int, think: float, hold: float) -> Self:
+        """Predict for *callers* tasks that come back *think* after each use. The cost grows with *callers*."""
+        states = _occupancy(size, callers, think, hold)
+        busy = sum(min(n, size) * p for n, p in enumerate(states))
+        waiting = sum((n - size) * p for n, p in enumerate(states) if n > size)
+        throughput = busy / hold
+        seen = _occupancy(size, callers - 1, think, hold)[size:]
+        """How likely an arriving caller is to find 0, 1, 2 … others waiting, and no connection free."""
+
+        def longer(wait: float) -> float:
+            return _erlang_tails(seen, wait * size / hold)
+
+        return cls(size, throughput, busy / size, sum(seen), waiting / throughput, longer)
+
+    @classmethod
+    def opened(cls, size: int, *, rate: float, hold: float) -> Self:
+        """Predict for callers that come at *rate*. Raises `ValueError` if the pool cannot keep up with them."""
+        load = rate * hold
+        if load >= size:
+            raise ValueError(f"{size} connections cannot carry a load of {load:.2f}")
+        wait_share = _erlang_c(size, load)
+        drain = (size - load) / hold
+        return cls(
+            size, rate, load / size, wait_share, wait_share / drain, lambda wait: wait_share * math.exp(-drain * wait)
+        )
+
     def wait_quantile(self, share: float) -> float:
-        """Return the wait that *share* of the callers do not exceed; 0 where as many do not wait at all."""
+        """Return the wait that *share* of the callers do not exceed; 0 if as many do not wait at all."""
         left = 1 - share
         if self.wait_share <= left:
             return 0.0
@@ -47,34 +76,7 @@ class Prediction:
         return high
 
 
-def closed(size: int, *, callers: int, think: float, hold: float) -> Prediction:
-    """Predict for *callers* tasks that come back *think* after each use. Cost grows with *callers*."""
-    states = _occupancy(size, callers, think, hold)
-    busy = sum(min(n, size) * p for n, p in enumerate(states))
-    waiting = sum((n - size) * p for n, p in enumerate(states) if n > size)
-    throughput = busy / hold
-    seen = _occupancy(size, callers - 1, think, hold)[size:]
-    """How likely an arriving caller is to find 0, 1, 2 … others waiting, and no connection free."""
-
-    def longer(wait: float) -> float:
-        return _erlang_tails(seen, wait * size / hold)
-
-    return Prediction(size, throughput, busy / size, sum(seen), waiting / throughput, longer)
-
-
-def opened(size: int, *, rate: float, hold: float) -> Prediction:
-    """Predict for callers that come at *rate*. Raises `ValueError` where the pool cannot keep up with them."""
-    load = rate * hold
-    if load >= size:
-        raise ValueError(f"{size} connections cannot carry a load of {load:.2f}")
-    wait_share = erlang_c(size, load)
-    drain = (size - load) / hold
-    return Prediction(
-        size, rate, load / size, wait_share, wait_share / drain, lambda wait: wait_share * math.exp(-drain * wait)
-    )
-
-
-def erlang_c(size: int, load: float) -> float:
+def _erlang_c(size: int, load: float) -> float:
     """Return the share of callers that wait (Erlang C), by way of the stable recurrence of Erlang B."""
     blocked = 1.0
     for n in range(1, size + 1):
@@ -97,7 +99,8 @@ def _occupancy(size: int, callers: int, think: float, hold: float) -> list[float
 def _erlang_tails(seen: list[float], departures: float) -> float:
     """Return the chance that a wait outlasts the time of so many expected departures.
 
-    Who finds k others waiting waits for k + 1 departures; that fewer have happened is a sum of Poisson terms.
+    A caller that finds k others waiting waits for k + 1 departures; the chance that fewer have happened is a sum of
+    Poisson terms.
     """
     fewer, total = 0.0, 0.0
     for k, chance in enumerate(seen):

@@ -1,40 +1,79 @@
-"""The size that a pool needs: the smallest whose callers wait, by the models of `queueing`, no longer than they should.
+"""The size that a pool needs: the smallest at which, by the models of `queueing`, callers do not wait too long.
 
-The number of tasks that use a pool, how long they hold a connection and how long they do something else in
-between can be measured however crowded the pool is; the rate at which it serves cannot be told from the demand
-there. So the size follows from these three, and a pool that is far too small gets the same advice as one that
-is large enough. A process of an older version does not say how many tasks use its pool; then the open model
-takes the rate for the demand, and is right only while few wait.
+Three figures can be measured however crowded the pool is: how many tasks use it, how long they hold a connection, and
+how long they do something else in between. The size follows from these, so a pool that is far too small gets the same
+advice as one that is large enough. The rate at which the pool serves does not tell the demand, and is used only if the
+number of tasks is not known.
 """
 
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, Self
 
-from tidepool.advice.crowding import is_batcher_crowded
-from tidepool.advice.queueing import Prediction, closed, opened
+from tidepool.advice.evidence import Crowding
+from tidepool.advice.queueing import Prediction
 from tidepool.advice.window import Tick, Window
 
-SHARE = 0.95
+_SHARE = 0.95
 """The quantile of waits that the target is about; also the tick that the demand is taken from, in order of load."""
-LEAST_SIZE = 2
+_MIN_SIZE = 2
+"""Connections: with one, a single slow statement stops everything."""
 _TARGET_MS = 10.0
+"""Milliseconds that the 95th of a hundred callers may wait: less is not felt by jobs that come by way of Redis."""
 _TARGET_OF_HOLD = 0.1
+"""The same as a share of the hold, if that is longer: a tenth more is not felt either."""
 _OF_CEILING = 0.99
-"""The share of the rate without any waiting that the recommended size reaches."""
+"""The share of the rate without any waiting that the recommended size reaches: the last percent is expensive."""
 _OF_BATCHES = 0.9
-"""The same where jobs wait in the batcher: a batch that is far from full is not worth a connection."""
-_LEAST_USES = 20
-"""A tick with fewer says too little about a load of its own."""
+"""The same if jobs wait in the batcher: a batch that is far from full is not worth a connection."""
+_MIN_USES = 20
+"""Uses: a tick with fewer says too little about a load of its own."""
 _WORTH_IT = 0.2
-"""A change of less than this, or of less than one, is not worth making."""
+"""Share of the size: a change of less than this, or of less than one, is not worth making."""
 _GROWTH, _SHRINKAGE = 2.0, 0.75
-"""One step at the most: the time for which a connection is held may change with the size."""
+"""The largest change in one step, as a factor: the time for which a connection is held may change with the size."""
 _RESAMPLES = 60
+"""Samples of the ticks: enough for a 5th and a 95th percentile."""
 _NARROW, _WIDE = 0.25, 0.75
 """Width of the range, as a share of the size, up to which the confidence is high, and medium."""
+
+Confidence = Literal["high", "medium", "low"]
+
+
+class _Part(NamedTuple):
+    """The parts of a load, of one tick. Times in microseconds."""
+
+    served: int
+    in_use_us: int
+    waiting_us: int
+    us: float
+    batches: int
+    batch_jobs: int
+    batch_wait_us: int
+    callers: int
+
+    @classmethod
+    def of(cls, tick: Tick) -> Self:
+        """Return the parts of a tick."""
+        gained = tick.gained
+        return cls(
+            served=gained.acquire_ok,
+            in_use_us=gained.in_use_us,
+            waiting_us=gained.waiting_us,
+            us=tick.us,
+            batches=gained.batches,
+            batch_jobs=gained.batch_jobs,
+            batch_wait_us=gained.batch_wait_us_sum,
+            callers=tick.now.callers,
+        )
+
+    @classmethod
+    def total(cls, parts: Sequence["_Part"]) -> "_Part":
+        """Return their sums; the number of callers is the largest of them."""
+        *sums, callers = zip(*parts, strict=True)
+        return cls(*(sum(column) for column in sums), callers=max(callers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +81,30 @@ class Load:
     """What uses a pool. Times in milliseconds."""
 
     callers: int | None
-    """None: from outside, at a rate."""
+    """Tasks that use the pool; None: callers come from outside, at a rate."""
     hold_ms: float
     between_ms: float
     """With callers: from giving a connection back to asking for the next. Without: from one use to the next."""
 
+    @classmethod
+    def of(cls, ticks: Sequence[Tick]) -> Self | None:
+        """Return the mean load of one process over *ticks*; None if no connection was lent."""
+        return cls.of_parts([_Part.of(tick) for tick in ticks])
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[_Part]) -> Self | None:
+        """Return the same from the parts of the ticks."""
+        if not parts or not (total := _Part.total(parts)).served:
+            return None
+        hold_us = total.in_use_us / total.served
+        if not total.callers:
+            return cls(None, hold_us / 1000, total.us / total.served / 1000)
+        between_us = max(0.0, total.callers * total.us - total.in_use_us - total.waiting_us) / total.served
+        return cls(total.callers, hold_us / 1000, between_us / 1000)
+
     @property
     def connections(self) -> float:
-        """How many would be in use on average if nobody ever waited."""
+        """How many connections would be in use on average if nobody ever waited."""
         if self.callers is None:
             return self.hold_ms / self.between_ms
         return self.callers * self.hold_ms / (self.hold_ms + self.between_ms)
@@ -60,18 +115,18 @@ class Load:
         return max(_TARGET_MS, _TARGET_OF_HOLD * self.hold_ms)
 
     def at(self, size: int) -> Prediction | None:
-        """Return what a pool of *size* would do with it; None where it could not keep up."""
+        """Return the prediction for a pool of *size* under this load; None if it could not keep up."""
         if self.callers is not None:
-            return closed(size, callers=self.callers, think=self.between_ms, hold=self.hold_ms)
-        return opened(size, rate=1 / self.between_ms, hold=self.hold_ms) if self.connections < size else None
+            return Prediction.closed(size, callers=self.callers, think=self.between_ms, hold=self.hold_ms)
+        return Prediction.opened(size, rate=1 / self.between_ms, hold=self.hold_ms) if self.connections < size else None
 
     def suffices(self, size: int) -> bool:
-        """Return whether at *size* waits meet the target, and the rate is next to what it would be without any."""
+        """Return whether at *size* waits meet the target, and the rate is close to what it would be without any."""
         predicted = self.at(size)
         if predicted is None:
             return False
         ceiling = self.connections / self.hold_ms
-        return predicted.longer(self.target_ms) <= 1 - SHARE and predicted.throughput >= _OF_CEILING * ceiling
+        return predicted.longer(self.target_ms) <= 1 - _SHARE and predicted.throughput >= _OF_CEILING * ceiling
 
     def demand(self) -> int:
         """Return the smallest size that suffices."""
@@ -85,18 +140,32 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class _Batches:
     """Jobs that wait in the batcher for a connection. Times in milliseconds.
 
-    More connections take more batches at a time, as long as the jobs that are here fill them.
+    More connections run more batches at a time, as long as the jobs that are here fill them.
     """
 
     jobs: float
-    """That are here at a time on average: waiting for their batch to leave, or in one that is under way."""
+    """Mean number of jobs that are here: waiting for their batch to leave, or in one that is under way."""
     per_batch: float
     hold_ms: float
     between_ms: float
     """From the end of a use to the beginning of the next one on the same connection."""
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part], limit: int) -> Self | None:
+        """Return the mean over *parts* for a pool of *limit*; None if no batch left."""
+        total = _Part.total(parts)
+        if not total.served or not total.batches:
+            return None
+        per_batch = total.batch_jobs / total.batches
+        return cls(
+            jobs=total.batch_wait_us / total.us + per_batch * total.in_use_us / total.us,
+            per_batch=per_batch,
+            hold_ms=total.in_use_us / total.served / 1000,
+            between_ms=max(0.0, limit * total.us - total.in_use_us) / total.served / 1000,
+        )
 
     def per_ms(self, size: int) -> float:
         """Return the jobs that *size* connections settle in a millisecond."""
@@ -105,6 +174,35 @@ class Batches:
     def demand(self) -> int:
         """Return the smallest size with nearly the rate of a connection for each batch that could run."""
         return max(1, math.ceil(_OF_BATCHES * self.jobs / self.per_batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is to be expected of one process at a size; the figures are None if the pool could not keep up."""
+
+    size: int
+    use: float | None = None
+    """Mean share of the connections that are in use."""
+    wait_share: float | None = None
+    """Share of the callers that wait at the pool's gate."""
+    wait_p95_ms: float | None = None
+    per_second: float | None = None
+    """Uses a second."""
+    jobs_per_second: float | None = None
+    """None unless jobs wait in the batcher."""
+
+    @classmethod
+    def at(cls, size: int, load: Load, batches: _Batches | None) -> Self:
+        """Return the forecast. While jobs wait in the batcher as many callers as connections come: none waits."""
+        if batches is not None:
+            jobs_per_s = batches.per_ms(size) * 1000
+            uses_per_s = jobs_per_s / batches.per_batch
+            return cls(size, uses_per_s * batches.hold_ms / 1000 / size, 0.0, 0.0, uses_per_s, jobs_per_s)
+        predicted = load.at(size)
+        if predicted is None:
+            return cls(size)
+        wait_p95_ms = predicted.wait_quantile(_SHARE)
+        return cls(size, predicted.use, predicted.wait_share, wait_p95_ms, predicted.throughput * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,140 +217,74 @@ class Advice:
     low: int
     high: int
     """The range that nine in ten samples of the ticks would have led to."""
-    binding: str
-    """What set the size: `demand`, `floor` (the least size, or a peak that was seen), or `budget`."""
-    confidence: str
+    binding: Literal["demand", "floor", "budget"]
+    """What set the size: the demand, the floor (the least size, or a peak that was seen), or the server's budget."""
+    confidence: Confidence
     demand: int
     """The size before floor and budget."""
     target_ms: float
     load: Load
-    batches: Batches | None
-    """Set where jobs wait in the batcher, and not at the pool's gate."""
-    predictions: list[dict[str, Any]]
+    batches: _Batches | None
+    """Set if jobs wait in the batcher, and not at the pool's gate."""
+    predictions: Sequence[Forecast]
 
-    @property
-    def grows(self) -> bool:
-        """Whether more is needed than is there."""
-        return self.size > self.limit
+    @classmethod
+    def of(cls, window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Self:
+        """Return the size for a group whose figures are sound, which `verdict.examine` checks.
 
-    @property
-    def shrinks(self) -> bool:
-        """Whether less would do."""
-        return self.size < self.limit
-
-
-class _Part(NamedTuple):
-    """What a load is made of, of one tick. Times in microseconds."""
-
-    served: int
-    in_use_us: int
-    waiting_us: int
-    us: float
-    batches: int
-    batch_jobs: int
-    batch_wait_us: int
-    callers: int
-
-
-def load_of(ticks: Sequence[Tick]) -> Load | None:
-    """Return the load of one process on average over *ticks*; None where nothing was served."""
-    return _load_of([_part(tick) for tick in ticks])
-
-
-def _part(tick: Tick) -> _Part:
-    return _Part(
-        served=tick.gain("acquire_ok"),
-        in_use_us=tick.gain("in_use_us"),
-        waiting_us=tick.gain("waiting_us"),
-        us=tick.us,
-        batches=tick.gain("batches"),
-        batch_jobs=tick.gain("batch_jobs"),
-        batch_wait_us=tick.gain("batch_wait_us_sum"),
-        callers=tick.now["callers"] or 0,
-    )
+        *peak* is the most that one process has had in use within the last days, *budget* the connections that the
+        server can give to each; None if that is not known. The same figures and *seed* give the same advice.
+        """
+        load = Load.of(window.ticks)
+        assert load is not None, "nothing was served"
+        parts = [_Part.of(tick) for tick in window.ticks]
+        batched = window.limit if Crowding.of(window).is_of_batcher else None
+        batches = _Batches.of(parts, batched) if batched else None
+        demand = max(_busy_load(window.ticks, load).demand(), batches.demand() if batches else 0)
+        low, high = _range(parts, batched, random.Random(seed))
+        size, binding = _bounded(demand, window.limit, peak, budget)
+        return cls(
+            limit=window.limit,
+            size=size,
+            next_step=_step(window.limit, size),
+            low=min(low, size),
+            high=max(high, size),
+            binding=binding,
+            confidence=_confidence(window, batched, low, high),
+            demand=demand,
+            target_ms=load.target_ms,
+            load=load,
+            batches=batches,
+            predictions=[Forecast.at(at, load, batches) for at in _sizes_around(window.limit, size)],
+        )
 
 
-def _load_of(parts: Sequence[_Part]) -> Load | None:
-    if not parts:
-        return None
-    columns = tuple(zip(*parts, strict=True))
-    served, in_use_us, waiting_us, us = (sum(column) for column in columns[:4])
-    if not served:
-        return None
-    hold_us = in_use_us / served
-    callers = max(columns[-1])
-    if not callers:
-        return Load(None, hold_us / 1000, us / served / 1000)
-    between_us = max(0.0, callers * us - in_use_us - waiting_us) / served
-    return Load(callers, hold_us / 1000, between_us / 1000)
-
-
-def _batches_of(parts: Sequence[_Part], limit: int) -> Batches | None:
-    """Return what waits in the batcher on average over *parts*; None where no batch left."""
-    served, in_use_us, _, us, batches, jobs, wait_us, _ = (sum(column) for column in zip(*parts, strict=True))
-    if not served or not batches:
-        return None
-    per_batch = jobs / batches
-    return Batches(
-        jobs=wait_us / us + per_batch * in_use_us / us,
-        per_batch=per_batch,
-        hold_ms=in_use_us / served / 1000,
-        between_ms=max(0.0, limit * us - in_use_us) / served / 1000,
-    )
+def _bounded(
+    demand: int, limit: int, peak: int, budget: int | None
+) -> tuple[int, Literal["demand", "floor", "budget"]]:
+    """Return the size for a demand, and what set it; the present *limit* if a change is not worth making."""
+    size, binding = demand, "demand"
+    if size < (floor := max(_MIN_SIZE, min(peak + 1, limit))):
+        size, binding = floor, "floor"
+    if budget is not None and budget < size:
+        return budget, "budget"
+    return (limit if abs(size - limit) < max(1, _WORTH_IT * limit) else size), binding
 
 
 def _demand_of(parts: Sequence[_Part], batched: int | None) -> int | None:
-    """Return the size that the load of *parts* needs; *batched*: the limit, where jobs wait in the batcher."""
-    load = _load_of(parts)
+    """Return the size that the load of *parts* needs; *batched*: the limit, if jobs wait in the batcher."""
+    load = Load.of_parts(parts)
     if load is None:
         return None
-    batches = _batches_of(parts, batched) if batched else None
+    batches = _Batches.of(parts, batched) if batched else None
     return max(load.demand(), batches.demand() if batches else 0)
 
 
-def advise(window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Advice:
-    """Return the size for a group whose figures are sound: `verdict.examine` says whether they are.
-
-    *peak* is the most that one process has had in use within the last days, *budget* what the server can
-    give to each; None where that is not known. The same figures and *seed* give the same advice.
-    """
-    load = load_of(window.ticks)
-    assert load is not None, "nothing was served"
-    parts = [_part(tick) for tick in window.ticks]
-    batched = window.limit if is_batcher_crowded(window) else None
-    batches = _batches_of(parts, batched) if batched else None
-    demand = max(_busy_load(window.ticks).demand(), batches.demand() if batches else 0)
-    low, high = _range(parts, batched, random.Random(seed))
-    size, binding = demand, "demand"
-    if size < (floor := max(LEAST_SIZE, min(peak + 1, window.limit))):
-        size, binding = floor, "floor"
-    if budget is not None and budget < size:
-        size, binding = budget, "budget"
-    if abs(size - window.limit) < max(1, _WORTH_IT * window.limit) and binding != "budget":
-        size = window.limit
-    return Advice(
-        limit=window.limit,
-        size=size,
-        next_step=_step(window.limit, size),
-        low=min(low, size),
-        high=max(high, size),
-        binding=binding,
-        confidence=_confidence(window, batched, low, high),
-        demand=demand,
-        target_ms=load.target_ms,
-        load=load,
-        batches=batches,
-        predictions=[_told(load, batches, at) for at in _sizes_around(window.limit, size)],
-    )
-
-
-def _busy_load(ticks: Sequence[Tick]) -> Load:
-    """Return the load of the tick that 95 of 100 do not exceed, of those in which enough was served."""
-    loads = [load for tick in ticks if tick.gain("acquire_ok") >= _LEAST_USES and (load := load_of([tick]))]
+def _busy_load(ticks: Sequence[Tick], average: Load) -> Load:
+    """Return the load of the tick that 95 of 100 do not exceed, of the ticks in which enough was served."""
+    loads = [load for tick in ticks if tick.gained.acquire_ok >= _MIN_USES and (load := Load.of([tick]))]
     loads.sort(key=lambda load: load.connections)
-    average = load_of(ticks)
-    assert average is not None, "nothing was served"
-    return loads[min(len(loads) - 1, int(SHARE * len(loads)))] if loads else average
+    return loads[min(len(loads) - 1, int(_SHARE * len(loads)))] if loads else average
 
 
 def _range(parts: Sequence[_Part], batched: int | None, chance: random.Random) -> tuple[int, int]:
@@ -262,10 +294,10 @@ def _range(parts: Sequence[_Part], batched: int | None, chance: random.Random) -
     return sizes[len(sizes) // 20], sizes[-1 - len(sizes) // 20]
 
 
-def _confidence(window: Window, batched: int | None, low: int, high: int) -> str:
-    """Return `high`, `medium` or `low`: how well samples agree, and both halves of the window."""
+def _confidence(window: Window, batched: int | None, low: int, high: int) -> Confidence:
+    """Return how well the samples agree, and both halves of the window."""
     half = len(window.ticks) // 2
-    ordered = [_part(tick) for tick in sorted(window.ticks, key=lambda tick: tick.now["tick"])]
+    ordered = [_Part.of(tick) for tick in sorted(window.ticks, key=lambda tick: tick.now.tick)]
     sizes = [demand for part in (ordered[:half], ordered[half:]) if (demand := _demand_of(part, batched))]
     width = (max(high, *sizes) - min(low, *sizes)) / high
     return "high" if width <= _NARROW else "medium" if width <= _WIDE else "low"
@@ -280,27 +312,3 @@ def _step(limit: int, size: int) -> int:
 def _sizes_around(limit: int, size: int) -> list[int]:
     fifth = max(1, round(size / 5))
     return sorted({limit, max(1, size - fifth), size, size + fifth})
-
-
-def _told(load: Load, batches: Batches | None, size: int) -> dict[str, Any]:
-    """Return what is predicted at *size*; the figures are None where the pool could not keep up.
-
-    Where jobs wait in the batcher there are as many callers as connections, so none waits at the gate.
-    """
-    if batches is not None:
-        jobs = batches.per_ms(size) * 1000
-        use = batches.per_ms(size) * batches.hold_ms / batches.per_batch / size
-        uses = jobs / batches.per_batch
-        return {
-            "size": size, "use": use, "wait_share": 0.0, "wait_p95_ms": 0.0, "per_second": uses,
-            "jobs_per_second": jobs,
-        }  # fmt: skip
-    told = {"size": size, "use": None, "wait_share": None, "wait_p95_ms": None, "per_second": None}
-    if (predicted := load.at(size)) is not None:
-        told |= {
-            "use": predicted.use,
-            "wait_share": predicted.wait_share,
-            "wait_p95_ms": predicted.wait_quantile(SHARE),
-            "per_second": predicted.throughput * 1000,
-        }
-    return {**told, "jobs_per_second": None}

@@ -1,59 +1,92 @@
-"""Reads from the database what a verdict is made of."""
+"""The records that one verdict is based on, read from the database."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Self
 
-from tidepool.advice.verdict import Study
-from tidepool.advice.window import Row, groups_of, ticks_of
+from tidepool.advice.window import Tick, Window
 from tidepool.pool.connection import Connection
 from tidepool.storage.repositories import Repositories
+from tidepool.storage.server import ServerReading
+from tidepool.storage.snapshots import Reading
 
-MOST_ROWS = 360
-"""Of one process, in a window and the same time before it: a longer one is read at a lower resolution."""
-_PEAK_OF = timedelta(days=7)
-
-
-async def read_studies(
-    connection: Connection, *, since: datetime, until: datetime, most_rows: int = MOST_ROWS
-) -> list[Study]:
-    """Return a study for each group of processes that are set up alike, of those that are live at its end.
-
-    With fewer than *most_rows* of each process it costs less, and sees less of what is short.
-    """
-    repositories = Repositories(connection)
-    before = since - (until - since)
-    rows = await repositories.snapshots.window(before, (until - before) / most_rows, until=until)
-    peak = await repositories.snapshots.peak(until - _PEAK_OF)
-    server = await repositories.server.window(since)
-    return studies_of(rows, server, since=since, until=until, peak=peak)
+_MAX_ROWS = 360
+"""Snapshots of one process, in a window and the same time before it: a longer time is read at a lower resolution."""
+_PEAK_TIME = timedelta(days=7)
+"""A pool that is full once a week has to be as large as that."""
 
 
-def studies_of(
-    rows: Sequence[Row], server: Sequence[Row], *, since: datetime, until: datetime, peak: int
-) -> list[Study]:
-    """Return a study for each group of processes out of the rows of both tables."""
-    before = since - (until - since)
-    studies: list[Study] = []
-    for group in groups_of(ticks_of((row for row in rows if row["tick"] <= until), since=before)):
-        window = group.only(lambda tick: tick.began_at >= since)
-        if window.ticks:
-            studies.append(
-                Study(
-                    window=window,
-                    before=group.only(lambda tick: tick.now["captured_at"] <= since),
-                    database=server,
-                    since=since,
-                    until=until,
-                    peak=min(peak, window.newest[0]["max_size"]),
-                    budget=_budget(server),
-                )
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Everything that a group of processes is judged by; the processes are set up alike, and live at *until*."""
+
+    window: Window
+    before: Window
+    """As long a time before the window."""
+    database: Sequence[ServerReading]
+    """The server in that window."""
+    since: datetime
+    until: datetime
+    peak: int
+    """The most connections that one process had in use at a time within the last seven days."""
+    budget: int | None
+    """The pool size that the server can give to each process; None if that is not known."""
+
+    @classmethod
+    async def read(
+        cls, connection: Connection, *, since: datetime, until: datetime, max_rows: int = _MAX_ROWS
+    ) -> list[Self]:
+        """Return a study of the time from *since* to *until* for each group of processes that are set up alike.
+
+        With fewer than *max_rows* snapshots of each process it costs less, and sees less of short troubles.
+        """
+        repositories = Repositories(connection)
+        before = since - (until - since)
+        return cls.of(
+            await repositories.snapshots.window(before, (until - before) / max_rows, until=until),
+            await repositories.server.window(since),
+            since=since,
+            until=until,
+            peak=await repositories.snapshots.peak(until - _PEAK_TIME),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        readings: Sequence[Reading],
+        server: Sequence[ServerReading],
+        *,
+        since: datetime,
+        until: datetime,
+        peak: int,
+    ) -> list[Self]:
+        """Return a study for each group of processes in the rows of both tables."""
+        before = since - (until - since)
+        ticks = Tick.pair((reading for reading in readings if reading.tick <= until), since=before)
+        groups = [(group, group.only(lambda tick: tick.began_at >= since)) for group in Window.groups(ticks)]
+        return [
+            cls(
+                window=window,
+                before=group.only(lambda tick: tick.now.captured_at <= since),
+                database=server,
+                since=since,
+                until=until,
+                peak=min(peak, window.newest[0].max_size),
+                budget=_budget(server),
             )
-    return studies
+            for group, window in groups
+            if window.ticks
+        ]
+
+    def parts(self, count: int) -> list[Self]:
+        """Cut the window by time into *count* parts; the other records stay whole."""
+        return [replace(self, window=part) for part in self.window.parts(count)]
 
 
-def _budget(server: Sequence[Row]) -> int | None:
-    """Return the pool size that the server can give to each worker: its share without the connection beside."""
+def _budget(server: Sequence[ServerReading]) -> int | None:
+    """Return a worker's share of the server's connections, without the one that it has beside its pool."""
     if not server:
         return None
     newest = server[-1]
-    return max(1, newest["usable"] // max(newest["workers"], 1) - 1)
+    return max(1, newest.usable // max(newest.workers, 1) - 1)

@@ -2,15 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tidepool.advice.fleet_report import about, advice_of, judge, verdict_of
-from tidepool.advice.study import read_studies
-from tidepool.advice.verdict import Evidence, Study, Verdict
+from tidepool.advice.evidence import Evidence
+from tidepool.advice.sizing import Forecast
+from tidepool.advice.study import Study
+from tidepool.advice.verdict import Verdict, judge
 from tidepool.cli import terminal
 from tidepool.cli.pool import NO_SNAPSHOTS
 from tidepool.embedded import Urls
@@ -30,10 +32,10 @@ async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> 
     """Say what limits the workers, with the figures and limits behind it."""
     judged, events = await _judge(arguments, settings, urls)
     if arguments.json:
-        groups = [{**about(study), **verdict_of(verdict)} for study, verdict in judged]
+        groups = [_without(asdict(verdict), "advice") for verdict in judged]
         terminal.print_json({"groups": groups, "events": events})
         return 0
-    shown: list[RenderableType] = [part for study, verdict in judged for part in _drawn_verdict(study, verdict)]
+    shown: list[RenderableType] = [part for verdict in judged for part in _drawn_verdict(verdict)]
     if events:
         shown += [Text("\nEvents, the newest first (UTC)"), *(Text(_event(event)) for event in events)]
     terminal.console().print(Group(*shown) if judged else Text(NO_SNAPSHOTS))
@@ -44,66 +46,66 @@ async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) 
     """Recommend a pool size, with what to expect of it; exit status 1 where the figures do not allow it."""
     judged, _ = await _judge(arguments, settings, urls)
     if arguments.json:
-        groups = [
-            {**about(study), "verdict": verdict.name, "words": verdict.finding.words, "advice": advice_of(verdict)}
-            for study, verdict in judged
-        ]
+        groups = [_without(asdict(verdict), "findings") for verdict in judged]
         terminal.print_json({"groups": groups})
     else:
-        shown = [part for study, verdict in judged for part in _drawn_advice(study, verdict)]
+        shown = [part for verdict in judged for part in _drawn_advice(verdict)]
         terminal.console().print(Group(*shown) if judged else Text(NO_SNAPSHOTS))
-    return 0 if any(verdict.advice for _, verdict in judged) else 1
+    return 0 if any(verdict.advice for verdict in judged) else 1
 
 
 async def _judge(
     arguments: argparse.Namespace, settings: Settings, urls: Urls
-) -> tuple[list[tuple[Study, Verdict]], list[dict[str, Any]]]:
+) -> tuple[list[Verdict], list[dict[str, Any]]]:
     """Return each group of processes with its verdict, and the events of the time."""
     until = datetime.now(UTC)
     since = until - arguments.since
     pool = await terminal.open_pool(settings, urls, "why")
     try:
         async with pool.acquire() as connection:
-            studies = await read_studies(connection, since=since, until=until)
+            studies = await Study.read(connection, since=since, until=until)
             events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
     finally:
         await pool.close()
     return await judge(studies), events
 
 
-def _drawn_title(study: Study, name: str, words: str) -> Text:
-    told = about(study)
-    processes = len(told["processes"])
+def _without(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != name}
+
+
+def _drawn_title(verdict: Verdict, name: str, words: str) -> Text:
+    processes = len(verdict.processes)
     return Text(
-        f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {told['pool_limit']}, "
-        f"{study.since:%H:%M:%S} to {study.until:%H:%M:%S} UTC"
+        f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {verdict.pool_limit}, "
+        f"{verdict.since:%H:%M:%S} to {verdict.until:%H:%M:%S} UTC"
     )
 
 
-def _drawn_verdict(study: Study, verdict: Verdict) -> list[RenderableType]:
+def _drawn_verdict(verdict: Verdict) -> list[RenderableType]:
     table = terminal.figures_table(("check", "figure", "value", "limit"), words=("check", "figure", "limit"))
     for finding in verdict.findings:
-        check = f"{'>' if finding is verdict.finding else ' '} {finding.verdict}"
+        check = f"{'>' if finding.check == verdict.check else ' '} {finding.verdict}"
         for n, one in enumerate(finding.evidence):
             table.add_row("" if n else check, one.name, _value(one), _limit(one))
-    return [_drawn_title(study, verdict.name, verdict.finding.words), table]
+    return [_drawn_title(verdict, verdict.verdict, verdict.words), table]
 
 
-def _drawn_advice(study: Study, verdict: Verdict) -> list[RenderableType]:
+def _drawn_advice(verdict: Verdict) -> list[RenderableType]:
     advice = verdict.advice
     if advice is None:
-        return [_drawn_title(study, "no advice", f"{verdict.name}, {verdict.finding.words}")]
+        return [_drawn_title(verdict, "no advice", f"{verdict.verdict}, {verdict.words}")]
     words = f"keep {advice.limit}" if advice.size == advice.limit else f"{advice.size} instead of {advice.limit}"
     step = f", by way of {advice.next_step}" if advice.next_step != advice.size else ""
     load = advice.load
     callers = f"{load.callers} callers hold" if load.callers else "uses hold"
     table = terminal.figures_table(("size", "in use", "wait", "wait p95", "uses/s"), words=())
-    for told in advice.predictions:
-        table.add_row(*_prediction(told, advice.size))
+    for forecast in advice.predictions:
+        table.add_row(*_row(forecast, advice.size))
     return [
-        _drawn_title(study, "POOL_MAX_SIZE", words + step),
+        _drawn_title(verdict, "POOL_MAX_SIZE", words + step),
         Text(
-            f"verdict {verdict.name}; range {advice.low} to {advice.high}, confidence {advice.confidence}, "
+            f"verdict {verdict.verdict}; range {advice.low} to {advice.high}, confidence {advice.confidence}, "
             f"set by {advice.binding}\n{callers} a connection for {load.hold_ms:.1f} ms, every "
             f"{load.hold_ms + load.between_ms:.1f} ms; p95 of the wait is to be at most {advice.target_ms:.0f} ms\n"
             f"Predicted for one process:"
@@ -112,16 +114,16 @@ def _drawn_advice(study: Study, verdict: Verdict) -> list[RenderableType]:
     ]
 
 
-def _prediction(told: dict[str, Any], advised: int) -> Sequence[str]:
-    size = f"{told['size']}{' *' if told['size'] == advised else ''}"
-    if told["use"] is None:
+def _row(forecast: Forecast, advised: int) -> Sequence[str]:
+    size = f"{forecast.size}{' *' if forecast.size == advised else ''}"
+    if forecast.use is None:
         return size, "cannot keep up", "", "", ""
     return (
         size,
-        f"{told['use']:.0%}",
-        f"{told['wait_share']:.1%}",
-        f"{told['wait_p95_ms']:.1f} ms",
-        f"{told['per_second']:,.1f}",
+        f"{forecast.use:.0%}",
+        f"{forecast.wait_share:.1%}",
+        f"{forecast.wait_p95_ms:.1f} ms",
+        f"{forecast.per_second:,.1f}",
     )
 
 

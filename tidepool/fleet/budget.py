@@ -40,6 +40,7 @@ from tidepool.queue import scripts
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import Oddities, is_outage
 from tidepool.queue.keys import budget_keys
+from tidepool.storage.server import ServerConnections
 
 log = structlog.get_logger(__name__)
 
@@ -108,24 +109,24 @@ class Budget:
         """How many workers there are, this one included."""
         return len(self._live)
 
-    def server_columns(self) -> dict[str, Any] | None:
-        """Return what a row of `db_snapshots` tells of connections; None before the server was read."""
+    def server_connections(self) -> ServerConnections | None:
+        """Return what is known of the server's connections; None before the server was read."""
         if self.capacity is None or self.usable is None:
             return None
         capacity, by_worker = self.capacity, self.capacity.by_worker
         of_live = sum(count for worker, count in by_worker.items() if worker in self._live)
-        return {
-            "max_connections": capacity.max_connections,
-            "reserved_connections": capacity.reserved,
-            "role_limit": None if capacity.role_limit < 0 else capacity.role_limit,
-            "database_limit": None if capacity.database_limit < 0 else capacity.database_limit,
-            "backends": capacity.others + sum(by_worker.values()),
-            "backends_of_workers": of_live,
-            "backends_orphaned": sum(by_worker.values()) - of_live,
-            "workers": self.live,
-            "granted": self._held,
-            "usable": self.usable,
-        }
+        return ServerConnections(
+            max_connections=capacity.max_connections,
+            reserved_connections=capacity.reserved,
+            role_limit=None if capacity.role_limit < 0 else capacity.role_limit,
+            database_limit=None if capacity.database_limit < 0 else capacity.database_limit,
+            backends=capacity.others + sum(by_worker.values()),
+            backends_of_workers=of_live,
+            backends_orphaned=sum(by_worker.values()) - of_live,
+            workers=self.live,
+            granted=self._held,
+            usable=self.usable,
+        )
 
     async def enter(self) -> None:
         """Wait until this worker may open two connections, for as long as the others leave no room for them."""

@@ -4,17 +4,17 @@ import asyncio
 import os
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any
 
 from tidepool.periodic import every
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _PROBE_INTERVAL_S = 0.1
+"""Seconds: short enough to catch a block of a tenth of a second, and 0.05 % of a core."""
 _SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
-class CpuWait:
-    """How long the thread that makes it was ready to run while others had the CPU (microseconds), where Linux tells."""
+class _CpuWait:
+    """How long the thread that makes it was ready to run and waited for a CPU, in microseconds; on Linux only."""
 
     def __init__(self) -> None:
         try:
@@ -23,7 +23,7 @@ class CpuWait:
             self._file = None
 
     def __call__(self) -> int:
-        """Return the time since the thread started; 0 where it is not known."""
+        """Return the time since the thread started; 0 if it is not known."""
         return 0 if self._file is None else int(os.pread(self._file, 100, 0).split()[1]) // 1000
 
     def __del__(self) -> None:
@@ -32,10 +32,10 @@ class CpuWait:
 
 
 class LoopLag:
-    """Sleeps for a tenth of a second, over and over, and measures by how much it wakes too late (microseconds).
+    """Sleeps for a tenth of a second, over and over, and measures how much too late it wakes (microseconds).
 
-    *cpu_wait* says how long the loop's thread has waited for a CPU so far: what a lag has of that, the process is not
-    to blame for. By default it is what Linux says, of the thread that makes this.
+    *cpu_wait* returns how long the loop's thread has waited for a CPU so far: the process is not to blame for that part
+    of a lag. By default it is what Linux reports of the thread that makes this object.
     """
 
     def __init__(self, cpu_wait: Callable[[], int] | None = None) -> None:
@@ -44,8 +44,8 @@ class LoopLag:
         self.count = 0
         self.histogram = empty_histogram()
         self.block_histogram = empty_histogram()
-        """Of the lags without the time that others had the CPU."""
-        self._cpu_wait = cpu_wait or CpuWait()
+        """The lags without the time spent waiting for a CPU."""
+        self._cpu_wait = cpu_wait or _CpuWait()
         self._waited_us = self._cpu_wait()
 
     async def run(self) -> None:
@@ -58,7 +58,7 @@ class LoopLag:
         await asyncio.sleep(_PROBE_INTERVAL_S)
         self._add(int((loop.time() - due_s) * 1e6), self._cpu_wait())
 
-    def take_figures(self) -> dict[str, Any]:
+    def take_figures(self) -> dict[str, int | list[int]]:
         """Return the cumulative figures, and the greatest lag since the last call."""
         figures = {
             "loop_lag_us_sum": self.us_sum,

@@ -1,92 +1,100 @@
-"""What is worth an event: found by comparing one sample of a process with the one before.
+"""Compares each snapshot with the one before, and returns the events that happened in between.
 
-A leak is a connection that somebody has had for longer than any transaction may last. It is told once, with
-where it was asked for and where its holder is now, and once more when it comes back after all.
+A leak is a connection that a task has held for longer than any transaction may last. It is reported once, with the
+place where it was acquired and the place where its holder is now, and once more if it is given back after all.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import CodeType, FrameType
+from typing import NamedTuple, cast
 
 from tidepool.pool.loan import Holder
-
-Event = tuple[str, dict[str, Any]]
-"""Kind and details, ready for JSON."""
+from tidepool.storage.snapshots import Snapshot
 
 _BEGINS, _ENDS = 0.5, 0.1
-"""Share of a tick with a queue from which saturation is told to begin, and below which to have ended."""
+"""Share of a tick with a queue from which saturation is reported to begin, and below which to have ended."""
 _BLOCKED_US = 250_000
-_DEEPEST = 30
+"""Microseconds: the event loop was blocked for long enough to be noticed by a caller."""
+_MAX_DEPTH = 30
+"""Calls of a task that are reported: more are a recursion."""
+
+
+class Happening(NamedTuple):
+    """An event before it has a process and a time; *detail* is ready for JSON."""
+
+    kind: str
+    detail: Mapping[str, object]
 
 
 class Watcher:
-    """Looks at each sample of one process. A connection held longer than *overdue_us* counts as leaked."""
+    """Looks at each snapshot of one process. A connection held longer than *overdue_us* counts as leaked."""
 
     def __init__(self, overdue_us: int) -> None:
         self._overdue_us = overdue_us
-        self._last: Mapping[str, Any] = {}
-        self._saturated_since: str | None = None
+        self._last: Snapshot | None = None
+        self._saturated_since: datetime | None = None
         self._leaks: dict[tuple[int, int], Holder] = {}
 
     def overdue(self, holders: Sequence[Holder]) -> list[Holder]:
-        """Return those of *holders* that should have given back by now."""
+        """Return those of *holders* that should have given back their connection by now."""
         return [holder for holder in holders if holder.us > self._overdue_us]
 
-    def look(self, sample: Mapping[str, Any], holders: Sequence[Holder], *, passed_us: int) -> list[Event]:
-        """Return what has happened since the sample before, *passed_us* ago."""
-        events = [*self._of_leaks(self.overdue(holders)), *self._of_saturation(sample, passed_us)]
-        if restarts := self._gain(sample, "database_restarts"):
-            events.append(("database_restarted", {"times": restarts}))
-        if sample["loop_lag_us_max"] >= _BLOCKED_US:
-            events.append(("loop_blocked", {"lag_us": sample["loop_lag_us_max"]}))
-        if refused := self._gain(sample, "connect_too_many"):
-            events.append(("budget_exceeded", {"refused": refused}))
-        self._last = sample
-        return events
+    def look(self, snapshot: Snapshot, holders: Sequence[Holder], *, passed_us: int) -> list[Happening]:
+        """Return what has happened since the snapshot before, which was *passed_us* ago."""
+        before, self._last = self._last, snapshot
+        gained = snapshot.since(before)
+        happened = [*self._of_leaks(self.overdue(holders))]
+        happened += self._of_saturation(snapshot, gained.saturated_us / max(passed_us, 1))
+        if gained.database_restarts:
+            happened.append(Happening("database_restarted", {"times": gained.database_restarts}))
+        if snapshot.loop_lag_us_max >= _BLOCKED_US:
+            happened.append(Happening("loop_blocked", {"lag_us": snapshot.loop_lag_us_max}))
+        if gained.connect_too_many:
+            happened.append(Happening("budget_exceeded", {"refused": gained.connect_too_many}))
+        return happened
 
-    def _of_leaks(self, overdue: Sequence[Holder]) -> list[Event]:
+    def _of_leaks(self, overdue: Sequence[Holder]) -> list[Happening]:
         now = {(holder.server_pid, holder.since_ns): holder for holder in overdue}
         returned = [holder for key, holder in self._leaks.items() if key not in now]
         suspected = [holder for key, holder in now.items() if key not in self._leaks]
         self._leaks = now
         return [
-            *(("leak_suspected", {**_who(holder), "stack": stack(holder.task)}) for holder in suspected),
-            *(("leak_returned", _who(holder)) for holder in returned),
+            *(Happening("leak_suspected", {**_about(one), "stack": _stack(one.task)}) for one in suspected),
+            *(Happening("leak_returned", _about(one)) for one in returned),
         ]
 
-    def _of_saturation(self, sample: Mapping[str, Any], passed_us: int) -> list[Event]:
-        share = self._gain(sample, "saturated_us") / max(passed_us, 1)
+    def _of_saturation(self, snapshot: Snapshot, share: float) -> list[Happening]:
         if self._saturated_since is None and share >= _BEGINS:
-            self._saturated_since = sample["captured_at"]
-            return [("saturation_began", {"share": round(share, 3), "limit": sample["pool_limit"]})]
+            self._saturated_since = snapshot.captured_at
+            return [Happening("saturation_began", {"share": round(share, 3), "limit": snapshot.pool_limit})]
         if self._saturated_since is not None and share < _ENDS:
             since, self._saturated_since = self._saturated_since, None
-            return [("saturation_ended", {"since": since})]
+            return [Happening("saturation_ended", {"since": since.isoformat()})]
         return []
 
-    def _gain(self, sample: Mapping[str, Any], name: str) -> int:
-        return sample[name] - self._last.get(name, 0)
 
-
-def stack(task: asyncio.Task[Any] | None) -> list[str]:
-    """Return where a task stands, the outermost call first: asyncio's own `get_stack` stops at the first await."""
+def _stack(task: "asyncio.Task[object] | None") -> list[str]:
+    """Return where a task is, the outermost call first: asyncio's own `get_stack` stops at the first await."""
     lines: list[str] = []
-    awaited: Any = task.get_coro() if task else None
-    while awaited is not None and len(lines) < _DEEPEST:
-        frame = _first_of(awaited, "cr_frame", "ag_frame", "gi_frame")
+    awaited: object = task.get_coro() if task else None
+    while awaited is not None and len(lines) < _MAX_DEPTH:
+        frame = cast("FrameType | None", _first_of(awaited, "cr_frame", "ag_frame", "gi_frame"))
         if frame is None:
             break
-        lines.append(f"{frame.f_code.co_qualname} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})")
+        code: CodeType = frame.f_code
+        lines.append(f"{code.co_qualname} ({Path(code.co_filename).name}:{frame.f_lineno})")
         awaited = _first_of(awaited, "cr_await", "ag_await", "gi_yieldfrom")
     return lines
 
 
-def _first_of(awaited: object, *names: str) -> Any:
+def _first_of(awaited: object, *names: str) -> object:
     return next((getattr(awaited, name) for name in names if hasattr(awaited, name)), None)
 
 
-def _who(holder: Holder) -> dict[str, Any]:
+def _about(holder: Holder) -> dict[str, object]:
     return {
         "held_us": holder.us,
         "task": holder.task_name,

@@ -1,14 +1,29 @@
 """The pool_events table: what happened to processes and their pools."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
 
 from tidepool.pool.connection import Connection
 from tidepool.storage import queries
 
 _SQL = queries.load("events")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a process or its pool; *detail* is ready for JSON."""
+
+    instance_id: UUID
+    worker_id: str
+    at: datetime
+    kind: str
+    detail: Mapping[str, object]
 
 
 class EventRepository:
@@ -17,9 +32,9 @@ class EventRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def write(self, events: Sequence[dict[str, Any]]) -> None:
-        """Store *events*, JSON-ready rows by column name. One that is stored already is left alone."""
-        await self._connection.execute(_SQL["write"], json.dumps(events))
+    async def write(self, events: Sequence[Event]) -> None:
+        """Store *events*. One that is stored already is left as it is."""
+        await self._connection.execute(_SQL["write"], to_json(events).decode())
 
     async def newest(self, *, since: datetime, kind: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
         """Return up to *limit* rows since then, of that kind or of any, the newest first."""

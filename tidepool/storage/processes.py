@@ -1,8 +1,10 @@
 """The pool_processes table: one row for each start of a worker process."""
 
-import json
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
 
 from tidepool.pool.connection import Connection
 from tidepool.storage import queries
@@ -16,11 +18,11 @@ class ProcessRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def write(self, process: dict[str, Any]) -> None:
+    async def write(self, process: Mapping[str, object]) -> None:
         """Store *process*, a JSON-ready row by column name. One that is stored already is left alone."""
-        await self._connection.execute(_SQL["write"], json.dumps(process))
+        await self._connection.execute(_SQL["write"], to_json(process).decode())
 
-    async def end(self, instance_id: str, reason: str) -> None:
+    async def end(self, instance_id: UUID, reason: str) -> None:
         """Set when and why the process ended."""
         await self._connection.execute(_SQL["end"], instance_id, reason)
 

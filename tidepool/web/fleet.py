@@ -1,35 +1,74 @@
-"""The fleet's figures for however many ask: read once a second at the most, judged once in fifteen."""
+"""The fleet's figures for any number of callers: read at most once a second, judged at most once in 15 seconds."""
 
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tidepool.advice.fleet_report import read_fleet, read_groups
+from tidepool.advice.study import Study
+from tidepool.advice.verdict import Verdict, judge
 from tidepool.health.kept import Kept
 from tidepool.pool.pool import Pool
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.server import ServerReading
 
 _LIFE_S = 1.0
+"""Seconds for which the tables are kept: as often as the page asks."""
 _JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 120.0
+"""Seconds after which verdicts are made anew, and for which old ones are shown meanwhile."""
+_MINUTES = timedelta(minutes=10)
+_JUDGED = timedelta(minutes=15)
+_MAX_ROWS = 120
+"""Snapshots of each process: a third of what `why` reads. It is asked often, and 360 took half a second for ten
+processes."""
+_BUDGET_TIME = timedelta(minutes=2)
+"""An older reading of the server is not shown."""
+_HISTOGRAMS = ("wait_hist", "hold_hist", "batch_wait_hist", "commit_hist")
+_SESSIONS = ("active", "waiting_lock")
 
 
 class Fleet:
-    """Nobody asking: nothing is read. Raises what the reading raises."""
+    """Reads only while somebody asks. Raises what the reading raises."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._read = Kept(_LIFE_S, self._read_now)
-        self._groups = Kept(_JUDGED_EVERY_S, lambda: read_groups(pool), stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
+        self._tables = Kept(_LIFE_S, self._read)
+        self._verdicts = Kept(_JUDGED_EVERY_S, self._judge, stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
 
     async def get(self) -> dict[str, Any]:
-        """Return the fleet as it was within the last second; `groups` are None until they have been judged once."""
-        return await self._read.get()
+        """Return the last minute of each live process, the last ten minutes of all of them, the budget, the verdicts.
 
-    async def _read_now(self) -> dict[str, Any]:
-        async with self._pool.acquire() as connection:
-            tables = await read_fleet(connection)
-        return {**tables, "groups": self.groups()}
-
-    def groups(self) -> list[dict[str, Any]] | None:
-        """Return the verdicts, as `tidepool.advice.fleet_report.read_groups` does; None until there are some.
-
-        Nobody waits for them: to read and judge them takes up to a second, and slows down what is read beside it.
+        As of the last second. The columns are those of the views `pool_health` and `fleet_health`, and of
+        `db_snapshots`. Without a budget that is None; so are `groups` until they have been judged once.
         """
-        return self._groups.at_once()
+        return await self._tables.get()
+
+    def groups(self) -> list[Verdict] | None:
+        """Return the verdicts on the last fifteen minutes, one for each group of processes; None until there are some.
+
+        Nobody waits for them: reading and judging takes up to a second, and slows down what is read beside it.
+        """
+        return self._verdicts.at_once()
+
+    async def _read(self) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        async with self._pool.acquire() as connection:
+            repositories = Repositories(connection)
+            processes = await repositories.snapshots.pool_health(now - _MINUTES)
+            minutes = await repositories.snapshots.fleet_health(now - _MINUTES)
+            server = await repositories.server.window(now - _BUDGET_TIME)
+        return {
+            "processes": [{name: row[name] for name in row if name not in _HISTOGRAMS} for row in processes],
+            "minutes": minutes,
+            "budget": _budget(server[-1]) if server else None,
+            "groups": self.groups(),
+        }
+
+    async def _judge(self) -> list[Verdict]:
+        until = datetime.now(UTC)
+        async with self._pool.acquire() as connection:
+            studies = await Study.read(connection, since=until - _JUDGED, until=until, max_rows=_MAX_ROWS)
+        return await judge(studies)
+
+
+def _budget(reading: ServerReading) -> dict[str, object]:
+    return {name: value for name, value in asdict(reading).items() if name not in _SESSIONS}

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from tidepool.advice.window import Tick, Window, ticks_of
-from tidepool.pool.figures import quantile_us
+from tidepool.advice.window import Tick, Window, quantile_ms
 from tidepool.storage.overview import Overview
 from tidepool.web.tallies import STATUSES, floor, tallies
 
@@ -36,14 +36,15 @@ async def read_history(overview: Overview, span: Span, now: datetime) -> dict[st
     A process that is not live any more is only counted, in `ended`. `tallies` are those of the last five minutes.
     """
     since = floor(now - span.length, span.stretch)
-    ticks = ticks_of(await overview.history(since, now, span.stretch), since=since)
+    stored = await overview.history(since, now, span.stretch)
+    ticks = Tick.pair(stored.readings, since=since)
     times = [since + n * span.stretch for n in range(int((now - since) / span.stretch) + 1)]
-    by_process: dict[Any, list[tuple[int, Tick]]] = {}
+    by_process: dict[UUID, list[tuple[int, Tick]]] = {}
     for tick in ticks:
-        place = (tick.now["tick"] - since) // span.stretch
+        place = (tick.now.tick - since) // span.stretch
         if 0 <= place < len(times):
-            by_process.setdefault(tick.now["instance_id"], []).append((place, tick))
-    live = [placed for placed in by_process.values() if placed[-1][1].now["live"]]
+            by_process.setdefault(tick.now.instance_id, []).append((place, tick))
+    live = [placed for placed in by_process.values() if placed[-1][1].now.instance_id in stored.live]
     pools = sorted((_pool(placed, len(times)) for placed in live), key=lambda pool: (-pool["use"], pool["process"]))
     return {
         "times": [at.timestamp() for at in times],
@@ -60,8 +61,9 @@ def _outcomes(processes: Iterable[Sequence[tuple[int, Tick]]], length: int) -> d
     rates: dict[str, list[float | None]] = {status: [None] * length for status in STATUSES}
     for placed in processes:
         for place, tick in placed:
-            for status, of_all in rates.items():
-                of_all[place] = (of_all[place] or 0.0) + tick.gain(f"jobs_{status}") / (tick.us / 1e6)
+            outcomes = (tick.gained.jobs_applied, tick.gained.jobs_rejected, tick.gained.jobs_failed)
+            for status, jobs in zip(STATUSES, outcomes, strict=True):
+                rates[status][place] = (rates[status][place] or 0.0) + jobs / (tick.us / 1e6)
     return rates
 
 
@@ -69,24 +71,23 @@ def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
     """Return one process's pool: how it is now, its figures over the whole time, and at each stretch."""
     window = Window(tick for _, tick in placed)
     now = placed[-1][1].now
-    wait_us = quantile_us(window.histogram("wait_hist"), _P95)
+    gained = window.gained
     series: dict[str, list[float | None]] = {name: [None] * length for name in ("in_use", "waiting", "wait_p95_ms")}
     for place, tick in placed:
-        tick_wait_us = quantile_us(tick.histogram("wait_hist"), _P95)
-        series["in_use"][place] = tick.gain("in_use_us") / tick.us
-        series["waiting"][place] = tick.gain("waiting_us") / tick.us
-        series["wait_p95_ms"][place] = None if tick_wait_us is None else tick_wait_us / 1000
+        series["in_use"][place] = tick.gained.in_use_us / tick.us
+        series["waiting"][place] = tick.gained.waiting_us / tick.us
+        series["wait_p95_ms"][place] = quantile_ms(tick.gained.wait_hist, _P95)
     return {
-        "process": now["worker_id"],
-        "limit": now["pool_limit"],
-        "in_use": now["in_use"],
-        "waiting": now["waiting"],
-        "use": window.total("in_use_us") / sum(tick.us * tick.now["pool_limit"] for tick in window.ticks),
-        "batch_pending": now["batch_pending"],
+        "process": now.worker_id,
+        "limit": now.pool_limit,
+        "in_use": now.in_use,
+        "waiting": now.waiting,
+        "use": window.utilisation or 0.0,
+        "batch_pending": now.batch_pending,
         "batch_wait_ms": window.batch_wait_ms,
-        "queued": window.total("saturated_us") / window.us,
-        "wait_p95_ms": None if wait_us is None else wait_us / 1000,
-        "jobs_per_second": window.total("jobs_applied", "jobs_rejected", "jobs_failed") / (window.us / 1e6),
-        "memory_mb": (now["rss_bytes"] or 0) / 1_048_576,
+        "queued": gained.saturated_us / window.us,
+        "wait_p95_ms": quantile_ms(gained.wait_hist, _P95),
+        "jobs_per_second": (gained.jobs_applied + gained.jobs_rejected + gained.jobs_failed) / (window.us / 1e6),
+        "memory_mb": now.rss_bytes / 1_048_576,
         "series": series,
     }

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from tidepool.advice.sizing import Advice
+from tidepool.advice.verdict import Verdict
 from tidepool.health.kept import Kept
 from tidepool.queue.leases import Backlog, backlog
 from tidepool.queue.wire import now_ms
@@ -58,7 +60,7 @@ class Pictures:
                 **now,
                 "tallies": recent["tallies"],
                 "history": {name: part for name, part in history.items() if name != "tallies"},
-                "groups": None if groups is None else [_group(group) for group in groups],
+                "groups": None if groups is None else [_group(verdict) for verdict in groups],
             }
             return to_json(parts, inf_nan_mode="null", fallback=str)
 
@@ -108,21 +110,25 @@ class Pictures:
         return {**found._asdict(), "series": dict(zip(names, columns, strict=True))}
 
 
-def _group(group: dict[str, Any]) -> dict[str, Any]:
-    """Return of a verdict what the page shows: the finding that gave it, and the size advised in words."""
-    verdict, advice = group["verdict"], group["advice"]
-    finding = next(one for one in group["findings"] if one["holds"] and one["verdict"] == verdict)
-    told = {name: group[name] for name in ("processes", "since", "pool_limit", "verdict", "words")}
-    return {**told, "evidence": finding["evidence"], "advice": _in_words(advice) if advice else NO_ADVICE}
+def _group(verdict: Verdict) -> dict[str, Any]:
+    """Return the part of a verdict that the page shows: the finding that decided, and the size advised in words."""
+    return {
+        "processes": verdict.processes,
+        "since": verdict.since,
+        "pool_limit": verdict.pool_limit,
+        "verdict": verdict.verdict,
+        "words": verdict.words,
+        "evidence": verdict.finding.evidence,
+        "advice": _in_words(verdict.advice) if verdict.advice else NO_ADVICE,
+    }
 
 
-def _in_words(advice: dict[str, Any]) -> str:
-    size, limit = advice["size"], advice["limit"]
-    if size == limit:
-        return f"Keep the pool at {limit}."
-    step = f", by way of {advice['next_step']}" if advice["next_step"] != size else ""
-    about = f"range {advice['low']} to {advice['high']}, confidence {advice['confidence']}"
-    return f"Set POOL_MAX_SIZE to {size} instead of {limit}{step} ({about})."
+def _in_words(advice: Advice) -> str:
+    if advice.size == advice.limit:
+        return f"Keep the pool at {advice.limit}."
+    step = f", by way of {advice.next_step}" if advice.next_step != advice.size else ""
+    about = f"range {advice.low} to {advice.high}, confidence {advice.confidence}"
+    return f"Set POOL_MAX_SIZE to {advice.size} instead of {advice.limit}{step} ({about})."
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:

@@ -37,11 +37,11 @@ def tallies(ticks: Iterable[Tick]) -> dict[str, Any]:
     ticks = list(ticks)
     if not ticks:
         return {"since": None, "until": None, "times": [], "functions": []}
-    until = max(tick.now["tick"] for tick in ticks)
+    until = max(tick.now.tick for tick in ticks)
     since = until - SPAN
     counted: dict[str, _Counted] = {}
     for tick in ticks:
-        if tick.now["tick"] > since:
+        if tick.now.tick > since:
             for name, gains in _gains(tick).items():
                 _count(counted.setdefault(name, _Counted()), gains, *_places(tick, since))
     return {
@@ -59,8 +59,8 @@ def floor(at: datetime, stretch: timedelta) -> datetime:
 
 def _gains(tick: Tick) -> dict[str, list[int]]:
     """Return what each function's counters gained, where they gained anything. A newer process may have more."""
-    now = tick.now["functions"] or {}
-    before = (tick.before["functions"] if tick.before else None) or {}
+    now = tick.now.functions
+    before = tick.before.functions if tick.before else {}
     none = [0] * len(COUNTS)
     gains = {name: [n - b for n, b in zip(now[name], before.get(name, none), strict=False)] for name in now}
     gains = {name: [*gain, *none][: len(COUNTS)] for name, gain in gains.items()}
@@ -69,8 +69,8 @@ def _gains(tick: Tick) -> dict[str, list[int]]:
 
 def _places(tick: Tick, since: datetime) -> tuple[int, int]:
     """Return the first and last stretch that a tick is spread over."""
-    last = _place(tick.now["tick"], since)
-    began = tick.before["tick"] if tick.before else tick.began_at
+    last = _place(tick.now.tick, since)
+    began = tick.before.tick if tick.before else tick.began_at
     return min(last, max(0, _place(began, since) + 1)), last
 
 

@@ -38,7 +38,11 @@ SELECT clock_timestamp()
 -- name: window
 -- Rows since then, the oldest first.
 -- $1 since timestamptz
-SELECT * FROM db_snapshots WHERE tick >= $1 ORDER BY tick
+SELECT tick, max_connections, reserved_connections, role_limit, database_limit, backends, backends_of_workers,
+       backends_orphaned, workers, granted, usable, active, waiting_lock
+FROM db_snapshots
+WHERE tick >= $1
+ORDER BY tick
 
 -- name: thin
 -- Keep the last row of each period, and delete those before it. Answers how many.

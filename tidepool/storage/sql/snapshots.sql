@@ -30,17 +30,17 @@ ORDER BY worker_id
 SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
 
 -- name: window
--- Rows since then, of each process at the most one in each stretch of *every*, the last one: the columns that verdicts
--- are made of, half of them, as reading thousands of rows is most of a verdict's time. Of those live at $3 only.
+-- Rows since then, of each process at the most one in each stretch of *every*, the last one: the columns of `Reading`
+-- but `functions`, as reading thousands of rows is most of a verdict's time. Of processes live at $3 only.
 -- $1 since timestamptz, $2 every interval, $3 until timestamptz
 SELECT DISTINCT ON (instance_id, date_bin($2, tick, $1))
-       instance_id, tick, worker_id, started_at, captured_at, max_size, pool_limit, callers,
-       in_use_us, waiting_us, saturated_us, acquire_ok, acquire_timeouts, acquire_rejected,
-       wait_us_sum, hold_us_sum, holding_us, oldest_hold_us, overdue_holders, wait_hist, hold_hist, loop_lag_hist,
+       instance_id, tick, worker_id, started_at, captured_at, max_size, pool_limit, callers, in_use, waiting,
+       oldest_hold_us, overdue_holders, batch_pending, queue_oldest_us, rss_bytes,
+       in_use_us, waiting_us, saturated_us, acquire_ok, wait_us_sum, wait_hist, hold_us_sum, holding_us, hold_hist,
        connections_opened, connect_us_sum, connect_refused, connect_starting, connect_too_many, connect_timeouts,
-       connect_errors, closed_lost_idle, closed_lost_in_use, database_restarts, queries, query_us_sum, cpu_us,
-       cpu_wait_us, loop_block_hist, batches, batch_jobs, batch_wait_us_sum, commits, commit_us_sum,
-       queue_waiting, queue_oldest_us
+       connect_errors, closed_lost_idle, closed_lost_in_use, database_restarts, queries, query_us_sum, commits,
+       commit_us_sum, batches, batch_jobs, batch_wait_us_sum, cpu_us, cpu_wait_us, loop_block_hist,
+       jobs_applied, jobs_rejected, jobs_failed
 FROM pool_snapshots
 WHERE tick >= $1 AND instance_id IN (SELECT instance_id FROM live_processes($3))
 ORDER BY instance_id, date_bin($2, tick, $1), tick DESC

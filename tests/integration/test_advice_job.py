@@ -1,4 +1,4 @@
-"""The adviser: an event where there is something to do, once for the whole fleet."""
+"""The advice job: an event where there is something to do, once for the whole fleet."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from history import insert_ten_minutes
 
-from tidepool.advice.advice_job import WINDOW, Adviser
-from tidepool.advice.fleet_report import judge
-from tidepool.fleet import identity
+from tidepool.advice.advice_job import WINDOW, AdviceJob
+from tidepool.advice.verdict import judge
+from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
@@ -20,10 +20,10 @@ LASTING = timedelta(minutes=10)
 """Of the snapshots that are planted: their process is live at the end."""
 
 
-def an_adviser(side: SideConnection) -> tuple[Adviser, Journal]:
-    """Return the adviser of a process of its own, and its journal."""
-    journal = Journal(identity.of_this_process(), side, about={"versions": {}, "config": {}})
-    return Adviser(journal, side), journal
+def a_job(side: SideConnection) -> tuple[AdviceJob, Journal]:
+    """Return the advice job of a process of its own, and its journal."""
+    journal = Journal(Identity.of_this_process(), side, about={"versions": {}, "config": {}})
+    return AdviceJob(journal, side), journal
 
 
 async def advice_of(connection: Any) -> list[dict[str, Any]]:
@@ -37,8 +37,8 @@ async def test_a_crowded_pool_gets_advice_once(side: SideConnection, connection:
     """Two processes look; the second sees that the first has told."""
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     for _ in range(2):
-        adviser, journal = an_adviser(side)
-        await adviser.run_once(NOW)
+        job, journal = a_job(side)
+        await job.run_once(NOW)
         await journal.write()
     (advice,) = await advice_of(connection)
     assert ("pool_too_small", 2) == (advice["verdict"], advice["pool_limit"])
@@ -58,9 +58,9 @@ async def test_workers_that_start_together_give_advice_once(
 
     monkeypatch.setattr("tidepool.advice.advice_job.judge", judge_together)
     sides = [SideConnection(database, "stats") for _ in range(have_looked.parties)]
-    processes = [an_adviser(own_side) for own_side in sides]
+    processes = [a_job(own_side) for own_side in sides]
     async with asyncio.timeout(20):
-        await asyncio.gather(*(adviser.run_once(NOW) for adviser, _ in processes))
+        await asyncio.gather(*(job.run_once(NOW) for job, _ in processes))
     for own_side, (_, journal) in zip(sides, processes, strict=True):
         await journal.write()
         await own_side.close()
@@ -73,7 +73,7 @@ async def test_who_judges_longer_than_another_gives_no_advice(
     """It had looked before the other told, and looks again."""
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     quick_side = SideConnection(database, "stats")
-    quick, slow = an_adviser(quick_side)[0], an_adviser(side)[0]
+    quick, slow = a_job(quick_side)[0], a_job(side)[0]
 
     async def judge_late(studies: Any) -> Any:
         monkeypatch.setattr("tidepool.advice.advice_job.judge", judge)
@@ -88,10 +88,10 @@ async def test_who_judges_longer_than_another_gives_no_advice(
 
 async def test_where_there_is_nothing_to_do_nothing_is_told(side: SideConnection, connection: Any) -> None:
     """Nor where there is nothing to go by."""
-    adviser, journal = an_adviser(side)
-    await adviser.run_once(NOW)
+    job, journal = a_job(side)
+    await job.run_once(NOW)
     await insert_ten_minutes(side, NOW - LASTING, waiting=0)
-    await adviser.run_once(NOW)
+    await job.run_once(NOW)
     await journal.write()
     assert [] == await advice_of(connection)
 
@@ -102,8 +102,8 @@ async def test_a_failed_round_is_logged_and_the_next_one_comes(
     """An outage does not end it."""
     monkeypatch.setattr("tidepool.advice.advice_job.WINDOW", timedelta(milliseconds=1))
     side = SideConnection(PoolConfig(url="postgresql://127.0.0.1:1/none", application_name="tests"), "stats")
-    adviser, _ = an_adviser(side)
-    running = asyncio.create_task(adviser.run())
+    job, _ = a_job(side)
+    running = asyncio.create_task(job.run())
     async with asyncio.timeout(20):
         while len(logs) < 2:
             await asyncio.sleep(0.001)

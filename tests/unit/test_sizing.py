@@ -2,21 +2,24 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
-from tidepool.advice.sizing import Advice, Load, advise
-from tidepool.advice.window import Row, Window, ticks_of
+from tidepool.advice.sizing import Advice, Load
+from tidepool.advice.window import Tick, Window, quantile_ms
+from tidepool.storage.snapshots import Snapshot
 
 Measure = Callable[..., Window]
 
 
-MEASURED: dict[tuple[int, int, int], list[Row]] = {}
+MEASURED: dict[tuple[int, int, int], list[Snapshot]] = {}
 """Rows by size, seconds and seed: the same every time, and some seconds of work."""
 
 
@@ -25,25 +28,25 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
     """Give a measurement of 200 callers that think for 450 ms and hold for 50, at a pool of some size."""
 
     def run(size: int, *, seconds: int = 30, seed: int = 1, **other: Any) -> Window:
-        async def main(clock: Clock) -> list[Row]:
+        async def main(clock: Clock) -> list[Snapshot]:
             simulation = Simulation(clock, size=size, callers=200, seed=seed)
             for _ in range(200):
                 simulation.add(simulation.caller(think_s=0.45, hold_s=0.05))
             await simulation.run(seconds)
             await simulation.end()
-            return list(simulation.written.rows)
+            return list(simulation.written.snapshots)
 
         key = (size, seconds, seed)
         if key not in MEASURED:
             MEASURED[key] = run_virtually(monkeypatch, main)
-        return Window(ticks_of([{**row, **other} for row in MEASURED[key]], since=NOON))
+        return Window(Tick.pair([replace(row, **other) for row in MEASURED[key]], since=NOON))
 
     return run
 
 
 def advice_at(window: Window, **other: Any) -> Advice:
     """Return the advice with no peak and no budget."""
-    return advise(window, **{"peak": 0, "budget": None, **other})
+    return Advice.of(window, **{"peak": 0, "budget": None, **other})
 
 
 @pytest.mark.parametrize("size", [12, 20, 40])
@@ -59,14 +62,14 @@ def test_the_demand_does_not_depend_on_the_size_it_was_measured_at(measure: Meas
 def test_the_advised_size_does_what_was_predicted(measure: Measure) -> None:
     """Measured anew at that size, with other luck: waits, use and rate are those of the prediction."""
     advice = advice_at(measure(16))
-    (told,) = [told for told in advice.predictions if told["size"] == advice.size]
+    (told,) = [told for told in advice.predictions if told.size == advice.size]
     window = measure(advice.size, seconds=60, seed=2)
-    assert pytest.approx(told["per_second"], rel=0.03) == window.served / 60
-    assert pytest.approx(told["use"], rel=0.05) == window.in_use / advice.size
-    waited = window.quantile_ms("wait_hist", 0.95)
+    assert pytest.approx(told.per_second, rel=0.03) == window.gained.acquire_ok / 60
+    assert pytest.approx(told.use, rel=0.05) == window.in_use / advice.size
+    waited = quantile_ms(window.gained.wait_hist, 0.95)
     assert waited is not None
     assert waited <= advice.target_ms
-    smaller = measure(22, seconds=60, seed=3).quantile_ms("wait_hist", 0.95)
+    smaller = quantile_ms(measure(22, seconds=60, seed=3).gained.wait_hist, 0.95)
     assert smaller is not None
     assert 1 / 2 < smaller / advice.load.at(22).wait_quantile(0.95) < 2  # pyright: ignore[reportOptionalMemberAccess]
 
@@ -76,10 +79,8 @@ def test_a_step_at_a_time(measure: Measure) -> None:
     assert 24 == advice_at(measure(12)).next_step
     enough = advice_at(measure(28))
     assert (28, 28) == (enough.size, enough.next_step)
-    assert not enough.grows
-    assert not enough.shrinks
     less = advice_at(measure(60))
-    assert less.shrinks
+    assert less.size < less.limit
     assert 45 == less.next_step
 
 
@@ -95,15 +96,15 @@ def test_floors_and_caps_are_named(measure: Measure) -> None:
 
 def test_order_and_repetition_of_the_rows_do_not_matter(measure: Measure) -> None:
     """Rows come as they come, some of them twice."""
-    rows = [dict(tick.now) for tick in measure(16).ticks]
+    rows = [tick.now for tick in measure(16).ticks]
     shuffled = [*rows, *rows[10:20]]
     random.Random(7).shuffle(shuffled)
-    assert advice_at(Window(ticks_of(rows, since=NOON))) == advice_at(Window(ticks_of(shuffled, since=NOON)))
+    assert advice_at(Window(Tick.pair(rows, since=NOON))) == advice_at(Window(Tick.pair(shuffled, since=NOON)))
 
 
 def test_without_the_number_of_callers_the_rate_is_taken_for_the_demand(measure: Measure) -> None:
     """Right where the pool is large enough: 20 connections' worth of load from outside need some more than 20."""
-    advice = advice_at(measure(40, callers=None))
+    advice = advice_at(measure(40, callers=0))
     assert advice.load.callers is None
     assert pytest.approx(20, rel=0.05) == advice.load.connections
     assert 25 <= advice.demand <= 31
@@ -111,19 +112,19 @@ def test_without_the_number_of_callers_the_rate_is_taken_for_the_demand(measure:
 
 def test_a_process_that_starts_again_counts_nothing_twice(measure: Measure) -> None:
     """Its counters begin at zero again: the second start is another instance."""
-    rows = [dict(tick.now) for tick in measure(16, seconds=10).ticks]
+    rows = [tick.now for tick in measure(16, seconds=10).ticks]
     later = [
-        {
-            **row,
-            "instance_id": "b",
-            **{name: row[name] + timedelta(seconds=10) for name in ("tick", "captured_at", "started_at")},
-        }
+        replace(
+            row,
+            instance_id=UUID(int=2),
+            **{name: getattr(row, name) + timedelta(seconds=10) for name in ("tick", "captured_at", "started_at")},
+        )
         for row in rows
     ]
-    twice = Window(ticks_of([*rows, *later], since=NOON))
-    once = Window(ticks_of(rows, since=NOON))
-    assert (2 * once.served, 2 * once.us) == (twice.served, twice.us)
-    assert all(tick.gain("acquire_ok") >= 0 for tick in twice.ticks)
+    twice = Window(Tick.pair([*rows, *later], since=NOON))
+    once = Window(Tick.pair(rows, since=NOON))
+    assert (2 * once.gained.acquire_ok, 2 * once.us) == (twice.gained.acquire_ok, twice.us)
+    assert all(tick.gained.acquire_ok >= 0 for tick in twice.ticks)
 
 
 @given(

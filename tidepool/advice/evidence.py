@@ -1,0 +1,120 @@
+"""Figures beside their limits, and what many checks ask: whether the pool is crowded, and whether anything waits.
+
+A verdict asks these before it names a bottleneck: if nothing waits, nothing is a bottleneck.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+from tidepool.advice.window import Tick, Window, ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One figure and the limit that it is compared with."""
+
+    name: str
+    value: float | None
+    """None: not known."""
+    unit: str
+    limit: float | None
+    """None: the figure is shown for information only."""
+    exceeds: Literal["above", "below"] = "above"
+    """On which side of the limit the figure counts: at or `above` it, or `below` it."""
+    counts: bool = False
+    """Whether the figure is on that side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit of a check: the name and unit of the figure, the value, and why it is that value."""
+
+    figure: str
+    unit: str
+    """`share` (1 is all), `ms`, `x` (times as much), or empty for a count."""
+    value: float
+    why: str
+    below: bool = False
+    """Whether the figure counts if it is below the limit; otherwise it counts if it is at or above it."""
+    derived: str = ""
+    """How the limit follows from other figures, if it does; *value* is then its least value."""
+
+    def against(self, value: float | None, *, limit: float | None = None) -> Evidence:
+        """Return *value* with this limit, or with another *limit* that the check derives from it."""
+        limit = self.value if limit is None else limit
+        counts = value is not None and (value < limit if self.below else value >= limit)
+        return Evidence(self.figure, value, self.unit, limit, "below" if self.below else "above", counts)
+
+    def __str__(self) -> str:
+        """Return the value with its unit, as a sentence has it."""
+        if self.unit == "share":
+            return f"{self.value * 100:g} %"
+        return f"{self.value:g} {'times' if self.unit == 'x' else self.unit}".strip()
+
+
+BUSY = Limit(
+    "connections in use", "share", 0.8, "a batcher always waits a little; it lacks connections only if few are free"
+)
+_QUEUED = Limit("time with a queue", "share", 0.01, "rarer queues are chance arrivals")
+_WAITING = Limit(
+    "waiting, of waiting and holding", "share", 0.1, "a caller that waits for a tenth of its time is slowed noticeably"
+)
+_BATCH_WAIT = Limit(
+    "wait in the batcher, mean", "ms", 10.0, "shorter waits are not felt by jobs that come by Redis",
+    derived="10 ms, or a quarter of the mean hold if that is longer",
+)  # fmt: skip
+_BATCH_WAIT_OF_HOLD = 0.25
+"""Share of a mean hold: some wait is natural, as a batch that cannot leave yet grows meanwhile. On average that is half
+of what a batch takes, divided by the number of connections."""
+CROWDED_LIMITS = (_QUEUED, _WAITING, _BATCH_WAIT, BUSY)
+
+
+class Crowding(NamedTuple):
+    """The figures of a pool that is waited for: two of its gate, two of the batcher."""
+
+    queued: Evidence
+    waiting: Evidence
+    batch_wait: Evidence
+    busy: Evidence
+
+    @classmethod
+    def of(cls, window: Window) -> Self:
+        """Return the figures of a time."""
+        gained = window.gained
+        limit_ms = max(_BATCH_WAIT.value, _BATCH_WAIT_OF_HOLD * (window.hold_ms or 0.0))
+        return cls(
+            _QUEUED.against(gained.saturated_us / max(window.us, 1)),
+            _WAITING.against(ratio(gained.waiting_us, gained.waiting_us + gained.in_use_us)),
+            _BATCH_WAIT.against(window.batch_wait_ms, limit=limit_ms),
+            BUSY.against(window.utilisation),
+        )
+
+    @property
+    def is_of_batcher(self) -> bool:
+        """Whether jobs wait for connections in the batcher."""
+        return self.batch_wait.counts and self.busy.counts
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether jobs wait in the batcher, or callers at the pool's gate."""
+        return (self.queued.counts and self.waiting.counts) or self.is_of_batcher
+
+
+WAITED = Limit(
+    "ticks in which jobs or callers waited", "share", 0.5, "something that waits only now and then is not held up"
+)
+_QUEUED_US = 1_000_000
+"""Microseconds that the oldest job has been due in Redis: a worker that keeps up takes jobs within milliseconds."""
+_TICK_SATURATED = 0.05
+"""Share of one tick with a queue at the gate: in so short a time the 1 % of a whole window is a single arrival."""
+
+
+def waited(window: Window) -> Evidence:
+    """Return in which share of the ticks something waited: jobs in Redis or the batcher, or callers at the gate."""
+    return WAITED.against(ratio(sum(_waits(tick) for tick in window.ticks), len(window.ticks)))
+
+
+def _waits(tick: Tick) -> bool:
+    is_queued = (tick.now.queue_oldest_us or 0) >= _QUEUED_US
+    is_saturated = tick.gained.saturated_us >= _TICK_SATURATED * tick.us
+    return is_queued or is_saturated or Crowding.of(Window([tick])).is_of_batcher
