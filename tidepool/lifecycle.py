@@ -20,8 +20,9 @@ from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
+from tidepool.engine.host import EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
-from tidepool.engine.worker import EngineOptions, StartError, install
+from tidepool.engine.worker import StartError, install
 from tidepool.fleet import capacity
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.identity import Identity
@@ -44,7 +45,7 @@ from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import backlog
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrations import MigrationError, migrate
+from tidepool.storage.migrator import MigrationError, Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import drops_channel_binding, without_password
 
@@ -55,7 +56,7 @@ T = TypeVar("T")
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
+def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
     """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
@@ -64,7 +65,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
     install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types)
+    this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
@@ -100,15 +101,17 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class WorkerProcess:
     """What one worker process has open, from its connecting through `startup` to `shutdown`."""
 
-    def __init__(self, settings: Settings, job_types: JobTypes) -> None:
+    def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
         self._job_types = job_types
+        self._migrations = migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = servers.addresses(settings)
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self._health = HealthPort(settings.metrics_host, settings.metrics_port)
+        self._intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
         """Return what the engine has to know of this process."""
@@ -116,6 +119,7 @@ class WorkerProcess:
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
             connect=self._connect,
+            intake=self._intake,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
@@ -155,14 +159,10 @@ class WorkerProcess:
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
-        batcher = Batcher(
-            ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
-        )
+        batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        ctx["intake"] = Intake(
-            self._job_types, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
-        )
+        self._intake.open(batcher)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -200,8 +200,8 @@ class WorkerProcess:
             tables = not self._settings.migrate_on_start
             await self._wait_for_database(functools.partial(_require, side, tables=tables))
             if self._settings.migrate_on_start:
-                for migration in await self._wait_for_database(functools.partial(migrate, config)):
-                    log.info("migration.applied", version=migration.version, name=migration.name)
+                for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
+                    log.info("migration.applied", name=str(migration))
                 await self._wait_for_database(functools.partial(_require, side, tables=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (DatabaseFault, MigrationError, ServerError) as error:
