@@ -44,7 +44,7 @@ from tidepool.queue.connection import ask, open_redis, redis_settings, wait_for_
 from tidepool.queue.leases import backlog
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrations import MigrationError, migrate
+from tidepool.storage.migrator import MigrationError, Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import drops_channel_binding, without_password
 
@@ -55,7 +55,7 @@ T = TypeVar("T")
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
+def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
     """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
@@ -64,7 +64,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
     install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types)
+    this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
@@ -100,15 +100,16 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class WorkerProcess:
     """What one worker process has open, from its connecting through `startup` to `shutdown`."""
 
-    def __init__(self, settings: Settings, job_types: JobTypes) -> None:
+    def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
         self._job_types = job_types
+        self._migrations = migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = servers.addresses(settings)
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self._health = HealthPort(settings.metrics_host, settings.metrics_port)
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
         """Return what the engine has to know of this process."""
@@ -200,8 +201,8 @@ class WorkerProcess:
             tables = not self._settings.migrate_on_start
             await self._wait_for_database(functools.partial(_require, side, tables=tables))
             if self._settings.migrate_on_start:
-                for migration in await self._wait_for_database(functools.partial(migrate, config)):
-                    log.info("migration.applied", version=migration.version, name=migration.name)
+                for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
+                    log.info("migration.applied", name=str(migration))
                 await self._wait_for_database(functools.partial(_require, side, tables=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (DatabaseFault, MigrationError, ServerError) as error:

@@ -30,7 +30,7 @@ from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.queue.connection import open_redis
 from tidepool.queue.leases import release_owners
-from tidepool.storage.migrations import migrate
+from worker import app
 
 _LOOK_S = 0.05
 _WAIT_S = 60.0
@@ -88,7 +88,7 @@ class Arena:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
             self.urls = self.named or embedded.urls(self.home)
-            await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
             self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)

@@ -155,6 +155,17 @@ async def test_a_lost_owners_jobs_come_back_to_their_old_places(redis: ArqRedis,
     assert [0, 0] == [job.failed_tries for job in jobs if job.id.startswith("old")]
 
 
+async def test_only_jobs_that_go_back_to_the_queue_are_counted(redis: ArqRedis, leases: Leases) -> None:
+    """A lost owner's set also has ids that have left the queue: `jobs.recovered` counted them."""
+    await enqueue(redis, "a", "b", "c")
+    assert ["a", "b", "c"] == await claim(leases, "lost")
+    await redis.zrem(QUEUE, "a")  # somebody finished it
+    await lapse(redis, "lost")
+    await redis.set("arq:in-progress:b", "another")  # somebody runs it
+    claimed, returned = await leases.claim("mine", 10, suspect_too=False)
+    assert (["c"], 1) == ([job.id for job in claimed], returned)
+
+
 async def test_an_owner_that_lost_its_lease_can_finish_nothing(redis: ArqRedis, leases: Leases) -> None:
     """The fence: once somebody else has the job, the old owner neither acknowledges nor overwrites a result."""
     await enqueue(redis, "a")

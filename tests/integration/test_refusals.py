@@ -19,8 +19,8 @@ from tidepool.protocols import other_than
 from tidepool.queue.connection import REFUSALS, RedisRefused, ask, open_redis, wait_for_redis
 from tidepool.servers import wait_for_postgresql
 from tidepool.storage import requirements
-from tidepool.storage.migrations import migrate
 from tidepool.urls import parse_postgres
+from worker import app
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_policy:noeviction\r\n"
@@ -154,15 +154,24 @@ async def dsn_of(connection: Any) -> str:
     return f"postgresql://postgres@/DB?host={directory}&port={await connection.fetchval('SHOW port')}"
 
 
-@pytest.mark.parametrize("table", ["users", "products", "orders", "job_results"])
-async def test_a_table_that_was_dropped_is_named(empty_database: PoolConfig, table: str) -> None:
-    """No migration makes it again, since it is applied: every job of it would fail."""
-    await migrate(empty_database)
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DROP TABLE users CASCADE", "users"),
+        ("DROP TABLE job_results CASCADE", "job_results, job_latency"),
+        ("ALTER TABLE job_results DROP COLUMN args", "job_results.args"),
+        ("ALTER TABLE pool_snapshots DROP COLUMN late; DROP TABLE orders", "orders, pool_snapshots.late"),
+        ("DROP VIEW fleet_health", "fleet_health"),
+    ],
+)
+async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: str, words: str) -> None:
+    """Tables, views and columns: no migration makes them again, since it is applied, and every job would fail."""
+    await app.migrations.migrate(empty_database)
     await requirements.check(empty_database, tables=True)
     other = await connect(empty_database, "test")
-    await other.execute(f"DROP TABLE {table} CASCADE")
+    await other.execute(statement)
     await other.close()
-    with pytest.raises(Refused, match=f"though its migrations are applied: {table}$"):
+    with pytest.raises(Refused, match=f"though its migrations are applied: {words}$"):
         await requirements.check(empty_database, tables=True)
 
 
@@ -195,7 +204,7 @@ async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfi
     await other.execute(statement)
     await other.close()
     with pytest.raises((ServerError, Refused)) as met:
-        await migrate(empty_database)
+        await app.migrations.migrate(empty_database)
     assert said in words(met.value)
     assert "a database of its own" in words(met.value)
     assert isinstance(met.value.__cause__ or met.value, asyncpg.PostgresError)
@@ -240,7 +249,7 @@ async def test_a_redis_that_drops_jobs_is_warned_of(logs: list[Any], redis: ArqR
     async with listening(redis_that_says({}, evicting)) as port:
         other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
         await wait_for_redis(other, f"redis://127.0.0.1:{port}")
-        readiness = Readiness(lambda: ask(other))
+        readiness = Readiness(lambda: ask(other), app.migrations)
         report = (await readiness.look()).document()["checks"]["redis"]
         await other.aclose(close_connection_pool=True)
     assert ["redis.may_drop_jobs"] == [line["event"] for line in logs]
@@ -261,7 +270,7 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
     async def answers() -> None:
         """Be a Redis that is there."""
 
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     readiness.watch(pool)
     report = await readiness.look()
     await pool.close()

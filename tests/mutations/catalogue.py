@@ -884,8 +884,8 @@ MUTATIONS = [
     Mutation(
         "the drill takes our own table for a stranger's",
         "guard.sql:tables",
-        "'schema_migrations', 'turns')",
-        "'schema_migrations')",
+        "c.relname <> 'schema_migrations'",
+        "c.relname <> 'none'",
         "test_every_table_of_the_migrations_is_known",
     ),
     Mutation(
@@ -894,6 +894,49 @@ MUTATIONS = [
         "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
         "if state.startswith(_REFUSED_CLASSES):",
         "test_a_poolers_prepared_statements_are_no_jobs_fault",
+    ),
+    # ---------------------------------------------------------------- settings, and the ends of commands
+    Mutation(
+        "a setting keeps its quotes",
+        "Settings._trimmed",
+        "trimmed[0] == trimmed[-1]",
+        "False",
+        "test_a_value_in_quotes_is_refused",
+    ),
+    Mutation(
+        "a queue's name is of any length",
+        "Settings.queue_name",
+        "max_length=512",
+        "max_length=513",
+        "test_a_queues_name_has_up_to_512_characters",
+    ),
+    Mutation(
+        "a signal while Python ends takes the place of the status",
+        "process:prepare",
+        "atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS)",
+        "atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, ())",
+        "test_a_signal_while_python_ends_changes_no_status",
+    ),
+    Mutation(
+        "arq's traceback for settings of another name",
+        "worker:__getattr__",
+        "if process.is_arq_command() and f",
+        "if False and f",
+        "test_settings_of_another_name_are_one_line",
+    ),
+    Mutation(
+        "a moved command is handed to a laboratory that is not there",
+        "worker:main",
+        'if find_spec("lab") is None:',
+        "if False:",
+        "test_a_moved_command_without_the_laboratory_is_one_line",
+    ),
+    Mutation(
+        "jobs that do not go back to the queue are counted as recovered",
+        "claim.lua",
+        "returned, put = returned + back,",
+        "returned, put = returned + count,",
+        "test_only_jobs_that_go_back_to_the_queue_are_counted",
     ),
     # ---------------------------------------------------------------- the producer
     Mutation(

@@ -60,7 +60,7 @@ async def _judge(
     """Return each group of processes with its verdict, and the events of the time."""
     until = datetime.now(UTC)
     since = until - arguments.since
-    pool = await terminal.open_pool(settings, urls, "why")
+    pool = await terminal.open_pool(settings, urls, "why", arguments.app.migrations)
     try:
         async with pool.acquire() as connection:
             studies = await Study.read(connection, since=since, until=until)

@@ -34,7 +34,7 @@ from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.queue.connection import REFUSALS, open_redis, wait_for_redis
 from tidepool.settings import Settings
 from tidepool.storage import requirements
-from tidepool.storage.migrations import Migration, MigrationError, migrate
+from tidepool.storage.migrator import Migration, MigrationError, Migrations
 from tidepool.urls import without_password
 
 _HIGHEST_PORT = 65535
@@ -98,7 +98,7 @@ async def _cancelled_by(interruption: process.Interruption, command: Awaitable[i
         interruption.cancel = None
 
 
-async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
+async def open_pool(settings: Settings, urls: Urls, name: str, migrations: Migrations) -> Pool:
     """Open a small pool for a command, on a database whose schema is there. Raises `CommandError`."""
     config = PoolConfig(
         url=urls.database,
@@ -109,15 +109,15 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
         connect_timeout_s=settings.connect_timeout,
     )
     if settings.migrate_on_start:
-        await migrate_first(config, settings, urls)
+        await migrate_first(config, settings, urls, migrations)
     await patiently(lambda: requirements.check(config, tables=True), settings, urls)
     return await patiently(lambda: Pool.open(config), settings, urls)
 
 
-async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls) -> list[Migration]:
+async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls, migrations: Migrations) -> list[Migration]:
     """Apply the missing migrations where the database can be written and holds any text; returns what was applied."""
     await patiently(lambda: requirements.check(config, writing=True), settings, urls)
-    return await patiently(lambda: migrate(config), settings, urls)
+    return await patiently(lambda: migrations.migrate(config), settings, urls)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, LiteralString, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -39,13 +39,16 @@ class JobType(Generic[C]):
 
     The *handler* is given the open transaction and the jobs of a batch, and returns one verdict for each job, in
     order. It neither commits nor catches database errors: the ledger does. *constraints* names the constraints of its
-    tables that a job can break, each with the reason that the job is then rejected for.
+    tables that a job can break, each with the reason that the job is then rejected for. *grants* says what the handler
+    may do in PostgreSQL, each as a GRANT statement says it before TO: `"SELECT, INSERT ON orders"`. `migrate --roles`
+    grants that to the role `tidepool_work`, which workers log in as in production.
     """
 
     name: str
     command: type[C]
     handler: Handler[C]
     constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
+    grants: Sequence[LiteralString] = ()
 
     def parse(self, content: Any) -> C | Rejected:
         """Validate *content*, the decoded fields of a job; never raises for what a sender can write."""
