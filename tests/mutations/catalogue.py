@@ -901,7 +901,7 @@ MUTATIONS = [
     ),
     Mutation(
         "arq's traceback for settings of another name",
-        "worker:__getattr__",
+        "app_on_demand.attribute",
         "if process.is_arq_command() and f",
         "if False and f",
         "test_settings_of_another_name_are_one_line",
