@@ -908,7 +908,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a moved command is handed to a laboratory that is not there",
-        "worker:main",
+        "worker:_hand_on",
         'if find_spec("lab") is None:',
         "if False:",
         "test_a_moved_command_without_the_laboratory_is_one_line",
