@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from typing import Any, Never
 
 import uvloop
-from redis.exceptions import RedisError
 
 from tidepool import logs, process, servers
 from tidepool.app import App
@@ -24,6 +23,7 @@ from tidepool.cli.context import Context
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
+from tidepool.queue.faults import RedisError
 from tidepool.storage.migrator import MigrationError
 from tidepool.urls import without_password
 

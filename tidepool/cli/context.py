@@ -5,9 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from arq.connections import ArqRedis
-from redis.exceptions import RedisError
-
 from tidepool import servers
 from tidepool.app import App
 from tidepool.cli.terminal import CommandError
@@ -16,7 +13,8 @@ from tidepool.embedded import Urls
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import words
 from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.queue.connection import REFUSALS, open_redis, wait_for_redis
+from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
+from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage import requirements
 from tidepool.storage.migrator import Migration
@@ -109,9 +107,9 @@ class Context(Generic[S_co]):
         redis = self._redis()
         try:
             await wait_for_redis(redis, self.urls.redis, patience_s=0)
-        except REFUSALS as error:
+        except RedisRefused as error:
             raise CommandError(f"Redis at {without_password(self.urls.redis)}: {words(error)}") from None
-        except (RedisError, OSError):
+        except REDIS_ERRORS:
             pass  # it may come later: a front answers 503 until then
         finally:
             await redis.aclose(close_connection_pool=True)
@@ -132,7 +130,7 @@ class Context(Generic[S_co]):
             connect_timeout_s=self.settings.connect_timeout,
         )
 
-    def _redis(self) -> ArqRedis:
+    def _redis(self) -> RedisClient:
         return open_redis(
             self.urls.redis, queue_name=self.settings.queue_name, connect_timeout_s=self.settings.connect_timeout
         )
