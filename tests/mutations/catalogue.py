@@ -773,7 +773,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a requeue that names nothing is one of everything",
-        "requeue_jobs",
+        "_requeue_jobs",
         "if wanted.search is None and not any(wanted.conditions.values()):",
         "if wanted.search and not wanted.search:",
         "test_a_requeue_of_everything_is_refused",
