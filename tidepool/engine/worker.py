@@ -27,7 +27,7 @@ from redis.exceptions import ResponseError
 
 from tidepool import logs, process
 from tidepool.engine.attempt import Attempts
-from tidepool.engine.host import Context, EngineOptions
+from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.periodic import FailureLog
