@@ -44,6 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="seconds of each measurement (default 4)"
     )
+    _add_load_arguments(parser)
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="seed of the order of the measurements (default random; it is printed)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory for the results (default: a new one in DATA_DIR)"
+    )
+    where.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="directory of an interrupted run to go on with, with the options that it had",
+    )
+
+
+def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what describes the workers and their load."""
     parser.add_argument(
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
@@ -72,19 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=mix.USERS,
         metavar="A=N,B=M",
         help="shares of the job types in the load (default create_user=1)",
-    )
-    parser.add_argument(
-        "--seed", type=int, metavar="S", help="seed of the order of the measurements (default random; it is printed)"
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--out", type=Path, metavar="DIR", help="directory for the results (default: a new one in DATA_DIR)"
-    )
-    where.add_argument(
-        "--resume",
-        type=Path,
-        metavar="DIR",
-        help="directory of an interrupted run to go on with, with the options that it had",
     )
 
 
