@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import LiteralString
 
-from tidepool import process
 from tidepool.jobs.job import JobTypes
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
@@ -28,9 +27,6 @@ class App:
 
         Reads the environment. Ends the process with status 2, and one line for each wrong variable, if it is not valid.
         """
-        if process.is_arq_command():
-            process.prepare()
-            process.terminate_on_hangup()
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self.job_types, self.settings, self.migrations)
