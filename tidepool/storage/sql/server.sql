@@ -35,6 +35,11 @@ ON CONFLICT (tick) DO NOTHING
 -- What time it is here.
 SELECT clock_timestamp()
 
+-- name: newest
+-- The newest row.
+-- No parameters.
+SELECT * FROM db_snapshots ORDER BY tick DESC LIMIT 1
+
 -- name: window
 -- Rows since then, the oldest first.
 -- $1 since timestamptz
