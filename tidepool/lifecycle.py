@@ -22,8 +22,9 @@ from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
+from tidepool.engine.host import EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
-from tidepool.engine.worker import EngineOptions, StartError, install
+from tidepool.engine.worker import StartError, install
 from tidepool.fleet import capacity
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.identity import Identity
@@ -109,6 +110,7 @@ class WorkerProcess:
         self._urls = servers.addresses(settings)
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
+        self._intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
@@ -117,6 +119,7 @@ class WorkerProcess:
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
             connect=self._connect,
+            intake=self._intake,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
@@ -156,14 +159,10 @@ class WorkerProcess:
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
-        batcher = Batcher(
-            ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
-        )
+        batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        ctx["intake"] = Intake(
-            self._job_types, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
-        )
+        self._intake.open(batcher)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 

@@ -21,7 +21,9 @@ for longer than half of one: most never are. Where no worker of ours is left to 
 due again when their marks end.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -29,6 +31,9 @@ from arq.constants import abort_job_max_age, abort_jobs_ss
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from tidepool.jobs.command import Command
+from tidepool.jobs.ids import ledger_id
+from tidepool.jobs.job import Job
 from tidepool.queue.faults import Oddities, is_wrong_type
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
@@ -54,31 +59,41 @@ _LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""
 
 
-class Claimed(NamedTuple):
-    """A job that this owner holds now."""
+@dataclass(slots=True)
+class Done:
+    """The job has ended: its keys are deleted, and its result is kept for arq's clients."""
 
-    id: str
-    due_ms: int
-    payload: bytes | int | None
-    """None: the job's content has expired or was never there. A number: its length, which is over the limit."""
-    failed_tries: int
-    lapses: int
-    owner: str
-    aborted: bool = False
-    """Whether somebody asked to abort it before it was claimed."""
-
-
-class Finish(NamedTuple):
-    """What is to become of a held job; the fields are those of `finish.lua`."""
-
-    id: str
-    how: str
-    value: bytes = b""
-    ms: int = 0
-    """How long: the result is kept (0: for ever), or the job waits until it runs again (0: its old place)."""
+    result: bytes = b""
+    """Empty: no result is kept."""
     keep_ms: int = 0
-    tried: bool = False
-    owner: str = ""
+    """For how long the result is kept; 0: for ever."""
+    success: bool = True
+    mark_ms: int = 0
+    """For how long the mark that it is in progress stays, which keeps a cron job from being enqueued twice."""
+
+
+@dataclass(slots=True)
+class Again:
+    """The job is run again, and an attempt is spent."""
+
+    attempt: int
+    """Number of the attempt that has ended."""
+    cause: str = ""
+    """Kept in Redis until the job runs, for clients that look at it."""
+    delay_ms: int = 0
+    """0: at its old place in the queue."""
+
+
+@dataclass(slots=True)
+class Release:
+    """The job is put back as it was, and no attempt is spent."""
+
+    delay_ms: int = 0
+    """0: at its old place in the queue."""
+
+
+Ending = Done | Again | Release
+"""How an attempt ends, as `finish.lua` is to record it."""
 
 
 class Backlog(NamedTuple):
@@ -107,7 +122,7 @@ class Leases:
 
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
-    ) -> tuple[list[Claimed], int]:
+    ) -> tuple[list[Job[Command]], int]:
         """Take up to *limit* due jobs of *max_bytes* together, or one larger job.
 
         Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
@@ -127,21 +142,17 @@ class Leases:
             self._unusable.skipped(decode_id(key), queue=self._queue)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries or none, lapses or none, aborts or none, strict=True)
-        jobs = [
-            Claimed(decode_id(i), due_ms(due), payload, _count(tried), _count(lapsed), owner, mark is not None)
-            for i, due, payload, tried, lapsed, mark in columns
-        ]
-        return jobs, returned
+        return _jobs(owner, columns), returned
 
     @property
     def is_midway(self) -> bool:
         """Whether the last claim ended before it had looked at all due jobs, without the jobs that it was to take."""
         return self._first_rank > 0
 
-    async def finish(self, owner: str, finishes: Sequence[Finish]) -> list[bool]:
+    async def finish(self, owner: str, finishes: Sequence[tuple[Job[Command], Ending]]) -> list[bool]:
         """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
         keys = [*self._own_keys(owner), f"{self._queue}:lapses", abort_jobs_ss]
-        args = [owner, *(part for f in finishes for part in _finish_args(f))]
+        args = [owner, *(part for job, ending in finishes for part in _finish_args(job, ending))]
         reply: bytes = await self._finish(keys=keys, args=args)
         return [answer == ord("1") for answer in reply]
 
@@ -198,8 +209,30 @@ async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog:
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
-def _finish_args(finish: Finish) -> tuple[bytes | str | int, ...]:
-    return encode_id(finish.id), finish.how, finish.value, finish.ms, finish.keep_ms, int(finish.tried)
+def _jobs(owner: str, columns: Iterable[tuple[Any, ...]]) -> list[Job[Command]]:
+    """Return a claim's reply as jobs that *owner* holds from this moment on."""
+    started_ms, started_ns = now_ms(), time.perf_counter_ns()
+    jobs: list[Job[Command]] = []
+    for raw_id, score, payload, tries, lapses, mark in columns:
+        queue_id, failed = decode_id(raw_id), _count(tries)
+        jobs.append(
+            Job(
+                *(ledger_id(queue_id), queue_id, owner, payload, due_ms(score), failed + 1, failed > 0),
+                *(_count(lapses), mark is not None, started_ms, started_ns),
+            )
+        )
+    return jobs
+
+
+def _finish_args(job: Job[Command], ending: Ending) -> tuple[bytes | str | int, ...]:
+    """Return what `finish.lua` reads of one job: id, how, value, ms, keep, tried."""
+    job_id = encode_id(job.queue_id)
+    if isinstance(ending, Done):
+        return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
+    if isinstance(ending, Again):
+        value = f"{ending.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
+        return job_id, "again", value, ending.delay_ms, 0, 0
+    return job_id, "release", b"", ending.delay_ms, 0, 0
 
 
 async def _owners(redis: Redis, queue_name: str) -> list[bytes]:
