@@ -15,8 +15,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import structlog
-from arq.connections import ArqRedis
-from redis.exceptions import RedisError
 
 from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
@@ -41,7 +39,9 @@ from tidepool.pool.faults import DatabaseFault, ServerError, words
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
-from tidepool.queue.connection import ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.connection import RedisClient, ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import backlog
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
@@ -78,7 +78,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
         queue_name = settings.queue_name
         job_serializer = wire.serialize
         job_deserializer = wire.receive
-        health_check_key = f"{settings.queue_name}:health-check:{settings.worker_name}"
+        health_check_key = QueueKeys(settings.queue_name).health_check(settings.worker_name)
         health_check_interval = _HEALTH_CHECK_INTERVAL_S
         max_jobs = settings.max_jobs
         poll_delay = settings.poll_delay
@@ -92,7 +92,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
-    if isinstance(error, (RedisError, OSError)):
+    if isinstance(error, REDIS_ERRORS):
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -129,7 +129,7 @@ class WorkerProcess:
             log_arguments=False,
         )
 
-    async def _connect(self) -> ArqRedis:
+    async def _connect(self) -> RedisClient:
         """Start or join the embedded servers if they are used, and return Redis's client once it answers."""
         logs.configure(self._settings.log_level)
         try:
@@ -141,7 +141,7 @@ class WorkerProcess:
         )
         try:
             await wait_for_redis(redis, self._urls.redis)
-        except RedisError as error:
+        except RedisRefused as error:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
 
@@ -172,14 +172,14 @@ class WorkerProcess:
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
 
-    async def _open_health_port(self, redis: ArqRedis) -> None:
+    async def _open_health_port(self, redis: RedisClient) -> None:
         try:
             await self._health.open(functools.partial(ask, redis))
         except CannotListen as error:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
 
-    async def _enter_budget(self, redis: ArqRedis, side: SideConnection) -> Budget:
+    async def _enter_budget(self, redis: RedisClient, side: SideConnection) -> Budget:
         """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
         budget = Budget(
             redis,
@@ -213,7 +213,7 @@ class WorkerProcess:
         return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
-        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: ArqRedis
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient
     ) -> None:
         """Start the stats job, the pruning, and what judges both."""
         pruner = Pruner(
@@ -274,13 +274,10 @@ async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
     return await Pool.open(config, await budget.take_share())
 
 
-async def _read_backlog(redis: ArqRedis, queue_name: str) -> tuple[int, float | None] | None:
+async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
     """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
-    try:
-        found = await backlog(redis, queue_name, now_ms())
-    except (RedisError, OSError):
-        return None
-    return found.waiting, found.oldest_s
+    found = await backlog(redis, queue_name, now_ms())
+    return found and (found.waiting, found.oldest_s)
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:

@@ -29,6 +29,7 @@ from tidepool.logs import last_line
 from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.queue.connection import open_redis
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import release_owners
 from worker import app
 
@@ -149,12 +150,12 @@ class Arena:
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
-        keys = await self.redis.keys(f"{QUEUE}:held:{Identity.worker_id_prefix(worker.pid)}*")
+        keys = await self.redis.keys(f"{QueueKeys(QUEUE).held_prefix}{Identity.worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
     async def leases(self) -> list[str]:
         """Return the owners that hold a lease."""
-        return [owner.decode() for owner in await self.redis.zrange(f"{QUEUE}:owners", 0, -1)]
+        return [owner.decode() for owner in await self.redis.zrange(QueueKeys(QUEUE).owners, 0, -1)]
 
     async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
         """Tell a worker to stop, and wait until it is started again, by *words* after `python -m`."""

@@ -11,7 +11,7 @@ from waiting import until
 
 from tidepool.jobs.job import Job
 from tidepool.queue import holding
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.holding import Holding
 from tidepool.queue.leases import Done, Leases
 
@@ -25,7 +25,7 @@ async def held(redis: ArqRedis) -> AsyncIterator[Holding]:
     def acknowledged(_: Sequence[Job[Any]]) -> None:
         pass
 
-    it = Holding(redis, QUEUE, name="me", lease_s=10, patience=Patience(), acknowledged=acknowledged)
+    it = Holding(redis, QUEUE, name="me", lease_s=10, outage=Outage(), acknowledged=acknowledged)
     yield it
     await it.close()
 

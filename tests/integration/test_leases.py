@@ -15,8 +15,9 @@ from redis import Redis
 
 from tidepool.jobs.job import Job
 from tidepool.queue import wire
-from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Leases, Release, release_owners, script
+from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Leases, Release, release_owners
 from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
+from tidepool.queue.scripts import script_text
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 QUEUE = "arq:queue"
@@ -319,7 +320,7 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
         await redis.pexpire(f"arq:in-progress:{job_id}", 12_345)
     await redis.zadd(f"{QUEUE}:owners", {"me": seconds * 1000})
 
-    await redis.register_script(script("renew"))(
+    await redis.register_script(script_text("renew"))(
         keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
     )
 
@@ -334,7 +335,7 @@ async def test_a_renewal_looks_at_so_many_jobs_in_turn(redis: ArqRedis, leases: 
     """Anybody may have added millions to the set of those that are held: one call reads a bounded part of it."""
     await enqueue(redis, *"abcde")
     await claim(leases, "me")
-    renew = redis.register_script(script("renew"))
+    renew = redis.register_script(script_text("renew"))
     rank, replies = 0, list[tuple[int, int, str]]()
     for _ in range(3):
         for job_id in "abcde":

@@ -18,9 +18,10 @@ from tidepool.engine.host import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.jobs.job import Job
 from tidepool.queue import wire
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Finisher
-from tidepool.queue.leases import Again, Done, Leases, backlog, script
+from tidepool.queue.leases import Again, Done, Leases, backlog
+from tidepool.queue.scripts import script_text
 
 QUEUE = "arq:queue"
 MB = 2**20
@@ -248,7 +249,7 @@ async def test_finishes_are_sent_4_mib_at_a_time(redis: ArqRedis, monkeypatch: p
         return await right(owner, finishes)
 
     monkeypatch.setattr(leases, "finish", measured)
-    finisher = Finisher(leases, Patience(), lambda _: None)
+    finisher = Finisher(leases, Outage(), lambda _: None)
     for job_id in "abcdef":
         finisher.put(Job(job_id, job_id, "me"), Done(b"x" * (MB + 1), 1000))
     await finisher.drain()
@@ -397,7 +398,7 @@ async def test_no_foreign_value_is_read_whole(redis: ArqRedis) -> None:
     jobs, _ = await leases.claim("me", 10, suspect_too=True)
     await redis.zadd(QUEUE, {"held": 1})
     await redis.set("arq:in-progress:held", huge)
-    await redis.register_script(script("renew"))(
+    await redis.register_script(script_text("renew"))(
         keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
     )
 

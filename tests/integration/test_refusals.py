@@ -9,14 +9,15 @@ from typing import Any
 import asyncpg
 import pytest
 from arq.connections import ArqRedis
+from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from tidepool.health.readiness import Readiness
 from tidepool.pool.faults import Refused, ServerError, Unavailable, classify, words
 from tidepool.pool.pool import Pool, PoolConfig, connect
 from tidepool.protocols import other_than
-from tidepool.queue.connection import REFUSALS, RedisRefused, ask, open_redis, wait_for_redis
+from tidepool.queue.connection import ask, open_redis, wait_for_redis
+from tidepool.queue.faults import RedisRefused, is_outage, is_passing, is_refused_command
 from tidepool.servers import wait_for_postgresql
 from tidepool.storage import requirements
 from tidepool.urls import parse_postgres
@@ -233,12 +234,12 @@ async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
         url = f"redis://:hunter2@127.0.0.1:{port}/3"
         redis = open_redis(url, queue_name="q")
         try:
-            with pytest.raises(REFUSALS if said else RedisConnectionError) as met:
+            with pytest.raises(RedisRefused if said else RedisConnectionError) as met:
                 await wait_for_redis(redis, url, patience_s=60 if said else 1.5)
         finally:
             await redis.aclose(close_connection_pool=True)
     assert (said or "") in str(met.value)
-    assert (said is None) == (not isinstance(met.value, REFUSALS))
+    assert (said is None) == (not isinstance(met.value, RedisRefused))
     assert ([] if said else ["server.waited_for"]) == [line["event"] for line in logs]
     assert "hunter2" not in f"{logs} {met.value}"
 
@@ -278,9 +279,19 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
     assert "schema_migrations" in report.checks["postgresql"].reason
 
 
-def test_a_refused_command_is_no_connection_that_was_lost() -> None:
-    """A running worker waits when it is refused, as when the server is away: only the start ends by it."""
-    assert all(issubclass(one, (RedisConnectionError, ResponseError)) for one in REFUSALS)
+@pytest.mark.parametrize("kind", [AuthenticationError, RedisRefused])
+def test_a_refused_connection_ends_a_start_only(kind: type[Exception]) -> None:
+    """A running worker waits for the end of it, as when the server is away."""
+    assert is_outage(kind())
+    assert not is_passing(kind())
+
+
+@pytest.mark.parametrize("kind", [NoPermissionError, AuthenticationWrongNumberOfArgsError])
+def test_a_refused_command_ends_a_worker_too(kind: type[Exception]) -> None:
+    """Redis would refuse it for ever."""
+    assert is_refused_command(kind())
+    assert not is_outage(kind())
+    assert not is_passing(kind())
 
 
 def that_answers(reply: bytes) -> Answer:

@@ -420,8 +420,8 @@ MUTATIONS = [
     ),
     Mutation(
         "trouble with Redis ends the worker",
-        "Patience.pause",
-        "if not is_trouble(error):\n    raise error",
+        "Outage.pause",
+        "if not is_outage(error):\n    raise error",
         "raise error",
         "test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
     ),
@@ -477,8 +477,8 @@ MUTATIONS = [
     Mutation(
         "the cause of an earlier try stays",
         "finish.lua",
-        "redis.call('DEL', 'arq:cause:' .. id)",
-        "redis.call('EXISTS', 'arq:cause:' .. id)",
+        "redis.call('DEL', CAUSE .. id)",
+        "redis.call('EXISTS', CAUSE .. id)",
         "test_the_cause_of_the_last_try_is_kept",
     ),
     Mutation(
@@ -547,7 +547,7 @@ MUTATIONS = [
     Mutation(
         "an odd error ends a worker",
         "Worker._outlast",
-        "if self.burst or is_trouble(error) or isinstance(error, ResponseError):",
+        "if self.burst or is_outage(error) or is_refused_command(error):",
         "if True:",
         "test_an_error_of_a_round_does_not_end_the_worker",
     ),
@@ -617,7 +617,7 @@ MUTATIONS = [
     ),
     Mutation(
         "any score is reckoned with",
-        "due_ms",
+        "_due_ms",
         "int(min(max(0.0, float(score)), _LATEST_MS))",
         "int(float(score))",
         "test_poison_has_its_outcome_and_harms_nobody[P4 score -inf]",

@@ -20,8 +20,6 @@ from decimal import Decimal
 from typing import Any, Never, TypeVar
 
 import uvloop
-from arq.connections import ArqRedis
-from redis.exceptions import RedisError
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -31,7 +29,8 @@ from tidepool import durations, logs, process, servers
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.queue.connection import REFUSALS, open_redis, wait_for_redis
+from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
+from tidepool.queue.faults import REDIS_ERRORS, RedisError, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage import requirements
 from tidepool.storage.migrator import Migration, MigrationError, Migrations
@@ -121,7 +120,7 @@ async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls, migr
 
 
 @asynccontextmanager
-async def open_queue(settings: Settings, urls: Urls) -> AsyncGenerator[ArqRedis]:
+async def open_queue(settings: Settings, urls: Urls) -> AsyncGenerator[RedisClient]:
     """Give Redis's client for a command, once Redis answers and can serve us. Raises what redis-py raises."""
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
     try:
@@ -136,9 +135,9 @@ async def require_redis(settings: Settings, urls: Urls) -> None:
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
     try:
         await wait_for_redis(redis, urls.redis, patience_s=0)
-    except REFUSALS as error:
+    except RedisRefused as error:
         raise CommandError(f"Redis at {without_password(urls.redis)}: {words(error)}") from None
-    except (RedisError, OSError):
+    except REDIS_ERRORS:
         pass  # it may come later: a front answers 503 until then
     finally:
         await redis.aclose(close_connection_pool=True)

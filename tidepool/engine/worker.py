@@ -22,8 +22,6 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
-from arq.constants import abort_jobs_ss
-from redis.exceptions import ResponseError
 
 from tidepool import logs, process
 from tidepool.engine.attempt import Attempts
@@ -31,7 +29,8 @@ from tidepool.engine.host import Context, EngineOptions
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.periodic import FailureLog
-from tidepool.queue.faults import Patience, is_trouble, is_wrong_type, shown_text
+from tidepool.queue import keys
+from tidepool.queue.faults import Outage, is_answer, is_outage, is_refused_command, is_wrong_type, shown_text
 from tidepool.queue.holding import Holding
 from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Release
 from tidepool.queue.wakeup import Wakeup
@@ -81,7 +80,7 @@ class Worker(arq.worker.Worker):
         """Bytes of the jobs here that are not small."""
         self._failures = FailureLog("worker")
         self._freed = asyncio.Event()
-        self._patience = Patience()
+        self._outage = Outage()
         self._parts: _Parts | None = None
         self.is_stopping = False
 
@@ -91,9 +90,10 @@ class Worker(arq.worker.Worker):
         """Run until told to stop; exit status 2 where it could not start, or Redis refuses a command."""
         try:
             super().run()
-        except (StartError, ResponseError) as error:
-            refused = "Redis refuses us: " if isinstance(error, ResponseError) else ""
-            logs.say(f"error: {refused}{error}")
+        except Exception as error:
+            if not isinstance(error, StartError) and not is_answer(error):
+                raise
+            logs.say(f"error: {'Redis refuses us: ' if is_answer(error) else ''}{error}")
             raise SystemExit(2) from None
 
     async def main(self) -> None:
@@ -110,7 +110,7 @@ class Worker(arq.worker.Worker):
                 if self.burst and await self._burst_is_over():
                     await parts.holding.drain()
                     return
-                self._patience.over()
+                self._outage.over()
                 if not worked:
                     await self._rest()
             except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
@@ -123,8 +123,8 @@ class Worker(arq.worker.Worker):
 
         An error that is no answer of Redis's comes from data or a hook: it ends a worker in burst mode only, as in arq.
         """
-        if self.burst or is_trouble(error) or isinstance(error, ResponseError):
-            await self._patience.pause(error)
+        if self.burst or is_outage(error) or is_refused_command(error):
+            await self._outage.pause(error)
         else:
             self._failures.log(error)
             await asyncio.sleep(_FAILED_ROUND_DELAY_S)
@@ -173,7 +173,7 @@ class Worker(arq.worker.Worker):
                 self.queue_name,
                 name=self._name,
                 lease_s=self.options.lease_s,
-                patience=self._patience,
+                outage=self._outage,
                 acknowledged=self._acknowledged,
                 max_job_bytes=self.options.max_job_bytes,
             )
@@ -196,7 +196,7 @@ class Worker(arq.worker.Worker):
             await holding.give_back()
             await self.pool.delete(self.health_check_key)
         except Exception as error:
-            if not isinstance(error, TimeoutError) and not is_trouble(error):
+            if not isinstance(error, TimeoutError) and not is_outage(error):
                 raise
             log.warning("worker.left_jobs", jobs=len(self.tasks), error=type(error).__name__)
 
@@ -273,8 +273,8 @@ class Worker(arq.worker.Worker):
         holding = self._assembled().holding
         running = {job.queue_id: job for job in self.tasks if job.is_running}
         try:
-            aborted = await holding.aborted(list(running)) if await self.pool.zcard(abort_jobs_ss) else ()
-        except ResponseError as error:
+            aborted = await holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
+        except Exception as error:
             if not is_wrong_type(error):
                 raise
             return  # the next claim logs it

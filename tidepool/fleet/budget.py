@@ -1,11 +1,8 @@
 """The fleet's connection budget: the pools of all workers together never exceed what PostgreSQL can give.
 
 `tidepool.lifecycle` has one for each process: it enters before the process opens its first connection, takes its
-share, and beats once a second from then on. Workers know of each other by these beats, in Redis:
-
-    tidepool:budget:{database}           hash    worker id → its last beat and the connections that it holds
-    tidepool:budget:{database}:capacity  string  the newest reading of the server
-    tidepool:budget:{database}:restless  string  until when, since somebody came or went, or was given less
+share, and beats once a second from then on. Workers know of each other by these beats, in Redis
+(`tidepool.queue.keys.budget_keys`).
 
     usable = the least limit (server, role, database) - reserved - others - margin
     share  = usable / live workers; what is left of the division, one each to the first of them
@@ -31,18 +28,18 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 
 from tidepool.cancelling import heed_cancel
 from tidepool.fleet.capacity import Capacity
 from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
-from tidepool.queue.faults import Oddities, is_trouble
-from tidepool.queue.leases import with_typed
+from tidepool.queue import scripts
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import Oddities, is_outage
+from tidepool.queue.keys import budget_keys
 from tidepool.storage.server import ServerConnections
 
 log = structlog.get_logger(__name__)
@@ -73,7 +70,7 @@ class Budget:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisClient,
         database: str,
         worker_id: str,
         *,
@@ -86,11 +83,8 @@ class Budget:
         self.capacity: Capacity | None = None
         self._read_s = 0.0
         self._redis: Any = redis
-        key = f"tidepool:budget:{database}"
-        self._keys = [key, f"{key}:capacity", f"{key}:restless"]
-        self._script: Any = redis.register_script(
-            with_typed((files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8"))
-        )
+        self._keys = budget_keys(database)
+        self._script = scripts.load(redis, "budget")
         self._unusable = Oddities("budget.entries_unusable")
         self._worker_id = worker_id
         self._wanted = pool_size + BESIDE_POOL
@@ -188,7 +182,7 @@ class Budget:
             try:
                 reply = await self._script(keys=self._keys, args=args)
             except Exception as error:
-                if not is_trouble(error):
+                if not is_outage(error):
                     raise
                 self._trouble = {"error": f"{type(error).__name__}: {error}"[:200]}
                 return False  # a running engine logs it
@@ -207,7 +201,7 @@ class Budget:
         try:
             await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
         except Exception as error:
-            if not is_trouble(error):
+            if not is_outage(error):
                 raise
 
     async def _read_capacity(self) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Done, Ending, Leases
 
 log = structlog.get_logger(__name__)
@@ -23,11 +23,9 @@ log = structlog.get_logger(__name__)
 class Finisher:
     """Sends how jobs end; *acknowledged* is called with the jobs of each call that went through."""
 
-    def __init__(
-        self, leases: Leases, patience: Patience, acknowledged: Callable[[Sequence[Job[Command]]], None]
-    ) -> None:
+    def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job[Command]]], None]) -> None:
         self._leases = leases
-        self._patience = patience
+        self._outage = outage
         self._acknowledged = acknowledged
         self._waiting: deque[tuple[Job[Command], Ending]] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -65,7 +63,7 @@ class Finisher:
 
     async def _send_batch(self, batch: list[tuple[Job[Command], Ending]]) -> None:
         owner = batch[0][0].owner
-        held = await self._patience(lambda: self._leases.finish(owner, batch))
+        held = await self._outage.outlast(lambda: self._leases.finish(owner, batch))
         if lost := held.count(False):
             log.warning("lease.lost", owner=owner, jobs=lost, at="finish")
         self._acknowledged([job for job, _ in batch])

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Finisher
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, Ending, Leases, Release
 from tidepool.queue.renewal import Renewal
@@ -39,7 +39,7 @@ class Holding:
         *,
         name: str,
         lease_s: float,
-        patience: Patience,
+        outage: Outage,
         acknowledged: Callable[[Sequence[Job[Command]]], None],
         max_job_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
@@ -55,7 +55,7 @@ class Holding:
         """When to look for strays next, and until when again and again."""
         lease_ms = int(lease_s * 1000)
         self._leases = Leases(redis, queue_name, lease_ms=lease_ms, max_job_bytes=max_job_bytes)
-        self._finisher = Finisher(self._leases, patience, self._acknowledged)
+        self._finisher = Finisher(self._leases, outage, self._acknowledged)
         self._renewal = Renewal(redis, queue_name, lease_ms=lease_ms, owner=self._owner_at_work, lost=self._lost)
 
     @property

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated
 
-from arq.connections import ArqRedis
 from fastapi import Depends, Request
 
 from tidepool import servers
@@ -18,7 +17,7 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Readiness
 from tidepool.pool.pool import Pool
-from tidepool.queue.connection import ask, open_redis
+from tidepool.queue.connection import RedisClient, ask, open_redis
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.repositories import Repositories
@@ -37,7 +36,7 @@ class Services:
     settings: Settings
     urls: Urls
     pool: Pool
-    redis: ArqRedis
+    redis: RedisClient
     client: JobClient
     accepting: Accepting
     readiness: Readiness
