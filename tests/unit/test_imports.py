@@ -216,3 +216,15 @@ def test_every_module_says_what_it_is() -> None:
     assert [] == [
         module for module, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
     ]
+
+
+def test_no_room_of_the_library_imports_its_web_or_its_command_line() -> None:
+    """They stand above all of it, and are imported by applications."""
+    uppermost = ("tidepool.web", "tidepool.cli")
+    assert [] == [
+        f"{module} → {name}"
+        for module, path in MODULES.items()
+        for name in imports_of(path)
+        for room in uppermost
+        if is_in(module, "tidepool") and is_in(name, room) and not is_in(module, room)
+    ]
