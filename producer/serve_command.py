@@ -6,11 +6,8 @@ import sys
 from contextlib import AsyncExitStack
 
 from producer.demo import working_service
-from producer.http import create_front
 from settings import Settings
 from tidepool.cli import CommandError, CommandLine, Context, port, print_json
-from tidepool.web import CannotListen, is_loopback, listen_at
-from tidepool.web import serve as run_server
 
 _BACKLOG = 2048
 """Connections that may wait to be taken: several hundred callers may come at a time."""
@@ -34,6 +31,11 @@ def add_serve_command(commands: CommandLine) -> None:
 
 async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Serve HTTP until Ctrl-C: the operators' page, routes that enqueue jobs, and what is stored."""
+    # FastAPI takes half a second to import, which the other commands need not wait for.
+    from producer.http import create_front  # noqa: PLC0415
+    from tidepool.web import is_loopback  # noqa: PLC0415
+    from tidepool.web import serve as run_server  # noqa: PLC0415
+
     if context.settings.front_token is None and not is_loopback(arguments.host):
         raise CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
     async with AsyncExitStack() as beside:
@@ -46,6 +48,8 @@ async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> i
 
 
 async def _listen(arguments: argparse.Namespace) -> list[socket.socket]:
+    from tidepool.web import CannotListen, listen_at  # noqa: PLC0415
+
     try:
         return await listen_at(arguments.host, arguments.port, _BACKLOG)
     except CannotListen as error:
