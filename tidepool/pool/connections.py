@@ -8,12 +8,17 @@ import asyncio
 import functools
 import random
 import time
-from typing import Any, LiteralString, cast
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, LiteralString, TypeVar, cast
 
 import asyncpg
 
+from tidepool.pool.connection import DirectConnection, QueryRecord, Row
 from tidepool.pool.faults import connecting
 from tidepool.pool.figures import PoolStats
+
+T = TypeVar("T")
 
 _LENT, _RETURNING, _LOST, _SURPLUS = -1, -2, -3, -4
 """What a connection does, in place of the time since when it has been idle."""
@@ -39,23 +44,23 @@ class Session(asyncpg.Connection):
     repeated: the transaction is over then, and the second COMMIT would succeed without it.
     """
 
-    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+    async def execute(self, query: str, *args: object, **options: object) -> str:
         """Run *query*, as asyncpg does."""
         return await self._repeated(super().execute, query, *args, **options)
 
-    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+    async def fetch(self, query: str, *args: object, **options: object) -> list[Row]:
         """Return the rows, as asyncpg does."""
         return await self._repeated(super().fetch, query, *args, **options)
 
-    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+    async def fetchrow(self, query: str, *args: object, **options: object) -> Row | None:
         """Return the first row, as asyncpg does."""
         return await self._repeated(super().fetchrow, query, *args, **options)
 
-    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+    async def fetchval(self, query: str, *args: object, **options: object) -> Any:
         """Return the first row's first column, as asyncpg does."""
         return await self._repeated(super().fetchval, query, *args, **options)
 
-    async def _repeated(self, statement: Any, *args: Any, **options: Any) -> Any:
+    async def _repeated(self, statement: Callable[..., Awaitable[T]], *args: object, **options: object) -> T:
         if self.is_in_transaction():
             return await statement(*args, **options)
         for conflicts in range(1, _MOST_CONFLICTS):
@@ -79,7 +84,7 @@ class Connections:
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
         self._doing: dict[int, int] = {}
         """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
-        self._server_began: Any = None
+        self._server_began: datetime | None = None
 
     @property
     def count(self) -> int:
@@ -91,7 +96,7 @@ class Connections:
         """Those that are open and not about to end."""
         return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
 
-    async def connect(self, *args: Any, **options: Any) -> Any:
+    async def connect(self, *args: object, **options: object) -> DirectConnection:
         """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`.
 
         Raises `Refused` where waiting cannot help, else what asyncpg raises.
@@ -99,12 +104,12 @@ class Connections:
         async with connecting():
             return await self._connect(*args, **options)
 
-    async def _connect(self, *args: Any, **options: Any) -> Any:
+    async def _connect(self, *args: object, **options: object) -> DirectConnection:
         since_ns = time.perf_counter_ns()
         self._connecting += 1
         try:
-            async with asyncio.timeout(options["timeout"]):
-                connection: Any = await asyncpg.connect(*args, **options)
+            async with asyncio.timeout(cast("float", options["timeout"])):
+                connection = cast("DirectConnection", await asyncpg.connect(*args, **options))
                 await self._greet(connection)
         except Exception as error:
             self._count_error(error)
@@ -118,7 +123,7 @@ class Connections:
         connection.add_termination_listener(functools.partial(self._ended, pid))
         return connection
 
-    async def _greet(self, connection: Any) -> None:
+    async def _greet(self, connection: DirectConnection) -> None:
         """Ask since when the server runs, and whether it bounds transactions; cut a connection that does not answer."""
         try:
             server_began = await connection.fetchval(_OPENED)
@@ -132,13 +137,13 @@ class Connections:
             self._stats.database_restarts += 1
         self._server_began = server_began
 
-    def lent(self, connection: Any) -> int:
+    def lent(self, connection: DirectConnection) -> int:
         """Take note that somebody has it now; returns the server's process id."""
         pid: int = connection.get_server_pid()
         self._doing[pid] = _LENT
         return pid
 
-    def returning(self, connection: Any, pid: int) -> None:
+    def returning(self, connection: DirectConnection, pid: int) -> None:
         """Take note that it is being given back; `returned` follows."""
         if pid in self._doing:
             self._doing[pid] = _LOST if has_ended(connection) else _RETURNING
@@ -153,7 +158,7 @@ class Connections:
         if self._doing.get(pid) == _RETURNING:
             self._doing[pid] = now_ns
 
-    def _ended(self, pid: int, _connection: Any) -> None:
+    def _ended(self, pid: int, _connection: object) -> None:
         doing = self._doing.pop(pid, _LOST)
         self._stats.connections_closed += 1
         if self.closing:
@@ -169,7 +174,7 @@ class Connections:
         else:
             self._stats.closed_lost_idle += 1
 
-    def _queried(self, record: Any) -> None:
+    def _queried(self, record: QueryRecord) -> None:
         us, failed = int(record.elapsed * 1e6), record.exception is not None
         self._stats.queried(us, failed=failed)
         if record.query == COMMIT and not failed:
@@ -188,7 +193,7 @@ class Connections:
             self._stats.connect_errors += 1
 
 
-def has_ended(connection: Any) -> bool:
+def has_ended(connection: DirectConnection) -> bool:
     """Return whether a connection that was lent is of no use any more."""
     try:
         return bool(connection.is_closed())

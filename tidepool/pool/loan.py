@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, TracebackType
-from typing import Any, Self
+from typing import Self
 
-from tidepool.pool.connection import Connection
+from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import raise_fault
 
 _OF_THE_POOL = (__file__, str(Path(__file__).with_name("pool.py")), contextlib.__file__)
@@ -21,7 +21,7 @@ class Holder:
     """Somebody who has a connection now: the task, where it asked for the connection, and the server's process."""
 
     since_ns: int
-    task: asyncio.Task[Any] | None
+    task: asyncio.Task[object] | None
     where: str
     server_pid: int
 
@@ -45,19 +45,19 @@ class Loan:
 
     __slots__ = ("_lend", "_take_back", "code", "connection", "line", "server_pid", "since_ns", "task")
 
-    connection: Connection
+    connection: DirectConnection
     server_pid: int
     since_ns: int
-    task: asyncio.Task[Any] | None
+    task: asyncio.Task[object] | None
 
     def __init__(
-        self, lend: Callable[[Self], Awaitable[Connection]], take_back: Callable[[Self], Awaitable[None]]
+        self, lend: Callable[[Self], Awaitable[DirectConnection]], take_back: Callable[[Self], Awaitable[None]]
     ) -> None:
         self._lend = lend
         self._take_back = take_back
         self.code, self.line = _caller()
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> DirectConnection:
         try:
             return await self._lend(self)
         except Exception as error:

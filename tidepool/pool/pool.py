@@ -7,10 +7,10 @@ to be set, or reset, on a connection later.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, LiteralString, Self, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, LiteralString, Protocol, Self, cast
 
 import asyncpg
 
@@ -44,6 +44,18 @@ class PoolConfig:
     max_waiting: int = 10_000
 
 
+class _DriverPool(Protocol):
+    """The parts of asyncpg's pool that are used."""
+
+    def __await__(self) -> Generator[object, None, object]: ...
+    def get_size(self) -> int: ...
+    def get_idle_size(self) -> int: ...
+    async def acquire(self) -> DirectConnection: ...
+    async def release(self, connection: DirectConnection, *, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
+    async def close(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
 class Pool:
     """The pool. Open it with `Pool.open`; raises `Unavailable` or `PoolTimeout` where the server or the pool fails."""
 
@@ -58,7 +70,8 @@ class Pool:
         )
         self._loans: set[Loan] = set()
         self._shrinking: asyncio.Task[None] | None = None
-        self._pool: Any = asyncpg.create_pool(connect=self._connections.connect, **pool_options(config, self.limit))
+        options = pool_options(config, self.limit)
+        self._pool = cast("_DriverPool", asyncpg.create_pool(connect=self._connections.connect, **options))
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
@@ -71,12 +84,12 @@ class Pool:
     @property
     def size(self) -> int:
         """Connections open now."""
-        return cast("int", self._pool.get_size())
+        return self._pool.get_size()
 
     @property
     def idle(self) -> int:
         """Connections open and not in use now."""
-        return cast("int", self._pool.get_idle_size())
+        return self._pool.get_idle_size()
 
     @property
     def connections(self) -> int:
@@ -112,7 +125,7 @@ class Pool:
 
         Not by asyncpg's class: the isolation and the time limit are set in the round trip that begins it.
         """
-        async with self.acquire() as connection:
+        async with Loan(self._lend, self._take_back) as connection:
             await connection.execute(self._connections.begin)
             try:
                 yield connection
@@ -138,7 +151,7 @@ class Pool:
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
-    async def _lend(self, loan: Loan) -> Connection:
+    async def _lend(self, loan: Loan) -> DirectConnection:
         """Let the caller in when it is its turn, and give the *loan* its connection.
 
         asyncpg's pool has an idle one or opens one: never more than the gate lets in. There is no time limit here,
@@ -224,8 +237,7 @@ class Pool:
 
 async def connect(config: PoolConfig, purpose: str) -> DirectConnection:
     """Open one connection outside the pool, named after its *purpose* on the server. Raises `Unavailable`."""
-    options = _connect_options(config)
-    options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
+    options = _connect_options(replace(config, application_name=f"{config.application_name}:{purpose}"))
     async with translated(), connecting():
         return cast("DirectConnection", await asyncpg.connect(**options))
 
@@ -266,7 +278,7 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
     }
 
 
-async def _end(connection: Connection, statement: LiteralString) -> None:
+async def _end(connection: DirectConnection, statement: LiteralString) -> None:
     """End a transaction. Raises `Unavailable` if its connection was lost, whatever else went wrong because of that."""
     try:
         await connection.execute(statement)
@@ -280,5 +292,5 @@ def _ms_since(since_ns: int) -> int:
     return (time.perf_counter_ns() - since_ns) // 1_000_000
 
 
-async def _nothing_to_reset(_connection: Any) -> None:
+async def _nothing_to_reset(_connection: object) -> None:
     """Spare a round trip a release: asyncpg rolls back by itself, and no session state is ever set."""

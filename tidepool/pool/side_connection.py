@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
-from tidepool.pool.connection import Connection
+from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.pool.faults import translated
 from tidepool.pool.pool import PoolConfig, connect
 
@@ -16,7 +15,7 @@ class SideConnection:
     def __init__(self, config: PoolConfig, purpose: str) -> None:
         self._config = config
         self._purpose = purpose
-        self._connection: Any = None
+        self._connection: DirectConnection | None = None
         self._lock = asyncio.Lock()
 
     @asynccontextmanager

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -54,16 +54,16 @@ class _Snapshots:
 
     async def newest(
         self, *, worker_id: str | None = None, since: datetime | None = None, limit: int = 20
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """Return up to *limit* rows, the newest first."""
         rows = await self._connection.fetch(_SNAPSHOTS["newest"], worker_id, since, limit)
         return [dict(row.items()) for row in rows]
 
-    async def pool_health(self, since: datetime) -> list[dict[str, Any]]:
+    async def pool_health(self, since: datetime) -> list[dict[str, object]]:
         """Return the last minute of each live process that wrote a snapshot since then; see the view of that name."""
         return [dict(row.items()) for row in await self._connection.fetch(_SNAPSHOTS["pool_health"], since)]
 
-    async def fleet_health(self, since: datetime) -> list[dict[str, Any]]:
+    async def fleet_health(self, since: datetime) -> list[dict[str, object]]:
         """Return the fleet's minutes since then, the newest first; see the view of that name."""
         return [dict(row.items()) for row in await self._connection.fetch(_SNAPSHOTS["fleet_health"], since)]
 
@@ -133,7 +133,7 @@ class _Events:
         """Store *events*. One that is stored already is left as it is."""
         await self._connection.execute(_EVENTS["write"], to_json(events).decode())
 
-    async def newest(self, *, since: datetime, kind: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    async def newest(self, *, since: datetime, kind: str | None = None, limit: int = 20) -> list[dict[str, object]]:
         """Return up to *limit* rows since then, of that kind or of any, the newest first."""
         rows = await self._connection.fetch(_EVENTS["newest"], since, kind, limit)
         return [{**dict(row.items()), "detail": json.loads(row["detail"])} for row in rows]
@@ -161,7 +161,7 @@ class _Server:
         """Return the server's time, which rows are as old as."""
         return await self._connection.fetchval(_SERVER["clock"])
 
-    async def newest(self) -> dict[str, Any] | None:
+    async def newest(self) -> dict[str, object] | None:
         """Return the newest row, or None if there is no row."""
         row = await self._connection.fetchrow(_SERVER["newest"])
         return None if row is None else dict(row.items())

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected
 from tidepool.pool.connection import Connection, Row
@@ -54,7 +54,7 @@ class Requeued(NamedTuple):
 
     job_id: str
     function: str
-    args: dict[str, Any]
+    args: dict[str, object]
 
 
 class Conditions(TypedDict, total=False):
@@ -86,7 +86,7 @@ class Page(NamedTuple):
     with. A result of more than 4 kB is null, and an error is cut after 2,000 characters.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
     next: Key | None
 
 
@@ -118,17 +118,17 @@ class ResultRepository:
         found = await self._connection.fetch(_SQL["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
-    async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
+    async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows, the newest first."""
         found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
-    async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
+    async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows, those first whose jobs took longest, from being due to their outcome."""
         found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
-    async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
+    async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return where the time of these jobs went, a row for each function and part; see the view `job_latency`."""
         found = await self._connection.fetch(_SQL["latency"], *_conditions(selection))
         return [dict(row.items()) for row in found]
@@ -187,7 +187,7 @@ def status_of(outcome: Outcome) -> str:
     return type(outcome).__name__.lower()
 
 
-def _row_as_dict(row: Row) -> dict[str, Any]:
+def _row_as_dict(row: Row) -> dict[str, object]:
     """Return a row by its columns' names, and the JSON in it as what it says."""
     return {
         name: json.loads(value) if name in ("result", "args") and value is not None else value
@@ -195,7 +195,7 @@ def _row_as_dict(row: Row) -> dict[str, Any]:
     }
 
 
-def _conditions(selection: Selection) -> tuple[Any, ...]:
+def _conditions(selection: Selection) -> tuple[object, ...]:
     """Return a selection as the queries expect it: $1 to $4."""
     return tuple(selection.get(name) for name in ("job_ids", "status", "function", "since"))
 
