@@ -1,6 +1,6 @@
 -- name: lookup
--- The outcomes that these jobs have already. A requeued row is no outcome any more. One look into the index for each id,
--- whatever the planner believes: a plan of an empty table would compare each row with each id, once there are many.
+-- The outcomes that these jobs already have. A requeued row is not an outcome. The query forces one index look-up per id:
+-- a plan made while the table was empty would compare every row with every id.
 -- $1 job_id text[]
 SELECT found.job_id, found.status, found.result, found.reason, found.error
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
@@ -8,8 +8,8 @@ CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET
 WHERE found.requeued_at IS NULL
 
 -- name: write
--- Store outcomes. A row that exists is left alone and not counted, unless it was requeued: somebody else
--- was faster, and the caller must roll back. Sorted by key, against deadlocks between batches.
+-- Store outcomes. A row that exists stays as it is and is not counted, unless it was requeued: another worker was
+-- faster, and the caller must roll back. Sorted by key, which prevents deadlocks between batches.
 -- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us,
 -- pool_wait_us, batch_us
 -- $2 function text, $3 db_us bigint, $4 worker_id text, $5 write_us bigint
@@ -30,7 +30,7 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
 WHERE job_results.requeued_at IS NOT NULL
 
 -- name: finished
--- Of these jobs, those that have an outcome, with what a run's report counts. Looks as lookup does.
+-- Those of these jobs that have an outcome, with the columns that a run's report counts. Uses the index as `lookup` does.
 -- $1 job_id text[]
 SELECT found.job_id, found.function, found.status, found.reason, found.queue_us
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
@@ -38,7 +38,7 @@ CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET
 WHERE found.requeued_at IS NULL
 
 -- name: newest
--- The newest rows first; a null leaves its condition out.
+-- The newest rows first. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
 SELECT * FROM job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
@@ -47,8 +47,8 @@ ORDER BY finished_at DESC, job_id
 LIMIT $5
 
 -- name: slowest
--- The rows whose jobs took longest in all; a null leaves its condition out. Without an index of its own, which every
--- job would pay for: the top of a million rows takes 0.4 s, and with $4 the index on finished_at leaves few.
+-- The rows with the longest total time. A null parameter means no condition. This has no index, because each job would
+-- pay for it: a million rows take 0.4 s, and with $4 the index on finished_at leaves few rows.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
 SELECT * FROM job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
@@ -57,7 +57,7 @@ ORDER BY queue_us + batch_us + pool_wait_us + db_us DESC, job_id
 LIMIT $5
 
 -- name: edge
--- When the row finished that is $2 rows before a time; nothing if there are fewer.
+-- The time at which the $2-th row before $1 finished. No row if there are fewer rows.
 -- $1 before timestamptz, $2 most bigint
 SELECT finished_at FROM job_results
 WHERE $1::timestamptz IS NULL OR finished_at <= $1
@@ -65,7 +65,7 @@ ORDER BY finished_at DESC
 LIMIT 1 OFFSET $2
 
 -- name: edge_of_not_applied
--- The same, of the rejected and failed ones.
+-- The same for rejected and failed jobs only.
 -- $1 before timestamptz, $2 most bigint
 SELECT finished_at FROM job_results
 WHERE status <> 'applied' AND ($1::timestamptz IS NULL OR finished_at <= $1)
@@ -73,10 +73,10 @@ ORDER BY finished_at DESC
 LIMIT 1 OFFSET $2
 
 -- name: page
--- Rows before a key, the newest first; a null leaves its condition out. With a text $7, only rows that were not applied
--- and have it in their reason or error, in upper or lower case, and rows whose id begins with it: the first thousand
--- that the primary key finds. Rows come without arguments, which may have a megabyte each, without long results and
--- without the ends of long errors.
+-- Rows before a key, the newest first. A null parameter means no condition. With a text $7, only the rows of rejected and
+-- failed jobs whose reason or error contains it, ignoring case, and of the first thousand jobs whose id begins with it,
+-- found by the primary key. The rows have no arguments, which may have a megabyte each, and no long results; long errors
+-- are cut.
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint, $7 text text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
@@ -121,7 +121,7 @@ LIMIT $6
 SELECT EXISTS (SELECT FROM job_results)
 
 -- name: latency
--- What the view job_latency tells, of the jobs of a selection; a null leaves its condition out.
+-- The figures of the view job_latency for selected jobs. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz
 SELECT function, part, count(*) AS jobs,
        percentile_cont(0.50) WITHIN GROUP (ORDER BY us) / 1000 AS p50_ms,
@@ -137,8 +137,8 @@ GROUP BY function, part, place
 ORDER BY function, place
 
 -- name: mark_requeued
--- Take back the outcomes of jobs that had no effect and can be enqueued again; nothing else is touched.
--- Rows that an interrupted requeue left marked are returned again. A null leaves its condition out.
+-- Mark jobs as requeued that had no effect and whose arguments are kept; other rows stay as they are. Rows that an
+-- interrupted requeue has marked are returned again. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text, $6 after_id text,
 -- $7 limit bigint
 UPDATE job_results
@@ -157,7 +157,7 @@ WHERE job_id IN (
 RETURNING job_id, function, args
 
 -- name: prune
--- Delete one small batch of rows that are past their time. Answers how many.
+-- Delete up to $2 rows that finished before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM job_results
