@@ -1,7 +1,7 @@
 """The server connections of one pool: how long they took to open, and why each of them ended.
 
-asyncpg tells when a connection has ended, but not why; that follows from what it was doing then, which is
-noted here. Of asyncpg only the public hooks are used: `connect`, query logger and termination listener.
+asyncpg reports that a connection has ended, but not why; the reason follows from the state in which it was, which is
+kept here. Only public hooks of asyncpg are used: `connect`, query logger and termination listener.
 """
 
 import asyncio
@@ -9,7 +9,9 @@ import functools
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum, auto
 from typing import Any, LiteralString, TypeVar, cast
 
 import asyncpg
@@ -20,8 +22,6 @@ from tidepool.pool.figures import PoolStats
 
 T = TypeVar("T")
 
-_LENT, _RETURNING, _LOST, _SURPLUS = -1, -2, -3, -4
-"""What a connection does, in place of the time since when it has been idle."""
 _BOUNDS_TRANSACTIONS = (17,)
 """The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
 the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
@@ -29,11 +29,12 @@ _OPENED = "SELECT pg_postmaster_start_time()"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """The level that every statement here is written for, whatever the database's default is."""
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_MOST_CONFLICTS = 8
+_MAX_ATTEMPTS = 8
+"""After which a statement that conflicts each time fails; the delays before them add up to about a second."""
 COMMIT: LiteralString = "COMMIT"
-"""What ends a transaction of the pool, and is counted as such."""
+"""The statement that ends a transaction of the pool; its time is counted apart from other queries."""
 _IDLE_SHARE = 0.9
-"""A connection that ends after this share of the time for which it may be idle has ended for that reason."""
+"""A connection that ends after this share of its max idle time has ended for that reason: asyncpg's timer is early."""
 
 
 class Session(asyncpg.Connection):
@@ -63,12 +64,30 @@ class Session(asyncpg.Connection):
     async def _repeated(self, statement: Callable[..., Awaitable[T]], *args: object, **options: object) -> T:
         if self.is_in_transaction():
             return await statement(*args, **options)
-        for conflicts in range(1, _MOST_CONFLICTS):
+        for conflicts in range(1, _MAX_ATTEMPTS):
             try:
                 return await statement(*args, **options)
             except _CONFLICTS:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
         return await statement(*args, **options)
+
+
+class _State(Enum):
+    """What a connection is doing."""
+
+    IDLE = auto()
+    CHECKED_OUT = auto()
+    CHECKING_IN = auto()
+    LOST = auto()
+    SURPLUS = auto()
+    """It is being closed because it is above the limit."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    state: _State
+    idle_since_ns: int
+    """By `time.perf_counter_ns`; of an idle connection."""
 
 
 class Connections:
@@ -80,26 +99,27 @@ class Connections:
         self._stats = stats
         self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
         self.begin: LiteralString = _BEGIN
-        """What begins a transaction; its timeout is set in it, as a pooler would hand a session's on to others."""
+        """The statement that begins a transaction. It sets the timeout for this transaction only: through a pooler, a
+        setting of the session would reach other sessions."""
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
-        self._doing: dict[int, int] = {}
-        """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
+        self._opened: dict[int, _Opened] = {}
+        """By the server's process id."""
         self._server_began: datetime | None = None
 
     @property
     def count(self) -> int:
-        """Connections that the server knows of: open, being opened, or being closed."""
-        return len(self._doing) + self._connecting
+        """The number of connections that the server has: open, being opened, or being closed."""
+        return len(self._opened) + self._connecting
 
     @property
     def kept(self) -> int:
-        """Those that are open and not about to end."""
-        return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
+        """The number of connections that are open and not about to end."""
+        return sum(opened.state not in (_State.LOST, _State.SURPLUS) for opened in self._opened.values())
 
     async def connect(self, *args: object, **options: object) -> DirectConnection:
-        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`.
+        """Open a connection within its `timeout`; `asyncpg.create_pool` calls this as its `connect`.
 
-        Raises `Refused` where waiting cannot help, else what asyncpg raises.
+        Raises `Refused` if waiting cannot help, and otherwise what asyncpg raises.
         """
         async with connecting():
             return await self._connect(*args, **options)
@@ -118,13 +138,13 @@ class Connections:
             self._connecting -= 1
         self._stats.connected((time.perf_counter_ns() - since_ns) // 1000)
         pid = connection.get_server_pid()
-        self._doing[pid] = time.perf_counter_ns()
+        self._opened[pid] = _Opened(_State.IDLE, time.perf_counter_ns())
         connection.add_query_logger(self._queried)
         connection.add_termination_listener(functools.partial(self._ended, pid))
         return connection
 
     async def _greet(self, connection: DirectConnection) -> None:
-        """Ask since when the server runs, and whether it bounds transactions; cut a connection that does not answer."""
+        """Read when the server started and if it has a transaction timeout; cut a connection that does not answer."""
         try:
             server_began = await connection.fetchval(_OPENED)
         except BaseException:
@@ -137,39 +157,50 @@ class Connections:
             self._stats.database_restarts += 1
         self._server_began = server_began
 
-    def lent(self, connection: DirectConnection) -> int:
-        """Take note that somebody has it now; returns the server's process id."""
-        pid: int = connection.get_server_pid()
-        self._doing[pid] = _LENT
+    def checked_out(self, connection: DirectConnection) -> int:
+        """Set the state of a connection that a caller gets; returns the server's process id."""
+        pid = connection.get_server_pid()
+        self._move(pid, _State.CHECKED_OUT)
         return pid
 
-    def returning(self, connection: DirectConnection, pid: int) -> None:
-        """Take note that it is being given back; `returned` follows."""
-        if pid in self._doing:
-            self._doing[pid] = _LOST if has_ended(connection) else _RETURNING
+    def checking_in(self, connection: DirectConnection, pid: int) -> None:
+        """Set the state of a connection that is being given back; `checked_in` follows."""
+        self._move(pid, _State.LOST if self.has_ended(connection) else _State.CHECKING_IN)
 
     def surplus(self, pid: int) -> None:
-        """Take note that it is being closed because it is one too many, unless it has ended on the way."""
-        if self._doing.get(pid, _LOST) != _LOST:
-            self._doing[pid] = _SURPLUS
+        """Set the state of a connection that is being closed because it is above the limit, unless it is lost."""
+        if (opened := self._opened.get(pid)) and opened.state != _State.LOST:
+            opened.state = _State.SURPLUS
 
-    def returned(self, pid: int, now_ns: int) -> None:
-        """Take note that it is idle, unless it has ended on the way."""
-        if self._doing.get(pid) == _RETURNING:
-            self._doing[pid] = now_ns
+    def checked_in(self, pid: int, now_ns: int) -> None:
+        """Set the state of a connection that has been given back, unless it has ended meanwhile."""
+        if (opened := self._opened.get(pid)) and opened.state == _State.CHECKING_IN:
+            opened.state, opened.idle_since_ns = _State.IDLE, now_ns
+
+    @staticmethod
+    def has_ended(connection: DirectConnection) -> bool:
+        """Return whether a connection that was checked out cannot be used any more."""
+        try:
+            return connection.is_closed()
+        except asyncpg.InterfaceError:  # asyncpg has taken it back, because it cannot be used any more
+            return True
+
+    def _move(self, pid: int, state: _State) -> None:
+        if opened := self._opened.get(pid):
+            opened.state = state
 
     def _ended(self, pid: int, _connection: object) -> None:
-        doing = self._doing.pop(pid, _LOST)
+        opened = self._opened.pop(pid, _Opened(_State.LOST, 0))
         self._stats.connections_closed += 1
         if self.closing:
             self._stats.closed_shutdown += 1
-        elif doing == _SURPLUS:
+        elif opened.state == _State.SURPLUS:
             self._stats.closed_surplus += 1
-        elif doing == _RETURNING:
+        elif opened.state == _State.CHECKING_IN:
             self._stats.closed_used_up += 1
-        elif doing < 0:
+        elif opened.state != _State.IDLE:
             self._stats.closed_lost_in_use += 1
-        elif 0 < self._max_idle_ns <= time.perf_counter_ns() - doing:
+        elif 0 < self._max_idle_ns <= time.perf_counter_ns() - opened.idle_since_ns:
             self._stats.closed_idle += 1
         else:
             self._stats.closed_lost_idle += 1
@@ -191,11 +222,3 @@ class Connections:
             self._stats.connect_refused += 1
         else:
             self._stats.connect_errors += 1
-
-
-def has_ended(connection: DirectConnection) -> bool:
-    """Return whether a connection that was lent is of no use any more."""
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:  # asyncpg has taken it back, since it is of no use any more
-        return True

@@ -1,62 +1,61 @@
-"""A fair gate: at most so many callers inside, and the others let in in the order in which they came.
+"""A fair semaphore: at most *limit* callers are inside, and others enter in the order in which they came.
 
-asyncpg's pool has a queue of its own, which tells nothing about itself and cannot be bounded or resized.
-In front of it this gate lets in no more callers than the pool has connections, so that all waiting is
-done here, where it is counted.
+asyncpg's pool has a queue of its own, which reports nothing and cannot be bounded or resized. This gate in front of it
+lets no more callers in than the pool has connections, so that all waiting happens here, where it is counted.
 """
 
 import asyncio
 
 
 class GateFull(Exception):
-    """As many callers wait as may wait."""
+    """The max number of callers wait already."""
 
 
 class GateClosed(Exception):
-    """The gate has been closed; nobody is let in any more."""
+    """The gate has been closed: no caller can enter any more."""
 
 
 class Gate:
-    """Lets at most *limit* callers in at a time; at most *most_waiting* others wait for their turn."""
+    """Lets at most *limit* callers in at a time; at most *max_waiting* others wait for their turn."""
 
-    def __init__(self, limit: int, *, most_waiting: int) -> None:
+    def __init__(self, limit: int, *, max_waiting: int) -> None:
         self._limit = limit
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._inside = 0
         self._queue: dict[asyncio.Future[None], None] = {}
-        """Who waits, in order; a dictionary, because a caller that gives up may stand anywhere in it."""
+        """The waiting callers in order; a dictionary, because a caller that gives up can be anywhere in it."""
         self._closed = False
 
     @property
     def limit(self) -> int:
-        """How many may be inside."""
+        """The number of callers that may be inside."""
         return self._limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Let more in at once; where it is fewer, nobody is sent out, and nobody let in until enough have left."""
+        """Change the limit. A higher one lets callers in at once; a lower one lets none in until enough have left."""
         self._limit = limit
         self._let_in()
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of callers that wait."""
         return len(self._queue)
 
     def try_enter(self) -> bool:
-        """Go in if there is room and nobody waits; returns whether it did. Whoever went in must `leave`."""
+        """Enter if there is room and no caller waits; returns whether it has. After that, `leave` must be called."""
         if self._closed or self._queue or self._inside >= self._limit:
             return False
         self._inside += 1
         return True
 
     async def enter(self, timeout_s: float) -> None:
-        """Go in when it is one's turn, waiting at most *timeout_s*. Raises `TimeoutError`, `GateFull`, `GateClosed`."""
+        """Enter when it is the caller's turn, or raise `TimeoutError` after *timeout_s*, `GateFull` or `GateClosed`."""
         if self._closed:
             raise GateClosed
         if self.try_enter():
             return
-        if len(self._queue) >= self._most_waiting:
+        if len(self._queue) >= self._max_waiting:
             raise GateFull
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue[turn] = None
@@ -71,12 +70,12 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Go out, and let the next one in."""
+        """Leave, and let the next caller in."""
         self._inside -= 1
         self._let_in()
 
     def close(self) -> None:
-        """Send away everybody who waits, with `GateClosed`; who is inside may finish."""
+        """Raise `GateClosed` in every caller that waits; those inside can finish."""
         self._closed = True
         for turn in self._queue:
             if not turn.done():

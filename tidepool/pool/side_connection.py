@@ -1,4 +1,4 @@
-"""A connection beside the pool, for work that must not wait behind it."""
+"""A connection outside the pool, for work that must not wait for it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,7 +10,7 @@ from tidepool.pool.pool import PoolConfig, connect
 
 
 class SideConnection:
-    """One connection, opened when first used, opened anew after it was lost, used by one caller at a time."""
+    """One connection, opened at its first use and again after it was lost. One caller at a time uses it."""
 
     def __init__(self, config: PoolConfig, purpose: str) -> None:
         self._config = config
@@ -20,7 +20,7 @@ class SideConnection:
 
     @asynccontextmanager
     async def use(self) -> AsyncGenerator[Connection]:
-        """Lend the connection. Raises as `tidepool.pool.faults` says; after an error the next caller gets a new one."""
+        """Give the connection for a block. Raises the errors of `tidepool.pool.faults`; the next use then opens another."""
         async with self._lock, translated():
             if self._connection is None or self._connection.is_closed():
                 self._connection = await connect(self._config, self._purpose)
