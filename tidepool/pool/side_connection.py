@@ -20,7 +20,7 @@ class SideConnection:
 
     @asynccontextmanager
     async def use(self) -> AsyncGenerator[Connection]:
-        """Give the connection for a block. Raises the errors of `tidepool.pool.faults`; the next use then opens another."""
+        """Give the connection for a block. Raises the errors of `tidepool.pool.faults`; the next use opens another."""
         async with self._lock, translated():
             if self._connection is None or self._connection.is_closed():
                 self._connection = await connect(self._config, self._purpose)
