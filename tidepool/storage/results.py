@@ -136,7 +136,7 @@ class ResultRepository:
     async def mark_requeued(
         self, *, after_id: str, limit: int, search: str | None = None, **selection: Unpack[Selection]
     ) -> list[Requeued]:
-        """Take back up to *limit* rejected or failed outcomes, so that their jobs can be enqueued again; returns the jobs.
+        """Take back up to *limit* rejected or failed outcomes, so that their jobs can run again; returns the jobs.
 
         They are in the order of their ids, after *after_id*. *search* is that of `page`. If the caller dies before it
         has enqueued them, the next call returns them again.
