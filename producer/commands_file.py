@@ -1,4 +1,4 @@
-"""Commands from JSON Lines files, with what is wrong with each line that is none.
+"""Reads commands from JSON Lines files, and says what is wrong with each line that is not a command.
 
 A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. `run_command` reads files and
 standard input with it. It promises one item for every line that is not blank, in order, and never
@@ -53,7 +53,7 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A line that is no valid command. *field* is empty where the fault is not that of one field."""
+    """A line that is not a valid command. *field* is empty if the fault is not that of one field."""
 
     line: int
     field: str
@@ -68,7 +68,7 @@ class _RefusedError(Exception):
 
 
 def other_format(head: bytes) -> str | None:
-    """Return the name of the format that a file with this beginning has, if it is not text in UTF-8; else None."""
+    """Return the name of a file's format (gzip, UTF-16 …) by its first bytes; None if it may be UTF-8 text."""
     return next((name for start, name in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 

@@ -1,4 +1,4 @@
-"""`python -m producer serve --demo`: a service that works, to look at. Workers and a steady load beside the front."""
+"""`python -m producer serve --demo`: workers and a steady load of jobs, to try the service out."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""Worker processes for the length of a run: `--workers W`."""
+"""Runs worker processes for the length of a run (`--workers W`)."""
 
 import asyncio
 import os
@@ -25,10 +25,10 @@ _KEEP_LOGS_S = 7 * 86_400
 
 
 class Fleet:
-    """Runs *count* workers from the working directory, as the `arq` command; starts one anew that dies.
+    """Runs *count* worker processes from the working directory with the `arq` command, and replaces those that die.
 
-    Their log lines go to a file each under *log_dir*. *buried* is awaited with the pid of each that died:
-    only its parent knows at once that it will never come back for its jobs.
+    The log of each is a file in *log_dir*. *buried* is awaited with the process id of each that died, so that its jobs
+    can be given to other workers at once.
     """
 
     def __init__(self, count: int, log_dir: Path, buried: Callable[[int], Awaitable[object]]) -> None:
@@ -39,7 +39,7 @@ class Fleet:
         self._count = count
 
     def __enter__(self) -> Self:
-        """Start the workers, where the logs of earlier runs make room: those that nobody has written to for a week."""
+        """Start the workers, and delete the logs of earlier runs that were not written to for a week."""
         try:
             if self._count:
                 self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class Fleet:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Tell the workers to stop, and wait until they have."""
+        """Stop the workers with SIGTERM, and wait for their end; after 30 seconds they are killed."""
         self._stop()
 
     def _stop(self) -> None:
@@ -66,7 +66,7 @@ class Fleet:
                 worker.wait()
 
     async def watch(self) -> None:
-        """Replace workers that die, until cancelled. Raises `CommandError` when that has happened too often."""
+        """Replace workers that die, until cancelled. Raises `CommandError` after 20 of them, or if one cannot start."""
         while self._workers:
             for number, worker in enumerate(self._workers):
                 if worker.poll() is not None:

@@ -14,7 +14,7 @@ _STEPS_PER_E = 100
 
 
 class Percentiles:
-    """Percentiles of durations, from a histogram with buckets of one per cent."""
+    """Percentiles of durations, right to one per cent, in memory that does not grow with their number."""
 
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
@@ -43,7 +43,7 @@ class Percentiles:
 class Report:
     """The counts of one run.
 
-    `enqueued` + `duplicates` + `refused` is what was given; `pending` are enqueued jobs without an outcome yet.
+    `enqueued` + `duplicates` + `refused` is the number of commands; `pending` jobs have no outcome yet.
     """
 
     enqueued: int = 0
@@ -66,7 +66,7 @@ class Report:
                 self.rejections[job.reason] += 1
 
     def total(self, status: str) -> int:
-        """Return how many jobs have this status."""
+        """Return how many jobs ended with *status*: applied, rejected or failed."""
         return sum(count for (_, s), count in self.outcomes.items() if s == status)
 
     @property
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def pending(self) -> int:
-        """Enqueued jobs that have none."""
+        """Enqueued jobs that have no outcome yet."""
         return self.enqueued - self.finished
 
     @property

@@ -1,4 +1,4 @@
-"""One run of the producer: enqueue commands, follow their jobs to the outcomes, count.
+"""One run of the producer: enqueues commands, waits for the outcomes of their jobs, and counts both.
 
 Neither side holds the workload in memory. Commands are read and enqueued in chunks; of what was
 enqueued the ids are kept, compressed, until the follower takes a window of them at a time and asks the
@@ -25,7 +25,7 @@ _CHUNKS_PER_SECOND = 20
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast to enqueue: *rate* jobs a second (None: as fast as it goes), *concurrency* round trips at a time."""
+    """How fast to enqueue: *rate* jobs a second (None: as fast as possible), *concurrency* round trips at a time."""
 
     rate: float | None = None
     concurrency: int = 1
@@ -37,7 +37,7 @@ class Pace:
 
 
 class Run:
-    """One run. *finished* looks into the ledger; *refused* is told of every line that is refused, as it is met."""
+    """One run. *finished* looks up outcomes in the ledger; *refused* is called with each line that is refused."""
 
     def __init__(
         self, client: JobClient, finished: FinishedJobs, report: Report, refused: Callable[[Refusal], None]
@@ -63,7 +63,7 @@ class Run:
             self._all_enqueued = True
 
     async def follow(self) -> None:
-        """Wait until every enqueued job has its outcome, counting them as they come."""
+        """Wait until every enqueued job has its outcome; count the outcomes as they come."""
         window: set[str] = set()
         while not self._all_enqueued or window or self._ids:
             window.update(self._ids.take(_WINDOW - len(window)))

@@ -18,7 +18,7 @@ _EXAMPLES = """  %(prog)s                         on http://localhost:8000
 
 
 def add_serve_command(commands: CommandLine) -> None:
-    """Add `serve`."""
+    """Add the command `serve` to *commands*."""
     parser = commands.add("serve", _serve, examples=_EXAMPLES)
     parser.add_argument(
         "--host", default="localhost", metavar="H", help="address to listen on (default localhost: 127.0.0.1 and ::1)"

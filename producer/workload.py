@@ -1,4 +1,4 @@
-"""Generated commands: a workload that a seed and a mix describe in full.
+"""Generates commands: a workload that a seed and a mix describe in full.
 
 `run_command` streams workloads of any length through it. It promises that a seed and a mix always
 give the same stream, of which a shorter one is the beginning; that memory does not grow with the

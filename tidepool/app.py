@@ -1,4 +1,4 @@
-"""An application: what Tidepool has to know of the program that uses it."""
+"""An application: what Tidepool needs to know of the program that uses it."""
 
 from dataclasses import dataclass, field
 from importlib import import_module

@@ -15,6 +15,6 @@ __all__ = ["create_front"]
 
 
 def create_front(settings: Settings, urls: Urls) -> FastAPI:
-    """Return the front's application."""
+    """Return the web application of the service, which connects to *urls* when it starts."""
     routers = (commands.router, burst.router, reading.router)
     return create_app(app, settings, urls, routers=routers, quick=commands.router.routes)

@@ -1,4 +1,4 @@
-"""The load tests: a bounded burst of generated jobs, and bounded concurrent queries through the pool."""
+"""The load tests over HTTP: a burst of up to 10,000 generated jobs, and up to 100 concurrent queries."""
 
 import asyncio
 import secrets
@@ -23,7 +23,7 @@ router = Router(tags=["load test"])
 
 
 class Burst(BaseModel):
-    """What to generate; see `producer.workload`."""
+    """The body of `POST /load-test`: which jobs to generate, see `producer.workload`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -35,7 +35,7 @@ class Burst(BaseModel):
 
 
 class Enqueued(BaseModel):
-    """What was enqueued, and how fast."""
+    """The response of `POST /load-test`: how many jobs were enqueued, and how fast."""
 
     seed: int
     enqueued: int
@@ -45,7 +45,7 @@ class Enqueued(BaseModel):
 
 
 class Queried(BaseModel):
-    """What the queries did. *duration* is seconds; *failed* ones got no connection or no answer."""
+    """The response of `GET /load-test`. *duration* is in seconds; *failed* queries got no connection or no answer."""
 
     iterations: int
     successful: int
@@ -98,7 +98,7 @@ async def _alone(services: Services) -> AsyncGenerator[None]:
 
 @router.post("/load-test", responses=_UNDER_WAY)
 async def _load_test(burst: Burst, services: Using) -> Enqueued:
-    """Enqueue a burst of generated jobs as fast as it goes; workers run them as any others. One at a time."""
+    """Enqueue generated jobs as fast as possible; workers run them as any others. One load test at a time."""
     async with _alone(services):
         seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed
         try:

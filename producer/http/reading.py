@@ -1,4 +1,4 @@
-"""What the service has stored: users, products and orders. Money is text: a JSON number would become a float."""
+"""Routes that read users, products and orders. Money is text, since clients read a JSON number as a float."""
 
 from http import HTTPStatus
 from typing import Annotated, TypeVar
@@ -17,28 +17,28 @@ _MOST_SKIPPED = 10_000
 """Rows that an offset may skip, each of which is read. `after` goes on from any row at no cost."""
 
 _Row = TypeVar("_Row", User, Product, Order)
-Limit = Annotated[int, Query(ge=1, le=500, description="Rows at the most.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")]
 Before = Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")]
 Category = Annotated[str, Path(min_length=1, max_length=100, description="To the letter.")]
 After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
 
 
 class UserPage(BaseModel):
-    """Users in the order of their ids. *next* is the next page's `after`; none: this is the last one."""
+    """Users in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     users: list[User]
     next: int | None
 
 
 class ProductPage(BaseModel):
-    """Products in the order of their ids. *next* is the next page's `after`; none: this is the last one."""
+    """Products in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     products: list[Product]
     next: int | None
 
 
 class OrderPage(BaseModel):
-    """Orders, the newest first. *next* is the next page's `before`; none: this is the last one."""
+    """Orders, the newest first. *next* is the `before` of the next page, null on the last page."""
 
     orders: list[Order]
     next: int | None

@@ -1,4 +1,4 @@
-"""The bounds of the HTTP server, and what connections share of them."""
+"""The bounds of the HTTP server, and the counters that its connections share."""
 
 import resource
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ _MIN_CONNECTIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What differs between the front and a worker's port."""
+    """The bounds that differ between the HTTP front and the health port of a worker."""
 
     connections: int
     """Max open connections."""
     body_bytes: int
-    """Max bytes of a body that nobody reads, as after a refusal; a connection that sends more is closed."""
+    """Max bytes of a body that is not read, as after a refusal; a connection that sends more is closed."""
     accepts_per_s: float | None = None
     """Max new connections a second, and ten seconds' worth at once; others wait in the kernel's backlog. None: any."""
     refusal_delay_s: float = 0.0

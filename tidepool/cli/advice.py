@@ -30,7 +30,7 @@ _THOUSAND = 1000
 
 
 def add_advice_commands(commands: CommandLine) -> None:
-    """Add `why` and `advise`."""
+    """Add the commands `why` and `advise` to *commands*."""
     for name, command, examples in (("why", why, _WHY_EXAMPLES), ("advise", advise, _ADVISE_EXAMPLES)):
         commands.add(name, command, examples=examples).add_argument(
             "--since",

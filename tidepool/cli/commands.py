@@ -112,7 +112,7 @@ async def _cancelled_by(interruption: process.Interruption, command: Awaitable[i
 
 
 async def _guarded(command: Awaitable[int], urls: Urls) -> int:
-    """Tell what went wrong with a server in one line; what else goes wrong is a bug and keeps its traceback."""
+    """Turn the error of a server into one line; any other error is a bug and keeps its traceback."""
     try:
         return await command
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)

@@ -35,7 +35,7 @@ _WIDE = 120
 
 
 def add_job_commands(commands: CommandLine) -> None:
-    """Add `results` and `requeue`."""
+    """Add the commands `results` and `requeue` to *commands*."""
     listing = commands.add("results", _results, examples=_RESULTS_EXAMPLES)
     _add_selection(listing, ("applied", "rejected", "failed"), "any")
     listing.add_argument(

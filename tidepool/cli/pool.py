@@ -62,7 +62,7 @@ NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker runni
 
 
 def add_pool_commands(commands: CommandLine) -> None:
-    """Add `snapshots` and `pool`."""
+    """Add the commands `snapshots` and `pool` to *commands*."""
     listing = commands.add("snapshots", _snapshots, examples=_SNAPSHOTS_EXAMPLES)
     listing.add_argument(
         "--worker",

@@ -1,4 +1,4 @@
-"""The health room: whether the front lives and is ready, its figures, and those of the fleet's pools."""
+"""Routes of the front's health, its Prometheus metrics, and the pools' statistics."""
 
 import os
 from dataclasses import asdict
@@ -23,13 +23,13 @@ _HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
 
 
 class Alive(BaseModel):
-    """Who answers at all is alive."""
+    """The response of `GET /health/live`: a process that answers is alive."""
 
     alive: bool = True
 
 
 class Fact(BaseModel):
-    """One fact, and the words to it."""
+    """The result of one readiness check: whether it passed, and why."""
 
     ok: bool
     reason: str
@@ -37,7 +37,7 @@ class Fact(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether all that the front needs is there."""
+    """The response of `GET /health/ready`: whether the front can serve requests, check by check."""
 
     ready: bool
     checks: dict[str, Fact]
@@ -47,7 +47,7 @@ HealthStatus = Literal["healthy", "unhealthy"]
 
 
 class DatabaseHealth(BaseModel):
-    """Whether PostgreSQL answers, and how long it took: a connection of the pool and one query."""
+    """Whether PostgreSQL answers, and how many milliseconds a connection of the pool and one query took."""
 
     status: HealthStatus
     response_time_ms: float
@@ -84,9 +84,9 @@ class PoolStats(BaseModel):
     fleet: dict[str, object]
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy: the reasons say why"}})
+@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy; `reasons` has the failed checks"}})
 async def _health(services: Using) -> Health:
-    """Say whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
+    """Return whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
     report = await services.readiness.look()
     postgresql = report.checks.get("postgresql")
     answer = Health(
@@ -104,13 +104,13 @@ async def _health(services: Using) -> Health:
 
 @router.get("/health/live")
 async def _live() -> Alive:
-    """Answer while the front lives, whatever has become of its servers."""
+    """Answer as long as the process runs, also if PostgreSQL or Redis is away."""
     return Alive()
 
 
-@router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready: the checks say why"}})
+@router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready; `checks` says why"}})
 async def _ready(services: Using) -> Ready:
-    """Say whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
+    """Return whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
     report = await services.readiness.look()
     status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return JSONResponse(report.document(), status)  # pyright: ignore[reportReturnType]  (FastAPI takes both)

@@ -1,4 +1,4 @@
-"""Outcomes and pools over time, out of stored snapshots."""
+"""Reads outcomes and pools over time from stored snapshots."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -44,7 +44,7 @@ _JSON = "application/json"
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequests:
-    """How an application's routes accept jobs."""
+    """Accepts jobs on an application's routes; its fields say how outcomes are answered."""
 
     places: Mapping[str, str]
     """For fields of results that are row ids, the path under which the row is read: `{"user_id": "/users/"}`."""

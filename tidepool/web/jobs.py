@@ -1,4 +1,4 @@
-"""Jobs: their outcomes, page by page, and what an operator may do about them."""
+"""Routes that list the outcomes of jobs, requeue jobs and abort them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
@@ -77,7 +77,7 @@ class Pending(BaseModel):
 
 
 class Retrying(Pending):
-    """A job that has been tried without an outcome, and is to be tried again."""
+    """A job whose attempts so far failed, and which will be tried again."""
 
     function: str | None
     attempts: int
@@ -96,13 +96,13 @@ class Settled(Row):
 
 
 class Requeued(BaseModel):
-    """How many jobs run again."""
+    """The response of a requeue: how many jobs were enqueued again."""
 
     requeued: int
 
 
 class Aborting(BaseModel):
-    """A job that is to be aborted: it becomes `rejected` for `aborted`, unless it is done first."""
+    """The response of an abort. The job is rejected with the reason `aborted`, unless it is committed first."""
 
     id: str
     status: Literal["aborting"] = "aborting"
@@ -142,7 +142,7 @@ Filtered = Annotated[_Filter, Depends(_filtered)]
 async def _list_jobs(
     services: Using,
     wanted: Filtered,
-    limit: Annotated[int, Query(ge=1, le=500, description="Rows at the most.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")] = 50,
     cursor: Annotated[str | None, Query(max_length=500, description="The `next` of the page before.")] = None,
 ) -> JobPage:
     """List outcomes, the newest first."""
@@ -232,8 +232,8 @@ def _cursor(key: Key) -> str:
 
 
 def _key(cursor: str) -> Key:
-    """Return the key that a cursor stands for. Raises `Problem` where it is none of ours."""
+    """Return the key that a cursor stands for. Raises `Problem` if it is not one of ours."""
     try:
         return Key(*_KEY.validate_json(urlsafe_b64decode(cursor)))
     except ValueError:  # of either reader
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: is none that was handed out", code="invalid") from None
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: must be the `next` of a page", code="invalid") from None

@@ -1,4 +1,4 @@
-"""The operators' page: one HTML file and what it loads, out of this package."""
+"""Serves the operators' page: one HTML file and the scripts and styles that it loads."""
 
 import functools
 from pathlib import Path
@@ -20,7 +20,7 @@ static_files = StaticFiles(directory=_STATIC)
 
 @router.get("/", include_in_schema=False)
 async def _page(services: Using) -> HTMLResponse:
-    """Answer the page; where callers sign in, it has a button to sign out."""
+    """Return the page. If there is a token to sign in with, it has a button to sign out."""
     html = _html(can_sign_out=services.settings.front_token is not None)
     return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
 

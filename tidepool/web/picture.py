@@ -1,4 +1,4 @@
-"""What the operators' page shows, put together from the tables and the queue.
+"""Gathers what the operators' page shows from the tables and the queue.
 
 Its parts are kept for as long as they stay true, and each is gathered once for however many look: what is now for a
 second, history for longer the longer its stretches are. The verdicts are those of `GET /pool/stats`. Nobody looking:
@@ -33,7 +33,7 @@ _RECENT = "5m"
 
 
 class Pictures:
-    """The pictures of one front, as JSON, by the name of their time: `5m`, `1h` or `1d`."""
+    """The page's data as JSON, for the last `5m`, `1h` or `1d`. All viewers share it."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -44,7 +44,7 @@ class Pictures:
         self._whole = {name: Kept(LIFE_S, self._composer_of(name)) for name in SPANS}
 
     def of(self, window: str) -> Kept[bytes]:
-        """Return the picture of that time; getting it raises `tidepool.pool.faults.DatabaseFault`."""
+        """Return the data for *window*, as a cache; its `get` raises `tidepool.pool.faults.DatabaseFault`."""
         return self._whole[window]
 
     def _composer_of(self, window: str) -> Callable[[], Awaitable[bytes]]:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): `application/problem+json` with `type`, `title`, `status` and `detail`."""
+"""Answers errors with problem details (RFC 9457): JSON with `type`, `title`, `status`, `detail` and `code`."""
 
 from http import HTTPStatus
 from typing import Any
@@ -34,7 +34,7 @@ RESPONSES: dict[int | str, dict[str, object]] = {
 
 
 class Problem(Exception):
-    """Answers the request with *status*, *detail* and, as `code`, a word for programs."""
+    """Refuses a request: raised in a route, it is answered with *status*, *detail* and, for programs, *code*."""
 
     def __init__(self, status: HTTPStatus, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
@@ -46,7 +46,7 @@ class Problem(Exception):
 def problem(
     status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: object
 ) -> JSONResponse:
-    """Return the answer. *code* is a word for programs, *more* further members."""
+    """Return the response of a problem. *code* is for programs; *more* are further members of the document."""
     members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if code is not None:
         members["code"] = code
@@ -54,7 +54,7 @@ def problem(
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Let every error of *app* be answered as a problem."""
+    """Register handlers, so that *app* answers every error with a problem."""
 
     def on_problem(_request: Request, error: Problem) -> JSONResponse:
         return problem(error.status, error.detail, code=error.code)

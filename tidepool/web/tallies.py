@@ -1,4 +1,4 @@
-"""Outcomes of the last five minutes by function, out of the counters that every worker process writes at each tick.
+"""Counts the outcomes of the last five minutes by function, from the counters in every worker's snapshots.
 
 The counters are complete whatever the rate, and to read them costs the same at twenty jobs a second and at twenty
 thousand. They are as new as the last tick; what a killed process did since its last one is in the ledger only.

@@ -1,4 +1,4 @@
-"""The kinds of jobs, one file each: the command, the handler, and one line here.
+"""The job types of the service, one file each: the command, the handler, and one line here.
 
 A handler gets the open transaction and a batch, and returns one verdict for each job. It makes the repositories of
 `worker.tables` on the transaction; it never sees asyncpg, Redis or settings.

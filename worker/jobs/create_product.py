@@ -1,4 +1,4 @@
-"""Create a product."""
+"""The job type `create_product`."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,7 +13,7 @@ from worker.tables.products import CONSTRAINTS, ProductRepository
 
 
 class CreateProduct(Command):
-    """A new product. A sku is unique where one is given; products without one are never the same."""
+    """A new product. A sku, if it is given, must be unique; any number of products may have none."""
 
     sku: LeftOut[Sku] = None
     name: Name

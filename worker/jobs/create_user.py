@@ -1,4 +1,4 @@
-"""Create a user."""
+"""The job type `create_user`."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from worker.tables.users import CONSTRAINTS, UserRepository
 
 
 class CreateUser(Command):
-    """A new user. Username and email are unique to the letter: case and accents tell users apart."""
+    """A new user. Username and email are unique, compared exactly: case and accents make a difference."""
 
     username: Username
     email: Email

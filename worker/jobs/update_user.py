@@ -1,4 +1,4 @@
-"""Change a user."""
+"""The job type `update_user`."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -29,7 +29,7 @@ class UpdateUser(Command):
 
 
 async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
-    """Apply the changes. A user that is not there yet may be on its way: then the job is tried again."""
+    """Apply the changes. A job whose user does not exist yet is tried again later."""
     updated = await UserRepository(transaction).update([job.command for job in jobs])
     return [Unresolved(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in updated]
 
