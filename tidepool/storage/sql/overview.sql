@@ -1,5 +1,5 @@
 -- name: history
--- Of each process the last row of each stretch of time, from the one before *since* on, for gains to begin at.
+-- Of each process the last row of each stretch of time, and the last one before *since*, for gains to begin at.
 -- A look into the primary key for each process and stretch, however many rows lie between.
 -- $1 since timestamptz, $2 until timestamptz, $3 stretch interval
 WITH alive AS (
@@ -20,7 +20,8 @@ FROM alive
 CROSS JOIN generate_series($1 - $3::interval, $2, $3::interval) AS g (at)
 CROSS JOIN LATERAL (
     SELECT * FROM pool_snapshots
-    WHERE instance_id = alive.instance_id AND tick >= g.at AND tick < g.at + $3::interval
+    WHERE instance_id = alive.instance_id AND tick < g.at + $3::interval
+      AND tick >= CASE WHEN g.at < $1 THEN timestamptz '-infinity' ELSE g.at END
     ORDER BY tick DESC
     LIMIT 1
 ) AS s
