@@ -1,5 +1,5 @@
 FROM python:3.12-slim AS builder
-# The virtual environment has no installer. Wheels only: nothing of a dependency is executed here.
+# The virtual environment has no installer, and dependencies are wheels only, so none of their code runs in this build.
 RUN python -m venv --without-pip /opt/venv
 COPY requirements.txt /tmp/
 RUN pip --python /opt/venv install --no-cache-dir --disable-pip-version-check --no-deps \
@@ -9,8 +9,8 @@ COPY settings.py ./
 COPY tidepool/ tidepool/
 COPY producer/ producer/
 COPY worker/ worker/
-# Compiled now, as the file system is read-only later and each health check starts Python anew. The modes of
-# the checkout do not matter: owned by root, everybody reads, nobody writes.
+# Compiled here, because the file system is read-only later and each health check starts Python. The files belong to
+# root and are readable by all and writable by nobody, whatever modes the checkout has.
 RUN python -m compileall -q --invalidation-mode unchecked-hash . && chmod -R u=rwX,go=rX .
 
 FROM python:3.12-slim
@@ -20,11 +20,11 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /app /app
 WORKDIR /app
-# A number, so that Kubernetes' runAsNonRoot can tell, and the same one in every version.
+# A number, because Kubernetes' runAsNonRoot cannot check a name. It is the same in every version.
 USER 10001:10001
 STOPSIGNAL SIGTERM
-# The worker writes its sign of life every 3 seconds; WORKER_NAME, by default the container's, tells whose.
+# A worker renews its health key every 3 seconds. The key has WORKER_NAME in it, by default the container's host name.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 \
     CMD ["arq", "--check", "worker.WorkerSettings"]
-# Without a shell in between, so that SIGTERM reaches the worker, which then finishes the jobs it has.
+# No shell, so that SIGTERM reaches the worker, which then finishes the jobs that it holds.
 CMD ["arq", "worker.WorkerSettings"]

@@ -15,6 +15,7 @@ from settings import Settings
 from tidepool.cli import jobs as ledger_commands
 from tidepool.cli import terminal
 from tidepool.cli.terminal import Parser
+from worker import app
 
 _RUN_EXAMPLES = """  python -m producer --jobs 10000 --workers 1          a generated workload, and a worker to run it
   python -m producer --jobs 500 --rate 50 --follow     50 jobs a second, wait for the outcomes
@@ -119,6 +120,7 @@ def main() -> None:
         arguments = make_parser().parse_args(words[1:])
     else:
         arguments, command = _run_arguments(words), run_command.enqueue_and_follow
+    arguments.app = app
     terminal.run(lambda settings, urls: command(arguments, settings, urls), Settings)
 
 

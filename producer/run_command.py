@@ -25,6 +25,7 @@ from tidepool.client import JobClient
 from tidepool.embedded import Urls
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Finished
+from worker import app
 
 _MOST_REFUSALS_TOLD = 20
 
@@ -63,7 +64,7 @@ async def _whole(run: Run, take: Take, pace: Pace, fleet: Fleet, *, follow: bool
 @asynccontextmanager
 async def _ledger(settings: Settings, urls: Urls) -> AsyncGenerator[Look]:
     """Give the look into the ledger: it waits for PostgreSQL as long as commands do."""
-    pool = await terminal.open_pool(settings, urls, "producer")
+    pool = await terminal.open_pool(settings, urls, "producer", app.migrations)
 
     async def finished(job_ids: Sequence[str]) -> list[Finished]:
         async def look() -> list[Finished]:

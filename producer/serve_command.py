@@ -12,6 +12,7 @@ from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.web.server import serve as run_server
+from worker import app
 
 _BACKLOG = 2048
 """Connections that may wait to be taken: several hundred callers may come at a time."""
@@ -41,7 +42,8 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
         raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
     async with AsyncExitStack() as beside:
         listening = [beside.enter_context(one) for one in await _listen(arguments)]
-        await (await terminal.open_pool(settings, urls, "front")).close()  # waits for PostgreSQL, and migrates
+        pool = await terminal.open_pool(settings, urls, "front", app.migrations)  # waits for PostgreSQL, and migrates
+        await pool.close()
         await terminal.require_redis(settings, urls)
         if arguments.demo:
             await beside.enter_async_context(working_service(settings, urls))

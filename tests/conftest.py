@@ -1,11 +1,13 @@
 """What the tests share: servers for the session, a database and a Redis of its own for each test that asks.
 
 Pure tests ask for nothing here and start nothing. The servers are the embedded ones, in a directory of
-this session's own, so that several sessions may run at a time; they are gone when it ends.
+this session's own, so that several sessions may run at a time; they are gone when it ends. Each process of
+pytest-xdist is a session in this sense.
 """
 
 import asyncio
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -27,13 +29,14 @@ from tidepool.client import JobClient
 from tidepool.pool.pool import Pool, PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
-from tidepool.storage.migrations import migrate
+from worker import app
 
 QUEUE = "arq:queue"
 _TEMPLATE = "tidepool_template"
 _ENOUGH_BYTES = 2_000_000_000
 _REDIS_DATABASES = itertools.cycle(range(1, 15))  # 15 is what measuring commands empty
 _DATABASE_NUMBERS = itertools.count(1)
+_MAX_PROCESSES = 4  # each has a PostgreSQL and a Redis, some 150 MB
 
 hypothesis.settings.register_profile("tests", deadline=None, database=None)  # no clock, and no files in the checkout
 hypothesis.settings.load_profile("tests")
@@ -47,6 +50,15 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in one process per core, at most four; run a part of it, or the slow tests, in this process.
+
+    Each process has servers of its own. Slow tests measure, and a few tests are over before a second process is ready.
+    """
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not slow"
+    return min(os.cpu_count() or 1, _MAX_PROCESSES) if is_whole else 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,9 @@ def servers() -> Iterator[Servers]:
                 "SELECT pg_reload_conf()",
                 f"CREATE DATABASE {_TEMPLATE}",
             )
-            asyncio.run(migrate(PoolConfig(url=servers.database_url(_TEMPLATE), application_name="tests")))
+            asyncio.run(
+                app.migrations.migrate(PoolConfig(url=servers.database_url(_TEMPLATE), application_name="tests"))
+            )
             yield servers
     finally:
         shutil.rmtree(home, ignore_errors=True)

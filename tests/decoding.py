@@ -8,17 +8,18 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
-from tidepool.engine.attempt import perform
+from tidepool.engine.attempt import Attempts
+from tidepool.engine.host import EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import Worker
 from tidepool.jobs.command import Command
-from tidepool.jobs.outcomes import Applied, CommonReason, Outcome, Rejected
-from tidepool.ledger.delivery import Delivery
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.ledger.ledger import _entry
 from tidepool.queue import wire
-from tidepool.queue.leases import Claimed, Finish
+from tidepool.queue.leases import Done, Ending
 from tidepool.storage import rows
 from worker.jobs import JOBS
 
@@ -29,31 +30,33 @@ class Decoder:
     """An engine whose jobs go no further than to here: a command is applied, what is decided already stays so."""
 
     def __init__(self) -> None:
-        self._delivery: Delivery | None = None
+        self._intake = Intake(JOBS, max_tries=5)
+        self._intake.open(self)
         with asyncio.Runner() as runner:  # arq's constructor wants a loop; none is used later
-            self._worker = runner.run(self._make())
+            self._attempts = runner.run(self._make())
 
-    async def _make(self) -> Worker:
-        return Worker(
-            functions=arq_functions(JOBS),
-            handle_signals=False,
-            job_serializer=wire.serialize,
-            job_deserializer=wire.receive,
-            ctx={"intake": Intake(JOBS, self._submit, max_tries=5)},
+    async def _make(self) -> Attempts:
+        return Attempts(
+            Worker(
+                functions=arq_functions(JOBS),
+                handle_signals=False,
+                job_serializer=wire.serialize,
+                job_deserializer=wire.receive,
+                ctx={"engine": EngineOptions(intake=self._intake)},
+            )
         )
 
-    async def _submit(self, delivery: Delivery) -> Outcome:
-        self._delivery = delivery
-        return Applied({}) if isinstance(delivery.command, Command) else delivery.command
+    async def submit(self, job: Job[Command]) -> Outcome:
+        """Settle a job, as the batcher would."""
+        return job.decided or Applied({})
 
-    def decode(self, payload: bytes) -> tuple[Delivery, Finish]:
+    def decode(self, payload: bytes) -> tuple[Job[Command], Ending]:
         """Return what the ledger would be given, and what the engine would make of its answer."""
-        attempt = perform(self._worker, Claimed("job", 0, payload, 0, 0, "me"), cast("Any", None))
+        job: Job[Command] = Job("job", "job", "me", payload)
         try:
-            attempt.send(None)
+            self._attempts.make(job).send(None)
         except StopIteration as end:
-            assert self._delivery is not None
-            return self._delivery, end.value
+            return job, end.value
         raise AssertionError("the decoding waits for something")
 
 
@@ -62,27 +65,26 @@ _DECODER = Decoder()
 
 def checked(payload: bytes) -> Command | Rejected:
     """Decode *payload*: it is a command, or rejected with a reason; both can be stored, and told to a client."""
-    delivery, finish = _DECODER.decode(payload)
-    assert isinstance(delivery.command, Command | Rejected)
-    if isinstance(delivery.command, Rejected):
-        assert CommonReason.INVALID == delivery.command.reason
-        assert delivery.command.detail
-    _assert_storable(delivery)
-    assert "done" == finish.how
-    told = wire.deserialize(finish.value)["r"]
-    assert ("applied" if isinstance(delivery.command, Command) else "rejected") == told["status"]
-    return delivery.command
+    job, ending = _DECODER.decode(payload)
+    assert not isinstance(job.decided, Failed)
+    if job.decided:
+        assert CommonReason.INVALID == job.decided.reason
+        assert job.decided.detail
+    _assert_storable(job)
+    assert isinstance(ending, Done)
+    told = wire.deserialize(ending.result)["r"]
+    assert ("rejected" if job.decided else "applied") == told["status"]
+    return job.decided or job.command
 
 
-def _assert_storable(delivery: Delivery) -> None:
+def _assert_storable(job: Job[Command]) -> None:
     """Assert that PostgreSQL would take the ledger's row and the command's fields."""
-    outcome = delivery.command if isinstance(delivery.command, Rejected) else Applied({})
-    entry = _entry(delivery, outcome, time.perf_counter_ns())
-    fields = list(delivery.command.model_dump().values()) if isinstance(delivery.command, Command) else []
+    entry = _entry(job, job.decided or Applied({}), time.perf_counter_ns())
+    fields = [] if job.decided else list(job.command.model_dump().values())
     assert rows.encode([entry, fields])
-    assert len(delivery.function) <= 100
+    assert len(job.function) <= 100
     assert len(entry.error or "") <= 1000
-    texts = [delivery.function, *_texts(fields), *_texts(list(entry)), *_texts(json.loads(entry.args or "null"))]
+    texts = [job.function, *_texts(fields), *_texts(list(entry)), *_texts(json.loads(entry.args or "null"))]
     assert not [text for text in texts if "\x00" in text]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
-from tidepool.ledger.delivery import Delivery
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms
 from tidepool.storage.results import Finished
@@ -60,38 +59,39 @@ def a_stock(sku: str = "LAMP", *, in_stock: bool, **fields: Any) -> SetStock:
     return SetStock(**({} if "product_id" in fields else {"sku": sku}), in_stock=in_stock, **fields)
 
 
-def a_job(command: Any, job_id: str | None = None) -> Job[Any]:
-    """Return *command* as a job."""
-    return Job(job_id or f"job-{next(_NUMBERS)}", command)
-
-
-def a_delivery(
+def a_job(
     command: Command | Rejected | Failed | None = None,
     job_id: str | None = None,
     *,
     function: str | None = None,
     content: Any = None,
     attempt: int = 1,
-    last_try: bool = False,
-    looked_again: bool = True,
-) -> Delivery:
+    is_last_attempt: bool = False,
+    has_looked_again: bool = True,
+) -> Job[Any]:
     """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way."""
     command = command or a_user()
-    if content is None and isinstance(command, Command):
-        content = command.model_dump(mode="json", exclude_unset=True)
-    return Delivery(
-        id=job_id or f"job-{next(_NUMBERS)}",
+    job_id = job_id or f"job-{next(_NUMBERS)}"
+    job: Job[Any] = Job(
+        job_id,
+        job_id,
         function=function or _FUNCTIONS.get(type(command), "create_user"),  # pyright: ignore[reportArgumentType]
-        command=command,
         content=content,
         attempt=attempt,
-        last_try=last_try,
-        enqueued_at_ms=now_ms() - 1000,
-        due_at_ms=now_ms() - 1000,
-        taken_at_ms=now_ms(),
-        taken_ns=time.perf_counter_ns(),
-        looked_again=looked_again,
+        is_last_attempt=is_last_attempt,
+        enqueued_ms=now_ms() - 1000,
+        due_ms=now_ms() - 1000,
+        started_ms=now_ms(),
+        started_ns=time.perf_counter_ns(),
+        has_looked_again=has_looked_again,
     )
+    if isinstance(command, Command):
+        job.command = command
+        if content is None:
+            job.content = command.model_dump(mode="json", exclude_unset=True)
+    else:
+        job.decided = command
+    return job
 
 
 def a_submission(username: str = "ada", job_id: str | None = None) -> Submission:

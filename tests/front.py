@@ -15,10 +15,14 @@ from tidepool.embedded import Urls
 @asynccontextmanager
 async def a_front(database_url: str, redis_url: str, **variables: str) -> AsyncIterator[httpx.AsyncClient]:
     """Run the front until the block ends; gives a client of it. *variables* are further settings."""
-    settings = load({"DATABASE_URL": database_url, "REDIS_URL": redis_url, **variables})
-    app = create_front(settings, Urls(database_url, redis_url))
-    async with running(app) as http:
+    async with running(front_app(database_url, redis_url, **variables)) as http:
         yield http
+
+
+def front_app(database_url: str, redis_url: str, **variables: str) -> FastAPI:
+    """Return the front's application, not yet running. *variables* are further settings."""
+    settings = load({"DATABASE_URL": database_url, "REDIS_URL": redis_url, **variables})
+    return create_front(settings, Urls(database_url, redis_url))
 
 
 @asynccontextmanager

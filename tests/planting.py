@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from arq.connections import ArqRedis
+from engines import own_client, stop
 from factories import user_fields
 from waiting import until
 
+from tidepool.engine.host import EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
-from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.engine.worker import Worker
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
@@ -119,19 +121,21 @@ async def a_worker(
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run the engine as `tidepool.lifecycle` wires it, with one try a job, until the block ends."""
     ledger = Ledger(pool, types, worker_id=name)
-    batcher = Batcher(ledger.settle, slots=2, limit=500)
+    batcher = Batcher(ledger, slots=2, limit=500)
+    intake = Intake(types, max_tries=1, leave_s=leave_s)
+    intake.open(batcher)
     options = EngineOptions(
-        max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
+        intake=intake, max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
     )
     worker = Worker(
         functions=arq_functions(types),
-        redis_pool=redis,
+        redis_pool=own_client(redis),
         handle_signals=False,
         max_jobs=2000,
         allow_abort_jobs=True,
         job_serializer=serialize,
         job_deserializer=receive,
-        ctx={"intake": Intake(types, batcher.submit, max_tries=1, leave_s=leave_s), "engine": options},
+        ctx={"engine": options},
     )
     running = worker.main_task = asyncio.create_task(worker.main())
     try:
@@ -140,9 +144,7 @@ async def a_worker(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await batcher.close()
-        await worker._give_back()
-        await worker._holding.close()
-        await worker._wakeup.close()
+        await stop(worker)
 
 
 async def drained(redis: ArqRedis, running: asyncio.Task[None], *, left: int = 0) -> None:

@@ -11,24 +11,18 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 import structlog
-from arq.connections import ArqRedis
-from arq.constants import abort_jobs_ss
-from arq.jobs import Job
-from redis.exceptions import BusyLoadingError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tidepool import servers
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.ids import check_id
-from tidepool.queue import wire
-from tidepool.queue.connection import REFUSALS, open_redis
-from tidepool.queue.faults import is_trouble
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners, with_typed
+from tidepool.queue import keys, scripts, wire
+from tidepool.queue.connection import RedisClient, open_redis
+from tidepool.queue.faults import RedisUnavailable, is_passing
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners
+from tidepool.queue.results import job_status, wait_for_result
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.retry import wait_for_server
@@ -42,8 +36,6 @@ PATIENCE_S = 30.0
 """How long a call goes on trying to reach Redis."""
 _MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
-_SCRIPT = with_typed((files("tidepool.queue") / "lua" / "enqueue.lua").read_text("utf-8"))
-_CUT = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 
 Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 
@@ -67,11 +59,11 @@ class JobClient:
     after KEEP_RESULT seconds, the ledger only after RESULT_KEEP_DAYS.
     """
 
-    def __init__(self, redis: ArqRedis, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, redis: RedisClient, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:
         self._redis = redis
         self._settled = settled
         self._patience_s = patience_s
-        self._enqueue: Any = redis.register_script(_SCRIPT)
+        self._enqueue = scripts.load(redis, "enqueue")
 
     async def enqueue(self, function: str, fields: Mapping[str, Any], *, job_id: str | None = None) -> str:
         """Enqueue one job and return its id; an id that is known already changes nothing.
@@ -86,12 +78,13 @@ class JobClient:
     async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
         """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
 
-        Returns for each whether it was enqueued: False means that its id is known already, as a job in
-        the queue or as one that has a result. What the outcome is, if there is one, only the ledger says: whoever can
-        write to Redis can write a result of a job that never ran. *again* lets jobs run although they had a result.
-        A connection that is lost on the way is made again and the same call repeated, which enqueues
-        nothing twice; raises the error of `redis.exceptions` when that did not help for the patience, and
-        `ValueError` for too many, or for one that is larger than a worker decodes: then none is enqueued.
+        Returns for each whether it was enqueued: False if its id is known already, as a job in the queue or as one that
+        has a result. What its outcome is, only the ledger says: a result in Redis may be that of a job that never ran.
+        With *again* jobs run although they have a result.
+
+        A call that a lost connection cuts short is repeated, which enqueues nothing twice. Raises `RedisUnavailable` if
+        Redis stays away for longer than the client's patience, and `ValueError` for too many jobs, or for one that is
+        larger than a worker decodes: then none is enqueued.
         """
         if len(submissions) > MOST_AT_ONCE:
             raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
@@ -106,7 +99,7 @@ class JobClient:
 
     async def status(self, job_id: str) -> str:
         """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
-        return (await Job(job_id, self._redis, self._redis.default_queue_name).status()).value
+        return await job_status(self._redis, job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
         """Return what Redis knows of a job that is to be tried again; None where it has not been tried.
@@ -114,11 +107,7 @@ class JobClient:
         Whatever the values there are, which anybody may have written: what cannot be read is None.
         """
         reading: Any = self._redis.pipeline(transaction=False)
-        for prefix, most in (
-            ("arq:retry:", _MOST_DIGITS),
-            ("arq:cause:", _MOST_ERROR),
-            ("arq:job:", MAX_PAYLOAD_BYTES),
-        ):
+        for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
             reading.getrange(prefix + job_id, 0, most)  # of a huge value no more than shows that it is too large
         reading.zscore(self._redis.default_queue_name, job_id)
         tries, cause, payload, score = await reading.execute(raise_on_error=False)
@@ -136,7 +125,7 @@ class JobClient:
         if status not in ("queued", "deferred", "in_progress"):
             return False
         asking = self._redis.pipeline(transaction=True)
-        asking.zadd(abort_jobs_ss, {job_id: now_ms()})
+        asking.zadd(keys.ABORTS, {job_id: now_ms()})
         if status == "deferred":  # due now, so that somebody claims it and finds the mark
             asking.zadd(self._redis.default_queue_name, {job_id: 1}, xx=True)
         await asking.execute()
@@ -152,8 +141,7 @@ class JobClient:
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.
         """
-        job = Job(job_id, self._redis, self._redis.default_queue_name, wire.deserialize)
-        return await job.result(timeout_s, poll_delay=0.02)
+        return await wait_for_result(self._redis, job_id, timeout_s)
 
     async def bury(self, pid: int) -> int:
         """Give the jobs of a worker back that ran on this host as *pid* and is dead; returns how many leases it had.
@@ -164,29 +152,25 @@ class JobClient:
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue ids and payloads in one call of the script; returns for each whether it was enqueued."""
-        receipt = f"tidepool:receipt:{uuid.uuid4().hex}"
-        parts = [part for job in jobs for part in job]
-        keys, args = [self._redis.default_queue_name, receipt], [_RECEIPT_MS, int(again), *parts]
-        reply: bytes = await self._until_through(lambda: self._enqueue(keys=keys, args=args))
+        names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
+        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
+        try:
+            reply: bytes = await wait_for_server(
+                lambda: self._enqueue(keys=names, args=args),
+                is_passing,
+                server="redis",
+                address="the queue",
+                patience_s=self._patience_s,
+            )
+        except Exception as error:
+            if is_passing(error):
+                raise RedisUnavailable(str(error)) from error
+            raise
         return [answer == "1" for answer in reply.decode()]
 
     async def _known(self, submissions: Sequence[Submission]) -> Collection[str]:
         assert self._settled is not None
         return await self._settled([submission.id for submission in submissions])
-
-    async def _until_through(self, call: Callable[[], Awaitable[bytes]]) -> bytes:
-        async def attempt() -> bytes:
-            try:
-                return await call()
-            except ResponseError as error:  # read-only in a failover, or full
-                if not is_trouble(error):
-                    raise
-                raise RedisConnectionError(str(error)) from error
-
-        def is_cut(error: Exception) -> bool:
-            return isinstance(error, _CUT) and not isinstance(error, REFUSALS)
-
-        return await wait_for_server(attempt, is_cut, server="redis", address="the queue", patience_s=self._patience_s)
 
 
 @asynccontextmanager

@@ -15,15 +15,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import structlog
-from arq.connections import ArqRedis
-from redis.exceptions import RedisError
 
 from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
+from tidepool.engine.host import EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
-from tidepool.engine.worker import EngineOptions, StartError, install
+from tidepool.engine.worker import StartError, install
 from tidepool.fleet.budget import Budget, Member, Share
 from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
@@ -40,11 +39,13 @@ from tidepool.pool.faults import DatabaseFault, ServerError, words
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
-from tidepool.queue.connection import ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.connection import RedisClient, ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import backlog
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrations import MigrationError, migrate
+from tidepool.storage.migrator import MigrationError, Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import drops_channel_binding, without_password
 
@@ -55,7 +56,7 @@ T = TypeVar("T")
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
+def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
     """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
@@ -64,7 +65,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
     install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types)
+    this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
@@ -77,7 +78,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
         queue_name = settings.queue_name
         job_serializer = wire.serialize
         job_deserializer = wire.receive
-        health_check_key = f"{settings.queue_name}:health-check:{settings.worker_name}"
+        health_check_key = QueueKeys(settings.queue_name).health_check(settings.worker_name)
         health_check_interval = _HEALTH_CHECK_INTERVAL_S
         max_jobs = settings.max_jobs
         poll_delay = settings.poll_delay
@@ -91,7 +92,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings]) -> type:
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
-    if isinstance(error, (RedisError, OSError)):
+    if isinstance(error, REDIS_ERRORS):
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -100,15 +101,17 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class WorkerProcess:
     """What one worker process has open, from its connecting through `startup` to `shutdown`."""
 
-    def __init__(self, settings: Settings, job_types: JobTypes) -> None:
+    def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
         self._job_types = job_types
+        self._migrations = migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = servers.addresses(settings)
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self._health = HealthPort(settings.metrics_host, settings.metrics_port)
+        self._intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
         """Return what the engine has to know of this process."""
@@ -116,6 +119,7 @@ class WorkerProcess:
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
             connect=self._connect,
+            intake=self._intake,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
@@ -125,7 +129,7 @@ class WorkerProcess:
             log_arguments=False,
         )
 
-    async def _connect(self) -> ArqRedis:
+    async def _connect(self) -> RedisClient:
         """Start or join the embedded servers if they are used, and return Redis's client once it answers."""
         logs.configure(self._settings.log_level)
         try:
@@ -137,7 +141,7 @@ class WorkerProcess:
         )
         try:
             await wait_for_redis(redis, self._urls.redis)
-        except RedisError as error:
+        except RedisRefused as error:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
 
@@ -155,14 +159,10 @@ class WorkerProcess:
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
-        batcher = Batcher(
-            ledger.settle, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares
-        )
+        batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
         share.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        ctx["intake"] = Intake(
-            self._job_types, batcher.submit, max_tries=self._settings.max_tries, leave_s=self._settings.newer_job_wait
-        )
+        self._intake.open(batcher)
         self._watch(pool, ledger, batcher, side, share, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -172,14 +172,14 @@ class WorkerProcess:
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
 
-    async def _open_health_port(self, redis: ArqRedis) -> None:
+    async def _open_health_port(self, redis: RedisClient) -> None:
         try:
             await self._health.open(functools.partial(ask, redis))
         except CannotListen as error:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
 
-    async def _enter_fleet(self, redis: ArqRedis, side: SideConnection) -> Member:
+    async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Member:
         """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
         budget = Budget(
             redis,
@@ -200,8 +200,8 @@ class WorkerProcess:
             tables = not self._settings.migrate_on_start
             await self._wait_for_database(functools.partial(_require, side, tables=tables))
             if self._settings.migrate_on_start:
-                for migration in await self._wait_for_database(functools.partial(migrate, config)):
-                    log.info("migration.applied", version=migration.version, name=migration.name)
+                for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
+                    log.info("migration.applied", name=str(migration))
                 await self._wait_for_database(functools.partial(_require, side, tables=True))
             pool, share = await self._wait_for_database(functools.partial(_open_pool, config, member))
         except (DatabaseFault, MigrationError, ServerError) as error:
@@ -213,7 +213,7 @@ class WorkerProcess:
         return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
-        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: ArqRedis
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: RedisClient
     ) -> None:
         """Start the stats job, the pruning, and what judges both."""
         pruner = Pruner(
@@ -275,13 +275,10 @@ async def _open_pool(config: PoolConfig, member: Member) -> tuple[Pool, Share]:
     return await Pool.open(config, share.limit), share
 
 
-async def _read_backlog(redis: ArqRedis, queue_name: str) -> tuple[int, float | None] | None:
+async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
     """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
-    try:
-        found = await backlog(redis, queue_name, now_ms())
-    except (RedisError, OSError):
-        return None
-    return found.waiting, found.oldest_s
+    found = await backlog(redis, queue_name, now_ms())
+    return found and (found.waiting, found.oldest_s)
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:

@@ -8,21 +8,28 @@ Start a worker with `arq worker.WorkerSettings`; operators' commands are under `
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidepool import process
 
+if TYPE_CHECKING:
+    from tidepool.app import App
+
+    app: App
+
 
 def __getattr__(name: str) -> Any:
-    """Make WorkerSettings when it is asked for: importing a part of this package reads no environment."""
-    if name == "WorkerSettings":
+    """Make `app` and `WorkerSettings` on request: importing a part of this package reads no environment."""
+    if name in ("app", "WorkerSettings"):
         if process.is_arq_command():
             process.prepare()  # before the imports below, which take a second
         from settings import Settings  # noqa: PLC0415
         from tidepool.app import App  # noqa: PLC0415
+        from tidepool.storage.migrator import Migrations  # noqa: PLC0415
         from worker.jobs import JOBS  # noqa: PLC0415
 
-        return App(job_types=JOBS, settings=Settings).worker_settings()
+        app = App(job_types=JOBS, settings=Settings, migrations=Migrations(service="worker.tables"))
+        return app if name == "app" else app.worker_settings()
     if process.is_arq_command() and f"{__name__}.{name}" in sys.argv:
         print(f"error: no settings are called {name}: arq {__name__}.WorkerSettings", file=sys.stderr)  # noqa: T201
         sys.exit(process.ERROR)

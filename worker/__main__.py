@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 
 from tidepool.cli.main import main as operators_commands
+from worker import app
 
 MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
 """Commands that are `python -m lab …` now. They are handed on for one release."""
@@ -19,7 +20,7 @@ def main() -> None:
     """Run the command that the command line names."""
     words = sys.argv[1:]
     if not words or words[0] not in MOVED:
-        operators_commands()
+        operators_commands(app)
         return
     print(f"python -m worker {words[0]} has moved: python -m lab {words[0]}", file=sys.stderr)
     if find_spec("lab") is None:

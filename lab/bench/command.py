@@ -23,7 +23,7 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
 from tidepool.settings import Settings
-from tidepool.storage.migrations import migrate
+from worker import app
 
 _OURS = System("tidepool", "worker.WorkerSettings")
 _OURS_NOOP = System("tidepool", "lab.bench.targets.EngineNoop")
@@ -151,7 +151,7 @@ class Bench:
 async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
     """Measure this service beside stock arq and pgbench, in one run."""
     async with own_databases(urls) as (own, redis):
-        await migrate(PoolConfig(url=own.database, application_name="tidepool-bench"))
+        await app.migrations.migrate(PoolConfig(url=own.database, application_name="tidepool-bench"))
         environment = measured_environment(own.database, own.redis, LOG_LEVEL="WARNING")
         run = Bench(arguments, redis, own, Place(environment, tuple(arguments.pin or ())))
         for number in range(arguments.repeat):

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from lab.bench.processes import cpu_s, peak_mb
 from lab.bench.servers import QUEUE
 from tidepool.cli.terminal import CommandError
-from tidepool.queue import wire
+from tidepool.queue import keys, wire
 from tidepool.queue.wire import now_ms
 
 _LOOK_S = 0.005
@@ -66,7 +66,7 @@ async def preload_noops(redis: Redis, count: int) -> None:
         async with redis.pipeline(transaction=False) as pipe:
             for number in numbers:
                 job = {"f": "noop", "a": [number], "k": {}, "t": None, "et": now}
-                pipe.set(f"arq:job:noop-{number}", wire.serialize(job))
+                pipe.set(f"{keys.JOB}noop-{number}", wire.serialize(job))
             pipe.zadd(QUEUE, {f"noop-{number}": now for number in numbers})
             await pipe.execute()
 

@@ -24,8 +24,8 @@ from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from tidepool.settings import Settings, child_environment
-from tidepool.storage.migrations import migrate
 from tidepool.urls import with_database, without_password
+from worker import app
 
 QUEUE = "arq:queue"
 """What is measured works on this one, whatever QUEUE_NAME says."""
@@ -91,7 +91,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
             postgres_pid = None
             await _require(urls, settings, connections)
-        await migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
+        await app.migrations.migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
         yield Site(urls, redis, postgres_pid)
 
 

@@ -13,7 +13,8 @@ from arq.connections import ArqRedis
 from arq.worker import Retry
 
 from tidepool import servers
-from tidepool.engine.worker import EngineOptions, install
+from tidepool.engine.host import EngineOptions
+from tidepool.engine.worker import install
 from tidepool.pool import address
 from tidepool.queue import wire
 from tidepool.queue.connection import open_redis, redis_settings

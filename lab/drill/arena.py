@@ -29,8 +29,9 @@ from tidepool.logs import last_line
 from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.queue.connection import open_redis
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import release_owners
-from tidepool.storage.migrations import migrate
+from worker import app
 
 _LOOK_S = 0.05
 _WAIT_S = 60.0
@@ -88,7 +89,7 @@ class Arena:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
             self.urls = self.named or embedded.urls(self.home)
-            await migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
             self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
@@ -149,12 +150,12 @@ class Arena:
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the jobs that a worker holds."""
-        keys = await self.redis.keys(f"{QUEUE}:held:{Identity.worker_id_prefix(worker.pid)}*")
+        keys = await self.redis.keys(f"{QueueKeys(QUEUE).held_prefix}{Identity.worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
     async def leases(self) -> list[str]:
         """Return the owners that hold a lease."""
-        return [owner.decode() for owner in await self.redis.zrange(f"{QUEUE}:owners", 0, -1)]
+        return [owner.decode() for owner in await self.redis.zrange(QueueKeys(QUEUE).owners, 0, -1)]
 
     async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
         """Tell a worker to stop, and wait until it is started again, by *words* after `python -m`."""

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.pool import address
+from tidepool.queue import keys
 from tidepool.queue.connection import open_redis
 from tidepool.queue.leases import release_owners
 from tidepool.storage import queries
@@ -34,7 +35,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
         if not is_new:
             await connection.execute(_SQL["empty"])
         await release_owners(redis, queue, "")
-        async for key in redis.scan_iter("arq:result:drill-*", count=1000):
+        async for key in redis.scan_iter(f"{keys.RESULT}drill-*", count=1000):
             await redis.delete(key)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise CommandError(f"the servers cannot be examined: {type(error).__name__}: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 from arq.connections import ArqRedis
 
 from lab.bench.servers import QUEUE
-from tidepool.queue import wire
+from tidepool.queue import keys, wire
 from tidepool.queue.wire import now_ms
 
 _LOOK_S = 0.01
@@ -70,7 +70,8 @@ class ClosedLoad:
             at_ms = now_ms()
             payloads = [_payload(*job, at_ms) for job in islice(self.jobs, len(numbers))]
             async with self.redis.pipeline() as pipe:
-                pipe.mset({f"arq:job:lab-{number}": payload for number, payload in zip(numbers, payloads, strict=True)})
+                names = [f"{keys.JOB}lab-{number}" for number in numbers]
+                pipe.mset(dict(zip(names, payloads, strict=True)))
                 pipe.zadd(QUEUE, {f"lab-{number}": at_ms for number in numbers})
                 await pipe.execute()
         self._enqueued += count

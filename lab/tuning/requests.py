@@ -16,7 +16,7 @@ from arq.connections import ArqRedis
 
 from lab.bench.servers import QUEUE
 from lab.tuning.users import Send
-from tidepool.queue import wire
+from tidepool.queue import keys, wire
 from tidepool.queue.wire import now_ms
 
 _LOOK_S = 0.002
@@ -53,7 +53,7 @@ class Jobs:
         at_ms = now_ms()
         envelope = {"f": "create_user", "a": (), "k": fields(self._mark, number), "t": None, "et": at_ms}
         async with self._redis.pipeline() as pipe:
-            pipe.set(f"arq:job:{job_id}", wire.serialize(envelope))
+            pipe.set(keys.JOB + job_id, wire.serialize(envelope))
             pipe.zadd(QUEUE, {job_id: at_ms})
             await pipe.execute()
         try:
@@ -68,7 +68,7 @@ class Jobs:
         while True:
             await asyncio.sleep(_LOOK_S)
             job_ids = list(self._waiting)
-            results = await self._redis.mget([f"arq:result:{job_id}" for job_id in job_ids]) if job_ids else []
+            results = await self._redis.mget([keys.RESULT + job_id for job_id in job_ids]) if job_ids else []
             for job_id, result in zip(job_ids, results, strict=True):
                 if result is not None and not self._waiting[job_id].done():
                     self._waiting[job_id].set_result(result)

@@ -9,6 +9,7 @@ from producer.http import burst, commands, reading
 from settings import Settings
 from tidepool.embedded import Urls
 from tidepool.web.app import create_app
+from worker import app
 
 __all__ = ["create_front"]
 
@@ -16,4 +17,4 @@ __all__ = ["create_front"]
 def create_front(settings: Settings, urls: Urls) -> FastAPI:
     """Return the front's application."""
     routers = (commands.router, burst.router, reading.router)
-    return create_app(settings, urls, routers=routers, quick=commands.router.routes)
+    return create_app(settings, urls, app.migrations, routers=routers, quick=commands.router.routes)

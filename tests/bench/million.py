@@ -24,7 +24,7 @@ import httpx
 
 from tidepool import embedded
 from tidepool.pool.pool import PoolConfig
-from tidepool.storage.migrations import migrate
+from worker import app
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT_MS = 200
@@ -60,7 +60,7 @@ _CALLS = {
 
 async def build(config: PoolConfig) -> str:
     """Fill the database; returns the id of a job in the middle."""
-    await migrate(config)
+    await app.migrations.migrate(config)
     connection = await asyncpg.connect(config.url)
     await connection.execute((Path(__file__).parent / "million.sql").read_text("utf-8"), timeout=600)
     await connection.execute("VACUUM ANALYZE", timeout=600)

@@ -1,5 +1,6 @@
 """The operators' page as a person meets it: in a real browser, on a front that serves it."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -104,7 +105,8 @@ def plant_outcome(front: Front, job_id: str, *, status: str = "failed", **column
     """Write a ledger row of a job that was not applied."""
     services: Services = front.app.state.services
     reason = columns.get("reason", "email_taken") if status == "rejected" else None
-    content = '{"username": "ada", "email": "ada@example.org", "full_name": "Ada"}'
+    name = columns.get("name", "Ada")
+    content = json.dumps({"username": "ada", "email": "ada@example.org", "full_name": name})
     values = (job_id, columns.get("function", "create_user"), status, reason, columns.get("error", "boom"), content)
 
     async def write() -> None:
@@ -309,8 +311,8 @@ def test_the_hour_and_the_day_come_from_the_snapshots(front: Front, page: Page) 
 
 
 def test_what_comes_from_a_job_stays_text(front: Front, page: Page) -> None:
-    """Its id, its function and its error, in every place where they are shown."""
-    plant_outcome(front, EVIL, function=EVIL, error=EVIL)
+    """Its id, function, error and arguments, as a user's or a product's name, in every place where they are shown."""
+    plant_outcome(front, EVIL, function=EVIL, error=EVIL, name=f"name: {EVIL}")
     plant_outcome(front, "taken", function=EVIL, status="rejected", reason=EVIL, error=EVIL)
     plant_history(front, waiting=0)
     plant_counts(front, EVIL)
@@ -320,6 +322,7 @@ def test_what_comes_from_a_job_stays_text(front: Front, page: Page) -> None:
     page.get_by_role("link", name=EVIL).click()
     expect(page.get_by_role("heading", name=EVIL)).to_be_visible()
     expect(page.locator("#job-body")).to_contain_text(EVIL)
+    expect(page.locator("#job-body")).to_contain_text(f"name: {EVIL}")
     assert page.evaluate("window.pwned === undefined")
 
 

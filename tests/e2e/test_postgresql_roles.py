@@ -1,7 +1,9 @@
-"""PostgreSQL's roles: what tidepool/storage/roles.sql grants is enough, and no more than that."""
+"""PostgreSQL's roles: what tidepool/storage/roles.sql and the job types grant is enough, and no more than that."""
 
+import json
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,13 +14,20 @@ import pytest
 from commands import Service, stop, until
 
 from tidepool.advice.study import Study
+from tidepool.app import App
 from tidepool.fleet.capacity import Capacity
 from tidepool.health.pruner import Pruner
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+from tidepool.jobs.outcomes import Applied, Verdict
+from tidepool.pool.faults import Refused
 from tidepool.pool.pool import Pool, PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.migrations import migrate
+from tidepool.storage.migrator import Migrations
 from tidepool.storage.roles import grant_roles, verifier
 from tidepool.web.fleet import Fleet
+from worker import app
+from worker.jobs import JOBS
 
 WORK, READ = "tidepool_work", "tidepool_read"
 
@@ -31,8 +40,8 @@ def as_role(database: PoolConfig, role: str) -> PoolConfig:
 @pytest.fixture
 async def roles(database: PoolConfig, connection: Any) -> Any:
     """Have the roles, made twice, as after an upgrade."""
-    await grant_roles(database, {})
-    await grant_roles(database, {})
+    await grant_roles(database, {}, app.grants)
+    await grant_roles(database, {}, app.grants)
     yield
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
     await connection.execute(f"DROP ROLE {WORK}, {READ}")
@@ -51,8 +60,8 @@ def least(service: Service, database: PoolConfig, roles: None) -> Iterator[Servi
 async def test_workers_and_producers_need_no_more_than_to_work(
     least: Service, database: PoolConfig, rows: Any, tmp_path: Path
 ) -> None:
-    """Every kind of job, the ledger, a requeue and the figures; the other commands only read."""
-    (tmp_path / "commands.jsonl").write_text(
+    """Every job type, the ledger, a requeue and the figures; the other commands only read."""
+    commands = (
         '{"job": "create_user", "args": {"username": "ada", "email": "ada@x", "full_name": "Ada"}}\n'
         '{"job": "create_product", "args": {"sku": "tea", "name": "Tea", "price": "2.50", "category": "Drinks"}}\n'
         '{"job": "place_order", "args": {"username": "ada", "sku": "tea", "quantity": 2}}\n'
@@ -60,6 +69,8 @@ async def test_workers_and_producers_need_no_more_than_to_work(
         '{"job": "set_stock", "args": {"sku": "tea", "in_stock": true}}\n'
         '{"job": "create_user", "id": "twin", "args": {"username": "ada", "email": "b@x", "full_name": "B"}}\n'
     )
+    (tmp_path / "commands.jsonl").write_text(commands)
+    assert {job_type.name for job_type in JOBS} == {json.loads(line)["job"] for line in commands.splitlines()}
     worker = least.start_worker()
     ran = least.run("producer", "--file", str(tmp_path / "commands.jsonl"), "--follow", "--json")
     requeued = least.run("producer", "requeue", "twin", "--json")
@@ -76,6 +87,41 @@ async def test_workers_and_producers_need_no_more_than_to_work(
         for words in (("producer", "results"), ("worker", "snapshots"), ("worker", "pool"), ("worker", "why")):
             read = least.run(*words, "--json")
             assert (0, True) == (read.status, bool(read.document)), read.stderr
+
+
+class Charge(Command):
+    """A job of an application that has a table of its own."""
+
+    cents: int
+
+
+async def charge(transaction: Transaction, jobs: Sequence[Job[Charge]]) -> list[Verdict]:
+    """Insert the charges."""
+    query = "INSERT INTO charges (cents) SELECT unnest($1::integer[]) RETURNING id"
+    return [Applied({"id": row["id"]}) for row in await transaction.fetch(query, [job.command.cents for job in jobs])]
+
+
+@pytest.mark.parametrize("grants", [("SELECT, INSERT ON charges",), ()])
+async def test_a_job_with_a_table_of_its_own_may_do_what_it_declares(
+    database: PoolConfig, connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grants: tuple[str, ...]
+) -> None:
+    """The table in the application's migrations, the grants with the job type; without them it may do nothing."""
+    (tmp_path / "shop" / "migrations").mkdir(parents=True)
+    table = "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY, cents integer NOT NULL)"
+    (tmp_path / "shop" / "migrations" / "0001_charges.sql").write_text(table)
+    monkeypatch.syspath_prepend(tmp_path)
+    job_type = JobType("charge", Charge, charge, grants=grants)
+    shop = App(job_types=JobTypes([job_type]), migrations=Migrations(shop="shop"))
+    await shop.migrations.migrate(database)
+    await grant_roles(database, {}, shop.grants)
+    pool = await Pool.open(as_role(database, WORK))
+    try:
+        with nullcontext() if grants else pytest.raises(Refused, match="permission denied for table charges"):
+            async with pool.transaction() as transaction:
+                assert [Applied({"id": 1})] == await job_type.handler(transaction, [Job("c1", Charge(cents=7))])
+    finally:
+        await pool.close()
+        await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")
 
 
 async def test_what_each_worker_does_now_and_then_needs_no_more_either(
@@ -247,7 +293,7 @@ async def test_the_event_triggers_of_an_operator_change_nothing(
     )
     least.start_worker(STATS_INTERVAL="0.1")
     ran = least.run("producer", "--jobs", "100", "--mix", "create_user=1", "--follow", "--json")
-    await grant_roles(database, {})
+    await grant_roles(database, {}, app.grants)
     noted = await connection.fetch("SELECT DISTINCT who FROM changes")
     await connection.execute("DROP EVENT TRIGGER audit")
 
@@ -260,10 +306,10 @@ async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig
     limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tidepool_read'"
     assert 10 == await connection.fetchval(limit)
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT 3")
-    await grant_roles(database, {})
+    await grant_roles(database, {}, app.grants)
     assert 3 == await connection.fetchval(limit)
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT -1")
-    await grant_roles(database, {})
+    await grant_roles(database, {}, app.grants)
     assert 10 == await connection.fetchval(limit)
 
 
@@ -276,8 +322,8 @@ async def hardened(empty_database: PoolConfig) -> Any:
         f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
         "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"
     )
-    await migrate(empty_database)
-    await grant_roles(empty_database, {})
+    await app.migrations.migrate(empty_database)
+    await grant_roles(empty_database, {}, app.grants)
     yield empty_database
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")
     await connection.close()
@@ -344,7 +390,7 @@ async def test_a_grant_that_is_missing_is_one_clear_line(
     roles: None, database: PoolConfig, connection: Any, service: Service
 ) -> None:
     """An upgrade brought a migration, which the role that reads may not apply."""
-    await connection.execute("DELETE FROM schema_migrations WHERE version = 6")
+    await connection.execute("DELETE FROM schema_migrations WHERE version = 3")
     url = as_role(database, READ).url
 
     migrated = service.run("worker", "migrate", DATABASE_URL=url)
@@ -354,7 +400,7 @@ async def test_a_grant_that_is_missing_is_one_clear_line(
 
 
 async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
-    """A new one is granted in tidepool/storage/roles.sql."""
+    """The library's in tidepool/storage/roles.sql, an application's by the grants of its job types."""
     forgotten = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         " AND NOT has_table_privilege('tidepool_work', oid, 'SELECT')"

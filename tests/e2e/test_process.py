@@ -42,6 +42,43 @@ def test_a_signal_while_it_imports_ends_the_command(service: Service, words: tup
     assert (128 + number, b"", b"") == (done.returncode, done.stdout, done.stderr)
 
 
+def test_a_signal_while_python_ends_changes_no_status(service: Service) -> None:
+    """Python restores what signals do by default before it destroys the modules, and SIGTERM would kill it then."""
+    code = (
+        "import os, signal, sys; from tidepool import process\n"
+        "class Last:\n"
+        "    def __del__(self, end=os.kill, pid=os.getpid(), number=signal.SIGTERM): end(pid, number)\n"
+        "process.prepare(); last = Last(); process.run(lambda: sys.exit(1))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=service.environment, cwd=ROOT, check=False, timeout=50)
+    assert 1 == done.returncode
+
+
+def test_settings_of_another_name_are_one_line(service: Service) -> None:
+    """`arq worker.Typo` ended with a traceback of arq's."""
+    done = service.run("arq", "worker.Typo")
+    line = "error: no settings are called Typo: arq worker.WorkerSettings\n"
+    assert (2, "", line) == (done.status, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("command", ["bench", "drill"])
+def test_a_moved_command_without_the_laboratory_is_one_line(service: Service, tmp_path: Path, command: str) -> None:
+    """The image has no `lab`."""
+    for part in ("tidepool", "worker", "producer", "settings.py"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    done = subprocess.run(
+        [sys.executable, "-m", "worker", command],
+        env=service.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "error: the laboratory is not installed here" == done.stderr.splitlines()[-1]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process 1 of a new namespace")
 def test_process_one_hears_the_first_sigterm(service: Service) -> None:
     """The kernel drops it where process 1 has no handler, and `docker stop` then has to kill."""

@@ -9,6 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
 from tidepool.queue.connection import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.faults import RedisRefused
 
 
 async def test_a_task_that_talks_to_redis_can_be_cancelled(redis: ArqRedis) -> None:
@@ -87,5 +88,5 @@ async def test_a_user_that_may_not_even_ask_is_refused(redis: ArqRedis) -> None:
         raise NoPermissionError("this user has no permissions to run the 'ping' command")
 
     redis.ping = refuse
-    with pytest.raises(NoPermissionError):
+    with pytest.raises(RedisRefused, match="no permissions to run the 'ping' command"):
         await wait_for_redis(redis, "redis://r", patience_s=60)

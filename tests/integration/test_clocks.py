@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry, func
+from engines import own_client
 
 from tidepool.client import JobClient
 from tidepool.engine.worker import Worker
@@ -69,7 +70,7 @@ async def test_another_try_comes_after_its_delay(redis: ArqRedis, skew: Any) -> 
     skew()
     worker = Worker(
         functions=[func(job, name="job")],
-        redis_pool=redis,
+        redis_pool=own_client(redis),
         burst=True,
         max_burst_jobs=1,
         handle_signals=False,
@@ -81,8 +82,7 @@ async def test_another_try_comes_after_its_delay(redis: ArqRedis, skew: Any) -> 
     await worker.main()
 
     assert 50 < await due_in_s(redis, "again") <= 60
-    await worker._holding.close()
-    await worker._wakeup.close()
+    await worker.close()
 
 
 async def test_a_new_job_is_due_at_once(client: JobClient, redis: ArqRedis, skew: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from factories import a_delivery
+from factories import a_job
 from history import insert_ten_minutes
 
 from lab.drill.arena import QUEUE, Arena
@@ -46,7 +46,7 @@ async def settle(log: Log, pool: Pool) -> None:
             batch = []
         if job["job"]:
             command = JOBS.get(job["job"]).parse(job["args"])  # pyright: ignore[reportOptionalMemberAccess]
-            batch.append(a_delivery(command, job["id"], function=job["job"], content=job["args"], last_try=True))
+            batch.append(a_job(command, job["id"], function=job["job"], content=job["args"], is_last_attempt=True))
 
 
 async def books(database: PoolConfig, log: Log) -> Verdict:

@@ -20,7 +20,7 @@ async def test_an_empty_database_of_ours_is_taken(database: PoolConfig, redis_ur
 
 
 async def test_every_table_of_the_migrations_is_known(connection: Any) -> None:
-    """A new one is named in lab/drill/sql/guard.sql, or the drill calls its rows a stranger's."""
+    """It is not taken for a stranger's."""
     assert [] == await connection.fetch(queries.load("guard", "lab.drill")["tables"])
 
 

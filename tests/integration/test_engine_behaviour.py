@@ -427,8 +427,6 @@ async def test_a_signal_without_wait_puts_running_jobs_back(make: Make, redis: A
     await asyncio.wait_for(started.wait(), 10)
     one.handle_sig(signal.SIGTERM)
     await asyncio.gather(running, *one.tasks.values(), return_exceptions=True)
-    if isinstance(one, tidepool.engine.worker.Worker):
-        await one._give_back()
 
     assert 1 == await make(functions=functions).run_check()
     assert job is not None

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 from arq.worker import func
+from engines import own_client, stop
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 from waiting import until
 
 from tidepool.embedded import programs
-from tidepool.engine.worker import EngineOptions, Worker
-from tidepool.queue import wire
+from tidepool.engine.host import EngineOptions
+from tidepool.engine.worker import Worker
+from tidepool.queue import holding, renewal, wire
 from tidepool.queue.connection import open_redis
-from tidepool.queue.faults import is_trouble
+from tidepool.queue.faults import is_outage
 from tidepool.queue.leases import Leases, release_owners
 
 QUEUE = "arq:queue"
@@ -51,7 +53,7 @@ def a_worker(
 
     return Worker(
         functions=[func(job, name="job")],
-        redis_pool=redis,
+        redis_pool=own_client(redis),
         handle_signals=False,
         ctx={"engine": EngineOptions(lease_s=lease_s)},
         job_serializer=wire.serialize,
@@ -63,20 +65,42 @@ def a_worker(
 @pytest.fixture
 async def running() -> AsyncIterator[Any]:
     """Give a function that runs a worker in the background; all are stopped at the end."""
-    tasks: list[tuple[Worker, asyncio.Task[None]]] = []
+    workers: list[Worker] = []
 
     def start(one: Worker) -> asyncio.Task[None]:
         one.main_task = asyncio.create_task(one.main())
-        tasks.append((one, one.main_task))
+        workers.append(one)
         return one.main_task
 
     yield start
-    for one, task in tasks:
-        one.handle_sig(signal.SIGTERM)
-        await asyncio.gather(task, return_exceptions=True)
-        await one._give_back()
-        await one._holding.close()
-        await one._wakeup.close()
+    for one in workers:
+        await stop(one)
+
+
+class Clock:
+    """The clock by which a process knows when its lease ends; it can be moved, as by a sleep of the machine."""
+
+    def __init__(self) -> None:
+        self.moved_s = 0.0
+
+    def monotonic(self) -> float:
+        """Return seconds."""
+        return time.monotonic() + self.moved_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the clock of leases."""
+    clock = Clock()
+    for module in (holding, renewal):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+async def owner_in(redis: ArqRedis) -> str:
+    """Return the one owner that holds jobs."""
+    (owner,) = await redis.zrange(f"{QUEUE}:owners", 0, -1)
+    return owner.decode()
 
 
 @pytest.fixture
@@ -121,7 +145,7 @@ async def test_an_idle_worker_is_woken_by_any_client(redis: ArqRedis, running: A
     one = a_worker(redis, runs, poll_delay=30)
     running(one)
     async with asyncio.timeout(10):
-        while not hasattr(one, "_wakeup") or one._wakeup._listener is None:
+        while not (await redis.pubsub_numsub("__redis__:invalidate"))[0][1]:
             await asyncio.sleep(0.01)
         await redis.enqueue_job("job", _job_id="j")
         await runs.ran.wait()
@@ -144,7 +168,7 @@ async def test_a_dead_workers_jobs_run_within_its_lease(redis: ArqRedis, running
     assert ["j0", "j1", "j2", "j3", "j4"] == sorted(runs.ids)
 
 
-async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRedis, running: Any) -> None:
+async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRedis, running: Any, clock: Clock) -> None:
     """As after a sleep: its job comes back to it, and what the first attempt brings home late is refused."""
     attempts: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
 
@@ -161,8 +185,8 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert job is not None
     first = await asyncio.wait_for(attempts.get(), 10)
 
-    await release_owners(redis, QUEUE, one._holding.owner)
-    one._holding._renewal.begin(time.monotonic() - 99)
+    await release_owners(redis, QUEUE, await owner_in(redis))
+    clock.moved_s = 99
     second = await asyncio.wait_for(attempts.get(), 10)
     first.set_result("first")
     await until(one_attempt_is_left)
@@ -172,7 +196,7 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert "second" == await job.result(10, poll_delay=0.02)
 
 
-async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any) -> None:
+async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any, clock: Clock) -> None:
     """What the lost owner runs goes on for a while; the new owner's lease begins with its first claim nevertheless."""
     attempts: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
 
@@ -184,15 +208,15 @@ async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any) 
     running(one)
     await redis.enqueue_job("job", _job_id="lost")
     await asyncio.wait_for(attempts.get(), 10)
-    await release_owners(redis, QUEUE, one._holding.owner)
-    one._holding._renewal.begin(time.monotonic() - 99)
+    await release_owners(redis, QUEUE, await owner_in(redis))
+    clock.moved_s = 99
     await asyncio.wait_for(attempts.get(), 10)
-    heir = one._holding.owner
+    heir = await owner_in(redis)
     for number in range(3):  # each is a claim of its own
         await redis.enqueue_job("job", _job_id=f"later-{number}")
         await asyncio.wait_for(attempts.get(), 10)
 
-    assert heir == one._holding.owner
+    assert heir == await owner_in(redis)
     assert {b"lost": b"1"} == await redis.hgetall(f"{QUEUE}:lapses")
 
 
@@ -211,8 +235,7 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
     assert ([], 1) == (runs.ids, one.jobs_failed)
     assert "killer" in caplog.text
     assert "lost 3 workers" in caplog.text
-    await one._holding.close()
-    await one._wakeup.close()
+    await one.close()
 
 
 async def test_a_job_that_does_not_heed_its_stop_is_told_again(redis: ArqRedis) -> None:
@@ -255,11 +278,11 @@ async def test_every_step_of_the_end_is_taken(redis: ArqRedis, monkeypatch: pyte
     async def refuse(*_: Any) -> Any:
         raise NoPermissionError("this user has no permissions to run 'zrange'")
 
-    monkeypatch.setattr(one._holding._leases, "strays", refuse)
+    monkeypatch.setattr(Leases, "strays", refuse)
     with pytest.raises(NoPermissionError):
         await one.close()
     assert ended.is_set()
-    assert one._holding is None
+    assert one.pool is None
     assert not [thread for thread in threading.enumerate() if thread.name == "lease renewal"]
 
 
@@ -327,7 +350,7 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
 )
 def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """What passes by itself, or by mending data, is waited out; a wrong command would be repeated for ever."""
-    assert passes == is_trouble(error)
+    assert passes == is_outage(error)
 
 
 async def test_a_redis_that_stands_still_for_half_a_lease_costs_no_job(own_redis: Any, running: Any) -> None:

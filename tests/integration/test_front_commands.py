@@ -9,7 +9,7 @@ import httpx
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job
-from factories import a_delivery, product_fields, user_fields
+from factories import a_job, product_fields, user_fields
 from front import a_front
 from planting import QUEUE, a_worker
 from waiting import until
@@ -341,7 +341,7 @@ def test_bytes_that_are_no_result_are_read() -> None:
 
 async def test_a_failed_job_is_our_fault(front: httpx.AsyncClient, pool: Pool) -> None:
     """500 with the error that the ledger has."""
-    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_delivery(Failed("gave up"), "sad", content={})])
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(Failed("gave up"), "sad", content={})])
     answer = await front.post("/users/", json=user_fields(), headers={**WAIT, "Idempotency-Key": "sad"})
     assert (500, "failed", "gave up") == (answer.status_code, answer.json()["code"], answer.json()["detail"])
 

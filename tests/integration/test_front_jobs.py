@@ -8,7 +8,7 @@ from urllib.parse import quote, urljoin
 import pytest
 from arq.connections import ArqRedis
 from arq.constants import abort_jobs_ss
-from factories import a_delivery, a_product, a_submission, a_user, an_order
+from factories import a_job, a_product, a_submission, a_user, an_order
 from front import a_front
 from httpx import AsyncClient
 
@@ -16,7 +16,7 @@ from tidepool.client import JobClient
 from tidepool.jobs.outcomes import Failed
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.queue.leases import Finish, Leases
+from tidepool.queue.leases import Again, Leases
 from worker.jobs import JOBS
 
 TEXTS = ["\x00", "%00", "a/b", "ä", "😀", "%", "_", "'", '"', "\\", "x" * 200]
@@ -38,7 +38,7 @@ def ledger(pool: Pool) -> Ledger:
 async def fail(ledger: Ledger, *ids: str, error: str = "gave up", function: str = "create_user") -> None:
     """Let jobs fail, each with a row that is younger than the one before."""
     for job_id in ids:
-        await ledger.settle(function, [a_delivery(Failed(error), job_id, content={"username": job_id})])
+        await ledger.settle(function, [a_job(Failed(error), job_id, content={"username": job_id})])
 
 
 async def listed(http: AsyncClient, **parameters: Any) -> list[str]:
@@ -77,8 +77,8 @@ async def test_a_row_that_comes_between_two_pages_moves_nothing(http: AsyncClien
 
 async def test_a_filter_leaves_the_others_out(http: AsyncClient, ledger: Ledger, connection: Any) -> None:
     """By status, function and age, and all of them together."""
-    await ledger.settle("create_product", [a_delivery(a_product(), "product")])
-    await ledger.settle("place_order", [a_delivery(an_order("nobody"), "order", last_try=True)])
+    await ledger.settle("create_product", [a_job(a_product(), "product")])
+    await ledger.settle("place_order", [a_job(an_order("nobody"), "order", is_last_attempt=True)])
     await fail(ledger, "failed", "old")
     await connection.execute("UPDATE job_results SET finished_at = now() - interval '1 hour' WHERE job_id = 'old'")
     assert ["failed", "order", "product", "old"] == await listed(http)
@@ -90,7 +90,7 @@ async def test_a_filter_leaves_the_others_out(http: AsyncClient, ledger: Ledger,
 
 async def test_a_search_looks_at_ids_reasons_and_errors(http: AsyncClient, ledger: Ledger) -> None:
     """An id by how it begins; the words of a reason or an error wherever they stand, in whatever case."""
-    await ledger.settle("place_order", [a_delivery(an_order("nobody"), "order-1", last_try=True)])
+    await ledger.settle("place_order", [a_job(an_order("nobody"), "order-1", is_last_attempt=True)])
     await fail(ledger, "order-2", error="RuntimeError: the Lamp broke")
     await fail(ledger, "my-order", "100%", error="TimeoutError")
     assert ["order-2", "order-1"] == await listed(http, search="order-")
@@ -141,7 +141,8 @@ async def test_a_job_that_is_retried_says_why_and_when(http: AsyncClient, client
     await client.enqueue_many([a_submission(job_id="j")])
     leases = Leases(redis, redis.default_queue_name, lease_ms=5000)
     ((job,), _) = await leases.claim("o", 10, suspect_too=False)
-    await leases.finish("o", [Finish("j", "again", b"2 ValueError: no\xff luck", 60_000, owner=job.owner)])
+    await leases.finish("o", [(job, Again(2, "ValueError", 60_000))])
+    await redis.set("arq:cause:j", b"ValueError: no\xff luck")
     told = (await http.get("/jobs/j")).json()
     assert ("deferred", "create_user", 2) == tuple(told[name] for name in ("status", "function", "attempts"))
     assert "ValueError: no\ufffd luck" == told["last_error"]
@@ -161,7 +162,7 @@ async def test_a_job_is_its_outcome_or_else_what_the_queue_knows(
     """Queued, deferred, settled, taken back, unknown; an id may have slashes."""
     await client.enqueue_many([a_submission(job_id="file.jsonl/1")])
     await redis.enqueue_job("create_user", _job_id="later", _defer_by=1000)
-    await ledger.settle("create_user", [a_delivery(a_user(), "done")])
+    await ledger.settle("create_user", [a_job(a_user(), "done")])
     queued = (await http.get("/jobs/file.jsonl%2F1")).json()
     done = (await http.get("/jobs/done")).json()
     assert {"id": "file.jsonl/1", "status": "queued", "url": "/jobs/file.jsonl%2F1"} == queued
@@ -174,7 +175,7 @@ async def test_a_job_is_its_outcome_or_else_what_the_queue_knows(
 
 async def test_one_job_runs_again(http: AsyncClient, ledger: Ledger, client: JobClient) -> None:
     """One that failed; it is queued again. Applied ones, and ids that nobody knows, say why not."""
-    await ledger.settle("create_user", [a_delivery(a_user(), "done")])
+    await ledger.settle("create_user", [a_job(a_user(), "done")])
     await fail(ledger, "a/b")
     answer = await http.post("/jobs/a%2Fb/requeue")
     assert (202, {"requeued": 1}, 1) == (answer.status_code, answer.json(), await client.queued())
@@ -222,7 +223,7 @@ async def test_an_abort_marks_the_job(http: AsyncClient, ledger: Ledger, client:
     """As arq does; a deferred one becomes due, so that a worker finds the mark. What is settled stays."""
     await client.enqueue_many([a_submission(job_id="job")])
     await redis.enqueue_job("create_user", _job_id="later", _defer_by=1000)
-    await ledger.settle("create_user", [a_delivery(a_user(), "done")])
+    await ledger.settle("create_user", [a_job(a_user(), "done")])
     answers = [await http.post(f"/jobs/{job_id}/abort") for job_id in ("job", "later", "done", "nobody")]
     assert [202, 202, 409, 404] == [answer.status_code for answer in answers]
     assert {b"job", b"later"} == set(await redis.zrange(abort_jobs_ss, 0, -1))
@@ -244,7 +245,7 @@ async def test_lists_have_no_arguments_and_are_bounded_in_bytes(http: AsyncClien
     """A job's own answer has them. Every row is listed, on more pages, and long results and errors are left to it."""
     content = {"username": "x" * 60_000}
     for number in range(5):
-        job = a_delivery(Failed("é" * 3000), f"big-{number}", content=content)
+        job = a_job(Failed("é" * 3000), f"big-{number}", content=content)
         await ledger.settle("create_user", [job])
     answer = await http.get("/jobs", params={"limit": 200})
     assert len(answer.content) < 100_000

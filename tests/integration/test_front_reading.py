@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_product, a_user, an_order
+from factories import a_job, a_product, a_user, an_order
 from front import a_front
 from httpx import AsyncClient
 
@@ -26,11 +26,11 @@ async def http(database: PoolConfig, redis_url: str) -> AsyncIterator[AsyncClien
 async def shop(pool: Pool) -> None:
     """Put five users, three products and two orders in place."""
     ledger = Ledger(pool, JOBS, worker_id="worker-1")
-    await ledger.settle("create_user", [a_delivery(a_user(name)) for name in ("ada", "bob", "cyd", "dan", "eve")])
+    await ledger.settle("create_user", [a_job(a_user(name)) for name in ("ada", "bob", "cyd", "dan", "eve")])
     products = [a_product("lamp"), a_product("tea", category="Tea / Coffee"), a_product("desk", price="1000")]
-    await ledger.settle("create_product", [a_delivery(product) for product in products])
+    await ledger.settle("create_product", [a_job(product) for product in products])
     orders = [an_order("ada", "lamp", 2), an_order("ada", "desk", 3)]
-    await ledger.settle("place_order", [a_delivery(order, f"order-{n}") for n, order in enumerate(orders, 1)])
+    await ledger.settle("place_order", [a_job(order, f"order-{n}") for n, order in enumerate(orders, 1)])
 
 
 async def read(http: AsyncClient, path: str, **parameters: Any) -> Any:
@@ -124,7 +124,7 @@ async def test_a_page_of_products_is_bounded_in_bytes(
     for module in ("worker.tables.products", "producer.http.reading"):
         monkeypatch.setattr(f"{module}.MAX_PAGE_BYTES", 1000)
     products = [a_product(f"book-{n}", category="Books", description="é" * 300) for n in range(5)]
-    await Ledger(pool, JOBS, worker_id="w").settle("create_product", [a_delivery(one) for one in products])
+    await Ledger(pool, JOBS, worker_id="w").settle("create_product", [a_job(one) for one in products])
     pages: list[list[str]] = []
     after: int | None = 0
     while after is not None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_product, a_user
+from factories import a_job, a_product, a_user
 
 from tidepool.jobs.outcomes import Applied, Failed, RetryLater
 from tidepool.ledger.ledger import Ledger
@@ -50,10 +50,10 @@ async def test_what_a_handler_may_not_do_is_its_job_types_failure(pool: Pool, co
     acting = await Pool.open(pool.config)
     ledger = a_ledger(acting)
     async with asyncio.timeout(10):
-        (again,) = await ledger.settle("create_user", [a_delivery(a_user("ada"), "a")])
+        (again,) = await ledger.settle("create_user", [a_job(a_user("ada"), "a")])
         assert not ledger.database_is_away
-        (failed,) = await ledger.settle("create_user", [a_delivery(a_user("eve"), "b", last_try=True)])
-        (other,) = await ledger.settle("create_product", [a_delivery(a_product("tea"), "c")])
+        (failed,) = await ledger.settle("create_user", [a_job(a_user("eve"), "b", is_last_attempt=True)])
+        (other,) = await ledger.settle("create_product", [a_job(a_product("tea"), "c")])
     await acting.close()
 
     assert isinstance(again, RetryLater)
@@ -70,7 +70,7 @@ async def test_a_commit_that_is_refused_is_its_job_types_failure(pool: Pool, con
         " FOR EACH ROW EXECUTE FUNCTION broken()"
     )
     async with asyncio.timeout(10):
-        (outcome,) = await a_ledger(pool).settle("create_user", [a_delivery(a_user("ada"), "a", last_try=True)])
+        (outcome,) = await a_ledger(pool).settle("create_user", [a_job(a_user("ada"), "a", is_last_attempt=True)])
     assert isinstance(outcome, Failed)
     assert "PostgreSQL refuses its commit" in outcome.error
 
@@ -88,7 +88,7 @@ async def test_what_the_ledger_may_not_do_is_waited_for(pool: Pool, connection: 
     await connection.execute(taken)
     ledger = a_ledger(pool)
     async with asyncio.timeout(10):
-        settling = asyncio.create_task(ledger.settle("create_user", [a_delivery(a_user("ada"), "a", last_try=True)]))
+        settling = asyncio.create_task(ledger.settle("create_user", [a_job(a_user("ada"), "a", is_last_attempt=True)]))
         while not ledger.database_is_away and not settling.done():
             await asyncio.sleep(0.01)
         assert not settling.done()

@@ -9,10 +9,11 @@ from arq.connections import ArqRedis
 from redis.exceptions import ResponseError
 from waiting import until
 
+from tidepool.jobs.job import Job
 from tidepool.queue import holding
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.holding import Holding
-from tidepool.queue.leases import Finish, Leases
+from tidepool.queue.leases import Done, Leases
 
 QUEUE = "arq:queue"
 
@@ -21,10 +22,10 @@ QUEUE = "arq:queue"
 async def held(redis: ArqRedis) -> AsyncIterator[Holding]:
     """Give what a process called `me` holds: nothing yet."""
 
-    def acknowledged(_: Sequence[Finish]) -> None:
+    def acknowledged(_: Sequence[Job[Any]]) -> None:
         pass
 
-    it = Holding(redis, QUEUE, name="me", lease_s=10, patience=Patience(), acknowledged=acknowledged)
+    it = Holding(redis, QUEUE, name="me", lease_s=10, outage=Outage(), acknowledged=acknowledged)
     yield it
     await it.close()
 
@@ -85,7 +86,7 @@ async def test_a_finish_that_is_refused_is_kept_and_told(
 
     monkeypatch.setattr(held._leases, "finish", refuse)
     for job in claimed:
-        held.finish(Finish(job.id, "done", owner=job.owner))
+        held.finish(job, Done())
     await refused.wait()
     await held.drain()
     with pytest.raises(ResponseError, match="wrong number"):
@@ -94,7 +95,7 @@ async def test_a_finish_that_is_refused_is_kept_and_told(
     monkeypatch.setattr(held._leases, "finish", right)
     await enqueue(redis, "c")
     (later,) = await held.claim(10)
-    held.finish(Finish(later.id, "done", owner=later.owner))
+    held.finish(later, Done())
 
     async def all_are_gone() -> bool:
         return not await redis.zcard(QUEUE)

@@ -15,6 +15,7 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import DeserializationError, ResultNotFound
 from arq.worker import func
+from engines import own_client, stop
 from factories import user_fields
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,8 +24,9 @@ from redis.exceptions import RedisError
 
 import tidepool.engine.worker as engine
 from tidepool.client import JobClient
+from tidepool.engine.host import EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
-from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.engine.worker import Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Backends, Capacity
 from tidepool.jobs.outcomes import Applied, Rejected
@@ -128,10 +130,11 @@ def many_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[World]:
     """Run a worker until the last example."""
     ledger = Ledger(pool, JOBS, worker_id="me")
-    batcher = Batcher(ledger.settle, slots=2, limit=500)
-    options = EngineOptions(
-        owner="me", lease_s=0.2, max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=2**21, max_kept_bytes=MAX_KEPT_BYTES
-    )
+    batcher = Batcher(ledger, slots=2, limit=500)
+    intake = Intake(JOBS, max_tries=5)
+    intake.open(batcher)
+    limits = {"max_job_bytes": MAX_PAYLOAD_BYTES, "max_held_bytes": 2**21, "max_kept_bytes": MAX_KEPT_BYTES}
+    options = EngineOptions(owner="me", lease_s=0.2, intake=intake, **limits)
     budget = Budget(redis, "db", "me", pool_size=4, margin=5, read=a_reading)
     world: World
 
@@ -140,7 +143,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
 
     worker = Worker(
         functions=[*arq_functions(JOBS), func(hold, name="hold")],
-        redis_pool=redis,
+        redis_pool=own_client(redis),
         handle_signals=False,
         max_jobs=2000,
         allow_abort_jobs=True,
@@ -148,7 +151,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         job_deserializer=receive,
         health_check_key=HEALTH,
         health_check_interval=0,
-        ctx={"intake": Intake(JOBS, batcher.submit, max_tries=5), "engine": options},
+        ctx={"engine": options},
     )
     await (await budget.enter()).take_share()
     world = World(redis, asyncio.current_task(), budget, JobClient(redis, patience_s=1), Waits(redis))  # type: ignore[arg-type]
@@ -158,9 +161,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
     world.let_go.set()
     await asyncio.gather(world.running, return_exceptions=True)
     await batcher.close()
-    await worker._give_back()
-    await worker._holding.close()
-    await worker._wakeup.close()
+    await stop(worker)
 
 
 async def test_ids_of_a_megabyte_in_the_fleet_are_dropped_unread(redis: ArqRedis, logs: list[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from factories import a_delivery, a_user
+from factories import a_job, a_user
 
 from tidepool.jobs.outcomes import Applied
 from tidepool.ledger.ledger import Ledger
@@ -115,7 +115,7 @@ async def test_readers_and_writers_of_the_same_rows_all_succeed(strict: Pool) ->
     async with asyncio.timeout(30):
         following = asyncio.gather(follow(), follow())
         settled = await asyncio.gather(
-            *(ledger.settle("create_user", [a_delivery(a_user(f"user-{i}"), i) for i in ids[n::8]]) for n in range(8))
+            *(ledger.settle("create_user", [a_job(a_user(f"user-{i}"), i) for i in ids[n::8]]) for n in range(8))
         )
         await following
     assert all(isinstance(outcome, Applied) for outcomes in settled for outcome in outcomes)

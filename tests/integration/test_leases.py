@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from arq.jobs import Job, JobStatus
+from arq.jobs import Job as ArqJob
+from arq.jobs import JobStatus
 from redis import Redis
 
+from tidepool.jobs.job import Job
 from tidepool.queue import wire
-from tidepool.queue.leases import MOST_AT_ONCE, Claimed, Finish, Leases, release_owners, script
+from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Leases, Release, release_owners
 from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
+from tidepool.queue.scripts import script_text
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 QUEUE = "arq:queue"
@@ -47,9 +50,14 @@ async def lapse(redis: ArqRedis, owner: str) -> None:
             await redis.delete(key)
 
 
-def done(job_id: str, value: bytes = b"result") -> Finish:
-    """Return the finish of a job that has ended."""
-    return Finish(job_id, "done", value, 1000)
+def finished(job_id: str, ending: Ending, *, is_retry: bool = False) -> tuple[Job[Any], Ending]:
+    """Return a job that ends so."""
+    return Job(job_id, job_id, is_retry=is_retry), ending
+
+
+def done(job_id: str, result: bytes = b"result", *, is_retry: bool = False) -> tuple[Job[Any], Ending]:
+    """Return a job that has ended."""
+    return finished(job_id, Done(result, 1000), is_retry=is_retry)
 
 
 async def test_a_claim_brings_everything_about_the_job(redis: ArqRedis, leases: Leases) -> None:
@@ -61,8 +69,9 @@ async def test_a_claim_brings_everything_about_the_job(redis: ArqRedis, leases: 
     (a, b), returned = await leases.claim("me", 10, suspect_too=False)
 
     assert 0 == returned
-    assert Claimed("a", due, a.payload, 0, 0, "me") == a
-    assert ("b", 2) == (b.id, b.failed_tries)
+    assert ("a", "a", "me", due) == (a.id, a.queue_id, a.owner, a.due_ms)
+    assert (1, False, 0, False) == (a.attempt, a.is_retry, a.lapses, a.is_aborted)
+    assert ("b", 3, True) == (b.id, b.attempt, b.is_retry)
     assert b"et" in (a.payload or b"")
 
 
@@ -73,7 +82,7 @@ async def test_a_claimed_job_is_nobody_elses(redis: ArqRedis, leases: Leases) ->
     assert ["a"] == await claim(leases, "me")
     assert [] == await claim(leases, "you")
     assert [] == await claim(leases, "me")
-    assert JobStatus.in_progress == await Job("a", redis).status()
+    assert JobStatus.in_progress == await ArqJob("a", redis).status()
 
 
 async def test_jobs_that_stock_workers_run_are_paged_past(redis: ArqRedis, leases: Leases) -> None:
@@ -108,11 +117,11 @@ async def test_another_try_keeps_the_count_and_the_time(redis: ArqRedis, leases:
     """A job that runs again is due when it was told to be, and its failed tries are counted."""
     await enqueue(redis, "soon", "later")
     await claim(leases, "me")
-    await leases.finish("me", [Finish("soon", "again", b"1"), Finish("later", "again", b"1", 60_000)])
+    await leases.finish("me", [finished("soon", Again(1)), finished("later", Again(1, delay_ms=60_000))])
     seconds, _ = await redis.time()
 
     ((soon,), _) = await leases.claim("me", 10, suspect_too=False)
-    assert ("soon", 1) == (soon.id, soon.failed_tries)
+    assert ("soon", 2) == (soon.id, soon.attempt)
     assert 0 < (await redis.zscore(QUEUE, "later") or 0) - 1000 * seconds <= 61_000
 
 
@@ -121,12 +130,12 @@ async def test_the_cause_of_the_last_try_is_kept(cause: str, redis: ArqRedis, le
     """Whatever its text is, as long as the job is to run again; a try without one deletes that of the try before."""
     await enqueue(redis, "a")
     await claim(leases, "me")
-    await leases.finish("me", [Finish("a", "again", b"1 before")])
+    await leases.finish("me", [finished("a", Again(1, "before"))])
     await claim(leases, "me")
-    await leases.finish("me", [Finish("a", "again", f"2 {cause}".encode())])
+    await leases.finish("me", [finished("a", Again(2, cause))])
     assert (b"2", cause.encode() or None) == (await redis.get("arq:retry:a"), await redis.get("arq:cause:a"))
     await claim(leases, "me")
-    await leases.finish("me", [done("a")._replace(tried=True)])
+    await leases.finish("me", [done("a", is_retry=True)])
     assert [b"arq:result:a"] == await redis.keys("*")
 
 
@@ -136,7 +145,7 @@ async def test_a_released_job_is_as_it_was(redis: ArqRedis, leases: Leases) -> N
     before = await redis.zrange(QUEUE, 0, -1, withscores=True)
     await claim(leases, "me")
 
-    assert [True, True] == await leases.finish("me", [Finish("a", "release"), Finish("b", "release")])
+    assert [True, True] == await leases.finish("me", [finished("a", Release()), finished("b", Release())])
     assert before == await redis.zrange(QUEUE, 0, -1, withscores=True)
     assert not await redis.exists("arq:retry:a", "arq:in-progress:a", f"{QUEUE}:owners")
 
@@ -152,7 +161,18 @@ async def test_a_lost_owners_jobs_come_back_to_their_old_places(redis: ArqRedis,
 
     assert 2 == returned
     assert {"old-1", "old-2"} < {job.id for job in jobs}
-    assert [0, 0] == [job.failed_tries for job in jobs if job.id.startswith("old")]
+    assert [1, 1] == [job.attempt for job in jobs if job.id.startswith("old")]
+
+
+async def test_only_jobs_that_go_back_to_the_queue_are_counted(redis: ArqRedis, leases: Leases) -> None:
+    """A lost owner's set also has ids that have left the queue: `jobs.recovered` counted them."""
+    await enqueue(redis, "a", "b", "c")
+    assert ["a", "b", "c"] == await claim(leases, "lost")
+    await redis.zrem(QUEUE, "a")  # somebody finished it
+    await lapse(redis, "lost")
+    await redis.set("arq:in-progress:b", "another")  # somebody runs it
+    claimed, returned = await leases.claim("mine", 10, suspect_too=False)
+    assert (["c"], 1) == ([job.id for job in claimed], returned)
 
 
 async def test_an_owner_that_lost_its_lease_can_finish_nothing(redis: ArqRedis, leases: Leases) -> None:
@@ -163,7 +183,7 @@ async def test_an_owner_that_lost_its_lease_can_finish_nothing(redis: ArqRedis, 
     assert ["a"] == await claim(leases, "quick")
 
     assert [False] == await leases.finish("slow", [done("a", b"late")])
-    assert JobStatus.in_progress == await Job("a", redis).status()
+    assert JobStatus.in_progress == await ArqJob("a", redis).status()
     assert [True] == await leases.finish("quick", [done("a", b"right")])
     assert [False] == await leases.finish("slow", [done("a", b"late")])
     assert b"right" == await redis.get("arq:result:a")
@@ -236,10 +256,10 @@ async def test_a_job_that_ran_to_its_end_is_no_suspect(redis: ArqRedis, leases: 
         assert ["a"] == await claim(leases, owner)
         await lapse(redis, owner)
     assert ["a"] == [*await claim(leases, "me"), *await claim(leases, "me", suspect_too=True)]
-    await leases.finish("me", [Finish("a", "again", b"1")])
+    await leases.finish("me", [finished("a", Again(1))])
 
     ((job,), _) = await leases.claim("you", 10, suspect_too=False)
-    assert ("a", 1, 0) == (job.id, job.failed_tries, job.lapses)
+    assert ("a", 2, 0) == (job.id, job.attempt, job.lapses)
 
 
 async def test_a_full_claim_and_finish_fit_into_the_scripts(redis: ArqRedis, leases: Leases) -> None:
@@ -260,7 +280,7 @@ async def test_ids_that_are_no_text_survive(redis: ArqRedis, leases: Leases) -> 
     ((job,), _) = await leases.claim("me", 10, suspect_too=False)
 
     assert job.payload is None
-    assert [True] == await leases.finish("me", [Finish(job.id, "done")])
+    assert [True] == await leases.finish("me", [(job, Done())])
     assert 0 == await redis.zcard(QUEUE)
 
 
@@ -300,7 +320,7 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
         await redis.pexpire(f"arq:in-progress:{job_id}", 12_345)
     await redis.zadd(f"{QUEUE}:owners", {"me": seconds * 1000})
 
-    await redis.register_script(script("renew"))(
+    await redis.register_script(script_text("renew"))(
         keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
     )
 
@@ -315,7 +335,7 @@ async def test_a_renewal_looks_at_so_many_jobs_in_turn(redis: ArqRedis, leases: 
     """Anybody may have added millions to the set of those that are held: one call reads a bounded part of it."""
     await enqueue(redis, *"abcde")
     await claim(leases, "me")
-    renew = redis.register_script(script("renew"))
+    renew = redis.register_script(script_text("renew"))
     rank, replies = 0, list[tuple[int, int, str]]()
     for _ in range(3):
         for job_id in "abcde":

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_product, a_stock, a_user, an_order
+from factories import a_job, a_product, a_stock, a_user, an_order
 from waiting import until
 
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected, RetryLater
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Rejected, RetryLater
 from tidepool.ledger.ledger import UNRESOLVED_DELAYS_S, Ledger
 from tidepool.ledger.tally import Tally
 from tidepool.pool.pool import Pool, PoolConfig
@@ -33,8 +33,8 @@ async def count(connection: Any, table: str) -> int:
 
 
 async def test_a_batch_is_applied_and_answered_in_order(ledger: Ledger, connection: Any) -> None:
-    """One outcome a delivery."""
-    batch = [a_delivery(a_user("zoe")), a_delivery(a_user("ada")), a_delivery(a_user("zoe", email="z@x"))]
+    """One outcome a job."""
+    batch = [a_job(a_user("zoe")), a_job(a_user("ada")), a_job(a_user("zoe", email="z@x"))]
     zoe, ada, twin = await ledger.settle("create_user", batch)
     found = {row["username"]: row["id"] for row in await connection.fetch("SELECT id, username FROM users")}
     assert [Applied({"user_id": found["zoe"]}), Applied({"user_id": found["ada"]})] == [zoe, ada]
@@ -45,14 +45,14 @@ async def test_a_batch_is_applied_and_answered_in_order(ledger: Ledger, connecti
 async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: Any) -> None:
     """What there is to say about a job stands in its row."""
     before = datetime.now(UTC)
-    delivery = a_delivery(a_user(), "a", attempt=3)
-    (outcome,) = await ledger.settle("create_user", [delivery])
+    job = a_job(a_user(), "a", attempt=3)
+    (outcome,) = await ledger.settle("create_user", [job])
     row = dict((await rows(connection))["a"])
     assert isinstance(outcome, Applied)
-    assert delivery.enqueued_at_ms == round(row.pop("enqueued_at").timestamp() * 1000)
-    assert delivery.taken_at_ms == round(row.pop("started_at").timestamp() * 1000)
+    assert job.enqueued_ms == round(row.pop("enqueued_at").timestamp() * 1000)
+    assert job.started_ms == round(row.pop("started_at").timestamp() * 1000)
     assert before <= row.pop("finished_at") <= datetime.now(UTC)
-    assert delivery.queue_us == row.pop("queue_us")
+    assert job.queue_us == row.pop("queue_us")
     assert 0 <= row.pop("pool_wait_us") < 10_000_000
     assert 0 < row.pop("db_us") < 10_000_000
     assert (0, 0) == (row.pop("batch_us"), row.pop("write_us"))  # no batcher had it, and it is the first batch
@@ -73,7 +73,7 @@ async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: 
 async def test_a_rejected_jobs_row_has_reason_error_and_args(ledger: Ledger, connection: Any) -> None:
     """Its content is kept, so that it can be enqueued again."""
     invalid = Rejected(CommonReason.INVALID, "email: Field required")
-    assert [invalid] == await ledger.settle("create_user", [a_delivery(invalid, "a", content={"username": "ada"})])
+    assert [invalid] == await ledger.settle("create_user", [a_job(invalid, "a", content={"username": "ada"})])
     row = (await rows(connection))["a"]
     assert ("rejected", "invalid", "email: Field required", '{"username": "ada"}', None) == tuple(
         row[name] for name in ("status", "reason", "error", "args", "result")
@@ -83,7 +83,7 @@ async def test_a_rejected_jobs_row_has_reason_error_and_args(ledger: Ledger, con
 async def test_a_failed_jobs_row_has_error_and_args(ledger: Ledger, connection: Any) -> None:
     """What was given up before it came here, such as after too many tries."""
     failed = Failed("gave up")
-    assert [failed] == await ledger.settle("create_user", [a_delivery(failed, "a", content={"username": "ada"})])
+    assert [failed] == await ledger.settle("create_user", [a_job(failed, "a", content={"username": "ada"})])
     row = (await rows(connection))["a"]
     assert ("failed", None, "gave up", '{"username": "ada"}') == tuple(
         row[name] for name in ("status", "reason", "error", "args")
@@ -94,14 +94,14 @@ async def test_a_failed_jobs_row_has_error_and_args(ledger: Ledger, connection: 
 @pytest.mark.parametrize("content", [None, [1], "text", {"name": "a\x00b"}])
 async def test_content_that_cannot_be_enqueued_again_is_not_kept(ledger: Ledger, connection: Any, content: Any) -> None:
     """No object, or one that jsonb cannot hold; the row is written all the same."""
-    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a", content=content)])
+    await ledger.settle("create_user", [a_job(Rejected(CommonReason.INVALID), "a", content=content)])
     assert (await rows(connection))["a"]["args"] is None
 
 
 async def test_content_is_kept_to_the_letter(ledger: Ledger, connection: Any) -> None:
     """Emoji, quotes, backslashes."""
     content = {"username": "😀 \"quoted\" \\ 'x'; DROP TABLE users; --", "n": 2**70}
-    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a", content=content)])
+    await ledger.settle("create_user", [a_job(Rejected(CommonReason.INVALID), "a", content=content)])
     kept = await connection.fetchval("SELECT args->>'username' FROM job_results")
     assert content["username"] == kept
 
@@ -109,15 +109,15 @@ async def test_content_is_kept_to_the_letter(ledger: Ledger, connection: Any) ->
 async def test_content_with_a_backslash_before_u0000_is_kept(ledger: Ledger, connection: Any) -> None:
     """It has no NUL, so jsonb can hold it."""
     content = {"username": r"C:\u0000"}
-    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a", content=content)])
+    await ledger.settle("create_user", [a_job(Rejected(CommonReason.INVALID), "a", content=content)])
     assert (await rows(connection))["a"]["args"] is not None
 
 
 @pytest.mark.parametrize("poison", [float("inf"), float("-inf"), float("nan"), "\ud800"])
 async def test_content_that_jsonb_refuses_harms_nothing(ledger: Ledger, connection: Any, poison: Any) -> None:
     """`1e999` decodes to infinity: the poisoned job is rejected, the other one of its batch applied."""
-    poisoned = a_delivery(Rejected(CommonReason.INVALID), "a", content={"quantity": poison})
-    outcomes = await ledger.settle("create_user", [poisoned, a_delivery(a_user(), "b")])
+    poisoned = a_job(Rejected(CommonReason.INVALID), "a", content={"quantity": poison})
+    outcomes = await ledger.settle("create_user", [poisoned, a_job(a_user(), "b")])
     assert [Rejected, Applied] == [type(outcome) for outcome in outcomes]
     assert {"a", "b"} == set(await rows(connection))
 
@@ -125,9 +125,9 @@ async def test_content_that_jsonb_refuses_harms_nothing(ledger: Ledger, connecti
 async def test_a_redelivered_job_gets_its_stored_outcome(ledger: Ledger, connection: Any) -> None:
     """Applied, rejected or failed: nothing runs a second time, and nothing is counted twice."""
     batch = [
-        a_delivery(a_user("ada"), "applied"),
-        a_delivery(a_user("ada"), "rejected"),
-        a_delivery(Failed("gave up"), "failed"),
+        a_job(a_user("ada"), "applied"),
+        a_job(a_user("ada"), "rejected"),
+        a_job(Failed("gave up"), "failed"),
     ]
     first = await ledger.settle("create_user", batch)
     written = await rows(connection)
@@ -139,11 +139,9 @@ async def test_a_redelivered_job_gets_its_stored_outcome(ledger: Ledger, connect
 
 async def test_new_and_redelivered_jobs_share_a_batch(ledger: Ledger, connection: Any) -> None:
     """Each in its place."""
-    old = a_delivery(a_user("old"), "old")
+    old = a_job(a_user("old"), "old")
     (stored,) = await ledger.settle("create_user", [old])
-    new_1, again, new_2 = await ledger.settle(
-        "create_user", [a_delivery(a_user("new-1")), old, a_delivery(a_user("new-2"))]
-    )
+    new_1, again, new_2 = await ledger.settle("create_user", [a_job(a_user("new-1")), old, a_job(a_user("new-2"))])
     assert stored == again
     assert [Applied, Applied] == [type(new_1), type(new_2)]
     assert 3 == await count(connection, "users")
@@ -151,12 +149,12 @@ async def test_new_and_redelivered_jobs_share_a_batch(ledger: Ledger, connection
 
 async def test_new_and_redelivered_orders_share_a_batch(ledger: Ledger, pool: Pool, connection: Any) -> None:
     """The old order runs into its own row's guard before the ledger is looked up: the batch is not split for that."""
-    await ledger.settle("create_user", [a_delivery(a_user("ada"))])
-    await ledger.settle("create_product", [a_delivery(a_product("LAMP"))])
-    old = a_delivery(an_order(), "old")
+    await ledger.settle("create_user", [a_job(a_user("ada"))])
+    await ledger.settle("create_product", [a_job(a_product("LAMP"))])
+    old = a_job(an_order(), "old")
     (stored,) = await ledger.settle("place_order", [old])
     before = pool.stats.acquire_ok
-    new_1, again, new_2 = await ledger.settle("place_order", [a_delivery(an_order()), old, a_delivery(an_order())])
+    new_1, again, new_2 = await ledger.settle("place_order", [a_job(an_order()), old, a_job(an_order())])
     assert 2 == pool.stats.acquire_ok - before
     assert stored == again
     assert [Applied, Applied] == [type(new_1), type(new_2)]
@@ -167,11 +165,11 @@ async def test_new_and_redelivered_orders_share_a_batch(ledger: Ledger, pool: Po
 async def test_two_workers_with_the_same_jobs_apply_them_once(pool: Pool, connection: Any) -> None:
     """Both hold the same leases, as after a pause; both answer the same, whoever was faster."""
     ledgers = [Ledger(pool, JOBS, worker_id=f"worker-{n}") for n in range(2)]
-    await ledgers[0].settle("create_user", [a_delivery(a_user("ada"))])
-    await ledgers[0].settle("create_product", [a_delivery(a_product("LAMP"))])
+    await ledgers[0].settle("create_user", [a_job(a_user("ada"))])
+    await ledgers[0].settle("create_product", [a_job(a_product("LAMP"))])
     for _round in range(5):
-        users = [a_delivery(a_user(f"u-{_round}-{n}"), f"u-{_round}-{n}") for n in range(20)]
-        orders = [a_delivery(an_order(quantity=1 + n), f"o-{_round}-{n}") for n in range(20)]
+        users = [a_job(a_user(f"u-{_round}-{n}"), f"u-{_round}-{n}") for n in range(20)]
+        orders = [a_job(an_order(quantity=1 + n), f"o-{_round}-{n}") for n in range(20)]
         one, other, *placed = await asyncio.gather(
             ledgers[0].settle("create_user", users),
             ledgers[1].settle("create_user", users[::-1]),
@@ -188,11 +186,11 @@ async def test_two_workers_with_the_same_jobs_apply_them_once(pool: Pool, connec
 
 async def test_a_product_that_goes_out_of_stock_stops_orders(ledger: Ledger) -> None:
     """Batches of different functions see each other's commits."""
-    await ledger.settle("create_user", [a_delivery(a_user())])
-    await ledger.settle("create_product", [a_delivery(a_product())])
-    assert [Applied] == [type(o) for o in await ledger.settle("place_order", [a_delivery(an_order())])]
-    await ledger.settle("set_stock", [a_delivery(a_stock(in_stock=False))])
-    assert [Rejected(ShopReason.OUT_OF_STOCK)] == await ledger.settle("place_order", [a_delivery(an_order())])
+    await ledger.settle("create_user", [a_job(a_user())])
+    await ledger.settle("create_product", [a_job(a_product())])
+    assert [Applied] == [type(o) for o in await ledger.settle("place_order", [a_job(an_order())])]
+    await ledger.settle("set_stock", [a_job(a_stock(in_stock=False))])
+    assert [Rejected(ShopReason.OUT_OF_STOCK)] == await ledger.settle("place_order", [a_job(an_order())])
 
 
 @pytest.mark.parametrize(
@@ -202,7 +200,7 @@ async def test_an_unknown_reference_is_tried_again_later(
     ledger: Ledger, connection: Any, attempt: int, delay_s: float
 ) -> None:
     """With growing delays, and no row: that would be an outcome."""
-    outcomes = await ledger.settle("place_order", [a_delivery(an_order(), attempt=attempt)])
+    outcomes = await ledger.settle("place_order", [a_job(an_order(), attempt=attempt)])
     assert [RetryLater(delay_s)] == outcomes
     assert {} == await rows(connection)
     assert Tally(retried=1) == ledger.tally
@@ -210,36 +208,36 @@ async def test_an_unknown_reference_is_tried_again_later(
 
 async def test_an_unknown_reference_is_looked_up_again_at_once(ledger: Ledger, connection: Any) -> None:
     """What it waits for may be in a batch that commits at this moment; that holds for the last try, too."""
-    batch = [a_delivery(an_order(), attempt=n, last_try=n == 5, looked_again=False) for n in (1, 5)]
-    assert [RetryLater(0), RetryLater(0)] == await ledger.settle("place_order", batch)
+    batch = [a_job(an_order(), attempt=n, is_last_attempt=n == 5, has_looked_again=False) for n in (1, 5)]
+    assert [LookAgain(), LookAgain()] == await ledger.settle("place_order", batch)
     assert {} == await rows(connection)
 
 
 async def test_an_unknown_reference_is_rejected_on_the_last_try(ledger: Ledger, connection: Any) -> None:
     """With the reason, and with its content kept for a requeue."""
-    batch = [a_delivery(an_order(), "a", attempt=5, last_try=True)]
+    batch = [a_job(an_order(), "a", attempt=5, is_last_attempt=True)]
     assert [Rejected(ShopReason.UNKNOWN_USER)] == await ledger.settle("place_order", batch)
     assert '{"sku": "LAMP", "quantity": 1, "username": "ada"}' == (await rows(connection))["a"]["args"]
 
 
 async def test_an_order_that_overtook_its_user_is_applied_when_it_comes_back(ledger: Ledger) -> None:
     """The delays are longer than a dead worker's lease."""
-    order = a_delivery(an_order(), "order")
-    await ledger.settle("create_product", [a_delivery(a_product())])
+    order = a_job(an_order(), "order")
+    await ledger.settle("create_product", [a_job(a_product())])
     assert [RetryLater(UNRESOLVED_DELAYS_S[0])] == await ledger.settle("place_order", [order])
-    await ledger.settle("create_user", [a_delivery(a_user())])
+    await ledger.settle("create_user", [a_job(a_user())])
     assert [Applied] == [type(outcome) for outcome in await ledger.settle("place_order", [order])]
 
 
 async def test_a_requeued_jobs_row_is_overwritten(ledger: Ledger, connection: Any) -> None:
     """The new outcome takes the place of the old one, and the mark is gone."""
-    delivery = a_delivery(an_order(), "a", last_try=True)
-    await ledger.settle("place_order", [delivery])
-    await ledger.settle("create_user", [a_delivery(a_user())])
-    await ledger.settle("create_product", [a_delivery(a_product())])
-    assert [Rejected(ShopReason.UNKNOWN_USER)] == await ledger.settle("place_order", [delivery])
+    job = a_job(an_order(), "a", is_last_attempt=True)
+    await ledger.settle("place_order", [job])
+    await ledger.settle("create_user", [a_job(a_user())])
+    await ledger.settle("create_product", [a_job(a_product())])
+    assert [Rejected(ShopReason.UNKNOWN_USER)] == await ledger.settle("place_order", [job])
     await connection.execute("UPDATE job_results SET requeued_at = now() WHERE job_id = 'a'")
-    (outcome,) = await ledger.settle("place_order", [a_delivery(an_order(), "a", attempt=1)])
+    (outcome,) = await ledger.settle("place_order", [a_job(an_order(), "a", attempt=1)])
     assert isinstance(outcome, Applied)
     row = (await rows(connection))["a"]
     assert ("applied", None, None, None, None) == tuple(
@@ -250,7 +248,7 @@ async def test_a_requeued_jobs_row_is_overwritten(ledger: Ledger, connection: An
 async def test_a_batch_of_an_unknown_function_can_be_settled(ledger: Ledger, connection: Any) -> None:
     """What is rejected from the start needs no handler."""
     rejected = Rejected(CommonReason.INVALID, "there is no such function")
-    outcomes = await ledger.settle("drop_table", [a_delivery(rejected, "a", function="drop_table")])
+    outcomes = await ledger.settle("drop_table", [a_job(rejected, "a", function="drop_table")])
     assert [rejected] == outcomes
     assert "drop_table" == (await rows(connection))["a"]["function"]
 
@@ -259,13 +257,13 @@ async def test_work_waits_for_a_connection_and_says_so_in_its_row(database: Pool
     """pool_wait_us is the time from being taken to the batch's connection."""
     pool = await Pool.open(PoolConfig(url=database.url, application_name="t", max_size=1))
     ledger = Ledger(pool, JOBS, worker_id="w")
-    delivery = a_delivery(a_user(), "a")
+    job = a_job(a_user(), "a")
 
     async def waiting() -> bool:
         return pool.stats.waiting > 0
 
     async with pool.acquire():
-        settling = asyncio.create_task(ledger.settle("create_user", [delivery]))
+        settling = asyncio.create_task(ledger.settle("create_user", [job]))
         await until(waiting)
         await connection.execute("SELECT pg_sleep(0.05)")
     await settling
@@ -280,7 +278,7 @@ async def test_a_row_has_the_commit_of_the_batch_before(ledger: Ledger, connecti
         CREATE CONSTRAINT TRIGGER nap AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
             FOR EACH ROW EXECUTE FUNCTION nap()""")
     for job_id in ("a", "b"):
-        await ledger.settle("create_user", [a_delivery(a_user(job_id), job_id)])
+        await ledger.settle("create_user", [a_job(a_user(job_id), job_id)])
     found = await rows(connection)
     assert 0 == found["a"]["write_us"]
     assert 50_000 <= found["b"]["write_us"] < found["b"]["db_us"]
@@ -289,6 +287,6 @@ async def test_a_row_has_the_commit_of_the_batch_before(ledger: Ledger, connecti
 
 async def test_retries_are_counted_by_function(ledger: Ledger) -> None:
     """Those that go back to the queue; a function that no job type has is one of the others."""
-    await ledger.settle("place_order", [a_delivery(an_order(), "a", function="place_order")])
-    await ledger.settle("invented", [a_delivery(Rejected(CommonReason.INVALID), "b", function="invented")])
+    await ledger.settle("place_order", [a_job(an_order(), "a", function="place_order")])
+    await ledger.settle("invented", [a_job(Rejected(CommonReason.INVALID), "b", function="invented")])
     assert {"place_order": [0, 0, 0, 1], "(others)": [0, 1, 0, 0]} == ledger.tally.functions

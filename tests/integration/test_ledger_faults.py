@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from factories import a_change, a_delivery, a_user
+from factories import a_change, a_job, a_user
 
 from tidepool.jobs.job import Job, JobType, JobTypes
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected, RetryLater, Verdict
@@ -102,9 +102,9 @@ async def test_one_jobs_data_does_not_change_the_others_outcomes(pool: Pool, con
     """A change to a taken email stands alone in the end; the rest is as it would be without it."""
     ledger = Ledger(pool, JOBS, worker_id="w")
     names = [f"user-{n}" for n in range(8)]
-    created = await ledger.settle("create_user", [a_delivery(a_user(name)) for name in names])
-    changes = [a_delivery(a_change(name, full_name="New")) for name in names]
-    changes[3] = a_delivery(a_change("user-3", email="user-0@example.org"), "taken")
+    created = await ledger.settle("create_user", [a_job(a_user(name)) for name in names])
+    changes = [a_job(a_change(name, full_name="New")) for name in names]
+    changes[3] = a_job(a_change("user-3", email="user-0@example.org"), "taken")
     outcomes = await ledger.settle("update_user", changes)
     rejected = Rejected(ShopReason.EMAIL_TAKEN, "breaks users_email_key")
     assert [*created[:3], rejected, *created[4:]] == outcomes
@@ -122,8 +122,8 @@ async def test_data_that_slipped_through_validation_is_rejected_alone(
 ) -> None:
     """One bad element fails a whole array, on the server or already in the driver; nobody else pays for it."""
     fields: dict[str, Any] = {"username": "bad", "email": "bad@x", "full_name": "Bad", "is_active": True, **poison}
-    bad = a_delivery(CreateUser.model_construct(**fields), "bad", content={})
-    batch = [a_delivery(a_user("ada")), bad, a_delivery(a_user("eve"))]
+    bad = a_job(CreateUser.model_construct(**fields), "bad", content={})
+    batch = [a_job(a_user("ada")), bad, a_job(a_user("eve"))]
     async with asyncio.timeout(10):
         outcomes = await a_ledger(pool).settle("create_user", batch)
     assert [Applied, Rejected, Applied] == [type(outcome) for outcome in outcomes]
@@ -134,11 +134,11 @@ async def test_data_that_slipped_through_validation_is_rejected_alone(
 async def test_a_number_that_slipped_through_validation_is_rejected(pool: Pool, quantity: int) -> None:
     """Beyond the column's type the driver refuses it, within it the constraint does."""
     ledger = Ledger(pool, JOBS, worker_id="w")
-    await ledger.settle("create_user", [a_delivery(a_user())])
+    await ledger.settle("create_user", [a_job(a_user())])
     await pool_insert_product(pool)
     order = PlaceOrder.model_construct(username="ada", sku="LAMP", quantity=quantity, total_price=None, status="new")
     async with asyncio.timeout(10):
-        (outcome,) = await ledger.settle("place_order", [a_delivery(order, content={})])
+        (outcome,) = await ledger.settle("place_order", [a_job(order, content={})])
     assert isinstance(outcome, Rejected)
     assert CommonReason.INVALID is outcome.reason
 
@@ -153,7 +153,7 @@ async def pool_insert_product(pool: Pool) -> None:
 async def test_a_job_whose_code_raises_is_tried_again_later(pool: Pool, connection: Any, attempt: int) -> None:
     """The others of its batch are applied; it has no effect and no row."""
     ledger = a_ledger(pool, raising(ValueError("a bug")))
-    batch = [a_delivery(a_user(name), attempt=attempt) for name in ("ada", "bob", CURSED, "eve", "zoe")]
+    batch = [a_job(a_user(name), attempt=attempt) for name in ("ada", "bob", CURSED, "eve", "zoe")]
     outcomes = await ledger.settle("create_user", batch)
     delay_s = ERROR_DELAYS_S[min(attempt, len(ERROR_DELAYS_S)) - 1]
     assert RetryLater(delay_s) == outcomes.pop(2)
@@ -165,7 +165,7 @@ async def test_a_job_whose_code_raises_is_tried_again_later(pool: Pool, connecti
 async def test_a_job_whose_code_raises_on_its_last_try_has_failed(pool: Pool, connection: Any) -> None:
     """With the error and the content kept, so that it can be enqueued again after the bug is mended."""
     ledger = a_ledger(pool, raising(ValueError("a bug")))
-    batch = [a_delivery(a_user("ada"), last_try=True), a_delivery(a_user(CURSED), "a", attempt=5, last_try=True)]
+    batch = [a_job(a_user("ada"), is_last_attempt=True), a_job(a_user(CURSED), "a", attempt=5, is_last_attempt=True)]
     applied, failed = await ledger.settle("create_user", batch)
     assert isinstance(applied, Applied)
     assert Failed("ValueError: a bug") == failed
@@ -189,14 +189,14 @@ async def test_a_job_whose_code_raises_on_its_last_try_has_failed(pool: Pool, co
 async def test_an_errors_text_never_breaks_its_row(pool: Pool, connection: Any, text: str, stored: str) -> None:
     """PostgreSQL has no place for NUL: the path of failure must not fail itself."""
     ledger = a_ledger(pool, raising(ValueError(text)))
-    assert [Failed(stored)] == await ledger.settle("create_user", [a_delivery(a_user(CURSED), last_try=True)])
+    assert [Failed(stored)] == await ledger.settle("create_user", [a_job(a_user(CURSED), is_last_attempt=True)])
     assert stored == await connection.fetchval("SELECT error FROM job_results")
 
 
 async def test_an_endless_error_is_cut(pool: Pool) -> None:
     """A driver may quote a whole batch."""
     ledger = a_ledger(pool, raising(ValueError("x" * 100_000)))
-    (outcome,) = await ledger.settle("create_user", [a_delivery(a_user(CURSED), last_try=True)])
+    (outcome,) = await ledger.settle("create_user", [a_job(a_user(CURSED), is_last_attempt=True)])
     assert isinstance(outcome, Failed)
     assert len(outcome.error) <= 1000
 
@@ -210,7 +210,7 @@ async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolC
             await transaction.execute("SELECT pg_sleep(5)")
         return await create_user(transaction, jobs)
 
-    batch = [a_delivery(a_user("ada")), a_delivery(a_user(CURSED))]
+    batch = [a_job(a_user("ada")), a_job(a_user(CURSED))]
     applied, retried = await a_ledger(pool, slow).settle("create_user", batch)
     assert isinstance(applied, Applied)
     assert RetryLater(ERROR_DELAYS_S[0]) == retried
@@ -232,7 +232,7 @@ async def test_a_mistake_in_a_handlers_sql_is_a_bug_and_not_an_outage(pool: Pool
         return await transaction.fetch(statement)
 
     async with asyncio.timeout(1):
-        (outcome,) = await a_ledger(pool, wrong).settle("create_user", [a_delivery(a_user())])
+        (outcome,) = await a_ledger(pool, wrong).settle("create_user", [a_job(a_user())])
     assert RetryLater(ERROR_DELAYS_S[0]) == outcome
 
 
@@ -246,7 +246,7 @@ async def test_a_handler_with_a_wrong_number_of_verdicts_commits_nothing(
         verdicts = await create_user(transaction, jobs)
         return verdicts[:surplus] if surplus < 0 else [*verdicts, *verdicts[:surplus]]
 
-    outcomes = await a_ledger(pool, miscounting).settle("create_user", [a_delivery(a_user(n)) for n in ("a", "b")])
+    outcomes = await a_ledger(pool, miscounting).settle("create_user", [a_job(a_user(n)) for n in ("a", "b")])
     assert [RetryLater(ERROR_DELAYS_S[0])] * 2 == outcomes
     assert [] == await usernames(connection)
 
@@ -257,7 +257,7 @@ async def test_a_conflict_runs_the_same_batch_again(pool: Pool, connection: Any,
     await break_inserts(connection, times=2, sqlstate=sqlstate)
     handler = HeldHandler()
     handler.go.set()
-    batch = [a_delivery(a_user("ada"), "a"), a_delivery(a_user("eve"), "b")]
+    batch = [a_job(a_user("ada"), "a"), a_job(a_user("eve"), "b")]
     outcomes = await a_ledger(pool, handler).settle("create_user", batch)
     assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
     assert [["a", "b"]] * 3 == handler.batches
@@ -270,7 +270,7 @@ async def test_conflicts_without_end_stay_with_their_job(
     """After some tries the batch is split, like for any other error."""
     monkeypatch.setattr("tidepool.ledger.ledger._MOST_CONFLICTS", 1)
     await break_inserts(connection, times=1_000, sqlstate="40001")
-    batch = [a_delivery(a_user("ada")), a_delivery(a_user(CURSED))]
+    batch = [a_job(a_user("ada")), a_job(a_user(CURSED))]
     applied, retried = await a_ledger(pool).settle("create_user", batch)
     assert isinstance(applied, Applied)
     assert RetryLater(ERROR_DELAYS_S[0]) == retried
@@ -281,7 +281,7 @@ async def test_an_effect_whose_row_cannot_be_written_is_rolled_back(pool: Pool, 
     await connection.execute("ALTER TABLE job_results RENAME COLUMN db_us TO lost")
     ledger = a_ledger(pool)
     async with asyncio.timeout(10):
-        settling = asyncio.create_task(ledger.settle("create_user", [a_delivery(a_user("ada"))]))
+        settling = asyncio.create_task(ledger.settle("create_user", [a_job(a_user("ada"))]))
         while not ledger.database_is_away and not settling.done():
             await asyncio.sleep(0.01)
         assert [] == await usernames(connection)
@@ -302,7 +302,7 @@ async def test_a_row_whose_effect_cannot_be_committed_is_rolled_back(pool: Pool,
         CREATE CONSTRAINT TRIGGER refused AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
             FOR EACH ROW EXECUTE FUNCTION refuse()"""
     )
-    (outcome,) = await a_ledger(pool).settle("create_user", [a_delivery(a_user("ada"))])
+    (outcome,) = await a_ledger(pool).settle("create_user", [a_job(a_user("ada"))])
     assert isinstance(outcome, Applied)
     assert 2 == await connection.fetchval("SELECT last_value FROM commits")
     assert ["ada"] == await usernames(connection)
@@ -315,7 +315,7 @@ async def test_a_read_only_database_is_waited_for(pool: Pool, connection: Any) -
     reading = await Pool.open(pool.config)
     ledger = a_ledger(reading)
     async with asyncio.timeout(10):
-        settling = asyncio.create_task(ledger.settle("create_user", [a_delivery(a_user("ada"), last_try=True)]))
+        settling = asyncio.create_task(ledger.settle("create_user", [a_job(a_user("ada"), is_last_attempt=True)]))
         while not ledger.database_is_away and not settling.done():
             await asyncio.sleep(0.01)
         await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
@@ -347,7 +347,7 @@ async def break_inserts(connection: Any, *, times: int, sqlstate: str) -> None:
 async def test_a_backend_that_is_terminated_in_the_middle_costs_nothing(pool: Pool, connection: Any) -> None:
     """Its effects are rolled back by the server, and the same batch runs again over another connection."""
     handler = HeldHandler()
-    batch = [a_delivery(a_user("ada"), "a"), a_delivery(a_user("eve"), "b")]
+    batch = [a_job(a_user("ada"), "a"), a_job(a_user("eve"), "b")]
     settling = asyncio.create_task(a_ledger(pool, handler).settle("create_user", batch))
     await handler.reached.wait()
     await connection.execute("SELECT pg_terminate_backend($1, 5000)", handler.backend)
@@ -367,7 +367,7 @@ async def test_a_server_that_is_away_or_refuses_us_is_waited_for(
     Jobs failed after five tries when somebody had changed the role's password while a worker ran.
     """
     unlucky = UnluckyPool(pool, before=3, fault=fault)
-    outcomes = await a_ledger(unlucky).settle("create_user", [a_delivery(a_user(n)) for n in ("ada", "eve")])
+    outcomes = await a_ledger(unlucky).settle("create_user", [a_job(a_user(n)) for n in ("ada", "eve")])
     assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
     assert 4 == unlucky.transactions
     assert ["ada", "eve"] == await usernames(connection)
@@ -377,7 +377,7 @@ async def test_a_server_that_is_back_with_an_error_is_back(pool: Pool) -> None:
     """Else the worker would claim nothing more, until a success that there may be no other batch to bring."""
     unlucky = UnluckyPool(pool, before=1)
     ledger = a_ledger(unlucky, raising(ValueError("a bug")))
-    (outcome,) = await ledger.settle("create_user", [a_delivery(a_user(CURSED))])
+    (outcome,) = await ledger.settle("create_user", [a_job(a_user(CURSED))])
     assert isinstance(outcome, RetryLater)
     assert not ledger.database_is_away
 
@@ -386,7 +386,7 @@ async def test_a_commit_that_nobody_heard_of_is_not_made_twice(pool: Pool, conne
     """The connection is lost in COMMIT, which the server has made: the second run finds the rows."""
     unlucky = UnluckyPool(pool, after=1)
     ledger = a_ledger(unlucky)
-    (outcome,) = await ledger.settle("create_user", [a_delivery(a_user("ada"))])
+    (outcome,) = await ledger.settle("create_user", [a_job(a_user("ada"))])
     assert Applied({"user_id": await connection.fetchval("SELECT id FROM users")}) == outcome
     assert 2 == unlucky.transactions
     assert 1 == await connection.fetchval("SELECT count(*) FROM job_results")
@@ -395,9 +395,9 @@ async def test_a_commit_that_nobody_heard_of_is_not_made_twice(pool: Pool, conne
 async def test_an_outcome_of_a_newer_version_does_not_break_the_batch(pool: Pool, connection: Any) -> None:
     """While a new version is rolled out, old workers meet its rows."""
     ledger = a_ledger(pool)
-    await ledger.settle("create_user", [a_delivery(Rejected(CommonReason.INVALID), "a")])
+    await ledger.settle("create_user", [a_job(Rejected(CommonReason.INVALID), "a")])
     await connection.execute("UPDATE job_results SET reason = 'too_young'")
-    batch = [a_delivery(a_user("ada"), "a", last_try=True), a_delivery(a_user("eve"), "b", last_try=True)]
+    batch = [a_job(a_user("ada"), "a", is_last_attempt=True), a_job(a_user("eve"), "b", is_last_attempt=True)]
     again, other = await ledger.settle("create_user", batch)
     assert isinstance(other, Applied)
     assert not isinstance(again, Applied)
@@ -433,7 +433,7 @@ async def test_a_poolers_prepared_statements_are_no_jobs_fault(
     monkeypatch.setattr(ResultRepository, "write", written)
     ledger = a_ledger(pool, handler)
     outcomes = await ledger.settle(
-        "create_user", [a_delivery(a_user(name), attempt=5, last_try=True) for name in ("ada", "bob")]
+        "create_user", [a_job(a_user(name), attempt=5, is_last_attempt=True) for name in ("ada", "bob")]
     )
 
     assert [Applied, Applied] == [type(outcome) for outcome in outcomes]

@@ -1,7 +1,9 @@
 """The migrations on a real database: applied once, by whom ever, and never over something unknown."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -11,15 +13,33 @@ import pytest
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage import migrations
-from tidepool.storage.migrations import Migration, MigrationError, all_migrations, migrate
+from tidepool.storage import migrator
+from tidepool.storage.migrator import MigrationError, Migrations
 from tidepool.storage.results import Entry
+from worker import app
 from worker.tables.orders import Order
 from worker.tables.products import Product
 from worker.tables.users import User
 
-ALL = all_migrations()
+ALL = app.migrations.all
+migrate = app.migrations.migrate
 WRITTEN_BY_SQL = {"write_us", "function", "worker_id", "finished_at", "db_us", "requeued_at"}
+
+
+More = Callable[[str], Migrations]
+
+
+@pytest.fixture
+def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> More:
+    """Make the service's migrations with one more, of another application, whose statements are given."""
+
+    def make(text: str) -> Migrations:
+        (tmp_path / "more" / "migrations").mkdir(parents=True)
+        (tmp_path / "more" / "migrations" / "0001_more.sql").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        return Migrations(service="worker.tables", more="more")
+
+    return make
 
 
 async def columns(connection: Any, table: str) -> set[str]:
@@ -31,7 +51,7 @@ async def columns(connection: Any, table: str) -> set[str]:
 async def test_ten_workers_at_once_apply_each_migration_once(empty_database: PoolConfig) -> None:
     """One applies, nine wait and find nothing to do."""
     applied = await asyncio.gather(*(migrate(empty_database) for _ in range(10)))
-    assert [all_migrations()] == [migrations for migrations in applied if migrations]
+    assert [ALL] == [migrations for migrations in applied if migrations]
     assert 10 == len(applied)
 
 
@@ -51,8 +71,8 @@ async def test_another_process_creates_the_table_first(
 ) -> None:
     """Whichever error of the catalogue a process meets then, it goes on with the table that is there."""
     in_transaction = "current_setting('lock_timeout') <> '0'"  # the look before the table is created finds nothing
-    monkeypatch.setattr(migrations, "_EXISTS", f"{migrations._EXISTS} AND NOT ({in_transaction})")
-    monkeypatch.setattr(migrations, "_CREATE", create)
+    monkeypatch.setattr(migrator, "_EXISTS", f"{migrator._EXISTS} AND NOT ({in_transaction})")
+    monkeypatch.setattr(migrator, "_CREATE", create)
     assert [] == await migrate(database)
 
 
@@ -64,22 +84,25 @@ async def test_a_second_run_applies_nothing(database: PoolConfig, connection: An
 
 
 async def test_what_was_applied_is_written_down(connection: Any) -> None:
-    """Version, name and checksum of each file."""
-    rows = await connection.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
-    assert [(m.version, m.name, m.checksum) for m in all_migrations()] == [tuple(row) for row in rows]
+    """Set, version, name and checksum of each file, the library's before the service's."""
+    columns = "set_name, version, name, checksum"
+    rows = await connection.fetch(f"SELECT {columns} FROM schema_migrations ORDER BY set_name = 'service', version")
+    assert [(m.set_name, m.version, m.name, m.checksum) for m in ALL] == [tuple(row) for row in rows]
 
 
 async def test_a_changed_file_is_refused(database: PoolConfig, connection: Any) -> None:
     """What is in the database is not what the file says."""
-    await connection.execute("UPDATE schema_migrations SET checksum = 'other' WHERE version = 1")
-    with pytest.raises(MigrationError, match="migration 0001_service was changed after it was applied"):
+    await connection.execute("UPDATE schema_migrations SET checksum = 'other' WHERE set_name = 'tidepool'")
+    with pytest.raises(MigrationError, match="migration tidepool/0001_ledger was changed after it was applied"):
         await migrate(database)
 
 
-async def newer(connection: Any, *, breaks_older: bool) -> None:
+async def newer(connection: Any, *, breaks_older: bool, set_name: str = "service") -> None:
     """Have a migration of a later version applied."""
     await connection.execute(
-        "INSERT INTO schema_migrations (version, name, checksum, breaks_older) VALUES (9999, 'later', 'x', $1)",
+        "INSERT INTO schema_migrations (set_name, version, name, checksum, breaks_older, columns)"
+        " VALUES ($1, 9999, 'later', 'x', $2, '{}')",
+        set_name,
         breaks_older,
     )
 
@@ -87,7 +110,7 @@ async def newer(connection: Any, *, breaks_older: bool) -> None:
 async def test_a_newer_database_is_refused_if_it_says_so(database: PoolConfig, connection: Any) -> None:
     """An old process does not know what the new schema means."""
     await newer(connection, breaks_older=True)
-    with pytest.raises(MigrationError, match="has migration 9999_later, which needs a newer version of this service"):
+    with pytest.raises(MigrationError, match="service/9999_later, which needs a newer version of this service"):
         await migrate(database)
 
 
@@ -97,7 +120,7 @@ async def test_an_old_process_goes_on_with_a_newer_database(
     """Unless the migration says otherwise; a line of the log names it."""
     await newer(connection, breaks_older=False)
     assert [] == await migrate(database)
-    assert ["9999_later"] == next(line["names"] for line in logs if line["event"] == "migrations.newer")
+    assert ["service/9999_later"] == next(line["names"] for line in logs if line["event"] == "migrations.newer")
 
 
 async def test_an_up_to_date_database_is_not_locked(database: PoolConfig, connection: Any) -> None:
@@ -111,21 +134,25 @@ READS = "SELECT count(*) FROM job_results"
 
 
 async def test_a_migration_behind_an_open_read_holds_nobody_up(
-    database: PoolConfig, connection: Any, side: SideConnection, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+    database: PoolConfig,
+    connection: Any,
+    side: SideConnection,
+    logs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    more: More,
 ) -> None:
     """It gives way again and again until the reader is done, and says whom it waits for, but not what that runs."""
-    altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
-    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, altering])
-    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 200)
-    monkeypatch.setattr("tidepool.storage.migrations._PAUSE_S", 0.05)
+    altering = more("ALTER TABLE job_results ADD COLUMN more integer")
+    monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.05)
     async with connection.transaction():
         await connection.execute(READS)
-        migrating = asyncio.create_task(migrate(database))
+        migrating = asyncio.create_task(altering.migrate(database))
         while not [line for line in logs if line["event"] == "migration.waits"]:
             async with asyncio.timeout(3), side.use() as worker:  # not for as long as the reader reads
                 await worker.fetchval(READS)
         assert not migrating.done()
-    assert [altering] == await migrating
+    assert ["more/0001_more"] == [str(migration) for migration in await migrating]
 
     (said,) = [line for line in logs if line["event"] == "migration.waits"]
     assert (connection.get_server_pid(), "tests:test") == (said["pid"], said["application_name"])
@@ -134,17 +161,16 @@ async def test_a_migration_behind_an_open_read_holds_nobody_up(
 
 
 async def test_a_migration_that_waits_too_long_says_so(
-    database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
+    database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch, more: More
 ) -> None:
     """As a server that is away: a start waits on, a command ends with status 2."""
-    altering = Migration(len(all_migrations()) + 1, "more", "ALTER TABLE job_results ADD COLUMN more integer")
-    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, altering])
-    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 10)
-    monkeypatch.setattr("tidepool.storage.migrations._PATIENCE_S", 0.2)
+    altering = more("ALTER TABLE job_results ADD COLUMN more integer")
+    monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 10)
+    monkeypatch.setattr("tidepool.storage.migrator._PATIENCE_S", 0.2)
     async with connection.transaction():
         await connection.execute(READS)
         with pytest.raises(Unavailable, match="a migration waits for a lock"):
-            await migrate(database)
+            await altering.migrate(database)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +184,8 @@ async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
 
     Nor does it matter that the driver does not know the server's process, as through a pooler.
     """
-    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 100)
-    monkeypatch.setattr("tidepool.storage.migrations._PAUSE_S", 0.02)
+    monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.02)
     monkeypatch.setattr("tidepool.pool.connections.Session.get_server_pid", lambda _: 1)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '50ms'")
@@ -180,8 +206,8 @@ async def test_the_first_start_waits_for_one_that_makes_the_table(
     empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And makes it itself when the other one gives up."""
-    monkeypatch.setattr("tidepool.storage.migrations._LOCK_TIMEOUT_MS", 50)
-    monkeypatch.setattr("tidepool.storage.migrations._PAUSE_S", 0.02)
+    monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.02)
     first = await connect(empty_database, "first")
     await first.execute("BEGIN; CREATE TABLE schema_migrations (version integer)")
     migrating = asyncio.create_task(migrate(empty_database))
@@ -193,12 +219,9 @@ async def test_the_first_start_waits_for_one_that_makes_the_table(
     await first.close()
 
 
-async def test_limits_of_the_database_end_no_migration(
-    empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_limits_of_the_database_end_no_migration(empty_database: PoolConfig, more: More) -> None:
     """They are made for statements that are short."""
-    slow = Migration(len(ALL) + 1, "slow", "SELECT pg_sleep(0.3)")
-    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, slow])
+    slow = more("SELECT pg_sleep(0.3)")
     connection = await connect(empty_database, "test")
     name = await connection.fetchval("SELECT current_database()")
     limits = ["statement_timeout", "lock_timeout"]
@@ -206,7 +229,7 @@ async def test_limits_of_the_database_end_no_migration(
         limits.append("transaction_timeout")
     for limit in limits:
         await connection.execute(f"ALTER DATABASE {name} SET {limit} = '200ms'")
-    assert [*ALL, slow] == await migrate(empty_database)
+    assert slow.all == await slow.migrate(empty_database)
     await connection.close()
 
 
@@ -219,11 +242,10 @@ async def test_limits_of_the_database_end_no_migration(
     ],
 )
 async def test_the_role_that_reads_can_hold_no_start(
-    database: PoolConfig, connection: Any, held: str, monkeypatch: pytest.MonkeyPatch
+    database: PoolConfig, connection: Any, held: str, more: More
 ) -> None:
     """None of the locks that it can take keeps a migration from being applied."""
-    adding = Migration(len(all_migrations()) + 1, "more", "CREATE TABLE more ()")
-    monkeypatch.setattr("tidepool.storage.migrations.all_migrations", lambda: [*ALL, adding])
+    adding = more("CREATE TABLE more ()")
     await connection.execute("CREATE ROLE only_reads; GRANT SELECT ON schema_migrations TO only_reads")
     await connection.execute("SET ROLE only_reads")
     for stronger in ("ROW EXCLUSIVE", "SHARE", "EXCLUSIVE", "ACCESS EXCLUSIVE"):
@@ -232,7 +254,7 @@ async def test_the_role_that_reads_can_hold_no_start(
     await connection.execute(held)
     try:
         async with asyncio.timeout(5):
-            assert [adding] == await migrate(database)
+            assert ["more/0001_more"] == [str(migration) for migration in await adding.migrate(database)]
     finally:
         await connection.execute("ROLLBACK; RESET ROLE; DROP OWNED BY only_reads; DROP ROLE only_reads")
 
@@ -245,8 +267,8 @@ async def test_migrating_leaves_nothing_behind_in_its_session(
     settings = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
     before = [tuple(row) for row in await shared.fetch(settings)]
     monkeypatch.setattr(shared, "terminate", lambda: None)
-    monkeypatch.setattr("tidepool.storage.migrations.connect", AsyncMock(return_value=shared))
-    monkeypatch.setattr("tidepool.storage.migrations._watch", AsyncMock())
+    monkeypatch.setattr("tidepool.storage.migrator.connect", AsyncMock(return_value=shared))
+    monkeypatch.setattr("tidepool.storage.migrator._watch", AsyncMock())
 
     await migrate(empty_database)
 
@@ -265,7 +287,37 @@ async def test_a_migration_that_fails_leaves_nothing(empty_database: PoolConfig)
         await migrate(empty_database)
     assert set() == await columns(connection, "users")
     await connection.execute("DROP TABLE pool_snapshots")
-    assert all_migrations() == await migrate(empty_database)
+    assert ALL == await migrate(empty_database)
+    await connection.close()
+
+
+async def test_two_sets_are_applied_one_after_the_other(database: PoolConfig, connection: Any, more: More) -> None:
+    """The second can refer to the first's tables. What it does not know of others in the same database is theirs."""
+    shop = more("CREATE VIEW applied AS SELECT job_id FROM job_results WHERE status = 'applied'")
+    assert ["more/0001_more"] == [str(migration) for migration in await shop.migrate(database)]
+    await newer(connection, breaks_older=True, set_name="somebody else's")
+    assert [] == await Migrations().migrate(database)
+    assert [] == await shop.migrate(database)
+
+
+async def test_columns_that_a_migration_drops_are_not_missed(database: PoolConfig, connection: Any, more: More) -> None:
+    """Those that anybody else drops are."""
+    await more("ALTER TABLE users RENAME COLUMN email TO mail; DROP VIEW job_latency").migrate(database)
+    assert [] == await migrator.missing_parts(connection)
+    await connection.execute("ALTER TABLE users DROP COLUMN mail, DROP COLUMN full_name")
+    assert ["users.mail", "users.full_name"] == await migrator.missing_parts(connection)
+
+
+async def test_a_database_from_before_the_first_release_is_refused(empty_database: PoolConfig) -> None:
+    """It has no sets, and nobody but developers has one: it has to be made anew."""
+    connection = await connect(empty_database, "test")
+    await connection.execute(
+        "CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now(), breaks_older boolean NOT NULL DEFAULT false)"
+    )
+    for use in (migrate(empty_database), app.migrations.compared(connection), migrator.missing_parts(connection)):
+        with pytest.raises(MigrationError, match=r"before the first release made this database, .* make a new"):
+            await use
     await connection.close()
 
 

@@ -2,22 +2,26 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from arq.jobs import Job, JobResult
+from arq.jobs import Job as ArqJob
+from arq.jobs import JobResult
 from arq.worker import func
+from engines import own_client, stop
 from waiting import until
 
 from tidepool.client import JobClient
-from tidepool.engine.worker import EngineOptions, Worker
+from tidepool.engine.host import EngineOptions
+from tidepool.engine.worker import Worker
+from tidepool.jobs.job import Job
 from tidepool.queue import wire
-from tidepool.queue.faults import Patience
+from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Finisher
-from tidepool.queue.leases import Finish, Leases, backlog, script
+from tidepool.queue.leases import Again, Done, Leases, backlog
+from tidepool.queue.scripts import script_text
 
 QUEUE = "arq:queue"
 MB = 2**20
@@ -40,7 +44,7 @@ class Running:
 
         self.worker = Worker(
             functions=[func(job, name="job")],
-            redis_pool=redis,
+            redis_pool=own_client(redis),
             handle_signals=False,
             allow_abort_jobs=True,
             log_results=log_results,
@@ -72,11 +76,7 @@ async def start(redis: ArqRedis) -> AsyncIterator[Any]:
     yield make
     for running in started:
         running.may_end.set()
-        running.worker.handle_sig(signal.SIGTERM)
-        await asyncio.gather(running.task, return_exceptions=True)
-        await running.worker._give_back()
-        await running.worker._holding.close()
-        await running.worker._wakeup.close()
+        await stop(running.worker)
 
 
 def is_empty(redis: ArqRedis) -> Any:
@@ -86,6 +86,15 @@ def is_empty(redis: ArqRedis) -> Any:
         return not await redis.zcard(QUEUE)
 
     return empty
+
+
+def is_idle(running: Running) -> Any:
+    """Return a condition: the worker has no job any more."""
+
+    async def idle() -> bool:
+        return not running.worker.tasks
+
+    return idle
 
 
 async def enqueue(redis: ArqRedis, *ids: str | bytes, size: int = 0) -> None:
@@ -105,8 +114,7 @@ async def test_no_id_looks_like_another_jobs_task(redis: ArqRedis, start: Any) -
     await running.until_at_work(len(ids))
     running.may_end.set()
     await until(is_empty(redis))
-    await running.worker._holding.drain()
-    assert {} == running.worker.tasks
+    await until(is_idle(running))
 
 
 async def test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back(redis: ArqRedis, start: Any) -> None:
@@ -118,8 +126,7 @@ async def test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back(redis:
         await running.until_at_work(count)
     running.may_end.set()
     await until(is_empty(redis))
-    await running.worker._holding.drain()
-    assert {} == running.worker.tasks == running.worker._sizes
+    await until(is_idle(running))
     assert 0 == running.worker._held_bytes
 
 
@@ -151,7 +158,7 @@ async def test_a_key_of_ours_of_a_wrong_type_is_deleted_and_named_once(
         await enqueue(redis, job_id)
         (job,), _ = await leases.claim("me", 10, suspect_too=True)
         assert job_id == job.id
-        assert [True] == await leases.finish("me", [Finish(job_id, "done")])
+        assert [True] == await leases.finish("me", [(job, Done())])
     assert ([] if right else [key]) == [line["what"] for line in logs if line["event"] == "redis.key_unusable"]
 
 
@@ -160,10 +167,10 @@ async def test_a_key_of_a_wrong_type_between_claim_and_finish_breaks_nothing(nam
     """A finish does what it can; without the set of what it holds an owner holds nothing."""
     leases = Leases(redis, QUEUE, lease_ms=10_000)
     await enqueue(redis, "a", "b")
-    await leases.claim("me", 10, suspect_too=True)
+    (a, b), _ = await leases.claim("me", 10, suspect_too=True)
     await redis.set(f"{QUEUE}:{name}", "x")
     held = name != "held:me"
-    finishes = [Finish("a", "done", b"result", 1000), Finish("b", "again", b"1")]
+    finishes = [(a, Done(b"result", 1000)), (b, Again(1))]
     assert [held, held] == await leases.finish("me", finishes)
 
 
@@ -176,8 +183,8 @@ async def test_a_jobs_key_of_a_wrong_type_is_that_jobs_alone(kind: str, redis: A
     await redis.hset(f"arq:{kind}:odd", "x", "1")
     jobs, _ = await leases.claim("me", 10, suspect_too=True)
     assert ["a", "odd", "b"] == [job.id for job in jobs]
-    assert [0, 0, 0] == [job.failed_tries for job in jobs]
-    assert [True] * 3 == await leases.finish("me", [Finish(job.id, "done", b"r", 1000) for job in jobs])
+    assert [1, 1, 1] == [job.attempt for job in jobs]
+    assert [True] * 3 == await leases.finish("me", [(job, Done(b"r", 1000)) for job in jobs])
     assert b"r" == await redis.get("arq:result:odd")
 
 
@@ -217,7 +224,7 @@ async def test_a_claim_stops_before_the_job_that_is_too_many_bytes(redis: ArqRed
     rounds: list[list[str]] = []
     for max_bytes in (2500, 1, 5, 3000, 3000):
         jobs, _ = await leases.claim("me", 250, suspect_too=True, max_bytes=max_bytes)
-        rounds.append([job.id[:4] for job in jobs])
+        rounds.append([job.queue_id[:4] for job in jobs])
     assert [["a", "b"], ["c"], ["tiny"], ["iiii"], []] == rounds
 
 
@@ -238,13 +245,13 @@ async def test_finishes_are_sent_4_mib_at_a_time(redis: ArqRedis, monkeypatch: p
     right = leases.finish
 
     async def measured(owner: str, finishes: Any) -> list[bool]:
-        sizes.append(sum(len(finish.value) for finish in finishes))
+        sizes.append(sum(len(done.result) for _, done in finishes))
         return await right(owner, finishes)
 
     monkeypatch.setattr(leases, "finish", measured)
-    finisher = Finisher(leases, Patience(), lambda _: None)
+    finisher = Finisher(leases, Outage(), lambda _: None)
     for job_id in "abcdef":
-        finisher.put(Finish(job_id, "done", b"x" * (MB + 1), 1000, owner="me"))
+        finisher.put(Job(job_id, job_id, "me"), Done(b"x" * (MB + 1), 1000))
     await finisher.drain()
     assert [3 * (MB + 1)] * 2 == sizes
     assert 6 == len([key async for key in redis.scan_iter("arq:result:*")])
@@ -371,7 +378,7 @@ async def test_the_backlog_is_counted_among_odd_owners(redis: ArqRedis) -> None:
 
 
 async def _result(redis: ArqRedis, job_id: str) -> JobResult:
-    found = await Job(job_id, redis, _deserializer=wire.deserialize).result_info()
+    found = await ArqJob(job_id, redis, _deserializer=wire.deserialize).result_info()
     assert found is not None
     return found
 
@@ -391,11 +398,11 @@ async def test_no_foreign_value_is_read_whole(redis: ArqRedis) -> None:
     jobs, _ = await leases.claim("me", 10, suspect_too=True)
     await redis.zadd(QUEUE, {"held": 1})
     await redis.set("arq:in-progress:held", huge)
-    await redis.register_script(script("renew"))(
+    await redis.register_script(script_text("renew"))(
         keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
     )
 
-    assert {"tried": (1, 0), "held": (0, 1)} == {job.id: (job.failed_tries, job.lapses) for job in jobs}
+    assert {"tried": (2, 0), "held": (1, 1)} == {job.id: (job.attempt, job.lapses) for job in jobs}
     used = set(await redis.info("commandstats"))
     assert {"cmdstat_getrange", "cmdstat_strlen", "cmdstat_hstrlen"} <= used
     assert not {"cmdstat_get", "cmdstat_hget", "cmdstat_hmget", "cmdstat_hgetall"} & used

@@ -44,7 +44,6 @@ from planting import (
 from waiting import until
 
 from tidepool.client import JobClient
-from tidepool.engine.attempt import UNRUNNABLE
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
@@ -128,7 +127,7 @@ CATALOGUE = [
     Poison("P19", "unknown function", envelope(f="drop_table"), words="names no function that there is"),
     Poison("P19", "function with NUL", envelope(f="\x00"), words="names no function that there is"),
     Poison("P19", "function of a megabyte", envelope(f="x" * 2**19), words="names no function that there is"),
-    Poison("P19", "the engine's own function", envelope(f=UNRUNNABLE, a=[1, 2, 3, 4]), words="names no function"),
+    Poison("P19", "a name of ours", envelope(f="tidepool:unrunnable", a=[1, 2, 3, 4]), words="names no function"),
     Poison("P19", "old version: a field is missing", envelope(k={"username": "eve"}), words="email: Field required"),
     Poison("P19", "future version: one more field", a_user(shoe_size=42), words="shoe_size: Extra inputs"),
     harmless("P19", "future version: more in the envelope", envelope(f="set_stock", k=STOCK, v=2)),

@@ -11,6 +11,7 @@ from tidepool.health.readiness import Check, Readiness
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
+from worker import app
 
 
 async def answers() -> None:
@@ -34,7 +35,7 @@ async def failing(readiness: Readiness) -> dict[str, str]:
 
 async def test_all_is_well(pool: Pool, redis: ArqRedis) -> None:
     """Both servers answer, and nothing is missing."""
-    readiness = Readiness(redis.ping, own={"engine": lambda: Check(ok=True, reason="goes round")})
+    readiness = Readiness(redis.ping, app.migrations, own={"engine": lambda: Check(ok=True, reason="goes round")})
     readiness.watch(pool)
     report = await readiness.look()
     assert (True, report) == (report.ready, readiness.last)
@@ -43,7 +44,7 @@ async def test_all_is_well(pool: Pool, redis: ArqRedis) -> None:
 
 async def test_before_the_pool_is_open_the_process_is_starting() -> None:
     """And before the first look it is not ready either."""
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     assert not readiness.last.ready
     assert {"pool": "the process is starting"} == await failing(readiness)
 
@@ -51,7 +52,7 @@ async def test_before_the_pool_is_open_the_process_is_starting() -> None:
 async def test_a_redis_that_is_away_is_named(pool: Pool) -> None:
     """In one line, without the password."""
     away = open_redis("redis://user:secret@127.0.0.1:1", queue_name="arq:queue")
-    readiness = Readiness(away.ping)
+    readiness = Readiness(away.ping, app.migrations)
     readiness.watch(pool)
     words = (await failing(readiness))["redis"]
     await away.aclose(close_connection_pool=True)
@@ -62,7 +63,7 @@ async def test_a_redis_that_is_away_is_named(pool: Pool) -> None:
 async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
     """The pool is told beside it: it is not what is wrong."""
     pool = Pool(PoolConfig(url="postgresql://user:secret@127.0.0.1:1/x", application_name="t"))
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     readiness.watch(pool, side=SideConnection(pool.config, "stats"))
     words = await failing(readiness)
     assert {"postgresql"} == set(words)
@@ -73,12 +74,12 @@ async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
     ("change", "words"),
     [
         (
-            "DELETE FROM schema_migrations WHERE version >= 4",
-            "not applied: 0004_pool_history, 0005_front, 0006_rolling_deploys, 0007_verdicts",
+            "DELETE FROM schema_migrations WHERE version >= 3 OR set_name = 'service'",
+            "not applied: tidepool/0003_housekeeping, service/0001_tables",
         ),
         (
-            "UPDATE schema_migrations SET checksum = '' WHERE version = 1",
-            "migration 0001_service was changed after it was applied",
+            "UPDATE schema_migrations SET checksum = '' WHERE set_name = 'service'",
+            "migration service/0001_tables was changed after it was applied",
         ),
     ],
 )
@@ -87,14 +88,14 @@ async def test_migrations_have_to_be_those_of_this_version(
 ) -> None:
     """A missing one, or another one."""
     await connection.execute(change)
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     readiness.watch(pool)
     assert {"migrations": words} == await failing(readiness)
 
 
 async def test_a_full_pool_at_work_has_headroom(small: Pool, side: SideConnection) -> None:
     """Somebody waits, but connections come and go: that is what a busy worker looks like. Stuck is another thing."""
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     readiness.watch(small, side=side)
 
     async def use() -> None:
@@ -117,7 +118,7 @@ async def test_without_a_side_connection_a_look_waits_for_its_turn(
 ) -> None:
     """As a request would: where none comes, there is no headroom."""
     monkeypatch.setattr("tidepool.health.readiness._PATIENCE_S", 0.05)
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     readiness.watch(small)
     async with small.acquire():
         words = await failing(readiness)
@@ -129,7 +130,7 @@ async def test_a_connection_that_is_slow_to_come_back_holds_no_answer_up(pool: P
     monkeypatch.setattr("tidepool.health.readiness._PATIENCE_S", 0.05)
     back, asked = asyncio.Event(), asyncio.Event()
 
-    async def hang(_: object) -> None:
+    async def hang(*_: object) -> None:
         asked.set()
         try:
             await asyncio.Event().wait()
@@ -139,8 +140,8 @@ async def test_a_connection_that_is_slow_to_come_back_holds_no_answer_up(pool: P
     async def ping() -> None:
         """Answer."""
 
-    monkeypatch.setattr("tidepool.health.readiness.compared", hang)
-    readiness = Readiness(ping)
+    monkeypatch.setattr("tidepool.storage.migrator.Migrations.compared", hang)
+    readiness = Readiness(ping, app.migrations)
     readiness.watch(pool)
     async with asyncio.timeout(2):
         report = await readiness.look()

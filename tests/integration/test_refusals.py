@@ -9,18 +9,19 @@ from typing import Any
 import asyncpg
 import pytest
 from arq.connections import ArqRedis
+from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from tidepool.health.readiness import Readiness
 from tidepool.pool.faults import Refused, ServerError, Unavailable, classify, words
 from tidepool.pool.pool import Pool, PoolConfig, connect
 from tidepool.protocols import other_than
-from tidepool.queue.connection import REFUSALS, RedisRefused, ask, open_redis, wait_for_redis
+from tidepool.queue.connection import ask, open_redis, wait_for_redis
+from tidepool.queue.faults import RedisRefused, is_outage, is_passing, is_refused_command
 from tidepool.servers import wait_for_postgresql
 from tidepool.storage import requirements
-from tidepool.storage.migrations import migrate
 from tidepool.urls import parse_postgres
+from worker import app
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_policy:noeviction\r\n"
@@ -154,15 +155,24 @@ async def dsn_of(connection: Any) -> str:
     return f"postgresql://postgres@/DB?host={directory}&port={await connection.fetchval('SHOW port')}"
 
 
-@pytest.mark.parametrize("table", ["users", "products", "orders", "job_results"])
-async def test_a_table_that_was_dropped_is_named(empty_database: PoolConfig, table: str) -> None:
-    """No migration makes it again, since it is applied: every job of it would fail."""
-    await migrate(empty_database)
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DROP TABLE users CASCADE", "users"),
+        ("DROP TABLE job_results CASCADE", "job_results, job_latency"),
+        ("ALTER TABLE job_results DROP COLUMN args", "job_results.args"),
+        ("ALTER TABLE pool_snapshots DROP COLUMN late; DROP TABLE orders", "orders, pool_snapshots.late"),
+        ("DROP VIEW fleet_health", "fleet_health"),
+    ],
+)
+async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: str, words: str) -> None:
+    """Tables, views and columns: no migration makes them again, since it is applied, and every job would fail."""
+    await app.migrations.migrate(empty_database)
     await requirements.check(empty_database, tables=True)
     other = await connect(empty_database, "test")
-    await other.execute(f"DROP TABLE {table} CASCADE")
+    await other.execute(statement)
     await other.close()
-    with pytest.raises(Refused, match=f"though its migrations are applied: {table}$"):
+    with pytest.raises(Refused, match=f"though its migrations are applied: {words}$"):
         await requirements.check(empty_database, tables=True)
 
 
@@ -195,7 +205,7 @@ async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfi
     await other.execute(statement)
     await other.close()
     with pytest.raises((ServerError, Refused)) as met:
-        await migrate(empty_database)
+        await app.migrations.migrate(empty_database)
     assert said in words(met.value)
     assert "a database of its own" in words(met.value)
     assert isinstance(met.value.__cause__ or met.value, asyncpg.PostgresError)
@@ -224,12 +234,12 @@ async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
         url = f"redis://:hunter2@127.0.0.1:{port}/3"
         redis = open_redis(url, queue_name="q")
         try:
-            with pytest.raises(REFUSALS if said else RedisConnectionError) as met:
+            with pytest.raises(RedisRefused if said else RedisConnectionError) as met:
                 await wait_for_redis(redis, url, patience_s=60 if said else 1.5)
         finally:
             await redis.aclose(close_connection_pool=True)
     assert (said or "") in str(met.value)
-    assert (said is None) == (not isinstance(met.value, REFUSALS))
+    assert (said is None) == (not isinstance(met.value, RedisRefused))
     assert ([] if said else ["server.waited_for"]) == [line["event"] for line in logs]
     assert "hunter2" not in f"{logs} {met.value}"
 
@@ -240,7 +250,7 @@ async def test_a_redis_that_drops_jobs_is_warned_of(logs: list[Any], redis: ArqR
     async with listening(redis_that_says({}, evicting)) as port:
         other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
         await wait_for_redis(other, f"redis://127.0.0.1:{port}")
-        readiness = Readiness(lambda: ask(other))
+        readiness = Readiness(lambda: ask(other), app.migrations)
         report = (await readiness.look()).document()["checks"]["redis"]
         await other.aclose(close_connection_pool=True)
     assert ["redis.may_drop_jobs"] == [line["event"] for line in logs]
@@ -261,7 +271,7 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
     async def answers() -> None:
         """Be a Redis that is there."""
 
-    readiness = Readiness(answers)
+    readiness = Readiness(answers, app.migrations)
     readiness.watch(pool)
     report = await readiness.look()
     await pool.close()
@@ -269,9 +279,19 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
     assert "schema_migrations" in report.checks["postgresql"].reason
 
 
-def test_a_refused_command_is_no_connection_that_was_lost() -> None:
-    """A running worker waits when it is refused, as when the server is away: only the start ends by it."""
-    assert all(issubclass(one, (RedisConnectionError, ResponseError)) for one in REFUSALS)
+@pytest.mark.parametrize("kind", [AuthenticationError, RedisRefused])
+def test_a_refused_connection_ends_a_start_only(kind: type[Exception]) -> None:
+    """A running worker waits for the end of it, as when the server is away."""
+    assert is_outage(kind())
+    assert not is_passing(kind())
+
+
+@pytest.mark.parametrize("kind", [NoPermissionError, AuthenticationWrongNumberOfArgsError])
+def test_a_refused_command_ends_a_worker_too(kind: type[Exception]) -> None:
+    """Redis would refuse it for ever."""
+    assert is_refused_command(kind())
+    assert not is_outage(kind())
+    assert not is_passing(kind())
 
 
 def that_answers(reply: bytes) -> Answer:

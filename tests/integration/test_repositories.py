@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from factories import a_change, a_delivery, a_product, a_user, an_order
+from factories import a_change, a_job, a_product, a_user, an_order
 from tables import Tables
 
 from tidepool.jobs.outcomes import CommonReason, Failed, Rejected
@@ -144,9 +144,9 @@ async def test_sql_in_filters_stays_text(repositories: Tables, text: str) -> Non
 async def test_outcomes_are_listed_newest_first_and_filtered(pool: Pool, repositories: Tables) -> None:
     """By id, status, function and age; JSON columns come decoded."""
     ledger = Ledger(pool, JOBS, worker_id="w")
-    await ledger.settle("create_user", [a_delivery(a_user("ada"), "applied")])
-    await ledger.settle("create_user", [a_delivery(Failed("x"), "failed", content={"a": [1, None]})])
-    await ledger.settle("place_order", [a_delivery(Rejected(CommonReason.INVALID), "rejected", function="place_order")])
+    await ledger.settle("create_user", [a_job(a_user("ada"), "applied")])
+    await ledger.settle("create_user", [a_job(Failed("x"), "failed", content={"a": [1, None]})])
+    await ledger.settle("place_order", [a_job(Rejected(CommonReason.INVALID), "rejected", function="place_order")])
 
     async def listed(**conditions: Any) -> list[str]:
         return [row["job_id"] for row in await repositories.results.newest(**conditions)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from factories import a_delivery, a_product, a_user, an_order
+from factories import a_job, a_product, a_user, an_order
 
 from tidepool.client import JobClient
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
@@ -38,13 +38,13 @@ async def settle_some(ledger: Ledger) -> None:
     await ledger.settle(
         "create_user",
         [
-            a_delivery(a_user("ada"), "applied"),
-            a_delivery(a_user("ada"), "rejected"),
-            a_delivery(Failed("gave up"), "failed", content={"username": "eve"}),
-            a_delivery(Rejected(CommonReason.INVALID), "unreadable", content=None),
+            a_job(a_user("ada"), "applied"),
+            a_job(a_user("ada"), "rejected"),
+            a_job(Failed("gave up"), "failed", content={"username": "eve"}),
+            a_job(Rejected(CommonReason.INVALID), "unreadable", content=None),
         ],
     )
-    await ledger.settle("place_order", [a_delivery(an_order("nobody"), "order", last_try=True)])
+    await ledger.settle("place_order", [a_job(an_order("nobody"), "order", is_last_attempt=True)])
 
 
 async def test_applied_jobs_are_never_taken_back(ledger: Ledger, pool: Pool, connection: Any) -> None:
@@ -69,7 +69,7 @@ async def test_conditions_narrow_what_is_taken_back(ledger: Ledger, pool: Pool) 
 async def test_rows_are_taken_back_page_by_page(ledger: Ledger, pool: Pool) -> None:
     """In the order of the ids' bytes, whatever the locale thinks of it."""
     ids = ["A", "B", "Z", "a", "b", "ä", "😀"]
-    await ledger.settle("create_user", [a_delivery(Failed("x"), i, content={}) for i in ids[::-1]])
+    await ledger.settle("create_user", [a_job(Failed("x"), i, content={}) for i in ids[::-1]])
     assert ["A", "B", "Z"] == await mark(pool, limit=3)
     assert ["a", "b", "ä"] == await mark(pool, after_id="Z", limit=3)
     assert ["😀"] == await mark(pool, after_id="ä", limit=3)
@@ -97,10 +97,10 @@ async def test_a_rejected_order_is_applied_after_a_requeue(
     ledger: Ledger, pool: Pool, client: JobClient, redis: ArqRedis, connection: Any
 ) -> None:
     """The whole cycle: rejected, its user created, taken back, enqueued with its content, applied, and only once."""
-    await ledger.settle("create_product", [a_delivery(a_product())])
-    await ledger.settle("place_order", [a_delivery(an_order(quantity=2), "order", last_try=True)])
+    await ledger.settle("create_product", [a_job(a_product())])
+    await ledger.settle("place_order", [a_job(an_order(quantity=2), "order", is_last_attempt=True)])
     await redis.set("arq:result:order", wire.serialize({"r": {"status": "rejected"}}))
-    await ledger.settle("create_user", [a_delivery(a_user())])
+    await ledger.settle("create_user", [a_job(a_user())])
     async with pool.transaction() as transaction:
         (job,) = await Repositories(transaction).results.mark_requeued(job_ids=["order"], after_id="", limit=10)
     assert [True] == await client.enqueue_many([Submission(*job)], again=True)
@@ -108,11 +108,11 @@ async def test_a_rejected_order_is_applied_after_a_requeue(
     assert ("place_order", {"username": "ada", "sku": "LAMP", "quantity": 2}) == (call["f"], call["k"])
     order = JOBS.get("place_order")
     assert order is not None
-    (outcome,) = await ledger.settle("place_order", [a_delivery(order.parse(call["k"]), "order")])
+    (outcome,) = await ledger.settle("place_order", [a_job(order.parse(call["k"]), "order")])
     assert isinstance(outcome, Applied)
     assert "25.00" == outcome.result["total_price"]
     assert [] == await mark(pool)
-    assert [outcome] == await ledger.settle("place_order", [a_delivery(an_order(quantity=2), "order")])
+    assert [outcome] == await ledger.settle("place_order", [a_job(an_order(quantity=2), "order")])
     assert 1 == await connection.fetchval("SELECT count(*) FROM orders")
 
 
@@ -122,7 +122,7 @@ async def test_the_command_requeues_any_number_of_jobs(
     """In chunks; what is in the queue already stays one job."""
     ids = [f"job-{n:04}" for n in range(1200)]
     for start in range(0, 1200, 200):
-        batch = [a_delivery(Failed("x"), i, content={"username": i}) for i in ids[start : start + 200]]
+        batch = [a_job(Failed("x"), i, content={"username": i}) for i in ids[start : start + 200]]
         await ledger.settle("create_user", batch)
     assert ids == await requeue_all(pool, client, status="failed")
     assert 1200 == await client.queued()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_user
+from factories import a_job, a_user
 
 from tidepool.health.pruner import Pruner
 from tidepool.ledger.ledger import Ledger
@@ -15,7 +15,7 @@ from worker.jobs import JOBS
 @pytest.fixture
 async def old_row(pool: Pool, connection: Any) -> None:
     """Have a ledger row that is ten days old."""
-    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_delivery(a_user("ada"), "a")])
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(a_user("ada"), "a")])
     await connection.execute("UPDATE job_results SET finished_at = now() - interval '10 days'")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
-from factories import a_delivery, a_submission
+from factories import a_job, a_submission
 from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
@@ -46,8 +46,8 @@ async def a_worker(redis: ArqRedis, pool: Pool) -> AsyncIterator[Ledger]:
         call = wire.receive(await redis.get(f"arq:job:{job_id}") or b"")
         job_type = JOBS.get(call["f"])
         assert job_type is not None
-        delivery = a_delivery(job_type.parse(call["k"]), job_id, function=call["f"], content=call["k"], last_try=True)
-        await ledger.settle(call["f"], [delivery])
+        job = a_job(job_type.parse(call["k"]), job_id, function=call["f"], content=call["k"], is_last_attempt=True)
+        await ledger.settle(call["f"], [job])
         await redis.zrem(QUEUE, job_id)
         await redis.delete(f"arq:job:{job_id}")
 
@@ -118,7 +118,7 @@ async def test_following_ends_only_with_the_last_outcome(
     await run.enqueue(at_hand(iter([a_submission("ada", "a"), a_submission("eve", "b")])), Pace())
     following = asyncio.create_task(run.follow())
     ledger = Ledger(pool, JOBS, worker_id="w")
-    await ledger.settle("create_user", [a_delivery(job_id="a")])
+    await ledger.settle("create_user", [a_job(job_id="a")])
 
     async def one_is_counted() -> bool:
         return report.finished == 1
@@ -126,7 +126,7 @@ async def test_following_ends_only_with_the_last_outcome(
     await until(one_is_counted)
     assert not following.done()
     assert 1 == report.pending
-    await ledger.settle("create_user", [a_delivery(job_id="b")])
+    await ledger.settle("create_user", [a_job(job_id="b")])
     async with asyncio.timeout(10):
         await following
     assert (1, 1) == (report.total("applied"), report.total("rejected"))

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from factories import a_change, a_delivery, a_product, a_stock, a_user, an_order
+from factories import a_change, a_job, a_product, a_stock, a_user, an_order
 
 from tidepool.jobs.outcomes import Applied, Failed, Rejected, RetryLater
 from tidepool.ledger.ledger import Ledger
@@ -30,9 +30,9 @@ def ledger(pool: Pool) -> Ledger:
     return Ledger(pool, JOBS, worker_id="w")
 
 
-async def settled(ledger: Ledger, function: str, command: Any, *, last_try: bool = False) -> Any:
+async def settled(ledger: Ledger, function: str, command: Any, *, is_last_attempt: bool = False) -> Any:
     """Settle one job."""
-    (outcome,) = await ledger.settle(function, [a_delivery(command, last_try=last_try)])
+    (outcome,) = await ledger.settle(function, [a_job(command, is_last_attempt=is_last_attempt)])
     return outcome
 
 
@@ -52,7 +52,7 @@ async def test_what_a_trigger_cannot_reach_is_its_job_types_failure(
     await connection.execute(trigger)
     async with asyncio.timeout(10):
         again = await settled(ledger, "create_user", a_user("ada"))
-        failed = await settled(ledger, "create_user", a_user("eve"), last_try=True)
+        failed = await settled(ledger, "create_user", a_user("eve"), is_last_attempt=True)
         other = await settled(ledger, "create_product", a_product())
     assert (RetryLater, Failed, Applied) == (type(again), type(failed), type(other))
     assert not ledger.database_is_away
@@ -76,7 +76,7 @@ async def test_the_ledgers_own_statement_is_no_jobs_fault(
     """A lost key, a changed type, a lock that somebody holds for minutes: a last try is not spent on it."""
     await connection.execute(broken)
     async with asyncio.timeout(10):
-        settling = asyncio.create_task(settled(ledger, "create_user", a_user("ada"), last_try=True))
+        settling = asyncio.create_task(settled(ledger, "create_user", a_user("ada"), is_last_attempt=True))
         while not ledger.database_is_away and not settling.done():
             await asyncio.sleep(0.01)
         await connection.execute(mended)
@@ -87,7 +87,7 @@ async def test_a_constraint_on_the_ledger_rejects_no_job(ledger: Ledger, connect
     """Somebody's own rule on rows of applied jobs says nothing of what the job holds."""
     await connection.execute("ALTER TABLE job_results ADD CHECK (status <> 'applied')")
     assert isinstance(await settled(ledger, "create_user", a_user("ada")), RetryLater)
-    assert isinstance(await settled(ledger, "create_user", a_user("ada"), last_try=True), Failed)
+    assert isinstance(await settled(ledger, "create_user", a_user("ada"), is_last_attempt=True), Failed)
     assert 0 == await connection.fetchval("SELECT count(*) FROM users")
 
 
@@ -109,7 +109,7 @@ async def test_an_effect_that_a_trigger_drops_is_not_reported_as_made(
         assert isinstance(await settled(ledger, function, command), Applied)
     await connection.execute(_TRIGGER.format("RETURN NULL;", place))
     again = await settled(ledger, *DROPPED[place])
-    failed = await settled(ledger, *DROPPED[place], last_try=True)
+    failed = await settled(ledger, *DROPPED[place], is_last_attempt=True)
     assert isinstance(again, RetryLater)
     assert isinstance(failed, Failed)
     assert "trigger" in failed.error
@@ -126,7 +126,7 @@ async def test_taken_keys_are_still_rejected(ledger: Ledger) -> None:
     await settled(ledger, "create_user", a_user("ada"))
     await settled(ledger, "create_product", a_product("tea"))
     twins = [a_user("ada", email="b@x"), a_user("bob", email="ada@example.org"), a_user("eve")]
-    username, email, fresh = await ledger.settle("create_user", [a_delivery(twin) for twin in twins])
+    username, email, fresh = await ledger.settle("create_user", [a_job(twin) for twin in twins])
     sku = await settled(ledger, "create_product", a_product("tea"))
     assert ["username_taken", "email_taken", "sku_taken"] == [
         taken.reason for taken in (username, email, sku) if isinstance(taken, Rejected)

@@ -54,8 +54,8 @@ MUTATIONS = [
     Mutation(
         "no look-up of stored outcomes",
         "Ledger._transaction",
-        "repositories.results.lookup([job.id for job in batch]) if look_up else {}",
-        "repositories.results.lookup([]) if look_up else {}",
+        "results.lookup([job.id for job in batch]) if look_up else {}",
+        "results.lookup([]) if look_up else {}",
         "test_new_and_redelivered_jobs_share_a_batch",
     ),
     Mutation(
@@ -82,9 +82,9 @@ MUTATIONS = [
     Mutation(
         "the ledger's row outside of the effect's transaction",
         "Ledger._transaction",
-        "await self._write(function, entries, repositories, db_us, write_us)",
+        "await self._write(function, entries, results, db_us, write_us)",
         "async with self._pool.transaction() as other:\n"
-        "    await self._write(function, entries, Repositories(other), db_us, write_us)",
+        "    await self._write(function, entries, ResultRepository(other), db_us, write_us)",
         "test_a_row_whose_effect_cannot_be_committed_is_rolled_back",
     ),
     Mutation(
@@ -105,13 +105,13 @@ MUTATIONS = [
         "a failed batch is not split",
         "Ledger._settle",
         "parts = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]",
-        "return [await self._settle_alone(delivery, error) for delivery in batch]",
+        "return [await self._settle_alone(job, error) for job in batch]",
         "test_one_jobs_data_does_not_change_the_others_outcomes",
     ),
     Mutation(
         "a job's own fault is tried again without end",
         "Ledger._blame.decided",
-        "decided = Failed(text) if delivery.last_try else",
+        "decided = Failed(text) if job.is_last_attempt else",
         "decided = Failed(text) if False else",
         "test_a_job_whose_code_raises_on_its_last_try_has_failed",
     ),
@@ -132,14 +132,14 @@ MUTATIONS = [
     Mutation(
         "a grant that the ledger lacks is the jobs' failure",
         "Ledger._transaction",
-        "asked = committing and any",
-        "asked = any",
+        "was_asked = committing and any",
+        "was_asked = any",
         "test_what_the_ledger_may_not_do_is_waited_for",
     ),
     Mutation(
         "a refused commit stops the whole worker",
         "Ledger._transaction",
-        "if asked and is_of",
+        "if was_asked and is_of",
         "if False and is_of",
         "test_a_commit_that_is_refused_is_its_job_types_failure",
     ),
@@ -167,7 +167,7 @@ MUTATIONS = [
     Mutation(
         "a job of a newer version is rejected at once",
         "NewerJobs.leave",
-        'if now - since >= self._leave_s or call.get("burst"):',
+        "if now - since >= self._leave_s:",
         "if True:",
         "test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
     ),
@@ -209,7 +209,7 @@ MUTATIONS = [
     Mutation(
         "an order does not look again for its user",
         "_conclude",
-        "if not delivery.looked_again:",
+        "if not job.has_looked_again:",
         "if False:",
         "test_an_unknown_reference_is_looked_up_again_at_once",
     ),
@@ -238,18 +238,16 @@ MUTATIONS = [
     Mutation(
         "a job that is here already runs twice",
         "Batcher.submit",
-        "if len(self._answers[delivery.id]) == 1:",
-        "if self._answers[delivery.id]:",
+        "if len(self._answers[job.id]) == 1:",
+        "if self._answers[job.id]:",
         "test_a_job_that_came_back_under_way_is_not_run_twice",
     ),
     # ---------------------------------------------------------------- claims, leases, finishes
     Mutation(
         "a job is acknowledged before its commit",
-        "Intake.run",
-        "outcome = await self._submit(self._delivery(function, call, command, content))",
-        "submitted = self._submit(self._delivery(function, call, command, content))\n"
-        "self.task = __import__('asyncio').ensure_future(submitted)\n"
-        "outcome = Applied({})",
+        "Intake._submit",
+        "return await self._batcher.submit(job)",
+        "self.task = __import__('asyncio').ensure_future(self._batcher.submit(job))\nreturn Applied({})",
         "test_acknowledging.py",
     ),
     Mutation(
@@ -310,9 +308,9 @@ MUTATIONS = [
     ),
     Mutation(
         "what was applied is told as failed",
-        "_end_unrunnable",
-        "if answer is not None:",
-        'if error.kind == "invalid":',
+        "Attempts._refuse",
+        "if settled is None or isinstance(settled, Failed) or _is_abort(settled):",
+        "if settled is None or isinstance(refusal.outcome, Failed) or _is_abort(refusal.outcome):",
         "test_what_was_applied_is_told_as_applied",
     ),
     Mutation(
@@ -402,28 +400,28 @@ MUTATIONS = [
     Mutation(
         "a lease once lost is lost with each claim",
         "Holding.claim",
-        "if not self._jobs:",
-        "if not known:",
+        "if not self._ids:",
+        "if False:",
         "test_a_lease_that_is_lost_is_lost_once",
     ),
     Mutation(
         "a job that kills its workers runs for ever",
-        "_refuse_hopeless",
-        "if call.claimed.lapses >= MOST_LAPSES:",
+        "Attempts._refusal",
+        "if job.lapses >= MOST_LAPSES:",
         "if False:",
         "test_a_job_that_killed_three_workers_is_failed_and_named",
     ),
     Mutation(
         "a job that a stop interrupts is done",
-        "_after_error",
-        "if worker.retry_jobs and isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):",
-        "if worker.retry_jobs and isinstance(error, (Retry, RetryJob)):",
+        "Attempts._ending_of",
+        "not isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):",
+        "not isinstance(error, (Retry, RetryJob)):",
         "test_a_signal_without_wait_puts_running_jobs_back",
     ),
     Mutation(
         "trouble with Redis ends the worker",
-        "Patience.pause",
-        "if not is_trouble(error):\n    raise error",
+        "Outage.pause",
+        "if not is_outage(error):\n    raise error",
         "raise error",
         "test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
     ),
@@ -451,8 +449,8 @@ MUTATIONS = [
     Mutation(
         "bytes that were held stay held",
         "Worker._acknowledged",
-        "self._held_bytes -= self._sizes.pop(key, 0)",
-        "self._sizes.pop(key, 0)",
+        "self._held_bytes -= _counted_bytes(job)",
+        "self._held_bytes -= 0",
         "test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back",
     ),
     Mutation(
@@ -479,8 +477,8 @@ MUTATIONS = [
     Mutation(
         "the cause of an earlier try stays",
         "finish.lua",
-        "redis.call('DEL', 'arq:cause:' .. id)",
-        "redis.call('EXISTS', 'arq:cause:' .. id)",
+        "redis.call('DEL', CAUSE .. id)",
+        "redis.call('EXISTS', CAUSE .. id)",
         "test_the_cause_of_the_last_try_is_kept",
     ),
     Mutation(
@@ -541,24 +539,15 @@ MUTATIONS = [
     ),
     Mutation(
         "the arguments of large jobs are kept",
-        "Call.forget_arguments",
+        "Job.forget_arguments",
         "if self.is_large:",
         "if False:",
         "test_arguments_of_large_jobs_are_not_kept_where_that_is_asked_for",
     ),
     Mutation(
-        "an id can look like another job's task",
-        "Worker._start",
-        "key: Any = (claimed.id, claimed.owner)  # no id can be made to look like another job's\n"
-        "while key in tasks:  # its mark was deleted by somebody, or its finish is on the way\n"
-        '    key = (*key, "again")',
-        'key: Any = claimed.id if claimed.id not in tasks else f"{claimed.id}\\n{claimed.owner}"',
-        "test_no_id_looks_like_another_jobs_task",
-    ),
-    Mutation(
         "an odd error ends a worker",
         "Worker._outlast",
-        "if self.burst or is_trouble(error) or isinstance(error, ResponseError):",
+        "if self.burst or is_outage(error) or is_refused_command(error):",
         "if True:",
         "test_an_error_of_a_round_does_not_end_the_worker",
     ),
@@ -608,7 +597,7 @@ MUTATIONS = [
     Mutation(
         "no limit for a job's fields",
         "JobType.parse",
-        "> MOST_FIELDS:",
+        "> MAX_FIELDS:",
         "> 2**31:",
         "test_poison_has_its_outcome_and_harms_nobody[P6 40,000 fields]",
     ),
@@ -628,7 +617,7 @@ MUTATIONS = [
     ),
     Mutation(
         "any score is reckoned with",
-        "due_ms",
+        "_due_ms",
         "int(min(max(0.0, float(score)), _LATEST_MS))",
         "int(float(score))",
         "test_poison_has_its_outcome_and_harms_nobody[P4 score -inf]",
@@ -646,13 +635,6 @@ MUTATIONS = [
         '~{digest}"',
         '"',
         "test_endless_ids_that_begin_alike_are_two_jobs",
-    ),
-    Mutation(
-        "the engine's own function can be called from outside",
-        "attempt:_read",
-        "worker.functions.get(call.name) if call.name != UNRUNNABLE else None",
-        "worker.functions.get(call.name)",
-        "test_poison_has_its_outcome_and_harms_nobody[P19 the engine's own function]",
     ),
     Mutation(
         "unknown fields are ignored",
@@ -884,8 +866,8 @@ MUTATIONS = [
     Mutation(
         "the drill takes our own table for a stranger's",
         "guard.sql:tables",
-        "'schema_migrations', 'turns')",
-        "'schema_migrations')",
+        "c.relname <> 'schema_migrations'",
+        "c.relname <> 'none'",
         "test_every_table_of_the_migrations_is_known",
     ),
     Mutation(
@@ -894,6 +876,49 @@ MUTATIONS = [
         "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
         "if state.startswith(_REFUSED_CLASSES):",
         "test_a_poolers_prepared_statements_are_no_jobs_fault",
+    ),
+    # ---------------------------------------------------------------- settings, and the ends of commands
+    Mutation(
+        "a setting keeps its quotes",
+        "Settings._trimmed",
+        "trimmed[0] == trimmed[-1]",
+        "False",
+        "test_a_value_in_quotes_is_refused",
+    ),
+    Mutation(
+        "a queue's name is of any length",
+        "Settings.queue_name",
+        "max_length=512",
+        "max_length=513",
+        "test_a_queues_name_has_up_to_512_characters",
+    ),
+    Mutation(
+        "a signal while Python ends takes the place of the status",
+        "process:prepare",
+        "atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS)",
+        "atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, ())",
+        "test_a_signal_while_python_ends_changes_no_status",
+    ),
+    Mutation(
+        "arq's traceback for settings of another name",
+        "worker:__getattr__",
+        "if process.is_arq_command() and f",
+        "if False and f",
+        "test_settings_of_another_name_are_one_line",
+    ),
+    Mutation(
+        "a moved command is handed to a laboratory that is not there",
+        "worker:main",
+        'if find_spec("lab") is None:',
+        "if False:",
+        "test_a_moved_command_without_the_laboratory_is_one_line",
+    ),
+    Mutation(
+        "jobs that do not go back to the queue are counted as recovered",
+        "claim.lua",
+        "returned, put = returned + back,",
+        "returned, put = returned + count,",
+        "test_only_jobs_that_go_back_to_the_queue_are_counted",
     ),
     # ---------------------------------------------------------------- the producer
     Mutation(

@@ -28,10 +28,10 @@ class Mutation:
     """A fault that one test must notice.
 
     *what* describes the fault. *where* names a Python function, method, class or constant (`Ledger._write`), a file
-    (`claim.lua`), or a query in a file (`results.sql:write`); a name that occurs in several modules has its module in
-    front (`ledger:Ledger._write`). *old* must occur there exactly once, and becomes *new*. White space in *old*
-    matches any white space, and *new* is indented as the line is in which *old* begins. *test* names the test that
-    must fail: a function with or without the id of its parameters, or a file.
+    (`claim.lua`), or a query in a file (`results.sql:write`); a name that occurs in several modules has its module or
+    folder in front (`batcher:Batcher.close`). *old* must occur there exactly once, and becomes *new*. White space in
+    *old* matches any white space, and *new* is indented as the line is in which *old* begins. *test* names the test
+    that must fail: a function with or without the id of its parameters, or a file.
     """
 
     what: str
@@ -73,7 +73,7 @@ class Mutation:
         found = [
             place
             for place in _places().get(self.where if is_query else name, ())
-            if is_query or not colon or place.path.stem == module
+            if is_query or not colon or module in (place.path.stem, place.path.parent.name)
         ]
         if len(found) != 1:
             raise ValueError(f"{self.where!r} is the name of {len(found)} places{self._elsewhere()}")

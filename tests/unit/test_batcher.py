@@ -6,17 +6,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from factories import a_delivery
+from factories import a_job
 
-from tidepool.jobs.outcomes import Applied, Outcome, RetryLater
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Applied, LookAgain, Outcome, RetryLater
 from tidepool.ledger.batcher import Batcher
-from tidepool.ledger.delivery import Delivery
 
 pytestmark = pytest.mark.timeout(10)
 
 
 class Settling:
-    """A settle function that tells its batches and, when *held*, waits for `let_go`."""
+    """A ledger that tells its batches and, when *held*, waits for `let_go`."""
 
     def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[str]] = []
@@ -27,15 +27,15 @@ class Settling:
         if not held:
             self._go.set()
 
-    async def __call__(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+    async def settle(self, function: str, batch: Sequence[Job[Any]]) -> list[Outcome | RetryLater | LookAgain]:
         """Answer every job with its own id."""
         self.functions.append(function)
-        self.batches.append([delivery.id for delivery in batch])
+        self.batches.append([job.id for job in batch])
         self.called.set()
         await self._go.wait()
         if self.error is not None:
             raise self.error
-        return [answer(delivery.id) for delivery in batch]
+        return [answer(job.id) for job in batch]
 
     def let_go(self) -> None:
         """Let everybody through from now on."""
@@ -49,7 +49,7 @@ def answer(job_id: str) -> Applied:
 
 def submit(batcher: Batcher, *job_ids: str, function: str = "create_user") -> list[asyncio.Task[Outcome | RetryLater]]:
     """Submit jobs, each from a task of its own."""
-    return [asyncio.create_task(batcher.submit(a_delivery(job_id=i, function=function))) for i in job_ids]
+    return [asyncio.create_task(batcher.submit(a_job(job_id=i, function=function))) for i in job_ids]
 
 
 async def turns() -> None:
@@ -281,10 +281,11 @@ async def told_in_time(tasks: Sequence[asyncio.Task[Any]]) -> bool:
 async def test_a_wrong_number_of_outcomes_is_an_error() -> None:
     """Nobody may wait for ever, nor take somebody else's outcome."""
 
-    async def forgetful(_function: str, _batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
-        return []
+    class Forgetful(Settling):
+        async def settle(self, *_: Any) -> list[Outcome | RetryLater | LookAgain]:
+            return []
 
-    tasks = submit(Batcher(forgetful, slots=1, limit=9), "a")
+    tasks = submit(Batcher(Forgetful(), slots=1, limit=9), "a")
     assert await told_in_time(tasks)
     assert [ValueError] == [type(task.exception()) for task in tasks]
 
@@ -301,20 +302,19 @@ async def test_a_cancelled_batch_cancels_its_callers() -> None:
 class LooksAgain(Settling):
     """Finds jobs called early unresolved until they have looked again; holds batches of the function slow."""
 
-    async def __call__(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
+    async def settle(self, function: str, batch: Sequence[Job[Any]]) -> list[Outcome | RetryLater | LookAgain]:
         """Answer every job with its own id, or with a second look."""
         if function == "slow":
-            return list(await super().__call__(function, batch))
-        self.batches.append([delivery.id for delivery in batch])
+            return list(await super().settle(function, batch))
+        self.batches.append([job.id for job in batch])
         return [
-            RetryLater(0) if delivery.id.startswith("early") and not delivery.looked_again else answer(delivery.id)
-            for delivery in batch
+            LookAgain() if job.id.startswith("early") and not job.has_looked_again else answer(job.id) for job in batch
         ]
 
 
 def early(batcher: Batcher) -> asyncio.Task[Outcome | RetryLater]:
     """Submit a job that has not looked again yet."""
-    return asyncio.create_task(batcher.submit(a_delivery(job_id="early", looked_again=False)))
+    return asyncio.create_task(batcher.submit(a_job(job_id="early", has_looked_again=False)))
 
 
 async def test_a_job_that_looks_again_does_not_go_through_the_queue() -> None:
@@ -391,7 +391,7 @@ async def test_a_function_that_has_nothing_under_way_is_forgotten() -> None:
     """Names of functions that there are none of are the senders' to make up."""
     batcher = Batcher(Settling(), slots=2, limit=10)
     for number in range(3):
-        await batcher.submit(a_delivery(job_id=str(number), function=f"made-up-{number}"))
+        await batcher.submit(a_job(job_id=str(number), function=f"made-up-{number}"))
     await turns()
     assert not batcher._settling
     await batcher.close()

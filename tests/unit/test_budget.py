@@ -2,12 +2,12 @@
 
 import asyncio
 import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from fleet import KEY, Fleet, a_fleet
 
-from tidepool.fleet import budget as budget_module
 from tidepool.fleet.budget import LEAST, Member
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
@@ -171,6 +171,6 @@ async def test_run_beats_until_it_is_cancelled() -> None:
 
 def test_the_script_says_what_its_keys_and_arguments_are() -> None:
     """Each that it uses is described in its head."""
-    text = (budget_module.files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8")
+    text = (files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8")
     head = "\n".join(line for line in text.splitlines() if line.startswith("--"))
     assert set(re.findall(r"(?:KEYS|ARGV)\[\d\]", text)) == set(re.findall(r"(?:KEYS|ARGV)\[\d\]", head))

@@ -78,7 +78,11 @@ async def test_whatever_stands_at_its_keys_the_fleet_is_soon_as_it_was(kind: str
     assert [7, 7, 7] == fleet.limits()
 
 
-@pytest.mark.parametrize("entry", [f"{LATER_MS}:2", "x:2", "1", "", f"{LATER_MS}:{10**300}", "1:2:3", "1" * 100_000])
+@pytest.mark.parametrize(
+    "entry",
+    [f"{LATER_MS}:2", "x:2", "1", "", f"{LATER_MS}:{10**300}", "1:2:3", "1" * 100_000],
+    ids=("later", "no time", "one", "none", "endless", "three", "long"),  # the same in each process of xdist
+)
 async def test_entries_that_no_worker_wrote_take_no_share(entry: str) -> None:
     """Sixty of them, whose beat is no time, or one that is still to come: they would live for ever."""
     fleet = await three_workers()

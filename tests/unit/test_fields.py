@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
 from tidepool.jobs.command import Command, explain
-from tidepool.jobs.job import MOST_FIELDS
+from tidepool.jobs.job import MAX_FIELDS
 from tidepool.jobs.outcomes import CommonReason, Rejected
 from worker.jobs import JOBS
 from worker.jobs.place_order import PlaceOrder
@@ -260,7 +260,7 @@ def test_an_unknown_fields_name_is_escaped_and_cut() -> None:
 
 def test_only_the_first_five_faults_are_told() -> None:
     """Many unknown fields make no endless error."""
-    rejected = parse("create_user", **{f"field_{n}": n for n in range(MOST_FIELDS - len(VALID["create_user"]))})
+    rejected = parse("create_user", **{f"field_{n}": n for n in range(MAX_FIELDS - len(VALID["create_user"]))})
     assert isinstance(rejected, Rejected)
     assert rejected.detail.endswith("; and 92 more")
     assert len(rejected.detail) < 500
@@ -269,7 +269,7 @@ def test_only_the_first_five_faults_are_told() -> None:
 @pytest.mark.parametrize("function", VALID)
 def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
     """One more than may be is told in a word, and no command has nearly as many."""
-    rejected = parse(function, **{f"field_{n}": n for n in range(MOST_FIELDS)})
+    rejected = parse(function, **{f"field_{n}": n for n in range(MAX_FIELDS)})
     assert Rejected(CommonReason.INVALID, "has more than 100 fields") == rejected
 
 

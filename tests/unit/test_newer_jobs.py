@@ -3,10 +3,14 @@
 from typing import Any
 
 import pytest
+from factories import user_fields
 
 from tidepool.engine import intake
-from tidepool.engine.attempt import Leave
-from tidepool.engine.intake import NewerJobs
+from tidepool.engine.intake import Intake, NewerJobs
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Applied, Outcome, Rejected
+from tidepool.queue.leases import Release
+from worker.jobs import JOBS
 
 
 class Clock:
@@ -17,18 +21,14 @@ class Clock:
         monkeypatch.setattr(intake.time, "monotonic", lambda: self.now_s)
 
 
-def is_left(newer: NewerJobs, job_id: str, **call: Any) -> bool:
+def is_left(newer: NewerJobs, job_id: str) -> bool:
     """Return whether a job is left to others."""
-    try:
-        newer.leave("new", {"job_id": job_id, **call}, "cause")
-    except Leave:
-        return True
-    return False
+    return newer.leave("new", job_id, "cause") is not None
 
 
 def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """They never come back here. Were they remembered for ever, a new one would be left again and again, for good."""
-    monkeypatch.setattr(intake, "_MOST_LEFT", 3)
+    monkeypatch.setattr(intake, "_MAX_LEFT", 3)
     clock, newer = Clock(monkeypatch), NewerJobs(10)
     for name in "abc":
         assert is_left(newer, name)
@@ -50,7 +50,21 @@ def test_a_job_that_comes_back_late_still_has_its_own_time(monkeypatch: pytest.M
     assert not is_left(newer, "late")
 
 
-def test_a_burst_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+class Settling:
+    """Settles each job as it is decided already."""
+
+    async def submit(self, job: Job[Any]) -> Outcome:
+        """Return the job's outcome."""
+        return job.decided or Applied({})
+
+
+async def test_a_burst_leaves_nothing() -> None:
     """It would end without the jobs."""
-    Clock(monkeypatch)
-    assert not is_left(NewerJobs(10), "a", burst=True)
+    intake = Intake(JOBS, max_tries=1, leave_s=10)
+    intake.open(Settling())
+    settled: list[type] = []
+    for may_leave in (True, False):
+        fields = user_fields(shoe_size=42)
+        job: Job[Any] = Job("a", "a", function="create_user", kwargs=fields, content=fields)
+        settled.append(type(await intake.run(job, may_leave=may_leave)))
+    assert [Release, Rejected] == settled

@@ -367,6 +367,21 @@ def test_text_is_trimmed_and_control_characters_are_refused(variable: str) -> No
             load({variable: f"a-name{odd}of-16-chars"})
 
 
+@pytest.mark.parametrize("quote", ['"', "'", "`"])
+def test_a_value_in_quotes_is_refused(quote: str) -> None:
+    """Docker's `--env-file` leaves the quotes of a .env file; a queue of that name has jobs that nobody takes."""
+    with pytest.raises(SettingsError, match=r"^QUEUE_NAME: is in quotes, .*: write it without them$"):
+        load({"QUEUE_NAME": f"{quote}arq:queue{quote}"})
+    assert f"{quote}a" == load({"QUEUE_NAME": f"{quote}a"}).queue_name
+
+
+def test_a_queues_name_has_up_to_512_characters() -> None:
+    """It is a part of every key and of every advice to the operator."""
+    assert 512 == len(load({"QUEUE_NAME": "q" * 512}).queue_name)
+    with pytest.raises(SettingsError, match=r"^QUEUE_NAME: .*512 characters"):
+        load({"QUEUE_NAME": "q" * 513})
+
+
 def test_a_token_that_no_caller_could_send_is_refused() -> None:
     """A header has no blanks in a token, and no other letters than ASCII's."""
     for token in ("sixteen letters or so", "sixteen-létters-or-so"):

@@ -57,7 +57,7 @@ async def _judge(
     arguments: argparse.Namespace, settings: Settings, urls: Urls
 ) -> tuple[list[Verdict], list[dict[str, Any]]]:
     """Return each group of processes with its verdict, and the events of the time."""
-    pool = await terminal.open_pool(settings, urls, "why")
+    pool = await terminal.open_pool(settings, urls, "why", arguments.app.migrations)
     try:
         async with pool.acquire() as connection:
             until = await Repositories(connection).server.clock()

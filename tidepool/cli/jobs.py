@@ -36,7 +36,7 @@ async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls)
         "since": durations.before_now(arguments.since),
     }
     told_by_part = arguments.slowest and not arguments.json
-    pool = await terminal.open_pool(settings, urls, "results")
+    pool = await terminal.open_pool(settings, urls, "results", arguments.app.migrations)
     async with pool.acquire() as connection:
         ledger = Repositories(connection).results
         listed = ledger.slowest if arguments.slowest else ledger.newest
@@ -89,7 +89,7 @@ def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
 
 async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Take outcomes back and enqueue their jobs; exit status 1 where a job that was asked for cannot run again."""
-    pool = await terminal.open_pool(settings, urls, "requeue")
+    pool = await terminal.open_pool(settings, urls, "requeue", arguments.app.migrations)
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
     async with terminal.open_queue(settings, urls) as redis:

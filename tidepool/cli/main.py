@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from tidepool import durations
+from tidepool.app import App
 from tidepool.cli import terminal
 from tidepool.cli.advice import ADVISE_EXAMPLES, WHY_EXAMPLES, advise, why
 from tidepool.cli.pool import EXAMPLES as POOL_EXAMPLES
@@ -35,7 +36,7 @@ _SNAPSHOTS_EXAMPLES = """  python -m worker snapshots --since 10m
 
 async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """List pool snapshots, the newest first."""
-    pool = await terminal.open_pool(settings, urls, "snapshots")
+    pool = await terminal.open_pool(settings, urls, "snapshots", arguments.app.migrations)
     async with pool.acquire() as connection:
         rows = await Repositories(connection).snapshots.newest(
             worker_id=arguments.worker, since=durations.before_now(arguments.since), limit=arguments.limit
@@ -49,11 +50,12 @@ async def snapshots(arguments: argparse.Namespace, settings: Settings, urls: Url
 async def migrate_now(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Apply the missing migrations."""
     config = PoolConfig(url=urls.database, application_name="tidepool-migrate")
-    migrations = await terminal.migrate_first(config, settings, urls)
-    applied = [f"{migration.version:04}_{migration.name}" for migration in migrations]
+    migrations = await terminal.migrate_first(config, settings, urls, arguments.app.migrations)
+    applied = [str(migration) for migration in migrations]
     if arguments.roles:
         given = zip(ROLES, (settings.work_password, settings.read_password), strict=True)
-        await grant_roles(config, {role: password.get_secret_value() for role, password in given if password})
+        passwords = {role: password.get_secret_value() for role, password in given if password}
+        await grant_roles(config, passwords, arguments.app.grants)
     if arguments.json:
         terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
         return 0
@@ -133,7 +135,8 @@ def _add(commands: Any, name: str, command: Any, examples: str) -> argparse.Argu
     return added
 
 
-def main() -> None:
-    """Run the command that the command line names."""
+def main(app: App) -> None:
+    """Run the command that the command line names, for *app*."""
     arguments = parser().parse_args()
-    terminal.run(lambda settings, urls: arguments.command(arguments, settings, urls), Settings)
+    arguments.app = app
+    terminal.run(lambda settings, urls: arguments.command(arguments, settings, urls), app.settings)

@@ -55,7 +55,7 @@ NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker runni
 
 async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
     """Show the pools of all processes and the fleet's last minutes."""
-    pool = await terminal.open_pool(settings, urls, "pool")
+    pool = await terminal.open_pool(settings, urls, "pool", arguments.app.migrations)
     try:
         if arguments.json:
             terminal.print_json(await _read(pool, arguments))

@@ -20,8 +20,6 @@ from decimal import Decimal
 from typing import Any, Never, TypeVar
 
 import uvloop
-from arq.connections import ArqRedis
-from redis.exceptions import RedisError
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -31,10 +29,11 @@ from tidepool import durations, logs, process, servers
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.queue.connection import REFUSALS, open_redis, wait_for_redis
+from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
+from tidepool.queue.faults import REDIS_ERRORS, RedisError, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage import requirements
-from tidepool.storage.migrations import Migration, MigrationError, migrate
+from tidepool.storage.migrator import Migration, MigrationError, Migrations
 from tidepool.urls import without_password
 
 _HIGHEST_PORT = 65535
@@ -98,7 +97,7 @@ async def _cancelled_by(interruption: process.Interruption, command: Awaitable[i
         interruption.cancel = None
 
 
-async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
+async def open_pool(settings: Settings, urls: Urls, name: str, migrations: Migrations) -> Pool:
     """Open a small pool for a command, on a database whose schema is there. Raises `CommandError`."""
     config = PoolConfig(
         url=urls.database,
@@ -109,19 +108,19 @@ async def open_pool(settings: Settings, urls: Urls, name: str) -> Pool:
         connect_timeout_s=settings.connect_timeout,
     )
     if settings.migrate_on_start:
-        await migrate_first(config, settings, urls)
+        await migrate_first(config, settings, urls, migrations)
     await patiently(lambda: requirements.check(config, tables=True), settings, urls)
     return await patiently(lambda: Pool.open(config), settings, urls)
 
 
-async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls) -> list[Migration]:
+async def migrate_first(config: PoolConfig, settings: Settings, urls: Urls, migrations: Migrations) -> list[Migration]:
     """Apply the missing migrations where the database can be written and holds any text; returns what was applied."""
     await patiently(lambda: requirements.check(config, writing=True), settings, urls)
-    return await patiently(lambda: migrate(config), settings, urls)
+    return await patiently(lambda: migrations.migrate(config), settings, urls)
 
 
 @asynccontextmanager
-async def open_queue(settings: Settings, urls: Urls) -> AsyncGenerator[ArqRedis]:
+async def open_queue(settings: Settings, urls: Urls) -> AsyncGenerator[RedisClient]:
     """Give Redis's client for a command, once Redis answers and can serve us. Raises what redis-py raises."""
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
     try:
@@ -136,9 +135,9 @@ async def require_redis(settings: Settings, urls: Urls) -> None:
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
     try:
         await wait_for_redis(redis, urls.redis, patience_s=0)
-    except REFUSALS as error:
+    except RedisRefused as error:
         raise CommandError(f"Redis at {without_password(urls.redis)}: {words(error)}") from None
-    except (RedisError, OSError):
+    except REDIS_ERRORS:
         pass  # it may come later: a front answers 503 until then
     finally:
         await redis.aclose(close_connection_pool=True)

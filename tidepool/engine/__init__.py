@@ -2,5 +2,6 @@
 
 - `worker`   the subclass of arq's Worker
 - `attempt`  one attempt at a job, and how it ends
-- `intake`   from arq's call of a function to a delivery, and from an outcome to the result that arq stores
+- `intake`   runs jobs of declared types: from the claimed job to its outcome, and to the result that arq stores
+- `host`     what the two need to know of the worker
 """

@@ -2,8 +2,8 @@
 
 What is arq's stays arq's: settings, signals, cron, health check, abort, burst. Replaced is how jobs
 come and go: `holding` claims many in a round trip, keeps their lease and finishes them (through
-`leases`, `renewal` and `finisher`), `job_run` makes an attempt at each, `wakeup` ends the idle worker's
-sleep, and trouble with Redis (`trouble`) never ends the worker.
+`leases`, `renewal` and `finisher`), `attempt` makes an attempt at each, `wakeup` ends the idle worker's
+sleep, and trouble with Redis (`faults`) never ends the worker.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import gc
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from signal import Signals
@@ -22,15 +22,17 @@ import arq.worker
 import structlog
 import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
-from arq.constants import abort_jobs_ss
-from redis.exceptions import ResponseError
 
 from tidepool import logs, process
-from tidepool.engine.attempt import perform
+from tidepool.engine.attempt import Attempts
+from tidepool.engine.host import Context, EngineOptions
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import Job
 from tidepool.periodic import FailureLog
-from tidepool.queue.faults import Patience, is_trouble, is_wrong_type, shown_text
+from tidepool.queue import keys
+from tidepool.queue.faults import Outage, is_answer, is_outage, is_refused_command, is_wrong_type, shown_text
 from tidepool.queue.holding import Holding
-from tidepool.queue.leases import MOST_AT_ONCE, Claimed, Finish
+from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Release
 from tidepool.queue.wakeup import Wakeup
 
 log = structlog.get_logger(__name__)
@@ -49,50 +51,37 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """What arq's settings have no place for: the value of `ctx["engine"]`, all of it optional.
+class _Parts:
+    """What the engine consists of while it is connected."""
 
-    *owner* names the process in Redis; *connect* makes the connection instead of arq's `create_pool`;
-    while *may_claim* says no, no new jobs are claimed and those that are here are kept. *beaten* hears of every beat;
-    while *is_ready* says no, the sign of life that `arq --check` asks for is not renewed, and ends.
-
-    *max_job_bytes* is the limit of a job's content in Redis: a larger one is never read, and its result is an error.
-    While the jobs at hand have *max_held_bytes* together or more, no others are claimed; those of less than 4 KiB are
-    bounded by `max_jobs` alone and not counted. The arguments of a job of more than *max_kept_bytes* are not kept while
-    it runs, nor in its result; None: they are, as in arq. *log_arguments*: the line of a job's start shows them.
-    """
-
-    owner: str = ""
-    lease_s: float = 5.0
-    connect: Callable[[], Awaitable[ArqRedis]] | None = None
-    may_claim: Callable[[], bool] = lambda: True
-    beaten: Callable[[], None] = lambda: None
-    is_ready: Callable[[], bool] = lambda: True
-    max_job_bytes: int = 64 * 1024 * 1024
-    max_held_bytes: int = 64 * 1024 * 1024
-    max_kept_bytes: int | None = None
-    log_arguments: bool = True
+    holding: Holding
+    wakeup: Wakeup
+    attempts: Attempts
 
 
 class Worker(arq.worker.Worker):
     """The Worker that `arq worker.WorkerSettings` runs; see arq's for every option."""
 
+    jobs_complete: int
+    jobs_retried: int
+    jobs_failed: int
+    tasks: dict[Job[Command], asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
+
     @functools.wraps(arq.worker.Worker.__init__)  # arq reads the option names off this signature
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         given = options.get("ctx")
-        self.ctx = self.ctx if given is None else given  # arq replaces an empty one by its own
+        self.ctx: Context = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options: EngineOptions = self.ctx.get("engine") or EngineOptions()
         self._name = self.options.owner or secrets.token_hex(8)
         self._next_beat_s = 0.0
         self._performing = 0
         self._held_bytes = 0
+        """Bytes of the jobs here that are not small."""
         self._failures = FailureLog("worker")
-        self._sizes: dict[Any, int] = {}
-        """Bytes of the jobs at hand that are not small, by the keys of `tasks`."""
         self._freed = asyncio.Event()
-        self._patience = Patience()
-        self._holding: Any = None
+        self._outage = Outage()
+        self._parts: _Parts | None = None
         self.is_stopping = False
 
     # ---------------------------------------------------------------- life
@@ -101,41 +90,41 @@ class Worker(arq.worker.Worker):
         """Run until told to stop; exit status 2 where it could not start, or Redis refuses a command."""
         try:
             super().run()
-        except (StartError, ResponseError) as error:
-            refused = "Redis refuses us: " if isinstance(error, ResponseError) else ""
-            logs.say(f"error: {refused}{error}")
+        except Exception as error:
+            if not isinstance(error, StartError) and not is_answer(error):
+                raise
+            logs.say(f"error: {'Redis refuses us: ' if is_answer(error) else ''}{error}")
             raise SystemExit(2) from None
 
     async def main(self) -> None:
         """Connect, start up, and work until cancelled, or in burst mode until the queue is empty."""
-        await self._open()
+        parts = await self._open()
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await log_redis_info(self.pool, arq_log.info)
         self.ctx["redis"] = self.pool
-        self.ctx["burst"] = self.burst
         if self.on_startup:
             await self.on_startup(self.ctx)
         while not self.is_stopping:
             try:
                 worked = await self._poll_iteration()
                 if self.burst and await self._burst_is_over():
-                    await self._holding.drain()
+                    await parts.holding.drain()
                     return
-                self._patience.over()
+                self._outage.over()
                 if not worked:
                     await self._rest()
             except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
-                await self._wakeup.close()  # its connections are as dead, and would tell of the same trouble later
+                await parts.wakeup.close()  # its connections are as dead, and would meet the same trouble later
                 await self._outlast(error)
-                self._holding.doubt()
+                parts.holding.doubt()
 
     async def _outlast(self, error: Exception) -> None:
         """Wait a little after a round that failed; raises *error* if it is a command that Redis will never take.
 
         An error that is no answer of Redis's comes from data or a hook: it ends a worker in burst mode only, as in arq.
         """
-        if self.burst or is_trouble(error) or isinstance(error, ResponseError):
-            await self._patience.pause(error)
+        if self.burst or is_outage(error) or is_refused_command(error):
+            await self._outage.pause(error)
         else:
             self._failures.log(error)
             await asyncio.sleep(_FAILED_ROUND_DELAY_S)
@@ -151,14 +140,14 @@ class Worker(arq.worker.Worker):
             steps.push_async_callback(self._close_pool)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
-            if self._holding is not None:
-                steps.push_async_callback(self._wakeup.close)
-                steps.push_async_callback(self._holding.close)
-                steps.push_async_callback(self._give_back)
+            if self._parts is not None:
+                steps.push_async_callback(self._parts.wakeup.close)
+                steps.push_async_callback(self._parts.holding.close)
+                steps.push_async_callback(self._give_back, self._parts.holding)
             await self._let_jobs_end()
 
     async def _close_pool(self) -> None:
-        self._holding = None
+        self._parts = None
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
 
@@ -169,27 +158,28 @@ class Worker(arq.worker.Worker):
             for task in late:
                 task.cancel()
 
-    async def _open(self) -> None:
+    async def _open(self) -> _Parts:
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
             self._pool = await (self.options.connect or self._connect_as_arq_does)()
         self.is_stopping = False
         self._next_beat_s = 0.0
-        self._assemble()
+        return self._assembled()
 
-    def _assemble(self) -> None:
-        """Make the engine's parts, on the connection that is open."""
-        if self._holding is not None:
-            return
-        self._holding = Holding(
-            self.pool,
-            self.queue_name,
-            name=self._name,
-            lease_s=self.options.lease_s,
-            patience=self._patience,
-            acknowledged=self._acknowledged,
-            max_job_bytes=self.options.max_job_bytes,
-        )
-        self._wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
+    def _assembled(self) -> _Parts:
+        """Return the engine's parts, which are made when they are needed first, on the connection that is open."""
+        if self._parts is None:
+            holding = Holding(
+                self.pool,
+                self.queue_name,
+                name=self._name,
+                lease_s=self.options.lease_s,
+                outage=self._outage,
+                acknowledged=self._acknowledged,
+                max_job_bytes=self.options.max_job_bytes,
+            )
+            wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
+            self._parts = _Parts(holding, wakeup, Attempts(self))
+        return self._parts
 
     async def _connect_as_arq_does(self) -> ArqRedis:
         return await create_pool(
@@ -200,13 +190,13 @@ class Worker(arq.worker.Worker):
             expires_extra_ms=self.expires_extra_ms,
         )
 
-    async def _give_back(self) -> None:
+    async def _give_back(self, holding: Holding) -> None:
         """Acknowledge what is done and give back the rest; if Redis is away, the lease will lapse by itself."""
         try:
-            await self._holding.give_back()
+            await holding.give_back()
             await self.pool.delete(self.health_check_key)
         except Exception as error:
-            if not isinstance(error, TimeoutError) and not is_trouble(error):
+            if not isinstance(error, TimeoutError) and not is_outage(error):
                 raise
             log.warning("worker.left_jobs", jobs=len(self.tasks), error=type(error).__name__)
 
@@ -218,29 +208,30 @@ class Worker(arq.worker.Worker):
         Returns whether there may be more to claim at once: the claim took all that it asked for, or did not come to
         the end of what is due.
         """
-        self._assemble()
         room = self._room()
         started = await self.start_jobs()
         if started < room:
             await asyncio.sleep(0)
         if time.monotonic() >= self._next_beat_s:
             self._next_beat_s = time.monotonic() + _BEAT_S
-            if self.allow_abort_jobs and self.job_tasks:
+            if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
-        return room > 0 and (room == started or self._holding.is_midway)
+        return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
         """Claim as many due jobs as there is room for and start them; returns how many.
 
         arq asks for ids first and claims one by one; here the claim itself finds them.
         """
-        self._assemble()
-        claimed = await self._holding.claim(self._room(), self.options.max_held_bytes - self._held_bytes)
+        parts = self._assembled()
+        claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self._held_bytes)
         for job in claimed:
-            self._start(job)
+            self._held_bytes += _counted_bytes(job)
+            self._performing += 1
+            self.tasks[job] = self.loop.create_task(self._run_claimed(job, parts))
         if claimed:
-            self._wakeup.claimed()
+            parts.wakeup.claimed()
         return len(claimed)
 
     def _room(self) -> int:
@@ -251,62 +242,46 @@ class Worker(arq.worker.Worker):
         has_room = self._held_bytes < self.options.max_held_bytes
         return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
-    def _start(self, claimed: Claimed) -> None:
-        tasks: dict[Any, Any] = self.tasks
-        key: Any = (claimed.id, claimed.owner)  # no id can be made to look like another job's
-        while key in tasks:  # its mark was deleted by somebody, or its finish is on the way
-            key = (*key, "again")
-        payload = claimed.payload
-        size = len(claimed.id) + (len(payload) if isinstance(payload, bytes) else 0)
-        if size > _SMALL_BYTES:
-            self._sizes[key] = size
-            self._held_bytes += size
-        self._performing += 1
-        tasks[key] = self.loop.create_task(self._run_claimed(claimed, key))
-
-    async def _run_claimed(self, claimed: Claimed, key: Any) -> None:
+    async def _run_claimed(self, job: Job[Command], parts: _Parts) -> None:
         try:
-            finish = await perform(self, claimed, self.tasks[key])
+            ending = await parts.attempts.make(job)
         except asyncio.CancelledError:
-            finish = Finish(claimed.id, "release", owner=claimed.owner)
+            ending = Release()
         except Exception:
-            log.exception("hook.failed", job_id=shown_text(claimed.id))  # arq's worker would end here
-            tries = str(claimed.failed_tries + 1).encode()
-            finish = Finish(claimed.id, "again", tries, _HOOK_DELAY_MS, owner=claimed.owner)
+            log.exception("hook.failed", job_id=shown_text(job.queue_id))  # arq's worker would end here
+            ending = Again(job.attempt, delay_ms=_HOOK_DELAY_MS)
         self._performing -= 1
-        self._holding.finish(finish)
+        self._count(ending)
+        parts.holding.finish(job, ending)
         if self.after_job_end:
-            await self._holding.drain()
-            await self.after_job_end({**self.ctx, "job_id": claimed.id})
+            await parts.holding.drain()
+            await self.after_job_end({**self.ctx, "job_id": job.queue_id})
 
-    def _acknowledged(self, finishes: Sequence[Finish]) -> None:
-        tasks: dict[Any, Any] = self.tasks
-        for finish in finishes:
-            key: tuple[str, ...] = (finish.id, finish.owner)
-            while (again := (*key, "again")) in tasks:
-                key = again
-            tasks.pop(key, None)
-            if self._sizes:
-                self._held_bytes -= self._sizes.pop(key, 0)
+    def _acknowledged(self, jobs: Sequence[Job[Command]]) -> None:
+        for job in jobs:
+            if self.tasks.pop(job, None) is not None and self._held_bytes:
+                self._held_bytes -= _counted_bytes(job)
         self._freed.set()
-        self._wakeup.set()
+        if self._parts is not None:
+            self._parts.wakeup.set()
 
     async def _cancel_aborted_jobs(self) -> None:
-        """Cancel the jobs that run here and are to be aborted; nobody else's marks are read, however many there are.
+        """Cancel the jobs that run here and are to be aborted. Marks of other workers' jobs are not read.
 
         As in arq, marks from the future are removed.
         """
+        holding = self._assembled().holding
+        running = {job.queue_id: job for job in self.tasks if job.is_running}
         try:
-            aborted = await self._holding.aborted(list(self.job_tasks)) if await self.pool.zcard(abort_jobs_ss) else ()
-        except ResponseError as error:
+            aborted = await holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
+        except Exception as error:
             if not is_wrong_type(error):
                 raise
             return  # the next claim logs it
-        for job_id in aborted:
-            task = self.job_tasks.get(job_id)
-            if task is not None:
-                self.aborting_tasks.add(job_id)
-                task.cancel()
+        for job in (running[queue_id] for queue_id in aborted):
+            if job.is_running:
+                job.is_aborted = True
+                self.tasks[job].cancel()
 
     async def record_health(self) -> None:
         """Renew the sign of life, if it is time."""
@@ -325,7 +300,7 @@ class Worker(arq.worker.Worker):
                 async with asyncio.timeout(timeout_s):  # not wait_for: in 3.11 it can swallow the stop's cancel
                     await self._freed.wait()
             return
-        await self._wakeup.wait(timeout_s)
+        await self._assembled().wakeup.wait(timeout_s)
 
     async def _burst_is_over(self) -> bool:
         if 0 <= self.max_burst_jobs <= self._jobs_started():
@@ -334,6 +309,14 @@ class Worker(arq.worker.Worker):
         return not self.tasks and not await self.pool.zcard(self.queue_name)
 
     # ---------------------------------------------------------------- counting and stopping
+
+    def _count(self, ending: Ending) -> None:
+        if not isinstance(ending, Done):
+            self.jobs_retried += 1
+        elif ending.success:
+            self.jobs_complete += 1
+        else:
+            self.jobs_failed += 1
 
     def _jobs_started(self) -> int:
         return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._performing
@@ -353,6 +336,12 @@ class Worker(arq.worker.Worker):
             await super()._wait_for_tasks_to_complete(signum)
         finally:
             self.is_stopping = True
+
+
+def _counted_bytes(job: Job[Command]) -> int:
+    """Return the bytes of a job that count against `max_held_bytes`; 0 for a small one."""
+    size = len(job.queue_id) + (len(job.payload) if isinstance(job.payload, bytes) else 0)
+    return size if size > _SMALL_BYTES else 0
 
 
 def install() -> None:

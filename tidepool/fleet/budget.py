@@ -7,11 +7,7 @@
     share = await member.take_share()        how many connections the pool may have to begin with
     share.govern(…)                          the pool follows the share from here on
 
-Workers know of each other by these beats, in Redis:
-
-    tidepool:budget:{database}           hash    worker id → its last beat and the connections that it holds
-    tidepool:budget:{database}:capacity  string  the newest reading of the server
-    tidepool:budget:{database}:restless  string  until when, since a worker came or went, or was given less
+Workers know of each other by these beats, in Redis (`tidepool.queue.keys.budget_keys`).
 
     usable = the least limit (server, role, database) - reserved - others - margin
     share  = usable / live workers; what is left of the division, one each to the first of them
@@ -36,19 +32,19 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from time import monotonic
 from typing import Any, NamedTuple
 
 import structlog
-from redis.asyncio import Redis
 
 from tidepool.cancelling import heed_cancel
 from tidepool.fleet.capacity import Capacity
 from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
-from tidepool.queue.faults import Oddities, is_trouble
-from tidepool.queue.leases import with_typed
+from tidepool.queue import scripts
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import Oddities, is_outage
+from tidepool.queue.keys import budget_keys
 from tidepool.storage.server import ServerConnections
 
 log = structlog.get_logger(__name__)
@@ -91,13 +87,10 @@ class _Reply(NamedTuple):
 class _Entries:
     """The workers' entries in Redis, seen by one worker."""
 
-    def __init__(self, redis: Redis, database: str, worker_id: str) -> None:
-        key = f"tidepool:budget:{database}"
-        self._keys = [key, f"{key}:capacity", f"{key}:restless"]
+    def __init__(self, redis: RedisClient, database: str, worker_id: str) -> None:
+        self._keys = budget_keys(database)
         self._redis: Any = redis
-        self._script: Any = redis.register_script(
-            with_typed((files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8"))
-        )
+        self._script = scripts.load(redis, "budget")
         self._worker_id = worker_id
         self._unusable = Oddities("budget.entries_unusable")
         self.trouble: dict[str, str] = {}
@@ -110,7 +103,7 @@ class _Entries:
         try:
             reply = _Reply(*await self._script(keys=self._keys, args=args))
         except Exception as error:
-            if not is_trouble(error):
+            if not is_outage(error):
                 raise
             self.trouble = {"error": f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]}
             return None  # a running engine logs it
@@ -125,7 +118,7 @@ class _Entries:
         try:
             await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
         except Exception as error:
-            if not is_trouble(error):
+            if not is_outage(error):
                 raise
 
 
@@ -279,7 +272,7 @@ class Budget:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisClient,
         database: str,
         worker_id: str,
         *,

@@ -17,7 +17,7 @@ from tidepool.pool.connection import Connection
 from tidepool.pool.faults import PoolTimeout
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.migrations import Applied, MigrationError, compared
+from tidepool.storage.migrator import Applied, MigrationError, Migrations
 
 LOOK_S = 1.0
 """Between two looks of `Readiness.run`."""
@@ -67,10 +67,15 @@ class Readiness:
     """
 
     def __init__(
-        self, ping: Callable[[], Awaitable[Any]], *, own: Mapping[str, Callable[[], Check]] | None = None
+        self,
+        ping: Callable[[], Awaitable[Any]],
+        migrations: Migrations,
+        *,
+        own: Mapping[str, Callable[[], Check]] | None = None,
     ) -> None:
         self.last = Report()
         self._ping = ping
+        self._migrations = migrations
         self._own = own or {}
         self._pool: Pool | None = None
         self._lend: Callable[[], AbstractAsyncContextManager[Connection]] | None = None
@@ -114,7 +119,7 @@ class Readiness:
         if lend is None:
             return {"pool": self._headroom()}
         try:
-            schema = await _compare(lend)
+            schema = await _compare(self._migrations, lend)
         except MigrationError as error:
             migrations = Check(ok=False, reason=str(error))
         except (PoolTimeout, TimeoutError):
@@ -122,7 +127,7 @@ class Readiness:
         except Exception as error:  # noqa: BLE001  (whatever it is, PostgreSQL does not serve us)
             return {"postgresql": Check(ok=False, reason=_words(error)), "pool": self._headroom()}
         else:
-            names = ", ".join(f"{migration.version:04}_{migration.name}" for migration in schema.missing)
+            names = ", ".join(map(str, schema.missing))
             newer = f"newer than this process, which can work with it: {', '.join(schema.newer)}"
             words = f"not applied: {names}" if names else newer if schema.newer else "up to date"
             migrations = Check(ok=not schema.missing, reason=words)
@@ -143,7 +148,7 @@ class Readiness:
         return Check(ok=not stuck, reason=f"none comes free: {words}" if stuck else words)
 
 
-async def _compare(lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> Applied:
+async def _compare(migrations: Migrations, lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> Applied:
     """Return how the schema compares. Raises `TimeoutError` after two seconds, whoever is slower to give up.
 
     A connection whose server hangs is given back only after the command timeout: that is not waited for.
@@ -151,7 +156,7 @@ async def _compare(lend: Callable[[], AbstractAsyncContextManager[Connection]]) 
 
     async def ask() -> Applied:
         async with asyncio.timeout(_PATIENCE_S), lend() as connection:
-            return await compared(connection)
+            return await migrations.compared(connection)
 
     asking = asyncio.create_task(ask(), name="readiness of PostgreSQL")
     asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else may look at it

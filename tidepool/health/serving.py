@@ -13,6 +13,7 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Check, Readiness
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.migrator import Migrations
 
 if TYPE_CHECKING:
     from tidepool.health.probes import ProbeServer
@@ -24,9 +25,10 @@ _BEATS_S = 4.0
 class HealthPort:
     """The port of one process, where it has one. Without, it is always ready, and nothing is looked at."""
 
-    def __init__(self, host: str, port: int | None) -> None:
+    def __init__(self, host: str, port: int | None, migrations: Migrations) -> None:
         self._host = host
         self._port = port
+        self._migrations = migrations
         self._metrics: Metrics | None = None
         self._readiness: Readiness | None = None
         self._beaten_s = -_BEATS_S
@@ -48,7 +50,7 @@ class HealthPort:
         from tidepool.health.probes import ProbeServer  # noqa: PLC0415  (most workers have no port: see there)
 
         listening = await listen(self._host, self._port)
-        self._readiness = Readiness(ping, own={"engine": self._engine})
+        self._readiness = Readiness(ping, self._migrations, own={"engine": self._engine})
         self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
         self._tasks = [
             asyncio.create_task(self._server.serve([listening]), name="health server"),

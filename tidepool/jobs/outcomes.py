@@ -1,9 +1,9 @@
-"""What can become of a job.
+"""The results that a job can have.
 
-A handler answers each command with a *verdict*: `Applied`, `Rejected`, or `Unresolved` where the
-command names something that may still come. The ledger turns verdicts and errors into the job's
-*outcome*, which is final and stored: `Applied`, `Rejected` or `Failed`; or into `RetryLater`, which
-is not an outcome but sends the job back to the queue. This module imports nothing of ours.
+A handler answers each command with a *verdict*: `Applied`, `Rejected`, or `Unresolved` if the command names something
+that may still come. The ledger makes of verdicts and errors the job's *outcome*, which is final and stored: `Applied`,
+`Rejected` or `Failed`. `RetryLater` and `LookAgain` are no outcomes: the job is run again. This module imports nothing
+of ours.
 """
 
 from dataclasses import dataclass, field
@@ -76,13 +76,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Not an outcome: run the job again in *delay_s* seconds, because of *cause*.
-
-    A delay of 0: not by way of the queue, but as soon as the batches that are under way now have ended.
-    """
+    """Not an outcome: put the job back into the queue, to be run again in *delay_s* seconds, because of *cause*."""
 
     delay_s: float
     cause: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Not an outcome: ask the handler again as soon as the batches that are under way now have ended."""
 
 
 Verdict = Applied | Rejected | Unresolved

@@ -10,43 +10,48 @@ however long its transactions take.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Protocol
 
-from tidepool.jobs.outcomes import Outcome, RetryLater
-from tidepool.ledger.delivery import Delivery
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import LookAgain, Outcome, RetryLater
 from tidepool.ledger.tally import BatchFigures
 
-Settle = Callable[[str, Sequence[Delivery]], Awaitable[Sequence[Outcome | RetryLater]]]
+
+class _Ledger(Protocol):
+    async def settle(
+        self, function: str, batch: Sequence[Job[Command]]
+    ) -> Sequence[Outcome | RetryLater | LookAgain]: ...
 
 
 class Batcher:
-    """Gathers deliveries into batches of at most *limit* and has at most *slots* of them settled at a time.
+    """Gathers jobs into batches of up to *limit*, and lets *ledger* settle up to *slots* batches at a time.
 
-    *shares* are the parts of the slots, between 0 and 1, that single functions may have at a time; one at the least.
+    *shares* are the parts of the slots, between 0 and 1, that single functions may have at a time, but one at least.
     """
 
     def __init__(
-        self, settle: Settle, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
+        self, ledger: _Ledger, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
     ) -> None:
         self.figures = BatchFigures()
-        self._settle = settle
+        self._ledger = ledger
         self._slots = slots
         self._shares = shares
         self._settling: Counter[str] = Counter()
         """Batches under way, by function."""
         self._limit = limit
-        self._pending: dict[str, dict[str, Delivery]] = {}
+        self._pending: dict[str, dict[str, Job[Command]]] = {}
+        """Jobs that wait for a slot, by function and id."""
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, list[asyncio.Future[Outcome | RetryLater]]] = {}
-        """Who waits for a job: one caller, or several where the job was delivered again meanwhile."""
+        """The callers that wait for a job: several if the job was claimed again meanwhile."""
         self._under_way: set[asyncio.Task[None]] = set()
         self._looking_again: set[asyncio.Task[None]] = set()
         self._departing = False
 
-    def take_figures(self) -> dict[str, Any]:
+    def take_figures(self) -> dict[str, object]:
         """Return the figures for a row of `pool_snapshots`; new peaks begin."""
         return self.figures.take_figures(sum(map(len, self._pending.values())))
 
@@ -57,35 +62,35 @@ class Batcher:
 
     @slots.setter
     def slots(self, slots: int) -> None:
-        """Let more leave at once; where it is fewer, none until enough have been settled."""
+        """Change the number. If it is lower now, no batch leaves until enough have been settled."""
         self._slots = slots
         self._depart_soon()
 
-    async def submit(self, delivery: Delivery) -> Outcome | RetryLater:
-        """Return what became of the job.
+    async def submit(self, job: Job[Command]) -> Outcome | RetryLater:
+        """Return the job's outcome, or in how many seconds to run it again.
 
-        A job that is here already, because its lease was lost and it came back, is not run twice: both
-        callers get the one answer. A cancelled caller takes its job out of the pending batch; a job whose
-        batch has left cannot be called back, so its caller is told the answer all the same.
+        A job that is here already, because its lease was lost and it was claimed again, is not run twice: both callers
+        get the one answer. A cancelled caller takes its job out of the pending batch. If the batch has left, the cancel
+        is ignored, and the caller gets the answer. Raises what the ledger raises.
         """
-        answer = self._promise(delivery.id)
-        if len(self._answers[delivery.id]) == 1:
-            self._add(delivery)
+        answer = self._promise(job.id)
+        if len(self._answers[job.id]) == 1:
+            self._add(job)
         try:
             return await answer
         except asyncio.CancelledError:
-            if self._withdraw(delivery) or delivery.id not in self._answers:
+            if self._withdraw(job) or job.id not in self._answers:
                 raise
-            return await self._promise(delivery.id)
+            return await self._promise(job.id)
 
     async def close(self, patience_s: float = 5.0) -> None:
-        """Wait for the batches that have left; callers whose jobs have not left are cancelled.
+        """Wait for the batches that have left, and cancel the callers whose jobs have not.
 
-        What is under way after *patience_s* is cancelled, too: while PostgreSQL is away it would go on for ever.
+        A batch that takes longer than *patience_s* is cancelled, too: while PostgreSQL is away it would go on for ever.
         """
         for pending in self._pending.values():
             for job_id in pending:
-                _tell(self._answers.pop(job_id), asyncio.CancelledError())
+                _answer(self._answers.pop(job_id), asyncio.CancelledError())
         self._pending.clear()
         while busy := self._under_way | self._looking_again:
             _, late = await asyncio.wait(busy, timeout=patience_s)
@@ -97,16 +102,16 @@ class Batcher:
         self._answers.setdefault(job_id, []).append(answer)
         return answer
 
-    def _add(self, delivery: Delivery) -> None:
-        self._pending.setdefault(delivery.function, {})[delivery.id] = delivery
+    def _add(self, job: Job[Command]) -> None:
+        self._pending.setdefault(job.function, {})[job.id] = job
         self._depart_soon()
 
-    def _withdraw(self, delivery: Delivery) -> bool:
+    def _withdraw(self, job: Job[Command]) -> bool:
         """Take a job out of the pending batch, unless another caller waits for it, too."""
-        waiting = [answer for answer in self._answers.get(delivery.id, ()) if not answer.done()]
-        if waiting or self._pending.get(delivery.function, {}).pop(delivery.id, None) is None:
+        waiting = [answer for answer in self._answers.get(job.id, ()) if not answer.done()]
+        if waiting or self._pending.get(job.function, {}).pop(job.id, None) is None:
             return False
-        del self._answers[delivery.id]
+        del self._answers[job.id]
         return True
 
     def _depart_soon(self) -> None:
@@ -134,7 +139,7 @@ class Batcher:
         share = self._shares.get(function)
         return share is None or self._settling[function] < max(1, int(share * self._slots))
 
-    def _take(self, function: str) -> list[Delivery]:
+    def _take(self, function: str) -> list[Job[Command]]:
         """Take a batch of *function*; what is left of it queues up behind the other functions."""
         pending = self._pending.pop(function)
         ids = list(pending)[: self._limit]
@@ -143,44 +148,45 @@ class Batcher:
             self._pending[function] = pending
         return batch
 
-    async def _run(self, function: str, batch: list[Delivery]) -> None:
-        answers: Sequence[Outcome | RetryLater | BaseException]
+    async def _run(self, function: str, batch: list[Job[Command]]) -> None:
+        answers: Sequence[Outcome | RetryLater | LookAgain | BaseException]
         try:
-            answers = await self._settle(function, batch)
+            answers = await self._ledger.settle(function, batch)
             if len(answers) != len(batch):
-                raise ValueError(f"{len(answers)} answers for {len(batch)} jobs")  # noqa: TRY301  (told to all below)
-        except BaseException as error:  # noqa: BLE001  (every caller is told)
+                raise ValueError(f"{len(answers)} answers for {len(batch)} jobs")  # noqa: TRY301  (for all callers)
+        except BaseException as error:  # noqa: BLE001  (it is the answer to every caller)
             answers = [error] * len(batch)
-        self._settling -= Counter([function])  # which forgets it where that was the last: names are the senders'
-        again: list[Delivery] = []
-        for delivery, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, RetryLater) and not answer.delay_s:
-                again.append(delivery)
+        self._settling -= Counter([function])  # removes a count of zero: clients may invent any number of names
+        again: list[Job[Command]] = []
+        for job, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, LookAgain):
+                again.append(job)
             else:
-                _tell(self._answers.pop(delivery.id), answer)
+                _answer(self._answers.pop(job.id), answer)
         if again:
             self._look_again(again)
         self._depart()
 
-    def _look_again(self, deliveries: list[Delivery]) -> None:
+    def _look_again(self, jobs: list[Job[Command]]) -> None:
         """Let jobs join a batch once more, when all batches that are under way now have ended."""
         others = self._under_way - {asyncio.current_task()}
 
         async def rejoin() -> None:
             if others:
                 await asyncio.wait(others)
-            for delivery in deliveries:
-                self._add(replace(delivery, looked_again=True))
+            for job in jobs:
+                job.has_looked_again = True
+                self._add(job)
 
         task = asyncio.create_task(rejoin(), name="looking again")
         self._looking_again.add(task)
         task.add_done_callback(self._looking_again.discard)
 
 
-def _tell(
+def _answer(
     callers: Sequence[asyncio.Future[Outcome | RetryLater]], answer: Outcome | RetryLater | BaseException
 ) -> None:
-    """Give everybody who waits for a job its answer."""
+    """Give every caller that waits for a job the answer."""
     for caller in callers:
         if caller.done():
             continue

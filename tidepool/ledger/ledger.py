@@ -2,7 +2,7 @@
 
 This is where effects become exactly-once. A batch's transaction
 
-1. lets the handler decide about its jobs and make their effects,
+1. calls the handler, which makes the jobs' effects and returns a verdict for each (often the SQL decides),
 2. writes their ledger rows, keyed by job id,
 3. commits effects and rows together, or neither.
 
@@ -23,18 +23,18 @@ import re
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import structlog
 from pydantic_core import to_json
 
 from tidepool.cancelling import heed_cancel
-from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import AnyJobType, Job, JobTypes, Transaction
 from tidepool.jobs.outcomes import (
     Applied,
     CommonReason,
     Failed,
+    LookAgain,
     Outcome,
     Reason,
     Rejected,
@@ -42,8 +42,7 @@ from tidepool.jobs.outcomes import (
     Unresolved,
     Verdict,
 )
-from tidepool.ledger.delivery import Delivery
-from tidepool.ledger.tally import OTHERS, Tally
+from tidepool.ledger.tally import Tally
 from tidepool.pool.faults import (
     Conflict,
     DatabaseFault,
@@ -60,8 +59,7 @@ from tidepool.pool.faults import (
 )
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Entry, status_of
+from tidepool.storage.results import Entry, ResultRepository, status_of
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +73,10 @@ UNAVAILABLE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
 _MOST_CONFLICTS = 8
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _ERROR_LENGTH = 500
+
+
+_NOT_SETTLED = (RetryLater, LookAgain)
+_Settled = Outcome | RetryLater | LookAgain
 
 
 class HandlerError(Exception):
@@ -95,14 +97,14 @@ class Ledger:
         self._write_us: dict[str, int] = {}
         """By function: how long the rows of its last batch took to be written and committed (microseconds)."""
 
-    async def settle(self, function: str, batch: Sequence[Delivery]) -> list[Outcome | RetryLater]:
-        """Return one outcome for each delivery of one function, in order, or when to run it again.
+    async def settle(self, function: str, batch: Sequence[Job[Command]]) -> list[_Settled]:
+        """Return for each job of one function, in order, its outcome, or how it is run again.
 
-        Waits as long as the database is away. Distinct ids are expected. Raises `PoolClosed`.
+        Waits as long as the database is away. The ids must be distinct. Raises `PoolClosed`.
         """
         return await self._settle(function, batch, look_up=False)
 
-    async def _settle(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
+    async def _settle(self, function: str, batch: Sequence[Job[Command]], *, look_up: bool) -> list[_Settled]:
         try:
             return await self._commit(function, batch, look_up=look_up)
         except PoolClosed:
@@ -116,27 +118,28 @@ class Ledger:
                 parts = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
         return [outcome for part in parts for outcome in await self._settle(function, part, look_up=True)]
 
-    async def _settle_alone(self, delivery: Delivery, error: Exception) -> Outcome | RetryLater:
+    async def _settle_alone(self, job: Job[Command], error: Exception) -> _Settled:
         """Decide about the one job whose data or code raised *error*."""
-        decided = self._blame(delivery, error)
+        decided = self._blame(job, error)
         if isinstance(decided, RetryLater):
-            self.tally.add((), delivery.function, retried=1)
+            self.tally.add((), job.function, retried=1)
             return decided
+        job.decided = decided
         try:
-            (outcome,) = await self._commit(delivery.function, [replace(delivery, command=decided)], look_up=True)
+            (outcome,) = await self._commit(job.function, [job], look_up=True)
         except DataFault as fault:  # its content does not even fit the ledger's row
-            log.warning("job.content_dropped", job_id=delivery.id, error=str(fault))
-            without = replace(delivery, command=decided, content=None)
-            (outcome,) = await self._commit(delivery.function, [without], look_up=True)
+            log.warning("job.content_dropped", job_id=job.id, error=str(fault))
+            job.content = None
+            (outcome,) = await self._commit(job.function, [job], look_up=True)
         return outcome
 
-    def _blame(self, delivery: Delivery, error: Exception) -> Rejected | Failed | RetryLater:
+    def _blame(self, job: Job[Command], error: Exception) -> Rejected | Failed | RetryLater:
         if isinstance(error, DataFault):
-            return Rejected(self._reason(delivery.function, error.constraint), str(error))
+            return Rejected(self._reason(job.function, error.constraint), str(error))
         text = _storable(f"{type(error).__name__}: {error}")
-        decided = Failed(text) if delivery.last_try else _again(ERROR_DELAYS_S, delivery, text)
-        event = "job.failed" if delivery.last_try else "job.retried"
-        log.error(event, job_id=delivery.id, function=delivery.function, attempt=delivery.attempt, exc_info=error)
+        decided = Failed(text) if job.is_last_attempt else _again(ERROR_DELAYS_S, job, text)
+        event = "job.failed" if job.is_last_attempt else "job.retried"
+        log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=error)
         return decided
 
     def _reason(self, function: str, constraint: str) -> Reason:
@@ -144,7 +147,7 @@ class Ledger:
         job_type = self._types.get(function)
         return job_type.constraints.get(constraint, CommonReason.INVALID) if job_type else CommonReason.INVALID
 
-    async def _commit(self, function: str, batch: Sequence[Delivery], *, look_up: bool) -> list[Outcome | RetryLater]:
+    async def _commit(self, function: str, batch: Sequence[Job[Command]], *, look_up: bool) -> list[_Settled]:
         """Run the batch's transaction, again and again as long as no job is at fault."""
         conflicts = failures = 0
         while True:
@@ -178,54 +181,52 @@ class Ledger:
             log.info("database.back")
         self.database_is_away = False
 
-    async def _transaction(
-        self, function: str, batch: Sequence[Delivery], *, look_up: bool
-    ) -> list[Outcome | RetryLater]:
-        named = function if function in self.tally.known else OTHERS
-        fresh: list[Delivery] = []
+    async def _transaction(self, function: str, batch: Sequence[Job[Command]], *, look_up: bool) -> list[_Settled]:
+        counted_name = self.tally.name_of(function)
+        fresh: list[Job[Command]] = []
         committing = False
         try:
             async with self._pool.transaction() as connection:
                 begun_ns = time.perf_counter_ns()
-                repositories = Repositories(connection)
+                results = ResultRepository(connection)
                 with _own_statement(len(batch)):
-                    stored = await repositories.results.lookup([job.id for job in batch]) if look_up else {}
-                fresh = [delivery for delivery in batch if delivery.id not in stored]
+                    stored = await results.lookup([job.id for job in batch]) if look_up else {}
+                fresh = [job for job in batch if job.id not in stored]
                 verdicts = await self._decide(function, fresh, connection)
-                decided = [_conclude(delivery, verdict) for delivery, verdict in zip(fresh, verdicts, strict=True)]
-                settled = [(d, end) for d, end in zip(fresh, decided, strict=True) if not isinstance(end, RetryLater)]
+                decided = [_conclude(job, verdict) for job, verdict in zip(fresh, verdicts, strict=True)]
+                settled = [(j, o) for j, o in zip(fresh, decided, strict=True) if not isinstance(o, _NOT_SETTLED)]
                 write_ns = time.perf_counter_ns()
                 if settled:
-                    entries = [_entry(delivery, outcome, begun_ns) for delivery, outcome in settled]
-                    write_us = self._write_us.get(named, 0)
+                    entries = [_entry(job, outcome, begun_ns) for job, outcome in settled]
+                    write_us = self._write_us.get(counted_name, 0)
                     db_us = (write_ns - begun_ns) // 1000 + write_us
                     with _own_statement(len(entries)):
-                        await self._write(function, entries, repositories, db_us, write_us)
+                        await self._write(function, entries, results, db_us, write_us)
                 committing = True
         except DatabaseFault as fault:
-            asked = committing and any(not isinstance(delivery.command, (Rejected, Failed)) for delivery in fresh)
-            if asked and is_of_one_statement(
-                cause := fault.__cause__ or fault
-            ):  # a deferred trigger of the handler's tables
+            was_asked = committing and any(job.decided is None for job in fresh)
+            cause = fault.__cause__ or fault
+            if was_asked and is_of_one_statement(cause):  # a deferred trigger of the handler's tables
                 raise HandlerError(f"PostgreSQL refuses its commit: {words(cause)}") from None
             raise
         if settled:
-            self._write_us[named] = (time.perf_counter_ns() - write_ns) // 1000
-        self.tally.add([outcome for _, outcome in settled], function, retried=_count_retries(decided))
+            self._write_us[counted_name] = (time.perf_counter_ns() - write_ns) // 1000
+        retried = sum(isinstance(outcome, RetryLater) for outcome in decided)
+        self.tally.add([outcome for _, outcome in settled], function, retried=retried)
         fresh_outcomes = iter(decided)
-        return [stored.get(delivery.id) or next(fresh_outcomes) for delivery in batch]
+        return [stored.get(job.id) or next(fresh_outcomes) for job in batch]
 
     async def _decide(
-        self, function: str, fresh: Sequence[Delivery], transaction: Transaction
+        self, function: str, fresh: Sequence[Job[Command]], transaction: Transaction
     ) -> list[Verdict | Failed]:
-        """Ask the handler about the commands; what is decided already stays as it is."""
+        """Ask the handler about the jobs; what is decided already stays as it is."""
         job_type = self._types.get(function)
-        jobs = [Job(d.id, d.command) for d in fresh if not isinstance(d.command, (Rejected, Failed))]
+        jobs = [job for job in fresh if job.decided is None]
         answers = iter(await self._ask(job_type, jobs, transaction) if job_type and jobs else ())
-        return [d.command if isinstance(d.command, (Rejected, Failed)) else next(answers) for d in fresh]
+        return [job.decided or next(answers) for job in fresh]
 
     async def _ask(
-        self, job_type: JobType[Any], jobs: Sequence[Job[Any]], transaction: Transaction
+        self, job_type: AnyJobType, jobs: Sequence[Job[Command]], transaction: Transaction
     ) -> Sequence[Verdict]:
         """Call the handler.
 
@@ -249,12 +250,10 @@ class Ledger:
         return verdicts
 
     async def _write(
-        self, function: str, entries: Sequence[Entry], repositories: Repositories, db_us: int, write_us: int
+        self, function: str, entries: Sequence[Entry], results: ResultRepository, db_us: int, write_us: int
     ) -> None:
-        """Write the ledger rows of those that have an outcome now. Raises `Conflict` if somebody else was faster."""
-        count = await repositories.results.write(
-            function, entries, worker_id=self._worker_id, db_us=db_us, write_us=write_us
-        )
+        """Write the ledger rows of those that have an outcome now. Raises `Conflict` if another worker was faster."""
+        count = await results.write(function, entries, worker_id=self._worker_id, db_us=db_us, write_us=write_us)
         if count < len(entries):
             raise Conflict("another worker has settled a job of this batch")
 
@@ -277,38 +276,34 @@ def _own_statement(jobs: int) -> Generator[None]:
         raise
 
 
-def _conclude(delivery: Delivery, verdict: Verdict | Failed) -> Outcome | RetryLater:
+def _conclude(job: Job[Command], verdict: Verdict | Failed) -> _Settled:
     if not isinstance(verdict, Unresolved):
         return verdict
-    if not delivery.looked_again:
-        return RetryLater(0, verdict.reason)  # what it waits for may be in a batch that commits at this moment
-    return Rejected(verdict.reason) if delivery.last_try else _again(UNRESOLVED_DELAYS_S, delivery, verdict.reason)
+    if not job.has_looked_again:
+        return LookAgain()  # what it waits for may be in a batch that commits at this moment
+    return Rejected(verdict.reason) if job.is_last_attempt else _again(UNRESOLVED_DELAYS_S, job, verdict.reason)
 
 
-def _count_retries(decided: Sequence[Outcome | RetryLater]) -> int:
-    """Return how many of a batch go back to the queue; those that only join the next batch are not retried."""
-    return sum(isinstance(outcome, RetryLater) and outcome.delay_s > 0 for outcome in decided)
+def _again(delays_s: Sequence[float], job: Job[Command], cause: str) -> RetryLater:
+    return RetryLater(delays_s[min(job.attempt, len(delays_s)) - 1], cause)
 
 
-def _again(delays_s: Sequence[float], delivery: Delivery, cause: str) -> RetryLater:
-    return RetryLater(delays_s[min(delivery.attempt, len(delays_s)) - 1], cause)
-
-
-def _entry(delivery: Delivery, outcome: Outcome, begun_ns: int) -> Entry:
-    applied = isinstance(outcome, Applied)
+def _entry(job: Job[Command], outcome: Outcome, begun_ns: int) -> Entry:
+    """Return the ledger row of a job whose transaction began at *begun_ns* (`time.perf_counter_ns`)."""
+    is_applied = isinstance(outcome, Applied)
     return Entry(
-        delivery.id,
-        status_of(outcome),
-        to_json(outcome.result).decode() if applied else None,
-        outcome.reason if isinstance(outcome, Rejected) else None,
-        None if applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
-        None if applied else _kept(delivery.content),
-        delivery.attempt,
-        delivery.enqueued_at_ms,
-        delivery.taken_at_ms,
-        delivery.queue_us,
-        delivery.waited_us(begun_ns),
-        delivery.batch_us,
+        job_id=job.id,
+        status=status_of(outcome),
+        result=to_json(outcome.result).decode() if is_applied else None,
+        reason=outcome.reason if isinstance(outcome, Rejected) else None,
+        error=None if is_applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
+        args=None if is_applied else _kept(job.content),
+        attempts=job.attempt,
+        enqueued_at_ms=job.enqueued_ms,
+        started_at_ms=job.started_ms,
+        queue_us=job.queue_us,
+        pool_wait_us=job.waited_us(begun_ns),
+        batch_us=job.batch_us,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, LiteralString, Self, cast
 import asyncpg
 
 from tidepool.pool.address import arguments
-from tidepool.pool.connection import Connection
+from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.pool.connections import COMMIT, Connections, Session, has_ended
 from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, connecting, translated
 from tidepool.pool.figures import PoolStats
@@ -222,12 +222,12 @@ class Pool:
         )
 
 
-async def connect(config: PoolConfig, purpose: str) -> Any:
+async def connect(config: PoolConfig, purpose: str) -> DirectConnection:
     """Open one connection outside the pool, named after its *purpose* on the server. Raises `Unavailable`."""
     options = _connect_options(config)
     options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
     async with translated(), connecting():
-        return await asyncpg.connect(**options)
+        return cast("DirectConnection", await asyncpg.connect(**options))
 
 
 def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:

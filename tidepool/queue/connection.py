@@ -8,28 +8,21 @@ it where that is known.
 import asyncio
 import socket
 import ssl
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import hiredis
 import structlog
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import parse_url
-from redis.exceptions import (
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    BusyLoadingError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tidepool.pool.faults import is_broken_tls, is_local, words
 from tidepool.protocols import REDIS, TLS, other_than
 from tidepool.queue import wire
-from tidepool.queue.faults import is_trouble
+from tidepool.queue.faults import RedisRefused, is_answer, is_outage, is_passing, is_refusal
 from tidepool.retry import wait_for_server
 from tidepool.urls import checks_certificate, without_password
 
@@ -44,16 +37,11 @@ _KEEPALIVE = {
 """A connection that only listens is found dead within two minutes; the kernels' own limits are hours."""
 _DROPS_NOTHING = "noeviction"
 
-
-class RedisRefused(RedisConnectionError):
-    """Redis cannot serve us as it, or its URL, is set up; the text says why. Waiting at the start cannot help."""
-
-
-REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError, RedisRefused)
-"""Raised when Redis does not let us in, is not who it says it is, or cannot serve us: waiting cannot help."""
+RedisClient: TypeAlias = ArqRedis
+"""The client of Redis, for annotations: other rooms import neither redis nor arq."""
 
 
-def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> ArqRedis:
+def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> RedisClient:
     """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
     pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
     pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
@@ -79,28 +67,25 @@ def redis_settings(url: str) -> RedisSettings:
     )
 
 
-async def wait_for_redis(redis: ArqRedis, url: str, *, patience_s: float | None = None) -> None:
+async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | None = None) -> None:
     """Wait until Redis answers, logging once what is waited for, and check that it can serve us.
 
-    Logs a warning if it may drop jobs. Raises the last error, of `redis.exceptions` or `OSError`, when *patience_s*
-    is over; None waits for ever. A refusal, one of `REFUSALS`, is raised at once.
+    Logs a warning if it may drop jobs. Raises the last error, one of `faults.REDIS_ERRORS`, when *patience_s* seconds
+    are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.
     """
 
     async def attempt() -> str:
         try:
             return await _look(redis)
-        except (RedisError, OSError) as error:
-            if not is_trouble(error) and not isinstance(error, REFUSALS):
+        except Exception as error:
+            if isinstance(error, RedisError) and not is_passing(error):
                 raise RedisRefused(words(error)) from error
-            if not isinstance(error, (*REFUSALS, BusyLoadingError, ResponseError)):
+            if is_outage(error) and not is_answer(error):
                 await _require_redis_at(url)
             raise
 
-    def is_away(error: Exception) -> bool:
-        return isinstance(error, (RedisError, OSError)) and not isinstance(error, REFUSALS)
-
     address = without_password(url)
-    warning = await wait_for_server(attempt, is_away, server="redis", address=address, patience_s=patience_s)
+    warning = await wait_for_server(attempt, is_passing, server="redis", address=address, patience_s=patience_s)
     if warning:
         log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
 
@@ -113,7 +98,7 @@ async def _require_redis_at(url: str) -> None:
         raise RedisRefused(said)
 
 
-async def ask(redis: ArqRedis) -> str:
+async def ask(redis: RedisClient) -> str:
     """Ask Redis whether it answers; returns what to warn about, or nothing. Raises what redis-py raises."""
     try:
         return _eviction(await redis.info("memory"))
@@ -122,7 +107,7 @@ async def ask(redis: ArqRedis) -> str:
         return ""
 
 
-async def _look(redis: ArqRedis) -> str:
+async def _look(redis: RedisClient) -> str:
     """Return what to warn about. Raises `RedisRefused` where this is no Redis that the service can work with."""
     await redis.ping()
     try:
@@ -179,7 +164,7 @@ class _OurWay:
             reason = error.__context__
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
-            if isinstance(reason, REFUSALS):  # hidden in an error that says the server is away
+            if is_refusal(reason):  # hidden in an error that says the server is away
                 raise AuthenticationError(str(reason)) from error
             if _is_ours_to_mend(reason):
                 raise RedisRefused(words(reason)) from error

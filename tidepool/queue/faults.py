@@ -1,42 +1,89 @@
-"""What an error of Redis means: trouble that passes, or a bug.
+"""What errors of Redis mean to the rest of the program: classified here, once. The twin of `tidepool.pool.faults`.
 
-Trouble is a connection that is refused, cut or silent, a server that is loading, read-only, out of
-memory or busy, and a key of a wrong type, which somebody has written and can mend. It never ends the worker: whoever
-meets it waits, with growing delays and jitter, and goes on. One line is logged when it begins and one when it is over.
-Every other error, such as a wrong command in a script, is a bug and is raised: a loop that swallowed it would turn for
-ever.
+- An *outage* passes by itself (`is_outage`): a connection that is refused, cut or silent; a server that is loading,
+  read-only, out of memory or busy; and a key of a wrong type, which somebody wrote and can mend. A running worker waits
+  for its end, with growing delays and jitter, and goes on; `Outage` logs one line when it begins and one when it ends.
+- A *refusal* (`is_refusal`) ends a start at once, since waiting cannot help: a wrong password, a missing right, a
+  server that is set up in a way that cannot serve us. For a running worker a connection that is refused is an outage:
+  somebody has just changed a password or a certificate.
+- Every other error, such as a wrong command in a script, is a bug and is raised: a loop that caught it would not end.
 
-A value that makes no sense is no trouble: data that others can write is data. It is skipped, and `Oddities` logs it.
+Other rooms see errors of Redis's client as `RedisError`. Two of these are ours: `RedisUnavailable`, when a call has
+waited in vain for the end of an outage, and `RedisRefused`, when a process starts.
+
+A value that makes no sense is no error: others can write to Redis, too. It is skipped, and `Oddities` logs it.
 """
 
 import asyncio
-import random
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from tidepool.retry import RetryPolicy, retry
+
+__all__ = ["RedisError"]
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+REDIS_ERRORS = (RedisError, OSError)
+"""What a use of Redis raises, whether it passes or not."""
 _PASSING = re.compile(r"\b(LOADING|READONLY|OOM|BUSY|MISCONF|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|WRONGTYPE)\b")
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 1.0
-_MOST_LOGGED = 100
+_OUTAGE_DELAYS = RetryPolicy(first_s=0.05, max_s=1.0, jitter=0.5)
+"""Short at first, for a connection that was cut is back at once; with jitter, for a fleet loses its Redis together."""
+_MAX_LOGGED = 100
 """Different values that one process logs."""
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 """Characters of a sender's text in a line."""
 
 
-def is_trouble(error: BaseException) -> bool:
-    """Tell trouble that passes from a bug."""
+class RedisRefused(RedisConnectionError):
+    """Redis does not let us in, or cannot serve us as it or its URL is set up; the text says why."""
+
+
+class RedisUnavailable(RedisConnectionError):
+    """Redis did not serve for as long as the caller was ready to wait; the text is that of the last error."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether *error* is one that a running worker waits out."""
     if isinstance(error, ResponseError):
         return bool(_PASSING.search(str(error))) or type(error).__name__ in ("ReadOnlyError", "OutOfMemoryError")
     return isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether Redis, or what answers in its place, does not let us in or cannot serve us."""
+    refusals = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError, RedisRefused)
+    return isinstance(error, refusals)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether waiting can help a process that starts: *error* is an outage and not a refusal."""
+    return is_outage(error) and not is_refusal(error)
+
+
+def is_answer(error: BaseException) -> bool:
+    """Return whether it is Redis that says *error*, so that the address is right."""
+    return isinstance(error, (ResponseError, BusyLoadingError))
+
+
+def is_refused_command(error: BaseException) -> bool:
+    """Return whether Redis will never take the command that met *error*."""
+    return isinstance(error, ResponseError) and not is_outage(error)
 
 
 def is_wrong_type(error: BaseException) -> bool:
@@ -52,49 +99,49 @@ class Oddities:
         self._logged: set[str] = set()
         self.count = 0
 
-    def skipped(self, what: str, **more: Any) -> None:
+    def skipped(self, what: str, **more: object) -> None:
         """Count one more; log it, cut, unless it was logged before, or so many were that this is a flood."""
         self.count += 1
         shown = shown_text(what)
-        if shown not in self._logged and len(self._logged) < _MOST_LOGGED:
+        if shown not in self._logged and len(self._logged) < _MAX_LOGGED:
             self._logged.add(shown)
             log.warning(self._event, what=shown, count=self.count, **more)
 
 
 def shown_text(text: str) -> str:
     """Return a sender's text for a log line: printable, and at most 200 characters of it."""
-    start = text[:_MOST_SHOWN]
-    return start if start.isprintable() else ascii(start)[1:-1][:_MOST_SHOWN]
+    start = text[:_MAX_SHOWN]
+    return start if start.isprintable() else ascii(start)[1:-1][:_MAX_SHOWN]
 
 
-class Patience:
-    """Waits out trouble. One of it serves a whole process, so that trouble is told once."""
+class Outage:
+    """Waits for the end of outages. One object serves a whole process, so that an outage is logged once."""
 
     def __init__(self) -> None:
-        self._delay_s = 0.0
+        self._is_on = False
+        self._delays = _OUTAGE_DELAYS.delays()
 
-    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what *call* returns, repeating it while Redis is in trouble: it must be safe to repeat."""
-        while True:
-            try:
-                answer = await call()
-            except Exception as error:  # noqa: BLE001  (raised again unless it is trouble)
-                await self.pause(error)
-            else:
-                self.over()
-                return answer
+    async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what *call* returns, repeating it while Redis is away: it must be safe to repeat. Raises bugs."""
+        answer = await retry(call, _OUTAGE_DELAYS, is_outage, lambda error, _attempt: self._begin(error))
+        self.over()
+        return answer
 
     async def pause(self, error: Exception) -> None:
-        """Wait a little, longer each time; raises *error* where it is a bug."""
-        if not is_trouble(error):
+        """Wait a little, longer each time until it is `over`. Raises *error* if it is no outage."""
+        if not is_outage(error):
             raise error
-        if not self._delay_s:
-            log.warning("redis.unavailable", error=f"{type(error).__name__}: {error}"[:200])
-        self._delay_s = min(max(self._delay_s * 2, _FIRST_DELAY_S), _LONGEST_DELAY_S)
-        await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))
+        self._begin(error)
+        await asyncio.sleep(next(self._delays))
 
     def over(self) -> None:
-        """Say that trouble is over, if there was any."""
-        if self._delay_s:
-            self._delay_s = 0.0
+        """Take note that Redis serves, and log that if it did not before."""
+        if self._is_on:
+            self._is_on = False
             log.info("redis.back")
+
+    def _begin(self, error: Exception) -> None:
+        if not self._is_on:
+            self._is_on = True
+            self._delays = _OUTAGE_DELAYS.delays()
+            log.warning("redis.unavailable", error=f"{type(error).__name__}: {error}"[:200])

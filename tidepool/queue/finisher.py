@@ -12,26 +12,28 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tidepool.queue.faults import Patience
-from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Finish, Leases
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import Job
+from tidepool.queue.faults import Outage
+from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Done, Ending, Leases
 
 log = structlog.get_logger(__name__)
 
 
 class Finisher:
-    """Sends finishes; *acknowledged* is called with those of each call that went through."""
+    """Sends how jobs end; *acknowledged* is called with the jobs of each call that went through."""
 
-    def __init__(self, leases: Leases, patience: Patience, acknowledged: Callable[[Sequence[Finish]], None]) -> None:
+    def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job[Command]]], None]) -> None:
         self._leases = leases
-        self._patience = patience
+        self._outage = outage
         self._acknowledged = acknowledged
-        self._waiting: deque[Finish] = deque()
+        self._waiting: deque[tuple[Job[Command], Ending]] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._error: Exception | None = None
 
-    def put(self, finish: Finish) -> None:
-        """Take one finish; it is sent with the others of this turn of the event loop."""
-        self._waiting.append(finish)
+    def put(self, job: Job[Command], ending: Ending) -> None:
+        """Take the ending of one job; it is sent with the others of this turn of the event loop."""
+        self._waiting.append((job, ending))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="finisher")
 
@@ -48,7 +50,7 @@ class Finisher:
 
     async def _send(self) -> None:
         await asyncio.sleep(0)
-        batch: list[Finish] = []
+        batch: list[tuple[Job[Command], Ending]] = []
         try:
             while self._waiting:
                 batch = self._next_batch()
@@ -59,20 +61,24 @@ class Finisher:
         finally:
             self._sending = None
 
-    async def _send_batch(self, batch: list[Finish]) -> None:
-        owner = batch[0].owner
-        held = await self._patience(lambda: self._leases.finish(owner, batch))
+    async def _send_batch(self, batch: list[tuple[Job[Command], Ending]]) -> None:
+        owner = batch[0][0].owner
+        held = await self._outage.outlast(lambda: self._leases.finish(owner, batch))
         if lost := held.count(False):
             log.warning("lease.lost", owner=owner, jobs=lost, at="finish")
-        self._acknowledged(batch)
+        self._acknowledged([job for job, _ in batch])
 
-    def _next_batch(self) -> list[Finish]:
+    def _next_batch(self) -> list[tuple[Job[Command], Ending]]:
         """Take finishes of one owner, of so many bytes: after a lost lease those of the old and the new one may mix."""
         batch = [self._waiting.popleft()]
-        size = len(batch[0].value)
-        while self._waiting and len(batch) < MOST_AT_ONCE and self._waiting[0].owner == batch[0].owner:
-            size += len(self._waiting[0].value)
+        owner, size = batch[0][0].owner, _size(batch[0][1])
+        while self._waiting and len(batch) < MOST_AT_ONCE and self._waiting[0][0].owner == owner:
+            size += _size(self._waiting[0][1])
             if size > MOST_BYTES_AT_ONCE:
                 break
             batch.append(self._waiting.popleft())
         return batch
+
+
+def _size(ending: Ending) -> int:
+    return len(ending.result) if isinstance(ending, Done) else 0

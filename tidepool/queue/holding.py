@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 import structlog
 from redis.asyncio import Redis
 
-from tidepool.queue.faults import Patience
+from tidepool.jobs.command import Command
+from tidepool.jobs.job import Job
+from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Finisher
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE, Claimed, Finish, Leases
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE, Ending, Leases, Release
 from tidepool.queue.renewal import Renewal
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
@@ -25,7 +27,7 @@ _DOUBT_S, _LOOK_AGAIN_S = 120.0, 5.0
 
 
 class Holding:
-    """Claims jobs, keeps their lease, and finishes them; *acknowledged* hears of the finishes that went through.
+    """Claims jobs, keeps their lease, and finishes them; *acknowledged* is called with those that are.
 
     *name* is this process's in Redis; an owner's is that and a number.
     """
@@ -37,23 +39,23 @@ class Holding:
         *,
         name: str,
         lease_s: float,
-        patience: Patience,
-        acknowledged: Callable[[Sequence[Finish]], None],
+        outage: Outage,
+        acknowledged: Callable[[Sequence[Job[Command]]], None],
         max_job_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         self._name = name
         self._number = 0
         self._lease_s = lease_s
-        self._told = acknowledged
-        self._jobs: set[str] = set()
-        """Of the present owner."""
-        self._suspect: str | None = None
-        """One that two owners were lost with: there is one at a time."""
+        self._notify_acknowledged = acknowledged
+        self._ids: set[str] = set()
+        """Ids of the jobs that the present owner holds."""
+        self._suspect: Job[Command] | None = None
+        """A job that two owners were lost with. A process holds one such job at a time."""
         self._look_s, self._doubtful_until_s = math.inf, 0.0
         """When to look for strays next, and until when again and again."""
         lease_ms = int(lease_s * 1000)
         self._leases = Leases(redis, queue_name, lease_ms=lease_ms, max_job_bytes=max_job_bytes)
-        self._finisher = Finisher(self._leases, patience, self._acknowledged)
+        self._finisher = Finisher(self._leases, outage, self._acknowledged)
         self._renewal = Renewal(redis, queue_name, lease_ms=lease_ms, owner=self._owner_at_work, lost=self._lost)
 
     @property
@@ -66,7 +68,7 @@ class Holding:
         """Whether the last claim ended before it had looked at all due jobs."""
         return self._leases.is_midway
 
-    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Claimed]:
+    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job[Command]]:
         """Take up to *room* due jobs, of *max_bytes* together or a single one."""
         self._finisher.check()
         if time.monotonic() >= self._look_s:
@@ -80,10 +82,11 @@ class Holding:
         )
         if returned:
             log.info("jobs.recovered", jobs=returned)
-        if not self._jobs:
+        if not self._ids:
             self._renewal.begin(asked_s)
-        self._jobs.update(job.id for job in claimed if job.owner == self.owner)
-        self._suspect = next((job.id for job in claimed if job.lapses > 1), self._suspect)
+        owner = self.owner
+        self._ids.update(job.queue_id for job in claimed if job.owner == owner)
+        self._suspect = next((job for job in claimed if job.lapses > 1), self._suspect)
         return claimed
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
@@ -98,11 +101,11 @@ class Holding:
         self._look_s = time.monotonic()
         self._doubtful_until_s = self._look_s + _DOUBT_S
 
-    def finish(self, finish: Finish) -> None:
+    def finish(self, job: Job[Command], ending: Ending) -> None:
         """Finish a job, with the others of this turn of the event loop."""
-        if self._suspect == finish.id:
+        if self._suspect is job:
             self._suspect = None
-        self._finisher.put(finish)
+        self._finisher.put(job, ending)
 
     async def drain(self) -> None:
         """Wait until everything is acknowledged."""
@@ -122,7 +125,7 @@ class Holding:
 
     async def _look_for_strays(self) -> None:
         await self.drain()  # what is done first: a claim could put it back and run it again
-        await self._release_strays(set(self._jobs))
+        await self._release_strays(set(self._ids))
         now_s = time.monotonic()
         self._look_s = now_s + _LOOK_AGAIN_S if now_s < self._doubtful_until_s else math.inf
 
@@ -130,18 +133,19 @@ class Holding:
         """Give back what is held but not *known*: taken by a claim whose reply was lost."""
         owner = self.owner
         for job_id in await self._leases.strays(owner, known):
-            self._finisher.put(Finish(job_id, "release", owner=owner))
+            self._finisher.put(Job(job_id, job_id, owner), Release())
 
-    def _acknowledged(self, finishes: Sequence[Finish]) -> None:
-        self._jobs.difference_update(finish.id for finish in finishes if finish.owner == self.owner)
-        self._told(finishes)
+    def _acknowledged(self, jobs: Sequence[Job[Command]]) -> None:
+        owner = self.owner
+        self._ids.difference_update(job.queue_id for job in jobs if job.owner == owner)
+        self._notify_acknowledged(jobs)
 
     def _owner_at_work(self) -> str | None:
         """Return the owner if it holds anything. Called from the renewal's thread."""
-        return self.owner if self._jobs else None
+        return self.owner if self._ids else None
 
     def _lost(self, owner: str) -> None:
         if owner == self.owner:
-            log.warning("lease.lost", owner=owner, jobs=len(self._jobs), at="renewal")
+            log.warning("lease.lost", owner=owner, jobs=len(self._ids), at="renewal")
             self._number += 1
-            self._jobs.clear()
+            self._ids.clear()

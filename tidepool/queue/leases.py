@@ -1,18 +1,13 @@
 """Claims, leases and finishes: the engine's whole talk with Redis about jobs, many jobs a round trip.
 
 An *owner* is one worker process, or what it becomes after it lost its leases: a new owner. It holds
-jobs under one lease, which one command renews for all of them. Four structures beside arq's own:
-
-    {queue}:owners        zset  owner → end of its lease, Unix ms
-    {queue}:held:{owner}  zset  job id → its due time before it was claimed
-    {queue}:lapses        hash  job id → owners that were lost with it
-    {queue}:suspects      zset  jobs that two owners were lost with → due time
+jobs under one lease, which one command renews for all of them. `keys.QueueKeys` has the structures beside arq's own.
 
 To hold a job is to have it in one's `held` set, and every finish asks that first. When an owner's
 lease ends, whoever claims next moves its jobs back to their old places in the queue; from then on the
 owner that was lost can neither finish nor overwrite anything, however late it wakes up.
 
-All of this is data that others can write, too. A key of a wrong type is skipped; one of the four above is deleted by
+All of this is data that others can write, too. A key of a wrong type is skipped; one of ours is deleted by
 the next claim, which names it. A queue of a wrong type is an error of each claim, until somebody has mended it.
 
 To stock arq a claimed job is one that is in progress (its `arq:in-progress:` key) and not due (its raised score), so
@@ -21,15 +16,20 @@ for longer than half of one: most never are. Where no worker of ours is left to 
 due again when their marks end.
 """
 
-from collections.abc import Sequence
-from importlib.resources import files
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from arq.constants import abort_job_max_age, abort_jobs_ss
+from arq.constants import abort_job_max_age
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
-from tidepool.queue.faults import Oddities, is_wrong_type
+from tidepool.jobs.command import Command
+from tidepool.jobs.ids import ledger_id
+from tidepool.jobs.job import Job
+from tidepool.queue import keys, scripts
+from tidepool.queue.faults import REDIS_ERRORS, Oddities, is_wrong_type
+from tidepool.queue.keys import QueueKeys, decode_id, encode_id
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
 MOST_AT_ONCE = 250
@@ -54,31 +54,41 @@ _LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""
 
 
-class Claimed(NamedTuple):
-    """A job that this owner holds now."""
+@dataclass(slots=True)
+class Done:
+    """The job has ended: its keys are deleted, and its result is kept for arq's clients."""
 
-    id: str
-    due_ms: int
-    payload: bytes | int | None
-    """None: the job's content has expired or was never there. A number: its length, which is over the limit."""
-    failed_tries: int
-    lapses: int
-    owner: str
-    aborted: bool = False
-    """Whether somebody asked to abort it before it was claimed."""
-
-
-class Finish(NamedTuple):
-    """What is to become of a held job; the fields are those of `finish.lua`."""
-
-    id: str
-    how: str
-    value: bytes = b""
-    ms: int = 0
-    """How long: the result is kept (0: for ever), or the job waits until it runs again (0: its old place)."""
+    result: bytes = b""
+    """Empty: no result is kept."""
     keep_ms: int = 0
-    tried: bool = False
-    owner: str = ""
+    """For how long the result is kept; 0: for ever."""
+    success: bool = True
+    mark_ms: int = 0
+    """For how long the mark that it is in progress stays, which keeps a cron job from being enqueued twice."""
+
+
+@dataclass(slots=True)
+class Again:
+    """The job is run again, and an attempt is spent."""
+
+    attempt: int
+    """Number of the attempt that has ended."""
+    cause: str = ""
+    """Kept in Redis until the job runs, for clients that look at it."""
+    delay_ms: int = 0
+    """0: at its old place in the queue."""
+
+
+@dataclass(slots=True)
+class Release:
+    """The job is put back as it was, and no attempt is spent."""
+
+    delay_ms: int = 0
+    """0: at its old place in the queue."""
+
+
+Ending = Done | Again | Release
+"""How an attempt ends, as `finish.lua` is to record it."""
 
 
 class Backlog(NamedTuple):
@@ -96,18 +106,18 @@ class Leases:
 
     def __init__(self, redis: Redis, queue_name: str, *, lease_ms: int, max_job_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._redis = redis
-        self._queue = queue_name
+        self._keys = QueueKeys(queue_name)
         self._unusable = Oddities("redis.key_unusable")
         self._max_job_bytes = max_job_bytes
         self._first_rank = 0
         self.lease_ms = lease_ms
-        self._claim: Any = redis.register_script(script("claim"))
-        self._finish: Any = redis.register_script(script("finish"))
-        self._aborts: Any = redis.register_script(script("aborts"))
+        self._claim = scripts.load(redis, "claim")
+        self._finish = scripts.load(redis, "finish")
+        self._aborts = scripts.load(redis, "aborts")
 
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
-    ) -> tuple[list[Claimed], int]:
+    ) -> tuple[list[Job[Command]], int]:
         """Take up to *limit* due jobs of *max_bytes* together, or one larger job.
 
         Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
@@ -116,33 +126,33 @@ class Leases:
         A call does not get past more than some thousand jobs that are marked as somebody else's. `is_midway` is true
         then, and the next call goes on from there.
         """
-        keys = [*self._own_keys(owner), f"{self._queue}:lapses", f"{self._queue}:suspects", abort_jobs_ss]
+        queue = self._keys
         args = [
-            *(owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), held_key(self._queue, "")),
+            *(owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), queue.held_prefix),
             *(self._max_job_bytes, min(max_bytes, MOST_BYTES_AT_ONCE), self._first_rank),
         ]
-        reply = await self._claim(keys=keys, args=args)
+        reply = await self._claim(
+            keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, queue.suspects, keys.ABORTS], args=args
+        )
         ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank = reply
         for key in unusable:
-            self._unusable.skipped(decode_id(key), queue=self._queue)
+            self._unusable.skipped(decode_id(key), queue=queue.queue)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries or none, lapses or none, aborts or none, strict=True)
-        jobs = [
-            Claimed(decode_id(i), due_ms(due), payload, _count(tried), _count(lapsed), owner, mark is not None)
-            for i, due, payload, tried, lapsed, mark in columns
-        ]
-        return jobs, returned
+        return _jobs(owner, columns), returned
 
     @property
     def is_midway(self) -> bool:
         """Whether the last claim ended before it had looked at all due jobs, without the jobs that it was to take."""
         return self._first_rank > 0
 
-    async def finish(self, owner: str, finishes: Sequence[Finish]) -> list[bool]:
+    async def finish(self, owner: str, finishes: Sequence[tuple[Job[Command], Ending]]) -> list[bool]:
         """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
-        keys = [*self._own_keys(owner), f"{self._queue}:lapses", abort_jobs_ss]
-        args = [owner, *(part for f in finishes for part in _finish_args(f))]
-        reply: bytes = await self._finish(keys=keys, args=args)
+        queue = self._keys
+        reply: bytes = await self._finish(
+            keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS],
+            args=[owner, *(part for job, ending in finishes for part in _finish_args(job, ending))],
+        )
         return [answer == ord("1") for answer in reply]
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
@@ -151,7 +161,7 @@ class Leases:
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
             args = [now_ms() + abort_job_max_age, *map(encode_id, some)]
-            numbers: list[int] = await self._aborts(keys=[abort_jobs_ss], args=args)
+            numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
 
@@ -161,15 +171,12 @@ class Leases:
         At most 1,000 besides the *known* ones: anybody may have added millions.
         """
         try:
-            held: list[bytes] = await self._redis.zrange(held_key(self._queue, owner), 0, len(known) + _MOST_STRAYS - 1)
-        except ResponseError as error:
+            held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)
+        except Exception as error:
             if not is_wrong_type(error):
                 raise
             return []  # nobody holds anything there
         return [job_id for job_id in map(decode_id, held) if job_id not in known]
-
-    def _own_keys(self, owner: str) -> tuple[str, str, str]:
-        return self._queue, f"{self._queue}:owners", held_key(self._queue, owner)
 
 
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
@@ -177,38 +184,67 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
 
     The next claim of any worker puts their jobs back. Returns how many owners there were, of the first thousand.
     """
-    key = f"{queue_name}:owners"
-    dead = [owner for owner in await _owners(redis, queue_name) if owner.startswith(prefix.encode())]
+    queue = QueueKeys(queue_name)
+    dead = [owner for owner in await _owners(redis, queue) if owner.startswith(prefix.encode())]
     if dead:
-        await redis.zadd(key, dict.fromkeys(dead, 0), xx=True)
+        await redis.zadd(queue.owners, dict.fromkeys(dead, 0), xx=True)
     return len(dead)
 
 
-async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog:
-    """Return how a queue is now: three round trips, and one more for every 16 workers."""
+async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
+    """Return how a queue is now, or None if Redis does not answer: three round trips, one more for every 16 workers."""
+    try:
+        return await _backlog(redis, QueueKeys(queue_name), at_ms)
+    except REDIS_ERRORS:
+        return None
+
+
+async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
     reading: Any = redis.pipeline(transaction=False)
-    reading.zcard(queue_name).zrangebyscore(queue_name, "-inf", at_ms, start=0, num=1, withscores=True)
+    reading.zcard(queue.queue).zrangebyscore(queue.queue, "-inf", at_ms, start=0, num=1, withscores=True)
     jobs, oldest = await _skip_wrong_types(reading)
-    owners = await _owners(redis, queue_name)
+    owners = await _owners(redis, queue)
     holding: Any = redis.pipeline(transaction=False)
     for owner in owners:
-        holding.zcard(held_key(queue_name, decode_id(owner)).encode(errors="surrogateescape"))
+        holding.zcard(encode_id(queue.held(decode_id(owner))))
     held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
-    jobs, age_s = jobs or 0, (at_ms - due_ms(oldest[0][1])) / 1000 if oldest else None
+    jobs, age_s = jobs or 0, (at_ms - _due_ms(oldest[0][1])) / 1000 if oldest else None
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
-def _finish_args(finish: Finish) -> tuple[bytes | str | int, ...]:
-    return encode_id(finish.id), finish.how, finish.value, finish.ms, finish.keep_ms, int(finish.tried)
+def _jobs(owner: str, columns: Iterable[tuple[Any, ...]]) -> list[Job[Command]]:
+    """Return a claim's reply as jobs that *owner* holds from this moment on."""
+    started_ms, started_ns = now_ms(), time.perf_counter_ns()
+    jobs: list[Job[Command]] = []
+    for raw_id, score, payload, tries, lapses, mark in columns:
+        queue_id, failed = decode_id(raw_id), _count(tries)
+        jobs.append(
+            Job(
+                *(ledger_id(queue_id), queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
+                *(_count(lapses), mark is not None, started_ms, started_ns),
+            )
+        )
+    return jobs
 
 
-async def _owners(redis: Redis, queue_name: str) -> list[bytes]:
+def _finish_args(job: Job[Command], ending: Ending) -> tuple[bytes | str | int, ...]:
+    """Return what `finish.lua` reads of one job: id, how, value, ms, keep, tried."""
+    job_id = encode_id(job.queue_id)
+    if isinstance(ending, Done):
+        return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
+    if isinstance(ending, Again):
+        value = f"{ending.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
+        return job_id, "again", value, ending.delay_ms, 0, 0
+    return job_id, "release", b"", ending.delay_ms, 0, 0
+
+
+async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
     """Return the owners that hold jobs, of the first thousand, without names that are too long to be any."""
     found: list[bytes] = []
     size_bytes = 0
     for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
         reading: Any = redis.pipeline(transaction=False)
-        reading.zrange(f"{queue_name}:owners", first, first + _OWNERS_AT_ONCE - 1)
+        reading.zrange(queue.owners, first, first + _OWNERS_AT_ONCE - 1)
         (page,) = await _skip_wrong_types(reading)
         found += [owner for owner in page or () if len(owner) <= _MAX_NAME_BYTES]
         size_bytes += sum(map(len, page or ()))
@@ -226,7 +262,7 @@ async def _skip_wrong_types(reading: Any) -> list[Any]:
     return [None if isinstance(reply, Exception) else reply for reply in replies]
 
 
-def due_ms(score: bytes | float) -> int:
+def _due_ms(score: bytes | float) -> int:
     """Return a due time that can be reckoned with: whoever can write to Redis may have given a job any score."""
     return int(min(max(0.0, float(score)), _LATEST_MS))
 
@@ -236,28 +272,3 @@ def _count(value: bytes | None) -> int:
     if value is None:
         return 0
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1
-
-
-def script(name: str) -> str:
-    """Return the text of a script of the engine."""
-    return with_typed((files("tidepool.queue") / "lua" / f"{name}.lua").read_text("utf-8"))
-
-
-def with_typed(text: str) -> str:
-    """Return a script with the function `typed` in front of it, for keys that may have any type."""
-    return (files("tidepool.queue") / "lua" / "typed.lua").read_text("utf-8") + text
-
-
-def held_key(queue_name: str, owner: str) -> str:
-    """Return the key of the set of jobs that *owner* holds."""
-    return f"{queue_name}:held:{owner}"
-
-
-def decode_id(job_id: bytes) -> str:
-    """Return an id as text; bytes that are no UTF-8 survive the way there and back."""
-    return job_id.decode("utf-8", "surrogateescape")
-
-
-def encode_id(job_id: str) -> bytes:
-    """Return the bytes of an id."""
-    return job_id.encode("utf-8", "surrogateescape")

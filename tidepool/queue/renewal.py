@@ -19,10 +19,11 @@ from typing import Any
 import redis as sync_redis
 import structlog
 from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import RedisError
 
 from tidepool.periodic import FailureLog
-from tidepool.queue.leases import held_key, script
+from tidepool.queue.faults import is_outage
+from tidepool.queue.keys import QueueKeys
+from tidepool.queue.scripts import script_text
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class Renewal:
         owner: Callable[[], str | None],
         lost: Callable[[str], None],
     ) -> None:
-        self._queue = queue_name
+        self._keys = QueueKeys(queue_name)
         self._lease_ms = lease_ms
         self._owner = owner
         self._lost = lost
@@ -63,7 +64,7 @@ class Renewal:
         self._first_rank = 0
         self._failures = FailureLog("lease renewal")
         self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
-        self._renew: Any = self._redis.register_script(script("renew"))
+        self._renew: Any = self._redis.register_script(script_text("renew"))
         self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
         self._thread.start()
 
@@ -113,13 +114,15 @@ class Renewal:
 
     def _is_kept(self, owner: str) -> bool:
         """Renew; returns False where the owner is none in Redis, and True also where Redis does not say."""
-        keys = [self._queue, f"{self._queue}:owners", held_key(self._queue, owner)]
+        keys = [self._keys.queue, self._keys.owners, self._keys.held(owner)]
         asked_s = time.monotonic()
         try:
             args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
             renewed, self._first_rank = self._renew(keys=keys, args=args)
-        except (RedisError, OSError):
-            return True  # the event loop meets the same trouble, and says so; the next round is soon
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return True  # the event loop meets the same outage, and logs it; the next round is soon
         if renewed:
             self.begin(asked_s)
         return bool(renewed)

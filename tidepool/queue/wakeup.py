@@ -17,9 +17,9 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
 
-from tidepool.queue.faults import is_trouble, is_wrong_type
+from tidepool.queue.faults import is_refused_command, is_wrong_type
+from tidepool.queue.keys import QueueKeys
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Wakeup:
     def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
         self._redis = redis
         self._pool: Any = redis.connection_pool
-        self._queue = queue_name
+        self._keys = QueueKeys(queue_name)
         self._poll_delay_s = poll_delay_s
         self._supported = True
         self._pause_s = 0.0
@@ -67,15 +67,12 @@ class Wakeup:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(due_in_s, timeout_s)):
                         await self._changed.wait()
-        except ResponseError as error:
+        except Exception as error:
             await self.close()
-            if is_trouble(error):  # a queue of a wrong type among it: the next claim names it
+            if not is_refused_command(error):  # a queue of a wrong type, for one: the next claim names it
                 raise
             log.info("wakeup.unsupported", poll_delay_s=self._poll_delay_s)
             self._supported = False
-        except (RedisError, OSError):
-            await self.close()
-            raise
 
     def claimed(self) -> None:
         """Take note that a claim took jobs: a head that is due is another one now."""
@@ -119,10 +116,9 @@ class Wakeup:
 
     async def _lease_end_ms(self) -> float:
         """Return when the next lease ends; asked over a connection of its own, or each renewal would wake us."""
-        owners = f"{self._queue}:owners"
         try:
-            first: list[tuple[bytes, float]] = await self._redis.zrange(owners, 0, 0, withscores=True)
-        except ResponseError as error:
+            first: list[tuple[bytes, float]] = await self._redis.zrange(self._keys.owners, 0, 0, withscores=True)
+        except Exception as error:
             if not is_wrong_type(error):
                 raise
             return -math.inf  # look at once: a claim deletes it
@@ -134,7 +130,7 @@ class Wakeup:
         By the server's clock, which claims go by: ours may be ahead, and we would look again and again.
         """
         await self._asking.send_command("TIME")
-        await self._asking.send_command("ZRANGE", self._queue, 0, 0, "WITHSCORES")
+        await self._asking.send_command("ZRANGE", self._keys.queue, 0, 0, "WITHSCORES")
         (seconds, micros), head = await self._asking.read_response(), await self._asking.read_response()
         now_ms = int(seconds) * 1000 + int(micros) / 1000
         job_in_ms = float(head[1]) - now_ms if head else math.inf

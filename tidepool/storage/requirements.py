@@ -1,15 +1,19 @@
-"""What a process needs of its database before it starts, and waiting does not bring."""
+"""Checks what a process needs of its database before it starts, where waiting cannot help."""
 
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Refused, translated
 from tidepool.pool.pool import PoolConfig, connect
 from tidepool.storage import queries
+from tidepool.storage.migrator import missing_parts
 
 _SQL = queries.load("requirements")
 
 
 async def require(connection: Connection, *, tables: bool = False, writing: bool = False) -> None:
-    """Raise `Refused` unless the database has what is asked for: our *tables*, or what *writing* needs."""
+    """Check that the database has the *tables* that migrations make, and allows *writing*, whichever is asked for.
+
+    Raises `Refused`, and `MigrationError` if the database is from before Tidepool's first release.
+    """
     found = await connection.fetchrow(_SQL["read"])
     assert found is not None
     if writing and found["is_standby"]:
@@ -22,12 +26,12 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
         )
     if tables and not found["has_tables"]:
         raise Refused("its tables are missing: `python -m worker migrate` makes them")
-    if tables and found["missing"]:
-        raise Refused(f"its tables are missing though its migrations are applied: {', '.join(found['missing'])}")
+    if tables and (missing := await missing_parts(connection)):
+        raise Refused(f"tables or columns are missing though its migrations are applied: {', '.join(missing)}")
 
 
 async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
-    """Check the same over a connection of its own. Raises `Refused` and `Unavailable`."""
+    """Check the same as `require` over a connection of its own. Raises `Unavailable`, too."""
     connection = await connect(config, "start")
     try:
         async with translated():

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import secrets
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import LiteralString, cast
 
@@ -16,23 +16,28 @@ _SQL = cast("LiteralString", (files("tidepool.storage") / "roles.sql").read_text
 _ROUNDS = 4096
 
 
-async def grant_roles(config: PoolConfig, passwords: Mapping[str, str]) -> None:
+async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: Iterable[LiteralString]) -> None:
     """Make the roles that are missing, and grant all of them what they need; *config* is of the tables' owner.
 
-    *passwords*, by role, are set; a role that is not among them keeps the one that it has. A second call changes
-    nothing. Raises `Refused` where the owner may not make a role, and `Unavailable`.
+    *passwords*, by role, are set; a role that is not among them keeps the one that it has. *grants* is what the role
+    that works may do in the application's tables, each as `SELECT, INSERT ON orders`. A second call changes nothing.
+    Raises `Refused` if the owner may not make a role, and `Unavailable`.
     """
     connection = await connect(config, "migrate")
     try:
-        async with translated():
+        async with translated(), connection.transaction():
             await connection.execute(_SQL)
-            for role in ROLES:
-                if role in passwords:
-                    await connection.execute(
-                        f"ALTER ROLE {role} PASSWORD '{verifier(passwords[role], secrets.token_bytes(16))}'"
-                    )
+            for grant in grants:
+                await connection.execute(f"GRANT {grant} TO tidepool_work")
+            for role, password in passwords.items():
+                await connection.execute(_set_password(role, verifier(password, secrets.token_bytes(16))))
     finally:
         await connection.close()
+
+
+def _set_password(role: str, scram: str) -> LiteralString:
+    """Return the statement, which can have no parameters; neither *role* nor *scram*, base64, needs quoting."""
+    return cast("LiteralString", f"ALTER ROLE {role} PASSWORD '{scram}'")
 
 
 def verifier(password: str, salt: bytes) -> str:

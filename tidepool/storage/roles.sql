@@ -1,9 +1,8 @@
 -- Two PostgreSQL roles beside the owner of the tables: tidepool_work for workers and producers, tidepool_read for those
--- who look at outcomes and pools. `python -m worker migrate --roles` runs this, as the owner; a second run changes
--- nothing. The first one needs the right to create roles. Without a password (WORK_PASSWORD, READ_PASSWORD) nobody
--- logs in as them. docs/operations.md says how they are used.
-
-BEGIN;
+-- who look at outcomes and pools. `python -m worker migrate --roles` runs this, as the owner, in a transaction, and then
+-- grants tidepool_work what the application's job types declare; a second run changes nothing. The first one needs the
+-- right to create roles. Without a password (WORK_PASSWORD, READ_PASSWORD) nobody logs in as them. docs/operations.md
+-- says how they are used.
 
 DO $$
 DECLARE
@@ -44,12 +43,6 @@ GRANT EXECUTE ON FUNCTION histogram_bounds_ms(), histogram_plus(bigint[], bigint
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;                       -- as it is by default since version 15
 GRANT USAGE ON SCHEMA public TO tidepool_work, tidepool_read;
 
--- What jobs create, look up and change; no column beyond these, and nothing is ever deleted.
-GRANT SELECT, INSERT ON users, products, orders TO tidepool_work;
-GRANT UPDATE (email, full_name, is_active, updated_at) ON users TO tidepool_work;
-GRANT UPDATE (in_stock) ON products TO tidepool_work;
-GRANT USAGE ON SEQUENCE users_id_seq, products_id_seq TO tidepool_work;
-
 -- The ledger and the history of the pools. Each worker prunes what is past its time, and thins old snapshots.
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON job_results, pool_snapshots, pool_processes, pool_events, db_snapshots TO tidepool_work;
@@ -65,5 +58,3 @@ GRANT SELECT ON retention TO tidepool_read;
 
 -- What a process compares with its own migrations, to say whether it is ready.
 GRANT SELECT ON schema_migrations TO tidepool_work, tidepool_read;
-
-COMMIT;

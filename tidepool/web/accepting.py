@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from arq.connections import ArqRedis
-
 from tidepool.client import MOST_AT_ONCE, JobClient
 from tidepool.jobs.outcomes import Outcome
 from tidepool.pool.pool import Pool
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.submission import Submission
 from tidepool.storage.repositories import Repositories
 from tidepool.web.sharing import Shared
@@ -20,7 +19,7 @@ _UNCONFIRMED_S = 0.5
 class Accepting:
     """Enqueues for all requests of this process; those that come together share round trips."""
 
-    def __init__(self, redis: ArqRedis, pool: Pool, *, patience_s: float) -> None:
+    def __init__(self, redis: RedisClient, pool: Pool, *, patience_s: float) -> None:
         self._pool = pool
         self._client = JobClient(redis, patience_s=patience_s)
         self._enqueue = Shared(self._client.enqueue_many, MOST_AT_ONCE)
@@ -31,8 +30,8 @@ class Accepting:
         """Enqueue a job, or return the outcome that it has already.
 
         If Redis knows the id, the ledger is asked. If the ledger does not know it, the job is in the queue, or Redis
-        has a result that no worker of this service wrote: then it is enqueued all the same. Raises the errors of
-        `redis.exceptions` if Redis stays away, and the faults of `tidepool.pool.faults`.
+        has a result that no worker of this service wrote: then it is enqueued all the same. Raises
+        `RedisUnavailable` if Redis stays away, and the faults of `tidepool.pool.faults`.
         """
         if await self._enqueue(submission):
             return None

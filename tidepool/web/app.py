@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute
 
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
+from tidepool.storage.migrator import Migrations
 from tidepool.web import feed, health, jobs, page, sign_in
 from tidepool.web.callers import Callers
 from tidepool.web.guard import Guard
@@ -25,7 +26,12 @@ ROUTERS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, jobs
 
 
 def create_app(
-    settings: Settings, urls: Urls, *, routers: Iterable[APIRouter] = (), quick: Iterable[BaseRoute] = ()
+    settings: Settings,
+    urls: Urls,
+    migrations: Migrations,
+    *,
+    routers: Iterable[APIRouter] = (),
+    quick: Iterable[BaseRoute] = (),
 ) -> FastAPI:
     """Return the web application. It opens its services when it starts, and closes them when it stops.
 
@@ -36,7 +42,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_services(settings, urls, requests) as app.state.services:
+        async with open_services(settings, urls, migrations, requests) as app.state.services:
             app.state.feed = feed.Feed(app.state.services)
             yield
 

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
-from redis.exceptions import RedisError
 
 from tidepool.advice.sizing import Advice
 from tidepool.advice.verdict import Verdict
@@ -91,7 +90,7 @@ class Pictures:
             "has_results": has_results,
         }
 
-    async def _read_backlog(self) -> Backlog:
+    async def _read_backlog(self) -> Backlog | None:
         """Ask Redis, for as long as its client does: one call at a time, however long it takes."""
         queue_name = self._services.settings.queue_name
         return await backlog(self._services.redis, queue_name, now_ms())
@@ -101,7 +100,9 @@ class Pictures:
         try:
             async with asyncio.timeout(_QUEUE_S):
                 found = await self._backlog.get()
-        except (RedisError, OSError):  # a time limit that has run out is an OSError, too
+        except TimeoutError:
+            return None
+        if found is None:
             return None
         now = datetime.now(UTC)
         self._depths.append((now.timestamp(), found.waiting, found.running, found.oldest_s or 0.0))

@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from tidepool.pool.faults import DataFault, PoolTimeout, StatementTimeout, Unavailable
+from tidepool.queue.faults import RedisError
 
 MEDIA_TYPE = "application/problem+json"
 _SCHEMA: dict[str, Any] = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated
 
-from arq.connections import ArqRedis
 from fastapi import Depends, Request
 
 from tidepool import servers
@@ -18,8 +17,9 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Readiness
 from tidepool.pool.pool import Pool
-from tidepool.queue.connection import ask, open_redis
+from tidepool.queue.connection import RedisClient, ask, open_redis
 from tidepool.settings import Settings
+from tidepool.storage.migrator import Migrations
 from tidepool.storage.repositories import Repositories
 from tidepool.web.accepting import Accepting
 from tidepool.web.fleet import Fleet
@@ -36,7 +36,7 @@ class Services:
     settings: Settings
     urls: Urls
     pool: Pool
-    redis: ArqRedis
+    redis: RedisClient
     client: JobClient
     accepting: Accepting
     readiness: Readiness
@@ -49,7 +49,9 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, urls: Urls, requests: Requests) -> AsyncGenerator[Services]:
+async def open_services(
+    settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
+) -> AsyncGenerator[Services]:
     """Open what the front needs. Raises `tidepool.pool.faults.Unavailable` where PostgreSQL is away; Redis may be."""
     pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
@@ -58,7 +60,7 @@ async def open_services(settings: Settings, urls: Urls, requests: Requests) -> A
         async with pool.acquire() as connection:
             return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
-    readiness = Readiness(functools.partial(ask, redis))
+    readiness = Readiness(functools.partial(ask, redis), migrations)
     readiness.watch(pool)
     lag = LoopLag()
     probe = asyncio.create_task(lag.run(), name="loop lag probe")

@@ -7,19 +7,15 @@ there is no loop.
 
 import asyncio
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
-
-from arq.connections import ArqRedis
-from arq.constants import result_key_prefix
-from redis.exceptions import RedisError
 
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.periodic import FailureLog
 from tidepool.queue import wire
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE, with_typed
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import REDIS_ERRORS
+from tidepool.queue.results import MAX_RESULTS_AT_ONCE, ResultReader
 
-_MOST_AT_ONCE = 500
 _LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
 _MOST_AT_A_TURN = 16
 """Callers who are answered in one turn of the event loop."""
@@ -30,9 +26,8 @@ _TROUBLE_DELAY_S = 0.2
 class Waits:
     """The jobs that requests of this process wait for."""
 
-    def __init__(self, redis: ArqRedis) -> None:
-        text = (files("tidepool.queue") / "lua" / "results.lua").read_text("utf-8")
-        self._results: Any = redis.register_script(with_typed(text))
+    def __init__(self, redis: RedisClient) -> None:
+        self._results = ResultReader(redis)
         self._failures = FailureLog("outcomes")
         self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -79,17 +74,13 @@ class Waits:
     async def _look_once(self) -> None:
         """Ask for the results of all jobs that are waited for now, and tell what there is."""
         job_ids = list(self._waiting)
-        for start in range(0, len(job_ids), _MOST_AT_ONCE):
-            some = job_ids[start : start + _MOST_AT_ONCE]
+        for start in range(0, len(job_ids), MAX_RESULTS_AT_ONCE):
             try:
-                found: list[Any] = await self._results(
-                    keys=[result_key_prefix + job_id for job_id in some],
-                    args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE],
-                )
-            except (RedisError, OSError):
+                found = await self._results.read(job_ids[start : start + MAX_RESULTS_AT_ONCE])
+            except REDIS_ERRORS:
                 await asyncio.sleep(_TROUBLE_DELAY_S)
                 return
-            await self._tell_all([(some[n - 1], result) for n, result in zip(found[::2], found[1::2], strict=True)])
+            await self._tell_all(found)
 
     async def _tell_all(self, results: Sequence[tuple[str, bytes]]) -> None:
         """Tell outcomes a few at a time, so that those who have theirs ask anew while the others are answered.

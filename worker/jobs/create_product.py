@@ -34,4 +34,10 @@ async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProd
     ]
 
 
-JOB = JobType("create_product", CreateProduct, create_product, constraints=CONSTRAINTS)
+JOB = JobType(
+    "create_product",
+    CreateProduct,
+    create_product,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, INSERT ON products", "USAGE ON SEQUENCE products_id_seq"),
+)

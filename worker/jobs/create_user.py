@@ -25,4 +25,10 @@ async def create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]])
     return [Rejected(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in created]
 
 
-JOB = JobType("create_user", CreateUser, create_user, constraints=CONSTRAINTS)
+JOB = JobType(
+    "create_user",
+    CreateUser,
+    create_user,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, INSERT ON users", "USAGE ON SEQUENCE users_id_seq"),
+)

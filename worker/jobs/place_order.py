@@ -48,4 +48,10 @@ def _verdict(order: PlacedOrder | ShopReason) -> Verdict:
     return Unresolved(order) if order in _MAY_STILL_COME else Rejected(order)
 
 
-JOB = JobType("place_order", PlaceOrder, place_order, constraints=CONSTRAINTS)
+JOB = JobType(
+    "place_order",
+    PlaceOrder,
+    place_order,
+    constraints=CONSTRAINTS,
+    grants=("SELECT ON users, products", "SELECT, INSERT ON orders"),
+)

@@ -35,4 +35,4 @@ async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> 
     ]
 
 
-JOB = JobType("set_stock", SetStock, set_stock)
+JOB = JobType("set_stock", SetStock, set_stock, grants=("SELECT, UPDATE (in_stock) ON products",))

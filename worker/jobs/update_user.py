@@ -36,4 +36,10 @@ async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]])
     return [Unresolved(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in updated]
 
 
-JOB = JobType("update_user", UpdateUser, update_user, constraints=CONSTRAINTS)
+JOB = JobType(
+    "update_user",
+    UpdateUser,
+    update_user,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON users",),
+)

@@ -15,8 +15,11 @@ from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena, Worker
 from lab.drill.faults.breaking import Fault
 from lab.drill.proxy import Proxy
-from tidepool.queue.leases import MOST_LAPSES, script
+from tidepool.queue.keys import QueueKeys
+from tidepool.queue.leases import MOST_LAPSES
+from tidepool.queue.scripts import script_text
 
+_KEYS = QueueKeys(QUEUE)
 _FEW = 100
 _SHOT_WAIT_S = 60.0
 
@@ -43,7 +46,7 @@ async def _after_finish(arena: Arena, _chance: random.Random) -> None:
 
 async def _finish_script(arena: Arena) -> bytes:
     """Return what a call of the script that acknowledges jobs has in it: its digest."""
-    return (await arena.redis.script_load(script("finish"))).encode()
+    return (await arena.redis.script_load(script_text("finish"))).encode()
 
 
 async def _burst(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> None:
@@ -58,9 +61,9 @@ async def _none_would_fail(arena: Arena) -> bool:
     After the second loss they run one at a time, after the third not at all.
     """
     redis: Any = arena.redis
-    if await redis.zcount(f"{QUEUE}:owners", "-inf", 0):
+    if await redis.zcount(_KEYS.owners, "-inf", 0):
         return False
-    lapses = [int(count) for count in await redis.hvals(f"{QUEUE}:lapses")]
+    lapses = [int(count) for count in await redis.hvals(_KEYS.lapses)]
     return len(lapses) < _FEW and max(lapses, default=0) < MOST_LAPSES - 1
 
 

@@ -7,16 +7,16 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from arq.constants import abort_jobs_ss
 from redis.exceptions import ResponseError
 
 from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, frozen, pause
+from tidepool.queue.keys import ABORTS, QueueKeys
 
 _BIG_JOBS, _ODD_ROUNDS = 40, 10
-_LAPSES = f"{QUEUE}:lapses"
-_READ_KEYS = (abort_jobs_ss, f"{QUEUE}:owners", _LAPSES, f"{QUEUE}:suspects")
+_KEYS = QueueKeys(QUEUE)
+_READ_KEYS = (ABORTS, _KEYS.owners, _KEYS.lapses, _KEYS.suspects)
 """What every worker reads besides the jobs. The queue itself holds jobs only, which the load accounts for."""
 
 
@@ -82,14 +82,14 @@ async def _odd_values(arena: Arena, chance: random.Random) -> None:
 
 async def _add(redis: Any, key: str, member: bytes, chance: random.Random) -> None:
     """Add a member that the service would not write."""
-    if key == _LAPSES:
+    if key == _KEYS.lapses:
         await redis.hset(key, member, chance.randbytes(8))
     else:
         await redis.zadd(key, {member: chance.choice((0.0, -1.0, 1.5, 1e300, math.inf))})
 
 
 async def _remove(redis: Any, key: str, member: bytes) -> None:
-    await (redis.hdel if key == _LAPSES else redis.zrem)(key, member)
+    await (redis.hdel if key == _KEYS.lapses else redis.zrem)(key, member)
 
 
 async def _replace(redis: Any, key: str, chance: random.Random) -> None:

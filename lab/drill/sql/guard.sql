@@ -8,13 +8,13 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'tidepool:%'
 
 -- name: tables
--- Tables that are none of the service's.
+-- Tables that no migration has made.
 SELECT format('%I.%I', n.nspname, c.relname)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'
-  AND c.relname NOT IN ('users', 'products', 'orders', 'job_results', 'pool_snapshots', 'pool_processes',
-                        'db_snapshots', 'pool_events', 'retention', 'schema_migrations', 'turns')
+  AND c.relname <> 'schema_migrations'
+  AND c.relname NOT IN (SELECT split_part(made, '.', 1) FROM schema_migrations, unnest(columns) AS made)
 
 -- name: strangers
 -- Tables of the service that have rows of others than the drill.

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from lab.bench.drain import cpu_s
 from tests.bench.peers.catalogue import APPS, System
 from tidepool.pool.pool import PoolConfig
-from tidepool.storage.migrations import migrate
+from worker import app
 
 DATABASE = "tidepool_peers"
 _LOOK_S = 0.05
@@ -91,7 +91,7 @@ async def _reset(place: Place) -> None:
     await admin.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
     await admin.execute(f"CREATE DATABASE {DATABASE}")
     await admin.close()
-    await migrate(PoolConfig(url=place.database_url, application_name="peers"))
+    await app.migrations.migrate(PoolConfig(url=place.database_url, application_name="peers"))
 
 
 async def _start(system: System, place: Place, command: tuple[str, ...]) -> asyncio.subprocess.Process:

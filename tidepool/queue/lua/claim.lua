@@ -50,7 +50,7 @@ end
 local function put_back_jobs(lost, jobs)
     local count = 0
     for i = 1, #jobs, 2 do
-        local id, due, key = jobs[i], jobs[i + 1], 'arq:in-progress:' .. jobs[i]
+        local id, due, key = jobs[i], jobs[i + 1], IN_PROGRESS .. jobs[i]
         local holder = typed('GETRANGE', key, 0, #lost) or '' -- whole values may be huge; of another type: no worker's
         if (holder == '' or holder == lost) and redis.call('ZSCORE', KEYS[1], id) then
             redis.call('DEL', key)
@@ -122,7 +122,7 @@ end
 -- Return a payload, or its length if it is not to be returned, and how many bytes it counts for. None is read in vain,
 -- but the beginning of the first one that is too large: to ask for each length would be a command more for each job.
 local function payload_of(id)
-    local job, most = 'arq:job:' .. id, max_payload
+    local job, most = JOB .. id, max_payload
     if #ids > 0 then
         most = math.min(most, max_bytes - bytes - #id)
     end
@@ -144,7 +144,7 @@ local function payload_of(id)
 end
 
 local function take(id, due)
-    local mark = 'arq:in-progress:' .. id
+    local mark = IN_PROGRESS .. id
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
     if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
         if typed('STRLEN', mark) then
@@ -204,7 +204,7 @@ redis.call('ZADD', KEYS[2], now + lease_ms, owner)
 -- A count that is too long to be one is cut: nobody reads it as a number then.
 local retries = {}
 for i, id in ipairs(ids) do
-    retries[i] = 'arq:retry:' .. id
+    retries[i] = RETRY .. id
 end
 local tries = {}
 if redis.call('EXISTS', unpack(retries)) > 0 then

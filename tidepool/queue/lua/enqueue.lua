@@ -32,9 +32,9 @@ local function find_known(prefix)
 end
 
 local again = ARGV[2] == '1'
-local jobs = find_known('arq:job:')
+local jobs = find_known(JOB)
 if not again then
-    find_known('arq:result:')
+    find_known(RESULT)
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -47,7 +47,7 @@ for i, job in ipairs(jobs) do
         payloads[#payloads + 1], payloads[#payloads + 2] = job, ARGV[2 + 2 * i]
         members[#members + 1], members[#members + 2] = now, id
         if again then
-            results[#results + 1] = 'arq:result:' .. id
+            results[#results + 1] = RESULT .. id
         end
     end
 end

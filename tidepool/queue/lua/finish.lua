@@ -7,7 +7,7 @@
 --                    keep: for how many ms the in-progress key stays (cron), 0: it goes, too;
 --                    tried: 1 if it has a count of failed tries: to delete keys that are not there costs as much
 --          "again"   run it again in ms (0: at its old due time); value: failed tries so far, and after a blank the cause
---                    of the last one, which is kept as arq:cause: for whoever looks at the job
+--                    of the last one, which is kept for whoever looks at the job
 --          "release" give it back as it was, to run in ms (0: at its old due time), no try spent
 -- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
 -- A key of a wrong type is left alone: the claim deletes it. Held of a wrong type: no job is held any more.
@@ -26,32 +26,32 @@ for i, id in ipairs(ids) do
     if dues[i] then
         left[#left + 1] = id
         if keep > 0 then
-            redis.call('PEXPIRE', 'arq:in-progress:' .. id, keep)
+            redis.call('PEXPIRE', IN_PROGRESS .. id, keep)
         else
-            gone[#gone + 1] = 'arq:in-progress:' .. id
+            gone[#gone + 1] = IN_PROGRESS .. id
         end
         if how == 'done' then
             if value ~= '' then
                 if ms > 0 then
-                    redis.call('SET', 'arq:result:' .. id, value, 'PX', ms)
+                    redis.call('SET', RESULT .. id, value, 'PX', ms)
                 else
-                    redis.call('SET', 'arq:result:' .. id, value)
+                    redis.call('SET', RESULT .. id, value)
                 end
             end
             ended[#ended + 1] = id
-            gone[#gone + 1] = 'arq:job:' .. id
+            gone[#gone + 1] = JOB .. id
             if ARGV[at + 6] == '1' then
-                gone[#gone + 1] = 'arq:retry:' .. id
-                gone[#gone + 1] = 'arq:cause:' .. id
+                gone[#gone + 1] = RETRY .. id
+                gone[#gone + 1] = CAUSE .. id
             end
         else
             if how == 'again' then
                 local tries, cause = string.match(value, '^(%S+) ?(.*)$')
-                redis.call('SET', 'arq:retry:' .. id, tries, 'EX', 88400)
+                redis.call('SET', RETRY .. id, tries, 'EX', 88400)
                 if cause ~= '' then
-                    redis.call('SET', 'arq:cause:' .. id, cause, 'EX', 88400)
+                    redis.call('SET', CAUSE .. id, cause, 'EX', 88400)
                 else
-                    redis.call('DEL', 'arq:cause:' .. id) -- that of a try before
+                    redis.call('DEL', CAUSE .. id) -- that of a try before
                 end
                 typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end

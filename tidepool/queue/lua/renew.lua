@@ -16,7 +16,7 @@ redis.call('ZADD', KEYS[2], now + lease_ms, owner)
 
 -- Renew a job's marks; return whether it is held still.
 local function renew_marks(id)
-    local key = 'arq:in-progress:' .. id
+    local key = IN_PROGRESS .. id
     local holder = typed('GETRANGE', key, 0, #owner) or '' -- whole values may be huge; of another type: no worker's
     if holder == '' or holder == owner then
         redis.call('SET', key, owner, 'PX', 2 * lease_ms)

@@ -1,8 +1,5 @@
--- Processes of several versions beside each other: what a newer migration means to an older process, how long rows are
--- kept when workers are set differently, and whose turn it is to do what one process at a time does.
+-- What worker processes agree on through the database: how long rows are kept, and whose turn a task is.
 -- older processes: go on
-
-ALTER TABLE schema_migrations ADD COLUMN breaks_older boolean NOT NULL DEFAULT false;
 
 -- What the processes that prune want: of each kind the longest wish of the last seven days counts.
 CREATE TABLE retention (

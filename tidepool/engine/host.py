@@ -1,0 +1,67 @@
+"""What an attempt at a job needs to know of the worker that makes it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from arq.connections import ArqRedis
+from arq.cron import CronJob
+from arq.jobs import Deserializer, Serializer
+from arq.typing import StartupShutdown
+from arq.worker import Function
+
+from tidepool.engine.intake import Intake
+
+Context: TypeAlias = dict[Any, Any]
+"""arq's ctx: what the hook at the start put in, and four facts about the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Settings that arq has no place for: the value of `ctx["engine"]`. All of them are optional.
+
+    *owner* is the name of the process in Redis. *connect* makes the connection instead of arq's `create_pool`.
+    *intake* runs the jobs of declared types.
+
+    While *may_claim* returns False, no new jobs are claimed; those that are here go on. *beaten* is called with every
+    heartbeat. While *is_ready* returns False, the key that `arq --check` reads is not renewed and expires.
+
+    *max_job_bytes* is the limit of a job's content in Redis: a larger one is never read, and its result is an error.
+    While the jobs here have *max_held_bytes* together or more, no others are claimed. Jobs of less than 4 KiB are not
+    counted, since `max_jobs` bounds them. The arguments of a job of more than *max_kept_bytes* are kept neither while
+    it runs nor in its result; None: they are, as in arq. *log_arguments*: the line of a job's start shows them.
+    """
+
+    owner: str = ""
+    lease_s: float = 5.0
+    connect: Callable[[], Awaitable[ArqRedis]] | None = None
+    intake: Intake | None = None
+    may_claim: Callable[[], bool] = lambda: True
+    beaten: Callable[[], None] = lambda: None
+    is_ready: Callable[[], bool] = lambda: True
+    max_job_bytes: int = 64 * 1024 * 1024
+    max_held_bytes: int = 64 * 1024 * 1024
+    max_kept_bytes: int | None = None
+    log_arguments: bool = True
+
+
+class Host(Protocol):
+    """The worker as an attempt sees it: settings under arq's names, which it only reads."""
+
+    options: EngineOptions
+    ctx: Context
+    functions: dict[str, Function | CronJob]
+    burst: bool
+    is_stopping: bool
+    retry_jobs: bool
+    allow_abort_jobs: bool
+    max_tries: int
+    job_timeout_s: float  # None, too: arq annotates it and the next one too narrowly
+    keep_result_s: float
+    keep_result_forever: bool
+    queue_name: str
+    job_serializer: Serializer | None
+    job_deserializer: Deserializer | None
+    on_job_start: StartupShutdown | None
+    on_job_end: StartupShutdown | None
+    log_results: bool
