@@ -166,7 +166,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a job of a newer version is rejected at once",
-        "NewerJobs.leave",
+        "_NewerJobs.leave",
         "if now - since >= self._leave_s:",
         "if True:",
         "test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
@@ -483,7 +483,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jobs that others settled are remembered for ever",
-        "NewerJobs._remember",
+        "_NewerJobs._remember",
         "del self._seen[oldest]",
         "pass",
         "test_jobs_that_others_settled_do_not_take_the_place_of_new_ones",

@@ -97,7 +97,7 @@ class Waits:
 
 
 def outcome_of(result: bytes) -> Outcome:
-    """Return the outcome that a result in Redis tells of; see `tidepool.engine.intake.as_result`.
+    """Return the outcome that a result in Redis tells of; see `Applied.as_result`.
 
     One that is not of this service's making is told as failed.
     """
