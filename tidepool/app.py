@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import LiteralString
 
-from tidepool import process
 from tidepool.jobs.job import JobTypes
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
@@ -27,9 +26,6 @@ class App:
 
         Reads the environment. Ends the process with status 2, and one line for each wrong variable, if it is not valid.
         """
-        if process.is_arq_command():
-            process.prepare()
-            process.terminate_on_hangup()
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self.job_types, self.settings, self.migrations)

@@ -23,6 +23,7 @@ def __getattr__(name: str) -> Any:
     if name in ("app", "WorkerSettings"):
         if process.is_arq_command():
             process.prepare()  # before the imports below, which take a second
+            process.terminate_on_hangup()
         from settings import Settings  # noqa: PLC0415
         from tidepool.app import App  # noqa: PLC0415
         from tidepool.storage.migrator import Migrations  # noqa: PLC0415

@@ -211,7 +211,8 @@ async def test_a_query_that_takes_too_long_is_one_clear_line(service: Service, c
         )
 
     assert (2, "") == (ended.status, ended.stdout)
-    assert "error: the query took longer than COMMAND_TIMEOUT" in ended.stderr
+    assert "error: PostgreSQL at postgresql://" in ended.stderr
+    assert ": a query took longer than COMMAND_TIMEOUT" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

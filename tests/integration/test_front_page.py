@@ -272,9 +272,10 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
 async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, monkeypatch: Any) -> None:
     """The queue is unknown then, which is not the same as empty."""
 
-    async def away(*_: object) -> None: ...
+    async def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError
 
-    monkeypatch.setattr("tidepool.web.picture.backlog", away)
+    monkeypatch.setattr("redis.asyncio.client.Pipeline.execute", refuse)
     picture = (await http.get("/picture")).json()
     assert picture["queue"] is None
     assert not picture["has_results"]

@@ -62,6 +62,40 @@ def postgres_that_says(state: str, message: str) -> Answer:
     return answer
 
 
+def postgres_that_pools_statements() -> Answer:
+    """Return a PgBouncer in statement mode, as far as a start gets: it ends the connection at a BEGIN."""
+
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("!I", len(body) + 4) + body
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (length,) = struct.unpack("!I", await reader.readexactly(4))
+        await reader.readexactly(length - 4)
+        version = b"server_version\0" + b"16.0\0"
+        ready = message(b"Z", b"I")
+        writer.write(message(b"R", struct.pack("!I", 0)) + message(b"S", version) + ready)
+        while True:
+            kind, length = struct.unpack("!cI", await reader.readexactly(5))
+            text = await reader.readexactly(length - 4)
+            if kind == b"Q" and b"BEGIN" in text:
+                break
+            writer.write((message(b"C", b"SET\0") if text.strip(b"\0") else message(b"I", b"")) + ready)
+        said = "transaction blocks not allowed in statement pooling mode"
+        writer.write(message(b"E", f"SFATAL\0C08P01\0M{said}\0\0".encode()))
+        await writer.drain()
+
+    return answer
+
+
+async def test_a_pooler_in_statement_mode_ends_a_start() -> None:
+    """It serves every statement but BEGIN, and looks like a server that cuts connections."""
+    async with listening(postgres_that_pools_statements()) as port:
+        config = PoolConfig(url=f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
+        with pytest.raises(Refused, match=r"not allowed in statement pooling mode .*pool_mode"):
+            async with asyncio.timeout(5):
+                await wait_for_postgresql(lambda: requirements.check(config), config.url, None)
+
+
 def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
     """Return a Redis with these replies by command, and this INFO; it answers OK to everything else."""
 

@@ -159,14 +159,17 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
         return await command
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
         first = _first(error)
+        database = f"PostgreSQL at {without_password(urls.database)}"
         if isinstance(first, (Unavailable, Refused, MigrationError, ServerError)):
-            raise CommandError(f"PostgreSQL at {without_password(urls.database)}: {words(first)}") from None
+            raise CommandError(f"{database}: {words(first)}") from None
         if isinstance(first, DataFault):
             raise CommandError(f"PostgreSQL takes no such value: {first}") from None
         if isinstance(first, RedisError):
             raise CommandError(f"Redis at {without_password(urls.redis)}: {words(first)}") from None
         if isinstance(first, StatementTimeout):
-            raise CommandError("the query took longer than COMMAND_TIMEOUT: ask for less, or raise it") from None
+            raise CommandError(
+                f"{database}: a query took longer than COMMAND_TIMEOUT: ask for less, or raise it"
+            ) from None
         if isinstance(first, OSError):
             raise CommandError(_refused_by_system(first)) from None
         raise first from None

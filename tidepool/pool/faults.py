@@ -38,9 +38,12 @@ _POOLER_WAITS = re.compile(
     re.IGNORECASE,
 )
 """What PgBouncer says, most of it with 08P01, of what passes; it refuses parameters with the same SQLSTATE."""
+_STATEMENT_POOLING = "not allowed in statement pooling mode"
+"""What PgBouncer says of BEGIN in that mode, and ends the connection, which looks like one that was cut."""
 _POOLED = ("26000", "42P05")
 _POOLED_HINT = "(a pooler in transaction mode? Use its session mode, or ?statement_cache_size=0 in DATABASE_URL)"
 """The prepared statements of a connection are those of another: no fault of the job that meets it."""
+_STATEMENT_POOLING_HINT = "(set pool_mode = session or transaction in the pooler)"
 _HINTS = {
     **dict.fromkeys(_POOLED, _POOLED_HINT),
     **dict.fromkeys(("42P01", "42883"), "(are the tables there? `python -m worker migrate` makes them)"),
@@ -187,6 +190,8 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         setattr(error, "detail", None)  # noqa: B010  (as in raise_fault)
         state: str = getattr(error, "sqlstate", None) or ""
+        if _STATEMENT_POOLING in str(error):
+            return True
         if state == _PROTOCOL_VIOLATION:
             return not _POOLER_WAITS.search(str(error))
         return not (state == _CANCELLED or state.startswith(_UNAVAILABLE_CLASSES))
@@ -230,6 +235,8 @@ def is_broken_tls(error: BaseException | None) -> bool:
 
 def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # noqa: PLR0911  (one for each fault)
     state: str = getattr(error, "sqlstate", None) or ""
+    if _STATEMENT_POOLING in str(error):
+        return Refused(f"{words(error)} {_STATEMENT_POOLING_HINT}")
     if state.startswith(_UNAVAILABLE_CLASSES) or state == _READ_ONLY:
         return Unavailable(_with_state(error))
     if state.startswith((*_REFUSED_CLASSES, *_POOLED)):

@@ -275,7 +275,7 @@ async def _create_table(connection: DirectConnection, backend: _Backend) -> None
             if not await connection.fetchval(_EXISTS):
                 await connection.execute(_CREATE)
     except asyncpg.PostgresError:
-        if not await connection.fetchval(_EXISTS):
+        if connection.is_closed() or not await connection.fetchval(_EXISTS):
             raise
 
 

@@ -14,7 +14,8 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
 
     Raises `Refused`, and `MigrationError` if the database is from before Tidepool's first release.
     """
-    found = await connection.fetchrow(_SQL["read"])
+    async with connection.transaction():  # which a pooler may not allow
+        found = await connection.fetchrow(_SQL["read"])
     assert found is not None
     if writing and found["is_standby"]:
         raise Refused("it is a standby, which is read-only: name the primary")
