@@ -25,7 +25,7 @@ from tidepool.health.journal import Journal
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.overview import Overview
+from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot
 from tidepool.web import feed as feed_module
 from tidepool.web import page as page_module
@@ -122,7 +122,7 @@ async def test_history_is_of_gains(side: SideConnection, connection: Any) -> Non
     began = floor(datetime.now(UTC), timedelta(minutes=1)) - timedelta(seconds=600)
     await insert_ten_minutes(side, began, waiting=15)
     now = began + timedelta(seconds=595)
-    told = await read_history(Overview(connection), SPANS["5m"], now)
+    told = await read_history(Repositories(connection), SPANS["5m"], now)
     (pool,) = told["pools"]
     assert (1, 0) == (told["live"], told["ended"])
     assert (2, pytest.approx(0.95), pytest.approx(0.9)) == (pool["limit"], pool["use"], pool["queued"])
@@ -138,7 +138,7 @@ async def test_a_process_that_is_silent_has_ended(side: SideConnection, connecti
     """It is counted, no more."""
     began = NOW - timedelta(minutes=30)
     await insert_ten_minutes(side, began, waiting=0)
-    told = await read_history(Overview(connection), SPANS["1h"], NOW)
+    told = await read_history(Repositories(connection), SPANS["1h"], NOW)
     assert ([], 0, 1) == (told["pools"], told["live"], told["ended"])
     assert any(rate is not None for rate in told["outcomes"]["applied"])
 
@@ -155,7 +155,7 @@ async def test_counts_are_of_the_last_five_minutes_when_all_processes_have_died(
         times = {"tick": at, "captured_at": at, "started_at": NOW - timedelta(seconds=800)}
         journal.add_snapshot(a_snapshot(**own, **times, functions={"f": [10 * n, 0, 0, 0]}))
     await journal.write()
-    told = (await read_history(Overview(connection), SPANS["5m"], NOW))["tallies"]
+    told = (await read_history(Repositories(connection), SPANS["5m"], NOW))["tallies"]
     (one,) = told["functions"]
     assert (NOW - timedelta(minutes=5), NOW) == tuple(
         datetime.fromtimestamp(told[name], UTC) for name in ("since", "until")
