@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -69,9 +69,9 @@ async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> i
 
 async def _judge(arguments: argparse.Namespace, context: Context[Settings]) -> tuple[list[Verdict], Sequence[TableRow]]:
     """Return each group of processes with its verdict, and the events of the time."""
-    until = datetime.now(UTC)
-    since = until - arguments.since
     async with context.connection("why") as connection:
+        until = await Repositories(connection).server.clock()
+        since = until - arguments.since
         studies = await Study.read(connection, since=since, until=until)
         events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
     return await judge(studies), events
