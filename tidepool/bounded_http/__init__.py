@@ -1,4 +1,4 @@
-"""An HTTP server: uvicorn's, with bounds on what each client may take of its memory, connections and time.
+"""An HTTP server with limits on what callers can make it do: uvicorn, with its own protocol class.
 
 - `limits`    the bounds, and why they are what they are
 - `protocol`  one connection: bounds on heads, bodies, framing and the time that they may take

@@ -58,7 +58,7 @@ def is_loopback(host: str) -> bool:
 def names_this_machine(host: bytes) -> bool:
     """Return whether *host*, the value of a Host header, names a loopback address: localhost, 127.0.0.1 or ::1.
 
-    After DNS rebinding, by which another site's name leads here, a browser sends that name.
+    This prevents DNS rebinding: a browser that was led here by a foreign name sends that name.
     """
     try:
         return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")

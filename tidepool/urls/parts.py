@@ -28,7 +28,7 @@ SYSTEM = "system"
 
 
 class UrlError(ValueError):
-    """A URL cannot be used; the text names what is wrong, and has nothing of the URL but names of parameters."""
+    """A URL cannot be used. The text says what is wrong and repeats nothing of the URL except names of parameters."""
 
 
 class UrlParts(NamedTuple):

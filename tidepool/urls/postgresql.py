@@ -69,7 +69,7 @@ _POSTGRES_DROPPED: dict[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class PostgresUrl:
-    """Where PostgreSQL is, in its parts. Absent parts are None or empty: the driver's defaults."""
+    """The parts of a PostgreSQL URL. A missing part is None or empty, so the driver's default applies."""
 
     hosts: tuple[str, ...]
     ports: tuple[int, ...]

@@ -35,7 +35,7 @@ def check_redis(url: str) -> None:
 
 
 def checks_certificate(redis_url: str) -> bool:
-    """Return whether the certificate of the server of *redis_url* is checked; True where it has none to check."""
+    """Return whether the client verifies the certificate of the server of *redis_url*; True if the URL has no TLS."""
     return dict(UrlParts.of(redis_url, REDIS_SCHEMES, takes_at=True).query).get("ssl_cert_reqs") != "none"
 
 

@@ -13,9 +13,9 @@ _NAMING_DATABASES = ("dbname", "database", "db")
 
 
 def without_password(url: str) -> str:
-    """Return *url* as it may be logged: user, host and path, no password and no query but the host and database.
+    """Return *url* in a form that may be logged: without the password and most of the query.
 
-    Nothing of it is returned where it is doubtful which part is which.
+    If its parts cannot be told apart with certainty, nothing of it is returned.
     """
     match = SHAPE.fullmatch(url)
     if match is None:
