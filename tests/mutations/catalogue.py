@@ -574,13 +574,6 @@ MUTATIONS = [
     ),
     # ---------------------------------------------------------------- poison
     Mutation(
-        "no limit for a payload in the worker",
-        "receive",
-        "if len(payload) > MAX_PAYLOAD_BYTES:",
-        "if False:",
-        "test_poison_has_its_outcome_and_harms_nobody[P7 one byte more]",
-    ),
-    Mutation(
         "an endless payload is read whole",
         "claim.lua",
         "if length > max_payload then",
@@ -944,9 +937,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a worker that waits for connections does not log why",
-        "Budget._beat_until_granted",
+        "_Heartbeat._beat_until_granted",
         "**self._cause(), **self._numbers",
-        "**self._trouble, **self._numbers",
+        "**self._entries.trouble, **self._numbers",
         "test_budget_outages.py",
     ),
     Mutation(
