@@ -65,7 +65,7 @@ class JobClient:
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
 
-    async def enqueue(self, function: str, fields: Mapping[str, Any], *, job_id: str | None = None) -> str:
+    async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
         """Enqueue one job and return its id; an id that is known already changes nothing.
 
         Raises `ValueError` for an id that is none, and the errors of `enqueue_many`.
@@ -106,7 +106,7 @@ class JobClient:
 
         Whatever the values there are, which anybody may have written: what cannot be read is None.
         """
-        reading: Any = self._redis.pipeline(transaction=False)
+        reading = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
             reading.getrange(prefix + job_id, 0, most)  # of a huge value no more than shows that it is too large
         reading.zscore(self._redis.default_queue_name, job_id)

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -20,7 +20,7 @@ from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
-from tidepool.engine.host import EngineOptions
+from tidepool.engine.host import Context, EngineOptions
 from tidepool.engine.intake import Intake, arq_functions
 from tidepool.engine.worker import StartError, install
 from tidepool.fleet import capacity
@@ -145,7 +145,7 @@ class WorkerProcess:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
 
-    async def startup(self, ctx: dict[Any, Any]) -> None:
+    async def startup(self, ctx: Context) -> None:
         """Open the pool and put everything in place that jobs need."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
@@ -166,7 +166,7 @@ class WorkerProcess:
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
-    async def shutdown(self, _ctx: dict[Any, Any]) -> None:
+    async def shutdown(self, _ctx: Context) -> None:
         """Let the batches that have left commit, write the last snapshot, close what was opened, newest first."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
@@ -247,7 +247,7 @@ class WorkerProcess:
         self._open.callback(task.cancel)
 
 
-def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
+def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, object]]:
     """Return what the row of a process's start tells of it: versions, and what its figures depend on."""
     packages = ("arq", "asyncpg", "redis", "uvloop")
     pool = asdict(config)

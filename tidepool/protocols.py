@@ -6,7 +6,6 @@ waits for bytes that never come. Waiting cannot mend that.
 
 import asyncio
 import ssl
-from typing import Any
 
 POSTGRESQL, REDIS, HTTP, TLS = "PostgreSQL", "Redis", "HTTP", "TLS"
 _POSTGRESQL_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
@@ -62,14 +61,17 @@ async def _accepts_tls(address: Address) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            _, writer = await _open(address, ssl=context, server_hostname="")
+            _, writer = await _open(address, context)
             writer.transport.abort()
     except (OSError, TimeoutError):
         return False
     return True
 
 
-async def _open(address: Address, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(
+    address: Address, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    hostname = "" if context else None  # as asyncio wants it where names are not checked
     if isinstance(address, str):
-        return await asyncio.open_unix_connection(address, **options)
-    return await asyncio.open_connection(*address, **options)
+        return await asyncio.open_unix_connection(address, ssl=context, server_hostname=hostname)
+    return await asyncio.open_connection(*address, ssl=context, server_hostname=hostname)

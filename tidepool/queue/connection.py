@@ -14,7 +14,7 @@ import hiredis
 import structlog
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -52,7 +52,7 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 
 def redis_settings(url: str) -> RedisSettings:
     """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
-    options: dict[str, Any] = {**parse_url(url)}  # arq's own reading leaves out what is quoted, and the certificates
+    options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
     secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
     secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
     return _QuietRedisSettings(
@@ -92,7 +92,7 @@ async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | No
 
 async def _require_redis_at(url: str) -> None:
     """Raise `RedisRefused` where another server answers, or one with TLS that the URL does not have."""
-    options: dict[str, Any] = {**parse_url(url)}
+    options = parse_url(url)
     address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
     if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
         raise RedisRefused(said)
@@ -111,7 +111,7 @@ async def _look(redis: RedisClient) -> str:
     """Return what to warn about. Raises `RedisRefused` where this is no Redis that the service can work with."""
     await redis.ping()
     try:
-        info: dict[str, Any] = await redis.info()
+        info: dict[str, object] = await redis.info()
     except NoPermissionError:  # a user who may only enqueue
         return ""
     if info.get("redis_mode") == "sentinel":
@@ -123,13 +123,13 @@ async def _look(redis: RedisClient) -> str:
     return _eviction(info)
 
 
-def _eviction(info: dict[str, Any]) -> str:
+def _eviction(info: dict[str, object]) -> str:
     policy = info.get("maxmemory_policy", _DROPS_NOTHING)
     return "" if policy == _DROPS_NOTHING else f"maxmemory-policy is {policy}: a full Redis drops jobs; set noeviction"
 
 
-def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
-    options: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
+def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
+    options: dict[str, object] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
     options |= {"lib_name": None, "lib_version": None}  # not announced: Redis before 7.2 cannot even grant that command
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
@@ -139,7 +139,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     return options
 
 
-class _OurWay:
+class _OurWay(AbstractConnection):
     """redis-py's connections, changed in three ways.
 
     A server whose certificate is not trusted has refused us, as it does with a wrong password: it is not away.
@@ -149,17 +149,10 @@ class _OurWay:
     finished; hiredis takes one.
     """
 
-    is_connected: bool
-    socket_timeout: float | None
-    check_health: Any
-    disconnect: Any
-    _writer: Any
-
     async def connect(self) -> None:
         """Connect. Raises what redis-py raises, of which `AuthenticationError` is for good."""
-        theirs: Any = super()
         try:
-            await theirs.connect()
+            await super().connect()
         except RedisConnectionError as error:
             reason = error.__context__
             if isinstance(reason, ssl.SSLCertVerificationError):
@@ -182,6 +175,7 @@ class _OurWay:
             await self.check_health()
         try:
             async with asyncio.timeout(self.socket_timeout):
+                assert self._writer is not None
                 self._writer.writelines([command] if isinstance(command, bytes) else command)
                 await self._writer.drain()
         except BaseException as error:

@@ -19,10 +19,11 @@ due again when their marks end.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from arq.constants import abort_job_max_age
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from tidepool.jobs.command import Command
 from tidepool.jobs.ids import ledger_id
@@ -89,6 +90,10 @@ class Release:
 
 Ending = Done | Again | Release
 """How an attempt ends, as `finish.lua` is to record it."""
+
+
+_Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes | None, bytes | None]
+"""Of a claim's reply what belongs to one job: id, due time, payload, failed attempts, lapses, abort mark."""
 
 
 class Backlog(NamedTuple):
@@ -200,11 +205,12 @@ async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
 
 
 async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
-    reading: Any = redis.pipeline(transaction=False)
-    reading.zcard(queue.queue).zrangebyscore(queue.queue, "-inf", at_ms, start=0, num=1, withscores=True)
+    reading = redis.pipeline(transaction=False)
+    reading.zcard(queue.queue)
+    reading.zrangebyscore(queue.queue, "-inf", at_ms, start=0, num=1, withscores=True)
     jobs, oldest = await _skip_wrong_types(reading)
     owners = await _owners(redis, queue)
-    holding: Any = redis.pipeline(transaction=False)
+    holding = redis.pipeline(transaction=False)
     for owner in owners:
         holding.zcard(encode_id(queue.held(decode_id(owner))))
     held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
@@ -212,7 +218,7 @@ async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
-def _jobs(owner: str, columns: Iterable[tuple[Any, ...]]) -> list[Job[Command]]:
+def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job[Command]]:
     """Return a claim's reply as jobs that *owner* holds from this moment on."""
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
     jobs: list[Job[Command]] = []
@@ -243,7 +249,7 @@ async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
     found: list[bytes] = []
     size_bytes = 0
     for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
-        reading: Any = redis.pipeline(transaction=False)
+        reading = redis.pipeline(transaction=False)
         reading.zrange(queue.owners, first, first + _OWNERS_AT_ONCE - 1)
         (page,) = await _skip_wrong_types(reading)
         found += [owner for owner in page or () if len(owner) <= _MAX_NAME_BYTES]
@@ -253,9 +259,9 @@ async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
     return found
 
 
-async def _skip_wrong_types(reading: Any) -> list[Any]:
+async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
     """Execute a pipeline; returns None for each reply that is an error about a key of a wrong type."""
-    replies: list[Any] = await reading.execute(raise_on_error=False)
+    replies = await reading.execute(raise_on_error=False)
     for reply in replies:
         if isinstance(reply, Exception) and not is_wrong_type(reply):
             raise reply

@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import redis as sync_redis
 import structlog
@@ -64,7 +64,7 @@ class Renewal:
         self._first_rank = 0
         self._failures = FailureLog("lease renewal")
         self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
-        self._renew: Any = self._redis.register_script(script_text("renew"))
+        self._renew = self._redis.register_script(script_text("renew"))
         self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
         self._thread.start()
 
@@ -118,7 +118,7 @@ class Renewal:
         asked_s = time.monotonic()
         try:
             args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
-            renewed, self._first_rank = self._renew(keys=keys, args=args)
+            renewed, self._first_rank = cast("tuple[int, int]", self._renew(keys=keys, args=args))
         except Exception as error:
             if not is_outage(error):
                 raise
@@ -131,15 +131,19 @@ class Renewal:
         self._loop_seen_s = time.monotonic()
 
 
-def _sync_client(redis: Redis, patience_s: float) -> Any:
+def _sync_client(redis: Redis, patience_s: float) -> sync_redis.Redis:
     """Return a client for threads, for the server that *redis* talks to; it waits so long for it, or less."""
-    pool: Any = redis.connection_pool
+    pool = redis.connection_pool
     options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
-    kind: Any = sync_redis.Connection
-    if issubclass(pool.connection_class, UnixDomainSocketConnection):
-        kind = sync_redis.UnixDomainSocketConnection
-    elif issubclass(pool.connection_class, SSLConnection):
-        kind = sync_redis.SSLConnection
+    kinds = {
+        UnixDomainSocketConnection: sync_redis.UnixDomainSocketConnection,
+        SSLConnection: sync_redis.SSLConnection,
+    }
+    kind = next((ours for theirs, ours in kinds.items() if issubclass(pool.connection_class, theirs)), None)
     for name in ("socket_timeout", "socket_connect_timeout"):
         options[name] = min(options.get(name) or patience_s, patience_s)
-    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class=kind, **options))
+    return sync_redis.Redis(
+        connection_pool=sync_redis.ConnectionPool(
+            cast("type[sync_redis.Connection]", kind or sync_redis.Connection), **options
+        )
+    )

@@ -40,7 +40,7 @@ class ResultReader:
 
         Raises what Redis's client raises.
         """
-        found: list[Any] = await self._results(
+        found = await self._results(
             keys=[keys.RESULT + job_id for job_id in job_ids], args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE]
         )
         numbers: list[int] = found[::2]

@@ -4,7 +4,6 @@ The sources of commands (`workload`, `commands_file`) make submissions, `client`
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,4 +12,4 @@ class Submission:
 
     id: str
     function: str
-    fields: dict[str, Any]
+    fields: dict[str, object]
