@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidepool.engine.attempt import Attempts
-from tidepool.engine.host import EngineOptions
-from tidepool.engine.intake import Intake, arq_functions
+from tidepool.engine.intake import Intake
+from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
@@ -38,7 +38,7 @@ class Decoder:
     async def _make(self) -> Attempts:
         return Attempts(
             Worker(
-                functions=arq_functions(JOBS),
+                functions=self._intake.arq_functions(),
                 handle_signals=False,
                 job_serializer=wire.serialize,
                 job_deserializer=wire.receive,

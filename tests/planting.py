@@ -13,8 +13,8 @@ from engines import own_client, stop
 from factories import user_fields
 from waiting import until
 
-from tidepool.engine.host import EngineOptions
-from tidepool.engine.intake import Intake, arq_functions
+from tidepool.engine.intake import Intake
+from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
@@ -128,7 +128,7 @@ async def a_worker(
         intake=intake, max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
     )
     worker = Worker(
-        functions=arq_functions(types),
+        functions=intake.arq_functions(),
         redis_pool=own_client(redis),
         handle_signals=False,
         max_jobs=2000,

@@ -22,7 +22,7 @@ from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient, open_redis
 from tidepool.queue.faults import RedisUnavailable, is_passing
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners
-from tidepool.queue.results import job_status, wait_for_result
+from tidepool.queue.results import Results
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.retry import wait_for_server
@@ -64,6 +64,7 @@ class JobClient:
         self._settled = settled
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
+        self._results = Results(redis)
 
     async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
         """Enqueue one job and return its id; an id that is known already changes nothing.
@@ -99,7 +100,7 @@ class JobClient:
 
     async def status(self, job_id: str) -> str:
         """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
-        return await job_status(self._redis, job_id)
+        return await self._results.status(job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
         """Return what Redis knows of a job that is to be tried again; None where it has not been tried.
@@ -141,7 +142,7 @@ class JobClient:
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.
         """
-        return await wait_for_result(self._redis, job_id, timeout_s)
+        return await self._results.wait(job_id, timeout_s)
 
     async def bury(self, pid: int) -> int:
         """Give the jobs of a worker back that ran on this host as *pid* and is dead; returns how many leases it had.

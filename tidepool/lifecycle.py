@@ -20,8 +20,8 @@ from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
-from tidepool.engine.host import Context, EngineOptions
-from tidepool.engine.intake import Intake, arq_functions
+from tidepool.engine.intake import Intake
+from tidepool.engine.options import Context, EngineOptions
 from tidepool.engine.worker import StartError, install
 from tidepool.fleet import capacity
 from tidepool.fleet.budget import Budget
@@ -70,7 +70,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     class WorkerSettings:
         """What arq reads; it looks at this class's own attributes only."""
 
-        functions = arq_functions(job_types)
+        functions = this.intake.arq_functions()
         on_startup = this.startup
         on_shutdown = this.shutdown
         ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
@@ -110,7 +110,7 @@ class WorkerProcess:
         self._urls = servers.addresses(settings)
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self._intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
+        self.intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
@@ -119,7 +119,7 @@ class WorkerProcess:
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
             connect=self._connect,
-            intake=self._intake,
+            intake=self.intake,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
@@ -162,7 +162,7 @@ class WorkerProcess:
         batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        self._intake.open(batcher)
+        self.intake.open(batcher)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -226,7 +226,7 @@ class WorkerProcess:
         self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
-                self._identity, side, about=about(self._settings, pool.config), server=budget.server_connections
+                self._identity, side, about=_about(self._settings, pool.config), server=budget.server_connections
             )
             recorder = Recorder(
                 journal,
@@ -247,7 +247,7 @@ class WorkerProcess:
         self._open.callback(task.cancel)
 
 
-def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, object]]:
+def _about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, object]]:
     """Return what the row of a process's start tells of it: versions, and what its figures depend on."""
     packages = ("arq", "asyncpg", "redis", "uvloop")
     pool = asdict(config)

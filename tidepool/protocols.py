@@ -20,14 +20,14 @@ Address = tuple[str, int] | str
 
 async def other_than(expected: str, address: Address) -> str:
     """Return a sentence about the protocol that is spoken at *address*, or nothing if it is not known to be another."""
-    found = await spoken_at(address)
+    found = await _spoken_at(address)
     if found in (None, expected):
         return ""
     hint = _HINTS.get((expected, found), "")
     return f"what answers there speaks {found}, not {expected}{hint}"
 
 
-async def spoken_at(address: Address) -> str | None:
+async def _spoken_at(address: Address) -> str | None:
     """Return what is spoken at *address*, or None where nothing answers within a second. Raises nothing."""
     answers = await asyncio.gather(
         _answer(address, _POSTGRESQL_SSL_REQUEST), _answer(address, _ANY_REQUEST), _accepts_tls(address)

@@ -17,8 +17,9 @@ from arq.connections import ArqRedis
 from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
 from lab.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
-from lab.bench.latency import idle_latency_ms, percentiles
+from lab.bench.latency import idle_latency_ms
 from lab.bench.servers import measured_environment, own_databases, session
+from lab.percentiles import percentiles
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.pool.pool import PoolConfig
@@ -182,7 +183,7 @@ def _document(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
     runs += [_pgbench_run(name, rates) for name, rates in run.transactions.items()]
     document: dict[str, Any] = {"machine": _machine(run, servers), "runs": runs, "ratios": _ratios(runs)}
     if run.latencies:
-        document["latency_ms"] = percentiles(run.latencies)
+        document["latency_ms"] = {**percentiles(run.latencies), "max": round(max(run.latencies), 2)}
         document["idle_cpu_percent"] = run.idle_cpu_percent
     if run.acquires_us:
         document["acquire_us"] = _acquire_us(run.acquires_us)

@@ -4,20 +4,21 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 from lab.bench.processes import cpu_s, peak_mb
 from lab.bench.servers import QUEUE
 from tidepool.cli.terminal import CommandError
-from tidepool.queue import keys, wire
-from tidepool.queue.wire import now_ms
+from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.queue.submission import Submission
 
 _LOOK_S = 0.005
-_CHUNK = 500
 _ENDED = "a measured worker ended by itself: run one by hand with the same settings"
 
 
@@ -58,17 +59,17 @@ class Place:
         return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
 
 
-async def preload_noops(redis: Redis, count: int) -> None:
+async def preload_noops(redis: ArqRedis, count: int) -> None:
     """Enqueue *count* jobs that return their argument."""
-    for start in range(0, count, _CHUNK):
-        numbers = range(start, min(start + _CHUNK, count))
-        now = now_ms()
-        async with redis.pipeline(transaction=False) as pipe:
-            for number in numbers:
-                job = {"f": "noop", "a": [number], "k": {}, "t": None, "et": now}
-                pipe.set(f"{keys.JOB}noop-{number}", wire.serialize(job))
-            pipe.zadd(QUEUE, {f"noop-{number}": now for number in numbers})
-            await pipe.execute()
+    await enqueue(
+        JobClient(redis), (Submission(f"noop-{number}", "noop", {"value": number}) for number in range(count))
+    )
+
+
+async def enqueue(client: JobClient, jobs: Iterator[Submission]) -> None:
+    """Enqueue all *jobs*, as many in a call as the client takes."""
+    while chunk := list(islice(jobs, MOST_AT_ONCE)):
+        await client.enqueue_many(chunk)
 
 
 async def drain(

@@ -41,10 +41,3 @@ async def idle_latency_ms(
             await asyncio.sleep(_LOOK_S)
         latencies.append((time.perf_counter() - begun_s) * 1000)
     return latencies
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    """Return p50, p95, p99 and max of *values*, which are not empty."""
-    ordered = sorted(values)
-    picked = {f"p{q}": ordered[min(len(ordered) - 1, len(ordered) * q // 100)] for q in (50, 95, 99)}
-    return {name: round(value, 2) for name, value in {**picked, "max": ordered[-1]}.items()}

@@ -13,7 +13,7 @@ from arq.connections import ArqRedis
 from arq.worker import Retry
 
 from tidepool import servers
-from tidepool.engine.host import EngineOptions
+from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import install
 from tidepool.pool import address
 from tidepool.queue import wire

@@ -16,6 +16,7 @@ from lab.drill.faults import FAULTS
 from lab.drill.guard import prepare
 from lab.drill.log import Log
 from lab.drill.run import Drill, Injected, Report
+from lab.percentiles import percentiles
 from lab.tuning import numbers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
@@ -169,10 +170,9 @@ def _print(report: Report) -> None:
 
 
 def _row(name: str, ones: list[Injected]) -> list[str]:
-    recoveries = sorted(one.recovery_s for one in ones)
+    recoveries_s = percentiles([one.recovery_s for one in ones], (0.5, 0.99, 1.0))
     rates: list[Any] = [statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")]
-    quantiles = [recoveries[min(len(recoveries) - 1, int(share * len(recoveries)))] for share in (0.5, 0.99, 1.0)]
     slow = sum(one.slow_after for one in ones)
-    figures = [*(f"{second:.2f}" for second in quantiles), *(f"{rate:,.0f}" for rate in rates)]
+    figures = [*(f"{second:.2f}" for second in recoveries_s.values()), *(f"{rate:,.0f}" for rate in rates)]
     counts = [str(len(ones)), f"{sum(one.shots for one in ones):,}"]
     return [name, *counts, *figures, f"slow after {slow} of them" if slow else ""]

@@ -17,6 +17,7 @@ from lab.tuning.mix import jobs
 from lab.tuning.trials import Kind, Plan, Trial
 from lab.tuning.workers import running_workers
 from tidepool.cli.terminal import CommandError
+from tidepool.client import JobClient
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
@@ -68,7 +69,7 @@ class Arm:
 async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
     """Measure one arm on emptied servers. Raises `CommandError` where its workers do not start, or end."""
     await site.reset()
-    load = ClosedLoad(site.redis, jobs(plan.mix), plan.in_flight, plan.think_ms / 1000)
+    load = ClosedLoad(JobClient(site.redis), jobs(plan.mix), plan.in_flight, plan.think_ms / 1000)
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
     watching = {"ENABLE_MONITORING": "true", "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}"}
     variables = {**plan.variables(trial), **watching}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.percentiles import percentiles
 from tidepool.pool.faults import DatabaseFault, PoolTimeout
 from tidepool.pool.pool import Pool
 from tidepool.storage import queries
@@ -70,12 +71,6 @@ def _seconds(mean_ms: float, use: Use, chance: random.Random) -> float:
     return mean_ms / 1000 * (chance.expovariate(1) if use.by_chance else 1)
 
 
-def percentiles(values_ms: Sequence[float], shares: Sequence[float] = (0.5, 0.95, 0.99)) -> dict[str, float]:
-    """Return the quantiles of *values_ms* by name (`p95`): the smallest value that so many do not exceed."""
-    ordered = sorted(values_ms)
-    return {f"p{100 * share:.0f}": round(ordered[_place(share, len(ordered))], 2) for share in shares if ordered}
-
-
 def figures(held: Held) -> dict[str, Any]:
     """Return what came of it as a document."""
     return {
@@ -85,8 +80,3 @@ def figures(held: Held) -> dict[str, Any]:
         "per_second": round(held.succeeded / held.seconds, 1) if held.seconds else 0.0,
         "wait_ms": {**percentiles(held.waits_ms), "max": round(max(held.waits_ms, default=0.0), 2)},
     }
-
-
-def _place(share: float, count: int) -> int:
-    """Return which of *count* ordered values the quantile is: the nearest rank."""
-    return max(0, -int(-share * count // 1) - 1)

@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from arq.connections import ArqRedis
-
-from lab.bench.servers import QUEUE
-from tidepool.queue import keys, wire
-from tidepool.queue.wire import now_ms
+from lab.bench.drain import enqueue
+from tidepool.client import JobClient
+from tidepool.queue.submission import Submission
 
 _LOOK_S = 0.01
-_CHUNK = 500
 _DRY_SHARE = 0.5
 
 
@@ -25,7 +22,7 @@ class ClosedLoad:
     `looks` has the loop's time, the jobs that had ended by then, and by how much the look was late (seconds).
     """
 
-    redis: ArqRedis
+    client: JobClient
     jobs: Iterator[tuple[str, dict[str, Any]]]
     """Functions and fields, without end."""
     in_flight: int
@@ -59,23 +56,12 @@ class ClosedLoad:
         self.dry_looks = 0
 
     async def _ended_since(self) -> int:
-        ended = self._enqueued - await self.redis.zcard(QUEUE)
+        ended = self._enqueued - await self.client.queued()
         since, self.ended = ended - self.ended, ended
         return since
 
     async def _enqueue(self, count: int) -> None:
-        """Enqueue so many more jobs, a few hundred in a round trip."""
-        for first in range(self._enqueued, self._enqueued + count, _CHUNK):
-            numbers = range(first, min(first + _CHUNK, self._enqueued + count))
-            at_ms = now_ms()
-            payloads = [_payload(*job, at_ms) for job in islice(self.jobs, len(numbers))]
-            async with self.redis.pipeline() as pipe:
-                names = [f"{keys.JOB}lab-{number}" for number in numbers]
-                pipe.mset(dict(zip(names, payloads, strict=True)))
-                pipe.zadd(QUEUE, {f"lab-{number}": at_ms for number in numbers})
-                await pipe.execute()
+        """Enqueue so many more jobs."""
+        jobs = enumerate(islice(self.jobs, count), start=self._enqueued)
+        await enqueue(self.client, (Submission(f"lab-{number}", *job) for number, job in jobs))
         self._enqueued += count
-
-
-def _payload(function: str, fields: dict[str, Any], at_ms: int) -> bytes:
-    return wire.serialize({"f": function, "a": (), "k": fields, "t": None, "et": at_ms})

@@ -60,10 +60,9 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
     async with (
         own_site(settings, connections=connections) as site,
         running_workers(site, arguments.workers) as workers,
-        Jobs(site.redis).looking() as send,
     ):
         terminal.note("waiting for the workers")
-        return await _while_running(workers, _measured_once_they_work(arguments, send))
+        return await _while_running(workers, _measured_once_they_work(arguments, Jobs(site.redis).send))
 
 
 async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) -> Tally:

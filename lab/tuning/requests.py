@@ -5,21 +5,16 @@ import json
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
 from urllib.parse import urlsplit
 
 from arq.connections import ArqRedis
 
-from lab.bench.servers import QUEUE
-from lab.tuning.users import Send
-from tidepool.queue import keys, wire
-from tidepool.queue.wire import now_ms
+from tidepool.client import JobClient
+from tidepool.jobs.outcomes import Applied, Rejected
+from tidepool.web.waiting import Waits
 
-_LOOK_S = 0.002
 _PREFER_S = 5
 _TIMEOUT_S = 30.0
 _MOST_IDLE_S = 3.0
@@ -28,50 +23,25 @@ _OUTCOME = (200, 201)
 
 
 class Jobs:
-    """Enqueues jobs and waits for their results, which one question to Redis each 2 ms asks for, for all of them."""
+    """Enqueues jobs and waits for their outcomes, as the HTTP front does for its callers."""
 
     def __init__(self, redis: ArqRedis) -> None:
-        self._redis = redis
+        self._client, self._waits = JobClient(redis), Waits(redis)
         self._mark = secrets.token_hex(4)
-        self._waiting: dict[str, asyncio.Future[bytes]] = {}
 
-    @asynccontextmanager
-    async def looking(self) -> AsyncGenerator[Send]:
-        """Look for outcomes for the length of the block, which is given what sends a request."""
-        looking = asyncio.create_task(self._look(), name="outcomes")
-        try:
-            yield self._send
-        finally:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
-
-    async def _send(self, _user: int, number: int) -> str:
+    async def send(self, _user: int, number: int) -> str:
+        """Enqueue a job and wait for its outcome, at most 30 s; returns what went wrong, empty where nothing did."""
         job_id = f"load-{self._mark}-{number}"
-        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[job_id] = outcome
-        at_ms = now_ms()
-        envelope = {"f": "create_user", "a": (), "k": fields(self._mark, number), "t": None, "et": at_ms}
-        async with self._redis.pipeline() as pipe:
-            pipe.set(keys.JOB + job_id, wire.serialize(envelope))
-            pipe.zadd(QUEUE, {job_id: at_ms})
-            await pipe.execute()
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                return _fault(await outcome)
-        except TimeoutError:
-            return f"no outcome within {_TIMEOUT_S:.0f} s"
-        finally:
-            del self._waiting[job_id]
-
-    async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            job_ids = list(self._waiting)
-            results = await self._redis.mget([keys.RESULT + job_id for job_id in job_ids]) if job_ids else []
-            for job_id, result in zip(job_ids, results, strict=True):
-                if result is not None and not self._waiting[job_id].done():
-                    self._waiting[job_id].set_result(result)
+        await self._client.enqueue("create_user", fields(self._mark, number), job_id=job_id)
+        match await self._waits.outcome(job_id, _TIMEOUT_S):
+            case Applied():
+                return ""
+            case Rejected(reason=reason):
+                return reason
+            case None:
+                return f"no outcome within {_TIMEOUT_S:.0f} s"
+            case _:
+                return "failed"
 
 
 class Front:
@@ -134,11 +104,3 @@ def fields(mark: str, number: int) -> dict[str, str]:
     """Return the fields of a user whom nobody else creates."""
     name = f"load.{mark}.{number}"
     return {"username": name, "email": f"{name}@example.org", "full_name": "Grace Laboratory"}
-
-
-def _fault(result: bytes) -> str:
-    """Return what went wrong with a job, out of its result as `tidepool.queue.wire` describes it."""
-    outcome: Any = wire.deserialize(result).get("r")
-    if isinstance(outcome, dict) and outcome.get("status") == "applied":
-        return ""
-    return str(outcome.get("reason", "rejected")) if isinstance(outcome, dict) else "failed"

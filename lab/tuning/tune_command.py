@@ -39,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="measured of each arm (default 4)"
     )
+    _add_load_arguments(parser)
+    parser.add_argument("--seed", type=int, metavar="S", help="of the order (default: a new one, which is told)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="DIR", help="for the results (default: a new one in DATA_DIR)")
+    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, as it was planned")
+
+
+def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what describes the workers and their load."""
     parser.add_argument(
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
@@ -66,10 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A=N,B=M",
         help="shares of the jobs (default create_user=1)",
     )
-    parser.add_argument("--seed", type=int, metavar="S", help="of the order (default: a new one, which is told)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="DIR", help="for the results (default: a new one in DATA_DIR)")
-    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, as it was planned")
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab.tuning.holders import percentiles
+from lab.percentiles import percentiles
 
 Send = Callable[[int, int], Awaitable[str]]
 """Given the user's and the request's number, returns what went wrong, empty where nothing did."""

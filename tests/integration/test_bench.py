@@ -44,6 +44,7 @@ async def test_both_pools_are_measured(database: PoolConfig, monkeypatch: pytest
     assert all(0 < figure < 1_000_000 for figure in us.values())
 
 
+@pytest.mark.timeout(180)  # a dozen processes, one after the other
 async def test_the_queue_and_the_port_of_the_service_are_not_those_of_what_is_measured(
     servers: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

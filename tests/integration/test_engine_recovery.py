@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from waiting import until
 
 from tidepool.embedded import programs
-from tidepool.engine.host import EngineOptions
+from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import holding, renewal, wire
 from tidepool.queue.connection import open_redis

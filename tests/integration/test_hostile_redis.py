@@ -24,8 +24,8 @@ from redis.exceptions import RedisError
 
 import tidepool.engine.worker as engine
 from tidepool.client import JobClient
-from tidepool.engine.host import EngineOptions
-from tidepool.engine.intake import Intake, arq_functions
+from tidepool.engine.intake import Intake
+from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Backends, Capacity
@@ -142,7 +142,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         await world.hold(ctx)
 
     worker = Worker(
-        functions=[*arq_functions(JOBS), func(hold, name="hold")],
+        functions=[*intake.arq_functions(), func(hold, name="hold")],
         redis_pool=own_client(redis),
         handle_signals=False,
         max_jobs=2000,

@@ -108,7 +108,7 @@ async def test_a_worker_that_ends_under_its_load_ends_the_command(
             running.extend(workers)
             yield workers
 
-    send, sent = Jobs._send, itertools.count()
+    send, sent = Jobs.send, itertools.count()
 
     async def sends(jobs: Jobs, user: int, request: int) -> str:
         if next(sent) == {"first": 0, "middle": 20}[moment]:
@@ -116,7 +116,7 @@ async def test_a_worker_that_ends_under_its_load_ends_the_command(
         return await send(jobs, user, request)
 
     monkeypatch.setattr("lab.tuning.load_test_command.running_workers", watched)
-    monkeypatch.setattr(Jobs, "_send", sends)
+    monkeypatch.setattr(Jobs, "send", sends)
     async with asyncio.timeout(15):
         with pytest.raises(CommandError, match="a measured worker ended by itself"):
             await run(settings, "load-test", "--users", "5", "--requests", "2000", "--workers", "2")

@@ -14,7 +14,7 @@ from engines import own_client, stop
 from waiting import until
 
 from tidepool.client import JobClient
-from tidepool.engine.host import EngineOptions
+from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.jobs.job import Job
 from tidepool.queue import wire

@@ -39,29 +39,43 @@ def main(words: Sequence[str]) -> int:
     if not asked:
         print(f"no mutation has these words: {' '.join(words)}", file=sys.stderr)
         return 2
+    return attempt(asked)
+
+
+def attempt(mutations: Sequence[Mutation]) -> int:
+    """Try these mutations; returns the exit status."""
     with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
         checkout = Path(scratch) / "checkout"
         shutil.copytree(ROOT, checkout, ignore=_NOT_COPIED)
-        control = _run(checkout, *dict.fromkeys(mutation.test_id for mutation in asked))
+        faulty_texts = [_faulty_text(mutation) for mutation in mutations]  # now: the checkout may be edited meanwhile
+        control = _run(checkout, *dict.fromkeys(mutation.test_id for mutation in mutations))
         if control.returncode != _PASSED:
             print(control.stdout, "without any mutation a test is red already: mend that first", file=sys.stderr)
             return 2
-        verdicts = [_try(mutation, checkout) for mutation in asked]
+        verdicts = [_try(mutation, text, checkout) for mutation, text in zip(mutations, faulty_texts, strict=True)]
     print(f"{verdicts.count('red')} of {len(verdicts)} red")
     return 0 if verdicts.count("red") == len(verdicts) else 1
 
 
-def _try(mutation: Mutation, checkout: Path) -> str:
-    """Put the fault in, run its test, take the fault out; prints a line of the table and returns the verdict."""
-    path, begun_s = checkout / mutation.path.relative_to(ROOT), time.monotonic()
-    sound = path.read_text("utf-8")
+def _faulty_text(mutation: Mutation) -> str | ValueError:
+    """Return the text of the file with the fault in it, or why there is none."""
     try:
-        path.write_text(mutation.faulty_text(), "utf-8")
+        return mutation.faulty_text()
+    except ValueError as error:
+        return error
+
+
+def _try(mutation: Mutation, faulty_text: str | ValueError, checkout: Path) -> str:
+    """Put the fault in, run its test, take the fault out; prints a line of the table and returns the verdict."""
+    begun_s = time.monotonic()
+    if isinstance(faulty_text, ValueError):
+        verdict = f"NOT APPLIED: {faulty_text}"
+    else:
+        path = checkout / mutation.path.relative_to(ROOT)
+        sound = path.read_text("utf-8")
+        path.write_text(faulty_text, "utf-8")
         status = _run(checkout, mutation.test_id).returncode
         verdict = {_PASSED: "STILL GREEN", _FAILED: "red"}.get(status, f"NOT RUN: pytest ended with {status}")
-    except ValueError as error:
-        verdict = f"NOT APPLIED: {error}"
-    finally:
         path.write_text(sound, "utf-8")
     print(f"{verdict:12} {time.monotonic() - begun_s:5.1f} s  {mutation.what:57} {mutation.test}", flush=True)
     return verdict

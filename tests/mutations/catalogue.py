@@ -166,7 +166,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a job of a newer version is rejected at once",
-        "NewerJobs.leave",
+        "_NewerJobs.leave",
         "if now - since >= self._leave_s:",
         "if True:",
         "test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
@@ -483,7 +483,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jobs that others settled are remembered for ever",
-        "NewerJobs._remember",
+        "_NewerJobs._remember",
         "del self._seen[oldest]",
         "pass",
         "test_jobs_that_others_settled_do_not_take_the_place_of_new_ones",
@@ -604,15 +604,15 @@ MUTATIONS = [
     Mutation(
         "an envelope's types are not looked at",
         "receive",
-        "return _ENVELOPE.validator.validate_json(payload)",
-        "return from_json(payload)",
+        "_ENVELOPE.validator.validate_json(payload)",
+        "from_json(payload)",
         "test_poison_has_its_outcome_and_harms_nobody[P2 time is 1e30]",
     ),
     Mutation(
         "payloads are unpickled",
         "receive",
-        "return _ENVELOPE.validator.validate_json(payload)",
-        "return __import__('pickle').loads(payload)",
+        "_ENVELOPE.validator.validate_json(payload)",
+        "__import__('pickle').loads(payload)",
         "test_poison_has_its_outcome_and_harms_nobody[P5 pickle bomb]",
     ),
     Mutation(

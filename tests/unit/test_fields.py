@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.command import Command, explain
+from tidepool.jobs.command import Command, rejection_of
 from tidepool.jobs.job import MAX_FIELDS
 from tidepool.jobs.outcomes import CommonReason, Rejected
 from worker.jobs import JOBS
@@ -275,4 +275,4 @@ def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
 
 def test_endless_nesting_is_told_in_words() -> None:
     """It is all that pydantic says: it gives up with a RecursionError, which has no fields to name."""
-    assert "is nested too deeply" == explain(RecursionError())
+    assert "is nested too deeply" == rejection_of(RecursionError()).detail

@@ -6,7 +6,6 @@ from decimal import Decimal
 import pytest
 from factories import a_product
 
-from tidepool.engine.intake import as_result
 from tidepool.jobs.job import JobType, JobTypes
 from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater
 from worker.jobs import JOBS
@@ -49,12 +48,12 @@ def test_the_cause_of_a_retry_does_not_distinguish_it() -> None:
 
 def test_outcomes_become_results_that_json_holds() -> None:
     """What `Job.result()` answers."""
-    assert {"status": "applied", "result": {"user_id": 7}} == as_result(Applied({"user_id": 7}))
+    assert {"status": "applied", "result": {"user_id": 7}} == Applied({"user_id": 7}).as_result()
     assert {
         "status": "rejected",
         "reason": "email_taken",
         "error": "another user has this email",
-    } == as_result(Rejected(ShopReason.EMAIL_TAKEN))
+    } == Rejected(ShopReason.EMAIL_TAKEN).as_result()
 
 
 def test_outcomes_do_not_change() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from lab.__main__ import parser
+from lab.percentiles import percentiles
 from lab.tuning.arm import bound_by, fault_of, rate_of
-from lab.tuning.holders import percentiles
 from lab.tuning.layouts import Demand, Layout, layouts, medians
 from lab.tuning.layouts_command import found
 from lab.tuning.load import ClosedLoad

@@ -6,7 +6,7 @@ import pytest
 from factories import user_fields
 
 from tidepool.engine import intake
-from tidepool.engine.intake import Intake, NewerJobs
+from tidepool.engine.intake import Intake
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Outcome, Rejected
 from tidepool.queue.leases import Release
@@ -21,35 +21,6 @@ class Clock:
         monkeypatch.setattr(intake.time, "monotonic", lambda: self.now_s)
 
 
-def is_left(newer: NewerJobs, job_id: str) -> bool:
-    """Return whether a job is left to others."""
-    return newer.leave("new", job_id, "cause") is not None
-
-
-def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They never come back here. Were they remembered for ever, a new one would be left again and again, for good."""
-    monkeypatch.setattr(intake, "_MAX_LEFT", 3)
-    clock, newer = Clock(monkeypatch), NewerJobs(10)
-    for name in "abc":
-        assert is_left(newer, name)
-    assert is_left(newer, "d")
-    clock.now_s += 100
-    for seconds in (0, 5):
-        clock.now_s += seconds
-        assert is_left(newer, "d")
-    clock.now_s += 6
-    assert not is_left(newer, "d")
-
-
-def test_a_job_that_comes_back_late_still_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backlog may keep it for longer than it is to be left: then its time is over."""
-    clock, newer = Clock(monkeypatch), NewerJobs(10)
-    assert is_left(newer, "late")
-    clock.now_s += 50
-    assert is_left(newer, "other")
-    assert not is_left(newer, "late")
-
-
 class Settling:
     """Settles each job as it is decided already."""
 
@@ -58,13 +29,52 @@ class Settling:
         return job.decided or Applied({})
 
 
-async def test_a_burst_leaves_nothing() -> None:
-    """It would end without the jobs."""
+@pytest.fixture
+def newer() -> Intake:
+    """Give an intake that leaves jobs to newer workers for ten seconds."""
     intake = Intake(JOBS, max_tries=1, leave_s=10)
     intake.open(Settling())
-    settled: list[type] = []
-    for may_leave in (True, False):
-        fields = user_fields(shoe_size=42)
-        job: Job[Any] = Job("a", "a", function="create_user", kwargs=fields, content=fields)
-        settled.append(type(await intake.run(job, may_leave=may_leave)))
-    assert [Release, Rejected] == settled
+    return intake
+
+
+async def is_left(newer: Intake, job_id: str, *, may_leave: bool = True) -> bool:
+    """Return whether a job with a field of a newer version is left to others, instead of being rejected."""
+    fields = user_fields(shoe_size=42)
+    job: Job[Any] = Job(job_id, job_id, function="create_user", kwargs=fields, content=fields)
+    settled = await newer.run(job, may_leave=may_leave)
+    assert isinstance(settled, (Release, Rejected))
+    return isinstance(settled, Release)
+
+
+async def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(
+    newer: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They never come back here. Were they remembered for ever, a new one would be left again and again, for good."""
+    monkeypatch.setattr(intake, "_MAX_LEFT", 3)
+    clock = Clock(monkeypatch)
+    for name in "abc":
+        assert await is_left(newer, name)
+    assert await is_left(newer, "d")
+    clock.now_s += 100
+    for seconds in (0, 5):
+        clock.now_s += seconds
+        assert await is_left(newer, "d")
+    clock.now_s += 6
+    assert not await is_left(newer, "d")
+
+
+async def test_a_job_that_comes_back_late_still_has_its_own_time(
+    newer: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backlog may keep it for longer than it is to be left: then its time is over."""
+    clock = Clock(monkeypatch)
+    assert await is_left(newer, "late")
+    clock.now_s += 50
+    assert await is_left(newer, "other")
+    assert not await is_left(newer, "late")
+
+
+async def test_a_burst_leaves_nothing(newer: Intake) -> None:
+    """It would end without the jobs."""
+    assert not await is_left(newer, "a", may_leave=False)
+    assert await is_left(newer, "a")

@@ -14,7 +14,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,74 @@ class Account(NamedTuple):
     uid: int
     gid: int
 
+    @classmethod
+    def of_data(cls, home: Path) -> Self:
+        """Return the user that the servers run as: our own, but for root the owner of the data or `pgserver`."""
+        with suppress(FileNotFoundError):
+            found = (home / "postgres").stat()
+            if os.geteuid() not in (0, found.st_uid):
+                raise EmbeddedServersError(f"{home} has the data of user {found.st_uid}: use another DATA_DIR")
+            if found.st_uid != 0:
+                return cls(found.st_uid, found.st_gid)
+        if os.geteuid() != 0:
+            return cls(os.geteuid(), os.getegid())
+        try:
+            user = pwd.getpwnam("pgserver")
+        except KeyError:
+            command = ("useradd", "--system", "pgserver")
+            subprocess.run(command, check=True, capture_output=True)
+            user = pwd.getpwnam("pgserver")
+        return cls(user.pw_uid, user.pw_gid)
+
+    def make_private(self, path: Path) -> None:
+        """Make *path* a directory that only this user enters; refuse one that somebody else has put there."""
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        try:
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            raise EmbeddedServersError(f"{path} is not a directory of user {self.uid}: remove it") from None
+        try:  # by its descriptor: the name may be another directory's by now
+            if os.fstat(directory).st_uid not in (os.geteuid(), self.uid):
+                raise EmbeddedServersError(f"{path} is not a directory of user {self.uid}: remove it")
+            os.fchown(directory, *self)
+            os.fchmod(directory, 0o700)
+        finally:
+            os.close(directory)
+
+    def prefix(self, program: Path, *paths: Path) -> tuple[str, ...]:
+        """Return the words that go before *program* so that it runs as this user and can use *paths*.
+
+        Empty if that is our own user. No mode is changed to let it in: where a directory above is closed to it, root
+        lends it the capability to pass through. Raises `EmbeddedServersError` where root has no such capability either.
+        """
+        if self.uid == os.geteuid():
+            return ()
+        if not _may_run(self, program):
+            raise EmbeddedServersError(f"user {self.uid}, whom the server runs as, may not execute {program}")
+        words = ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups")
+        closed = _closed_to(self, program, *paths)
+        if closed is None:
+            return words
+        if not _has_read_search():
+            raise EmbeddedServersError(
+                f"{closed} is closed to user {self.uid}, whom the servers run as: "
+                "use a DATA_DIR and a checkout outside of it, or run as an ordinary user"
+            )
+        return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+    def passwd_prefix(self) -> tuple[str, ...]:
+        """Return the words that go before a program which looks its user up in the passwd database, as initdb does.
+
+        Empty if this user has an entry; else it runs as the user `nobody` in a user namespace where that is this one.
+        """
+        try:
+            pwd.getpwuid(self.uid)
+        except KeyError:
+            nobody = pwd.getpwnam("nobody")
+            return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
+        return ()
+
 
 def urls(data_dir: Path) -> Urls:
     """Return where the servers of *data_dir* are, or would be. Starts nothing and looks at nothing but links."""
@@ -50,24 +118,7 @@ def socket_dir(home: Path) -> Path:
     if re.fullmatch(r"[\w./-]{1,80}", str(home), re.ASCII):  # a socket's name may have 107 bytes, on macOS 103
         return home / "run"
     # Not tempfile.gettempdir(): two processes whose TMPDIR differ must meet.
-    return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (make_private)
-
-
-def make_private(path: Path, account: Account) -> None:
-    """Make *path* a directory that only *account* enters; refuse one that somebody else has put there."""
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it") from None
-    try:  # by its descriptor: the name may be another directory's by now
-        if os.fstat(directory).st_uid not in (os.geteuid(), account.uid):
-            raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it")
-        os.fchown(directory, *account)
-        os.fchmod(directory, 0o700)
-    finally:
-        os.close(directory)
+    return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (made private)
 
 
 def open_private(path: Path, flags: int) -> int:
@@ -85,24 +136,6 @@ def open_private(path: Path, flags: int) -> int:
     return file
 
 
-def account_of(home: Path) -> Account:
-    """Return whom the servers run as: ourselves, but for root the owner of the data or the user `pgserver`."""
-    with suppress(FileNotFoundError):
-        found = (home / "postgres").stat()
-        if os.geteuid() not in (0, found.st_uid):
-            raise EmbeddedServersError(f"{home} has the data of user {found.st_uid}: use another DATA_DIR")
-        if found.st_uid != 0:
-            return Account(found.st_uid, found.st_gid)
-    if os.geteuid() != 0:
-        return Account(os.geteuid(), os.getegid())
-    try:
-        user = pwd.getpwnam("pgserver")
-    except KeyError:
-        subprocess.run(("useradd", "--system", "pgserver"), check=True, capture_output=True)  # noqa: S607 (root's PATH)
-        user = pwd.getpwnam("pgserver")
-    return Account(user.pw_uid, user.pw_gid)
-
-
 def _close_to_others(file: int, path: Path) -> None:
     """Give an open file to the owner of its directory alone. Raises `EmbeddedServersError` if it is not ours."""
     found, above = os.fstat(file), path.parent.stat()
@@ -112,41 +145,6 @@ def _close_to_others(file: int, path: Path) -> None:
         os.fchown(file, above.st_uid, above.st_gid)
     if os.geteuid() in (0, found.st_uid):
         os.fchmod(file, 0o600)
-
-
-def run_as(account: Account, program: Path, *paths: Path) -> tuple[str, ...]:
-    """Return the words that go before *program* so that it runs as *account* and can use *paths*.
-
-    None where it is our own account. No mode is changed to let it in: where a directory above is closed to it, root
-    lends it the capability to pass through. Raises `EmbeddedServersError` where root has no such capability either.
-    """
-    if account.uid == os.geteuid():
-        return ()
-    if not _may_run(account, program):
-        raise EmbeddedServersError(f"user {account.uid}, whom the server runs as, may not execute {program}")
-    words = ("setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups")
-    closed = _closed_to(account, program, *paths)
-    if closed is None:
-        return words
-    if not _has_read_search():
-        raise EmbeddedServersError(
-            f"{closed} is closed to user {account.uid}, whom the servers run as: "
-            "use a DATA_DIR and a checkout outside of it, or run as an ordinary user"
-        )
-    return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-
-
-def with_passwd_entry(account: Account) -> tuple[str, ...]:
-    """Return the words that go before a program which looks its user up in the passwd database, as initdb does.
-
-    None where *account* has an entry; else it runs as the user `nobody` in a user namespace where that is *account*.
-    """
-    try:
-        pwd.getpwuid(account.uid)
-    except KeyError:
-        nobody = pwd.getpwnam("nobody")
-        return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
-    return ()
 
 
 def _may_run(account: Account, program: Path) -> bool:

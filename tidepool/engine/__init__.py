@@ -3,5 +3,5 @@
 - `worker`   the subclass of arq's Worker
 - `attempt`  one attempt at a job, and how it ends
 - `intake`   runs jobs of declared types: from the claimed job to its outcome, and to the result that arq stores
-- `host`     what the two need to know of the worker
+- `options`  the settings that arq has no place for
 """

@@ -24,15 +24,18 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol
 
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import SerializationError, deserialize_job_raw, serialize_result
+from arq.jobs import Deserializer, SerializationError, Serializer, deserialize_job_raw, serialize_result
+from arq.typing import StartupShutdown
 from arq.utils import args_to_string, ms_to_datetime, truncate
-from arq.worker import JobExecutionFailed, Retry, RetryJob
+from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
-from tidepool.engine.host import Context, Host
-from tidepool.engine.intake import Intake, JobFailed, Refusal, as_result
+from tidepool.engine.intake import Intake, JobFailed
+from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
@@ -51,10 +54,44 @@ log = logging.getLogger("arq.worker.job")
 As in arq, `log_results=False` hides results; arguments are hidden by the option `log_arguments` of the engine."""
 
 
+class _Host(Protocol):
+    """The worker as an attempt sees it: settings under arq's names, which it only reads."""
+
+    options: EngineOptions
+    ctx: Context
+    functions: dict[str, Function | CronJob]
+    burst: bool
+    is_stopping: bool
+    retry_jobs: bool
+    allow_abort_jobs: bool
+    max_tries: int
+    job_timeout_s: float  # None, too: arq annotates it and the next one too narrowly
+    keep_result_s: float
+    keep_result_forever: bool
+    queue_name: str
+    job_serializer: Serializer | None
+    job_deserializer: Deserializer | None
+    on_job_start: StartupShutdown | None
+    on_job_end: StartupShutdown | None
+    log_results: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a job cannot be run."""
+
+    outcome: Rejected | Failed
+    """For the ledger."""
+    error: BaseException
+    """The failed result that arq's clients read."""
+    line: str
+    """What arq's worker logs in this case, and people may watch for."""
+
+
 class Attempts:
     """Makes the attempts at the jobs of one worker, the *host*."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: _Host) -> None:
         self._host = host
         self._intake: Intake | None = host.options.intake
 
@@ -82,20 +119,20 @@ class Attempts:
 
     # ---------------------------------------------------------------- may it be run?
 
-    def _decode(self, job: Job[Command]) -> Refusal | None:
+    def _decode(self, job: Job[Command]) -> _Refusal | None:
         """Give the job its function and arguments; returns why that is not possible."""
         if isinstance(job.payload, int):
             reason = f"is larger than {self._host.options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"
-            return Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line)
+            return _Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line)
         if job.payload is None:
             outcome = _invalid("has no content: it expired or was removed")
-            return Refusal(outcome, JobExecutionFailed("job expired"), f"job {_shown_id(job)} expired")
+            return _Refusal(outcome, JobExecutionFailed("job expired"), f"job {_shown_id(job)} expired")
         try:
             decoded = deserialize_job_raw(job.payload, deserializer=self._host.job_deserializer)
         except SerializationError as error:
             line = f"deserializing job {_shown_id(job)} failed: {error.__cause__}"
-            return Refusal(_invalid(str(error.__cause__)), error, line)
+            return _Refusal(_invalid(str(error.__cause__)), error, line)
         job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms = decoded
         job.content = job.args[0] if len(job.args) == 1 and not job.kwargs else job.kwargs
         job.attempt = max(job.attempt, first_attempt or 0)
@@ -103,7 +140,7 @@ class Attempts:
         job.is_large = max_kept is not None and len(job.payload) > max_kept
         return None
 
-    def _refusal(self, job: Job[Command]) -> Refusal | None:
+    def _refusal(self, job: Job[Command]) -> _Refusal | None:
         """Return why a job that could be decoded is not run, or None."""
         if job.is_aborted and self._host.allow_abort_jobs:
             return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
@@ -112,7 +149,7 @@ class Attempts:
             job.function = name = job.function[:_MAX_SHOWN]
             error = JobExecutionFailed(f"function {name!r} not found")
             line = f"job {_shown_id(job)}, function {name!r} not found"
-            return Refusal(_invalid("names no function that there is"), error, line, is_unknown=True)
+            return _Refusal(_invalid("names no function that there is", is_newer=True), error, line)
         job.is_cron = isinstance(function, CronJob)
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
         if job.lapses >= MOST_LAPSES:
@@ -122,14 +159,14 @@ class Attempts:
         else:
             return None
         line = f"{_since_s(job.enqueued_ms):6.2f}s ! {shown_text(job.ref)} {words}"
-        return Refusal(Failed(reason), JobExecutionFailed(reason), line)
+        return _Refusal(Failed(reason), JobExecutionFailed(reason), line)
 
-    async def _refuse(self, job: Job[Command], refusal: Refusal) -> Ending:
+    async def _refuse(self, job: Job[Command], refusal: _Refusal) -> Ending:
         """Record the outcome of a job that is not run, and return how it ends."""
         job.forget_arguments()
         settled: Outcome | RetryLater | Release | None = None
         if self._intake is not None:
-            settled = await self._intake.refuse(job, refusal, may_leave=not self._host.burst)
+            settled = await self._intake.refuse(job, refusal.outcome, may_leave=not self._host.burst)
         if isinstance(settled, Release):
             return settled
         failures.warning("%s", refusal.line)
@@ -137,7 +174,7 @@ class Attempts:
             return _again(job, settled)
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
             return self._done(job, refusal.error, success=False)
-        return self._done(job, as_result(settled), success=True)
+        return self._done(job, settled.as_result(), success=True)
 
     # ---------------------------------------------------------------- running it
 
@@ -154,7 +191,7 @@ class Attempts:
         if isinstance(settled, RetryLater):
             _log_retry(job, settled.delay_s)
             return _again(job, settled)
-        return settled if isinstance(settled, Release) else self._succeeded(job, as_result(settled))
+        return settled if isinstance(settled, Release) else self._succeeded(job, settled.as_result())
 
     async def _run_function(self, job: Job[Command], context: Context) -> object:
         """Call a plain function under its timeout, if it has one."""
@@ -262,12 +299,12 @@ async def _timed(running: Awaitable[object], timeout_s: float) -> object:
         timer.cancel()
 
 
-def _invalid(reason: str) -> Rejected:
-    return Rejected(CommonReason.INVALID, f"the job {reason}")
+def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:
+    return Rejected(CommonReason.INVALID, f"the job {reason}", is_newer)
 
 
-def _aborted(job: Job[Command], error: BaseException, time: str, when: str = "") -> Refusal:
-    return Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {shown_text(job.ref)} aborted{when}")
+def _aborted(job: Job[Command], error: BaseException, time: str, when: str = "") -> _Refusal:
+    return _Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {shown_text(job.ref)} aborted{when}")
 
 
 def _is_abort(outcome: Outcome) -> bool:

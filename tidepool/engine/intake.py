@@ -1,7 +1,7 @@
-"""Runs jobs of declared types: from a claimed job to its outcome, and from the outcome to arq's result.
+"""Runs jobs of declared types: from a claimed job to its outcome.
 
-The engine calls `Intake.run` with the job itself. The content is validated, the job joins a batch, and its outcome is
-waited for. The result that arq's `Job.result()` returns is a JSON object:
+The engine calls `Intake.run` with the job itself. The arguments are validated, the job joins a batch, and its outcome
+is waited for. The result that arq's `Job.result()` returns is a JSON object:
 
     {"status": "applied", "result": {"user_id": 7}}
     {"status": "rejected", "reason": "email_taken", "error": "another user has this email"}
@@ -11,48 +11,35 @@ The result of a failed job is the error `JobFailed`.
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Never, Protocol
 
 import structlog
 from arq.worker import Function, func
 
-from tidepool.jobs.command import Command, is_newer
+from tidepool.jobs.command import Command
 from tidepool.jobs.ids import MAX_ID_CHARACTERS
 from tidepool.jobs.job import Job, JobTypes
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected, RetryLater
+from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
 from tidepool.queue.leases import Release
 
 log = structlog.get_logger(__name__)
 
 _UNSETTLED_DELAY_S = 1.0
+"""Before a job is run again whose outcome could not be stored because of an unexpected error."""
 _FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
-"""Seconds before a job that was left to newer workers is looked at again: as long as it has been known, within these
-bounds."""
+"""Bounds of the delay before a job that is left to newer workers is looked at again: so long as it has been known."""
 _MAX_LEFT = 10_000
-"""Jobs whose first sight is remembered."""
+"""Jobs left to newer workers that are remembered with the time when they were seen first."""
 _FORGET_AFTER_S = 60.0
-"""Seconds after a job's time is over: it has not come back here, and other workers have settled it."""
+"""From the end of a job's time until it is forgotten: it has not come back, so other workers have settled it."""
+_MAX_TRIES = 1_000_000
+"""The highest number of an attempt that a job in the queue may begin with, so that arq's count never ends a job."""
 _MAX_NAME_CHARACTERS = 100
 """Of a function's name, as the ledger keeps it."""
 
 
 class JobFailed(Exception):
     """The job was given up; the text says why. arq's clients get it as the job's result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a job cannot be run."""
-
-    outcome: Rejected | Failed
-    """For the ledger."""
-    error: BaseException
-    """The failed result that arq's clients read."""
-    line: str
-    """What arq's worker logs in this case, and people may watch for."""
-    is_unknown: bool = False
-    """Whether its function is not known here. A newer worker may know it."""
 
 
 class _Batcher(Protocol):
@@ -69,7 +56,7 @@ class Intake:
     def __init__(self, types: JobTypes, *, max_tries: int, leave_s: float = 0.0) -> None:
         self._types = types
         self._max_tries = max_tries
-        self._newer = NewerJobs(leave_s)
+        self._newer = _NewerJobs(leave_s)
         self._batcher: _Batcher = _Closed()
 
     def open(self, batcher: _Batcher) -> None:
@@ -80,31 +67,36 @@ class Intake:
         """Return whether *function* is a declared job type."""
         return self._types.get(function) is not None
 
+    def arq_functions(self) -> list[Function]:
+        """Return the job types as functions for arq's settings, without limits of arq's.
+
+        The ledger counts the attempts, since it must have a row of a job that is given up, and while the database is
+        away a job waits as long as it must.
+        """
+        names = [job_type.name for job_type in self._types]
+        return [func(_run_without_intake, name=name, timeout=math.inf, max_tries=_MAX_TRIES) for name in names]
+
     async def run(self, job: Job[Command], *, may_leave: bool) -> Outcome | RetryLater | Release:
         """Return the job's outcome, in how many seconds to run it again, or that it is left to a newer worker.
 
         *may_leave*: whether it may be left. A worker that runs in a burst may not, since it would end without the job.
         """
         self._validate(job)
-        if may_leave and isinstance(job.decided, Rejected) and is_newer(job.decided.detail):
-            left = self._newer.leave(job.function, job.queue_id, job.decided.detail)
-            if left is not None:
-                return left
         job.forget_arguments()
-        return await self._submit(job)
+        left = self._newer.leave(job) if may_leave else None
+        return left or await self._submit(job)
 
-    async def refuse(self, job: Job[Command], refusal: Refusal, *, may_leave: bool) -> Outcome | RetryLater | Release:
-        """Record the outcome of a job that cannot be run.
+    async def refuse(
+        self, job: Job[Command], outcome: Rejected | Failed, *, may_leave: bool
+    ) -> Outcome | RetryLater | Release:
+        """Record the *outcome* of a job that cannot be run; otherwise as `run`.
 
         Returns the outcome in the ledger, which is another one if the job was applied before its worker was lost.
         """
         job.function = _readable(job.function, _MAX_NAME_CHARACTERS)
-        if may_leave and isinstance(refusal.outcome, Rejected) and refusal.is_unknown:
-            left = self._newer.leave(job.function, job.queue_id, refusal.outcome.detail)
-            if left is not None:
-                return left
-        job.decided = refusal.outcome
-        return await self._submit(job)
+        job.decided = outcome
+        left = self._newer.leave(job) if may_leave else None
+        return left or await self._submit(job)
 
     def _validate(self, job: Job[Command]) -> None:
         """Give the job its command, or the rejection of its arguments."""
@@ -133,7 +125,7 @@ class _Closed:
         raise RuntimeError(f"job {job.id} was run before the intake was opened")
 
 
-class NewerJobs:
+class _NewerJobs:
     """Leaves jobs that this version does not understand to newer workers, each for *leave_s* seconds.
 
     The time counts from when this worker first saw the job.
@@ -145,18 +137,20 @@ class NewerJobs:
         """When a job was first seen here, in seconds of the monotonic clock."""
         self._logged: set[str] = set()
 
-    def leave(self, function: str, job_id: str, cause: str) -> Release | None:
-        """Return how the job is put back into the queue, or None if its time is over."""
-        now = time.monotonic()
-        since = self._seen.get(job_id, now)
-        if now - since >= self._leave_s:
-            self._seen.pop(job_id, None)
+    def leave(self, job: Job[Command]) -> Release | None:
+        """Return how the job is put back into the queue; None if it is no such job, or its time is over."""
+        if not isinstance(job.decided, Rejected) or not job.decided.is_newer:
             return None
-        self._remember(job_id, since)
-        if function not in self._logged and len(self._logged) < _MAX_LEFT:
-            self._logged.add(function)
-            shown_id = _readable(job_id, MAX_ID_CHARACTERS)
-            log.warning("job.left", function=function, job_id=shown_id, cause=cause, for_s=self._leave_s)
+        now = time.monotonic()
+        since = self._seen.get(job.queue_id, now)
+        if now - since >= self._leave_s:
+            self._seen.pop(job.queue_id, None)
+            return None
+        self._remember(job.queue_id, since)
+        if job.function not in self._logged and len(self._logged) < _MAX_LEFT:
+            self._logged.add(job.function)
+            shown_id, cause = _readable(job.queue_id, MAX_ID_CHARACTERS), job.decided.detail
+            log.warning("job.left", function=job.function, job_id=shown_id, cause=cause, for_s=self._leave_s)
         delay_s = min(max(now - since, _FIRST_LEAVE_S), _LONGEST_LEAVE_S, self._leave_s)
         return Release(int(delay_s * 1000))
 
@@ -169,28 +163,8 @@ class NewerJobs:
             self._seen[job_id] = since_s
 
 
-def arq_functions(types: JobTypes) -> list[Function]:
-    """Return the job types as functions for arq's settings, with no time limit and no limit of tries of arq's.
-
-    The ledger counts the tries, since it must have a row of a job that is given up; and while the database is away a
-    job waits as long as it must. The engine runs these jobs through `EngineOptions.intake`.
-    """
-    return [func(_run_without_intake, name=job_type.name, timeout=math.inf, max_tries=_NO_LIMIT) for job_type in types]
-
-
-_NO_LIMIT = 1_000_000
-"""Tries; the highest number that a job's envelope may begin with."""
-
-
 async def _run_without_intake(*_args: object, **_fields: object) -> Never:
     raise RuntimeError("jobs of declared types need EngineOptions.intake")
-
-
-def as_result(outcome: Applied | Rejected) -> dict[str, object]:
-    """Return the result that arq's `Job.result()` returns for *outcome*."""
-    if isinstance(outcome, Applied):
-        return {"status": "applied", "result": outcome.result}
-    return {"status": "rejected", "reason": outcome.reason, "error": outcome.detail}
 
 
 def _readable(text: str, max_characters: int) -> str:

@@ -25,7 +25,7 @@ from arq.connections import ArqRedis, create_pool, log_redis_info
 
 from tidepool import logs, process
 from tidepool.engine.attempt import Attempts
-from tidepool.engine.host import Context, EngineOptions
+from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.periodic import FailureLog

@@ -9,10 +9,17 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails
 
+from tidepool.jobs.outcomes import CommonReason, Rejected
+
 STORABLE = r"^[^\x00]*$"
 _MAX_ERRORS = 5
-_UNKNOWN_FIELD = ": Extra inputs are not permitted"
+"""Errors of one command that are explained; the others are counted."""
+_UNKNOWN_FIELD = "extra_forbidden"
+"""pydantic's type of the error that a field is not known."""
+_MAX_NAME_CHARACTERS = 60
+"""Of a field's name, which may be the sender's."""
 _pattern_words: dict[str, str] = {}
+"""By pattern: how text that does not match it is explained."""
 
 
 def describe_pattern(pattern: str, words: str) -> str:
@@ -52,25 +59,20 @@ Text = Annotated[str, Field(pattern=describe_pattern(STORABLE, "has a NUL charac
 """Text that PostgreSQL can store; commands add the bounds of their columns."""
 
 
-def explain(error: ValidationError | RecursionError) -> str:
-    """Say what is wrong with a command, field by field, without repeating its content."""
+def rejection_of(error: ValidationError | RecursionError) -> Rejected:
+    """Return the rejection of a command that does not validate. It names the fields, and does not repeat values."""
     if isinstance(error, RecursionError):
-        return "is nested too deeply"
+        return Rejected(CommonReason.INVALID, "is nested too deeply")
     details = error.errors(include_input=False, include_url=False)
     shown = [_explain(detail) for detail in details[:_MAX_ERRORS]]
     more = len(details) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
-
-
-def is_newer(explanation: str) -> bool:
-    """Return if unknown fields are all that is wrong, according to *explanation*: a newer version may know them."""
-    parts = [part for part in explanation.split("; ") if not part.startswith("and ")]
-    return all(part.endswith(_UNKNOWN_FIELD) for part in parts)
+    text = "; ".join(shown) + (f"; and {more} more" if more else "")
+    return Rejected(CommonReason.INVALID, text, is_newer=all(detail["type"] == _UNKNOWN_FIELD for detail in details))
 
 
 def _explain(detail: ErrorDetails) -> str:
-    """Name the field, of which an unknown one's name is the sender's and is escaped and cut, and its fault."""
-    name = ascii(".".join(map(str, detail["loc"])))[1:-1][:60]
+    """Return the name of a field, escaped and cut, and what is wrong with it."""
+    name = ascii(".".join(map(str, detail["loc"])))[1:-1][:_MAX_NAME_CHARACTERS]
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "string_pattern_mismatch":
         message = _pattern_words.get(detail.get("ctx", {})["pattern"], message)

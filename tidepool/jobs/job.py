@@ -6,7 +6,7 @@ from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from tidepool.jobs.command import Command, explain
+from tidepool.jobs.command import Command, rejection_of
 from tidepool.jobs.outcomes import CommonReason, Failed, Reason, Rejected, Verdict
 from tidepool.pool.connection import Connection as Transaction
 
@@ -131,7 +131,7 @@ class JobType(Generic[C]):
         try:
             return self.command.__pydantic_validator__.validate_python(content)
         except (ValidationError, RecursionError) as error:
-            return Rejected(CommonReason.INVALID, explain(error))
+            return rejection_of(error)
 
 
 AnyJobType: TypeAlias = JobType[Any]  # a handler takes its own kind of command only, so there is no common base

@@ -41,20 +41,30 @@ class Applied:
 
     result: dict[str, Any]
 
+    def as_result(self) -> dict[str, object]:
+        """Return what arq's `Job.result()` returns for such a job."""
+        return {"status": "applied", "result": self.result}
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rule said no, or the content is invalid; repeating cannot help. *detail* has no content of the job."""
+    """A rule said no, or the content is invalid; to repeat the job cannot help."""
 
     reason: str
     """A `Reason`, or the code of one that another version knows."""
     detail: str = ""
-    """Default: the words of the reason."""
+    """Explanation without content of the job. Default: the words of the reason."""
+    is_newer: bool = field(default=False, compare=False)
+    """Whether a newer version may accept the job, because only a function or a field of it is not known here."""
 
     def __post_init__(self) -> None:
         if not self.detail:
             words = self.reason.words if isinstance(self.reason, Reason) else self.reason
             object.__setattr__(self, "detail", words)
+
+    def as_result(self) -> dict[str, object]:
+        """Return what arq's `Job.result()` returns for such a job."""
+        return {"status": "rejected", "reason": self.reason, "error": self.detail}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from tidepool.jobs.ids import ledger_id
 from tidepool.jobs.job import Job
 from tidepool.queue import keys, scripts
 from tidepool.queue.faults import REDIS_ERRORS, Oddities, is_wrong_type
-from tidepool.queue.keys import QueueKeys, decode_id, encode_id
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
 MOST_AT_ONCE = 250
@@ -141,7 +141,7 @@ class Leases:
         )
         ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank = reply
         for key in unusable:
-            self._unusable.skipped(decode_id(key), queue=queue.queue)
+            self._unusable.skipped(_decode_id(key), queue=queue.queue)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries or none, lapses or none, aborts or none, strict=True)
         return _jobs(owner, columns), returned
@@ -165,7 +165,7 @@ class Leases:
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
-            args = [now_ms() + abort_job_max_age, *map(encode_id, some)]
+            args = [now_ms() + abort_job_max_age, *map(_encode_id, some)]
             numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
@@ -181,7 +181,7 @@ class Leases:
             if not is_wrong_type(error):
                 raise
             return []  # nobody holds anything there
-        return [job_id for job_id in map(decode_id, held) if job_id not in known]
+        return [job_id for job_id in map(_decode_id, held) if job_id not in known]
 
 
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
@@ -212,7 +212,7 @@ async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
     owners = await _owners(redis, queue)
     holding = redis.pipeline(transaction=False)
     for owner in owners:
-        holding.zcard(encode_id(queue.held(decode_id(owner))))
+        holding.zcard(_encode_id(queue.held(_decode_id(owner))))
     held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
     jobs, age_s = jobs or 0, (at_ms - _due_ms(oldest[0][1])) / 1000 if oldest else None
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
@@ -223,7 +223,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job[Command]]:
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
     jobs: list[Job[Command]] = []
     for raw_id, score, payload, tries, lapses, mark in columns:
-        queue_id, failed = decode_id(raw_id), _count(tries)
+        queue_id, failed = _decode_id(raw_id), _count(tries)
         jobs.append(
             Job(
                 *(ledger_id(queue_id), queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
@@ -235,7 +235,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job[Command]]:
 
 def _finish_args(job: Job[Command], ending: Ending) -> tuple[bytes | str | int, ...]:
     """Return what `finish.lua` reads of one job: id, how, value, ms, keep, tried."""
-    job_id = encode_id(job.queue_id)
+    job_id = _encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
     if isinstance(ending, Again):
@@ -278,3 +278,12 @@ def _count(value: bytes | None) -> int:
     if value is None:
         return 0
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1
+
+
+def _encode_id(job_id: str) -> bytes:
+    return job_id.encode("utf-8", "surrogateescape")
+
+
+def _decode_id(job_id: bytes) -> str:
+    """Return a job id or an owner's name as text; bytes that are not UTF-8 survive `_encode_id` of it."""
+    return job_id.decode("utf-8", "surrogateescape")

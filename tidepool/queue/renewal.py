@@ -142,8 +142,5 @@ def _sync_client(redis: Redis, patience_s: float) -> sync_redis.Redis:
     kind = next((ours for theirs, ours in kinds.items() if issubclass(pool.connection_class, theirs)), None)
     for name in ("socket_timeout", "socket_connect_timeout"):
         options[name] = min(options.get(name) or patience_s, patience_s)
-    return sync_redis.Redis(
-        connection_pool=sync_redis.ConnectionPool(
-            cast("type[sync_redis.Connection]", kind or sync_redis.Connection), **options
-        )
-    )
+    connection_class = cast("type[sync_redis.Connection]", kind or sync_redis.Connection)  # as redis-py annotates it
+    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class, **options))

@@ -4,8 +4,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from lab.drill.arena import Arena
@@ -53,13 +52,12 @@ async def pause(pid: int, seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-@asynccontextmanager
-async def frozen(proxies: list[Proxy]) -> AsyncGenerator[None]:
-    """Let nothing pass for the length of the block."""
+async def freeze(proxies: list[Proxy], seconds: float) -> None:
+    """Let nothing pass for so long."""
     for proxy in proxies:
         proxy.freeze()
     try:
-        yield
+        await asyncio.sleep(seconds)
     finally:
         for proxy in proxies:
             proxy.thaw()

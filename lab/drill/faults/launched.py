@@ -3,8 +3,10 @@
 import asyncio
 import random
 import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
-from lab.drill.arena import PLAIN, Arena
+from lab.drill.arena import PLAIN, Arena, Worker
 from lab.drill.faults.breaking import AWAY_S, Fault
 from lab.drill.launcher import launched
 
@@ -20,28 +22,29 @@ async def _clock_behind(arena: Arena, chance: random.Random) -> None:
 
 
 async def _with_clock(arena: Arena, chance: random.Random, skew_s: float) -> None:
-    worker = chance.choice(arena.workers)
-    await arena.restart(worker, launched(clock_s=skew_s))
-    await arena.until(lambda: arena.held_by(worker))
-    await asyncio.sleep(AWAY_S)
-    await arena.restart(worker, PLAIN)
+    async with _relaunched(arena, chance, launched(clock_s=skew_s)):
+        await asyncio.sleep(AWAY_S)
 
 
 async def _loop_blocked(arena: Arena, chance: random.Random) -> None:
-    worker = chance.choice(arena.workers)
-    await arena.restart(worker, launched(block_s=AWAY_S))
-    await arena.until(lambda: arena.held_by(worker))
-    worker.signal(signal.SIGUSR2)
-    await asyncio.sleep(AWAY_S)
-    await arena.restart(worker, PLAIN)
+    async with _relaunched(arena, chance, launched(block_s=AWAY_S)) as worker:
+        worker.signal(signal.SIGUSR2)
+        await asyncio.sleep(AWAY_S)
 
 
 async def _log_unread(arena: Arena, chance: random.Random) -> None:
+    async with _relaunched(arena, chance, launched(unread=True)) as worker:
+        await asyncio.sleep(AWAY_S)
+        await arena.until(lambda: arena.held_by(worker))  # it works all the same
+
+
+@asynccontextmanager
+async def _relaunched(arena: Arena, chance: random.Random, words: tuple[str, ...]) -> AsyncGenerator[Worker]:
+    """Start one of the workers anew with *words*, wait until it holds jobs, and start it as usual after the block."""
     worker = chance.choice(arena.workers)
-    await arena.restart(worker, launched(unread=True))
+    await arena.restart(worker, words)
     await arena.until(lambda: arena.held_by(worker))
-    await asyncio.sleep(AWAY_S)
-    await arena.until(lambda: arena.held_by(worker))  # it works all the same
+    yield worker
     await arena.restart(worker, PLAIN)
 
 

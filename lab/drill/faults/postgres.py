@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from lab.drill.arena import Arena
-from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, frozen
+from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, freeze
 from tidepool.pool import address
 
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tidepool:%'"
@@ -64,8 +64,7 @@ async def _commit_lost(arena: Arena, chance: random.Random) -> None:
 
 
 async def _postgres_frozen(arena: Arena, _chance: random.Random) -> None:
-    async with frozen([worker.postgres for worker in arena.workers]):
-        await asyncio.sleep(AWAY_S)
+    await freeze([worker.postgres for worker in arena.workers], AWAY_S)
 
 
 async def _postgres_cut(arena: Arena, chance: random.Random) -> None:

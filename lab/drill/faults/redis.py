@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena
-from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, frozen, pause
+from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, freeze, pause
 from tidepool.queue.keys import ABORTS, QueueKeys
 
 _BIG_JOBS, _ODD_ROUNDS = 40, 10
@@ -37,8 +37,7 @@ async def _redis_cut(arena: Arena, chance: random.Random) -> None:
 
 
 async def _redis_frozen(arena: Arena, _chance: random.Random) -> None:
-    async with frozen([worker.redis for worker in arena.workers]):
-        await asyncio.sleep(AWAY_S)
+    await freeze([worker.redis for worker in arena.workers], AWAY_S)
 
 
 async def _redis_read_only(arena: Arena, _chance: random.Random) -> None:

@@ -1,5 +1,5 @@
 -- name: read
--- The server's limits, the same in each row, beside the client backends of one application, by whose they are.
+-- One row per application name, with the number of its sessions, and the server's limits (the same in each row).
 -- A name counts only of a role that may write the ledger: any other could call itself a worker. Limits count the role
 -- that has logged in, whichever role it has been SET to then.
 -- No parameters. An ordinary role is not told the type of another role's: one that has a role and a database counts.

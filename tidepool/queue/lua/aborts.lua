@@ -1,8 +1,8 @@
--- Return which jobs of this worker are to be aborted, and remove their marks.
+-- Return which jobs of this worker have an abort mark, and remove these marks.
 --
 -- KEYS[1]  aborts: arq's zset of jobs that somebody asked to abort; score: when, Unix ms
--- ARGV[1]  Unix ms: marks from later than that are removed, as in arq, a thousand in a call. Nobody's mark is read:
---          there may be millions, and ids of megabytes
+-- ARGV[1]  Unix ms: later marks are removed, as in arq, a thousand per call. Marks of other jobs are not read, because
+--          there may be millions, with ids of megabytes
 -- ARGV[2…] ids of jobs that run here (1,000 or fewer)
 -- Reply    the numbers of those with a mark, counted from 1
 -- Error    WRONGTYPE if the key is no sorted set

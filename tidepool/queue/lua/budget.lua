@@ -1,14 +1,14 @@
--- Keep a worker in the fleet for a few beats more, and say how many connections of the server it may hold.
+-- Record a worker's heartbeat, and return how many connections of the server the worker may hold.
 --
--- KEYS[1]  fleet: hash of worker ids to "its last beat, Unix ms:connections it holds"; ends with its newest entry
--- KEYS[2]  capacity: the fleet's newest reading of the server, for a worker that has none of its own
--- KEYS[3]  restless: until when, Unix ms, since somebody came or went, or was given less
--- ARGV[1]  worker    ARGV[2]  connections it holds: granted or open, whichever is more; 0: it has just come
--- ARGV[3]  how many it asks for at the most            ARGV[4]  the same, if the fleet is calm
--- ARGV[5]  the least it can work with                  ARGV[6]  its reading of the server as JSON, or ""
---            {"room": connections for the fleet, if all of these live, "workers": {id: connections on the server}, …}
--- ARGV[7]  how long an entry lives, ms                 ARGV[8]  how long restlessness lasts, ms
--- Reply    {granted, usable (-1: nobody has read it of late), held by all, 1: calm, ids of the live workers, reading or "",
+-- KEYS[1]  fleet: hash of worker ids to "last heartbeat, Unix ms:connections held"; expires with its newest entry
+-- KEYS[2]  capacity: the newest reading of the server by any worker, for a worker that has none
+-- KEYS[3]  restless until, Unix ms: set when a worker joins, leaves, or is granted less than it asks for
+-- ARGV[1]  worker    ARGV[2]  connections it holds: granted or open, whichever is more; 0: it has just started
+-- ARGV[3]  max connections that it asks for             ARGV[4]  the same, if the fleet is calm (not restless)
+-- ARGV[5]  min connections that it needs                ARGV[6]  its reading of the server as JSON, or ""
+--            {"room": connections for the fleet if all these workers live, "workers": {id: connections on the server}, …}
+-- ARGV[7]  TTL of an entry, ms                          ARGV[8]  how long the fleet stays restless, ms
+-- Reply    {granted, usable (-1: no recent reading), held by all workers, 1: calm, ids of the live workers, reading or "",
 --           what was deleted because no worker can have written it, or ""}
 local worker, holds, most, most_if_calm = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local least, reading, life_ms = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
@@ -20,7 +20,7 @@ local unusable = ''
 local size = typed('HLEN', KEYS[1])
 if not size or size > MOST_ENTRIES then
     unusable = 'the fleet: ' .. (size and size .. ' entries' or 'of a wrong type')
-    redis.call('DEL', KEYS[1]) -- as if Redis had lost it: those that live beat again within a second
+    redis.call('DEL', KEYS[1]) -- as if Redis had lost it: live workers send a heartbeat within a second
 end
 
 local lives, ids, others_hold = { [worker] = true }, { worker }, 0
@@ -29,7 +29,7 @@ local MAX_ENTRY_BYTES = 32
 for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
     local is_short = redis.call('HSTRLEN', KEYS[1], id) <= MAX_ENTRY_BYTES -- whole values may be huge
     local beat, held = string.match(is_short and redis.call('HMGET', KEYS[1], id)[1] or '', '^(%d+):(%d+)$')
-    local age = beat and #held <= 6 and now - tonumber(beat) -- a beat of the future would live for ever
+    local age = beat and #held <= 6 and now - tonumber(beat) -- a heartbeat in the future would never expire
     if not age or age < -life_ms then
         redis.call('HDEL', KEYS[1], id)
         unusable = 'an entry'
@@ -81,23 +81,23 @@ end
 
 local granted, usable = 0, -1
 if reading == '' then
-    -- Whoever holds some keeps them. Of those that have just come one goes first and reads, and the others wait for it.
+    -- A worker keeps what it holds. Of workers that have just started, one gets the minimum and reads the server first.
     granted = holds > 0 and math.min(most, holds) or others_hold == 0 and least or 0
 else
     usable = server.room
     for id, connections in pairs(server.workers) do
         if not lives[id] then
-            usable = usable - connections -- those of a worker that died count until the server has closed them
+            usable = usable - connections -- a dead worker's count until the server has closed them
         end
     end
     usable = math.max(usable, 0)
     local share = math.floor(usable / #ids)
     for rank, id in ipairs(ids) do
         if id == worker and rank <= usable % #ids then
-            share = share + 1 -- what is left of the division, one each
+            share = share + 1 -- the remainder of the division, one each
         end
     end
-    -- What it holds need not fit again: where there is less for all, all go down to their shares, and those fit.
+    -- What a worker already holds is not checked against the room again: its share limits it, and the shares fit.
     granted = math.min(calm and most_if_calm or most, math.max(share, least), math.max(holds, usable - others_hold))
 end
 if granted < least then

@@ -1,8 +1,8 @@
--- Return the results that there are of so many jobs.
+-- Return the results of jobs that have one.
 --
 -- KEYS     results (500 or fewer)
--- ARGV[1]  max bytes of a result: a larger one is none of a worker's, and is not read
--- ARGV[2]  max bytes of all: those that are more are left to the next call
+-- ARGV[1]  max bytes of a result: no worker writes a larger one, and it is not read
+-- ARGV[2]  max bytes of all results; further ones are left to the next call
 -- Reply    {number of the key, result, number of the key, result, …}, the numbers counted from 1
 local max_bytes, max_bytes_of_all = tonumber(ARGV[1]), tonumber(ARGV[2])
 local found, bytes = {}, 0

@@ -1,5 +1,5 @@
--- In front of every script: run a command; return its reply, or nil if the key has a wrong type.
--- Whoever can write to Redis may have put anything anywhere. A missing key is of every type. Other errors are raised.
+-- This text is prepended to every script. Runs a command and returns its reply, or nil if the key has a wrong type:
+-- anybody who can write to Redis may have stored any type. A missing key counts as any type. Other errors are raised.
 local function typed(...)
     local reply = redis.pcall(...)
     if type(reply) == 'table' and reply.err then
@@ -12,7 +12,7 @@ local function typed(...)
 end
 
 -- Return how many members to read next: 16 times as many, but fewer if those of the last page were long.
--- Ids may have megabytes, and nothing tells their length before they are read.
+-- An id may have megabytes, and its length is not known before it is read.
 local function next_size(size, page)
     local bytes, MAX_PAGE_BYTES = 1, 1048576
     for _, text in ipairs(page) do

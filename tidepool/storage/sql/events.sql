@@ -1,12 +1,12 @@
 -- name: write
--- Store events, matched to the columns by name. One that is there already is left alone.
+-- Store events, matched to the columns by name. An event that is stored already stays as it is.
 -- $1 events jsonb, an array of objects
 INSERT INTO pool_events
 SELECT * FROM jsonb_populate_recordset(null::pool_events, $1::jsonb)
 ON CONFLICT (instance_id, at, kind) DO NOTHING
 
 -- name: newest
--- The newest first; a null leaves its condition out.
+-- The newest events first. A null parameter means no condition.
 -- $1 since timestamptz, $2 kind text, $3 limit bigint
 SELECT * FROM pool_events
 WHERE at >= $1 AND ($2::text IS NULL OR kind = $2)
@@ -14,11 +14,11 @@ ORDER BY at DESC, instance_id
 LIMIT $3
 
 -- name: lock_advice
--- Become the only one that advises, until the transaction's end. Answers whether nobody else was.
+-- Lock the task "advice" until the end of the transaction. Returns a row unless another process has the lock.
 SELECT true FROM turns WHERE task = 'advice' FOR UPDATE SKIP LOCKED
 
 -- name: prune
--- Delete one small batch of events that are past their time. Answers how many.
+-- Delete up to $2 of the events before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM pool_events

@@ -1,6 +1,6 @@
 -- name: history
--- Of each process the last row of each stretch of time, from the one before *since* on, for gains to begin at.
--- A look into the primary key for each process and stretch, however many rows lie between.
+-- The last row of each process in each period, beginning one period before $1 so that gains can be computed.
+-- Takes one look-up in the primary key for each process and period, however many rows a period has.
 -- $1 since timestamptz, $2 until timestamptz, $3 stretch interval
 WITH alive AS (
     SELECT instance_id, instance_id IN (SELECT instance_id FROM live_processes($2)) AS live
@@ -26,7 +26,7 @@ CROSS JOIN LATERAL (
 ) AS s
 
 -- name: server
--- The newest row of the server.
+-- The newest row of db_snapshots.
 -- No parameters.
 SELECT * FROM db_snapshots ORDER BY tick DESC LIMIT 1
 

@@ -1,5 +1,5 @@
 -- name: write
--- Store the start of a process, matched to the columns by name. One that is there already is left alone.
+-- Store the start of a process, matched to the columns by name. A row that exists stays as it is.
 -- $1 process jsonb, an object
 INSERT INTO pool_processes
 SELECT * FROM jsonb_populate_record(null::pool_processes, $1::jsonb)
@@ -11,7 +11,7 @@ ON CONFLICT (instance_id) DO NOTHING
 UPDATE pool_processes SET ended_at = clock_timestamp(), end_reason = $2 WHERE instance_id = $1::uuid
 
 -- name: prune
--- Delete one small batch of processes that started before and have no snapshot any more. Answers how many.
+-- Delete up to $2 processes that started before $1 and have no snapshots left. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM pool_processes

@@ -1,5 +1,5 @@
 -- name: edge
--- When the row finished that is so many before a time; nothing where there are not as many.
+-- The time at which the $2-th row before $1 finished. No row if there are fewer rows.
 -- $1 before timestamptz, $2 most bigint
 SELECT finished_at FROM job_results
 WHERE $1::timestamptz IS NULL OR finished_at <= $1
@@ -7,7 +7,7 @@ ORDER BY finished_at DESC
 LIMIT 1 OFFSET $2
 
 -- name: edge_of_not_applied
--- The same, of the rejected and failed ones.
+-- The same for rejected and failed jobs only.
 -- $1 before timestamptz, $2 most bigint
 SELECT finished_at FROM job_results
 WHERE status <> 'applied' AND ($1::timestamptz IS NULL OR finished_at <= $1)
@@ -15,8 +15,8 @@ ORDER BY finished_at DESC
 LIMIT 1 OFFSET $2
 
 -- name: page
--- Rows before a key, the newest first; a null leaves its condition out. Lists have no arguments, which may have a
--- megabyte each, and neither long results nor the ends of long errors.
+-- Rows before a key, the newest first. A null parameter means no condition. The rows have no arguments, which may have a
+-- megabyte each, and no long results; long errors are cut.
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
@@ -33,7 +33,7 @@ FROM (
 ORDER BY finished_at DESC, job_id DESC
 
 -- name: by_text
--- The same, of those rejected or failed whose reason or error has a text, in whatever case.
+-- The same for rejected and failed jobs whose reason or error contains a text, ignoring case.
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint, $7 text text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
@@ -51,7 +51,7 @@ FROM (
 ORDER BY finished_at DESC, job_id DESC
 
 -- name: by_id
--- The same, of the first thousand jobs whose id begins with a text: those the primary key finds.
+-- The same for the first thousand jobs whose id begins with a text, found by the primary key.
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
 -- $6 limit bigint, $7 prefix text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,

@@ -1,6 +1,6 @@
 -- name: lookup
--- The outcomes that these jobs have already. A requeued row is no outcome any more. One look into the index for each id,
--- whatever the planner believes: a plan of an empty table would compare each row with each id, once there are many.
+-- The outcomes that these jobs already have. A requeued row is not an outcome. The query forces one index look-up per id:
+-- a plan made while the table was empty would compare every row with every id.
 -- $1 job_id text[]
 SELECT found.job_id, found.status, found.result, found.reason, found.error
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
@@ -8,8 +8,8 @@ CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET
 WHERE found.requeued_at IS NULL
 
 -- name: write
--- Store outcomes. A row that exists is left alone and not counted, unless it was requeued: somebody else
--- was faster, and the caller must roll back. Sorted by key, against deadlocks between batches.
+-- Store outcomes. A row that exists stays as it is and is not counted, unless it was requeued: another worker was
+-- faster, and the caller must roll back. Sorted by key, which prevents deadlocks between batches.
 -- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us,
 -- pool_wait_us, batch_us
 -- $2 function text, $3 db_us bigint, $4 worker_id text, $5 write_us bigint
@@ -30,7 +30,7 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
 WHERE job_results.requeued_at IS NOT NULL
 
 -- name: finished
--- Of these jobs, those that have an outcome, with what a run's report counts. Looks as lookup does.
+-- Those of these jobs that have an outcome, with the columns that a run's report counts. Uses the index as `lookup` does.
 -- $1 job_id text[]
 SELECT found.job_id, found.function, found.status, found.reason, found.queue_us
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
@@ -38,7 +38,7 @@ CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET
 WHERE found.requeued_at IS NULL
 
 -- name: newest
--- The newest rows first; a null leaves its condition out.
+-- The newest rows first. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
 SELECT * FROM job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
@@ -47,8 +47,8 @@ ORDER BY finished_at DESC, job_id
 LIMIT $5
 
 -- name: slowest
--- The rows whose jobs took longest in all; a null leaves its condition out. Without an index of its own, which every
--- job would pay for: the top of a million rows takes 0.4 s, and with $4 the index on finished_at leaves few.
+-- The rows with the longest total time. A null parameter means no condition. This has no index, because each job would
+-- pay for it: a million rows take 0.4 s, and with $4 the index on finished_at leaves few rows.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
 SELECT * FROM job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
@@ -57,7 +57,7 @@ ORDER BY queue_us + batch_us + pool_wait_us + db_us DESC, job_id
 LIMIT $5
 
 -- name: latency
--- What the view job_latency tells, of the jobs of a selection; a null leaves its condition out.
+-- The figures of the view job_latency for selected jobs. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz
 SELECT function, part, count(*) AS jobs,
        percentile_cont(0.50) WITHIN GROUP (ORDER BY us) / 1000 AS p50_ms,
@@ -73,8 +73,8 @@ GROUP BY function, part, place
 ORDER BY function, place
 
 -- name: mark_requeued
--- Take back the outcomes of jobs that had no effect and can be enqueued again; nothing else is touched.
--- Rows that an interrupted requeue left marked are returned again. A null leaves its condition out.
+-- Mark jobs as requeued that had no effect and whose arguments are kept; other rows stay as they are. Rows that an
+-- interrupted requeue has marked are returned again. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text, $6 after_id text,
 -- $7 limit bigint
 UPDATE job_results
@@ -93,7 +93,7 @@ WHERE job_id IN (
 RETURNING job_id, function, args
 
 -- name: prune
--- Delete one small batch of rows that are past their time. Answers how many.
+-- Delete up to $2 rows that finished before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM job_results

@@ -1,5 +1,5 @@
 -- name: write
--- Store how the server is now, once for a tick: whoever is second does not even look.
+-- Store the present state of the server, once per tick: for a tick that has a row, this reads nothing.
 -- $1 tick timestamptz, $2 written_by text, $3 capacity jsonb: the columns that the budget knows
 WITH sessions AS (
     SELECT state, wait_event_type, xact_start, state_change, clock_timestamp() AS now
@@ -32,11 +32,11 @@ WHERE d.datname = current_database() AND NOT EXISTS (SELECT FROM db_snapshots WH
 ON CONFLICT (tick) DO NOTHING
 
 -- name: clock
--- What time it is here.
+-- The server's time.
 SELECT clock_timestamp()
 
 -- name: window
--- Rows since then, the oldest first.
+-- Rows since $1, the oldest first.
 -- $1 since timestamptz
 SELECT tick, max_connections, reserved_connections, role_limit, database_limit, backends, backends_of_workers,
        backends_orphaned, workers, granted, usable, active, waiting_lock
@@ -45,7 +45,7 @@ WHERE tick >= $1
 ORDER BY tick
 
 -- name: thin
--- Keep the last row of each period, and delete those before it. Answers how many.
+-- Keep the last row of each period and delete the others. Returns how many were deleted.
 -- $1 since timestamptz, $2 before timestamptz, $3 period interval
 WITH gone AS (
     DELETE FROM db_snapshots AS s
@@ -58,7 +58,7 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: prune
--- Delete one small batch of rows of ticks that are past their time. Answers how many.
+-- Delete up to $2 rows of ticks before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM db_snapshots

@@ -1,12 +1,12 @@
 -- name: write
--- Store samples, matched to the columns by name. One that is there already is left alone.
+-- Store snapshots, matched to the columns by name. A row that exists stays as it is.
 -- $1 samples jsonb, an array of objects
 INSERT INTO pool_snapshots
 SELECT * FROM jsonb_populate_recordset(null::pool_snapshots, $1::jsonb)
 ON CONFLICT (instance_id, tick) DO NOTHING
 
 -- name: newest
--- The newest rows first; a null leaves its condition out.
+-- The newest rows first. A null parameter means no condition.
 -- $1 worker_id text, $2 since timestamptz, $3 limit bigint
 SELECT * FROM pool_snapshots
 WHERE ($1::text IS NULL OR worker_id = $1) AND ($2::timestamptz IS NULL OR tick >= $2)
@@ -14,7 +14,7 @@ ORDER BY tick DESC, worker_id
 LIMIT $3
 
 -- name: pool_health
--- The last minute of each live process, of those that wrote a row since then.
+-- The newest minute of each live process that wrote a row since $1.
 -- $1 since timestamptz
 SELECT * FROM (
     SELECT DISTINCT ON (instance_id) * FROM pool_health
@@ -25,7 +25,7 @@ SELECT * FROM (
 ORDER BY worker_id
 
 -- name: fleet_health
--- The fleet's minutes, the newest first.
+-- The minutes of all processes together since $1, the newest first.
 -- $1 since timestamptz
 SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
 
@@ -46,12 +46,12 @@ WHERE tick >= $1 AND instance_id IN (SELECT instance_id FROM live_processes($3))
 ORDER BY instance_id, date_bin($2, tick, $1), tick DESC
 
 -- name: peak
--- The most connections that one process had in use at a time since then.
+-- The largest number of connections that one process had in use at the same time since $1.
 -- $1 since timestamptz
 SELECT coalesce(max(in_use_max), 0) FROM pool_snapshots WHERE tick >= $1
 
 -- name: prune
--- Delete one small batch of rows that are past their time. Answers how many.
+-- Delete up to $2 rows before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM pool_snapshots
@@ -63,13 +63,13 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: lock_thinning
--- Become the only one that thins, until the transaction's end. Answers whether nobody else was.
+-- Lock the task of thinning until the end of the transaction. Returns a row unless another process has the lock.
 SELECT true FROM turns WHERE task = 'thinning' FOR UPDATE SKIP LOCKED
 
 -- name: thin
--- Of each process keep the last row of each period, and delete one small batch of those before it, the oldest first.
--- Their peaks go into the row that is kept; the rest of it is cumulative, so that it says all that they said.
--- Answers how many are gone, and the tick of the last one: before it there is nothing left to delete.
+-- Keep the last row of each process and period, and delete up to $4 of the rows before it, the oldest first.
+-- The peaks of deleted rows move into the row that is kept. Its other columns are cumulative and lose nothing.
+-- Returns how many were deleted, and the tick of the last one: no row before that tick is left to delete.
 -- $1 since timestamptz, $2 before timestamptz, $3 period interval, $4 limit bigint
 WITH extra AS (
     SELECT s.instance_id, s.tick, kept.tick AS kept

@@ -1,6 +1,6 @@
 -- name: place
--- Place many orders. Answers every given row in order: the order's id and total, or why there is none.
--- The lateral look-ups use the unique indexes whatever the planner believes of tables that grow this fast.
+-- Place many orders. Returns for each given row, in order, the order's id and total, or the reason for refusing it.
+-- The lateral joins force look-ups in the unique indexes, whatever statistics the planner has of fast-growing tables.
 -- $1 rows: job_id, user_id or null, username or null, product_id or null, sku or null, quantity, total_price or null,
 --    status
 WITH asked AS (
@@ -47,7 +47,7 @@ FROM orders JOIN products ON products.id = orders.product_id
 WHERE orders.id = $1
 
 -- name: newest
--- Orders with the products' details, newest first, from before one of them.
+-- Orders with the products' details, the newest first, beginning before $1.
 -- $1 before_id bigint, $2 limit bigint
 SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
 FROM orders JOIN products ON products.id = orders.product_id
@@ -56,7 +56,7 @@ ORDER BY orders.id DESC
 LIMIT $2
 
 -- name: of_user
--- A user's orders with the products' details, newest first, from before one of them.
+-- A user's orders with the products' details, the newest first, beginning before $2.
 -- $1 user_id bigint, $2 before_id bigint, $3 limit bigint
 SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
 FROM orders JOIN products ON products.id = orders.product_id

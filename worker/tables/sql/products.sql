@@ -1,6 +1,6 @@
 -- name: create
--- Insert many products, leaving out those whose sku exists; without a sku there is nothing to clash with.
--- Answers every given row in order: the new id or null.
+-- Insert many products, except those whose sku exists; products without a sku never conflict.
+-- Returns for each given row, in order, the new id or null.
 -- $1 rows: sku, name, description, price, category, in_stock
 WITH given AS (
     SELECT nextval('products_id_seq') AS id, position,
@@ -17,15 +17,16 @@ WITH given AS (
 SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
 
 -- name: taken
--- Which of these skus exist. A statement of its own, after the insert: it sees what others committed meanwhile.
+-- Which of these skus exist. It is a separate statement after the insert, so that it sees what others have committed.
 -- $1 sku text[]
 SELECT found.sku
 FROM (SELECT DISTINCT unnest($1::text[]) AS sku) AS asked
 CROSS JOIN LATERAL (SELECT sku FROM products WHERE sku = asked.sku OFFSET 0) AS found
 
 -- name: set_stock
--- Set the stock of many products; of several commands for one product the last one counts.
--- Answers every given row in order: the product's id or null, and the id of the product that it names. Rows are locked in the order of their ids.
+-- Set the stock of many products; of several jobs for one product the last one counts.
+-- Returns for each given row, in order, the id of the changed product or null, and the id of the product that it names.
+-- Rows are locked in the order of their ids.
 -- $1 rows: id or null, sku or null, in_stock
 WITH given AS (
     SELECT found.id, (r -> 2)::boolean AS in_stock, position
@@ -49,7 +50,7 @@ SELECT changed.id, given.id AS found FROM given LEFT JOIN changed USING (id) ORD
 SELECT * FROM products WHERE id = $1
 
 -- name: list_page
--- Products in the order of their ids, from after one of them, until their descriptions have so many bytes together.
+-- Products in the order of their ids, beginning after $1, until their descriptions together have $3 bytes.
 -- $1 after_id bigint, $2 limit bigint, $3 max_bytes bigint
 SELECT id, sku, name, description, price, category, in_stock, created_at
 FROM (
@@ -60,8 +61,8 @@ WHERE bytes - octet_length(description) < $3
 ORDER BY id
 
 -- name: by_category
--- The products of a category in the order of their ids, from after one of them, until their descriptions have so many
--- bytes together.
+-- The products of a category in the order of their ids, beginning after $2, until their descriptions together have $4
+-- bytes.
 -- $1 category text, $2 after_id bigint, $3 limit bigint, $4 max_bytes bigint
 SELECT id, sku, name, description, price, category, in_stock, created_at
 FROM (

@@ -1,7 +1,7 @@
 -- name: create
--- Insert many users, leaving out those whose username or email exists. Sorted by key, so that two
--- batches take their locks in one order; of twins within the batch the first one given wins.
--- Answers every given row in order: the new id or null.
+-- Insert many users, except those whose username or email exists. Sorted by key, so that two batches take their
+-- locks in the same order; of two equal users within the batch the first one is inserted.
+-- Returns for each given row, in order, the new id or null.
 -- $1 rows: username, email, full_name, is_active
 WITH given AS (
     SELECT nextval('users_id_seq') AS id, position,
@@ -17,8 +17,8 @@ WITH given AS (
 SELECT created.id FROM given LEFT JOIN created USING (id) ORDER BY given.position
 
 -- name: taken
--- The users that have one of these usernames or emails. A statement of its own, after the insert: it sees what others
--- committed meanwhile.
+-- The users that have one of these usernames or emails. It is a separate statement after the insert, so that it sees
+-- what others have committed.
 -- $1 username text[], $2 email text[]
 SELECT found.username, found.email
 FROM (SELECT DISTINCT unnest($1::text[]) AS username) AS asked
@@ -29,7 +29,7 @@ FROM (SELECT DISTINCT unnest($2::text[]) AS email) AS asked
 CROSS JOIN LATERAL (SELECT * FROM users WHERE email = asked.email OFFSET 0) AS found
 
 -- name: lock
--- Find users by id or username and lock them in the order of their ids, against deadlocks between batches.
+-- Find users by id or username and lock them in the order of their ids, which prevents deadlocks between batches.
 -- $1 id bigint[], $2 username text[]
 WITH asked AS (
     SELECT users.id FROM unnest($1::bigint[]) AS given (id) JOIN users USING (id)
@@ -42,7 +42,7 @@ ORDER BY users.id
 FOR NO KEY UPDATE OF users
 
 -- name: update
--- Set the fields that are given, null meaning "not given": no column of these three can be null. Ids are distinct.
+-- Set the given fields. Null means "not given", because none of these columns can be null. The ids must be distinct.
 -- $1 rows: id, email, full_name, is_active
 UPDATE users
 SET email = coalesce(r ->> 1, users.email),
@@ -65,6 +65,6 @@ SELECT * FROM users WHERE email = $1
 SELECT * FROM users WHERE username = $1
 
 -- name: list_page
--- Users in the order of their ids, from after one of them: paging that stays fast on page 10,000.
+-- Users in the order of their ids, beginning after $1, which stays fast on page 10,000.
 -- $1 after_id bigint, $2 offset bigint, $3 limit bigint
 SELECT * FROM users WHERE id > $1 ORDER BY id OFFSET $2 LIMIT $3

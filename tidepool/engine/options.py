@@ -1,14 +1,10 @@
-"""What an attempt at a job needs to know of the worker that makes it."""
+"""The settings of the engine that arq has no place for."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from arq.connections import ArqRedis
-from arq.cron import CronJob
-from arq.jobs import Deserializer, Serializer
-from arq.typing import StartupShutdown
-from arq.worker import Function
 
 from tidepool.engine.intake import Intake
 
@@ -43,25 +39,3 @@ class EngineOptions:
     max_held_bytes: int = 64 * 1024 * 1024
     max_kept_bytes: int | None = None
     log_arguments: bool = True
-
-
-class Host(Protocol):
-    """The worker as an attempt sees it: settings under arq's names, which it only reads."""
-
-    options: EngineOptions
-    ctx: Context
-    functions: dict[str, Function | CronJob]
-    burst: bool
-    is_stopping: bool
-    retry_jobs: bool
-    allow_abort_jobs: bool
-    max_tries: int
-    job_timeout_s: float  # None, too: arq annotates it and the next one too narrowly
-    keep_result_s: float
-    keep_result_forever: bool
-    queue_name: str
-    job_serializer: Serializer | None
-    job_deserializer: Deserializer | None
-    on_job_start: StartupShutdown | None
-    on_job_end: StartupShutdown | None
-    log_results: bool
