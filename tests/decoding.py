@@ -46,13 +46,13 @@ class Decoder:
             )
         )
 
-    async def submit(self, job: Job[Command]) -> Outcome:
+    async def submit(self, job: Job) -> Outcome:
         """Settle a job, as the batcher would."""
         return job.decided or Applied({})
 
-    def decode(self, payload: bytes) -> tuple[Job[Command], Ending]:
+    def decode(self, payload: bytes) -> tuple[Job, Ending]:
         """Return what the ledger would be given, and what the engine would make of its answer."""
-        job: Job[Command] = Job("job", "job", "me", payload)
+        job: Job = Job("job", "job", "me", payload)
         try:
             self._attempts.make(job).send(None)
         except StopIteration as end:
@@ -77,7 +77,7 @@ def checked(payload: bytes) -> Command | Rejected:
     return job.decided or job.command
 
 
-def _assert_storable(job: Job[Command]) -> None:
+def _assert_storable(job: Job) -> None:
     """Assert that PostgreSQL would take the ledger's row and the command's fields."""
     entry = _entry(job, job.decided or Applied({}), time.perf_counter_ns())
     fields = [] if job.decided else list(job.command.model_dump().values())

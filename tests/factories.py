@@ -68,11 +68,11 @@ def a_job(
     attempt: int = 1,
     is_last_attempt: bool = False,
     has_looked_again: bool = True,
-) -> Job[Any]:
+) -> Job:
     """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way."""
     command = command or a_user()
     job_id = job_id or f"job-{next(_NUMBERS)}"
-    job: Job[Any] = Job(
+    job: Job = Job(
         job_id,
         job_id,
         function=function or _FUNCTIONS.get(type(command), "create_user"),  # pyright: ignore[reportArgumentType]

@@ -163,7 +163,7 @@ def worker(front: Front, service: Service) -> subprocess.Popen[str]:
 def test_an_empty_system_says_what_to_do_next(page: Page) -> None:
     """The commands, ready to be copied."""
     visit(page)
-    card = page.get_by_role("region", name="Nothing runs here yet")
+    card = page.get_by_role("region", name="Nothing is running yet")
     expect(card).to_contain_text("uv run arq worker.WorkerSettings")
     expect(card).to_contain_text("uv run python -m producer serve --demo")
     expect(page.locator("#functions")).to_contain_text("Not known: no worker process")

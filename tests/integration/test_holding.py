@@ -22,7 +22,7 @@ QUEUE = "arq:queue"
 async def held(redis: ArqRedis) -> AsyncIterator[Holding]:
     """Give what a process called `me` holds: nothing yet."""
 
-    def acknowledged(_: Sequence[Job[Any]]) -> None:
+    def acknowledged(_: Sequence[Job]) -> None:
         pass
 
     it = Holding(redis, QUEUE, name="me", lease_s=10, outage=Outage(), acknowledged=acknowledged)

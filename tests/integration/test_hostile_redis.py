@@ -123,7 +123,7 @@ class World:
 @pytest.fixture
 def many_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the worker look after aborts and its health in every round."""
-    monkeypatch.setattr(engine, "_BEAT_S", 0.005)
+    monkeypatch.setattr(engine, "_HEARTBEAT_S", 0.005)
 
 
 @pytest.fixture

@@ -50,12 +50,12 @@ async def lapse(redis: ArqRedis, owner: str) -> None:
             await redis.delete(key)
 
 
-def finished(job_id: str, ending: Ending, *, is_retry: bool = False) -> tuple[Job[Any], Ending]:
+def finished(job_id: str, ending: Ending, *, is_retry: bool = False) -> tuple[Job, Ending]:
     """Return a job that ends so."""
     return Job(job_id, job_id, is_retry=is_retry), ending
 
 
-def done(job_id: str, result: bytes = b"result", *, is_retry: bool = False) -> tuple[Job[Any], Ending]:
+def done(job_id: str, result: bytes = b"result", *, is_retry: bool = False) -> tuple[Job, Ending]:
     """Return a job that has ended."""
     return finished(job_id, Done(result, 1000), is_retry=is_retry)
 

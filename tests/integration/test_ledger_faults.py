@@ -268,7 +268,7 @@ async def test_conflicts_without_end_stay_with_their_job(
     pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some tries the batch is split, like for any other error."""
-    monkeypatch.setattr("tidepool.ledger.ledger._MOST_CONFLICTS", 1)
+    monkeypatch.setattr("tidepool.ledger.ledger._MAX_CONFLICTS", 1)
     await break_inserts(connection, times=1_000, sqlstate="40001")
     batch = [a_job(a_user("ada")), a_job(a_user(CURSED))]
     applied, retried = await a_ledger(pool).settle("create_user", batch)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -127,7 +128,7 @@ async def test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back(redis:
     running.may_end.set()
     await until(is_empty(redis))
     await until(is_idle(running))
-    assert 0 == running.worker._held_bytes
+    assert 0 == running.worker.held_bytes
 
 
 async def test_marks_of_other_jobs_are_neither_read_nor_removed(redis: ArqRedis, start: Any) -> None:
@@ -259,20 +260,21 @@ async def test_finishes_are_sent_4_mib_at_a_time(redis: ArqRedis, monkeypatch: p
 
 async def test_a_worker_holds_no_more_bytes_than_it_may(redis: ArqRedis, start: Any) -> None:
     """Large jobs wait for each other; one that is larger than all that it may hold runs alone."""
-    running = start(max_held_bytes=250_000)
+    heartbeats: list[float] = []
+    running = start(max_held_bytes=250_000, beaten=lambda: heartbeats.append(time.monotonic()))
     await enqueue(redis, *(f"j{n}" for n in range(7)), size=100_000)
     await running.until_at_work(3)  # the third one goes over the limit: there is always room for one
     await enqueue(redis, "large", size=400_000)
-    beat_s = running.worker._next_beat_s
+    enqueued_s = time.monotonic()
 
     async def has_beaten() -> bool:
-        return running.worker._next_beat_s > beat_s
+        return heartbeats[-1] > enqueued_s
 
     await until(has_beaten)
     assert 3 == running.most_at_work
     running.may_end.set()
     await until(is_empty(redis))
-    assert 0 == running.worker._held_bytes
+    assert 0 == running.worker.held_bytes
 
 
 async def test_a_job_over_the_limit_is_refused_unread(redis: ArqRedis, start: Any) -> None:
@@ -336,6 +338,7 @@ async def test_an_error_of_a_round_does_not_end_the_worker(
 ) -> None:
     """Whatever it is, if it is no answer of Redis's: it is logged once, and the rounds go on."""
     monkeypatch.setattr("tidepool.engine.worker._FAILED_ROUND_DELAY_S", 0.0)
+    monkeypatch.setattr("tidepool.engine.worker._HEARTBEAT_S", 0.01)
     running = start()
     right = running.worker.heart_beat
     failures = 0
@@ -344,7 +347,6 @@ async def test_an_error_of_a_round_does_not_end_the_worker(
         nonlocal failures
         if failures < 3:
             failures += 1
-            running.worker._next_beat_s = 0.0
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")
         await right()
 

@@ -27,7 +27,7 @@ class Settling:
         if not held:
             self._go.set()
 
-    async def settle(self, function: str, batch: Sequence[Job[Any]]) -> list[Outcome | RetryLater | LookAgain]:
+    async def settle(self, function: str, batch: Sequence[Job]) -> list[Outcome | RetryLater | LookAgain]:
         """Answer every job with its own id."""
         self.functions.append(function)
         self.batches.append([job.id for job in batch])
@@ -302,7 +302,7 @@ async def test_a_cancelled_batch_cancels_its_callers() -> None:
 class LooksAgain(Settling):
     """Finds jobs called early unresolved until they have looked again; holds batches of the function slow."""
 
-    async def settle(self, function: str, batch: Sequence[Job[Any]]) -> list[Outcome | RetryLater | LookAgain]:
+    async def settle(self, function: str, batch: Sequence[Job]) -> list[Outcome | RetryLater | LookAgain]:
         """Answer every job with its own id, or with a second look."""
         if function == "slow":
             return list(await super().settle(function, batch))

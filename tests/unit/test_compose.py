@@ -254,10 +254,10 @@ def test_the_requirements_are_the_versions_that_are_tested() -> None:
 
 
 def test_the_requirements_are_those_of_production() -> None:
-    """All of them, and nothing that only tests or embedded servers need."""
-    groups = project()["dependency-groups"]
-    assert names(project()["project"]["dependencies"]) <= pins().keys()
-    assert not names(groups["dev"] + groups["embedded"]) & pins().keys()
+    """The library's and its web extra's, and nothing that only tests or embedded servers need."""
+    needed, extras = project()["project"]["dependencies"], project()["project"]["optional-dependencies"]
+    assert names(needed + extras["web"]) <= pins().keys()
+    assert not names(project()["dependency-groups"]["dev"] + extras["embedded"]) & pins().keys()
 
 
 def test_the_requirements_can_be_audited() -> None:

@@ -1,7 +1,5 @@
 """Jobs that only a newer worker understands: how long this worker leaves them, and what it remembers of them."""
 
-from typing import Any
-
 import pytest
 from factories import user_fields
 
@@ -24,7 +22,7 @@ class Clock:
 class Settling:
     """Settles each job as it is decided already."""
 
-    async def submit(self, job: Job[Any]) -> Outcome:
+    async def submit(self, job: Job) -> Outcome:
         """Return the job's outcome."""
         return job.decided or Applied({})
 
@@ -40,7 +38,7 @@ def newer() -> Intake:
 async def is_left(newer: Intake, job_id: str, *, may_leave: bool = True) -> bool:
     """Return whether a job with a field of a newer version is left to others, instead of being rejected."""
     fields = user_fields(shoe_size=42)
-    job: Job[Any] = Job(job_id, job_id, function="create_user", kwargs=fields, content=fields)
+    job: Job = Job(job_id, job_id, function="create_user", kwargs=fields, content=fields)
     settled = await newer.run(job, may_leave=may_leave)
     assert isinstance(settled, (Release, Rejected))
     return isinstance(settled, Release)

@@ -29,15 +29,15 @@ def uses() -> Iterator[Use]:
     """Yield every `connection.fetch(_SQL["name"], …)` of the repositories."""
     for path in (path for file in {file.parents[1] for file in FILES} for path in file.glob("*.py")):
         text = path.read_text("utf-8")
-        if loaded := re.search(r'^_SQL = queries\.load\("(\w+)"(?:, "([\w.]+)")?\)$', text, re.MULTILINE):
-            table = (loaded[1], loaded[2] or "tidepool.storage")
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Subscript):
-                    subscript = node.args[0]
-                    if isinstance(subscript.value, ast.Name) and subscript.value.id == "_SQL":
-                        assert isinstance(subscript.slice, ast.Constant)
-                        unpacks = any(isinstance(argument, ast.Starred) for argument in node.args)
-                        yield Use(table, subscript.slice.value, None if unpacks else len(node.args) - 1)
+        loads = re.findall(r'^(_[A-Z]+) = queries\.load\("(\w+)"(?:, "([\w.]+)")?\)$', text, re.MULTILINE)
+        tables = {variable: (table, package or "tidepool.storage") for variable, table, package in loads}
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Subscript):
+                subscript = node.args[0]
+                if isinstance(subscript.value, ast.Name) and (table := tables.get(subscript.value.id)):
+                    assert isinstance(subscript.slice, ast.Constant)
+                    unpacks = any(isinstance(argument, ast.Starred) for argument in node.args)
+                    yield Use(table, subscript.slice.value, None if unpacks else len(node.args) - 1)
 
 
 def test_every_query_is_used_and_every_used_one_exists() -> None:

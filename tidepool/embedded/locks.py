@@ -1,4 +1,4 @@
-"""The locks by which processes agree on who starts and stops the servers; see the package."""
+"""File locks that let processes agree on which of them starts and stops the embedded servers."""
 
 import fcntl
 import logging
@@ -13,15 +13,18 @@ from tidepool.embedded.place import EmbeddedServersError, open_private
 log = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 240.0
-"""How long to wait for others who start or stop the servers; longer than any one of them can take."""
+"""Max wait for another process that starts or stops the servers; longer than either can take."""
 _QUIET_WAIT_S = 3.0
-"""How long to wait without a word: an ordinary start takes one second."""
+"""Wait before the first log line: an ordinary start takes one second."""
 POLL_S = 0.02
 
 
 @contextmanager
 def start_lock(home: Path) -> Generator[None, None, None]:
-    """Start, stop or look at the servers of *home* alone. Raises `EmbeddedServersError` after LOCK_WAIT_S."""
+    """Hold the lock that a process needs to start, stop or check the servers of the data directory *home*.
+
+    Waits up to LOCK_WAIT_S seconds for other processes, then raises `EmbeddedServersError`.
+    """
     fd = open_lock(home / "start.lock")
     try:
         wait_for_lock(fd, home / "start.lock", LOCK_WAIT_S)
@@ -44,12 +47,12 @@ def wait_for_lock(fd: int, path: Path, wait_s: float, kind: int = fcntl.LOCK_EX)
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock's file anew: each open has a lock of its own, and no other user can open it to hold the lock."""
+    """Open a lock file and return its descriptor. Each one locks separately; other users cannot open the file."""
     return open_private(path, os.O_RDONLY)
 
 
 def try_flock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Take the lock, exclusively or as *kind* says, if nobody else has it; return whether it was free."""
+    """Take a lock (of *kind*, by default exclusive) without waiting; return whether that was possible."""
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,7 +61,7 @@ def try_flock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], wait_s: float) -> bool:
-    """Wait for *condition*, at the most *wait_s*; return whether it came true."""
+    """Wait up to *wait_s* seconds until *condition* is true; return whether it became true."""
     deadline_s = time.monotonic() + wait_s
     while not condition():
         if time.monotonic() > deadline_s:

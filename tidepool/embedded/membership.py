@@ -1,4 +1,4 @@
-"""Who uses the servers: the first one in starts them, the last one out stops them."""
+"""Keeps track of the processes that use the embedded servers: the first starts them, and the last stops them."""
 
 import atexit
 import fcntl
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """One user of the running servers. Leaving it, at the latest when the process exits, may stop them."""
+    """The use of the running servers by this process. The servers stop when the last process leaves or exits."""
 
     def __init__(self, home: Path, members_fd: int) -> None:
-        """Take over *members_fd*, which holds members.lock. Called by `join`."""
+        """Take over *members_fd*, which holds members.lock. Only `join` calls this."""
         self.urls = urls(home)
         self._home = home
         self._members_fd = members_fd
@@ -34,7 +34,7 @@ class Membership:
         atexit.register(self.leave)
 
     def leave(self) -> None:
-        """Leave; the last one out stops both servers and waits until they are gone. A second call does nothing."""
+        """End the use. The last process stops both servers and waits for that. A second call does nothing."""
         if self._left or os.getpid() != self._process_id:  # a forked copy is no member: the original still is
             return
         self._left = True
@@ -57,10 +57,10 @@ class Membership:
 
 
 def join(data_dir: Path) -> Membership:
-    """Become a member of the servers of *data_dir*, which are started where they do not run.
+    """Start the servers of *data_dir* unless they are running, and register this process as a user of them.
 
-    Blocks until both serve, at the most START_WAIT_S each, and while others start or stop them. Raises
-    `EmbeddedServersError`.
+    Blocks until both servers answer, up to START_WAIT_S seconds each, and while other processes start or stop them.
+    Raises `EmbeddedServersError`.
     """
     began_s = time.monotonic()
     home = data_dir.resolve()
@@ -82,21 +82,21 @@ def join(data_dir: Path) -> Membership:
 
 
 def _make(home: Path) -> None:
-    """Make the directory if it is missing, closed to other users. One that is there stays as its owner made it."""
+    """Create the directory, closed to other users, if it is missing. An existing directory keeps its permissions."""
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
         Account.of_data(home).make_private(home)
 
 
 def _start(home: Path, members_fd: int) -> list[str]:
-    """Become a member and bring up what does not run; return the names of the servers that were started."""
+    """Register this process and start the servers that are not running; return the names of those started."""
     # ours hold it exclusively under start.lock only
     wait_for_lock(members_fd, home / "members.lock", STOP_WAIT_S, fcntl.LOCK_SH)
     return [server.name for server in servers(home) if _bring_up(server)]
 
 
 def _bring_up(server: "Server") -> bool:
-    """Wait until *server* serves, starting it where no process of it is left; return whether it was started."""
+    """Start *server* unless it is running, and wait until it is ready; return whether it was started."""
     started = False
     deadline_s = time.monotonic() + START_WAIT_S
     while time.monotonic() < deadline_s:
@@ -112,7 +112,7 @@ def _bring_up(server: "Server") -> bool:
 
 
 def _stop_if_last(home: Path, members_fd: int) -> None:
-    """Give the membership up; stop the servers if it was the last. start.lock is held."""
+    """Release members.lock, and stop the servers if this was their last user. The caller holds start.lock."""
     if not try_flock(members_fd):  # a failed attempt to make a shared lock exclusive has given it back, too
         fcntl.flock(members_fd, fcntl.LOCK_UN)
         return

@@ -1,7 +1,7 @@
-"""Where the servers of a data directory are, and whom they run as.
+"""Addresses, files and user accounts of the embedded servers.
 
-PostgreSQL refuses to run as root: for root, both servers run as the system user `pgserver`, or as the user
-whom the data belong to.
+PostgreSQL refuses to run as root. If this process runs as root, both servers run as the owner of the data, or as the
+system user `pgserver`.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class EmbeddedServersError(Exception):
-    """The embedded servers cannot be had; the text says why, with the end of the server's log where it has one."""
+    """The embedded servers cannot be used; the text says why and ends with the last lines of the server's log."""
 
 
 @dataclass(frozen=True)
 class Urls:
-    """Where the two servers of a data directory are."""
+    """The URLs of the two servers of a data directory."""
 
     database: str
     redis: str
@@ -39,7 +39,7 @@ class Account(NamedTuple):
 
     @classmethod
     def of_data(cls, home: Path) -> Self:
-        """Return the user that the servers run as: our own, but for root the owner of the data or `pgserver`."""
+        """Return the account that runs the servers: this process's own, or for root the data's owner or `pgserver`."""
         with suppress(FileNotFoundError):
             found = (home / "postgres").stat()
             if os.geteuid() not in (0, found.st_uid):
@@ -57,7 +57,7 @@ class Account(NamedTuple):
         return cls(user.pw_uid, user.pw_gid)
 
     def make_private(self, path: Path) -> None:
-        """Make *path* a directory that only this user enters; refuse one that somebody else has put there."""
+        """Create the directory *path* for this account alone. Raises `EmbeddedServersError` if it is another user's."""
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
         try:
@@ -73,10 +73,11 @@ class Account(NamedTuple):
             os.close(directory)
 
     def prefix(self, program: Path, *paths: Path) -> tuple[str, ...]:
-        """Return the words that go before *program* so that it runs as this user and can use *paths*.
+        """Return the command prefix with which *program* runs as this account and can reach *paths*.
 
-        Empty if that is our own user. No mode is changed to let it in: where a directory above is closed to it, root
-        lends it the capability to pass through. Raises `EmbeddedServersError` where root has no such capability either.
+        The prefix is empty for this process's own account. No permissions are changed: if a parent directory is closed
+        to the account, root gives the program the capability CAP_DAC_READ_SEARCH. Raises `EmbeddedServersError` if root
+        does not have that capability itself.
         """
         if self.uid == os.geteuid():
             return ()
@@ -94,9 +95,10 @@ class Account(NamedTuple):
         return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
     def passwd_prefix(self) -> tuple[str, ...]:
-        """Return the words that go before a program which looks its user up in the passwd database, as initdb does.
+        """Return the command prefix for a program that needs a passwd entry of its user, such as initdb.
 
-        Empty if this user has an entry; else it runs as the user `nobody` in a user namespace where that is this one.
+        The prefix is empty if this account has an entry. Otherwise the program runs in a user namespace that shows the
+        account as the user `nobody`.
         """
         try:
             pwd.getpwuid(self.uid)
@@ -107,7 +109,7 @@ class Account(NamedTuple):
 
 
 def urls(data_dir: Path) -> Urls:
-    """Return where the servers of *data_dir* are, or would be. Starts nothing and looks at nothing but links."""
+    """Return the URLs of the servers of *data_dir*, whether they are running or not. Starts nothing."""
     sockets = socket_dir(data_dir.resolve())
     # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
     return Urls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")

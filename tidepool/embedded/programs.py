@@ -16,7 +16,9 @@ def packaged(package: str, path: str) -> Path:
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(place) / path).exists():
             return Path(place) / path
-    raise EmbeddedServersError(f"{package} is missing: uv sync --group embedded, or set DATABASE_URL and REDIS_URL")
+    raise EmbeddedServersError(
+        f"{package} is missing: pip install 'arq-tidepool[embedded]', or set DATABASE_URL and REDIS_URL"
+    )
 
 
 def packaged_program(name: str) -> Path | None:

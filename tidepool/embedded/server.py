@@ -1,4 +1,4 @@
-"""What the two servers have in common: a lock that tells whether one runs, a log, and how to start it."""
+"""The base class of the two embedded servers."""
 
 import fcntl
 import os
@@ -14,13 +14,13 @@ from tidepool.embedded.place import Account, EmbeddedServersError, open_private,
 from tidepool.embedded.programs import environment
 
 START_WAIT_S = 60.0
-"""How long a server may take until it serves: after a crash it first replays its log."""
+"""Max seconds until a started server is ready: after a crash it first replays its log."""
 PROBE_WAIT_S = 5.0
 LOG_TAIL_LINES = 15
 
 
 class Server(ABC):
-    """What the two servers have in common: a lock that tells whether one runs, a log, and how to start it."""
+    """An embedded server: its data directory, its log file, and a lock that its processes hold while they run."""
 
     name: ClassVar[str]
 
@@ -33,18 +33,18 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Make the data directory ready; return the command that serves it as *account*."""
+        """Prepare the data directory, and return the command that runs the server as *account*."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether it serves."""
+        """Return whether the server answers requests."""
 
     @abstractmethod
     def ask_to_stop(self) -> None:
-        """Begin a stop that loses nothing."""
+        """Ask the server to shut down without losing data; returns at once."""
 
     def is_down(self) -> bool:
-        """Whether no process of it is left. Asked under start.lock only: to ask is to take the lock for a moment."""
+        """Return whether no process of the server is left. Briefly takes its lock; the caller holds start.lock."""
         lock_fd = open_lock(self.lock)
         try:
             return try_flock(lock_fd)
@@ -52,7 +52,7 @@ class Server(ABC):
             os.close(lock_fd)
 
     def start(self) -> None:
-        """Start it in a session of its own, out of reach of a terminal's Ctrl-C, and as nobody's child."""
+        """Start the server in the background, in a session that Ctrl-C in the terminal does not reach."""
         account = Account.of_data(self.home)
         account.make_private(self.sockets)
         command = self.prepare(account)
@@ -64,7 +64,7 @@ class Server(ABC):
             os.close(lock_fd)
 
     def run(self, command: Sequence[str | Path], pass_fds: tuple[int, ...] = ()) -> None:
-        """Run *command* to its end, writing to the log. Raises `EmbeddedServersError` where it fails."""
+        """Run *command* and write its output to the log. Raises `EmbeddedServersError` if it fails."""
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND), "ab") as output:
             code = subprocess.run(
                 command,
@@ -82,7 +82,7 @@ class Server(ABC):
             raise self.error(f"could not be started: {Path(command[0]).name} ended with {code}")
 
     def error(self, what: str) -> EmbeddedServersError:
-        """Return an error that says *what* happened, and what the log says."""
+        """Return an error whose text is *what* happened, followed by the last lines of the log."""
         with suppress(OSError), os.fdopen(open_private(self.log, os.O_RDONLY), errors="replace") as log:
             tail = log.read().splitlines()[-LOG_TAIL_LINES:]
             what = "\n  ".join((f"{what}. The end of {self.log}:", *tail))

@@ -36,7 +36,6 @@ from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from tidepool.engine.intake import Intake, JobFailed
 from tidepool.engine.options import Context, EngineOptions
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
 from tidepool.queue.faults import shown_text
@@ -95,7 +94,7 @@ class Attempts:
         self._host = host
         self._intake: Intake | None = host.options.intake
 
-    async def make(self, job: Job[Command]) -> Ending:
+    async def make(self, job: Job) -> Ending:
         """Make one attempt at *job* in this task, and return how it ends. Raises what the hook `on_job_end` raises."""
         refusal = self._decode(job) or self._refusal(job)
         if refusal is not None:
@@ -119,7 +118,7 @@ class Attempts:
 
     # ---------------------------------------------------------------- may it be run?
 
-    def _decode(self, job: Job[Command]) -> _Refusal | None:
+    def _decode(self, job: Job) -> _Refusal | None:
         """Give the job its function and arguments; returns why that is not possible."""
         if isinstance(job.payload, int):
             reason = f"is larger than {self._host.options.max_job_bytes} bytes"
@@ -140,7 +139,7 @@ class Attempts:
         job.is_large = max_kept is not None and len(job.payload) > max_kept
         return None
 
-    def _refusal(self, job: Job[Command]) -> _Refusal | None:
+    def _refusal(self, job: Job) -> _Refusal | None:
         """Return why a job that could be decoded is not run, or None."""
         if job.is_aborted and self._host.allow_abort_jobs:
             return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
@@ -161,7 +160,7 @@ class Attempts:
         line = f"{_since_s(job.enqueued_ms):6.2f}s ! {shown_text(job.ref)} {words}"
         return _Refusal(Failed(reason), JobExecutionFailed(reason), line)
 
-    async def _refuse(self, job: Job[Command], refusal: _Refusal) -> Ending:
+    async def _refuse(self, job: Job, refusal: _Refusal) -> Ending:
         """Record the outcome of a job that is not run, and return how it ends."""
         job.forget_arguments()
         settled: Outcome | RetryLater | Release | None = None
@@ -178,7 +177,7 @@ class Attempts:
 
     # ---------------------------------------------------------------- running it
 
-    async def _run_typed(self, job: Job[Command]) -> Ending:
+    async def _run_typed(self, job: Job) -> Ending:
         """Run a job of a declared type."""
         assert self._intake is not None
         job.is_running = True
@@ -193,7 +192,7 @@ class Attempts:
             return _again(job, settled)
         return settled if isinstance(settled, Release) else self._succeeded(job, settled.as_result())
 
-    async def _run_function(self, job: Job[Command], context: Context) -> object:
+    async def _run_function(self, job: Job, context: Context) -> object:
         """Call a plain function under its timeout, if it has one."""
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
@@ -207,7 +206,7 @@ class Attempts:
         finally:
             job.is_running = False
 
-    def _context(self, job: Job[Command]) -> Context:
+    def _context(self, job: Job) -> Context:
         """Return arq's ctx, which plain functions and hooks are called with."""
         return {
             **self._host.ctx,
@@ -219,7 +218,7 @@ class Attempts:
 
     # ---------------------------------------------------------------- how it ends
 
-    async def _ending_of(self, job: Job[Command], error: BaseException) -> Ending:
+    async def _ending_of(self, job: Job, error: BaseException) -> Ending:
         """Return how a job ends whose function, or the hook before it, raised *error*."""
         is_cancelled = isinstance(error, asyncio.CancelledError)
         if is_cancelled and job.is_aborted and self._host.allow_abort_jobs:
@@ -234,20 +233,20 @@ class Attempts:
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), shown_text(job.ref))
         return Release() if is_cancelled and self._host.is_stopping else Again(job.attempt)
 
-    def _failed(self, job: Job[Command], error: BaseException) -> Done:
+    def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:_MAX_SHOWN]}
         words = (_since_s(job.started_ms), shown_text(job.ref), type(error).__name__, error)
         failures.error("%6.2fs ! %s failed, %s: %s", *words, exc_info=error, extra=extra)
         return self._done(job, error, success=False)
 
-    def _succeeded(self, job: Job[Command], result: object) -> Done:
+    def _succeeded(self, job: Job, result: object) -> Done:
         done = self._done(job, result, success=True)
         if log.isEnabledFor(logging.INFO):
             text = "" if result is None or not self._host.log_results else truncate(repr(result))
             log.info("%6.2fs ← %s ● %s", _since_s(job.started_ms), shown_text(job.ref), text)
         return done
 
-    def _done(self, job: Job[Command], result: object, *, success: bool) -> Done:
+    def _done(self, job: Job, result: object, *, success: bool) -> Done:
         """Return the ending of a job with its result as arq's clients read it, if that is kept."""
         function = self._host.functions.get(job.function)
         forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
@@ -257,7 +256,7 @@ class Attempts:
         mark_ms = keep_cronjob_progress * 1000 if job.is_cron else 0
         return Done(value or b"", 0 if forever else round(keep_s * 1000), success, mark_ms)
 
-    def _encode(self, job: Job[Command], result: object, *, success: bool) -> bytes | None:
+    def _encode(self, job: Job, result: object, *, success: bool) -> bytes | None:
         """Encode a result. Characters of an id or a name that are not UTF-8 are escaped for serializers of text."""
         return serialize_result(
             *(job.function, job.args, job.kwargs, job.attempt, job.enqueued_ms, success, result),
@@ -266,7 +265,7 @@ class Attempts:
             serializer=self._host.job_serializer,
         )
 
-    def _log_start(self, job: Job[Command]) -> None:
+    def _log_start(self, job: Job) -> None:
         if log.isEnabledFor(logging.INFO):
             delayed_s = (job.started_ms - job.due_ms) / 1000
             extra = f" try={job.attempt}" if job.attempt > 1 else ""
@@ -303,7 +302,7 @@ def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:
     return Rejected(CommonReason.INVALID, f"the job {reason}", is_newer)
 
 
-def _aborted(job: Job[Command], error: BaseException, time: str, when: str = "") -> _Refusal:
+def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refusal:
     return _Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {shown_text(job.ref)} aborted{when}")
 
 
@@ -311,11 +310,11 @@ def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
 
 
-def _again(job: Job[Command], later: RetryLater) -> Again:
+def _again(job: Job, later: RetryLater) -> Again:
     return Again(job.attempt, later.cause, round(later.delay_s * 1000))
 
 
-def _log_retry(job: Job[Command], delay_s: float) -> None:
+def _log_retry(job: Job, delay_s: float) -> None:
     if log.isEnabledFor(logging.INFO):
         words = (_since_s(job.started_ms), shown_text(job.ref), delay_s)
         log.info("%6.2fs ↻ %s retrying job in %0.2fs", *words)
@@ -331,7 +330,7 @@ def _since_s(time_ms: int) -> float:
     return (now_ms() - time_ms) / 1000
 
 
-def _shown_id(job: Job[Command]) -> str:
+def _shown_id(job: Job) -> str:
     """Return the job's id for a log line, however long it is and whatever it is made of."""
     return ascii(job.queue_id[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
 

@@ -16,7 +16,6 @@ from typing import Never, Protocol
 import structlog
 from arq.worker import Function, func
 
-from tidepool.jobs.command import Command
 from tidepool.jobs.ids import MAX_ID_CHARACTERS
 from tidepool.jobs.job import Job, JobTypes
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
@@ -43,7 +42,7 @@ class JobFailed(Exception):
 
 
 class _Batcher(Protocol):
-    async def submit(self, job: Job[Command]) -> Outcome | RetryLater: ...
+    async def submit(self, job: Job) -> Outcome | RetryLater: ...
 
 
 class Intake:
@@ -76,7 +75,7 @@ class Intake:
         names = [job_type.name for job_type in self._types]
         return [func(_run_without_intake, name=name, timeout=math.inf, max_tries=_MAX_TRIES) for name in names]
 
-    async def run(self, job: Job[Command], *, may_leave: bool) -> Outcome | RetryLater | Release:
+    async def run(self, job: Job, *, may_leave: bool) -> Outcome | RetryLater | Release:
         """Return the job's outcome, in how many seconds to run it again, or that it is left to a newer worker.
 
         *may_leave*: whether it may be left. A worker that runs in a burst may not, since it would end without the job.
@@ -86,9 +85,7 @@ class Intake:
         left = self._newer.leave(job) if may_leave else None
         return left or await self._submit(job)
 
-    async def refuse(
-        self, job: Job[Command], outcome: Rejected | Failed, *, may_leave: bool
-    ) -> Outcome | RetryLater | Release:
+    async def refuse(self, job: Job, outcome: Rejected | Failed, *, may_leave: bool) -> Outcome | RetryLater | Release:
         """Record the *outcome* of a job that cannot be run; otherwise as `run`.
 
         Returns the outcome in the ledger, which is another one if the job was applied before its worker was lost.
@@ -98,7 +95,7 @@ class Intake:
         left = self._newer.leave(job) if may_leave else None
         return left or await self._submit(job)
 
-    def _validate(self, job: Job[Command]) -> None:
+    def _validate(self, job: Job) -> None:
         """Give the job its command, or the rejection of its arguments."""
         job_type = self._types.get(job.function)
         if job_type is None or (job.args and job.content is job.kwargs):
@@ -110,7 +107,7 @@ class Intake:
         else:
             job.command = command
 
-    async def _submit(self, job: Job[Command]) -> Outcome | RetryLater:
+    async def _submit(self, job: Job) -> Outcome | RetryLater:
         job.is_last_attempt = job.attempt >= self._max_tries
         try:
             return await self._batcher.submit(job)
@@ -121,7 +118,7 @@ class Intake:
 
 
 class _Closed:
-    async def submit(self, job: Job[Command]) -> Never:
+    async def submit(self, job: Job) -> Never:
         raise RuntimeError(f"job {job.id} was run before the intake was opened")
 
 
@@ -137,7 +134,7 @@ class _NewerJobs:
         """When a job was first seen here, in seconds of the monotonic clock."""
         self._logged: set[str] = set()
 
-    def leave(self, job: Job[Command]) -> Release | None:
+    def leave(self, job: Job) -> Release | None:
         """Return how the job is put back into the queue; None if it is no such job, or its time is over."""
         if not isinstance(job.decided, Rejected) or not job.decided.is_newer:
             return None

@@ -1,9 +1,8 @@
 """arq's Worker with batched Redis I/O: the same command, options, wire format and meaning, many times the speed.
 
 What is arq's stays arq's: settings, signals, cron, health check, abort, burst. Replaced is how jobs
-come and go: `holding` claims many in a round trip, keeps their lease and finishes them (through
-`leases`, `renewal` and `finisher`), `attempt` makes an attempt at each, `wakeup` ends the idle worker's
-sleep, and trouble with Redis (`faults`) never ends the worker.
+come and go: `queue.holding` claims many in a round trip, keeps their lease and finishes them, `attempt` makes an
+attempt at each, and `queue.wakeup` ends the idle worker's sleep. An outage of Redis never ends the worker.
 """
 
 import asyncio
@@ -26,7 +25,6 @@ from arq.connections import ArqRedis, create_pool, log_redis_info
 from tidepool import logs, process
 from tidepool.engine.attempt import Attempts
 from tidepool.engine.options import Context, EngineOptions
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.periodic import FailureLog
 from tidepool.queue import keys
@@ -39,11 +37,15 @@ log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _HOOK_DELAY_MS = 1000
+"""Before a job is run again whose hook raised an error."""
 _FAILED_ROUND_DELAY_S = 1.0
+"""After an unexpected error of the main loop."""
 _YOUNG_OBJECTS = 20_000
+"""Objects that are created before the garbage collector runs; Python's default is 700 to 2,000."""
 _SMALL_BYTES = 4096
-_BEAT_S = 0.5
-"""Between two looks at cron, aborts and the health key; arq's cron counts on at most this."""
+"""Jobs of up to so many bytes are not counted against `max_held_bytes`: `max_jobs` bounds them."""
+_HEARTBEAT_S = 0.5
+"""Between two checks of cron, aborts and the health key. arq's cron relies on 0.5 s or less."""
 
 
 class StartError(Exception):
@@ -65,7 +67,7 @@ class Worker(arq.worker.Worker):
     jobs_complete: int
     jobs_retried: int
     jobs_failed: int
-    tasks: dict[Job[Command], asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
+    tasks: dict[Job, asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
 
     @functools.wraps(arq.worker.Worker.__init__)  # arq reads the option names off this signature
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -74,10 +76,10 @@ class Worker(arq.worker.Worker):
         self.ctx: Context = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options: EngineOptions = self.ctx.get("engine") or EngineOptions()
         self._name = self.options.owner or secrets.token_hex(8)
-        self._next_beat_s = 0.0
+        self._next_heartbeat_s = 0.0
         self._performing = 0
-        self._held_bytes = 0
-        """Bytes of the jobs here that are not small."""
+        self.held_bytes = 0
+        """Bytes of the jobs at hand that are not small."""
         self._failures = FailureLog("worker")
         self._freed = asyncio.Event()
         self._outage = Outage()
@@ -87,7 +89,7 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- life
 
     def run(self) -> None:
-        """Run until told to stop; exit status 2 where it could not start, or Redis refuses a command."""
+        """Run until a signal stops it. Exits with status 2 if it cannot start, or Redis refuses a command."""
         try:
             super().run()
         except Exception as error:
@@ -119,9 +121,10 @@ class Worker(arq.worker.Worker):
                 parts.holding.doubt()
 
     async def _outlast(self, error: Exception) -> None:
-        """Wait a little after a round that failed; raises *error* if it is a command that Redis will never take.
+        """Wait a little after a failed round of the main loop. Raises *error* if Redis will never accept the command.
 
-        An error that is no answer of Redis's comes from data or a hook: it ends a worker in burst mode only, as in arq.
+        An error that does not come from Redis comes from data or a hook. It ends a worker in burst mode only, as in
+        arq.
         """
         if self.burst or is_outage(error) or is_refused_command(error):
             await self._outage.pause(error)
@@ -130,7 +133,7 @@ class Worker(arq.worker.Worker):
             await asyncio.sleep(_FAILED_ROUND_DELAY_S)
 
     async def close(self) -> None:
-        """Let go of what is still held, then close everything; each step whatever became of the one before."""
+        """Give back the jobs that are still held, and close everything. Every step is taken even if one fails."""
         if not self._handle_signals:
             self.handle_sig(Signals.SIGUSR1)
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (arq annotates it too narrowly)
@@ -152,7 +155,7 @@ class Worker(arq.worker.Worker):
         self._pool = None
 
     async def _let_jobs_end(self) -> None:
-        """Wait for the jobs that were told to stop; those that go on all the same are told again."""
+        """Wait for the jobs that were cancelled. Those that still run after a lease's time are cancelled again."""
         while running := [task for task in self.tasks.values() if not task.done()]:
             _, late = await asyncio.wait(running, timeout=self.options.lease_s)
             for task in late:
@@ -162,11 +165,11 @@ class Worker(arq.worker.Worker):
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
             self._pool = await (self.options.connect or self._connect_as_arq_does)()
         self.is_stopping = False
-        self._next_beat_s = 0.0
+        self._next_heartbeat_s = 0.0
         return self._assembled()
 
     def _assembled(self) -> _Parts:
-        """Return the engine's parts, which are made when they are needed first, on the connection that is open."""
+        """Return the engine's parts. The first call makes them, on the open connection."""
         if self._parts is None:
             holding = Holding(
                 self.pool,
@@ -191,7 +194,7 @@ class Worker(arq.worker.Worker):
         )
 
     async def _give_back(self, holding: Holding) -> None:
-        """Acknowledge what is done and give back the rest; if Redis is away, the lease will lapse by itself."""
+        """Acknowledge finished jobs and give back the others. If Redis is away, the lease ends by itself."""
         try:
             await holding.give_back()
             await self.pool.delete(self.health_check_key)
@@ -203,31 +206,31 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- one round
 
     async def _poll_iteration(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (arq's returns None)
-        """Claim what there is room for and start it; look after aborts, cron and health when it is time.
+        """Claim jobs and start them, and make a heartbeat if it is due.
 
-        Returns whether there may be more to claim at once: the claim took all that it asked for, or did not come to
-        the end of what is due.
+        Returns whether there may be more jobs to claim at once: the claim got as many as it asked for, or stopped
+        before the end of the due jobs.
         """
         room = self._room()
         started = await self.start_jobs()
         if started < room:
             await asyncio.sleep(0)
-        if time.monotonic() >= self._next_beat_s:
-            self._next_beat_s = time.monotonic() + _BEAT_S
+        if time.monotonic() >= self._next_heartbeat_s:
+            self._next_heartbeat_s = time.monotonic() + _HEARTBEAT_S
             if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
         return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Claim as many due jobs as there is room for and start them; returns how many.
+        """Claim as many due jobs as there is room for, and start them. Returns their number.
 
-        arq asks for ids first and claims one by one; here the claim itself finds them.
+        arq reads ids first and claims the jobs one by one; here the claim finds them, so *job_ids* is not used.
         """
         parts = self._assembled()
-        claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self._held_bytes)
+        claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self.held_bytes)
         for job in claimed:
-            self._held_bytes += _counted_bytes(job)
+            self.held_bytes += _counted_bytes(job)
             self._performing += 1
             self.tasks[job] = self.loop.create_task(self._run_claimed(job, parts))
         if claimed:
@@ -239,10 +242,10 @@ class Worker(arq.worker.Worker):
         room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
         if self.burst and self.max_burst_jobs >= 0:
             room = min(room, self.max_burst_jobs - self._jobs_started())
-        has_room = self._held_bytes < self.options.max_held_bytes
+        has_room = self.held_bytes < self.options.max_held_bytes
         return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
-    async def _run_claimed(self, job: Job[Command], parts: _Parts) -> None:
+    async def _run_claimed(self, job: Job, parts: _Parts) -> None:
         try:
             ending = await parts.attempts.make(job)
         except asyncio.CancelledError:
@@ -257,18 +260,18 @@ class Worker(arq.worker.Worker):
             await parts.holding.drain()
             await self.after_job_end({**self.ctx, "job_id": job.queue_id})
 
-    def _acknowledged(self, jobs: Sequence[Job[Command]]) -> None:
+    def _acknowledged(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if self.tasks.pop(job, None) is not None and self._held_bytes:
-                self._held_bytes -= _counted_bytes(job)
+            if self.tasks.pop(job, None) is not None and self.held_bytes:
+                self.held_bytes -= _counted_bytes(job)
         self._freed.set()
         if self._parts is not None:
             self._parts.wakeup.set()
 
     async def _cancel_aborted_jobs(self) -> None:
-        """Cancel the jobs that run here and are to be aborted. Marks of other workers' jobs are not read.
+        """Cancel the jobs at hand that a client asked to abort.
 
-        As in arq, marks from the future are removed.
+        Marks of other workers' jobs are not read, however many there are. As in arq, marks from the future are removed.
         """
         holding = self._assembled().holding
         running = {job.queue_id: job for job in self.tasks if job.is_running}
@@ -284,7 +287,7 @@ class Worker(arq.worker.Worker):
                 self.tasks[job].cancel()
 
     async def record_health(self) -> None:
-        """Renew the sign of life, if it is time."""
+        """Renew the health key if it is due and the worker is ready."""
         self.options.beaten()
         if self.options.is_ready():
             await super().record_health()
@@ -292,8 +295,8 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- rest
 
     async def _rest(self) -> None:
-        """Wait for room, for work, or for the next beat."""
-        timeout_s = max(0.0, self._next_beat_s - time.monotonic())
+        """Wait until there is room, a job is due, or the next heartbeat is."""
+        timeout_s = max(0.0, self._next_heartbeat_s - time.monotonic())
         if self._room() <= 0:
             self._freed.clear()
             with suppress(TimeoutError):
@@ -322,12 +325,12 @@ class Worker(arq.worker.Worker):
         return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._performing
 
     def _add_signal_handler(self, signum: Signals, handler: Callable[[Signals], None]) -> None:
-        """Handle a signal, unless the parent has let it be ignored, as a shell does for commands in the background."""
+        """Handle a signal, unless the parent process made it ignored, as a shell does for background commands."""
         if not process.stays_ignored(signum):
             super()._add_signal_handler(signum, handler)
 
     def handle_sig(self, signum: Signals) -> None:
-        """Stop at once: what runs is cancelled and given back."""
+        """Stop at once: jobs that run are cancelled and given back."""
         self.is_stopping = True
         super().handle_sig(signum)
 
@@ -338,23 +341,23 @@ class Worker(arq.worker.Worker):
             self.is_stopping = True
 
 
-def _counted_bytes(job: Job[Command]) -> int:
-    """Return the bytes of a job that count against `max_held_bytes`; 0 for a small one."""
+def _counted_bytes(job: Job) -> int:
+    """Return the bytes of a job that count against `max_held_bytes`: 0 for a small one."""
     size = len(job.queue_id) + (len(job.payload) if isinstance(job.payload, bytes) else 0)
     return size if size > _SMALL_BYTES else 0
 
 
 def install() -> None:
-    """Make the `arq` command build this Worker, in a process prepared for it: uvloop, and rarer garbage collection.
+    """Make the `arq` command run this Worker, and prepare the process: uvloop, and less garbage collection.
 
-    `arq worker.WorkerSettings` always builds `arq.worker.Worker`, looked up in that module by name; there
-    is no setting for another class. Rebinding the name where the settings are handed out is the one seam.
-    arq is pinned to 0.28, and a test makes sure that the command runs ours.
+    `arq worker.WorkerSettings` always builds `arq.worker.Worker`, which it looks up in that module by name. There is no
+    setting for another class, so the name is bound to this one when the settings are made. arq is pinned to 0.28, and a
+    test makes sure that the command runs this class.
     """
     module: Any = arq.worker
     module.Worker = Worker
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
-    # A thousand jobs at hand are some ten thousand young objects, none of them garbage: by default the collector
-    # goes through them, and through all modules, several times for each batch, a sixth of the worker's time.
+    # A thousand jobs are some ten thousand young objects, none of them garbage. By default the collector examines
+    # them and all modules several times for each batch, which takes a sixth of the worker's time.
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS)

@@ -17,10 +17,9 @@ import structlog
 from tidepool.fleet.identity import Identity
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.events import Event
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.server import ServerConnections
-from tidepool.storage.snapshots import Snapshot
+from tidepool.storage.snapshots import Event, Snapshot
 
 log = structlog.get_logger(__name__)
 

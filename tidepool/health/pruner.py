@@ -16,8 +16,7 @@ import structlog
 from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.snapshots import Thinned
+from tidepool.storage.repositories import Repositories, Thinned
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from tidepool.pool.connection import Connection
 from tidepool.pool.faults import PoolTimeout
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.migrator import Applied, MigrationError, Migrations
+from tidepool.storage.migrator import MigrationError, Migrations, SchemaState
 
 LOOK_S = 1.0
 """Between two looks of `Readiness.run`."""
@@ -148,13 +148,13 @@ class Readiness:
         return Check(ok=not stuck, reason=f"none comes free: {words}" if stuck else words)
 
 
-async def _compare(migrations: Migrations, lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> Applied:
+async def _compare(migrations: Migrations, lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> SchemaState:
     """Return how the schema compares. Raises `TimeoutError` after two seconds, whoever is slower to give up.
 
     A connection whose server hangs is given back only after the command timeout: that is not waited for.
     """
 
-    async def ask() -> Applied:
+    async def ask() -> SchemaState:
         async with asyncio.timeout(_PATIENCE_S), lend() as connection:
             return await migrations.compared(connection)
 

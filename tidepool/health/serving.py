@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from tidepool.bounded_http.listening import listen
+from tidepool.bounded_http.listening import CannotListen, listen
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Check, Readiness
 from tidepool.pool.pool import Pool
@@ -47,7 +47,10 @@ class HealthPort:
         """Answer from now on; *ping* asks Redis. Raises `tidepool.bounded_http.listening.CannotListen`."""
         if self._port is None:
             return
-        from tidepool.health.probes import ProbeServer  # noqa: PLC0415  (most workers have no port: see there)
+        try:
+            from tidepool.health.probes import ProbeServer  # noqa: PLC0415  (most workers have no port: see there)
+        except ModuleNotFoundError as error:
+            raise CannotListen(f"{error.name} is missing: pip install 'arq-tidepool[web]'") from None
 
         listening = await listen(self._host, self._port)
         self._readiness = Readiness(ping, self._migrations, own={"engine": self._engine})

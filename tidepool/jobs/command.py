@@ -1,7 +1,7 @@
-"""The base of a job's arguments as a pydantic model, and how wrong arguments are explained.
+"""The base class of a job's arguments, a pydantic model, and the explanation of wrong arguments.
 
-Commands are strict: no text is read as a number, no number as a truth value, unknown fields are refused. Text must be
-storable: PostgreSQL has no place for NUL, nor UTF-8 for lone surrogates.
+Commands are strict: text is not accepted as a number, nor a number as a boolean, and unknown fields are refused. Text
+must be storable: PostgreSQL cannot hold NUL, and UTF-8 has no lone surrogates.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -11,7 +11,8 @@ from pydantic_core import CoreSchema, ErrorDetails
 
 from tidepool.jobs.outcomes import CommonReason, Rejected
 
-STORABLE = r"^[^\x00]*$"
+_STORABLE = r"^[^\x00]*$"
+"""Text without NUL."""
 _MAX_ERRORS = 5
 """Errors of one command that are explained; the others are counted."""
 _UNKNOWN_FIELD = "extra_forbidden"
@@ -23,16 +24,16 @@ _pattern_words: dict[str, str] = {}
 
 
 def describe_pattern(pattern: str, words: str) -> str:
-    """Return *pattern*, for a field; text that does not match it is explained with *words*.
+    """Return *pattern* for a pydantic field, and explain text that does not match it with *words* from now on.
 
-    pydantic checks patterns in Rust, at a tenth of a Python function's cost.
+    A pattern costs a tenth of a validator in Python, because pydantic checks it in Rust.
     """
     _pattern_words[pattern] = words
     return pattern
 
 
 class _NotNull:
-    """Makes an optional field refuse null: it is left out instead, since what null should do is a guess."""
+    """Makes an optional field refuse null. It can be left out instead, so that null has no unclear meaning."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
@@ -45,18 +46,18 @@ LeftOut = Annotated[T | None, _NotNull()]
 
 
 class Command(BaseModel):
-    """The base of all commands: strict, immutable, no fields but its own, no field given as null."""
+    """The base class of the arguments of a job type. It is strict and immutable, and refuses unknown fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def require_exactly_one(self, first: str, second: str) -> None:
-        """Refuse the command unless one of its two fields is given, and not both."""
+        """Raise `ValueError` unless exactly one of two fields is given. For pydantic's model validators."""
         if (getattr(self, first) is None) == (getattr(self, second) is None):
             raise ValueError(f"give exactly one of {first} and {second}")
 
 
-Text = Annotated[str, Field(pattern=describe_pattern(STORABLE, "has a NUL character"))]
-"""Text that PostgreSQL can store; commands add the bounds of their columns."""
+Text = Annotated[str, Field(pattern=describe_pattern(_STORABLE, "has a NUL character"))]
+"""Text that PostgreSQL can store. Commands add the limits of their columns."""
 
 
 def rejection_of(error: ValidationError | RecursionError) -> Rejected:

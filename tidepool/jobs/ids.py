@@ -1,28 +1,30 @@
-"""What can be a job's id: the one rule for the producer, the front, the queue and the ledger.
+"""The rule for job ids, which clients, the HTTP front, the queue and the ledger share.
 
-An id becomes a Redis key, a log field, a primary key in PostgreSQL, text on the operators' page and a step of a URL's
-path. Natural keys such as `or-p-BANK CHARGES` are ids as well as random ones. Ids are compared code point by code
-point: `é` as one character and as `e` with an accent are two ids.
+An id becomes part of a Redis key, a log field, a primary key in PostgreSQL, text on the operators' page and a segment
+of a URL. Natural keys such as `or-p-BANK CHARGES` are allowed as well as random ids. Ids are compared code point by
+code point: `é` as one character and as `e` with an accent are two ids.
 """
 
 import hashlib
 import re
 
 MAX_ID_CHARACTERS = 200
+"""Of an id. It fits into every place that is named above, and into an index of PostgreSQL."""
 _DIGEST_CHARACTERS = 32
+"""128 bits: no two ids will have the same digest."""
 _REPLACEMENT = "\ufffd"
-"""What a decoder makes of bytes that are no text: different bytes would become the same id."""
+"""The character that decoders put in place of bytes that are no text. With it, different bytes would be one id."""
 _ESCAPED = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARACTERS}}}\Z")
 """The end of every id that the ledger had to escape; no other id may look like one."""
 
 
 def check_id(job_id: str) -> None:
-    """Raise `ValueError`, saying why, unless *job_id* can be a job's id.
+    """Raise `ValueError` with the reason if *job_id* cannot be a job's id.
 
-    It has 1 to 200 printable characters: no control, format or right-to-left control characters, no surrogates, and no
-    whitespace but single or repeated spaces inside, since HTTP strips those at the ends. It is not `.` or `..`, which
-    browsers resolve in a path even if they are escaped: `/jobs/./requeue` is the call for all jobs. It does not end
-    with `~` and 32 hexadecimal digits, as the ids end that the ledger had to escape (see `ledger_id`).
+    An id has 1 to 200 printable characters: no control or format characters, no surrogates, and no whitespace except
+    spaces inside, since HTTP strips those at the ends. It is not `.` or `..`, which browsers resolve in a path even if
+    they are escaped: `/jobs/./requeue` is the call for all jobs. It does not end with `~` and 32 hexadecimal digits,
+    which mark the ids that `ledger_id` has escaped.
     """
     if not 1 <= len(job_id) <= MAX_ID_CHARACTERS:
         raise ValueError(f"must have 1 to {MAX_ID_CHARACTERS} characters")

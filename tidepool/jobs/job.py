@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
+from typing import Any, Generic, LiteralString, TypeAlias
 
 from pydantic import ValidationError
+from typing_extensions import TypeVar
 
 from tidepool.jobs.command import Command, rejection_of
 from tidepool.jobs.outcomes import CommonReason, Failed, Reason, Rejected, Verdict
@@ -16,7 +17,7 @@ MAX_FIELDS = 100
 """Content with more is no command: to validate 100,000 unknown fields would block the worker for half a second."""
 
 C = TypeVar("C", bound=Command)
-C_co = TypeVar("C_co", bound=Command, covariant=True)
+C_co = TypeVar("C_co", bound=Command, covariant=True, default=Command)
 
 
 @dataclass(slots=True, eq=False)

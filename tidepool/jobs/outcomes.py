@@ -1,27 +1,26 @@
-"""The results that a job can have.
+"""The outcomes that a job can have.
 
-A handler answers each command with a *verdict*: `Applied`, `Rejected`, or `Unresolved` if the command names something
-that may still come. The ledger makes of verdicts and errors the job's *outcome*, which is final and stored: `Applied`,
-`Rejected` or `Failed`. `RetryLater` and `LookAgain` are no outcomes: the job is run again. This module imports nothing
-of ours.
+A handler returns a *verdict* on each command: `Applied`, `Rejected`, or `Unresolved` if the command names something
+that may still come. From verdicts and errors the ledger derives the job's *outcome*, which is final and stored:
+`Applied`, `Rejected` or `Failed`. `RetryLater` and `LookAgain` are not outcomes: they say how the job is run again.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 
 class Reason(StrEnum):
-    """Why a job was rejected: the code that programs see, with a sentence for people.
+    """Why a job was rejected: a code for programs, and a sentence for people.
 
     An application declares its own in a subclass: `OUT_OF_STOCK = "out_of_stock", "the product is out of stock"`.
     """
 
     words: str
-    """The reason as a person reads it."""
+    """The sentence for people."""
 
     def __new__(cls, code: str, words: str) -> Self:
-        """Make a member of its code and its words."""
+        """Return a member with its code and its words."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.words = words
@@ -29,7 +28,7 @@ class Reason(StrEnum):
 
 
 class CommonReason(Reason):
-    """The reasons that jobs of any application can be rejected for."""
+    """The reasons for which jobs of every application can be rejected."""
 
     INVALID = "invalid", "the job's content is not valid"
     ABORTED = "aborted", "the job was aborted before it was applied"
@@ -37,9 +36,9 @@ class CommonReason(Reason):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The effect is committed. *result* is a JSON object, such as `{"user_id": 7}`."""
+    """The job's effect is committed. *result* is a JSON object, such as `{"user_id": 7}`."""
 
-    result: dict[str, Any]
+    result: dict[str, object]
 
     def as_result(self) -> dict[str, object]:
         """Return what arq's `Job.result()` returns for such a job."""
@@ -48,12 +47,12 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rule said no, or the content is invalid; to repeat the job cannot help."""
+    """The job has no effect, because of a rule or of invalid arguments. To run it again cannot help."""
 
     reason: str
-    """A `Reason`, or the code of one that another version knows."""
+    """A `Reason`, or the code of one that only another version knows."""
     detail: str = ""
-    """Explanation without content of the job. Default: the words of the reason."""
+    """Explanation for people, without values of the job's arguments. Default: the words of the reason."""
     is_newer: bool = field(default=False, compare=False)
     """Whether a newer version may accept the job, because only a function or a field of it is not known here."""
 
@@ -69,9 +68,9 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """The command names something that is not there.
+    """The command names something that does not exist yet, such as a user that another job creates.
 
-    It may be on its way, so the job is tried again, and rejected with *reason* when its tries are used up.
+    The job is run again, and rejected with *reason* when its attempts are used up.
     """
 
     reason: Reason
@@ -79,7 +78,7 @@ class Unresolved:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Given up after the tries; *error* says what went wrong at the last one."""
+    """The job was given up after its attempts. *error* says what went wrong at the last one."""
 
     error: str
 

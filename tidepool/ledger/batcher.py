@@ -1,11 +1,11 @@
 """Natural batching: jobs of one function that arrive while the connections are busy share a transaction.
 
-A job joins the pending batch of its function. A batch leaves as soon as a slot is free, and there is a
-slot for each connection that the pool may have. No timer is involved: on an idle worker a lone job leaves at once,
-on a busy one the next batch fills while the last ones are being committed.
+A job joins the pending batch of its function. A batch leaves as soon as a slot is free. There is a slot for each
+connection that the pool may have. There is no timer: on an idle worker a lone job leaves at once, and on a busy one the
+next batch fills while the last ones are being committed.
 
-A function may be given a share of the slots, as a bulkhead: its batches never have more, so the others find a slot
-however long its transactions take.
+A function may have a limited share of the slots, as a bulkhead: the other functions find a slot even if its
+transactions take long.
 """
 
 import asyncio
@@ -14,22 +14,19 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import LookAgain, Outcome, RetryLater
 from tidepool.ledger.tally import BatchFigures
 
 
 class _Ledger(Protocol):
-    async def settle(
-        self, function: str, batch: Sequence[Job[Command]]
-    ) -> Sequence[Outcome | RetryLater | LookAgain]: ...
+    async def settle(self, function: str, batch: Sequence[Job]) -> Sequence[Outcome | RetryLater | LookAgain]: ...
 
 
 class Batcher:
     """Gathers jobs into batches of up to *limit*, and lets *ledger* settle up to *slots* batches at a time.
 
-    *shares* are the parts of the slots, between 0 and 1, that single functions may have at a time, but one at least.
+    *shares* limits functions to a part of the slots, between 0 and 1, but to one slot at least.
     """
 
     def __init__(
@@ -42,17 +39,17 @@ class Batcher:
         self._settling: Counter[str] = Counter()
         """Batches under way, by function."""
         self._limit = limit
-        self._pending: dict[str, dict[str, Job[Command]]] = {}
+        self._pending: dict[str, dict[str, Job]] = {}
         """Jobs that wait for a slot, by function and id."""
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, list[asyncio.Future[Outcome | RetryLater]]] = {}
-        """The callers that wait for a job: several if the job was claimed again meanwhile."""
+        """The callers that wait for each job, by its id: several if the job was claimed again meanwhile."""
         self._under_way: set[asyncio.Task[None]] = set()
         self._looking_again: set[asyncio.Task[None]] = set()
         self._departing = False
 
     def take_figures(self) -> dict[str, object]:
-        """Return the figures for a row of `pool_snapshots`; new peaks begin."""
+        """Return the figures for a row of `pool_snapshots`, and reset the peaks."""
         return self.figures.take_figures(sum(map(len, self._pending.values())))
 
     @property
@@ -66,7 +63,7 @@ class Batcher:
         self._slots = slots
         self._depart_soon()
 
-    async def submit(self, job: Job[Command]) -> Outcome | RetryLater:
+    async def submit(self, job: Job) -> Outcome | RetryLater:
         """Return the job's outcome, or in how many seconds to run it again.
 
         A job that is here already, because its lease was lost and it was claimed again, is not run twice: both callers
@@ -102,11 +99,11 @@ class Batcher:
         self._answers.setdefault(job_id, []).append(answer)
         return answer
 
-    def _add(self, job: Job[Command]) -> None:
+    def _add(self, job: Job) -> None:
         self._pending.setdefault(job.function, {})[job.id] = job
         self._depart_soon()
 
-    def _withdraw(self, job: Job[Command]) -> bool:
+    def _withdraw(self, job: Job) -> bool:
         """Take a job out of the pending batch, unless another caller waits for it, too."""
         waiting = [answer for answer in self._answers.get(job.id, ()) if not answer.done()]
         if waiting or self._pending.get(job.function, {}).pop(job.id, None) is None:
@@ -115,7 +112,7 @@ class Batcher:
         return True
 
     def _depart_soon(self) -> None:
-        """Let the jobs that arrive in the same turn of the event loop come along."""
+        """Start batches at the end of this turn of the event loop, with all jobs that arrive in it."""
         if not self._departing:
             self._departing = True
             self._loop.call_soon(self._depart)
@@ -132,15 +129,15 @@ class Batcher:
                 task.add_done_callback(self._under_way.discard)
 
     def _next_function(self) -> str | None:
-        """Return the first function whose jobs wait and that has not all of its share."""
+        """Return the first function that has waiting jobs and does not use all of its share; None if there is none."""
         return next((function for function in self._pending if self._has_room(function)), None)
 
     def _has_room(self, function: str) -> bool:
         share = self._shares.get(function)
         return share is None or self._settling[function] < max(1, int(share * self._slots))
 
-    def _take(self, function: str) -> list[Job[Command]]:
-        """Take a batch of *function*; what is left of it queues up behind the other functions."""
+    def _take(self, function: str) -> list[Job]:
+        """Take a batch of *function*. Its jobs over the limit queue up behind the other functions."""
         pending = self._pending.pop(function)
         ids = list(pending)[: self._limit]
         batch = [pending.pop(job_id) for job_id in ids]
@@ -148,7 +145,7 @@ class Batcher:
             self._pending[function] = pending
         return batch
 
-    async def _run(self, function: str, batch: list[Job[Command]]) -> None:
+    async def _run(self, function: str, batch: list[Job]) -> None:
         answers: Sequence[Outcome | RetryLater | LookAgain | BaseException]
         try:
             answers = await self._ledger.settle(function, batch)
@@ -157,7 +154,7 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001  (it is the answer to every caller)
             answers = [error] * len(batch)
         self._settling -= Counter([function])  # removes a count of zero: clients may invent any number of names
-        again: list[Job[Command]] = []
+        again: list[Job] = []
         for job, answer in zip(batch, answers, strict=True):
             if isinstance(answer, LookAgain):
                 again.append(job)
@@ -167,7 +164,7 @@ class Batcher:
             self._look_again(again)
         self._depart()
 
-    def _look_again(self, jobs: list[Job[Command]]) -> None:
+    def _look_again(self, jobs: list[Job]) -> None:
         """Let jobs join a batch once more, when all batches that are under way now have ended."""
         others = self._under_way - {asyncio.current_task()}
 

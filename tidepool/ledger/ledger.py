@@ -1,4 +1,4 @@
-"""One batch from commands to outcomes, in one transaction.
+"""Settles one batch, from commands to outcomes, in one transaction.
 
 This is where effects become exactly-once. A batch's transaction
 
@@ -6,14 +6,14 @@ This is where effects become exactly-once. A batch's transaction
 2. writes their ledger rows, keyed by job id,
 3. commits effects and rows together, or neither.
 
-A job that was delivered before has its row, and so has one that another worker, which holds it too,
-settled a moment ago. Then step 2 comes out short, or step 1 breaks a constraint: the effects are rolled
-back and the batch runs again, and this time it first looks up who has an outcome. Those jobs get the
-stored one. Few batches hold such a job, so the look-up comes only after the conflict.
+A job that was run before has its row, and so has one that another worker, which holds it too, settled a moment ago.
+Then step 2 inserts fewer rows than it should, or step 1 breaks a constraint. The effects are rolled back and the batch
+runs again, and this time it first looks up which jobs have an outcome. Those jobs get the stored one. Few batches have
+such a job, so the look-up is made only after the conflict.
 
-Where a transaction fails, somebody is to blame. Nobody's job: the server is away, or refuses us or the ledger's own
-statements, or two transactions got in each other's way, so the same batch runs again. One job's data or code: the batch
-is split in halves until that job stands alone, and the others' outcomes are what they would have been without it.
+If a transaction fails and no job is the cause (the server is away, it refuses us or the ledger's own statements, or two
+transactions are in conflict), the same batch runs again. If the data or the code of one job is the cause, the batch is
+split in halves until that job is alone, and the others' outcomes are what they would have been without it.
 """
 
 import asyncio
@@ -28,7 +28,6 @@ import structlog
 from pydantic_core import to_json
 
 from tidepool.cancelling import heed_cancel
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import AnyJobType, Job, JobTypes, Transaction
 from tidepool.jobs.outcomes import (
     Applied,
@@ -64,49 +63,58 @@ from tidepool.storage.results import Entry, ResultRepository, status_of
 log = structlog.get_logger(__name__)
 
 UNRESOLVED_DELAYS_S = (0.5, 2.5, 4.0, 5.0)
-"""Before tries 2, 3, …: in all two seconds longer than two default leases, since the job that is waited for may be
-held by a worker that dies, and then by another one; and no longer, since the order is not settled before."""
+"""Seconds before attempts 2, 3, … of an unresolved job. Together they are two seconds longer than two default leases,
+because the job that it waits for may be held by a worker that dies, and then by another one. They are not longer,
+because the job is not settled before."""
 ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
-"""The same after an unexpected error."""
-UNAVAILABLE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
-"""While the server is away; the last one goes on until it is back."""
-_MOST_CONFLICTS = 8
+"""Seconds before attempts 2, 3, … of a job whose handler raised an unexpected error."""
+_OUTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
+"""Seconds between attempts to reach PostgreSQL; the last one is repeated until it is back."""
+_MAX_CONFLICTS = 8
+"""Conflicts of one batch with other transactions before its jobs fail: with random delays of up to 2.5 s, that many in
+a row are no coincidence."""
+_CONFLICT_DELAY_S = 0.01
+"""The unit of the random delay after a conflict, which may be twice as long each time."""
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_ERROR_LENGTH = 500
-
-
+"""NUL in JSON text. jsonb has no place for it."""
+_MAX_ERROR_CHARACTERS = 500
+"""Of an error's text in the ledger."""
 _NOT_SETTLED = (RetryLater, LookAgain)
+
 _Settled = Outcome | RetryLater | LookAgain
 
 
 class HandlerError(Exception):
-    """A handler broke its contract; the text says how."""
+    """A handler broke its contract, or lacks something in PostgreSQL; the text says how."""
 
 
 class Ledger:
-    """Settles batches for one worker process."""
+    """Settles the batches of one worker process, whose id is *worker_id*.
+
+    A handler that takes longer than *handler_timeout_s* is cancelled, and its jobs are run again.
+    """
 
     def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
         self.tally = Tally(known=frozenset(job_type.name for job_type in types))
         self.database_is_away = False
-        """Whether the last transaction found PostgreSQL away: claim no more jobs, and keep those that are here."""
+        """Whether the last transaction could not reach PostgreSQL. Then the worker claims no more jobs."""
         self._handler_timeout_s = handler_timeout_s
         self._pool = pool
         self._types = types
         self._worker_id = worker_id
         self._write_us: dict[str, int] = {}
-        """By function: how long the rows of its last batch took to be written and committed (microseconds)."""
+        """Microseconds in which the rows of the last batch were written and committed, by function."""
 
-    async def settle(self, function: str, batch: Sequence[Job[Command]]) -> list[_Settled]:
+    async def settle(self, function: str, batch: Sequence[Job]) -> list[_Settled]:
         """Return for each job of one function, in order, its outcome, or how it is run again.
 
         Waits as long as the database is away. The ids must be distinct. Raises `PoolClosed`.
         """
-        return await self._settle(function, batch, look_up=False)
+        return await self._settle_or_split(function, batch, look_up=False)
 
-    async def _settle(self, function: str, batch: Sequence[Job[Command]], *, look_up: bool) -> list[_Settled]:
+    async def _settle_or_split(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         try:
-            return await self._commit(function, batch, look_up=look_up)
+            return await self._retry_transaction(function, batch, look_up=look_up)
         except PoolClosed:
             raise
         except Exception as error:  # noqa: BLE001  (a bug in a handler must not take the others with it)
@@ -116,74 +124,74 @@ class Ledger:
                 return [await self._settle_alone(batch[0], error)]
             else:
                 parts = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-        return [outcome for part in parts for outcome in await self._settle(function, part, look_up=True)]
+        return [outcome for part in parts for outcome in await self._settle_or_split(function, part, look_up=True)]
 
-    async def _settle_alone(self, job: Job[Command], error: Exception) -> _Settled:
-        """Decide about the one job whose data or code raised *error*."""
-        decided = self._blame(job, error)
+    async def _settle_alone(self, job: Job, error: Exception) -> _Settled:
+        """Settle the one job whose data or code raised *error*."""
+        decided = self._outcome_of(job, error)
         if isinstance(decided, RetryLater):
             self.tally.add((), job.function, retried=1)
             return decided
         job.decided = decided
         try:
-            (outcome,) = await self._commit(job.function, [job], look_up=True)
+            (outcome,) = await self._retry_transaction(job.function, [job], look_up=True)
         except DataFault as fault:  # its content does not even fit the ledger's row
             log.warning("job.content_dropped", job_id=job.id, error=str(fault))
             job.content = None
-            (outcome,) = await self._commit(job.function, [job], look_up=True)
+            (outcome,) = await self._retry_transaction(job.function, [job], look_up=True)
         return outcome
 
-    def _blame(self, job: Job[Command], error: Exception) -> Rejected | Failed | RetryLater:
+    def _outcome_of(self, job: Job, error: Exception) -> Rejected | Failed | RetryLater:
         if isinstance(error, DataFault):
             return Rejected(self._reason(job.function, error.constraint), str(error))
         text = _storable(f"{type(error).__name__}: {error}")
-        decided = Failed(text) if job.is_last_attempt else _again(ERROR_DELAYS_S, job, text)
+        decided = Failed(text) if job.is_last_attempt else _later(ERROR_DELAYS_S, job, text)
         event = "job.failed" if job.is_last_attempt else "job.retried"
         log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=error)
         return decided
 
     def _reason(self, function: str, constraint: str) -> Reason:
-        """Return what a job of *function* is rejected for that breaks *constraint*; empty: it does not fit a type."""
+        """Return why a job of *function* is rejected that breaks *constraint*; empty: its data does not fit a type."""
         job_type = self._types.get(function)
         return job_type.constraints.get(constraint, CommonReason.INVALID) if job_type else CommonReason.INVALID
 
-    async def _commit(self, function: str, batch: Sequence[Job[Command]], *, look_up: bool) -> list[_Settled]:
-        """Run the batch's transaction, again and again as long as no job is at fault."""
+    async def _retry_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
+        """Run the batch's transaction, and repeat it while an outage or a conflict is the cause of its failure."""
         conflicts = failures = 0
         while True:
             heed_cancel()
             try:
-                outcomes = await self._transaction(function, batch, look_up=look_up or conflicts + failures > 0)
+                outcomes = await self._run_transaction(function, batch, look_up=look_up or conflicts + failures > 0)
             except PoolClosed:
                 raise
             except (Unavailable, Refused) as fault:
-                self._missed(fault)
-                await asyncio.sleep(UNAVAILABLE_DELAYS_S[min(failures, len(UNAVAILABLE_DELAYS_S) - 1)])
+                self._note_outage(fault)
+                await asyncio.sleep(_OUTAGE_DELAYS_S[min(failures, len(_OUTAGE_DELAYS_S) - 1)])
                 failures += 1
             except Exception as error:
-                self._answered()
+                self._note_answer()
                 conflicts += 1
-                if not isinstance(error, Conflict) or conflicts > _MOST_CONFLICTS:
+                if not isinstance(error, Conflict) or conflicts > _MAX_CONFLICTS:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
+                await asyncio.sleep(random.uniform(0, _CONFLICT_DELAY_S * 2**conflicts))
             else:
-                self._answered()
+                self._note_answer()
                 return outcomes
 
-    def _missed(self, fault: Unavailable | Refused) -> None:
+    def _note_outage(self, fault: Unavailable | Refused) -> None:
         if not self.database_is_away:
             log.warning("database.unavailable", error=str(fault))
         self.database_is_away = True
 
-    def _answered(self) -> None:
-        """Take note that the server is there, whatever it said: else a job that fails then would be the last one."""
+    def _note_answer(self) -> None:
+        """Note that the server answers, even with an error: otherwise the worker would claim no job after this one."""
         if self.database_is_away:
             log.info("database.back")
         self.database_is_away = False
 
-    async def _transaction(self, function: str, batch: Sequence[Job[Command]], *, look_up: bool) -> list[_Settled]:
+    async def _run_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         counted_name = self.tally.name_of(function)
-        fresh: list[Job[Command]] = []
+        fresh: list[Job] = []
         committing = False
         try:
             async with self._pool.transaction() as connection:
@@ -192,7 +200,7 @@ class Ledger:
                 with _own_statement(len(batch)):
                     stored = await results.lookup([job.id for job in batch]) if look_up else {}
                 fresh = [job for job in batch if job.id not in stored]
-                verdicts = await self._decide(function, fresh, connection)
+                verdicts = await self._verdicts(function, fresh, connection)
                 decided = [_conclude(job, verdict) for job, verdict in zip(fresh, verdicts, strict=True)]
                 settled = [(j, o) for j, o in zip(fresh, decided, strict=True) if not isinstance(o, _NOT_SETTLED)]
                 write_ns = time.perf_counter_ns()
@@ -216,22 +224,20 @@ class Ledger:
         fresh_outcomes = iter(decided)
         return [stored.get(job.id) or next(fresh_outcomes) for job in batch]
 
-    async def _decide(
-        self, function: str, fresh: Sequence[Job[Command]], transaction: Transaction
-    ) -> list[Verdict | Failed]:
-        """Ask the handler about the jobs; what is decided already stays as it is."""
+    async def _verdicts(self, function: str, fresh: Sequence[Job], transaction: Transaction) -> list[Verdict | Failed]:
+        """Return the handler's verdict on each job. A job that is decided already keeps its outcome."""
         job_type = self._types.get(function)
         jobs = [job for job in fresh if job.decided is None]
-        answers = iter(await self._ask(job_type, jobs, transaction) if job_type and jobs else ())
+        answers = iter(await self._call_handler(job_type, jobs, transaction) if job_type and jobs else ())
         return [job.decided or next(answers) for job in fresh]
 
-    async def _ask(
-        self, job_type: AnyJobType, jobs: Sequence[Job[Command]], transaction: Transaction
+    async def _call_handler(
+        self, job_type: AnyJobType, jobs: Sequence[Job], transaction: Transaction
     ) -> Sequence[Verdict]:
-        """Call the handler.
+        """Call the handler, and return its verdicts.
 
-        Raises `HandlerError` if it hangs, does not answer for each job, or needs a grant, a table or a trigger's
-        server that is missing.
+        Raises `HandlerError` if it takes too long, does not return a verdict for each job, or needs a grant, a table or
+        a trigger's server that is missing.
         """
         limit = asyncio.timeout(self._handler_timeout_s)
         try:
@@ -252,7 +258,7 @@ class Ledger:
     async def _write(
         self, function: str, entries: Sequence[Entry], results: ResultRepository, db_us: int, write_us: int
     ) -> None:
-        """Write the ledger rows of those that have an outcome now. Raises `Conflict` if another worker was faster."""
+        """Write the ledger rows of jobs that have an outcome now. Raises `Conflict` if another worker was faster."""
         count = await results.write(function, entries, worker_id=self._worker_id, db_us=db_us, write_us=write_us)
         if count < len(entries):
             raise Conflict("another worker has settled a job of this batch")
@@ -260,10 +266,10 @@ class Ledger:
 
 @contextmanager
 def _own_statement(jobs: int) -> Generator[None]:
-    """Raise `Refused`, which is waited for, if a statement of the ledger itself fails and no job is at fault.
+    """Raise `Refused`, after which the batch is repeated, if a statement of the ledger itself fails.
 
-    A statement of several jobs that takes too long may ask for too much: then its batch is split first. A constraint
-    that the ledger does not know raises `NotStored`, as a job must not be rejected for it.
+    If a statement for several jobs takes too long, its batch may be too large, so the error is raised as it is, and the
+    batch is split. A constraint that the ledger does not know raises `NotStored`: no job may be rejected for it.
     """
     try:
         yield
@@ -276,19 +282,19 @@ def _own_statement(jobs: int) -> Generator[None]:
         raise
 
 
-def _conclude(job: Job[Command], verdict: Verdict | Failed) -> _Settled:
+def _conclude(job: Job, verdict: Verdict | Failed) -> _Settled:
     if not isinstance(verdict, Unresolved):
         return verdict
     if not job.has_looked_again:
         return LookAgain()  # what it waits for may be in a batch that commits at this moment
-    return Rejected(verdict.reason) if job.is_last_attempt else _again(UNRESOLVED_DELAYS_S, job, verdict.reason)
+    return Rejected(verdict.reason) if job.is_last_attempt else _later(UNRESOLVED_DELAYS_S, job, verdict.reason)
 
 
-def _again(delays_s: Sequence[float], job: Job[Command], cause: str) -> RetryLater:
+def _later(delays_s: Sequence[float], job: Job, cause: str) -> RetryLater:
     return RetryLater(delays_s[min(job.attempt, len(delays_s)) - 1], cause)
 
 
-def _entry(job: Job[Command], outcome: Outcome, begun_ns: int) -> Entry:
+def _entry(job: Job, outcome: Outcome, begun_ns: int) -> Entry:
     """Return the ledger row of a job whose transaction began at *begun_ns* (`time.perf_counter_ns`)."""
     is_applied = isinstance(outcome, Applied)
     return Entry(
@@ -308,7 +314,10 @@ def _entry(job: Job[Command], outcome: Outcome, begun_ns: int) -> Entry:
 
 
 def _kept(content: object) -> str | None:
-    """Return what requeue enqueues again; None if jsonb cannot hold it, and so no worker can apply it, or too large."""
+    """Return the arguments as the ledger keeps them for a requeue; None if they are too large or do not fit into jsonb.
+
+    No worker could apply arguments that do not fit into jsonb.
+    """
     if not isinstance(content, dict):
         return None
     try:
@@ -320,5 +329,5 @@ def _kept(content: object) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """Return an error's text as the ledger can hold it: no NUL, no lone surrogate, not endless."""
-    return text[:_ERROR_LENGTH].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    """Return an error's text as the ledger can hold it: cut, without NUL and lone surrogates."""
+    return text[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,6 @@
-"""Counts the outcomes and batches of one process since it started: figures for its snapshots.
+"""Counts the outcomes and batches of one process since it started, for its snapshots.
 
-Counters only grow, as those of `tidepool.pool.figures` do, so that any window is a subtraction. Durations are
-microseconds.
+The counters only grow, so that the figures of a period are a subtraction. Durations are microseconds.
 """
 
 import time
@@ -9,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
@@ -20,23 +18,23 @@ _OTHERS = "(others)"
 
 @dataclass(slots=True)
 class Tally:
-    """Outcomes that this process committed since it started, and tries that are to be repeated."""
+    """Counts the outcomes that this process has committed, and the attempts after which a job is run again."""
 
     applied: int = 0
     rejected: int = 0
     failed: int = 0
     retried: int = 0
     functions: dict[str, list[int]] = field(default_factory=dict[str, list[int]], compare=False)
-    """The same four by function."""
+    """By function: the same four counts."""
     known: Collection[str] = field(default=(), compare=False)
-    """Functions that are counted by their own names."""
+    """Functions that are counted under their own names."""
 
     def name_of(self, function: str) -> str:
         """Return the name under which *function* is counted: its own, or one for all that are not known."""
         return function if function in self.known else _OTHERS
 
     def add(self, outcomes: Sequence[Outcome], function: str = _OTHERS, *, retried: int = 0) -> None:
-        """Count the *outcomes* of a batch, and how many of its jobs are to be *retried*."""
+        """Count the *outcomes* of a batch of *function*, and how many of its jobs are *retried*."""
         applied = sum(isinstance(outcome, Applied) for outcome in outcomes)
         rejected = sum(isinstance(outcome, Rejected) for outcome in outcomes)
         failed = sum(isinstance(outcome, Failed) for outcome in outcomes)
@@ -63,7 +61,7 @@ class Tally:
 
 @dataclass(slots=True)
 class BatchFigures:
-    """What the batcher did: batches that left, and how long their jobs had waited for that."""
+    """Counts the batches that left the batcher, and measures how long their jobs had waited for it."""
 
     batches: int = 0
     batch_jobs: int = 0
@@ -71,8 +69,8 @@ class BatchFigures:
     batch_wait_us_max: int = 0
     batch_wait_hist: list[int] = field(default_factory=empty_histogram)
 
-    def left(self, batch: Sequence[Job[Command]]) -> None:
-        """Count a batch that leaves now, and note the time in its jobs."""
+    def left(self, batch: Sequence[Job]) -> None:
+        """Count a batch that leaves now, and set the time in its jobs."""
         now_ns = time.perf_counter_ns()
         hist = self.batch_wait_hist
         total_us = longest_us = 0
@@ -88,7 +86,7 @@ class BatchFigures:
         self.batch_wait_us_max = max(self.batch_wait_us_max, longest_us)
 
     def take_figures(self, pending: int = 0) -> dict[str, object]:
-        """Return every figure as a column of `pool_snapshots`, with the jobs *pending* now; a new peak begins."""
+        """Return the figures as columns of `pool_snapshots`, with the jobs *pending* now, and reset the peak."""
         figures: dict[str, object] = {
             "batches": self.batches,
             "batch_jobs": self.batch_jobs,

@@ -1,4 +1,4 @@
-"""What asyncpg is given for a URL: the driver's side of `urls.parse_postgres`."""
+"""Converts a PostgreSQL URL to asyncpg's arguments, or to a service file of libpq."""
 
 import ssl
 from typing import Any
@@ -10,7 +10,7 @@ _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslpassword")
 
 
 def arguments(url: str) -> dict[str, Any]:
-    """Return what `asyncpg.connect` and `asyncpg.create_pool` connect to *url* with. Raises `urls.UrlError`."""
+    """Return the keyword arguments with which `asyncpg.connect` connects to *url*. Raises `urls.UrlError`."""
     parsed = parse_postgres(url)
     parameters, given = dict(parsed.parameters), dict[str, Any]()
     if parsed.trusts_the_systems_cas:

@@ -1,4 +1,4 @@
-"""The part of an asyncpg connection that repositories use, typed by hand: asyncpg comes without types."""
+"""Types of the part of asyncpg's connection that repositories use; asyncpg itself has no types."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -6,14 +6,14 @@ from typing import Any, LiteralString, Protocol
 
 
 class Row(Protocol):
-    """One row: columns by name or position."""
+    """A row of a query's result, whose columns are found by name or position."""
 
     def __getitem__(self, key: str | int, /) -> Any: ...
     def items(self) -> Iterator[tuple[str, Any]]: ...  # noqa: D102
 
 
 class Connection(Protocol):
-    """A connection. Query text is literal: nothing that a caller sent ever becomes SQL."""
+    """A connection to PostgreSQL. Queries are literal strings, so input never becomes SQL text."""
 
     async def execute(self, query: LiteralString, *args: Any) -> str: ...  # noqa: D102
     async def fetch(self, query: LiteralString, *args: Any) -> list[Row]: ...  # noqa: D102
@@ -23,7 +23,7 @@ class Connection(Protocol):
 
 
 class DirectConnection(Connection, Protocol):
-    """A connection of one's own, outside the pool: its user ends it."""
+    """A connection outside the pool. Its user closes it."""
 
     async def execute(  # noqa: D102
         self,
@@ -34,9 +34,9 @@ class DirectConnection(Connection, Protocol):
     def transaction(self, *, isolation: str | None = None) -> AbstractAsyncContextManager[Any]: ...  # noqa: D102
     def is_closed(self) -> bool: ...  # noqa: D102
     def terminate(self) -> None:
-        """Cut it, without waiting for the server."""
+        """Close the connection at once, without waiting for the server."""
         ...
 
     async def close(self) -> None:
-        """Close it in the way that the protocol asks for."""
+        """Close the connection in the regular way, and wait for that."""
         ...

@@ -67,7 +67,7 @@ class Session(asyncpg.Connection):
 
 
 class Connections:
-    """Opens the connections of a pool and counts their ends in *stats*; set *closing* before the pool is closed."""
+    """Opens the connections of a pool and counts in *stats* why they ended. Set `closing` before closing the pool."""
 
     def __init__(self, stats: PoolStats, *, max_inactive_time_s: float, transaction_timeout_s: float) -> None:
         self.closing = False
@@ -83,18 +83,18 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """Connections that the server knows of: open, being opened, or being closed."""
+        """The number of connections that the server has for this pool: open, being opened, or being closed."""
         return len(self._doing) + self._connecting
 
     @property
     def kept(self) -> int:
-        """Those that are open and not about to end."""
+        """The number of connections that are open and will stay open."""
         return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
 
     async def connect(self, *args: Any, **options: Any) -> Any:
-        """Open one within its `timeout`: what `asyncpg.create_pool` is given as `connect`.
+        """Open a connection within its `timeout`; `asyncpg.create_pool` calls this.
 
-        Raises `Refused` where waiting cannot help, else what asyncpg raises.
+        Raises `Refused` if waiting cannot help, otherwise what asyncpg raises.
         """
         async with connecting():
             return await self._connect(*args, **options)
@@ -133,23 +133,23 @@ class Connections:
         self._server_began = server_began
 
     def lent(self, connection: Any) -> int:
-        """Take note that somebody has it now; returns the server's process id."""
+        """Record that a caller holds *connection*; returns the process id of its session on the server."""
         pid: int = connection.get_server_pid()
         self._doing[pid] = _LENT
         return pid
 
     def returning(self, connection: Any, pid: int) -> None:
-        """Take note that it is being given back; `returned` follows."""
+        """Record that *connection* is being released; a call of `returned` follows."""
         if pid in self._doing:
             self._doing[pid] = _LOST if has_ended(connection) else _RETURNING
 
     def surplus(self, pid: int) -> None:
-        """Take note that it is being closed because it is one too many, unless it has ended on the way."""
+        """Record that a connection is being closed because the pool has too many, unless it has ended already."""
         if self._doing.get(pid, _LOST) != _LOST:
             self._doing[pid] = _SURPLUS
 
     def returned(self, pid: int, now_ns: int) -> None:
-        """Take note that it is idle, unless it has ended on the way."""
+        """Record that a connection is idle since *now_ns*, unless it ended while it was released."""
         if self._doing.get(pid) == _RETURNING:
             self._doing[pid] = now_ns
 
@@ -189,7 +189,7 @@ class Connections:
 
 
 def has_ended(connection: Any) -> bool:
-    """Return whether a connection that was lent is of no use any more."""
+    """Return whether a connection is closed or can no longer be used."""
     try:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:  # asyncpg has taken it back, since it is of no use any more

@@ -1,4 +1,4 @@
-"""What one process's pool did since it was opened, in figures that can be subtracted and added up.
+"""The figures of one process's pool since it was opened.
 
 Counters, sums and histograms only grow, so that any window is a subtraction and a lost row loses nothing;
 histograms of several processes can be added. Durations are microseconds. Gauges are one moment's reading
@@ -31,7 +31,7 @@ def quantile_us(histogram: Sequence[int], share: float) -> float | None:
 
 
 def empty_histogram() -> list[int]:
-    """Return a histogram of nothing."""
+    """Return a histogram without entries."""
     return [0] * (len(BOUNDS_US) + 1)
 
 
@@ -98,7 +98,7 @@ class PoolStats:
     _changed_ns: int = field(default_factory=time.perf_counter_ns, repr=False, compare=False)
 
     def move(self, *, in_use: int = 0, waiting: int = 0, now_ns: int | None = None) -> None:
-        """Change the two gauges by so much, after adding the time since the last change to the integrals.
+        """Add to the gauges `in_use` and `waiting`, and the time since their last change to the integrals.
 
         *now_ns* is the clock's reading, of a caller that has just read it. Without a change the integrals are
         brought up to now, and no peak begins anew: for a reader beside `figures`.
@@ -118,7 +118,7 @@ class PoolStats:
             self.waiting_max = max(self.waiting_max, self.waiting)
 
     def waited(self, us: int) -> None:
-        """Count a wait that ended with a turn; 0 where there was none."""
+        """Count a successful wait for a connection, in microseconds; 0 if there was no wait."""
         self.wait_us_sum += us
         self.wait_us_max = max(self.wait_us_max, us)
         self.wait_hist[bisect_left(BOUNDS_US, us)] += 1

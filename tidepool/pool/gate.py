@@ -1,23 +1,22 @@
-"""A fair gate: at most so many callers inside, and the others let in in the order in which they came.
+"""A fair semaphore with a bounded queue: callers enter in the order of their requests, up to a limit.
 
-asyncpg's pool has a queue of its own, which tells nothing about itself and cannot be bounded or resized.
-In front of it this gate lets in no more callers than the pool has connections, so that all waiting is
-done here, where it is counted.
+asyncpg's pool has a queue, too, but one without figures, which cannot be bounded or resized. This gate in front of it
+lets in no more callers than the pool has connections, so all callers wait here, where the wait is counted.
 """
 
 import asyncio
 
 
 class GateFull(Exception):
-    """As many callers wait as may wait."""
+    """The queue is full: as many callers wait as may wait."""
 
 
 class GateClosed(Exception):
-    """The gate has been closed; nobody is let in any more."""
+    """The gate is closed: no caller may enter any more."""
 
 
 class Gate:
-    """Lets at most *limit* callers in at a time; at most *most_waiting* others wait for their turn."""
+    """Lets at most *limit* callers in at a time; at most *most_waiting* more may wait."""
 
     def __init__(self, limit: int, *, most_waiting: int) -> None:
         self._limit = limit
@@ -34,24 +33,24 @@ class Gate:
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Let more in at once; where it is fewer, nobody is sent out, and nobody let in until enough have left."""
+        """Change the number of places. With fewer, callers inside stay, and none enters until enough have left."""
         self._limit = limit
         self._let_in()
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of callers that wait."""
         return len(self._queue)
 
     def try_enter(self) -> bool:
-        """Go in if there is room and nobody waits; returns whether it did. Whoever went in must `leave`."""
+        """Enter if a place is free and no caller waits; return whether this was possible. Call `leave` afterwards."""
         if self._closed or self._queue or self._inside >= self._limit:
             return False
         self._inside += 1
         return True
 
     async def enter(self, timeout_s: float) -> None:
-        """Go in when it is one's turn, waiting at most *timeout_s*. Raises `TimeoutError`, `GateFull`, `GateClosed`."""
+        """Wait up to *timeout_s* seconds for a place, and enter. Raises `TimeoutError`, `GateFull` or `GateClosed`."""
         if self._closed:
             raise GateClosed
         if self.try_enter():
@@ -76,7 +75,7 @@ class Gate:
         self._let_in()
 
     def close(self) -> None:
-        """Send away everybody who waits, with `GateClosed`; who is inside may finish."""
+        """Close the gate. Waiting callers get `GateClosed`; callers inside may finish."""
         self._closed = True
         for turn in self._queue:
             if not turn.done():

@@ -1,4 +1,4 @@
-"""One use of a connection: who has it, since when, and from where in the code it was asked for."""
+"""One use of a connection, from acquire to release: its caller, its start, and the place in the code."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _OF_THE_POOL = (__file__, str(Path(__file__).with_name("pool.py")), contextlib._
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Somebody who has a connection now: the task, where it asked for the connection, and the server's process."""
+    """A caller that holds a connection: its task, the place in its code, and the process id of the session."""
 
     since_ns: int
     task: asyncio.Task[Any] | None
@@ -76,7 +76,7 @@ class Loan:
             raise_fault(error)
 
     def holder(self) -> Holder:
-        """Return who has the connection."""
+        """Return the caller that holds the connection."""
         return Holder(self.since_ns, self.task, f"{self.code.co_qualname}:{self.line}", self.server_pid)
 
 

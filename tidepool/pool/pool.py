@@ -1,8 +1,8 @@
-"""The connection pool of one process: a fair gate in front of asyncpg's pool, which counts all that happens.
+"""The connection pool of one process: asyncpg's pool behind a fair gate, with counters of everything that happens.
 
 `tidepool.lifecycle` opens it at startup and closes it at shutdown; the ledger is its main user; the health
 package reads `stats`. Every connection gets the same session settings when it is opened, so nothing has
-to be set, or reset, on a connection later.
+to be set or reset later.
 """
 
 import asyncio
@@ -45,7 +45,10 @@ class PoolConfig:
 
 
 class Pool:
-    """The pool. Open it with `Pool.open`; raises `Unavailable` or `PoolTimeout` where the server or the pool fails."""
+    """A pool of PostgreSQL connections. Open it with `Pool.open`.
+
+    Its methods raise `Unavailable` if the server does not answer, and `PoolTimeout` if no connection is free in time.
+    """
 
     def __init__(self, config: PoolConfig, limit: int | None = None) -> None:
         self.config = config
@@ -62,7 +65,7 @@ class Pool:
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
-        """Open a pool with its least number of connections, or *limit* where that is less. Raises `Unavailable`."""
+        """Open a pool with its minimum number of connections, or *limit* if that is lower. Raises `Unavailable`."""
         pool = cls(config, limit)
         async with translated():
             await pool._pool
@@ -70,45 +73,45 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """Connections open now."""
+        """The number of open connections."""
         return cast("int", self._pool.get_size())
 
     @property
     def idle(self) -> int:
-        """Connections open and not in use now."""
+        """The number of connections that are open and not in use."""
         return cast("int", self._pool.get_idle_size())
 
     @property
     def connections(self) -> int:
-        """Connections that the server has for this pool now: `size`, and those being opened."""
+        """The number of connections that the server has for this pool: `size`, and those being opened."""
         return self._connections.count
 
     @property
     def limit(self) -> int:
-        """Connections that may be open at a time: `max_size`, or less."""
+        """The max number of open connections: `max_size` or less."""
         return self._gate.limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change it while the pool is in use: idle ones above it are closed, those in use when they come back."""
+        """Change the limit of a pool in use. Surplus connections are closed: idle ones now, others when released."""
         self._gate.limit = min(limit, self.config.max_size)
         self._shrink_soon()
 
     def holders(self) -> list[Holder]:
-        """Return who has a connection, the longest first."""
+        """Return the callers that hold a connection, the longest hold first."""
         return sorted((loan.holder() for loan in self._loans), key=lambda holder: holder.since_ns)
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]:
-        """Lend a connection, first come, first served, waiting for one's turn at most the acquire timeout.
+        """Return a context manager that acquires a connection in the order of requests and releases it at the end.
 
-        Raises `PoolTimeout` when it did not come or too many waited, `Unavailable` when the server is away;
-        inside the block, errors of the database come out as `tidepool.pool.faults`.
+        Raises `PoolTimeout` if no connection is free within the acquire timeout or too many callers wait, and
+        `Unavailable` if the server does not answer. Inside the block, database errors become `tidepool.pool.faults`.
         """
         return Loan(self._lend, self._take_back)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        """Lend a connection inside a transaction: commits on a clean exit, rolls back on any exception.
+        """Acquire a connection and begin a transaction: commits on a clean exit, rolls back on any exception.
 
         Not by asyncpg's class: the isolation and the time limit are set in the round trip that begins it.
         """
@@ -129,7 +132,7 @@ class Pool:
         return (time.perf_counter_ns() - since) / 1e6
 
     async def close(self) -> None:
-        """Close every connection; those still in use after 10 seconds are cut, and nobody waits any more."""
+        """Close all connections; those still in use after 10 seconds are cut. Waiting callers get `PoolClosed`."""
         self._gate.close()
         self._connections.closing = True
         try:
@@ -231,7 +234,7 @@ async def connect(config: PoolConfig, purpose: str) -> DirectConnection:
 
 
 def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
-    """Return what asyncpg's pool is made with."""
+    """Return the arguments of `asyncpg.create_pool` for a pool with this *limit*."""
     return {
         "min_size": min(config.min_size, 1),  # what asyncpg opens anew whatever the limit is
         "init_size": min(config.min_size, limit),

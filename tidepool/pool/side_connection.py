@@ -1,4 +1,4 @@
-"""A connection beside the pool, for work that must not wait behind it."""
+"""A connection outside the pool, for work that must not wait for the pool."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from tidepool.pool.pool import PoolConfig, connect
 
 
 class SideConnection:
-    """One connection, opened when first used, opened anew after it was lost, used by one caller at a time."""
+    """A connection that opens on first use, reopens after a loss, and serves one caller at a time."""
 
     def __init__(self, config: PoolConfig, purpose: str) -> None:
         self._config = config
@@ -21,7 +21,7 @@ class SideConnection:
 
     @asynccontextmanager
     async def use(self) -> AsyncGenerator[Connection]:
-        """Lend the connection. Raises as `tidepool.pool.faults` says; after an error the next caller gets a new one."""
+        """Acquire the connection, waiting for its present user. Raises `tidepool.pool.faults`; an error closes it."""
         async with self._lock, translated():
             if self._connection is None or self._connection.is_closed():
                 self._connection = await connect(self._config, self._purpose)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.queue.faults import Outage
 from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Done, Ending, Leases
@@ -23,15 +22,15 @@ log = structlog.get_logger(__name__)
 class Finisher:
     """Sends how jobs end; *acknowledged* is called with the jobs of each call that went through."""
 
-    def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job[Command]]], None]) -> None:
+    def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
         self._leases = leases
         self._outage = outage
         self._acknowledged = acknowledged
-        self._waiting: deque[tuple[Job[Command], Ending]] = deque()
+        self._waiting: deque[tuple[Job, Ending]] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._error: Exception | None = None
 
-    def put(self, job: Job[Command], ending: Ending) -> None:
+    def put(self, job: Job, ending: Ending) -> None:
         """Take the ending of one job; it is sent with the others of this turn of the event loop."""
         self._waiting.append((job, ending))
         if self._sending is None:
@@ -50,7 +49,7 @@ class Finisher:
 
     async def _send(self) -> None:
         await asyncio.sleep(0)
-        batch: list[tuple[Job[Command], Ending]] = []
+        batch: list[tuple[Job, Ending]] = []
         try:
             while self._waiting:
                 batch = self._next_batch()
@@ -61,14 +60,14 @@ class Finisher:
         finally:
             self._sending = None
 
-    async def _send_batch(self, batch: list[tuple[Job[Command], Ending]]) -> None:
+    async def _send_batch(self, batch: list[tuple[Job, Ending]]) -> None:
         owner = batch[0][0].owner
         held = await self._outage.outlast(lambda: self._leases.finish(owner, batch))
         if lost := held.count(False):
             log.warning("lease.lost", owner=owner, jobs=lost, at="finish")
         self._acknowledged([job for job, _ in batch])
 
-    def _next_batch(self) -> list[tuple[Job[Command], Ending]]:
+    def _next_batch(self) -> list[tuple[Job, Ending]]:
         """Take finishes of one owner, of so many bytes: after a lost lease those of the old and the new one may mix."""
         batch = [self._waiting.popleft()]
         owner, size = batch[0][0].owner, _size(batch[0][1])

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 import structlog
 from redis.asyncio import Redis
 
-from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job
 from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Finisher
@@ -40,7 +39,7 @@ class Holding:
         name: str,
         lease_s: float,
         outage: Outage,
-        acknowledged: Callable[[Sequence[Job[Command]]], None],
+        acknowledged: Callable[[Sequence[Job]], None],
         max_job_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         self._name = name
@@ -49,7 +48,7 @@ class Holding:
         self._notify_acknowledged = acknowledged
         self._ids: set[str] = set()
         """Ids of the jobs that the present owner holds."""
-        self._suspect: Job[Command] | None = None
+        self._suspect: Job | None = None
         """A job that two owners were lost with. A process holds one such job at a time."""
         self._look_s, self._doubtful_until_s = math.inf, 0.0
         """When to look for strays next, and until when again and again."""
@@ -68,7 +67,7 @@ class Holding:
         """Whether the last claim ended before it had looked at all due jobs."""
         return self._leases.is_midway
 
-    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job[Command]]:
+    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job]:
         """Take up to *room* due jobs, of *max_bytes* together or a single one."""
         self._finisher.check()
         if time.monotonic() >= self._look_s:
@@ -101,7 +100,7 @@ class Holding:
         self._look_s = time.monotonic()
         self._doubtful_until_s = self._look_s + _DOUBT_S
 
-    def finish(self, job: Job[Command], ending: Ending) -> None:
+    def finish(self, job: Job, ending: Ending) -> None:
         """Finish a job, with the others of this turn of the event loop."""
         if self._suspect is job:
             self._suspect = None
@@ -135,7 +134,7 @@ class Holding:
         for job_id in await self._leases.strays(owner, known):
             self._finisher.put(Job(job_id, job_id, owner), Release())
 
-    def _acknowledged(self, jobs: Sequence[Job[Command]]) -> None:
+    def _acknowledged(self, jobs: Sequence[Job]) -> None:
         owner = self.owner
         self._ids.difference_update(job.queue_id for job in jobs if job.owner == owner)
         self._notify_acknowledged(jobs)

@@ -25,7 +25,6 @@ from arq.constants import abort_job_max_age
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from tidepool.jobs.command import Command
 from tidepool.jobs.ids import ledger_id
 from tidepool.jobs.job import Job
 from tidepool.queue import keys, scripts
@@ -122,7 +121,7 @@ class Leases:
 
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
-    ) -> tuple[list[Job[Command]], int]:
+    ) -> tuple[list[Job], int]:
         """Take up to *limit* due jobs of *max_bytes* together, or one larger job.
 
         Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
@@ -151,7 +150,7 @@ class Leases:
         """Whether the last claim ended before it had looked at all due jobs, without the jobs that it was to take."""
         return self._first_rank > 0
 
-    async def finish(self, owner: str, finishes: Sequence[tuple[Job[Command], Ending]]) -> list[bool]:
+    async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
         """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
         queue = self._keys
         reply: bytes = await self._finish(
@@ -218,10 +217,10 @@ async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
-def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job[Command]]:
+def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
     """Return a claim's reply as jobs that *owner* holds from this moment on."""
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
-    jobs: list[Job[Command]] = []
+    jobs: list[Job] = []
     for raw_id, score, payload, tries, lapses, mark in columns:
         queue_id, failed = _decode_id(raw_id), _count(tries)
         jobs.append(
@@ -233,7 +232,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job[Command]]:
     return jobs
 
 
-def _finish_args(job: Job[Command], ending: Ending) -> tuple[bytes | str | int, ...]:
+def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     """Return what `finish.lua` reads of one job: id, how, value, ms, keep, tried."""
     job_id = _encode_id(job.queue_id)
     if isinstance(ending, Done):

@@ -1,7 +1,7 @@
 """The library's own tables.
 
-- `repositories`  one for each table (`results`, `snapshots`, …); their SQL is in `sql/`, by name (`queries`, `rows`)
-- `overview`, `result_pages`  what readers ask of tables of any length
-- `migrations`    numbered SQL files, applied once each
-- `roles`         who may do what in the database; `requirements` is what a start needs of it
+- `repositories`  a class for each table; `results` is the ledger's. Their SQL is in `sql/`, by name (`queries`, `rows`)
+- `snapshots`, `server`  the records of processes and of the database server
+- `migrator`      applies the numbered SQL files of `migrations/`, and those of applications, once each
+- `roles`         makes PostgreSQL's roles; `requirements` checks what a process needs of its database at the start
 """

@@ -126,8 +126,8 @@ class Migration(NamedTuple):
         return found is not None and found[1] == "refuse"
 
 
-class Applied(NamedTuple):
-    """What a database's `schema_migrations` says, compared with the files."""
+class SchemaState(NamedTuple):
+    """How a database's `schema_migrations` compares with the files."""
 
     missing: list[Migration]
     """The files that are not applied yet, in the order in which they have to be."""
@@ -176,7 +176,7 @@ class Migrations:
             )
         return applied
 
-    async def compared(self, connection: Connection) -> Applied:
+    async def compared(self, connection: Connection) -> SchemaState:
         """Compare the database with the files.
 
         Raises `MigrationError` if a file was changed after it was applied, if the database has a migration that this
@@ -191,7 +191,7 @@ class Migrations:
             if key in applied and applied[key]["checksum"] != migration.checksum:
                 raise MigrationError(f"migration {migration} was changed after it was applied")
         newer = list(_newer(row for key, row in applied.items() if key not in known))
-        return Applied([migration for key, migration in known.items() if key not in applied], newer)
+        return SchemaState([migration for key, migration in known.items() if key not in applied], newer)
 
     async def _patiently(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
         """Apply what is missing, and wait for locks for as long as `_PATIENCE_S`; returns it."""

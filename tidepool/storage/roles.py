@@ -30,7 +30,7 @@ async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: 
             for grant in grants:
                 await connection.execute(f"GRANT {grant} TO tidepool_work")
             for role, password in passwords.items():
-                await connection.execute(_set_password(role, verifier(password, secrets.token_bytes(16))))
+                await connection.execute(_set_password(role, _verifier(password, secrets.token_bytes(16))))
     finally:
         await connection.close()
 
@@ -40,7 +40,7 @@ def _set_password(role: str, scram: str) -> LiteralString:
     return cast("LiteralString", f"ALTER ROLE {role} PASSWORD '{scram}'")
 
 
-def verifier(password: str, salt: bytes) -> str:
+def _verifier(password: str, salt: bytes) -> str:
     """Return what PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803), so that its log never has the password.
 
     *password* is printable ASCII, which the preparation of RFC 4013 leaves as it is.

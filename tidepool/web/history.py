@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from tidepool.advice.window import Tick, Window, quantile_ms
-from tidepool.storage.overview import Overview
+from tidepool.storage.repositories import Repositories
 from tidepool.web.tallies import STATUSES, floor, tallies
 
 _MOST_PROCESSES = 50
@@ -30,21 +30,21 @@ SPANS = {
 }
 
 
-async def read_history(overview: Overview, span: Span, now: datetime) -> dict[str, Any]:
+async def read_history(repositories: Repositories, span: Span, now: datetime) -> dict[str, Any]:
     """Return `times` (Unix seconds), `outcomes` a second at each of them, and `pools`, one for each live process.
 
     A process that is not live any more is only counted, in `ended`. `tallies` are those of the last five minutes.
     """
     since = floor(now - span.length, span.stretch)
-    stored = await overview.history(since, now, span.stretch)
-    ticks = Tick.pair(stored.readings, since=since)
+    readings, live_ids = await repositories.snapshots.history(since, now, span.stretch)
+    ticks = Tick.pair(readings, since=since)
     times = [since + n * span.stretch for n in range(int((now - since) / span.stretch) + 1)]
     by_process: dict[UUID, list[tuple[int, Tick]]] = {}
     for tick in ticks:
         place = (tick.now.tick - since) // span.stretch
         if 0 <= place < len(times):
             by_process.setdefault(tick.now.instance_id, []).append((place, tick))
-    live = [placed for placed in by_process.values() if placed[-1][1].now.instance_id in stored.live]
+    live = [placed for placed in by_process.values() if placed[-1][1].now.instance_id in live_ids]
     pools = sorted((_pool(placed, len(times)) for placed in live), key=lambda pool: (-pool["use"], pool["process"]))
     return {
         "times": [at.timestamp() for at in times],

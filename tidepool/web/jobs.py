@@ -12,7 +12,7 @@ from tidepool import durations
 from tidepool.jobs.ids import MAX_ID_CHARACTERS
 from tidepool.requeue import requeue_all
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.result_pages import Conditions, Key, Page
+from tidepool.storage.results import Conditions, Key, Page
 from tidepool.web.paths import job_url
 from tidepool.web.problems import Problem
 from tidepool.web.services import Services, Using
@@ -147,12 +147,8 @@ async def list_jobs(
     """List outcomes, the newest first."""
     before = None if cursor is None else _key(cursor)
     async with services.pool.acquire() as connection:
-        pages = Repositories(connection).result_pages
-        page = await (
-            pages.page(before=before, limit=limit, **wanted.conditions)
-            if wanted.search is None
-            else pages.search(wanted.search, before=before, limit=limit, **wanted.conditions)
-        )
+        results = Repositories(connection).results
+        page = await results.page(before=before, limit=limit, search=wanted.search, **wanted.conditions)
     return _as_page(page)
 
 

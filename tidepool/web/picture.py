@@ -18,7 +18,6 @@ from tidepool.advice.verdict import Verdict
 from tidepool.health.kept import Kept
 from tidepool.queue.leases import Backlog, backlog
 from tidepool.queue.wire import now_ms
-from tidepool.storage.overview import Overview
 from tidepool.storage.repositories import Repositories
 from tidepool.web.history import SPANS, read_history
 from tidepool.web.services import Services
@@ -69,7 +68,7 @@ class Pictures:
     def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, Any]]]:
         async def read() -> dict[str, Any]:
             async with self._services.pool.acquire() as connection:
-                return await read_history(Overview(connection), SPANS[window], datetime.now(UTC))
+                return await read_history(Repositories(connection), SPANS[window], datetime.now(UTC))
 
         return read
 
@@ -77,10 +76,10 @@ class Pictures:
         now = datetime.now(UTC)
         queue = await self._look_at_queue(now)
         async with self._services.pool.acquire() as connection:
-            overview = Overview(connection)
-            server = await overview.server()
-            events = await Repositories(connection).events.newest(since=now - timedelta(days=1), limit=_MOST_EVENTS)
-            has_results = await overview.has_results()
+            repositories = Repositories(connection)
+            server = await repositories.server.newest()
+            events = await repositories.events.newest(since=now - timedelta(days=1), limit=_MOST_EVENTS)
+            has_results = await repositories.results.has_any()
         return {
             "at": now,
             "queue": queue,

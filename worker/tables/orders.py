@@ -38,26 +38,26 @@ class Order:
     category: str
 
 
-class NewOrder(Protocol):
+class _NewOrder(Protocol):
     """What a new row is made of. Either the id or the name of the user is given, and of the product."""
 
     @property
-    def user_id(self) -> int | None: ...  # noqa: D102  (the column's name says it)
+    def user_id(self) -> int | None: ...
     @property
-    def username(self) -> str | None: ...  # noqa: D102
+    def username(self) -> str | None: ...
     @property
-    def product_id(self) -> int | None: ...  # noqa: D102
+    def product_id(self) -> int | None: ...
     @property
-    def sku(self) -> str | None: ...  # noqa: D102
+    def sku(self) -> str | None: ...
     @property
-    def quantity(self) -> int: ...  # noqa: D102
+    def quantity(self) -> int: ...
     @property
     def total_price(self) -> Decimal | None:
         """None: the product's price times the quantity."""
         ...
 
     @property
-    def status(self) -> str: ...  # noqa: D102
+    def status(self) -> str: ...
 
 
 class PlacedOrder(NamedTuple):
@@ -73,7 +73,7 @@ class OrderRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def place(self, orders: Iterable[tuple[str, NewOrder]]) -> list[PlacedOrder | ShopReason]:
+    async def place(self, orders: Iterable[tuple[str, _NewOrder]]) -> list[PlacedOrder | ShopReason]:
         """Insert orders, each with the id of its job.
 
         Returns for each, in order, the order, or UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER or OUT_OF_STOCK, the

@@ -34,32 +34,32 @@ MAX_PAGE_BYTES = 1024 * 1024
 """Bytes of descriptions after which a list of products ends: each may have a megabyte."""
 
 
-class NewProduct(Protocol):
+class _NewProduct(Protocol):
     """What a new row is made of."""
 
     @property
-    def sku(self) -> str | None: ...  # noqa: D102  (the column's name says it)
+    def sku(self) -> str | None: ...
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
     @property
-    def description(self) -> str: ...  # noqa: D102
+    def description(self) -> str: ...
     @property
-    def price(self) -> Decimal: ...  # noqa: D102
+    def price(self) -> Decimal: ...
     @property
-    def category(self) -> str: ...  # noqa: D102
+    def category(self) -> str: ...
     @property
-    def in_stock(self) -> bool: ...  # noqa: D102
+    def in_stock(self) -> bool: ...
 
 
-class StockChange(Protocol):
+class _StockChange(Protocol):
     """Whether a product is in stock. Either its id or its sku is given."""
 
     @property
-    def product_id(self) -> int | None: ...  # noqa: D102
+    def product_id(self) -> int | None: ...
     @property
-    def sku(self) -> str | None: ...  # noqa: D102
+    def sku(self) -> str | None: ...
     @property
-    def in_stock(self) -> bool: ...  # noqa: D102
+    def in_stock(self) -> bool: ...
 
 
 class ProductRepository:
@@ -68,7 +68,7 @@ class ProductRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def create(self, products: Sequence[NewProduct]) -> list[int | ShopReason]:
+    async def create(self, products: Sequence[_NewProduct]) -> list[int | ShopReason]:
         """Insert products; returns for each, in order, the new id, or SKU_TAKEN."""
         given = rows.encode((p.sku, p.name, p.description, p.price, p.category, p.in_stock) for p in products)
         created = await self._connection.fetch(_SQL["create"], given)
@@ -83,7 +83,7 @@ class ProductRepository:
         if not taken.issuperset(skus):
             raise NotStored("a product was not inserted, though its sku is not taken: by a trigger?")
 
-    async def set_stock(self, changes: Sequence[StockChange]) -> list[int | ShopReason]:
+    async def set_stock(self, changes: Sequence[_StockChange]) -> list[int | ShopReason]:
         """Set if products are in stock; the last change of a product wins.
 
         Returns for each, in order, the product's id, or UNKNOWN_PRODUCT.

@@ -31,32 +31,32 @@ class User:
     updated_at: datetime
 
 
-class NewUser(Protocol):
+class _NewUser(Protocol):
     """What a new row is made of."""
 
     @property
-    def username(self) -> str: ...  # noqa: D102  (the column's name says it)
+    def username(self) -> str: ...
     @property
-    def email(self) -> str: ...  # noqa: D102
+    def email(self) -> str: ...
     @property
-    def full_name(self) -> str: ...  # noqa: D102
+    def full_name(self) -> str: ...
     @property
-    def is_active(self) -> bool: ...  # noqa: D102
+    def is_active(self) -> bool: ...
 
 
-class UserChange(Protocol):
+class _UserChange(Protocol):
     """New values of one user's columns; None leaves a column as it is. Either the id or the username is given."""
 
     @property
-    def user_id(self) -> int | None: ...  # noqa: D102
+    def user_id(self) -> int | None: ...
     @property
-    def username(self) -> str | None: ...  # noqa: D102
+    def username(self) -> str | None: ...
     @property
-    def email(self) -> str | None: ...  # noqa: D102
+    def email(self) -> str | None: ...
     @property
-    def full_name(self) -> str | None: ...  # noqa: D102
+    def full_name(self) -> str | None: ...
     @property
-    def is_active(self) -> bool | None: ...  # noqa: D102
+    def is_active(self) -> bool | None: ...
 
 
 class UserRepository:
@@ -65,7 +65,7 @@ class UserRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def create(self, users: Sequence[NewUser]) -> list[int | ShopReason]:
+    async def create(self, users: Sequence[_NewUser]) -> list[int | ShopReason]:
         """Insert users; returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN."""
         created = await self._connection.fetch(
             _SQL["create"], rows.encode((u.username, u.email, u.full_name, u.is_active) for u in users)
@@ -75,7 +75,7 @@ class UserRepository:
         reasons = iter(await self._reasons(refused) if refused else ())
         return [user_id or next(reasons) for user_id in ids]
 
-    async def _reasons(self, refused: Sequence[NewUser]) -> list[ShopReason]:
+    async def _reasons(self, refused: Sequence[_NewUser]) -> list[ShopReason]:
         """Return why each was not inserted. Raises `NotStored` if neither its username nor its email is taken."""
         taken = await self._connection.fetch(
             _SQL["taken"], [user.username for user in refused], [user.email for user in refused]
@@ -85,7 +85,7 @@ class UserRepository:
             raise NotStored("a user was not inserted, though neither username nor email is taken: by a trigger?")
         return [ShopReason.USERNAME_TAKEN if u.username in usernames else ShopReason.EMAIL_TAKEN for u in refused]
 
-    async def update(self, changes: Sequence[UserChange]) -> list[int | ShopReason]:
+    async def update(self, changes: Sequence[_UserChange]) -> list[int | ShopReason]:
         """Set the given columns, in order if one user has several changes.
 
         Returns for each the user's id, or UNKNOWN_USER. Raises the `DataFault` of an email that is taken.
@@ -101,7 +101,7 @@ class UserRepository:
             await self._update_distinct([(found[i], changes[i]) for i in wave])
         return [user_id or ShopReason.UNKNOWN_USER for user_id in found]
 
-    async def _update_distinct(self, changes: list[tuple[int | None, UserChange]]) -> None:
+    async def _update_distinct(self, changes: list[tuple[int | None, _UserChange]]) -> None:
         status = await self._connection.execute(
             _SQL["update"], rows.encode((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
         )

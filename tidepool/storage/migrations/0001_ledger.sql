@@ -5,7 +5,7 @@
 -- only so does the key find the ids that begin alike, and requeue its next chunk. Comparing bytes is also less work for
 -- each row that is written.
 CREATE TABLE job_results (
-    job_id       text COLLATE "C" PRIMARY KEY,                       -- results.lookup, result_pages.by_id
+    job_id       text COLLATE "C" PRIMARY KEY,                       -- results.lookup, results.page
     function     text NOT NULL,
     status       text NOT NULL CHECK (status IN (
                      'applied',                                      -- the effect is committed; result

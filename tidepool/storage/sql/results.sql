@@ -56,6 +56,70 @@ WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status 
 ORDER BY queue_us + batch_us + pool_wait_us + db_us DESC, job_id
 LIMIT $5
 
+-- name: edge
+-- The time at which the $2-th row before $1 finished. No row if there are fewer rows.
+-- $1 before timestamptz, $2 most bigint
+SELECT finished_at FROM job_results
+WHERE $1::timestamptz IS NULL OR finished_at <= $1
+ORDER BY finished_at DESC
+LIMIT 1 OFFSET $2
+
+-- name: edge_of_not_applied
+-- The same for rejected and failed jobs only.
+-- $1 before timestamptz, $2 most bigint
+SELECT finished_at FROM job_results
+WHERE status <> 'applied' AND ($1::timestamptz IS NULL OR finished_at <= $1)
+ORDER BY finished_at DESC
+LIMIT 1 OFFSET $2
+
+-- name: page
+-- Rows before a key, the newest first. A null parameter means no condition. With a text $7, only the rows of rejected and
+-- failed jobs whose reason or error contains it, ignoring case, and of the first thousand jobs whose id begins with it,
+-- found by the primary key. The rows have no arguments, which may have a megabyte each, and no long results; long errors
+-- are cut.
+-- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
+-- $6 limit bigint, $7 text text
+SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
+       left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us,
+       batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
+FROM (
+    (
+        SELECT * FROM job_results
+        WHERE $7::text IS NULL
+          AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
+          AND ($3::timestamptz IS NULL OR finished_at >= $3)
+          AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
+        ORDER BY finished_at DESC, job_id DESC
+        LIMIT $6
+    ) UNION ALL (
+        SELECT * FROM job_results
+        WHERE $7::text IS NOT NULL
+          AND status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7)) > 0
+          AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
+          AND ($3::timestamptz IS NULL OR finished_at >= $3)
+          AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
+        ORDER BY finished_at DESC, job_id DESC
+        LIMIT $6
+    ) UNION ALL (
+        SELECT * FROM job_results
+        WHERE $7::text IS NOT NULL
+          AND job_id = ANY (ARRAY(SELECT job_id FROM job_results WHERE job_id ^@ $7 ORDER BY job_id LIMIT 1000))
+          AND NOT (status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7)) > 0) -- found above
+          AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
+          AND ($3::timestamptz IS NULL OR finished_at >= $3)
+          AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
+        ORDER BY finished_at DESC, job_id DESC
+        LIMIT $6
+    )
+) AS page
+ORDER BY finished_at DESC, job_id DESC
+LIMIT $6
+
+-- name: has_any
+-- Whether the ledger has any row.
+-- No parameters.
+SELECT EXISTS (SELECT FROM job_results)
+
 -- name: latency
 -- The figures of the view job_latency for selected jobs. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz

@@ -35,6 +35,11 @@ ON CONFLICT (tick) DO NOTHING
 -- The server's time.
 SELECT clock_timestamp()
 
+-- name: newest
+-- The newest row of db_snapshots.
+-- No parameters.
+SELECT * FROM db_snapshots ORDER BY tick DESC LIMIT 1
+
 -- name: window
 -- Rows since $1, the oldest first.
 -- $1 since timestamptz

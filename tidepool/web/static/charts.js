@@ -24,7 +24,7 @@ export class Chart {
     this.format = format;
     this.filled = filled;
     this.least = least;
-    this.none = el("p", { class: "none" }, "No figures of this time");
+    this.none = el("p", { class: "none" }, "No data for this time");
     this.key = el("ul", { class: "keys" });
     this.host.after(this.key);
     this.lines = [];
@@ -89,7 +89,7 @@ export class Chart {
     const told = this.lines.map((line) => [line.name, line.color, this.format(at === null || at === undefined ? newest(line.values) : line.values[at])]);
     redraw(this.key, told, () => told.map(([name, color, value], n) => el("li", {}, sample(color, n), el("span", { class: "name" }, name), el("b", {}, value))));
     this.host.setAttribute("role", "img");
-    this.host.setAttribute("aria-label", `${this.title}: ${told.map(([name, , value]) => `${name} ${value}`).join(", ") || "no figures"}`);
+    this.host.setAttribute("aria-label", `${this.title}: ${told.map(([name, , value]) => `${name} ${value}`).join(", ") || "no data"}`);
   }
 }
 

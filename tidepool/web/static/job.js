@@ -21,7 +21,7 @@ export function route() {
   document.title = shown === null ? "Tidepool" : `${shown} – Tidepool`;
   if (shown !== null) {
     say("job-title", shown);
-    byId("job-body").replaceChildren(el("p", { class: "hint" }, "Looking it up …"));
+    byId("job-body").replaceChildren(el("p", { class: "hint" }, "Loading …"));
     byId("job-title").focus();
   }
   load();
@@ -48,14 +48,14 @@ async function load() {
     drawn = view(job, id);
     if (!(job.status in TONES) && ticket === asked) again = setTimeout(load, AGAIN_MS);
   } catch (error) {
-    drawn = [el("p", {}, error.status === 404 ? "There is no job of this id: it was never enqueued, or it is older than what is kept." : error.message)];
+    drawn = [el("p", {}, error.status === 404 ? "There is no job with this id: it was never enqueued, or its outcome is older than the retention time." : error.message)];
   }
   if (ticket === asked) byId("job-body").replaceChildren(...drawn);
 }
 
 function view(job, id) {
   const settled = job.status in TONES;
-  const parts = [el("p", {}, el("span", { class: `state tone-${TONES[job.status] ?? "calm"}` }, retrying(job) ? "↻ to be tried again" : (STATES[job.status] ?? job.status)))];
+  const parts = [el("p", {}, el("span", { class: `state tone-${TONES[job.status] ?? "calm"}` }, retrying(job) ? "↻ will be retried" : (STATES[job.status] ?? job.status)))];
   if (settled && job.db_us !== undefined) parts.push(latency(job));
   parts.push(el("dl", { class: "facts" }, facts(job).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
   if (settled) parts.push(requeueButton({ ...job, job_id: id }, load));
@@ -71,17 +71,17 @@ function latency(job) {
   const key = el("ul", { class: "keys" });
   bar(strip, key, [part("queue", job.queue_us, "fill-1"), part("batch", job.batch_us, "fill-4"), part("pool", job.pool_wait_us, "fill-2"), part("database", job.db_us, "fill-3")]);
   const total = span((job.queue_us + job.batch_us + job.pool_wait_us + job.db_us) / 1000);
-  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: waiting for a worker, for its batch to leave, for a connection, and in the database (of its whole batch, with the COMMIT of the batch before)`), strip, key);
+  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: waiting for a worker, for its batch to leave, for a connection, and in the database (time of its whole batch, with the COMMIT of the previous batch)`), strip, key);
 }
 
 function facts(job) {
   const at = (value) => (value ? time(value) : null);
   const json = (value) => (value === null || value === undefined ? null : el("pre", {}, JSON.stringify(value, null, 2)));
   return [
-    ["Function", job.function], ["Last error", job.last_error], ["Next try", at(job.due_at)], ["Reason", job.reason], ["Error", job.error], ["Result", json(job.result)],
-    ["Tries", job.attempts === undefined || job.attempts === null ? null : figure(job.attempts)], ["Worker", job.worker_id],
+    ["Function", job.function], ["Last error", job.last_error], ["Next attempt", at(job.due_at)], ["Reason", job.reason], ["Error", job.error], ["Result", json(job.result)],
+    ["Attempts", job.attempts === undefined || job.attempts === null ? null : figure(job.attempts)], ["Worker", job.worker_id],
     ["Enqueued", at(job.enqueued_at)], ["Started", at(job.started_at)], ["Finished", at(job.finished_at)], ["Requeued", at(job.requeued_at)],
-    ["Content", json(job.args)],
+    ["Arguments", json(job.args)],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
 }
 
@@ -89,7 +89,7 @@ async function abort(id) {
   if (!(await confirmed(`Abort ${id}?`, "Abort"))) return;
   try {
     await api(`/jobs/${encodeURIComponent(id)}/abort`, "POST");
-    toast(`${id} is marked to be aborted.`);
+    toast(`${id} is marked as aborted.`);
   } catch (error) {
     toast(error.message);
   }

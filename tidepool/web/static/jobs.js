@@ -87,7 +87,7 @@ function row(job) {
     cell("Job", el("a", { class: "id", href: `#job=${encodeURIComponent(job.job_id)}` }, job.job_id)),
     cell("Function", job.function),
     cell("Reason", el("span", {}, why)),
-    cell("Tries", figure(job.attempts)),
+    cell("Attempts", figure(job.attempts)),
     el("td", {}, requeueButton(job, load)));
 }
 
@@ -117,7 +117,7 @@ async function requeueAll() {
   if (chosen.get("function")) words.push(`of ${chosen.get("function")}`);
   words.push(SINCE_WORDS[chosen.get("since") ?? ""]);
   if (chosen.get("search")) words.push(`that match “${chosen.get("search")}”`);
-  if (!(await confirmed(`${words.filter(Boolean).join(" ")}? Also those beyond what is listed.`, "Requeue all"))) return;
+  if (!(await confirmed(`${words.filter(Boolean).join(" ")}? This includes jobs that are not listed here.`, "Requeue all"))) return;
   try {
     const { requeued } = await api(`/jobs/requeue?${chosen}`, "POST");
     toast(`${figure(requeued)} job${requeued === 1 ? " is" : "s are"} in the queue again.`);

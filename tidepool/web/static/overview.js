@@ -11,17 +11,17 @@ const STALE_S = 60;
 const GAP_S = 4;
 
 const VERDICTS = {
-  ok: ["good", "✓", "The pool is not the limit"],
+  ok: ["good", "✓", "The pool does not limit the jobs"],
   pool_too_small: ["warn", "▲", "The pool is too small"],
   pool_too_large: ["calm", "▽", "The pool is larger than it needs to be"],
   budget_bound: ["warn", "▲", "The server has too few connections"],
   hold_too_long: ["warn", "▲", "Connections are held too long"],
-  database_bound: ["warn", "▲", "The database is the limit"],
-  loop_bound: ["warn", "▲", "The worker's own process is the limit"],
+  database_bound: ["warn", "▲", "The database is the bottleneck"],
+  loop_bound: ["warn", "▲", "The worker's event loop is the bottleneck"],
   churn: ["warn", "▲", "Connections are opened again and again"],
   leak: ["bad", "■", "A connection leaks"],
-  incident: ["bad", "■", "The database was away"],
-  insufficient_data: ["calm", "…", "Too early to tell"],
+  incident: ["bad", "■", "The database was unavailable"],
+  insufficient_data: ["calm", "…", "Not enough data yet"],
 };
 
 const charts = {
@@ -89,7 +89,7 @@ function thinned(values, most = 38) {
 }
 
 function queue({ queue: found }, until) {
-  say("queue-hint", found ? "In the last five minutes, for as long as a page was open. Redis keeps no history." : "Redis does not answer: the queue is unknown.");
+  say("queue-hint", found ? "The last five minutes in which a page was open. Redis keeps no history." : "Redis does not answer: the queue is unknown.");
   const { times, waiting, running, oldest_s } = parted(found ? found.series : { times: [], waiting: [], running: [], oldest_s: [] });
   charts.depth.show(times, [{ name: "waiting", color: "--s1", values: waiting }, { name: "running", color: "--s2", values: running }], until - 300, until);
   charts.oldest.show(times, [{ name: "oldest", color: "--s1", values: oldest_s }], until - 300, until);
@@ -150,15 +150,15 @@ const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
 
 function evidence({ name, value, unit, limit, exceeds }) {
   const number = (of) => (of === null ? "unknown" : unit === "share" ? share(of) : `${figure(of)} ${unit}`.trim());
-  return `${name}: ${number(value)}${limit === null ? "" : ` (counts ${exceeds === "below" ? "below" : "from"} ${number(limit)})`}`;
+  return `${name}: ${number(value)}${limit === null ? "" : ` (limit: ${exceeds === "below" ? "below" : "from"} ${number(limit)})`}`;
 }
 
 function budget(server, now) {
   const known = server !== null;
   byId("budget-bar").hidden = byId("budget-keys").hidden = !known;
-  if (!known) return say("budget-words", "Not known: no worker has told how the server is.");
+  if (!known) return say("budget-words", "Unknown: no worker has reported the state of the server.");
   const age = now - Date.parse(server.tick) / 1000;
-  const old = age > STALE_S ? ` As of ${span(age * 1000)} ago: no worker has told since.` : "";
+  const old = age > STALE_S ? ` As of ${span(age * 1000)} ago: no worker has reported since.` : "";
   say("budget-words", `${figure(server.granted)} of ${figure(server.usable)} connections that workers may have are granted to ${figure(server.workers)} of them.${old}`);
   const others = server.backends - server.backends_of_workers - server.backends_orphaned;
   const free = Math.max(0, server.max_connections - server.reserved_connections - server.backends);
@@ -181,7 +181,7 @@ function events(found) {
 const STEPS = {
   worker: ["Start a worker, or several:", "uv run arq worker.WorkerSettings"],
   jobs: ["Enqueue some jobs:", "uv run python -m producer --jobs 10000 --rate 50"],
-  demo: ["Or have both, with a steady load, from one command:", "uv run python -m producer serve --demo"],
+  demo: ["Or start both with a steady load, in one command:", "uv run python -m producer serve --demo"],
 };
 
 function nextSteps({ history, has_results: hasResults, queue: found }) {
@@ -190,7 +190,7 @@ function nextSteps({ history, has_results: hasResults, queue: found }) {
   if (!hasResults && !found?.waiting && !found?.running) steps.push("jobs");
   if (steps.length === 2) steps.push("demo");
   byId("next").hidden = !steps.length;
-  say("next-title", steps.length > 1 ? "Nothing runs here yet" : steps[0] === "worker" ? "No worker runs" : "No job has run yet");
+  say("next-title", steps.length > 1 ? "Nothing is running yet" : steps[0] === "worker" ? "No worker is running" : "No job has run yet");
   redraw(byId("next-steps"), steps, () => steps.map((name) => el("li", {}, STEPS[name][0], el("pre", {}, STEPS[name][1]))));
 }
 

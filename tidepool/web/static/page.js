@@ -68,8 +68,8 @@ function lost(words) {
   byId("link").dataset.state = "lost";
   say("link-words", "Trying again");
   say("link-at", "");
-  const kept = last ? ` The figures are of ${clock(last)}.` : "";
-  say("notice", `${words}${kept} It is tried again until it works.`);
+  const kept = last ? ` The figures are from ${clock(last)}.` : "";
+  say("notice", `${words}${kept} The page keeps trying to connect.`);
   byId("notice").hidden = false;
 }
 
