@@ -6,12 +6,10 @@ import sys
 from contextlib import AsyncExitStack
 
 from producer.demo import working_service
-from producer.http import create_front
 from settings import Settings
 from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.web.server import serve as run_server
 from worker import app
 
 _BACKLOG = 2048
@@ -38,6 +36,10 @@ async def serve(arguments: argparse.Namespace, settings: Settings, urls: Urls) -
 
     Raises `CommandError` where others could reach it and it has no token, and where the address cannot be bound.
     """
+    # FastAPI takes half a second to import, which the other commands need not wait for.
+    from producer.http import create_front  # noqa: PLC0415
+    from tidepool.web.server import serve as run_server  # noqa: PLC0415
+
     if settings.front_token is None and not is_loopback(arguments.host):
         raise terminal.CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
     async with AsyncExitStack() as beside:

@@ -61,6 +61,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(os.cpu_count() or 1, _MAX_PROCESSES) if is_whole else 0
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with what its fixtures start: the session's servers, or commands as processes of their own."""
+    for item in items:
+        for marker, fixture in (("servers", "servers"), ("commands", "service")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
+
 @dataclass(frozen=True)
 class Servers:
     """The session's PostgreSQL and Redis."""

@@ -574,13 +574,6 @@ MUTATIONS = [
     ),
     # ---------------------------------------------------------------- poison
     Mutation(
-        "no limit for a payload in the worker",
-        "receive",
-        "if len(payload) > MAX_PAYLOAD_BYTES:",
-        "if False:",
-        "test_poison_has_its_outcome_and_harms_nobody[P7 one byte more]",
-    ),
-    Mutation(
         "an endless payload is read whole",
         "claim.lua",
         "if length > max_payload then",

@@ -26,7 +26,7 @@ def come(gate: Gate, name: str, seen: list[str], timeout_s: float = 60.0) -> "as
 
 async def test_who_came_first_goes_first() -> None:
     """Also before a caller who comes at the moment when a place is free."""
-    gate, seen = Gate(1, most_waiting=10), list[str]()
+    gate, seen = Gate(1, max_waiting=10), list[str]()
     await gate.enter(1)
     assert not gate.try_enter()
     for name in "abc":
@@ -46,7 +46,7 @@ async def test_who_came_first_goes_first() -> None:
 
 async def test_waiting_has_an_end() -> None:
     """Who gave up is in nobody's way."""
-    gate, seen = Gate(1, most_waiting=10), list[str]()
+    gate, seen = Gate(1, max_waiting=10), list[str]()
     await gate.enter(1)
     with pytest.raises(TimeoutError):
         await gate.enter(0)
@@ -58,7 +58,7 @@ async def test_waiting_has_an_end() -> None:
 
 async def test_so_many_wait_and_no_more() -> None:
     """The next one is refused at once."""
-    gate = Gate(1, most_waiting=1)
+    gate = Gate(1, max_waiting=1)
     await gate.enter(1)
     waiter = come(gate, "a", [])
     await turns()
@@ -70,7 +70,7 @@ async def test_so_many_wait_and_no_more() -> None:
 async def test_a_place_is_not_lost_with_a_caller_who_is_cancelled_as_he_gets_it() -> None:
     """Before or after his turn: the next one has it."""
     for cancel_first in (True, False):
-        gate, seen = Gate(1, most_waiting=10), list[str]()
+        gate, seen = Gate(1, max_waiting=10), list[str]()
         await gate.enter(1)
         unlucky, _ = come(gate, "unlucky", seen), come(gate, "lucky", seen)
         await turns()
@@ -86,7 +86,7 @@ async def test_a_place_is_not_lost_with_a_caller_who_is_cancelled_as_he_gets_it(
 
 async def test_the_limit_changes_while_callers_wait() -> None:
     """More are let in at once; after a cut nobody is, until enough have left."""
-    gate, seen = Gate(1, most_waiting=10), list[str]()
+    gate, seen = Gate(1, max_waiting=10), list[str]()
     await gate.enter(1)
     for name in "abcd":
         come(gate, name, seen)
@@ -106,7 +106,7 @@ async def test_the_limit_changes_while_callers_wait() -> None:
 
 async def test_closing_sends_the_waiting_away() -> None:
     """Those inside may go out; nobody comes in."""
-    gate = Gate(1, most_waiting=10)
+    gate = Gate(1, max_waiting=10)
     await gate.enter(1)
     waiter = come(gate, "a", [])
     await turns()
@@ -122,7 +122,7 @@ async def test_closing_sends_the_waiting_away() -> None:
 async def test_never_more_inside_than_allowed_and_none_lost(seed: int) -> None:
     """Property: whatever the order of coming, leaving, giving up and resizing."""
     chance = random.Random(seed)
-    gate, inside, most = Gate(3, most_waiting=1000), 0, 3
+    gate, inside, most = Gate(3, max_waiting=1000), 0, 3
 
     async def visit() -> None:
         nonlocal inside

@@ -22,7 +22,7 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.watcher import Watcher
 from tidepool.ledger.tally import BatchFigures, Tally
 from tidepool.periodic import FailureLog, every
-from tidepool.pool.loan import Holder
+from tidepool.pool.checkout import Holder
 from tidepool.pool.pool import Pool
 from tidepool.storage.snapshots import Snapshot
 

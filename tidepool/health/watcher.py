@@ -11,7 +11,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple, cast
 
-from tidepool.pool.loan import Holder
+from tidepool.pool.checkout import Holder
 from tidepool.storage.snapshots import Snapshot
 
 _BEGINS, _ENDS = 0.5, 0.1

@@ -1,10 +1,10 @@
 """The connection pool of a process. Only this folder and `storage` know asyncpg.
 
 - `pool`         one `Pool` per process; `transaction()` is the only way to write
-- `gate`         decides who gets the next connection; `loan` knows who has one
-- `connections`  the server's connections behind the pool; `connection` is the part of one that others use
+- `gate`         decides which caller gets the next connection; `checkout` records which task has one
+- `connections`  the server's connections behind the pool; `connection` has the types of one
 - `figures`      counters and histograms
-- `faults`       the errors that callers see instead of the driver's
-- `address`      how the driver is given a URL
-- `side_connection`  one beside the pool, for work that must not wait behind it
+- `faults`       the errors that callers get instead of the driver's
+- `address`      makes the driver's arguments from a URL
+- `side_connection`  a connection outside the pool, for work that must not wait for it
 """

@@ -1,6 +1,6 @@
-"""Types of the part of asyncpg's connection that repositories use; asyncpg itself has no types."""
+"""The parts of an asyncpg connection that are used, typed by hand: asyncpg comes without types."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, LiteralString, Protocol
 
@@ -15,28 +15,41 @@ class Row(Protocol):
 class Connection(Protocol):
     """A connection to PostgreSQL. Queries are literal strings, so input never becomes SQL text."""
 
-    async def execute(self, query: LiteralString, *args: Any) -> str: ...  # noqa: D102
-    async def fetch(self, query: LiteralString, *args: Any) -> list[Row]: ...  # noqa: D102
-    async def fetchrow(self, query: LiteralString, *args: Any) -> Row | None: ...  # noqa: D102
-    async def fetchval(self, query: LiteralString, *args: Any) -> Any: ...  # noqa: D102
-    def transaction(self) -> AbstractAsyncContextManager[Any]: ...  # noqa: D102
+    async def execute(self, query: LiteralString, *args: object) -> str: ...  # noqa: D102
+    async def fetch(self, query: LiteralString, *args: object) -> list[Row]: ...  # noqa: D102
+    async def fetchrow(self, query: LiteralString, *args: object) -> Row | None: ...  # noqa: D102
+    async def fetchval(self, query: LiteralString, *args: object) -> Any: ...  # noqa: D102
+    def transaction(self) -> AbstractAsyncContextManager[object]: ...  # noqa: D102
+
+
+class QueryRecord(Protocol):
+    """What asyncpg tells a query logger of one query."""
+
+    query: str
+    elapsed: float
+    """Seconds."""
+    exception: BaseException | None
 
 
 class DirectConnection(Connection, Protocol):
-    """A connection outside the pool. Its user closes it."""
+    """A connection as whoever opened it has it: outside the pool, its user ends it."""
 
     async def execute(  # noqa: D102
         self,
         query: LiteralString,
-        *args: Any,
+        *args: object,
         timeout: float | None = None,  # noqa: ASYNC109  (the driver's own)
     ) -> str: ...
-    def transaction(self, *, isolation: str | None = None) -> AbstractAsyncContextManager[Any]: ...  # noqa: D102
+    def transaction(self, *, isolation: str | None = None) -> AbstractAsyncContextManager[object]: ...  # noqa: D102
     def is_closed(self) -> bool: ...  # noqa: D102
+    def get_server_pid(self) -> int: ...  # noqa: D102
+    def get_server_version(self) -> tuple[int, ...]: ...  # noqa: D102
+    def add_query_logger(self, callback: Callable[[QueryRecord], None]) -> None: ...  # noqa: D102
+    def add_termination_listener(self, callback: Callable[[object], None]) -> None: ...  # noqa: D102
     def terminate(self) -> None:
         """Close the connection at once, without waiting for the server."""
         ...
 
-    async def close(self) -> None:
-        """Close the connection in the regular way, and wait for that."""
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  (the driver's own)
+        """Close it as the protocol says."""
         ...

@@ -1,22 +1,27 @@
 """The server connections of one pool: how long they took to open, and why each of them ended.
 
-asyncpg tells when a connection has ended, but not why; that follows from what it was doing then, which is
-noted here. Of asyncpg only the public hooks are used: `connect`, query logger and termination listener.
+asyncpg reports that a connection has ended, but not why; the reason follows from the state in which it was, which is
+kept here. Only public hooks of asyncpg are used: `connect`, query logger and termination listener.
 """
 
 import asyncio
 import functools
 import random
 import time
-from typing import Any, LiteralString, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import Any, LiteralString, TypeVar, cast
 
 import asyncpg
 
+from tidepool.pool.connection import DirectConnection, QueryRecord, Row
 from tidepool.pool.faults import connecting
 from tidepool.pool.figures import PoolStats
 
-_LENT, _RETURNING, _LOST, _SURPLUS = -1, -2, -3, -4
-"""What a connection does, in place of the time since when it has been idle."""
+T = TypeVar("T")
+
 _BOUNDS_TRANSACTIONS = (17,)
 """The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
 the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
@@ -24,11 +29,12 @@ _OPENED = "SELECT pg_postmaster_start_time()"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """The level that every statement here is written for, whatever the database's default is."""
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_MOST_CONFLICTS = 8
+_MAX_ATTEMPTS = 8
+"""After which a statement that conflicts each time fails; the delays before them add up to about a second."""
 COMMIT: LiteralString = "COMMIT"
-"""What ends a transaction of the pool, and is counted as such."""
+"""The statement that ends a transaction of the pool; its time is counted apart from other queries."""
 _IDLE_SHARE = 0.9
-"""A connection that ends after this share of the time for which it may be idle has ended for that reason."""
+"""A connection that ends after this share of its max idle time has ended for that reason: asyncpg's timer is early."""
 
 
 class Session(asyncpg.Connection):
@@ -39,31 +45,49 @@ class Session(asyncpg.Connection):
     repeated: the transaction is over then, and the second COMMIT would succeed without it.
     """
 
-    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+    async def execute(self, query: str, *args: object, **options: object) -> str:
         """Run *query*, as asyncpg does."""
         return await self._repeated(super().execute, query, *args, **options)
 
-    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+    async def fetch(self, query: str, *args: object, **options: object) -> list[Row]:
         """Return the rows, as asyncpg does."""
         return await self._repeated(super().fetch, query, *args, **options)
 
-    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+    async def fetchrow(self, query: str, *args: object, **options: object) -> Row | None:
         """Return the first row, as asyncpg does."""
         return await self._repeated(super().fetchrow, query, *args, **options)
 
-    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+    async def fetchval(self, query: str, *args: object, **options: object) -> Any:
         """Return the first row's first column, as asyncpg does."""
         return await self._repeated(super().fetchval, query, *args, **options)
 
-    async def _repeated(self, statement: Any, *args: Any, **options: Any) -> Any:
+    async def _repeated(self, statement: Callable[..., Awaitable[T]], *args: object, **options: object) -> T:
         if self.is_in_transaction():
             return await statement(*args, **options)
-        for conflicts in range(1, _MOST_CONFLICTS):
+        for conflicts in range(1, _MAX_ATTEMPTS):
             try:
                 return await statement(*args, **options)
             except _CONFLICTS:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
         return await statement(*args, **options)
+
+
+class _State(Enum):
+    """What a connection is doing."""
+
+    IDLE = auto()
+    CHECKED_OUT = auto()
+    CHECKING_IN = auto()
+    LOST = auto()
+    SURPLUS = auto()
+    """It is being closed because it is above the limit."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    state: _State
+    idle_since_ns: int
+    """By `time.perf_counter_ns`; of an idle connection."""
 
 
 class Connections:
@@ -75,36 +99,37 @@ class Connections:
         self._stats = stats
         self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
         self.begin: LiteralString = _BEGIN
-        """What begins a transaction; its timeout is set in it, as a pooler would hand a session's on to others."""
+        """The statement that begins a transaction. It sets the timeout for this transaction only: through a pooler, a
+        setting of the session would reach other sessions."""
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
-        self._doing: dict[int, int] = {}
-        """By the server's process id: since when idle (`time.perf_counter_ns`), or one of the above."""
-        self._server_began: Any = None
+        self._opened: dict[int, _Opened] = {}
+        """By the server's process id."""
+        self._server_began: datetime | None = None
 
     @property
     def count(self) -> int:
-        """The number of connections that the server has for this pool: open, being opened, or being closed."""
-        return len(self._doing) + self._connecting
+        """The number of connections that the server has: open, being opened, or being closed."""
+        return len(self._opened) + self._connecting
 
     @property
     def kept(self) -> int:
-        """The number of connections that are open and will stay open."""
-        return sum(doing not in (_LOST, _SURPLUS) for doing in self._doing.values())
+        """The number of connections that are open and not about to end."""
+        return sum(opened.state not in (_State.LOST, _State.SURPLUS) for opened in self._opened.values())
 
-    async def connect(self, *args: Any, **options: Any) -> Any:
-        """Open a connection within its `timeout`; `asyncpg.create_pool` calls this.
+    async def connect(self, *args: object, **options: object) -> DirectConnection:
+        """Open a connection within its `timeout`; `asyncpg.create_pool` calls this as its `connect`.
 
-        Raises `Refused` if waiting cannot help, otherwise what asyncpg raises.
+        Raises `Refused` if waiting cannot help, and otherwise what asyncpg raises.
         """
         async with connecting():
             return await self._connect(*args, **options)
 
-    async def _connect(self, *args: Any, **options: Any) -> Any:
+    async def _connect(self, *args: object, **options: object) -> DirectConnection:
         since_ns = time.perf_counter_ns()
         self._connecting += 1
         try:
-            async with asyncio.timeout(options["timeout"]):
-                connection: Any = await asyncpg.connect(*args, **options)
+            async with asyncio.timeout(cast("float", options["timeout"])):
+                connection = cast("DirectConnection", await asyncpg.connect(*args, **options))
                 await self._greet(connection)
         except Exception as error:
             self._count_error(error)
@@ -113,13 +138,13 @@ class Connections:
             self._connecting -= 1
         self._stats.connected((time.perf_counter_ns() - since_ns) // 1000)
         pid = connection.get_server_pid()
-        self._doing[pid] = time.perf_counter_ns()
+        self._opened[pid] = _Opened(_State.IDLE, time.perf_counter_ns())
         connection.add_query_logger(self._queried)
         connection.add_termination_listener(functools.partial(self._ended, pid))
         return connection
 
-    async def _greet(self, connection: Any) -> None:
-        """Ask since when the server runs, and whether it bounds transactions; cut a connection that does not answer."""
+    async def _greet(self, connection: DirectConnection) -> None:
+        """Read when the server started and if it has a transaction timeout; cut a connection that does not answer."""
         try:
             server_began = await connection.fetchval(_OPENED)
         except BaseException:
@@ -132,44 +157,55 @@ class Connections:
             self._stats.database_restarts += 1
         self._server_began = server_began
 
-    def lent(self, connection: Any) -> int:
-        """Record that a caller holds *connection*; returns the process id of its session on the server."""
-        pid: int = connection.get_server_pid()
-        self._doing[pid] = _LENT
+    def checked_out(self, connection: DirectConnection) -> int:
+        """Set the state of a connection that a caller gets; returns the server's process id."""
+        pid = connection.get_server_pid()
+        self._move(pid, _State.CHECKED_OUT)
         return pid
 
-    def returning(self, connection: Any, pid: int) -> None:
-        """Record that *connection* is being released; a call of `returned` follows."""
-        if pid in self._doing:
-            self._doing[pid] = _LOST if has_ended(connection) else _RETURNING
+    def checking_in(self, connection: DirectConnection, pid: int) -> None:
+        """Set the state of a connection that is being given back; `checked_in` follows."""
+        self._move(pid, _State.LOST if self.has_ended(connection) else _State.CHECKING_IN)
 
     def surplus(self, pid: int) -> None:
-        """Record that a connection is being closed because the pool has too many, unless it has ended already."""
-        if self._doing.get(pid, _LOST) != _LOST:
-            self._doing[pid] = _SURPLUS
+        """Set the state of a connection that is being closed because it is above the limit, unless it is lost."""
+        if (opened := self._opened.get(pid)) and opened.state != _State.LOST:
+            opened.state = _State.SURPLUS
 
-    def returned(self, pid: int, now_ns: int) -> None:
-        """Record that a connection is idle since *now_ns*, unless it ended while it was released."""
-        if self._doing.get(pid) == _RETURNING:
-            self._doing[pid] = now_ns
+    def checked_in(self, pid: int, now_ns: int) -> None:
+        """Set the state of a connection that has been given back, unless it has ended meanwhile."""
+        if (opened := self._opened.get(pid)) and opened.state == _State.CHECKING_IN:
+            opened.state, opened.idle_since_ns = _State.IDLE, now_ns
 
-    def _ended(self, pid: int, _connection: Any) -> None:
-        doing = self._doing.pop(pid, _LOST)
+    @staticmethod
+    def has_ended(connection: DirectConnection) -> bool:
+        """Return whether a connection that was checked out cannot be used any more."""
+        try:
+            return connection.is_closed()
+        except asyncpg.InterfaceError:  # asyncpg has taken it back, because it cannot be used any more
+            return True
+
+    def _move(self, pid: int, state: _State) -> None:
+        if opened := self._opened.get(pid):
+            opened.state = state
+
+    def _ended(self, pid: int, _connection: object) -> None:
+        opened = self._opened.pop(pid, _Opened(_State.LOST, 0))
         self._stats.connections_closed += 1
         if self.closing:
             self._stats.closed_shutdown += 1
-        elif doing == _SURPLUS:
+        elif opened.state == _State.SURPLUS:
             self._stats.closed_surplus += 1
-        elif doing == _RETURNING:
+        elif opened.state == _State.CHECKING_IN:
             self._stats.closed_used_up += 1
-        elif doing < 0:
+        elif opened.state != _State.IDLE:
             self._stats.closed_lost_in_use += 1
-        elif 0 < self._max_idle_ns <= time.perf_counter_ns() - doing:
+        elif 0 < self._max_idle_ns <= time.perf_counter_ns() - opened.idle_since_ns:
             self._stats.closed_idle += 1
         else:
             self._stats.closed_lost_idle += 1
 
-    def _queried(self, record: Any) -> None:
+    def _queried(self, record: QueryRecord) -> None:
         us, failed = int(record.elapsed * 1e6), record.exception is not None
         self._stats.queried(us, failed=failed)
         if record.query == COMMIT and not failed:
@@ -186,11 +222,3 @@ class Connections:
             self._stats.connect_refused += 1
         else:
             self._stats.connect_errors += 1
-
-
-def has_ended(connection: Any) -> bool:
-    """Return whether a connection is closed or can no longer be used."""
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:  # asyncpg has taken it back, since it is of no use any more
-        return True

@@ -1,39 +1,39 @@
-"""A fair semaphore with a bounded queue: callers enter in the order of their requests, up to a limit.
+"""A fair semaphore: at most *limit* callers are inside, and others enter in the order in which they came.
 
-asyncpg's pool has a queue, too, but one without figures, which cannot be bounded or resized. This gate in front of it
-lets in no more callers than the pool has connections, so all callers wait here, where the wait is counted.
+asyncpg's pool has a queue of its own, which reports nothing and cannot be bounded or resized. This gate in front of it
+lets no more callers in than the pool has connections, so that all waiting happens here, where it is counted.
 """
 
 import asyncio
 
 
 class GateFull(Exception):
-    """The queue is full: as many callers wait as may wait."""
+    """The max number of callers wait already."""
 
 
 class GateClosed(Exception):
-    """The gate is closed: no caller may enter any more."""
+    """The gate has been closed: no caller can enter any more."""
 
 
 class Gate:
-    """Lets at most *limit* callers in at a time; at most *most_waiting* more may wait."""
+    """Lets at most *limit* callers in at a time; at most *max_waiting* others wait for their turn."""
 
-    def __init__(self, limit: int, *, most_waiting: int) -> None:
+    def __init__(self, limit: int, *, max_waiting: int) -> None:
         self._limit = limit
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._inside = 0
         self._queue: dict[asyncio.Future[None], None] = {}
-        """Who waits, in order; a dictionary, because a caller that gives up may stand anywhere in it."""
+        """The waiting callers in order; a dictionary, because a caller that gives up can be anywhere in it."""
         self._closed = False
 
     @property
     def limit(self) -> int:
-        """How many may be inside."""
+        """The number of callers that may be inside."""
         return self._limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the number of places. With fewer, callers inside stay, and none enters until enough have left."""
+        """Change the limit. A higher one lets callers in at once; a lower one lets none in until enough have left."""
         self._limit = limit
         self._let_in()
 
@@ -43,19 +43,19 @@ class Gate:
         return len(self._queue)
 
     def try_enter(self) -> bool:
-        """Enter if a place is free and no caller waits; return whether this was possible. Call `leave` afterwards."""
+        """Enter if there is room and no caller waits; returns whether it has. After that, `leave` must be called."""
         if self._closed or self._queue or self._inside >= self._limit:
             return False
         self._inside += 1
         return True
 
     async def enter(self, timeout_s: float) -> None:
-        """Wait up to *timeout_s* seconds for a place, and enter. Raises `TimeoutError`, `GateFull` or `GateClosed`."""
+        """Enter when it is the caller's turn, or raise `TimeoutError` after *timeout_s*, `GateFull` or `GateClosed`."""
         if self._closed:
             raise GateClosed
         if self.try_enter():
             return
-        if len(self._queue) >= self._most_waiting:
+        if len(self._queue) >= self._max_waiting:
             raise GateFull
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue[turn] = None
@@ -70,12 +70,12 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Go out, and let the next one in."""
+        """Leave, and let the next caller in."""
         self._inside -= 1
         self._let_in()
 
     def close(self) -> None:
-        """Close the gate. Waiting callers get `GateClosed`; callers inside may finish."""
+        """Raise `GateClosed` in every caller that waits; those inside can finish."""
         self._closed = True
         for turn in self._queue:
             if not turn.done():

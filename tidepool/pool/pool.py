@@ -1,35 +1,35 @@
-"""The connection pool of one process: asyncpg's pool behind a fair gate, with counters of everything that happens.
+"""The connection pool of one process: a fair gate in front of asyncpg's pool, with figures of all that happens.
 
-`tidepool.lifecycle` opens it at startup and closes it at shutdown; the ledger is its main user; the health
-package reads `stats`. Every connection gets the same session settings when it is opened, so nothing has
-to be set or reset later.
+`tidepool.lifecycle` opens it at startup and closes it at shutdown; the ledger is its main user; `tidepool.health` reads
+`stats`. Every connection gets its session settings when it is opened, so nothing has to be set or reset later.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, LiteralString, Self, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, LiteralString, Protocol, Self, cast
 
 import asyncpg
 
 from tidepool.pool.address import arguments
+from tidepool.pool.checkout import Checkout, Holder
 from tidepool.pool.connection import Connection, DirectConnection
-from tidepool.pool.connections import COMMIT, Connections, Session, has_ended
+from tidepool.pool.connections import COMMIT, Connections, Session
 from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, connecting, translated
 from tidepool.pool.figures import PoolStats
 from tidepool.pool.gate import Gate, GateClosed, GateFull
-from tidepool.pool.loan import Holder, Loan
 
 _CLOSE_TIMEOUT_S = 10.0
+"""How long `close` waits for connections in use: as long as a batch may take by default."""
 _NAME_BYTES = 63
 """PostgreSQL cuts an application name here, and warns."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """How a pool is opened; durations in seconds. Each is the setting of the same name."""
+    """How a pool is opened. Durations are seconds; each field is the setting of the same name."""
 
     url: str = field(repr=False)
     application_name: str
@@ -44,28 +44,38 @@ class PoolConfig:
     max_waiting: int = 10_000
 
 
-class Pool:
-    """A pool of PostgreSQL connections. Open it with `Pool.open`.
+class _DriverPool(Protocol):
+    """The parts of asyncpg's pool that are used."""
 
-    Its methods raise `Unavailable` if the server does not answer, and `PoolTimeout` if no connection is free in time.
-    """
+    def __await__(self) -> Generator[object, None, object]: ...
+    def get_size(self) -> int: ...
+    def get_idle_size(self) -> int: ...
+    async def acquire(self) -> DirectConnection: ...
+    async def release(self, connection: DirectConnection, *, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
+    async def close(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+class Pool:
+    """A pool, opened with `Pool.open`. Raises `Unavailable` if the server fails, `PoolTimeout` if none becomes free."""
 
     def __init__(self, config: PoolConfig, limit: int | None = None) -> None:
         self.config = config
         self.stats = PoolStats()
-        self._gate = Gate(config.max_size if limit is None else limit, most_waiting=config.max_waiting)
+        self._gate = Gate(config.max_size if limit is None else limit, max_waiting=config.max_waiting)
         self._connections = Connections(
             self.stats,
             max_inactive_time_s=config.max_inactive_time_s,
             transaction_timeout_s=config.transaction_timeout_s,
         )
-        self._loans: set[Loan] = set()
+        self._checkouts: set[Checkout] = set()
         self._shrinking: asyncio.Task[None] | None = None
-        self._pool: Any = asyncpg.create_pool(connect=self._connections.connect, **pool_options(config, self.limit))
+        options = pool_options(config, self.limit)
+        self._pool = cast("_DriverPool", asyncpg.create_pool(connect=self._connections.connect, **options))
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
-        """Open a pool with its minimum number of connections, or *limit* if that is lower. Raises `Unavailable`."""
+        """Open a pool with `min_size` connections, or *limit* if that is fewer. Raises `Unavailable` and `Refused`."""
         pool = cls(config, limit)
         async with translated():
             await pool._pool
@@ -74,12 +84,12 @@ class Pool:
     @property
     def size(self) -> int:
         """The number of open connections."""
-        return cast("int", self._pool.get_size())
+        return self._pool.get_size()
 
     @property
     def idle(self) -> int:
-        """The number of connections that are open and not in use."""
-        return cast("int", self._pool.get_idle_size())
+        """The number of open connections that are not in use."""
+        return self._pool.get_idle_size()
 
     @property
     def connections(self) -> int:
@@ -88,34 +98,34 @@ class Pool:
 
     @property
     def limit(self) -> int:
-        """The max number of open connections: `max_size` or less."""
+        """The number of connections that may be open at a time: `max_size`, or fewer."""
         return self._gate.limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit of a pool in use. Surplus connections are closed: idle ones now, others when released."""
+        """Change the limit. Surplus connections are closed: idle ones at once, others when they are checked in."""
         self._gate.limit = min(limit, self.config.max_size)
         self._shrink_soon()
 
     def holders(self) -> list[Holder]:
-        """Return the callers that hold a connection, the longest hold first."""
-        return sorted((loan.holder() for loan in self._loans), key=lambda holder: holder.since_ns)
+        """Return who has a connection, the longest checkout first."""
+        return sorted((checkout.holder() for checkout in self._checkouts), key=lambda holder: holder.since_ns)
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]:
-        """Return a context manager that acquires a connection in the order of requests and releases it at the end.
+        """Check a connection out for a block, first come, first served; waits up to the acquire timeout.
 
-        Raises `PoolTimeout` if no connection is free within the acquire timeout or too many callers wait, and
-        `Unavailable` if the server does not answer. Inside the block, database errors become `tidepool.pool.faults`.
+        Raises `PoolTimeout` if none became free in time or too many wait, `Unavailable` if the server is away. Inside
+        the block, errors of the database become those of `tidepool.pool.faults`.
         """
-        return Loan(self._lend, self._take_back)
+        return Checkout(self._check_out, self._check_in)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        """Acquire a connection and begin a transaction: commits on a clean exit, rolls back on any exception.
+        """Check a connection out inside a transaction: commits on a clean exit, rolls back on any exception.
 
-        Not by asyncpg's class: the isolation and the time limit are set in the round trip that begins it.
+        asyncpg's own class is not used, because isolation and time limit are set in the round trip that begins it.
         """
-        async with self.acquire() as connection:
+        async with Checkout(self._check_out, self._check_in) as connection:
             await connection.execute(self._connections.begin)
             try:
                 yield connection
@@ -125,14 +135,14 @@ class Pool:
             await _end(connection, COMMIT)
 
     async def check(self) -> float:
-        """Return the milliseconds that a round trip took, for health checks. Raises as `acquire`."""
+        """Return the milliseconds that checking out and one query took. Raises what `acquire` raises."""
         since = time.perf_counter_ns()
         async with self.acquire() as connection:
             await connection.execute("SELECT 1")
         return (time.perf_counter_ns() - since) / 1e6
 
     async def close(self) -> None:
-        """Close all connections; those still in use after 10 seconds are cut. Waiting callers get `PoolClosed`."""
+        """Close every connection; those still in use after 10 seconds are cut. Callers that wait get `PoolClosed`."""
         self._gate.close()
         self._connections.closing = True
         try:
@@ -141,11 +151,11 @@ class Pool:
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
-    async def _lend(self, loan: Loan) -> Connection:
-        """Let the caller in when it is its turn, and give the *loan* its connection.
+    async def _check_out(self, checkout: Checkout) -> DirectConnection:
+        """Wait for the caller's turn, and give the *checkout* its connection.
 
-        asyncpg's pool has an idle one or opens one: never more than the gate lets in. There is no time limit here,
-        which would cost a timer: opening has its own, and nothing else is waited for.
+        asyncpg's pool has an idle connection or opens one, as the gate lets no more callers in than it has connections.
+        There is no timeout here, which would cost a timer: opening has its own, and nothing else is waited for.
         """
         self.stats.acquire_requests += 1
         if self._gate.try_enter():
@@ -153,17 +163,17 @@ class Pool:
         else:
             await self._wait_for_turn()
         try:
-            loan.connection = connection = await self._pool.acquire()
-            loan.server_pid = self._connections.lent(connection)
-            loan.task = asyncio.current_task()
-            loan.since_ns = time.perf_counter_ns()
+            checkout.connection = connection = await self._pool.acquire()
+            checkout.server_pid = self._connections.checked_out(connection)
+            checkout.task = asyncio.current_task()
+            checkout.since_ns = time.perf_counter_ns()
         except BaseException as error:
             self.stats.acquire_errors += isinstance(error, Exception)
             self._gate.leave()
             raise
-        self._loans.add(loan)
+        self._checkouts.add(checkout)
         self.stats.acquire_ok += 1
-        self.stats.move(in_use=1, now_ns=loan.since_ns)
+        self.stats.move(in_use=1, now_ns=checkout.since_ns)
         return connection
 
     async def _wait_for_turn(self) -> None:
@@ -188,24 +198,24 @@ class Pool:
         stats.acquire_waited += 1
         stats.waited((turn_ns - since_ns) // 1000)
 
-    async def _take_back(self, loan: Loan) -> None:
-        """End the *loan* and give its connection back, within the command timeout."""
+    async def _check_in(self, checkout: Checkout) -> None:
+        """End the *checkout* and give its connection back to asyncpg's pool, within the command timeout."""
         since_ns = time.perf_counter_ns()
         try:
-            self._loans.remove(loan)
-            self.stats.held((since_ns - loan.since_ns) // 1000)
+            self._checkouts.remove(checkout)
+            self.stats.held((since_ns - checkout.since_ns) // 1000)
             self.stats.move(in_use=-1, now_ns=since_ns)
-            self._connections.returning(loan.connection, loan.server_pid)
-            await self._pool.release(loan.connection, timeout=self.config.command_timeout_s)
+            self._connections.checking_in(checkout.connection, checkout.server_pid)
+            await self._pool.release(checkout.connection, timeout=self.config.command_timeout_s)
             returned_ns = time.perf_counter_ns()
-            self._connections.returned(loan.server_pid, returned_ns)
+            self._connections.checked_in(checkout.server_pid, returned_ns)
             self._shrink_soon()
             self.stats.return_us_sum += (returned_ns - since_ns) // 1000
         finally:
             self._gate.leave()
 
     def _shrink_soon(self) -> None:
-        """Have idle connections closed until there are no more than the limit, unless that is under way."""
+        """Start closing idle connections until there are no more than the limit, unless that is under way."""
         if self._connections.kept > self.limit and (self._shrinking is None or self._shrinking.done()):
             self._shrinking = asyncio.create_task(self._shrink(), name="closing surplus connections")
 
@@ -226,15 +236,14 @@ class Pool:
 
 
 async def connect(config: PoolConfig, purpose: str) -> DirectConnection:
-    """Open one connection outside the pool, named after its *purpose* on the server. Raises `Unavailable`."""
-    options = _connect_options(config)
-    options["server_settings"]["application_name"] = f"{config.application_name}:{purpose}"[:_NAME_BYTES]
+    """Open a connection outside the pool, named after its *purpose*. Raises `Unavailable` and `Refused`."""
+    options = _connect_options(replace(config, application_name=f"{config.application_name}:{purpose}"))
     async with translated(), connecting():
         return cast("DirectConnection", await asyncpg.connect(**options))
 
 
 def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
-    """Return the arguments of `asyncpg.create_pool` for a pool with this *limit*."""
+    """Return the arguments of `asyncpg.create_pool`."""
     return {
         "min_size": min(config.min_size, 1),  # what asyncpg opens anew whatever the limit is
         "init_size": min(config.min_size, limit),
@@ -247,10 +256,10 @@ def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
 
 
 def _connect_options(config: PoolConfig) -> dict[str, Any]:
-    """Return what every connection is opened with.
+    """Return the arguments that every connection is opened with.
 
-    The server's statement timeout ends a little before ours, so that a slow statement is cancelled by
-    the server, and ours only means that the server does not answer at all.
+    The server's statement timeout is a little shorter than ours: the server cancels a slow statement, and ours means
+    that the server does not answer at all.
     """
     statement_timeout_ms = int(config.command_timeout_s * 900)
     return {
@@ -269,12 +278,12 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
     }
 
 
-async def _end(connection: Connection, statement: LiteralString) -> None:
-    """End a transaction. Raises `Unavailable` if its connection was lost, whatever else went wrong because of that."""
+async def _end(connection: DirectConnection, statement: LiteralString) -> None:
+    """End a transaction. Raises `Unavailable` if its connection was lost, whatever error that has led to."""
     try:
         await connection.execute(statement)
     except asyncpg.InterfaceError as error:
-        if has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
+        if Connections.has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
             raise Unavailable(f"the connection was lost: {error}") from error
         raise
 
@@ -283,5 +292,5 @@ def _ms_since(since_ns: int) -> int:
     return (time.perf_counter_ns() - since_ns) // 1_000_000
 
 
-async def _nothing_to_reset(_connection: Any) -> None:
-    """Spare a round trip a release: asyncpg rolls back by itself, and no session state is ever set."""
+async def _nothing_to_reset(_connection: object) -> None:
+    """Do nothing, which saves a round trip per checkout: asyncpg rolls back by itself, and no session state is set."""

@@ -27,7 +27,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypedDict
 
 MAX_PAYLOAD_BYTES = 1_048_576
-"""A larger job is not even decoded."""
+"""The client refuses a larger job, and a worker never reads one from Redis (`claim.lua`)."""
 MAX_KEPT_BYTES = 65_536
 """The arguments of a larger job are in no result and no row of the ledger: it cannot be requeued."""
 _ERROR = "!error"
@@ -61,8 +61,6 @@ def receive(payload: bytes) -> dict[str, Any]:
 
     arq relies on the types of the fields without looking at them; here they are checked.
     """
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise ValueError(f"is larger than {MAX_PAYLOAD_BYTES} bytes")
     try:
         return cast("dict[str, Any]", _ENVELOPE.validator.validate_json(payload))
     except ValidationError as error:

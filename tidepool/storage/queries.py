@@ -1,4 +1,4 @@
-"""SQL by name: one file per table in `sql/`, each query under a line `-- name: …` that its method repeats."""
+"""Loads SQL by name: a file per table in `sql/`, in which each query follows a line `-- name: …`."""
 
 import re
 from importlib.resources import files
@@ -8,10 +8,9 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def load(table: str, package: str = "tidepool.storage") -> dict[str, LiteralString]:
-    """Return the queries of `sql/{table}.sql` in *package*, by name.
+    """Return the queries of `sql/{table}.sql` in *package*, by name. Raises `ValueError` if two have the same name.
 
-    The text is ours and nobody adds to it, so it counts as literal: a query put together from anything
-    else does not pass the type checker.
+    Their type is `LiteralString`: the type checker refuses a query that is put together from anything else.
     """
     _, *parts = _NAME.split((files(package) / "sql" / f"{table}.sql").read_text("utf-8"))
     names, texts = parts[::2], parts[1::2]

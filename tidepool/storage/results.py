@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected
 from tidepool.pool.connection import Connection, Row
@@ -21,7 +21,7 @@ MAX_PAGE_BYTES = 1024 * 1024
 
 
 class Entry(NamedTuple):
-    """A ledger row to be written, in the order that the query expects. Times are Unix milliseconds."""
+    """A ledger row to be written; the fields are in the order that the query expects. Times are Unix milliseconds."""
 
     job_id: str
     status: str
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What a run's report counts of one job."""
+    """The part of a ledger row that the report of a run counts."""
 
     job_id: str
     function: str
@@ -54,7 +54,7 @@ class Requeued(NamedTuple):
 
     job_id: str
     function: str
-    args: dict[str, Any]
+    args: dict[str, object]
 
 
 class Conditions(TypedDict, total=False):
@@ -86,12 +86,12 @@ class Page(NamedTuple):
     with. A result of more than 4 kB is null, and an error is cut after 2,000 characters.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
     next: Key | None
 
 
 class ResultRepository:
-    """Ledger rows, over one connection. Opens no transaction: writes belong to the ledger's."""
+    """Ledger rows, over one connection. It opens no transaction, because writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -104,42 +104,42 @@ class ResultRepository:
     async def write(
         self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int, write_us: int = 0
     ) -> int:
-        """Store *entries*; returns how many. Fewer than given: somebody else has stored one, so roll back.
+        """Store *entries*; returns how many. If they are fewer than given, another worker has stored one: roll back.
 
-        *write_us*, which is part of *db_us*, is how long the rows and the COMMIT of the function's batch before took:
-        a row is written before its own COMMIT.
+        *write_us* is the part of *db_us* that the rows and the COMMIT took, of the function's batch before: a row is
+        written before its own COMMIT.
         """
         values = (function, db_us, worker_id, write_us)
         tag = await self._connection.execute(_SQL["write"], rows.encode(entries), *values)
         return int(tag.rpartition(" ")[2])
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
-        """Return those of these jobs that have an outcome."""
+        """Return the jobs among *job_ids* that have an outcome."""
         found = await self._connection.fetch(_SQL["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
-    async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
+    async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows, the newest first."""
         found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
-    async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
-        """Return up to *limit* rows, those first whose jobs took longest, from being due to their outcome."""
+    async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
+        """Return up to *limit* rows, the slowest first: by the time from being due to the outcome."""
         found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
-    async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, Any]]:
-        """Return where the time of these jobs went, a row for each function and part; see the view `job_latency`."""
+    async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, object]]:
+        """Return quantiles of the time of these jobs, a row for each function and part; see the view `job_latency`."""
         found = await self._connection.fetch(_SQL["latency"], *_conditions(selection))
         return [dict(row.items()) for row in found]
 
     async def mark_requeued(
         self, *, after_id: str, limit: int, search: str | None = None, **selection: Unpack[Selection]
     ) -> list[Requeued]:
-        """Take back up to *limit* rejected or failed outcomes; their jobs are to be enqueued next.
+        """Take back up to *limit* rejected or failed outcomes, so that their jobs can run again; returns the jobs.
 
-        *search* is that of `page`. Returns them in the order of their ids, after *after_id*. A
-        caller that dies in between leaves marked rows, which the next call returns again.
+        They are in the order of their ids, after *after_id*. *search* is that of `page`. If the caller dies before it
+        has enqueued them, the next call returns them again.
         """
         values = (*_conditions(selection), search, after_id, limit)
         marked = await self._connection.fetch(_SQL["mark_requeued"], *values)
@@ -166,7 +166,7 @@ class ResultRepository:
         return await self._connection.fetchval(_SQL["has_any"])
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
-        """Delete up to *limit* rows that finished before *before*; returns how many were there."""
+        """Delete up to *limit* rows that finished before *before*; returns how many were deleted."""
         return await self._connection.fetchval(_SQL["prune"], before, limit)
 
     async def _edge(self, before: Key | None, conditions: Conditions, search: str | None) -> datetime | None:
@@ -187,16 +187,16 @@ def status_of(outcome: Outcome) -> str:
     return type(outcome).__name__.lower()
 
 
-def _row_as_dict(row: Row) -> dict[str, Any]:
-    """Return a row by its columns' names, and the JSON in it as what it says."""
+def _row_as_dict(row: Row) -> dict[str, object]:
+    """Return a row by its columns' names, with its JSON decoded."""
     return {
         name: json.loads(value) if name in ("result", "args") and value is not None else value
         for name, value in row.items()
     }
 
 
-def _conditions(selection: Selection) -> tuple[Any, ...]:
-    """Return a selection as the queries expect it: $1 to $4."""
+def _conditions(selection: Selection) -> tuple[object, ...]:
+    """Return a selection as the parameters $1 to $4 of the queries."""
     return tuple(selection.get(name) for name in ("job_ids", "status", "function", "since"))
 
 
@@ -218,7 +218,7 @@ def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> Page:
 
 
 def _fitting(found: Sequence[Row]) -> int:
-    """Return how many rows one page has room for."""
+    """Return how many of the rows fit into one page."""
     sizes = accumulate(len((row["result"] or "").encode()) + len((row["error"] or "").encode()) for row in found)
     return next((number for number, size in enumerate(sizes, 1) if size >= MAX_PAGE_BYTES), len(found))
 

@@ -1,4 +1,4 @@
-"""PostgreSQL's roles for those who work and for those who read; `roles.sql` says what each may."""
+"""Makes PostgreSQL's roles for workers and for readers; `roles.sql` says what each may do."""
 
 import hashlib
 import hmac
@@ -14,6 +14,7 @@ from tidepool.pool.pool import PoolConfig, connect
 ROLES = ("tidepool_work", "tidepool_read")
 _SQL = cast("LiteralString", (files("tidepool.storage") / "roles.sql").read_text("utf-8"))
 _ROUNDS = 4096
+"""PostgreSQL's default number of iterations."""
 
 
 async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: Iterable[LiteralString]) -> None:
@@ -41,7 +42,7 @@ def _set_password(role: str, scram: str) -> LiteralString:
 
 
 def _verifier(password: str, salt: bytes) -> str:
-    """Return what PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803), so that its log never has the password.
+    """Return the form in which PostgreSQL stores a password (SCRAM-SHA-256, RFC 5803), so that its log never has it.
 
     *password* is printable ASCII, which the preparation of RFC 4013 leaves as it is.
     """

@@ -16,8 +16,9 @@ CONSTRAINTS = {
     "orders_user_id_fkey": ShopReason.UNKNOWN_USER,
     "orders_product_id_fkey": ShopReason.UNKNOWN_PRODUCT,
 }
-"""What a job is rejected for that breaks one of the constraints."""
+"""The reason for which a job is rejected that breaks a constraint."""
 _NEWEST = 2**63 - 1
+"""The greatest id: a page before it begins with the newest order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Order:
 
 
 class _NewOrder(Protocol):
-    """What a new row is made of. Either the id or the name of the user is given, and of the product."""
+    """The values of a new row. Either the id or the name of the user is given, and of the product."""
 
     @property
     def user_id(self) -> int | None: ...
@@ -68,7 +69,7 @@ class PlacedOrder(NamedTuple):
 
 
 class OrderRepository:
-    """Orders, over one connection. Opens no transaction: writes belong to the ledger's."""
+    """Orders, over one connection. It opens no transaction, because writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -13,7 +13,7 @@ from worker.reasons import ShopReason
 
 _SQL = queries.load("products", "worker.tables")
 CONSTRAINTS = {"products_sku_key": ShopReason.SKU_TAKEN}
-"""What a job is rejected for that breaks one of the constraints."""
+"""The reason for which a job is rejected that breaks a constraint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Product:
 
 
 MAX_PAGE_BYTES = 1024 * 1024
-"""Bytes of descriptions after which a list of products ends: each may have a megabyte."""
+"""Max bytes of the descriptions in one list of products: each may have a megabyte."""
 
 
 class _NewProduct(Protocol):
-    """What a new row is made of."""
+    """The values of a new row."""
 
     @property
     def sku(self) -> str | None: ...
@@ -63,7 +63,7 @@ class _StockChange(Protocol):
 
 
 class ProductRepository:
-    """Products, over one connection. Opens no transaction: writes belong to the ledger's."""
+    """Products, over one connection. It opens no transaction, because writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -15,7 +15,7 @@ CONSTRAINTS = {
     "users_username_key": ShopReason.USERNAME_TAKEN,
     "users_email_key": ShopReason.EMAIL_TAKEN,
 }
-"""What a job is rejected for that breaks one of the constraints."""
+"""The reason for which a job is rejected that breaks a constraint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class User:
 
 
 class _NewUser(Protocol):
-    """What a new row is made of."""
+    """The values of a new row."""
 
     @property
     def username(self) -> str: ...
@@ -60,7 +60,7 @@ class _UserChange(Protocol):
 
 
 class UserRepository:
-    """Users, over one connection. Opens no transaction: writes belong to the ledger's."""
+    """Users, over one connection. It opens no transaction, because writes belong to the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -52,7 +52,7 @@ CREATE TABLE pool_snapshots (
     hold_hist            bigint[],
     query_hist           bigint[],
     return_us_sum        bigint,
-    oldest_hold_us       bigint,                                     -- a gauge: age of the longest loan; growing: a leak
+    oldest_hold_us       bigint,                                     -- a gauge: age of the longest checkout; growing: a leak
     connect_us_sum       bigint,
     connect_us_max       bigint,
     connect_refused      bigint,
@@ -69,8 +69,8 @@ CREATE TABLE pool_snapshots (
     cpu_us               bigint,                                     -- of the process, user and system
     rss_bytes            bigint,                                     -- its resident memory
     callers              integer,                                    -- max tasks that use the pool at a time
-    overdue_holders      integer,                                    -- loans older than a transaction may be
-    holding_us           bigint,                                     -- a gauge: the sum of the present loans' ages
+    overdue_holders      integer,                                    -- checkouts older than a transaction may be
+    holding_us           bigint,                                     -- a gauge: the sum of the present checkouts' ages
     closed_surplus       bigint,                                     -- closed since the limit was lowered
     loop_lag_hist        bigint[],
     late                 boolean,                                    -- written after its tick: PostgreSQL was away

@@ -1,4 +1,4 @@
-"""Loans: however one ends, its place and its connection are free again, and it is counted once."""
+"""Checkouts: however one ends, its place and its connection are free again, and it is counted once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ async def pair(database: PoolConfig) -> AsyncIterator[Pool]:
 
 
 async def assert_all_free(pool: Pool) -> None:
-    """Nobody has a connection, as many as before can be lent at a time, and not one more."""
+    """Nobody has a connection, as many as before can be checked out at a time, and not one more."""
     assert (0, 0, []) == (pool.stats.in_use, pool.stats.waiting, pool.holders())
     async with AsyncExitStack() as uses:
         for _ in range(pool.limit):
@@ -31,13 +31,13 @@ async def assert_all_free(pool: Pool) -> None:
 
 
 def counted(pool: Pool) -> tuple[int, int, int, int]:
-    """Return how many loans were asked for, given, broken off by an error and given up."""
+    """Return how many checkouts were asked for, given, broken off by an error and given up."""
     stats = pool.stats
     return stats.acquire_requests, stats.acquire_ok, stats.acquire_errors, stats.acquire_cancelled
 
 
 async def use(pool: Pool, inside: Callable[[], Awaitable[object]]) -> None:
-    """Do something with a connection lent."""
+    """Do something with a connection that is checked out."""
     async with pool.acquire():
         await inside()
 
@@ -175,7 +175,7 @@ def returning(monkeypatch: pytest.MonkeyPatch) -> Stop:
 
 
 async def test_cancelled_while_it_gives_its_connection_back(returning: Stop, database: PoolConfig) -> None:
-    """The connection comes back all the same; the loan had ended before."""
+    """The connection comes back all the same; the checkout had ended before."""
     pool = await Pool.open(replace(database, max_size=2))
     task = asyncio.create_task(use(pool, nothing))
     await returning.reached.wait()

@@ -1,4 +1,4 @@
-"""One use of a connection, from acquire to release: its caller, its start, and the place in the code."""
+"""One checkout of a connection: which task has it, since when, and which line of code asked for it."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, TracebackType
-from typing import Any, Self
+from typing import Self
 
-from tidepool.pool.connection import Connection
+from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import raise_fault
 
 _OF_THE_POOL = (__file__, str(Path(__file__).with_name("pool.py")), contextlib.__file__)
@@ -18,48 +18,48 @@ _OF_THE_POOL = (__file__, str(Path(__file__).with_name("pool.py")), contextlib._
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A caller that holds a connection: its task, the place in its code, and the process id of the session."""
+    """A task that has a connection now, the function and line that asked for it, and the server's process id."""
 
     since_ns: int
-    task: asyncio.Task[Any] | None
+    task: asyncio.Task[object] | None
     where: str
     server_pid: int
 
     @property
     def task_name(self) -> str:
-        """The task's name, empty outside any task."""
+        """The task's name; empty outside any task."""
         return self.task.get_name() if self.task else ""
 
     @property
     def us(self) -> int:
-        """For how long."""
+        """How long the connection has been checked out, in microseconds."""
         return (time.perf_counter_ns() - self.since_ns) // 1000
 
 
-class Loan:
-    """What `Pool.acquire` returns, to be entered once: *lend* gives it a connection, and *take_back* takes that back.
+class Checkout:
+    """The context manager that `Pool.acquire` returns, to be entered once.
 
-    A class, as generators would cost 4 us more. Of the place that asks it keeps the code and the line, which cost
-    little, and not the frame, which would keep alive all that is in it.
+    *check_out* gives it a connection, and *check_in* takes that back. It is a class because a generator would cost 4 us
+    more. It keeps the caller's code and line, and not its frame, which would keep the caller's variables alive.
     """
 
-    __slots__ = ("_lend", "_take_back", "code", "connection", "line", "server_pid", "since_ns", "task")
+    __slots__ = ("_check_in", "_check_out", "code", "connection", "line", "server_pid", "since_ns", "task")
 
-    connection: Connection
+    connection: DirectConnection
     server_pid: int
     since_ns: int
-    task: asyncio.Task[Any] | None
+    task: asyncio.Task[object] | None
 
     def __init__(
-        self, lend: Callable[[Self], Awaitable[Connection]], take_back: Callable[[Self], Awaitable[None]]
+        self, check_out: Callable[[Self], Awaitable[DirectConnection]], check_in: Callable[[Self], Awaitable[None]]
     ) -> None:
-        self._lend = lend
-        self._take_back = take_back
+        self._check_out = check_out
+        self._check_in = check_in
         self.code, self.line = _caller()
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> DirectConnection:
         try:
-            return await self._lend(self)
+            return await self._check_out(self)
         except Exception as error:
             raise_fault(error)
             raise
@@ -68,7 +68,7 @@ class Loan:
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         try:
-            await self._take_back(self)
+            await self._check_in(self)
         except Exception as failure:
             raise_fault(failure)
             raise
@@ -81,8 +81,8 @@ class Loan:
 
 
 def _caller() -> tuple[CodeType, int]:
-    """Return the place outside the pool that asks for a connection: its code, and the line."""
-    # from the loan's construction upwards; `inspect` would begin here, and a traceback would cost 20 us
+    """Return the code and the line, outside the pool, that asked for a connection."""
+    # from the checkout's construction upwards; `inspect` would begin here, and a traceback would cost 20 us
     frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     while frame.f_code.co_filename in _OF_THE_POOL and frame.f_back:
         frame = frame.f_back
