@@ -1,4 +1,4 @@
-"""A worker process from its start to its end: what it opens, how the parts are wired, and what is closed at shutdown.
+"""Starts and stops a worker process: opens its connections, wires its parts, and closes them at shutdown.
 
 `arq worker.WorkerSettings` gets its settings class here. Nothing else makes a pool, a ledger or a batcher for a worker.
 """
@@ -57,7 +57,7 @@ _HEALTH_CHECK_INTERVAL_S = 3
 
 
 def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
-    """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
+    """Return the settings class for the `arq` command; *kind* reads its values from the environment.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
     """
@@ -68,7 +68,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
-        """What arq reads; it looks at this class's own attributes only."""
+        """The attributes that arq reads; it ignores those of base classes."""
 
         functions = this.intake.arq_functions()
         on_startup = this.startup
@@ -91,7 +91,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
+    """Print an error of Redis in one line when it ends arq's command, such as `--check`."""
     if isinstance(error, REDIS_ERRORS):
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
     else:
@@ -99,7 +99,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 
 class WorkerProcess:
-    """What one worker process has open, from its connecting through `startup` to `shutdown`."""
+    """One worker process: everything that it opens between `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
@@ -114,7 +114,7 @@ class WorkerProcess:
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
-        """Return what the engine has to know of this process."""
+        """Return the engine's options for this process."""
         return EngineOptions(
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
@@ -130,7 +130,7 @@ class WorkerProcess:
         )
 
     async def _connect(self) -> RedisClient:
-        """Start or join the embedded servers if they are used, and return Redis's client once it answers."""
+        """Start or join the embedded servers if they are used, wait for Redis, and return its client."""
         logs.configure(self._settings.log_level)
         try:
             await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
@@ -146,7 +146,7 @@ class WorkerProcess:
         return redis
 
     async def startup(self, ctx: Context) -> None:
-        """Open the pool and put everything in place that jobs need."""
+        """Open the pool and everything else that jobs need."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
@@ -167,7 +167,7 @@ class WorkerProcess:
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: Context) -> None:
-        """Let the batches that have left commit, write the last snapshot, close what was opened, newest first."""
+        """Let running batches commit, write the last snapshot, and close everything in reverse order."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
@@ -180,7 +180,7 @@ class WorkerProcess:
         self._open.push_async_callback(self._health.close)
 
     async def _enter_budget(self, redis: RedisClient, side: SideConnection) -> Budget:
-        """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
+        """Wait until this process may open connections; it leaves the fleet after it has closed all of them."""
         budget = Budget(
             redis,
             without_password(self._urls.database),
@@ -215,7 +215,7 @@ class WorkerProcess:
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient
     ) -> None:
-        """Start the stats job, the pruning, and what judges both."""
+        """Start the periodic work: pruning, snapshots and advice."""
         pruner = Pruner(
             side,
             results_keep_days=self._settings.result_keep_days,
@@ -248,7 +248,7 @@ class WorkerProcess:
 
 
 def _about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, object]]:
-    """Return what the row of a process's start tells of it: versions, and what its figures depend on."""
+    """Return the versions and settings that are recorded when a process starts, to explain its figures later."""
     packages = ("arq", "asyncpg", "redis", "uvloop")
     pool = asdict(config)
     del pool["url"], pool["application_name"]
@@ -275,11 +275,11 @@ async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
 
 
 async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
-    """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
+    """Return how many jobs wait and the age of the oldest in seconds, or None if Redis does not answer."""
     found = await backlog(redis, queue_name, now_ms())
     return found and (found.waiting, found.oldest_s)
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
-    """Let the pool have so many connections, and as many batches be under way."""
+    """Set the limit of the pool's connections and of concurrent batches."""
     pool.limit = batcher.slots = limit

@@ -1,4 +1,4 @@
-"""Finds out which protocol a port or socket speaks, where the one that was expected gets no answer.
+"""Detects which protocol a server speaks that does not answer in the expected one.
 
 A server of another kind, or one with TLS where we have none, looks like one that is away: it closes the connection, or
 waits for bytes that never come. Waiting cannot mend that.
@@ -19,7 +19,7 @@ Address = tuple[str, int] | str
 
 
 async def other_than(expected: str, address: Address) -> str:
-    """Return a sentence about the protocol that is spoken at *address*, or nothing if it is not known to be another."""
+    """Return a sentence that names the protocol at *address* if it is not the *expected* one, else an empty text."""
     found = await _spoken_at(address)
     if found in (None, expected):
         return ""
@@ -28,7 +28,7 @@ async def other_than(expected: str, address: Address) -> str:
 
 
 async def _spoken_at(address: Address) -> str | None:
-    """Return what is spoken at *address*, or None where nothing answers within a second. Raises nothing."""
+    """Return the protocol of the server at *address*, or None if nothing answers within a second. Raises nothing."""
     answers = await asyncio.gather(
         _answer(address, _POSTGRESQL_SSL_REQUEST), _answer(address, _ANY_REQUEST), _accepts_tls(address)
     )
@@ -43,7 +43,7 @@ async def _spoken_at(address: Address) -> str | None:
 
 
 async def _answer(address: Address, request: bytes) -> bytes:
-    """Return the beginning of the answer to *request*; nothing where there is none."""
+    """Return the first bytes of the answer to *request*, or none if there is no answer."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             reader, writer = await _open(address)

@@ -1,8 +1,7 @@
-"""The connection to Redis, as every process of the service makes it.
+"""Opens connections to Redis with time limits, and waits for the server at the start.
 
-redis-py 5 has no timeouts and no keepalive of its own: a silent peer would hold a worker for ever. No
-command is retried here, since a pipeline that was cut may have been applied; who can repeat safely does
-it where that is known.
+redis-py 5 has no timeouts and no keepalive by default: a silent peer would block a worker for ever. No command is
+retried here, because a pipeline that was cut may have been applied; callers whose commands are safe to repeat retry.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ RedisClient: TypeAlias = ArqRedis
 
 
 def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> RedisClient:
-    """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
+    """Return a client of Redis with Tidepool's serializers and time limits. It connects when it is first used."""
     pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
     pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
     return ArqRedis(
@@ -51,7 +50,7 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 
 
 def redis_settings(url: str) -> RedisSettings:
-    """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
+    """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
     options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
     secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
     secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
@@ -68,7 +67,7 @@ def redis_settings(url: str) -> RedisSettings:
 
 
 async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | None = None) -> None:
-    """Wait until Redis answers, logging once what is waited for, and check that it can serve us.
+    """Wait until Redis answers, and check that it can serve us; log one line if it does not answer at once.
 
     Logs a warning if it may drop jobs. Raises the last error, one of `faults.REDIS_ERRORS`, when *patience_s* seconds
     are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.
@@ -91,7 +90,7 @@ async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | No
 
 
 async def _require_redis_at(url: str) -> None:
-    """Raise `RedisRefused` where another server answers, or one with TLS that the URL does not have."""
+    """Raise `RedisRefused` if another kind of server answers, or if only one of the two ends uses TLS."""
     options = parse_url(url)
     address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
     if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
@@ -99,7 +98,7 @@ async def _require_redis_at(url: str) -> None:
 
 
 async def ask(redis: RedisClient) -> str:
-    """Ask Redis whether it answers; returns what to warn about, or nothing. Raises what redis-py raises."""
+    """Check that Redis answers; return a warning about its configuration, or an empty text. Raises `RedisError`."""
     try:
         return _eviction(await redis.info("memory"))
     except NoPermissionError:
@@ -108,7 +107,7 @@ async def ask(redis: RedisClient) -> str:
 
 
 async def _look(redis: RedisClient) -> str:
-    """Return what to warn about. Raises `RedisRefused` where this is no Redis that the service can work with."""
+    """Return a warning about the configuration, or an empty text. Raises `RedisRefused` if it cannot serve us."""
     await redis.ping()
     try:
         info: dict[str, object] = await redis.info()
@@ -140,7 +139,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
 
 
 class _OurWay(AbstractConnection):
-    """redis-py's connections, changed in three ways.
+    """A connection of redis-py with three changes.
 
     A server whose certificate is not trusted has refused us, as it does with a wrong password: it is not away.
 
@@ -150,7 +149,7 @@ class _OurWay(AbstractConnection):
     """
 
     async def connect(self) -> None:
-        """Connect. Raises what redis-py raises, of which `AuthenticationError` is for good."""
+        """Connect. Raises what redis-py raises; `AuthenticationError` and `RedisRefused` are not temporary."""
         try:
             await super().connect()
         except RedisConnectionError as error:
@@ -164,11 +163,11 @@ class _OurWay(AbstractConnection):
             raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """Encode a command; its first argument may be words that the server expects one by one, as in redis-py."""
+        """Encode a command. The first argument may be several words, such as `CLIENT ID`, as in redis-py."""
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Write a command that is encoded. Raises what redis-py raises."""
+        """Send an encoded command. Raises what redis-py raises."""
         if not self.is_connected:
             await self.connect()
         elif check_health:
@@ -188,14 +187,14 @@ class _OurWay(AbstractConnection):
 
 
 def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
-    """Return whether redis-py calls the server away because of our settings or files, or of what TLS the ends speak."""
+    """Return whether our settings, our files or the TLS versions of the two ends are why redis-py cannot connect."""
     if is_local(reason) or is_broken_tls(reason):
         return True
     return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 
 
 class _QuietRedisSettings(RedisSettings):
-    """arq's settings without the password in their repr."""
+    """arq's settings, whose `repr` does not contain the password."""
 
     def __repr__(self) -> str:
         return f"RedisSettings(host={self.host!r}, port={self.port}, database={self.database})"

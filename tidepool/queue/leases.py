@@ -1,4 +1,4 @@
-"""Claims, leases and finishes: the engine's whole talk with Redis about jobs, many jobs a round trip.
+"""Claims jobs under a lease and acknowledges them, hundreds in one round trip to Redis.
 
 An *owner* is one worker process, or what it becomes after it lost its leases: a new owner. It holds
 jobs under one lease, which one command renews for all of them. `keys.QueueKeys` has the structures beside arq's own.
@@ -96,7 +96,7 @@ _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes
 
 
 class Backlog(NamedTuple):
-    """What lies in a queue."""
+    """The number of jobs in a queue, and the age of the oldest."""
 
     waiting: int
     """Due or later, and taken by nobody."""
@@ -106,7 +106,7 @@ class Backlog(NamedTuple):
 
 
 class Leases:
-    """The jobs that one process holds in one queue; *max_job_bytes* is the limit of a payload."""
+    """Claims and acknowledges the jobs of one process in one queue. Payloads over *max_job_bytes* are not read."""
 
     def __init__(self, redis: Redis, queue_name: str, *, lease_ms: int, max_job_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._redis = redis
@@ -122,7 +122,7 @@ class Leases:
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
     ) -> tuple[list[Job], int]:
-        """Take up to *limit* due jobs of *max_bytes* together, or one larger job.
+        """Claim up to *limit* due jobs with at most *max_bytes* of content together, or one larger job.
 
         Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
         taken jobs: `strays` finds them. Raises `ResponseError` with WRONGTYPE if the queue is no sorted set.
@@ -147,11 +147,11 @@ class Leases:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim ended before it had looked at all due jobs, without the jobs that it was to take."""
+        """Whether the last claim stopped before it had looked at all due jobs and found fewer than it asked for."""
         return self._first_rank > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
-        """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
+        """Acknowledge up to `MOST_AT_ONCE` jobs; return for each whether the owner still held it. Safe to repeat."""
         queue = self._keys
         reply: bytes = await self._finish(
             keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS],
@@ -160,7 +160,7 @@ class Leases:
         return [answer == ord("1") for answer in reply]
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those of these jobs that somebody asked to abort, and remove their marks."""
+        """Return which of these jobs are to be aborted, and remove their marks in Redis."""
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
@@ -170,7 +170,7 @@ class Leases:
         return found
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
-        """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost.
+        """Return the jobs that *owner* holds in Redis and that are not *known*: the reply to their claim was lost.
 
         At most 1,000 besides the *known* ones: anybody may have added millions.
         """
@@ -184,7 +184,7 @@ class Leases:
 
 
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
-    """End the leases of the owners whose names begin with *prefix*: their processes are known to be dead.
+    """End the leases of dead processes: those whose owner names begin with *prefix*.
 
     The next claim of any worker puts their jobs back. Returns how many owners there were, of the first thousand.
     """
@@ -196,7 +196,7 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
 
 
 async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
-    """Return how a queue is now, or None if Redis does not answer: three round trips, one more for every 16 workers."""
+    """Count the jobs of a queue, in three round trips and one more for every 16 workers; return None if Redis fails."""
     try:
         return await _backlog(redis, QueueKeys(queue_name), at_ms)
     except REDIS_ERRORS:
@@ -244,7 +244,7 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
 
 
 async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
-    """Return the owners that hold jobs, of the first thousand, without names that are too long to be any."""
+    """Return up to a thousand owners that hold jobs; skip names that are too long for a worker's."""
     found: list[bytes] = []
     size_bytes = 0
     for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
@@ -259,7 +259,7 @@ async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
 
 
 async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
-    """Execute a pipeline; returns None for each reply that is an error about a key of a wrong type."""
+    """Execute a pipeline; return its replies, with None in place of errors about keys of a wrong type."""
     replies = await reading.execute(raise_on_error=False)
     for reply in replies:
         if isinstance(reply, Exception) and not is_wrong_type(reply):
@@ -268,12 +268,12 @@ async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
 
 
 def _due_ms(score: bytes | float) -> int:
-    """Return a due time that can be reckoned with: whoever can write to Redis may have given a job any score."""
+    """Return a score as a due time in Unix ms, limited to the range of dates: other programs can write any score."""
     return int(min(max(0.0, float(score)), _LATEST_MS))
 
 
 def _count(value: bytes | None) -> int:
-    """Return a count that is kept in Redis; what is no number of up to six digits, none of ours wrote: it counts 1."""
+    """Return a count as it is stored in Redis. A value that is not a number of up to six digits counts as 1."""
     if value is None:
         return 0
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1

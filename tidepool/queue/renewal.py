@@ -1,4 +1,4 @@
-"""Keeps this process's lease, from a thread.
+"""Renews the lease of this process from a thread.
 
 From a thread, because a job that blocks the event loop for some seconds must not lose the lease of everything that
 the process holds, itself among it: it would run again elsewhere, and block there. There is a bound: a loop that has
@@ -39,7 +39,7 @@ _PATIENCE = 0.5
 
 
 class Renewal:
-    """Renews the lease four times in its length, while there are jobs under it.
+    """Renews the lease four times in its length, as long as the process holds jobs.
 
     *owner* returns the present owner's name, or None while it holds nothing; *lost* is called in the
     event loop with the owner whose lease is gone.
@@ -69,11 +69,11 @@ class Renewal:
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
-        """Take note that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
+        """Record that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
         self._until_s = asked_s + self._lease_ms / 1000
 
     def check(self, owner: str) -> None:
-        """Give the lease up if it has ended by our own clock: this process slept, or Redis was away for long.
+        """Give up the lease if it has expired by our own clock, because this process slept or Redis was away.
 
         Called before each claim, which must not bring a lost owner back to life.
         """
@@ -97,7 +97,7 @@ class Renewal:
                 self._renew_safely(owner)
 
     def _renew_safely(self, owner: str) -> None:
-        """Renew; whatever the error is, the next round comes."""
+        """Renew the lease once, and log any error, so that the thread goes on."""
         try:
             self._renew_once(owner)
         except Exception as error:  # noqa: BLE001  (this thread may not end)
@@ -113,7 +113,7 @@ class Renewal:
             self._loop.call_soon_threadsafe(self._lost, owner)
 
     def _is_kept(self, owner: str) -> bool:
-        """Renew; returns False where the owner is none in Redis, and True also where Redis does not say."""
+        """Renew the lease; return False if Redis no longer knows the owner, and True if Redis does not answer."""
         keys = [self._keys.queue, self._keys.owners, self._keys.held(owner)]
         asked_s = time.monotonic()
         try:
@@ -132,7 +132,7 @@ class Renewal:
 
 
 def _sync_client(redis: Redis, patience_s: float) -> sync_redis.Redis:
-    """Return a client for threads, for the server that *redis* talks to; it waits so long for it, or less."""
+    """Return a blocking client of the same server as *redis*, with a timeout of at most *patience_s* seconds."""
     pool = redis.connection_pool
     options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
     kinds = {

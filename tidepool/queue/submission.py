@@ -1,4 +1,4 @@
-"""What is handed to the queue.
+"""The input of the client: one job to enqueue.
 
 The sources of commands (`workload`, `commands_file`) make submissions, `client` enqueues them.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job to enqueue. *fields* are JSON-ready (money as text) and go into the queue exactly as they are."""
+    """A job to enqueue. *fields* must be JSON values (money as text); they are stored unchanged."""
 
     id: str
     function: str

@@ -1,4 +1,4 @@
-"""How an idle worker learns within a millisecond or two that there is work, whoever enqueued it.
+"""Wakes an idle worker within a millisecond or two when a job is enqueued, by any client.
 
 Before it sleeps, a worker reads the head of the queue on a connection with client-side-caching support
 switched on (`CLIENT TRACKING`, Redis 6): the server then sends one message to a second connection when
@@ -32,7 +32,7 @@ _FIRST_PAUSE_S = 0.01
 
 
 class Wakeup:
-    """Waits for a change of one queue."""
+    """Waits until one queue changes."""
 
     def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
         self._redis = redis
@@ -47,7 +47,7 @@ class Wakeup:
         self._listener: asyncio.Task[None] | None = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when the queue has changed, its head is due, or after *timeout_s*, at the most.
+        """Wait until the queue changes or its first job is due, at most *timeout_s* seconds.
 
         A head that stays due without a `claimed` in between is somebody else's, such as a job that a stock worker runs:
         it ends the wait later each time.
@@ -75,7 +75,7 @@ class Wakeup:
             self._supported = False
 
     def claimed(self) -> None:
-        """Take note that a claim took jobs: a head that is due is another one now."""
+        """Record that a claim succeeded: the next job that is due at the head of the queue is a different one."""
         self._pause_s = 0.0
 
     def _paused(self, due_in_s: float) -> float:

@@ -1,4 +1,4 @@
-"""What jobs and results look like in Redis: arq's wire format, as JSON.
+"""Encodes and decodes jobs and results: arq's wire format, as JSON.
 
 A job is the value of `arq:job:{id}`, its id a member of the queue's sorted set (score: due time, Unix ms):
 
@@ -57,7 +57,7 @@ def deserialize(payload: bytes) -> dict[str, Any]:
 
 
 def receive(payload: bytes) -> dict[str, Any]:
-    """Decode a job that a worker was given. Raises `ValueError` with what is wrong with it.
+    """Decode a job that a worker has claimed. Raises `ValueError` with a text that says what is wrong.
 
     arq relies on the types of the fields without looking at them; here they are checked.
     """
@@ -94,5 +94,5 @@ def _as_error(value: object) -> dict[str, str]:
 
 
 def now_ms() -> int:
-    """Return the wall clock in milliseconds, the unit of arq's wire format."""
+    """Return the current time in Unix milliseconds, the unit of arq's wire format."""
     return time.time_ns() // 1_000_000
