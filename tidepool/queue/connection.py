@@ -7,6 +7,7 @@ retried here, because a pipeline that was cut may have been applied; callers who
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterable
 from typing import Any, TypeAlias, TypeGuard
 
 import hiredis
@@ -166,7 +167,11 @@ class _OurWay(AbstractConnection):
         """Encode a command. The first argument may be several words, such as `CLIENT ID`, as in redis-py."""
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002  (redis-py's)
+    ) -> None:
         """Send an encoded command. Raises what redis-py raises."""
         if not self.is_connected:
             await self.connect()
@@ -175,6 +180,7 @@ class _OurWay(AbstractConnection):
         try:
             async with asyncio.timeout(self.socket_timeout):
                 assert self._writer is not None
+                assert not isinstance(command, str)
                 self._writer.writelines([command] if isinstance(command, bytes) else command)
                 await self._writer.drain()
         except BaseException as error:
