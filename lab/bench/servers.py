@@ -17,7 +17,7 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
-from tidepool.fleet import capacity
+from tidepool.fleet.capacity import Capacity
 from tidepool.pool import address
 from tidepool.pool.faults import translated
 from tidepool.pool.pool import PoolConfig
@@ -150,7 +150,7 @@ async def _require(urls: Urls, settings: Settings, connections: int) -> None:
     config = PoolConfig(url=urls.database, application_name="tidepool-lab")
     side = SideConnection(config, "capacity")
     try:
-        room = (await capacity.read(side)).room(settings.connection_margin)
+        room = (await Capacity.read(side)).room(settings.connection_margin)
     finally:
         await side.close()
     if room < connections:

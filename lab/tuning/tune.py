@@ -19,6 +19,7 @@ from tidepool.advice.verdict import judge
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
+from tidepool.storage.repositories import Repositories
 
 _SQL = queries.load("lab", "lab.tuning")
 _DRIFTED = 0.2
@@ -62,7 +63,8 @@ async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
     try:
         async with side.use() as connection:
-            studies = await Study.read(connection, since=since, until=datetime.now(UTC))
+            until = await Repositories(connection).server.clock()
+            studies = await Study.read(connection, since=since, until=until)
     finally:
         await side.close()
     return {

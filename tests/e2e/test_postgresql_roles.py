@@ -15,7 +15,7 @@ from commands import Service, stop, until
 
 from tidepool.advice.study import Study
 from tidepool.app import App
-from tidepool.fleet import capacity
+from tidepool.fleet.capacity import Capacity
 from tidepool.health.pruner import Pruner
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
@@ -130,7 +130,7 @@ async def test_what_each_worker_does_now_and_then_needs_no_more_either(
     """Pruning, thinning, and counting the server's connections, those of other roles among them."""
     side = SideConnection(as_role(database, WORK), "stats")
     await Pruner(side, results_keep_days=2, snapshots_keep_days=8).run_once()
-    seen = await capacity.read(side)
+    seen = await Capacity.read(side)
     await side.close()
 
     assert any(not backends.same_role and backends.application_name == "tests:test" for backends in seen.backends)
@@ -347,7 +347,7 @@ async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConf
     side = SideConnection(as_role(database, WORK), "stats")
     hiding = await connect(replace(as_role(database, READ), application_name="tidepool:w9"), "x")
     owner = await connect(replace(database, application_name="tidepool:w8"), "x")
-    seen = await capacity.read(side)
+    seen = await Capacity.read(side)
     for connection in (hiding, owner):
         await connection.close()
     await side.close()

@@ -15,6 +15,7 @@ from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
+from worker import app
 
 Command = Callable[[Namespace, Settings, Urls], Awaitable[int]]
 Run = Callable[..., Awaitable[tuple[int, str]]]
@@ -26,7 +27,7 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
     settings = load({"DATABASE_URL": database.url, "REDIS_URL": "redis://nowhere"})
 
     async def call(command: Command, **options: object) -> tuple[int, str]:
-        arguments = Namespace(**{"since": timedelta(minutes=15), "json": False, **options})
+        arguments = Namespace(**{"app": app, "since": timedelta(minutes=15), "json": False, **options})
         status = await command(arguments, settings, Urls(database=database.url, redis="redis://nowhere"))
         return status, capsys.readouterr().out
 

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tidepool.fleet import capacity
 from tidepool.fleet.capacity import Backends, Capacity
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool, PoolConfig
@@ -45,7 +44,7 @@ async def test_a_reading_has_the_limits_and_who_is_there(
 ) -> None:
     """The worker's two names count for it; other tests' connections are other databases'."""
     pool = await Pool.open(replace(database, application_name="tidepool:w1", min_size=2))
-    reading = await capacity.read(side)
+    reading = await Capacity.read(side)
     for name in ("max_connections", "superuser_reserved_connections"):
         assert int(await connection.fetchval(f"SHOW {name}")) == getattr(reading, name)
     assert (-1, -1) == (reading.role_limit, reading.database_limit)
@@ -55,7 +54,7 @@ async def test_a_reading_has_the_limits_and_who_is_there(
     assert 1 == count(reading, application_name="tests:test")
     assert 1 <= count(reading, same_database=False) <= reading.others
     await pool.close()
-    assert {"w1": 1} == (await capacity.read(side)).by_worker
+    assert {"w1": 1} == (await Capacity.read(side)).by_worker
 
 
 async def test_limits_of_role_and_database_are_read(
@@ -63,13 +62,13 @@ async def test_limits_of_role_and_database_are_read(
 ) -> None:
     """Whoever set one wants it to hold."""
     await connection.execute(f"ALTER DATABASE {urlsplit(database.url).path[1:]} CONNECTION LIMIT 50")
-    assert 50 == (await capacity.read(side)).database_limit
+    assert 50 == (await Capacity.read(side)).database_limit
 
 
 async def test_an_ordinary_role_sees_everybody(ordinary: PoolConfig, connection: Any) -> None:
     """It is not told what kind others' backends are, and must not take them for none."""
     side = SideConnection(ordinary, "stats")
-    reading = await capacity.read(side)
+    reading = await Capacity.read(side)
     assert 7 == reading.role_limit
     assert 1 == count(reading, application_name="tests:test", same_role=False, same_database=True)
     assert 1 == count(reading, same_role=True)
@@ -93,7 +92,7 @@ async def test_a_worker_is_told_apart_by_its_whole_name(database: PoolConfig) ->
     """Names are cut at 63 bytes; the longest of a worker fits."""
     host_pid_random = f"{'h' * 30}-4194304-abcd"
     side = SideConnection(replace(database, application_name=f"tidepool:{host_pid_random}"), "migrate")
-    assert {host_pid_random: 1} == (await capacity.read(side)).by_worker
+    assert {host_pid_random: 1} == (await Capacity.read(side)).by_worker
     await side.close()
 
 
@@ -101,7 +100,7 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
     """As for every other use of it."""
     side = SideConnection(PoolConfig(url="postgresql://postgres@/x?host=/nowhere", application_name="x"), "stats")
     with pytest.raises(Unavailable):
-        await capacity.read(side)
+        await Capacity.read(side)
 
 
 async def test_limits_count_the_role_that_logged_in(database: PoolConfig, connection: Any) -> None:
@@ -113,7 +112,7 @@ async def test_limits_count_the_role_that_logged_in(database: PoolConfig, connec
         " ALTER ROLE logs_in SET role = acts"
     )
     side = SideConnection(replace(database, url=url, application_name="tidepool:w1"), "stats")
-    reading = await capacity.read(side)
+    reading = await Capacity.read(side)
     await side.close()
     await connection.execute("DROP ROLE logs_in; DROP ROLE acts")
     assert (7, {"w1": 1}) == (reading.role_limit, reading.by_worker)

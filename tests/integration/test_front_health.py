@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -86,6 +87,18 @@ async def test_pool_stats_tell_of_each_process_and_the_verdict(http: AsyncClient
     assert group["advice"]["size"] > 2
     assert "wait_p95_ms" in process
     assert stats["fleet"]["minutes"]
+
+
+@pytest.mark.parametrize("path", ["/pool/stats", "/picture"])
+async def test_a_server_that_does_not_answer_holds_no_caller_up(http: AsyncClient, connection: Any, path: str) -> None:
+    """As `/health` does: a command may take twenty seconds, and nobody who asks how things are waits that long."""
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE pool_snapshots, db_snapshots IN ACCESS EXCLUSIVE MODE")
+        began_s = monotonic()
+        answer = await http.get(path)
+        assert monotonic() - began_s < 4
+    assert 503 == answer.status_code
+    assert 200 == (await http.get(path)).status_code
 
 
 async def test_one_reading_serves_all_who_ask(http: AsyncClient) -> None:

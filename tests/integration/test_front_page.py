@@ -143,6 +143,27 @@ async def test_a_process_that_is_silent_has_ended(side: SideConnection, connecti
     assert any(rate is not None for rate in told["outcomes"]["applied"])
 
 
+async def test_counts_are_of_the_last_five_minutes_when_all_processes_have_died(
+    side: SideConnection, connection: Any
+) -> None:
+    """They end now, and not with the newest snapshot: an old rate is no present one."""
+    identity = Identity.of_this_process()
+    journal = Journal(identity, side, about={"versions": {}, "config": {}})
+    for n in range(120):  # ten jobs in each of ten minutes' ticks, up to two minutes ago
+        at = NOW - timedelta(seconds=720 - 5 * n)
+        own = {"instance_id": identity.instance_id, "worker_id": identity.worker_id, "pool_limit": 2}
+        times = {"tick": at, "captured_at": at, "started_at": NOW - timedelta(seconds=800)}
+        journal.add_snapshot(a_snapshot(**own, **times, functions={"f": [10 * n, 0, 0, 0]}))
+    await journal.write()
+    told = (await read_history(Repositories(connection), SPANS["5m"], NOW))["tallies"]
+    (one,) = told["functions"]
+    assert (NOW - timedelta(minutes=5), NOW) == tuple(
+        datetime.fromtimestamp(told[name], UTC) for name in ("since", "until")
+    )
+    assert 10 * (180 - 5) // 5 == one["jobs"]["applied"]
+    assert [0.0] * 20 == one["rates"]["applied"][-20:]
+
+
 async def test_the_picture_has_all_parts(app: FastAPI, http: httpx.AsyncClient, side: SideConnection, add: Add) -> None:
     """As JSON, of each time; a burst of viewers sees the same one."""
     await insert_ten_minutes(side, datetime.now(UTC) - timedelta(seconds=595), waiting=15)

@@ -205,6 +205,40 @@ async def test_ticks_are_multiples_of_the_interval(a_recorder: Callable[..., Rec
     assert len(ticks) >= 4
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_process_whose_clock_is_wrong_is_live_all_the_same(
+    pool: Pool, side: UnsteadySide, connection: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Its rows have PostgreSQL's time: of one that was 20 seconds behind, page and `why` knew nothing."""
+
+    class Wrong(datetime):
+        """A clock of this process alone."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr("tidepool.health.journal.datetime", Wrong)
+    unsteady: Any = side
+    identity = Identity(uuid.uuid4(), "worker-1", "host-1", Wrong.now(UTC))
+    journal = Journal(identity, unsteady, about={"versions": {}, "config": {}})
+    recorder = Recorder(journal, pool=pool, tally=Tally(), callers=lambda: 4, interval_s=0.1)
+    running = asyncio.create_task(recorder.run())
+
+    async def two_rows() -> bool:
+        return len(await snapshots(connection)) >= 2
+
+    await until(two_rows)
+    live = await connection.fetch("SELECT * FROM live_processes(clock_timestamp())")
+    running.cancel()
+    await asyncio.wait([running])
+    await recorder.close()
+    assert [identity.instance_id] == [row["instance_id"] for row in live]
+    now = datetime.now(UTC)
+    for row in await snapshots(connection):
+        assert all(abs(now - row[name]) < timedelta(minutes=1) for name in ("tick", "captured_at", "started_at"))
+
+
 async def test_the_lag_of_the_event_loop_is_in_the_rows(a_recorder: Callable[..., Recorder], connection: Any) -> None:
     """The probe runs beside the recorder and ends with it."""
     recorder = a_recorder(interval_s=0.1)

@@ -153,8 +153,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         health_check_interval=0,
         ctx={"engine": options},
     )
-    await budget.enter()
-    await budget.take_share()
+    await (await budget.enter()).take_share()
     world = World(redis, asyncio.current_task(), budget, JobClient(redis, patience_s=1), Waits(redis))  # type: ignore[arg-type]
     world.running = worker.main_task = asyncio.create_task(worker.main())
     yield world
@@ -163,6 +162,17 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
     await asyncio.gather(world.running, return_exceptions=True)
     await batcher.close()
     await stop(worker)
+
+
+async def test_ids_of_a_megabyte_in_the_fleet_are_dropped_unread(redis: ArqRedis, logs: list[Any]) -> None:
+    """Any program may write them; a script that reads them all would need as much memory again."""
+    for number in range(8):
+        await redis.hset(BUDGET, b"%d" % number + b"x" * 2**20, "1:2")
+    budget = Budget(redis, "db", "me", pool_size=4, margin=5, read=a_reading)
+    share = await (await budget.enter()).take_share()
+    assert 4 == share.limit
+    assert [b"me"] == await redis.hkeys(BUDGET)
+    assert ["the fleet: 8 entries"] == [line["what"] for line in logs if line["event"] == "budget.entries_unusable"]
 
 
 async def a_reading() -> Capacity:

@@ -937,9 +937,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a worker that waits for connections does not log why",
-        "Budget._beat_until_granted",
+        "_Heartbeat._beat_until_granted",
         "**self._cause(), **self._numbers",
-        "**self._trouble, **self._numbers",
+        "**self._entries.trouble, **self._numbers",
         "test_budget_outages.py",
     ),
     Mutation(

@@ -1,6 +1,7 @@
 """The connection budget while Redis or PostgreSQL is away: nobody goes up, and nobody goes down for it."""
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from fleet import FakeWorker, Fleet, a_fleet
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from tidepool.fleet.budget import LIFE_S
 from tidepool.pool.faults import Unavailable
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
@@ -21,11 +23,11 @@ async def test_while_redis_is_away_limits_stay_as_they_are(monkeypatch: pytest.M
     async def away(*_: Any, **__: Any) -> None:
         raise RedisConnectionError("refused")
 
-    monkeypatch.setattr(a, "_script", away)
+    monkeypatch.setattr(fleet.redis, "evalsha", away)
     monkeypatch.setattr("redis.asyncio.client.Pipeline.execute", away)
     assert not await a.beat()
     assert 10 == a.limit
-    await a.leave()
+    await fleet.workers["a"].entry.leave()
 
 
 async def waiting_lines(worker: FakeWorker, logs: list[Any]) -> list[dict[str, Any]]:
@@ -46,13 +48,13 @@ async def test_a_worker_that_waits_for_redis_logs_its_error_once(
     logs: list[Any], monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     """A replica, or one that is full."""
-    worker = Fleet(usable=20).worker("a")
+    fleet = Fleet(usable=20)
 
     async def refuses(*_: Any, **__: Any) -> None:
         raise ResponseError(said)
 
-    monkeypatch.setattr(worker.budget, "_script", refuses)
-    (line,) = await waiting_lines(worker, logs)
+    monkeypatch.setattr(fleet.redis, "evalsha", refuses)
+    (line,) = await waiting_lines(fleet.worker("a"), logs)
     assert f"ResponseError: {said}" == line["error"]
     assert "reason" not in line
 
@@ -71,10 +73,10 @@ async def test_a_worker_that_waits_for_the_first_to_read_the_server_logs_that_on
     """PostgreSQL has no connection left even for the first one, whose own log has the server's words."""
     fleet = Fleet(usable=20)
     fleet.read_error = Unavailable("53300 TooManyConnectionsError: sorry, too many clients already")
-    first = fleet.worker("a").budget
-    await first.enter()
+    first = fleet.worker("a").entry
+    member = await first.enter()
     with pytest.raises(Unavailable, match="too many clients"):
-        await first.take_share()
+        await member.take_share()
     (line,) = await waiting_lines(fleet.worker("b"), logs)
     assert "no worker has been able to read" in line["reason"]
     assert "usable" not in line
@@ -97,15 +99,16 @@ async def test_after_a_loss_of_redis_nobody_goes_up_before_all_are_back() -> Non
     assert ([9, 9], 20, 2) == (fleet.limits(), a.usable, a.live)
 
 
-async def test_while_postgresql_is_away_limits_stay_as_they_are() -> None:
+async def test_while_postgresql_is_away_limits_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end must not end the workers' place in the fleet, and nobody goes up on an old reading."""
     fleet = await a_fleet(20, "a", "b")
     await fleet.calm_rounds(3)
     fleet.read_error = Unavailable("the server is away")
-    fleet.workers["a"].budget._read_s = 0.0
+    monkeypatch.setattr("tidepool.fleet.budget.monotonic", lambda: monotonic() + LIFE_S)
     await fleet.die("b")
     await fleet.calm_rounds(3)
     assert ([9], 20) == (fleet.limits(), fleet.workers["a"].budget.usable)
+    monkeypatch.undo()
     fleet.read_error = None
     await fleet.calm_rounds(1)
     assert [10] == fleet.limits()

@@ -1,6 +1,6 @@
 """Judges the fleet's pools every quarter of an hour, and writes an event if there is something to do about them."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -43,9 +43,9 @@ class AdviceJob:
             log.warning("advice.failed", error=str(fault))
 
     async def run_once(self, now: datetime | None = None) -> None:
-        """Judge the window before *now*, unless a process has done so within half of it."""
-        now = now or datetime.now(UTC)
+        """Judge the window before *now* (by default PostgreSQL's), unless a process has done so within half of it."""
         async with self._side.use() as connection:
+            now = now or await Repositories(connection).server.clock()
             if await _is_given(connection, now):
                 return
             studies = await Study.read(connection, since=now - WINDOW, until=now)

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -58,11 +57,11 @@ async def _judge(
     arguments: argparse.Namespace, settings: Settings, urls: Urls
 ) -> tuple[list[Verdict], list[dict[str, Any]]]:
     """Return each group of processes with its verdict, and the events of the time."""
-    until = datetime.now(UTC)
-    since = until - arguments.since
     pool = await terminal.open_pool(settings, urls, "why", arguments.app.migrations)
     try:
         async with pool.acquire() as connection:
+            until = await Repositories(connection).server.clock()
+            since = until - arguments.since
             studies = await Study.read(connection, since=since, until=until)
             events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
     finally:

@@ -81,8 +81,8 @@ async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
 
 
 async def _read(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
-    since = datetime.now(UTC) - arguments.since
     async with pool.acquire() as connection:
+        since = await Repositories(connection).server.clock() - arguments.since
         snapshots = Repositories(connection).snapshots
         return {"processes": await snapshots.pool_health(since), "minutes": await snapshots.fleet_health(since)}
 

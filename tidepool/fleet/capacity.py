@@ -1,19 +1,25 @@
 """How many connections the PostgreSQL server can give, and who has them now.
 
-`tidepool.fleet.budget` divides among the workers what is left beside everybody else. A worker is known by its
-application name: `tidepool:{worker_id}` the pool's, `tidepool:{worker_id}:stats` that beside the pool,
-and only of a role that may write the ledger.
+`tidepool.fleet.budget` divides among the workers the connections that nobody else has. A worker is known by the
+application names of its connections: `tidepool:{worker_id}` for those of the pool, `tidepool:{worker_id}:stats` for the
+one beside it. They count only for a role that may write the ledger.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
 
 _SQL = queries.load("capacity", "tidepool.fleet")
 _OURS = "tidepool:"
+"""The beginning of a worker's application name."""
+_LIMITS = (
+    "max_connections", "superuser_reserved_connections", "reserved_connections", "role_limit", "database_limit"
+)  # fmt: skip
+_OF_BACKENDS = ("application_name", "same_role", "same_database", "count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class Backends:
 
     @property
     def worker_id(self) -> str | None:
-        """Which worker they say they belong to, alive or not; None: to something else."""
+        """The worker that they claim to belong to, live or not; None if they belong to something else."""
         if not self.application_name.startswith(_OURS):
             return None
         return self.application_name.removeprefix(_OURS).partition(":")[0]
@@ -35,7 +41,7 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """One reading: the limits on connections, of which -1 is none, and the client backends of that moment."""
+    """One reading: the limits on connections (-1: no limit), and the client backends of that moment."""
 
     max_connections: int
     superuser_reserved_connections: int
@@ -44,14 +50,22 @@ class Capacity:
     database_limit: int
     backends: tuple[Backends, ...]
 
+    @classmethod
+    async def read(cls, side: SideConnection) -> Self:
+        """Read it over the connection beside the pool. Raises as that connection does."""
+        async with side.use() as connection:
+            rows = await connection.fetch(_SQL["read"])
+        backends = tuple(Backends(**{name: row[name] for name in _OF_BACKENDS}) for row in rows)
+        return cls(**{name: rows[0][name] for name in _LIMITS}, backends=backends)
+
     @property
     def reserved(self) -> int:
-        """How many connections the server keeps for superusers and for those to whom it has granted them."""
+        """How many connections the server keeps for superusers, and for roles that were granted them."""
         return self.superuser_reserved_connections + self.reserved_connections
 
     @property
     def by_worker(self) -> dict[str, int]:
-        """How many connections each worker has, whether it is alive or not."""
+        """How many connections each worker has, whether it is live or not."""
         counts: Counter[str] = Counter()
         for backends in self.backends:
             if backends.worker_id is not None:
@@ -64,10 +78,10 @@ class Capacity:
         return _sum(self._others())
 
     def room(self, margin: int) -> int:
-        """Return what the workers may have together: the least limit, less what others have, less *margin*.
+        """Return how many connections the workers may have together: the least limit, less others' and *margin*.
 
-        Each limit is lessened by those whom it counts: the role's by the same role's connections, the database's by
-        the same database's, the server's by all and by what it reserves.
+        From each limit the connections that it counts are subtracted: those of the same role from the role's, those of
+        the same database from the database's, all of them and the reserved ones from the server's.
         """
         rooms = [self.max_connections - self.reserved - self.others]
         if self.role_limit >= 0:
@@ -78,22 +92,6 @@ class Capacity:
 
     def _others(self) -> Iterator[Backends]:
         return (backends for backends in self.backends if backends.worker_id is None)
-
-
-async def read(side: SideConnection) -> Capacity:
-    """Read it, over the connection beside the pool. Raises as that."""
-    async with side.use() as connection:
-        rows = await connection.fetch(_SQL["read"])
-    limits = (
-        "max_connections",
-        "superuser_reserved_connections",
-        "reserved_connections",
-        "role_limit",
-        "database_limit",
-    )
-    names = ("application_name", "same_role", "same_database", "count")
-    backends = tuple(Backends(**{name: row[name] for name in names}) for row in rows)
-    return Capacity(**{name: rows[0][name] for name in limits}, backends=backends)
 
 
 def _sum(backends: Iterable[Backends]) -> int:

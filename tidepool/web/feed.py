@@ -10,7 +10,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from tidepool.pool.faults import DatabaseFault
+from tidepool.pool.faults import DatabaseFault, Unavailable
 from tidepool.web.picture import LIFE_S, Pictures
 from tidepool.web.services import Services
 
@@ -80,7 +80,12 @@ FromFeed = Annotated[Feed, Depends(_feed)]
 @router.get("/picture", response_class=Response, responses={200: {"content": {"application/json": {}}}})
 async def picture(feed: FromFeed, window: Window = "5m") -> Response:
     """Answer what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
-    return Response(await feed.pictures.of(window).get(), media_type="application/json")
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            content = await feed.pictures.of(window).get()
+    except TimeoutError:
+        raise Unavailable(f"PostgreSQL gave no answer within {_ANSWER_S:g} s") from None
+    return Response(content, media_type="application/json")
 
 
 @router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})

@@ -1,18 +1,22 @@
 """The fleet's figures for any number of callers: read at most once a second, judged at most once in 15 seconds."""
 
+import asyncio
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import Verdict, judge
 from tidepool.health.kept import Kept
+from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.server import ServerReading
 
 _LIFE_S = 1.0
 """Seconds for which the tables are kept: as often as the page asks."""
+_PATIENCE_S = 2.0
+"""Seconds that a caller waits for a server that does not answer: as long as `/health` does."""
 _JUDGED_EVERY_S, _JUDGED_FOR_S = 15.0, 120.0
 """Seconds after which verdicts are made anew, and for which old ones are shown meanwhile."""
 _MINUTES = timedelta(minutes=10)
@@ -27,7 +31,7 @@ _SESSIONS = ("active", "waiting_lock")
 
 
 class Fleet:
-    """Reads only while somebody asks. Raises what the reading raises."""
+    """Reads only while somebody asks; a fault of the database is raised to the caller."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -38,9 +42,14 @@ class Fleet:
         """Return the last minute of each live process, the last ten minutes of all of them, the budget, the verdicts.
 
         As of the last second. The columns are those of the views `pool_health` and `fleet_health`, and of
-        `db_snapshots`. Without a budget that is None; so are `groups` until they have been judged once.
+        `db_snapshots`. Without a budget that is None; so are `groups` until they have been judged once. Raises
+        `Unavailable` after two seconds without an answer.
         """
-        return await self._tables.get()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self._tables.get()
+        except TimeoutError:
+            raise Unavailable(f"PostgreSQL gave no answer within {_PATIENCE_S:g} s") from None
 
     def groups(self) -> list[Verdict] | None:
         """Return the verdicts on the last fifteen minutes, one for each group of processes; None until there are some.
@@ -50,9 +59,9 @@ class Fleet:
         return self._verdicts.at_once()
 
     async def _read(self) -> dict[str, Any]:
-        now = datetime.now(UTC)
         async with self._pool.acquire() as connection:
             repositories = Repositories(connection)
+            now = await repositories.server.clock()
             processes = await repositories.snapshots.pool_health(now - _MINUTES)
             minutes = await repositories.snapshots.fleet_health(now - _MINUTES)
             server = await repositories.server.window(now - _BUDGET_TIME)
@@ -64,8 +73,8 @@ class Fleet:
         }
 
     async def _judge(self) -> list[Verdict]:
-        until = datetime.now(UTC)
         async with self._pool.acquire() as connection:
+            until = await Repositories(connection).server.clock()
             studies = await Study.read(connection, since=until - _JUDGED, until=until, max_rows=_MAX_ROWS)
         return await judge(studies)
 

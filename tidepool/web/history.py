@@ -21,23 +21,27 @@ class Span:
     length: timedelta
     stretch: timedelta
     life_s: float
+    lag: timedelta
+    """How old the newest snapshot of a live process may be: the counts end there, and begin as much earlier."""
 
 
 SPANS = {
-    "5m": Span(timedelta(minutes=5), timedelta(seconds=5), 2.0),
-    "1h": Span(timedelta(hours=1), timedelta(minutes=1), 15.0),
-    "1d": Span(timedelta(days=1), timedelta(minutes=15), 60.0),
+    "5m": Span(timedelta(minutes=5), timedelta(seconds=5), 2.0, timedelta(seconds=20)),
+    "1h": Span(timedelta(hours=1), timedelta(minutes=1), 15.0, timedelta(0)),
+    "1d": Span(timedelta(days=1), timedelta(minutes=15), 60.0, timedelta(0)),
 }
 
 
 async def read_history(repositories: Repositories, span: Span, now: datetime) -> dict[str, Any]:
     """Return `times` (Unix seconds), `outcomes` a second at each of them, and `pools`, one for each live process.
 
-    A process that is not live any more is only counted, in `ended`. `tallies` are those of the last five minutes.
+    A process that is not live any more is only counted, in `ended`. `tallies` are those of the five minutes that end
+    with the newest snapshot, or now if no process is live.
     """
     since = floor(now - span.length, span.stretch)
-    readings, live_ids = await repositories.snapshots.history(since, now, span.stretch)
-    ticks = Tick.pair(readings, since=since)
+    read_since = since - span.lag
+    readings, live_ids = await repositories.snapshots.history(read_since, now, span.stretch)
+    ticks = Tick.pair(readings, since=read_since)
     times = [since + n * span.stretch for n in range(int((now - since) / span.stretch) + 1)]
     by_process: dict[UUID, list[tuple[int, Tick]]] = {}
     for tick in ticks:
@@ -52,7 +56,7 @@ async def read_history(repositories: Repositories, span: Span, now: datetime) ->
         "pools": pools[:_MOST_PROCESSES],
         "live": len(pools),
         "ended": len(by_process) - len(live),
-        "tallies": tallies(ticks),
+        "tallies": tallies(ticks, now=None if live else now),
     }
 
 

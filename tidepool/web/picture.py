@@ -68,15 +68,16 @@ class Pictures:
     def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, Any]]]:
         async def read() -> dict[str, Any]:
             async with self._services.pool.acquire() as connection:
-                return await read_history(Repositories(connection), SPANS[window], datetime.now(UTC))
+                repositories = Repositories(connection)
+                return await read_history(repositories, SPANS[window], await repositories.server.clock())
 
         return read
 
     async def _gather_now(self) -> dict[str, Any]:
-        now = datetime.now(UTC)
-        queue = await self._look_at_queue(now)
+        queue = await self._look_at_queue()
         async with self._services.pool.acquire() as connection:
             repositories = Repositories(connection)
+            now = await repositories.server.clock()
             server = await repositories.server.newest()
             events = await repositories.events.newest(since=now - timedelta(days=1), limit=_MOST_EVENTS)
             has_results = await repositories.results.has_any()
@@ -93,7 +94,7 @@ class Pictures:
         queue_name = self._services.settings.queue_name
         return await backlog(self._services.redis, queue_name, now_ms())
 
-    async def _look_at_queue(self, now: datetime) -> dict[str, Any] | None:
+    async def _look_at_queue(self) -> dict[str, Any] | None:
         """Return the queue now and in the last minutes, as far as somebody looked; None while Redis is away."""
         try:
             async with asyncio.timeout(_QUEUE_S):
@@ -102,6 +103,7 @@ class Pictures:
             return None
         if found is None:
             return None
+        now = datetime.now(UTC)
         self._depths.append((now.timestamp(), found.waiting, found.running, found.oldest_s or 0.0))
         names = ("times", "waiting", "running", "oldest_s")
         since = (now - SPAN).timestamp()

@@ -4,7 +4,7 @@ The counters are complete whatever the rate, and to read them costs the same at 
 thousand. They are as new as the last tick; what a killed process did since its last one is in the ledger only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,16 +28,16 @@ class _Counted:
     rates: list[list[float]] = field(default_factory=lambda: [[0.0] * int(SPAN / STRETCH) for _ in STATUSES])
 
 
-def tallies(ticks: Iterable[Tick]) -> dict[str, Any]:
+def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, Any]:
     """Return `functions`: each one's `jobs` by outcome, of five minutes, and `rates` (jobs a second) at `times`.
 
-    The minutes end at the newest tick. `since` and `until` are Unix seconds, as `times` are; without any tick all of
-    them are empty or None.
+    The minutes end with the newest tick, or at *now* if that is later. `since` and `until` are Unix seconds, as
+    `times` are; without any tick all of them are empty or None.
     """
-    ticks = list(ticks)
     if not ticks:
         return {"since": None, "until": None, "times": [], "functions": []}
     until = max(tick.now.tick for tick in ticks)
+    until = max(until, now) if now else until
     since = until - SPAN
     counted: dict[str, _Counted] = {}
     for tick in ticks:

@@ -16,9 +16,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local MOST_ENTRIES = 4096 -- workers of two connections each, and more than any server has
+local MOST_BYTES = 2097152 -- 512 for each entry: ids and values are short, but a field name may be of any length
 local unusable = ''
 local size = typed('HLEN', KEYS[1])
-if not size or size > MOST_ENTRIES then
+local bytes = size and redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 0) -- an error if that is not permitted
+if not size or size > MOST_ENTRIES or type(bytes) == 'number' and bytes > MOST_BYTES then
     unusable = 'the fleet: ' .. (size and size .. ' entries' or 'of a wrong type')
     redis.call('DEL', KEYS[1]) -- as if Redis had lost it: live workers send a heartbeat within a second
 end

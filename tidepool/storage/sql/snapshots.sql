@@ -46,7 +46,7 @@ WHERE tick >= $1 AND instance_id IN (SELECT instance_id FROM live_processes($3))
 ORDER BY instance_id, date_bin($2, tick, $1), tick DESC
 
 -- name: history
--- The last row of each process in each period, beginning one period before $1 so that gains can be computed.
+-- The last row of each process in each period, and the last one before $1 so that gains can be computed.
 -- Takes one look-up in the primary key for each process and period, however many rows a period has.
 -- $1 since timestamptz, $2 until timestamptz, $3 stretch interval
 WITH alive AS (
@@ -67,7 +67,8 @@ FROM alive
 CROSS JOIN generate_series($1 - $3::interval, $2, $3::interval) AS g (at)
 CROSS JOIN LATERAL (
     SELECT * FROM pool_snapshots
-    WHERE instance_id = alive.instance_id AND tick >= g.at AND tick < g.at + $3::interval
+    WHERE instance_id = alive.instance_id AND tick < g.at + $3::interval
+      AND tick >= CASE WHEN g.at < $1 THEN timestamptz '-infinity' ELSE g.at END
     ORDER BY tick DESC
     LIMIT 1
 ) AS s
