@@ -69,7 +69,7 @@ class JobClient:
     async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
         """Enqueue one job and return its id. If a job with this id is known already, nothing is changed.
 
-        Raises `ValueError` for an id that is none, and the errors of `enqueue_many`.
+        Raises `ValueError` for an invalid id, and the errors of `enqueue_many`.
         """
         job_id = job_id or uuid.uuid4().hex
         check_id(job_id)
@@ -105,7 +105,7 @@ class JobClient:
     async def retrying(self, job_id: str) -> Retrying | None:
         """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
 
-        Whatever the values there are, which anybody may have written: what cannot be read is None.
+        A value that cannot be read is None, because any program may have written it.
         """
         reading = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
@@ -120,7 +120,7 @@ class JobClient:
     async def abort(self, job_id: str) -> bool:
         """Ask the workers to abort a job, as arq's `Job.abort` does; return False if it is not in the queue.
 
-        Nobody waits for it here: the job may have been committed by the time a worker hears of it.
+        Returns before a worker sees the mark, so the job may still be applied.
         """
         status = await self.status(job_id)
         if status not in ("queued", "deferred", "in_progress"):

@@ -59,7 +59,7 @@ class LogQueue:
                 self._start()
 
     def close(self, wait_s: float = EXIT_WAIT_S) -> bool:
-        """Write what is queued, for up to *wait_s*; returns whether all of it was written. Later lines are dropped."""
+        """Write the queued lines within *wait_s* seconds; return whether all were written. Later lines are dropped."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()

@@ -1,7 +1,7 @@
 """Detects which protocol a server speaks that does not answer in the expected one.
 
 A server of another kind, or one with TLS where we have none, looks like one that is away: it closes the connection, or
-waits for bytes that never come. Waiting cannot mend that.
+waits for bytes that never come. Waiting does not help then.
 """
 
 import asyncio

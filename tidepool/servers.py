@@ -28,7 +28,7 @@ def addresses(settings: Settings) -> Urls:
 def running(settings: Settings) -> Generator[Urls]:
     """Give the servers' URLs for the length of the block; start or join the embedded servers if they are used.
 
-    Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second where it has to start them.
+    Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second if it has to start them.
     """
     if not settings.embedded:
         yield addresses(settings)

@@ -1,4 +1,4 @@
-"""What a process records, and what it answers about itself.
+"""Records the figures of a process, and answers questions about its health.
 
 - `recorder`   writes a snapshot each tick, through `journal`; `watcher` and `loop_lag` see what happens in between
 - `pruner`     deletes rows past their time, and thins old ones

@@ -1,4 +1,4 @@
-"""An answer that is kept for a short time, and made once for however many ask."""
+"""A cache with a TTL and single flight, for answers that many callers ask for."""
 
 import asyncio
 import time
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """What *make* returned, for *life_s* seconds; then it is made anew, once for all who ask meanwhile.
+    """A cache of the result of *make* with a TTL of *life_s* seconds and single flight: callers share one call.
 
-    For *stale_s* seconds longer whoever asks gets the old one at once, while a new one is being made.
+    For *stale_s* seconds after the TTL, callers get the old result at once while a new one is being made.
     """
 
     def __init__(self, life_s: float, make: Callable[[], Awaitable[T]], *, stale_s: float = 0.0) -> None:
@@ -23,11 +23,11 @@ class Kept(Generic[T]):
 
     @property
     def left_s(self) -> float:
-        """For how long it is still fresh."""
+        """Seconds until the cached result is stale; 0 if there is none."""
         return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
 
     def at_once(self) -> T | None:
-        """Return what is kept, without waiting; None where there is nothing. What is not fresh is made anew."""
+        """Return the cached result without waiting, or None if there is none. Refreshes it if it is stale."""
         if not self.left_s:
             self._begin()
         if self._made is not None and time.monotonic() - self._made[0] < self._life_s + self._stale_s:
@@ -35,7 +35,10 @@ class Kept(Generic[T]):
         return None
 
     async def get(self) -> T:
-        """Return it. Raises what *make* raises, which is kept for nobody. To stop waiting stops nobody else's."""
+        """Return the result, making it if necessary. Errors of *make* are raised and not cached.
+
+        Cancelling one caller does not cancel the call for the others.
+        """
         kept = self.at_once()
         return await asyncio.shield(self._begin()) if kept is None else kept
 

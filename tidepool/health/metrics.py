@@ -30,9 +30,9 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 
 
 class Metrics(Collector):
-    """Reads one process's pool, tally and probe each time it is asked; to be asked on the event loop's thread.
+    """Collects the Prometheus metrics of one process. Call it in the event loop's thread.
 
-    No *tally* and no *batches*: the process runs no jobs. What *beside* collects is told with it.
+    A process without jobs has no *tally* and no *batches*. Metrics of the collector *beside* are added.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Metrics(Collector):
         return encode(self._registry), content_type
 
     def recent(self, accept: str = "") -> tuple[bytes, str]:
-        """Return what `render` does, made anew at most once a second for each content type."""
+        """Return the result of `render`, cached for one second for each content type."""
         _, content_type = choose_encoder(accept)
         made_s, text = self._recent.get(content_type, (-_KEPT_S, b""))
         if time.monotonic() - made_s >= _KEPT_S:
@@ -69,7 +69,7 @@ class Metrics(Collector):
         return text, content_type
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every figure as it is now; no peak of the snapshots begins anew."""
+        """Yield every metric with its present value. The peaks of the snapshots are not reset."""
         self._pool.stats.move()
         yield from _connections(self._pool)
         yield from _durations(self._pool.stats)

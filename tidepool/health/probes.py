@@ -1,4 +1,4 @@
-"""What a worker's own port answers: `/health/live`, `/health/ready` and `/metrics`.
+"""The HTTP routes of a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
 The port shares the event loop with the jobs, so what callers can make it do is bounded: new connections and answers a
 second, and connections at a time. Who asks too often waits. A port that is bound to loopback answers to this machine's

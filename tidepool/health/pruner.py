@@ -64,9 +64,9 @@ class Pruner:
                 log.info("rows.pruned", **pruned._asdict())
 
     async def run_once(self, now: datetime | None = None) -> Pruned:
-        """Delete everything that is past its time at *now*, and thin what is old.
+        """Delete the rows whose retention has ended at *now*, and thin old snapshots.
 
-        Now is PostgreSQL's: by the clock of a worker that is a month ahead the ledger would be gone.
+        *now* is PostgreSQL's time, because a worker whose clock is a month fast would delete the ledger.
         """
         now = now or await self._clock()
         days = await self._days()

@@ -52,7 +52,7 @@ class Report:
         return bool(self.checks) and all(check.ok for check in self.checks.values())
 
     def document(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return the report as a dict of JSON values."""
         checks = {name: asdict(check) for name, check in self.checks.items()}
         for check in checks.values():
             if not check["warning"]:
@@ -83,12 +83,12 @@ class Readiness:
         self._kept = Kept(_KEPT_S, self._look)
 
     def watch(self, pool: Pool, *, side: SideConnection | None = None) -> None:
-        """From now on look at *pool*, and at PostgreSQL over *side* or, without, over a connection of the pool."""
+        """Begin to check *pool*, and PostgreSQL over *side*; without *side*, over a connection of the pool."""
         self._pool = pool
         self._lend = side.use if side else None
 
     async def look(self) -> Report:
-        """Return how it is now, or was half a second ago. Takes two seconds at the most, and raises nothing."""
+        """Return the present state, at most half a second old. Takes at most two seconds, and raises nothing."""
         return await self._kept.get()
 
     async def run(self) -> None:

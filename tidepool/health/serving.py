@@ -1,6 +1,6 @@
-"""A worker's own port: `/health/live`, `/health/ready` and `/metrics`, answered beside its jobs.
+"""Serves a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
-It opens before the worker waits for its servers, and closes when all else is closed: whoever answers is alive.
+The port opens before the worker waits for its servers and closes last, so a process that answers is alive.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _BEATS_S = 4.0
 
 
 class HealthPort:
-    """The port of one process, where it has one. Without, it is always ready, and nothing is looked at."""
+    """The METRICS_PORT of one process. Without a port, the process counts as ready and is not checked."""
 
     def __init__(self, host: str, port: int | None, migrations: Migrations) -> None:
         self._host = host
@@ -61,13 +61,13 @@ class HealthPort:
         ]
 
     def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:
-        """Look at these from now on."""
+        """Begin to check these parts of the process."""
         self._metrics = metrics
         if self._readiness is not None:
             self._readiness.watch(pool, side=side)
 
     async def close(self) -> None:
-        """Stop answering."""
+        """Close the port."""
         if self._server is None:
             return
         self._server.should_exit = True

@@ -58,7 +58,7 @@ from tidepool.pool.faults import (
 )
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
-from tidepool.storage.results import Entry, ResultRepository, status_of
+from tidepool.storage.results import Entry, ResultRepository
 
 log = structlog.get_logger(__name__)
 
@@ -299,7 +299,7 @@ def _entry(job: Job, outcome: Outcome, begun_ns: int) -> Entry:
     is_applied = isinstance(outcome, Applied)
     return Entry(
         job_id=job.id,
-        status=status_of(outcome),
+        status=_status_of(outcome),
         result=to_json(outcome.result).decode() if is_applied else None,
         reason=outcome.reason if isinstance(outcome, Rejected) else None,
         error=None if is_applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
@@ -331,3 +331,8 @@ def _kept(content: object) -> str | None:
 def _storable(text: str) -> str:
     """Return an error's text as the ledger can hold it: cut, without NUL and lone surrogates."""
     return text[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _status_of(outcome: Outcome) -> str:
+    """Return the word for *outcome* in the column `status`."""
+    return type(outcome).__name__.lower()

@@ -95,7 +95,7 @@ class Holding:
     def doubt(self) -> None:
         """Remember that a claim was cut short: it may have claimed jobs in Redis whose list never arrived here.
 
-        What was sent may reach Redis a minute after it was given up here, when the network is mended.
+        A command may reach Redis up to a minute after the caller has given it up, when the network works again.
         """
         self._look_s = time.monotonic()
         self._doubtful_until_s = self._look_s + _DOUBT_S

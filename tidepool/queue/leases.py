@@ -172,7 +172,7 @@ class Leases:
     async def strays(self, owner: str, known: set[str]) -> list[str]:
         """Return the jobs that *owner* holds in Redis and that are not *known*: the reply to their claim was lost.
 
-        At most 1,000 besides the *known* ones: anybody may have added millions.
+        Returns at most 1,000 jobs that are not among the *known* ones, because other programs may have added millions.
         """
         try:
             held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)

@@ -44,7 +44,7 @@ def serialize(envelope: Mapping[str, object]) -> bytes:
 def deserialize(payload: bytes) -> dict[str, Any]:
     """Decode a job or a result. Raises `ValueError`.
 
-    What is no finite number is read as a float: the result of a job that was rejected for it repeats its fields.
+    NaN and infinity are read as floats, because the result of a job that was rejected for them repeats its fields.
     """
     envelope = from_json(payload)
     if not isinstance(envelope, dict):

@@ -193,6 +193,15 @@ class Migrations:
         newer = list(_newer(row for key, row in applied.items() if key not in known))
         return SchemaState([migration for key, migration in known.items() if key not in applied], newer)
 
+    @staticmethod
+    async def missing_parts(connection: Connection) -> list[str]:
+        """Return what migrations have made and is not there any more: tables by name, columns as `{table}.{column}`.
+
+        Raises `MigrationError` if the database is from before Tidepool's first release.
+        """
+        with _only_of_a_release():
+            return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))
+
     async def _patiently(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
         """Apply what is missing, and wait for locks for as long as `_PATIENCE_S`; returns it."""
         passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
@@ -215,15 +224,6 @@ class Migrations:
             for migration in missing:
                 await _apply_one(connection, migration)
         return missing
-
-
-async def missing_parts(connection: Connection) -> list[str]:
-    """Return what migrations have made and is not there any more: tables by name, columns as `{table}.{column}`.
-
-    Raises `MigrationError` if the database is from before Tidepool's first release.
-    """
-    with _only_of_a_release():
-        return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))
 
 
 def _read(set_name: str, package: str) -> list[Migration]:

@@ -182,11 +182,6 @@ class ResultRepository:
         return None if edge and since and edge <= since else edge
 
 
-def status_of(outcome: Outcome) -> str:
-    """Return the word that the ledger uses for *outcome*."""
-    return type(outcome).__name__.lower()
-
-
 def _row_as_dict(row: Row) -> dict[str, object]:
     """Return a row by its columns' names, with its JSON decoded."""
     return {
