@@ -106,9 +106,9 @@ class Ledger:
         """Microseconds in which the rows of the last batch were written and committed, by function."""
 
     async def settle(self, function: str, batch: Sequence[Job]) -> list[_Settled]:
-        """Return for each job of one function, in order, its outcome, or how it is run again.
+        """Run a batch of one job type; return for each job, in order, its outcome or when it will be retried.
 
-        Waits as long as the database is away. The ids must be distinct. Raises `PoolClosed`.
+        Waits as long as the database is unavailable. The ids must be distinct. Raises `PoolClosed`.
         """
         return await self._settle_or_split(function, batch, look_up=False)
 

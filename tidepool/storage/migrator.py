@@ -145,8 +145,8 @@ class _Backend:
 class Migrations:
     """The library's migrations, followed by those of an application.
 
-    `Migrations(shop="shop.tables")` are also the files of the folder `migrations` in the package `shop.tables`, which
-    `schema_migrations` calls the set `shop`. Sets are applied in the order in which they are given.
+    `Migrations(shop="shop.tables")` adds the files in the folder `migrations` of the package `shop.tables`, as the set
+    `shop` of `schema_migrations`. Sets are applied in the order of the arguments, the library's first.
     """
 
     def __init__(self, **packages: str) -> None:
@@ -158,10 +158,10 @@ class Migrations:
         return [migration for name, package in self._packages.items() for migration in _read(name, package)]
 
     async def migrate(self, config: PoolConfig) -> list[Migration]:
-        """Apply what is missing, and return it.
+        """Apply the missing migrations and return them.
 
-        Waits up to 300 s for locks that others hold, and logs who they are. Raises `Unavailable` after that and if the
-        server is away, and `MigrationError`.
+        Waits up to 300 s for locks of other sessions, and logs which these are. Raises `Unavailable` after that or if
+        the server does not answer, and `MigrationError`.
         """
         connection, backend = await connect(config, "migrate"), _Backend()
         try:

@@ -32,7 +32,7 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
 
 
 async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
-    """Check the same as `require` over a connection of its own. Raises `Unavailable`, too."""
+    """Check the same as `require`, over a new connection. Also raises `Unavailable`."""
     connection = await connect(config, "start")
     try:
         async with translated():
