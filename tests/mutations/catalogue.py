@@ -597,15 +597,15 @@ MUTATIONS = [
     Mutation(
         "an envelope's types are not looked at",
         "receive",
-        "return _ENVELOPE.validator.validate_json(payload)",
-        "return from_json(payload)",
+        "_ENVELOPE.validator.validate_json(payload)",
+        "from_json(payload)",
         "test_poison_has_its_outcome_and_harms_nobody[P2 time is 1e30]",
     ),
     Mutation(
         "payloads are unpickled",
         "receive",
-        "return _ENVELOPE.validator.validate_json(payload)",
-        "return __import__('pickle').loads(payload)",
+        "_ENVELOPE.validator.validate_json(payload)",
+        "__import__('pickle').loads(payload)",
         "test_poison_has_its_outcome_and_harms_nobody[P5 pickle bomb]",
     ),
     Mutation(

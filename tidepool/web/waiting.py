@@ -13,7 +13,7 @@ from tidepool.periodic import FailureLog
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS
-from tidepool.queue.results import MAX_RESULTS_AT_ONCE, ResultReader
+from tidepool.queue.results import Results
 
 _LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
 _MOST_AT_A_TURN = 16
@@ -26,7 +26,7 @@ class Waits:
     """Waits for the outcomes of jobs, on behalf of this process's requests."""
 
     def __init__(self, redis: RedisClient) -> None:
-        self._results = ResultReader(redis)
+        self._results = Results(redis)
         self._failures = FailureLog("outcomes")
         self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -73,9 +73,9 @@ class Waits:
     async def _look_once(self) -> None:
         """Ask for the results of all jobs that are waited for now, and resolve their waits."""
         job_ids = list(self._waiting)
-        for start in range(0, len(job_ids), MAX_RESULTS_AT_ONCE):
+        for start in range(0, len(job_ids), Results.MAX_AT_ONCE):
             try:
-                found = await self._results.read(job_ids[start : start + MAX_RESULTS_AT_ONCE])
+                found = await self._results.read(job_ids[start : start + Results.MAX_AT_ONCE])
             except REDIS_ERRORS:
                 await asyncio.sleep(_TROUBLE_DELAY_S)
                 return
