@@ -115,10 +115,12 @@ async def test_a_job_with_a_table_of_its_own_may_do_what_it_declares(
     await shop.migrations.migrate(database)
     await grant_roles(database, {}, shop.grants)
     pool = await Pool.open(as_role(database, WORK))
+    job = Job[Charge]("c1", "c1")
+    job.command = Charge(cents=7)
     try:
         with nullcontext() if grants else pytest.raises(Refused, match="permission denied for table charges"):
             async with pool.transaction() as transaction:
-                assert [Applied({"id": 1})] == await job_type.handler(transaction, [Job("c1", Charge(cents=7))])
+                assert [Applied({"id": 1})] == await job_type.handler(transaction, [job])
     finally:
         await pool.close()
         await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")
