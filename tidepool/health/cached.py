@@ -1,4 +1,4 @@
-"""An answer that is kept for a short time, and made once for however many ask."""
+"""A cache of one answer: with a TTL, single flight, and optionally an old answer while a new one is made."""
 
 import asyncio
 import time
@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """What *make* returned, for *life_s* seconds; then it is made anew, once for all who ask meanwhile.
+class Cached(Generic[T]):
+    """Caches the result of *make* for *life_s* seconds; then it is made anew, once for all callers that ask meanwhile.
 
-    For *stale_s* seconds longer whoever asks gets the old one at once, while a new one is being made.
+    For *stale_s* seconds more, callers get the old result at once while a new one is made.
     """
 
     def __init__(self, life_s: float, make: Callable[[], Awaitable[T]], *, stale_s: float = 0.0) -> None:
@@ -23,11 +23,11 @@ class Kept(Generic[T]):
 
     @property
     def left_s(self) -> float:
-        """For how long it is still fresh."""
+        """The seconds for which the result is still fresh; 0 if it is not, or there is none."""
         return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
 
     def at_once(self) -> T | None:
-        """Return what is kept, without waiting; None where there is nothing. What is not fresh is made anew."""
+        """Return the cached result without waiting, or None; begin to make a new one if it is not fresh."""
         if not self.left_s:
             self._begin()
         if self._made is not None and time.monotonic() - self._made[0] < self._life_s + self._stale_s:
@@ -35,14 +35,17 @@ class Kept(Generic[T]):
         return None
 
     async def get(self) -> T:
-        """Return it. Raises what *make* raises, which is kept for nobody. To stop waiting stops nobody else's."""
-        kept = self.at_once()
-        return await asyncio.shield(self._begin()) if kept is None else kept
+        """Return the result, and wait for it if there is none. Raises as *make* does; an error is not cached.
+
+        Cancelling one caller does not cancel the others.
+        """
+        cached = self.at_once()
+        return await asyncio.shield(self._begin()) if cached is None else cached
 
     def _begin(self) -> asyncio.Task[T]:
         if self._making is None or self._making.done():
-            self._making = asyncio.create_task(self._run(), name="answer that is kept")
-            self._making.add_done_callback(_seen)
+            self._making = asyncio.create_task(self._run(), name="cached answer")
+            self._making.add_done_callback(_retrieve)
         return self._making
 
     async def _run(self) -> T:
@@ -52,7 +55,7 @@ class Kept(Generic[T]):
         return made
 
 
-def _seen(task: asyncio.Task[T]) -> None:
-    """Look at the error: of a new answer nobody may have waited for."""
+def _retrieve(task: asyncio.Task[T]) -> None:
+    """Retrieve the task's error, so that asyncio does not log it: perhaps no caller waited for the result."""
     if not task.cancelled():
         task.exception()
