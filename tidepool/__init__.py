@@ -20,5 +20,5 @@ Around it:
 - `cli`, `process`, `logs`   the operators' commands, signals and standard streams, the log
 - `embedded`   PostgreSQL and Redis from wheels
 
-It imports nothing of an application; `tests/unit/test_imports.py` checks the walls between these folders.
+It imports nothing of an application; `tests/repository/test_imports.py` checks the walls between these folders.
 """

@@ -1,4 +1,4 @@
-"""The client: enqueue jobs and read what became of them.
+"""The client: enqueues jobs and reads their outcomes.
 
     async with open_client(settings) as client:
         await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
@@ -66,9 +66,9 @@ class JobClient:
         self._enqueue = scripts.load(redis, "enqueue")
 
     async def enqueue(self, function: str, fields: Mapping[str, Any], *, job_id: str | None = None) -> str:
-        """Enqueue one job and return its id; an id that is known already changes nothing.
+        """Enqueue one job and return its id. If the id is already known, nothing is enqueued.
 
-        Raises `ValueError` for an id that is none, and the errors of `enqueue_many`.
+        Raises `ValueError` for an invalid id, and the errors of `enqueue_many`.
         """
         job_id = job_id or uuid.uuid4().hex
         check_id(job_id)
@@ -102,9 +102,9 @@ class JobClient:
         return await job_status(self._redis, job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
-        """Return what Redis knows of a job that is to be tried again; None where it has not been tried.
+        """Return what Redis knows of a job that will be retried; None if there was no attempt yet.
 
-        Whatever the values there are, which anybody may have written: what cannot be read is None.
+        A value that cannot be read is None, because any program may have written it.
         """
         reading: Any = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
@@ -117,9 +117,9 @@ class JobClient:
         return Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
 
     async def abort(self, job_id: str) -> bool:
-        """Ask the workers to abort a job, as arq's `Job.abort` does; returns False where it is not in the queue.
+        """Ask the workers to abort a job, as arq's `Job.abort` does; return False if it is not in the queue.
 
-        Nobody waits for it here: the job may have been committed by the time a worker hears of it.
+        Returns before a worker sees the mark, so the job may still be applied.
         """
         status = await self.status(job_id)
         if status not in ("queued", "deferred", "in_progress"):

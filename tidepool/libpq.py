@@ -1,6 +1,6 @@
-"""What asyncpg takes from outside the URL, as libpq does: variables such as PGSSLMODE, and service files.
+"""Checks libpq's settings outside the URL that asyncpg uses: variables such as PGSSLMODE, and service files.
 
-It is checked before anything connects, since the driver reports much of it as a server that is away, or ignores it.
+The check comes before anything connects, because asyncpg ignores some errors there and reports others as a lost server.
 No text of this module repeats a value: a line of a service file may be a password.
 """
 

@@ -1,4 +1,4 @@
-"""A worker process from its start to its end: what it opens, how the parts are wired, and what is closed at shutdown.
+"""Starts and stops a worker process: opens its connections, connects its parts, and closes them at shutdown.
 
 `arq worker.WorkerSettings` gets its settings class here. Nothing else makes a pool, a ledger or a batcher for a worker.
 """
@@ -248,7 +248,7 @@ class WorkerProcess:
 
 
 def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
-    """Return what the row of a process's start tells of it: versions, and what its figures depend on."""
+    """Return this process's columns of `pool_processes`: versions, and the settings that its figures depend on."""
     packages = ("arq", "asyncpg", "redis", "uvloop")
     pool = asdict(config)
     del pool["url"], pool["application_name"]

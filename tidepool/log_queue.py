@@ -1,4 +1,4 @@
-"""The way of log lines to standard error: a bounded queue, and a thread that writes what is in it.
+"""Writes log lines to standard error from a thread, with a bounded queue in between.
 
 A pipe that nobody reads, a terminal that is held or a slow disk stops that thread and nothing else: lines wait in
 the queue, and when it is full new ones are dropped and counted. As soon as the output takes lines again, one line
@@ -59,7 +59,7 @@ class LogQueue:
                 self._start()
 
     def close(self, wait_s: float = EXIT_WAIT_S) -> bool:
-        """Write what is queued, for up to *wait_s*; returns whether all of it was written. Later lines are dropped."""
+        """Write the queued lines within *wait_s* seconds; return whether all were written. Later lines are dropped."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""Periodic work that lasts as long as its process: a round that fails is logged, and the next one comes.
+"""Repeats work in the background for as long as the process lives. A failed round is logged, and the next one follows.
 
 Nobody awaits such a task. If an error ended it, its work would be missing until the process is restarted.
 """

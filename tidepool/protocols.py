@@ -1,7 +1,7 @@
-"""Finds out which protocol a port or socket speaks, where the one that was expected gets no answer.
+"""Detects which protocol a port or socket speaks, after the expected one got no answer.
 
 A server of another kind, or one with TLS where we have none, looks like one that is away: it closes the connection, or
-waits for bytes that never come. Waiting cannot mend that.
+waits for bytes that never come. Waiting does not help then.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ async def other_than(expected: str, address: Address) -> str:
 
 
 async def spoken_at(address: Address) -> str | None:
-    """Return what is spoken at *address*, or None where nothing answers within a second. Raises nothing."""
+    """Return the name of the protocol at *address*, or None if nothing answers within a second. Raises nothing."""
     answers = await asyncio.gather(
         _answer(address, _POSTGRESQL_SSL_REQUEST), _answer(address, _ANY_REQUEST), _accepts_tls(address)
     )

@@ -14,7 +14,7 @@ async def requeue_all(
 ) -> list[str]:
     """Requeue the failed and rejected jobs of a selection, in chunks; returns their ids, in the ids' order.
 
-    Applied ones are left alone, and those whose content was not kept. Who is cut short may call again.
+    Applied jobs, and jobs whose arguments were not kept, are skipped. An interrupted call can be repeated.
     """
 
     async def mark(after_id: str) -> list[Requeued]:

@@ -26,9 +26,9 @@ def addresses(settings: Settings) -> Urls:
 
 @contextmanager
 def running(settings: Settings) -> Generator[Urls]:
-    """Have the servers for the length of the block; embedded ones are started or joined, and left at its end.
+    """Return a context manager with the servers' URLs; embedded servers are started if needed, and released at its end.
 
-    Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second where it has to start them.
+    Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second if it has to start them.
     """
     if not settings.embedded:
         yield addresses(settings)

@@ -85,12 +85,12 @@ _SYSTEM = "system"
 
 
 class UrlError(ValueError):
-    """A URL cannot be used; the text names what is wrong, and has nothing of the URL but names of parameters."""
+    """A URL cannot be used. The text says what is wrong and repeats nothing of the URL except names of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresUrl:
-    """Where PostgreSQL is, in its parts. Absent parts are None or empty: the driver's defaults."""
+    """The parts of a PostgreSQL URL. A missing part is None or empty, so the driver's default applies."""
 
     hosts: tuple[str, ...]
     ports: tuple[int, ...]
@@ -192,7 +192,7 @@ def require(variable: str, url: str, check: Callable[[str], object]) -> None:
 
 
 def checks_certificate(redis_url: str) -> bool:
-    """Return whether the certificate of the server of *redis_url* is checked; True where it has none to check."""
+    """Return whether the client verifies the certificate of the server of *redis_url*; True if the URL has no TLS."""
     return dict(_split(redis_url, REDIS_SCHEMES).query).get("ssl_cert_reqs") != "none"
 
 
@@ -224,9 +224,9 @@ def as_libpq_reads(postgres_url: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return *url* as it may be logged: user, host and path, no password and no query but the host and database.
+    """Return *url* in a form that may be logged: without the password and most of the query.
 
-    Nothing of it is returned where it is doubtful which part is which.
+    If its parts cannot be told apart with certainty, nothing of it is returned.
     """
     match = _SHAPE.fullmatch(url)
     if match is None:

@@ -86,9 +86,7 @@ def _all(*evidence: Evidence) -> _Measured:
     return _Measured(evidence, all(one.counts for one in evidence))
 
 
-_WAITED = Limit(
-    "ticks in which jobs or callers waited", "share", 0.5, "something that waits only now and then is not held up"
-)
+_WAITED = Limit("ticks in which jobs or callers waited", "share", 0.5, "occasional waiting is normal")
 _QUEUED_US = 1_000_000
 """Microseconds that the oldest job has been due in Redis: a worker that keeps up takes jobs within milliseconds."""
 _TICK_SATURATED = 0.05
@@ -106,19 +104,21 @@ def _waits(tick: Tick) -> bool:
     return is_queued or is_saturated or Crowding.of(Window([tick])).is_of_batcher
 
 
-_TICKS = Limit("ticks", "", 10, "shares and quantiles of fewer are chance", below=True)
+_TICKS = Limit("ticks", "", 10, "with fewer, shares and quantiles are random", below=True)
 
 
 def _few_ticks(study: Study) -> _Measured:
     return _any(_TICKS.against(len({tick.now.tick for tick in study.window.ticks})))
 
 
-_RESTARTS = Limit("restarts of the database seen", "", 1, "caches are cold and connections new after each")
-_NOT_OPENED = Limit("connections not opened", "", 1, "a server that is well refuses none")
+_RESTARTS = Limit(
+    "restarts of the database seen", "", 1, "after a restart, caches are cold and all connections are new"
+)
+_NOT_OPENED = Limit("connections not opened", "", 1, "a healthy server refuses no connection")
 _LOST_SHARE = 0.5
 """Share of a pool: single connections are lost to timeouts of a network, half of them at once only to an outage."""
 _LOST = Limit(
-    "connections lost in a tick", "", 2, "of a pool of one or two, one may be lost by chance",
+    "connections lost in a tick", "", 2, "a single lost connection is normal",
     derived="half of the pool's, and at least 2",
 )  # fmt: skip
 
@@ -134,14 +134,16 @@ def _outage(study: Study) -> _Measured:
     )
 
 
-_TOO_MANY = Limit("connections refused as too many", "", 1, "the budget exists so that there are none")
+_TOO_MANY = Limit("connections refused as too many", "", 1, "the connection budget is there to prevent this")
 
 
 def _too_many_clients(study: Study) -> _Measured:
     return _any(_TOO_MANY.against(study.window.gained.connect_too_many))
 
 
-_OVERDUE = Limit("ticks with an overdue holder", "", 2, "at one tick a slow transaction may just be ending")
+_OVERDUE = Limit(
+    "ticks with an overdue holder", "", 2, "a single tick may show a slow transaction that is about to end"
+)
 
 
 def _overdue_holders(study: Study) -> _Measured:
@@ -190,8 +192,8 @@ def _contradiction(study: Study) -> _Measured:
     return _any(_OFF.against(abs(ended_us - gained.in_use_us) / us, limit=limit))
 
 
-_REOPENED = Limit("connections opened per use", "", 0.05, "a pool at work opens one in thousands of uses")
-_CONNECTING = Limit("time spent connecting", "share", 0.2, "less is not felt beside the waits and the holds")
+_REOPENED = Limit("connections opened per use", "", 0.05, "a normal pool opens one connection in thousands of uses")
+_CONNECTING = Limit("time spent connecting", "share", 0.2, "less is small compared with waits and holds")
 
 
 def _churn(study: Study) -> _Measured:
@@ -225,7 +227,7 @@ def _loop_bound(study: Study) -> _Measured:
     return _Measured([blocked, cpu, waiting], blocked.counts or (cpu.counts and waiting.counts))
 
 
-_COMMIT = Limit("COMMIT, mean", "ms", 20.0, "a disk that is well takes a few milliseconds")
+_COMMIT = Limit("COMMIT, mean", "ms", 20.0, "a healthy disk takes a few milliseconds")
 _COMMITTING = Limit("share of holds spent in COMMIT", "share", 0.5, "with less, the statements are the larger part")
 
 
@@ -237,7 +239,9 @@ def _slow_commits(study: Study) -> _Measured:
 
 _FULL, _CALM = 0.9, 0.5
 """Shares of the connections in use, on average over a tick: nearly all of them, and so few that none waits."""
-_SLOWER_WHEN_FULL = Limit("queries, full against calm ticks", "x", 1.5, "caches and the mix of queries make less")
+_SLOWER_WHEN_FULL = Limit(
+    "queries, full against calm ticks", "x", 1.5, "smaller differences come from caches and the mix of queries"
+)
 _SLOWER_THAN_BEFORE = Limit("queries, against the time before", "x", 2.0, "the mix of queries changes with time")
 _MIN_TICKS, _MIN_QUERIES = 3, 50
 """Of either side of a comparison: the means of fewer differ by chance."""
@@ -261,7 +265,11 @@ def _slower_than_before(study: Study) -> _Measured:
 
 
 _WORKING = Limit(
-    "share of holds spent in queries", "share", 0.5, "with more, giving back in between gains little", below=True
+    "share of holds spent in queries",
+    "share",
+    0.5,
+    "with more, releasing connections between queries gains little",
+    below=True,
 )
 
 
@@ -290,7 +298,7 @@ def _no_room(study: Study, advice: Advice) -> _Measured:
     )
 
 
-_LARGER = Limit("size advised", "", 1, "more would be of use", derived="one more than the pool's limit")
+_LARGER = Limit("size advised", "", 1, "more connections would be used", derived="one more than the pool's limit")
 
 
 def _too_small(_study: Study, advice: Advice) -> _Measured:
@@ -303,7 +311,7 @@ _SMALLER = Limit(
     "size advised", "", 1, "the load fits into fewer", below=True, derived="three quarters of the pool's limit"
 )
 _PEAK = Limit(
-    "most in use at a time", "", 1, "more has been of use in the last seven days", below=True,
+    "most in use at a time", "", 1, "more were in use in the last seven days", below=True,
     derived="three quarters of the pool's limit",
 )  # fmt: skip
 _SPARE = Limit("connections to spare", "", 3, "one or two are not worth a change")
@@ -334,7 +342,7 @@ CHECKS: tuple[Check, ...] = (
         verdict="insufficient_data",
         words="there are too few snapshots to tell",
         when=f"fewer than {_TICKS} ticks",
-        because="nothing can be told",
+        because="too few for any conclusion",
         limits=[_TICKS],
         measure=_few_ticks,
     ),
@@ -344,7 +352,7 @@ CHECKS: tuple[Check, ...] = (
         words="the database was away or restarted: look at a time without that",
         when="a restart of the database was seen, a connection could not be opened, or half of a pool's connections "
         "(at least two) were lost in one tick",
-        because="rates of such a time are those of the outage",
+        because="the figures describe the outage, not the normal load",
         limits=[_RESTARTS, _NOT_OPENED, _LOST],
         measure=_outage,
     ),
@@ -361,7 +369,7 @@ CHECKS: tuple[Check, ...] = (
         name="overdue_holders",
         verdict="leak",
         words="somebody keeps a connection and does not give it back; see the events",
-        when=f"in {_OVERDUE} ticks somebody had a connection for longer than a transaction may last (`JOB_TIMEOUT` + "
+        when=f"in {_OVERDUE} ticks a caller held a connection for longer than a transaction may last (`JOB_TIMEOUT` + "
         "`COMMAND_TIMEOUT`)",
         because="a larger pool would only hide it",
         limits=[_OVERDUE],
@@ -391,7 +399,7 @@ CHECKS: tuple[Check, ...] = (
         verdict="insufficient_data",
         words="the figures contradict each other",
         when=f"rate x hold differs from the connections in use by more than {_OFF_SHARE * 100:g} %",
-        because="Little's law, on our own figures",
+        because="Little's law contradicts the recorded figures",
         limits=[_OFF],
         measure=_contradiction,
     ),
@@ -412,7 +420,7 @@ CHECKS: tuple[Check, ...] = (
         when="p99 of the lag that our own code causes is above a fifth of the median hold and above "
         f"{_BLOCKED.value:g} ms ({_BLOCKED_IDLE_MS:g} ms if nothing waits), or the process used or waited for {_CPU} "
         "of a core while something waits",
-        because="waits and holds are stretched by ourselves",
+        because="the blocked loop itself lengthens waits and holds",
         limits=[_BLOCKED, _CPU, _WAITED, _LASTED],
         measure=_loop_bound,
         lasts=True,
@@ -452,7 +460,7 @@ CHECKS: tuple[Check, ...] = (
         words="connections are held while nothing is asked of the database",
         when=f"the pool is crowded, and less than {_WORKING} of the time in which connections are held is spent in "
         "queries",
-        because="give them back in between instead",
+        because="release connections between the queries instead",
         limits=[*CROWDED_LIMITS, _WORKING, _LASTED],
         measure=_idle_holders,
         lasts=True,

@@ -52,12 +52,12 @@ class Limit:
 BUSY = Limit(
     "connections in use", "share", 0.8, "a batcher always waits a little; it lacks connections only if few are free"
 )
-_QUEUED = Limit("time with a queue", "share", 0.01, "rarer queues are chance arrivals")
+_QUEUED = Limit("time with a queue", "share", 0.01, "rarer queues are random")
 _WAITING = Limit(
     "waiting, of waiting and holding", "share", 0.1, "a caller that waits for a tenth of its time is slowed noticeably"
 )
 _BATCH_WAIT = Limit(
-    "wait in the batcher, mean", "ms", 10.0, "shorter waits are not felt by jobs that come by Redis",
+    "wait in the batcher, mean", "ms", 10.0, "shorter waits are small compared with the way through Redis",
     derived="10 ms, or a quarter of the mean hold if that is longer",
 )  # fmt: skip
 _BATCH_WAIT_OF_HOLD = 0.25

@@ -178,7 +178,7 @@ class _Batches:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is to be expected of one process at a size; the figures are None if the pool could not keep up."""
+    """The predicted waits and rate of one process with a pool of *size*. Figures are None if it could not keep up."""
 
     size: int
     use: float | None = None
@@ -193,7 +193,7 @@ class Forecast:
 
     @classmethod
     def at(cls, size: int, load: Load, batches: _Batches | None) -> Self:
-        """Return the forecast. While jobs wait in the batcher as many callers as connections come: none waits."""
+        """Return the forecast for a pool of *size*. If jobs wait in the batcher, no caller waits at the pool."""
         if batches is not None:
             jobs_per_s = batches.per_ms(size) * 1000
             uses_per_s = jobs_per_s / batches.per_batch

@@ -1,4 +1,4 @@
-"""Why the workers are slow, or are not: one verdict from stored snapshots, with the figures that led to it.
+"""Finds what limits the workers: one verdict from stored snapshots, with the figures behind it.
 
 The checks of `tidepool.advice.checks` are applied in their order, and the first that holds names the verdict. Every
 check reports the figures that it looked at and its limits, whether it holds or not.

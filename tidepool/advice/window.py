@@ -40,17 +40,17 @@ class Tick:
 
     @property
     def began_at(self) -> datetime:
-        """When it began."""
+        """The time of the snapshot before, at which this tick began."""
         return self.before.captured_at if self.before else self.now.started_at
 
     @property
     def us(self) -> float:
-        """How long it lasted."""
+        """The length of the tick in microseconds."""
         return (self.now.captured_at - self.began_at).total_seconds() * 1e6
 
     @cached_property
     def gained(self) -> Counters:
-        """What the counters gained."""
+        """The differences of the counters between the two snapshots."""
         return self.now.since(self.before)
 
     @property

@@ -1,8 +1,8 @@
-"""An HTTP server whose callers cannot take more than their share: uvicorn's, with bounds.
+"""An HTTP server with limits on what callers can make it do: uvicorn, with its own protocol class.
 
 - `limits`    the bounds, and why they are what they are
 - `protocol`  one connection: bounds on heads, bodies, framing and the time that they may take
-- `server`    accepts connections, and closes the longest idle one where there are too many
+- `server`    accepts connections, and closes the longest idle one if there are too many
 
 The front and a worker's METRICS_PORT are served by it. Importing it imports uvicorn, which takes 4 MB: a worker does
 so only if it has a METRICS_PORT.

@@ -58,7 +58,7 @@ def is_loopback(host: str) -> bool:
 def names_this_machine(host: bytes) -> bool:
     """Return whether *host*, the value of a Host header, is a name of this machine only.
 
-    A browser that a foreign name was pointed here for (DNS rebinding) sends that name.
+    This prevents DNS rebinding: a browser that was led here by a foreign name sends that name.
     """
     try:
         return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")

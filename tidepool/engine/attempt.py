@@ -43,9 +43,9 @@ from tidepool.queue.leases import MOST_LAPSES, Again, Done, Ending, Release
 from tidepool.queue.wire import now_ms
 
 _MAX_SHOWN = 200
-"""Characters of an id or a name of the sender's in a log line or an error."""
+"""Characters of a client's id or name in a log line or an error."""
 _DELAY_SHOWN_S = 1.2
-"""arq's: the line of a job's start names a longer delay."""
+"""arq's limit: the line of a job's start shows a longer delay."""
 
 failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
@@ -64,7 +64,7 @@ class _Host(Protocol):
     retry_jobs: bool
     allow_abort_jobs: bool
     max_tries: int
-    job_timeout_s: float  # None, too: arq annotates it and the next one too narrowly
+    job_timeout_s: float  # or None, like the next one: arq's annotations do not say so
     keep_result_s: float
     keep_result_forever: bool
     queue_name: str

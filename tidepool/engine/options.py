@@ -9,7 +9,7 @@ from arq.connections import ArqRedis
 from tidepool.engine.intake import Intake
 
 Context: TypeAlias = dict[Any, Any]
-"""arq's ctx: what the hook at the start put in, and four facts about the job."""
+"""arq's ctx: what the startup hook has put in, and the job's id, attempt, enqueue time and score."""
 
 
 @dataclass(frozen=True, slots=True)

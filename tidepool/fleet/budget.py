@@ -300,7 +300,7 @@ class Member:
         self._heartbeat = heartbeat
 
     async def run(self) -> None:
-        """Beat, and look at the server, each once a second until cancelled. A slow server delays no beat."""
+        """Send a heartbeat and read the server, each once a second, until cancelled. Neither delays the other."""
         looking = asyncio.create_task(every(BEAT_S, self._heartbeat.look, "capacity reader"), name="capacity reader")
         try:
             await every(BEAT_S, self._heartbeat.beat, "budget", waits_first=True)

@@ -1,4 +1,4 @@
-"""How many connections the PostgreSQL server can give, and who has them now.
+"""Reads how many connections the PostgreSQL server has, and who uses them.
 
 `tidepool.fleet.budget` divides among the workers the connections that nobody else has. A worker is known by the
 application names of its connections: `tidepool:{worker_id}` for those of the pool, `tidepool:{worker_id}:stats` for the

@@ -1,4 +1,4 @@
-"""What a process records about itself, and how it answers whether it is well.
+"""Records the figures of a process, and answers questions about its health.
 
 - `recorder`   takes a snapshot at each tick; `journal` writes it; `watcher` and `loop_lag` measure in between
 - `pruner`     deletes rows whose retention has passed, and thins old ones

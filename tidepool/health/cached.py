@@ -1,4 +1,4 @@
-"""A cache of one answer: with a TTL, single flight, and optionally an old answer while a new one is made."""
+"""A cache with a TTL and single flight, for answers that many callers ask for."""
 
 import asyncio
 import time
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """Caches the result of *make* for *life_s* seconds; then it is made anew, once for all callers that ask meanwhile.
+    """A cache of the result of *make* with a TTL of *life_s* seconds and single flight: callers share one call.
 
-    For *stale_s* seconds more, callers get the old result at once while a new one is made.
+    For *stale_s* seconds after the TTL, callers get the old result at once while a new one is being made.
     """
 
     def __init__(self, life_s: float, make: Callable[[], Awaitable[T]], *, stale_s: float = 0.0) -> None:
@@ -23,11 +23,11 @@ class Cached(Generic[T]):
 
     @property
     def left_s(self) -> float:
-        """The seconds for which the result is still fresh; 0 if it is not, or there is none."""
+        """Seconds until the cached result is stale; 0 if there is none."""
         return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
 
     def at_once(self) -> T | None:
-        """Return the cached result without waiting, or None; begin to make a new one if it is not fresh."""
+        """Return the cached result without waiting, or None if there is none. Refreshes it if it is stale."""
         if not self.left_s:
             self._begin()
         if self._made is not None and time.monotonic() - self._made[0] < self._life_s + self._stale_s:
@@ -35,12 +35,12 @@ class Cached(Generic[T]):
         return None
 
     async def get(self) -> T:
-        """Return the result, and wait for it if there is none. Raises as *make* does; an error is not cached.
+        """Return the result, making it if necessary. Errors of *make* are raised and not cached.
 
-        Cancelling one caller does not cancel the others.
+        Cancelling one caller does not cancel the call for the others.
         """
-        cached = self.at_once()
-        return await asyncio.shield(self._begin()) if cached is None else cached
+        kept = self.at_once()
+        return await asyncio.shield(self._begin()) if kept is None else kept
 
     def _begin(self) -> asyncio.Task[T]:
         if self._making is None or self._making.done():

@@ -1,4 +1,4 @@
-"""The records of one process that are not written yet: its start, its snapshots, its events.
+"""Keeps the records of one process until they are written: its start, its snapshots and its events.
 
 They are written over a connection of their own, which never waits behind the pool that they report on. While
 PostgreSQL is away they are kept, up to a bound, and written when it is back; a snapshot that had to wait is marked as
@@ -77,12 +77,12 @@ class Journal:
         self._events.append(self.event(kind, detail))
 
     def event(self, kind: str, detail: Mapping[str, object]) -> Event:
-        """Log an event and return it, for a caller that writes it in a transaction of its own."""
+        """Log an event and return it to a caller that writes it in the caller's own transaction."""
         log.warning("pool.event", kind=kind, **detail)
         return Event(self.identity.instance_id, self.identity.worker_id, self.now(), kind, detail)
 
     async def write(self) -> None:
-        """Write all records that are kept; if PostgreSQL is away they stay for the next call."""
+        """Write all kept records; if PostgreSQL is unavailable, they stay for the next call."""
         snapshots, events = list(self._snapshots), list(self._events)
         try:
             async with self._side.use() as connection:
@@ -116,7 +116,7 @@ class Journal:
         return replace(snapshot, written_at=self.now(), late=is_late)
 
     async def close(self, reason: str) -> None:
-        """Write what is kept and that the process has ended, as far as PostgreSQL allows."""
+        """Write the kept records and the end of the process; gives up if PostgreSQL is unavailable."""
         self._end_reason = reason
         await self.write()
 

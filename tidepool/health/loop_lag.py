@@ -1,4 +1,4 @@
-"""How late the event loop runs what is due: the sign of code that blocks it, or of a CPU that others have."""
+"""Measures how late the event loop runs: a sign of code that blocks it, or of a CPU that other processes use."""
 
 import asyncio
 import os
@@ -49,7 +49,7 @@ class LoopLag:
         self._waited_us = self._cpu_wait()
 
     async def run(self) -> None:
-        """Probe until cancelled."""
+        """Measure the lag in regular intervals until cancelled."""
         await every(0.0, self._probe, "loop lag probe")
 
     async def _probe(self) -> None:

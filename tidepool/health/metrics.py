@@ -31,9 +31,9 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 
 
 class Metrics(Collector):
-    """Reads one process's pool, tally and loop lag at each call; call it on the event loop's thread.
+    """Collects the Prometheus metrics of one process. Call it in the event loop's thread.
 
-    Without *tally* and *batches* the process runs no jobs. The metrics of the collectors in *beside* are included.
+    A process without jobs has no *tally* and no *batches*. Metrics of the collector *beside* are added.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Metrics(Collector):
         return encode(self._registry), content_type
 
     def recent(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the result of `render`, cached for a second for each content type."""
+        """Return the result of `render`, cached for one second for each content type."""
         _, content_type = choose_encoder(accept)
         made_s, text = self._recent.get(content_type, (-_CACHED_S, b""))
         if time.monotonic() - made_s >= _CACHED_S:
@@ -70,7 +70,7 @@ class Metrics(Collector):
         return text, content_type
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric as it is now; the peaks of the snapshots are not reset."""
+        """Yield every metric with its present value. The peaks of the snapshots are not reset."""
         self._pool.stats.move()
         yield from _connections(self._pool)
         yield from _durations(self._pool.stats)

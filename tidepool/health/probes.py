@@ -1,4 +1,4 @@
-"""The HTTP server of a worker's own port: `/health/live`, `/health/ready` and `/metrics`.
+"""The HTTP routes of a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
 The port shares the event loop with the jobs, so the load that callers can cause is bounded: new connections and answers
 a second, and connections at a time. Callers that ask too often wait. A port that is bound to loopback answers only

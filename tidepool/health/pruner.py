@@ -66,9 +66,9 @@ class Pruner:
                 log.info("rows.pruned", **pruned._asdict())
 
     async def run_once(self, now: datetime | None = None) -> _Pruned:
-        """Delete the rows whose retention has passed at *now*, and thin old snapshots.
+        """Delete the rows whose retention has ended at *now*, and thin old snapshots.
 
-        By default *now* is PostgreSQL's time: by the clock of a worker that is a month ahead the ledger would be gone.
+        *now* is PostgreSQL's time, because a worker whose clock is a month fast would delete the ledger.
         """
         now = now or await self._clock()
         days = await self._days()

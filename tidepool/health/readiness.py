@@ -52,7 +52,7 @@ class Report:
         return bool(self.checks) and all(check.ok for check in self.checks.values())
 
     def document(self) -> dict[str, object]:
-        """Return the report as JSON-ready data; a condition without a warning has no `warning`."""
+        """Return the report as a dict of JSON values."""
         checks = {name: asdict(check) for name, check in self.checks.items()}
         for check in checks.values():
             if not check["warning"]:
@@ -83,12 +83,12 @@ class Readiness:
         self._report = Cached(_CACHED_S, self._look)
 
     def watch(self, pool: Pool, *, side: SideConnection | None = None) -> None:
-        """Check *pool* from now on, and PostgreSQL over *side* or, without it, over a connection of the pool."""
+        """Begin to check *pool*, and PostgreSQL over *side*; without *side*, over a connection of the pool."""
         self._pool = pool
         self._lend = side.use if side else None
 
     async def look(self) -> Report:
-        """Return the report of now, or of half a second ago. Takes two seconds at most, and raises nothing."""
+        """Return the present state, at most half a second old. Takes at most two seconds, and raises nothing."""
         return await self._report.get()
 
     async def run(self) -> None:

@@ -88,7 +88,7 @@ class Recorder:
             self._writing = asyncio.create_task(self._write(), name="snapshot writer")
 
     async def close(self) -> None:
-        """Write what is kept, as far as PostgreSQL allows."""
+        """Write the kept records; gives up if PostgreSQL is unavailable."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
         self._queue = None

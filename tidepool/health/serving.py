@@ -1,6 +1,6 @@
-"""A worker's own port: `/health/live`, `/health/ready` and `/metrics`, answered beside its jobs.
+"""Serves a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
-It opens before the worker waits for its servers, and closes when everything else is closed.
+The port opens before the worker waits for its servers and closes last, so a process that answers is alive.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _BEATS_S = 4.0
 
 
 class HealthPort:
-    """The port of one process. Without a port number the process counts as ready, and nothing is checked."""
+    """The METRICS_PORT of one process. Without a port, the process counts as ready and is not checked."""
 
     def __init__(self, host: str, port: int | None, migrations: Migrations) -> None:
         self._host = host
@@ -61,7 +61,7 @@ class HealthPort:
         ]
 
     def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:
-        """Check the pool and answer with the metrics from now on."""
+        """Begin to check these parts of the process."""
         self._metrics = metrics
         if self._readiness is not None:
             self._readiness.watch(pool, side=side)

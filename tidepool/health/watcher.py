@@ -30,7 +30,7 @@ class _Happening(NamedTuple):
 
 
 class Watcher:
-    """Looks at each snapshot of one process. A connection held longer than *overdue_us* counts as leaked."""
+    """Checks each snapshot of one process. A connection held for longer than *overdue_us* counts as leaked."""
 
     def __init__(self, overdue_us: int) -> None:
         self._overdue_us = overdue_us

@@ -1,1 +1,7 @@
-"""How a job is declared (`job`, `command`), what its id may be (`ids`), and the outcomes it can have (`outcomes`)."""
+"""Jobs, and how an application declares them.
+
+- `job`       a job in a worker, and the declaration of a job type
+- `command`   the base class of a job's arguments
+- `outcomes`  the verdicts and outcomes that a job can have
+- `ids`       the rule for job ids
+"""

@@ -59,7 +59,7 @@ class Batcher:
 
     @slots.setter
     def slots(self, slots: int) -> None:
-        """Change the number. If it is lower now, no batch leaves until enough have been settled."""
+        """Change how many batches may run at a time. With fewer, no batch leaves until enough have ended."""
         self._slots = slots
         self._depart_soon()
 
@@ -81,9 +81,9 @@ class Batcher:
             return await self._promise(job.id)
 
     async def close(self, patience_s: float = 5.0) -> None:
-        """Wait for the batches that have left, and cancel the callers whose jobs have not.
+        """Wait for the batches that are running, and cancel the callers of all other jobs.
 
-        A batch that takes longer than *patience_s* is cancelled, too: while PostgreSQL is away it would go on for ever.
+        A batch that takes longer than *patience_s* seconds is cancelled, because it would wait for PostgreSQL for ever.
         """
         for pending in self._pending.values():
             for job_id in pending:

@@ -58,7 +58,7 @@ from tidepool.pool.faults import (
 )
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
-from tidepool.storage.results import Entry, ResultRepository, status_of
+from tidepool.storage.results import Entry, ResultRepository
 
 log = structlog.get_logger(__name__)
 
@@ -106,9 +106,9 @@ class Ledger:
         """Microseconds in which the rows of the last batch were written and committed, by function."""
 
     async def settle(self, function: str, batch: Sequence[Job]) -> list[_Settled]:
-        """Return for each job of one function, in order, its outcome, or how it is run again.
+        """Run a batch of one job type; return for each job, in order, its outcome or when it will be retried.
 
-        Waits as long as the database is away. The ids must be distinct. Raises `PoolClosed`.
+        Waits as long as the database is unavailable. The ids must be distinct. Raises `PoolClosed`.
         """
         return await self._settle_or_split(function, batch, look_up=False)
 
@@ -299,7 +299,7 @@ def _entry(job: Job, outcome: Outcome, begun_ns: int) -> Entry:
     is_applied = isinstance(outcome, Applied)
     return Entry(
         job_id=job.id,
-        status=status_of(outcome),
+        status=_status_of(outcome),
         result=to_json(outcome.result).decode() if is_applied else None,
         reason=outcome.reason if isinstance(outcome, Rejected) else None,
         error=None if is_applied else outcome.detail if isinstance(outcome, Rejected) else outcome.error,
@@ -331,3 +331,8 @@ def _kept(content: object) -> str | None:
 def _storable(text: str) -> str:
     """Return an error's text as the ledger can hold it: cut, without NUL and lone surrogates."""
     return text[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _status_of(outcome: Outcome) -> str:
+    """Return the word for *outcome* in the column `status`."""
+    return type(outcome).__name__.lower()

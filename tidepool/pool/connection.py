@@ -1,6 +1,6 @@
 """The parts of an asyncpg connection that are used, typed by hand: asyncpg comes without types."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, LiteralString, Protocol
 
@@ -22,15 +22,6 @@ class Connection(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[object]: ...  # noqa: D102
 
 
-class QueryRecord(Protocol):
-    """What asyncpg tells a query logger of one query."""
-
-    query: str
-    elapsed: float
-    """Seconds."""
-    exception: BaseException | None
-
-
 class DirectConnection(Connection, Protocol):
     """A connection as whoever opened it has it: outside the pool, its user ends it."""
 
@@ -44,8 +35,6 @@ class DirectConnection(Connection, Protocol):
     def is_closed(self) -> bool: ...  # noqa: D102
     def get_server_pid(self) -> int: ...  # noqa: D102
     def get_server_version(self) -> tuple[int, ...]: ...  # noqa: D102
-    def add_query_logger(self, callback: Callable[[QueryRecord], None]) -> None: ...  # noqa: D102
-    def add_termination_listener(self, callback: Callable[[object], None]) -> None: ...  # noqa: D102
     def terminate(self) -> None:
         """Close the connection at once, without waiting for the server."""
         ...

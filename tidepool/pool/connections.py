@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, LiteralString, Protocol, TypeVar, cast
 
 import asyncpg
 
-from tidepool.pool.connection import DirectConnection, QueryRecord, Row
+from tidepool.pool.connection import DirectConnection, Row
 from tidepool.pool.faults import connecting
 from tidepool.pool.figures import PoolStats
 
@@ -70,6 +70,20 @@ class Session(asyncpg.Connection):
             except _CONFLICTS:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
         return await statement(*args, **options)
+
+
+class _QueryRecord(Protocol):
+    """A query as asyncpg passes it to a query logger."""
+
+    query: str
+    elapsed: float
+    """Seconds."""
+    exception: BaseException | None
+
+
+class _NewConnection(DirectConnection, Protocol):
+    def add_query_logger(self, callback: Callable[[_QueryRecord], None]) -> None: ...
+    def add_termination_listener(self, callback: Callable[[object], None]) -> None: ...
 
 
 class _State(Enum):
@@ -129,7 +143,7 @@ class Connections:
         self._connecting += 1
         try:
             async with asyncio.timeout(cast("float", options["timeout"])):
-                connection = cast("DirectConnection", await asyncpg.connect(*args, **options))
+                connection = cast("_NewConnection", await asyncpg.connect(*args, **options))
                 await self._greet(connection)
         except Exception as error:
             self._count_error(error)
@@ -205,7 +219,7 @@ class Connections:
         else:
             self._stats.closed_lost_idle += 1
 
-    def _queried(self, record: QueryRecord) -> None:
+    def _queried(self, record: _QueryRecord) -> None:
         us, failed = int(record.elapsed * 1e6), record.exception is not None
         self._stats.queried(us, failed=failed)
         if record.query == COMMIT and not failed:

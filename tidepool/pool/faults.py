@@ -89,7 +89,7 @@ class SchemaFault(Refused):
 
 
 class Unavailable(DatabaseFault):
-    """PostgreSQL cannot serve now."""
+    """PostgreSQL is unavailable; waiting may help."""
 
 
 class PoolTimeout(Unavailable):

@@ -136,14 +136,14 @@ class PoolStats:
         self.connect_us_max = max(self.connect_us_max, us)
 
     def queried(self, us: int, *, failed: bool) -> None:
-        """Count a query."""
+        """Count a query and its duration in microseconds."""
         self.queries += 1
         self.query_errors += failed
         self.query_us_sum += us
         self.query_hist[bisect_left(BOUNDS_US, us)] += 1
 
     def committed(self, us: int) -> None:
-        """Count a COMMIT that succeeded."""
+        """Count a successful COMMIT and its duration in microseconds."""
         self.commits += 1
         self.commit_us_sum += us
         self.commit_us_max = max(self.commit_us_max, us)

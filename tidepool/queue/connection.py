@@ -1,8 +1,7 @@
-"""The connection to Redis, as every process of the service makes it.
+"""Creates the Redis client that every process uses, and waits for Redis at the start.
 
-redis-py 5 has no timeouts and no keepalive of its own: a silent peer would hold a worker for ever. No
-command is retried here, since a pipeline that was cut may have been applied; who can repeat safely does
-it where that is known.
+redis-py 5 has no timeouts and no keepalive by default, so a silent peer would block a worker for ever. No command is
+retried here, because a pipeline that was interrupted may have been applied; callers retry what is safe to repeat.
 """
 
 import asyncio
@@ -68,7 +67,7 @@ def redis_settings(url: str) -> RedisSettings:
 
 
 async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | None = None) -> None:
-    """Wait until Redis answers, logging once what is waited for, and check that it can serve us.
+    """Wait until Redis answers, log the wait once, and check that this server can be used.
 
     Logs a warning if it may drop jobs. Raises the last error, one of `faults.REDIS_ERRORS`, when *patience_s* seconds
     are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.

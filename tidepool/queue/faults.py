@@ -1,4 +1,4 @@
-"""What errors of Redis mean to the rest of the program: classified here, once. The twin of `tidepool.pool.faults`.
+"""Classifies the errors of Redis for the whole program, as `tidepool.pool.faults` does for PostgreSQL.
 
 - An *outage* passes by itself (`is_outage`): a connection that is refused, cut or silent; a server that is loading,
   read-only, out of memory or busy; and a key of a wrong type, which somebody wrote and can mend. A running worker waits
@@ -100,7 +100,7 @@ class Oddities:
         self.count = 0
 
     def skipped(self, what: str, **more: object) -> None:
-        """Count one more; log it, cut, unless it was logged before, or so many were that this is a flood."""
+        """Count an unusable value, and log it once, shortened, unless too many have been logged."""
         self.count += 1
         shown = shown_text(what)
         if shown not in self._logged and len(self._logged) < _MAX_LOGGED:
@@ -122,7 +122,10 @@ class Outage:
         self._delays = _OUTAGE_DELAYS.delays()
 
     async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what *call* returns, repeating it while Redis is away: it must be safe to repeat. Raises bugs."""
+        """Return the result of *call*, repeating it while Redis is unavailable: it must be safe to repeat.
+
+        Raises errors of *call* that are not outages.
+        """
         answer = await retry(call, _OUTAGE_DELAYS, is_outage, lambda error, _attempt: self._begin(error))
         self.over()
         return answer

@@ -1,4 +1,4 @@
-"""What this process holds in Redis, and as whom.
+"""Keeps track of the jobs that this process holds in Redis, and under which owner's name.
 
 It holds jobs as an *owner*, under one lease that `renewal` keeps. Where the lease is lost all the same, it goes on as
 another owner: others have the old one's jobs by then, and what it finishes of them is refused. So jobs of two owners
@@ -64,7 +64,7 @@ class Holding:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim ended before it had looked at all due jobs."""
+        """Return whether the last claim ended before it had seen all due jobs."""
         return self._leases.is_midway
 
     async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job]:
@@ -89,13 +89,13 @@ class Holding:
         return claimed
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those of these jobs that somebody asked to abort, and remove their marks."""
+        """Return which of these jobs have an abort mark, and remove the marks."""
         return await self._leases.aborted(job_ids)
 
     def doubt(self) -> None:
-        """Take note that a call was cut short: it may have taken jobs that nobody here knows of, or do so yet.
+        """Record that a claim was interrupted: it may have claimed jobs unknown to this process, or still do so.
 
-        What was sent may reach Redis a minute after it was given up here, when the network is mended.
+        A command may reach Redis up to a minute after the caller has given it up, when the network works again.
         """
         self._look_s = time.monotonic()
         self._doubtful_until_s = self._look_s + _DOUBT_S
@@ -111,7 +111,7 @@ class Holding:
         await self._finisher.drain()
 
     async def give_back(self) -> None:
-        """Acknowledge what is done and give back the rest. Raises `TimeoutError` where that takes a lease or longer."""
+        """Acknowledge finished jobs and give back the others. Raises `TimeoutError` if it takes a lease or longer."""
         async with asyncio.timeout(self._lease_s):
             await self.drain()
             await self._release_strays(set())

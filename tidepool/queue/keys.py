@@ -56,16 +56,16 @@ class QueueKeys:
         return self.held_prefix + owner
 
     def health_check(self, worker_name: str) -> str:
-        """Return the key of the sign of life of the worker called so, which `arq --check` looks at."""
+        """Return the health key of a worker, which `arq --check` reads."""
         return f"{self.queue}{health_check_key_suffix}:{worker_name}"
 
 
 def budget_keys(database: str) -> list[str]:
     """Return the keys of the fleet that shares the connections of *database*.
 
-    tidepool:budget:{database}           hash    worker id → its last beat and the connections that it holds
+    tidepool:budget:{database}           hash    worker id → its last heartbeat and the connections that it holds
     tidepool:budget:{database}:capacity  string  the newest reading of the server
-    tidepool:budget:{database}:restless  string  until when, since somebody came or went, or was given less
+    tidepool:budget:{database}:restless  string  until when; set when a worker joins, leaves, or gets less
     """
     fleet = f"tidepool:budget:{database}"
     return [fleet, f"{fleet}:capacity", f"{fleet}:restless"]

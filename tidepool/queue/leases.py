@@ -1,4 +1,4 @@
-"""Claims, leases and finishes: the engine's whole talk with Redis about jobs, many jobs a round trip.
+"""Claims, renews and finishes jobs in Redis, many jobs per round trip.
 
 An *owner* is one worker process, or what it becomes after it lost its leases: a new owner. It holds
 jobs under one lease, which one command renews for all of them. `keys.QueueKeys` has the structures beside arq's own.
@@ -142,7 +142,7 @@ class Leases:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim ended before it had looked at all due jobs, without the jobs that it was to take."""
+        """Return whether the last claim ended before it had seen all due jobs, with fewer jobs than it was to claim."""
         return self._first_rank > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
@@ -155,7 +155,7 @@ class Leases:
         return [answer == ord("1") for answer in reply]
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those of these jobs that somebody asked to abort, and remove their marks."""
+        """Return which of these jobs have an abort mark, and remove the marks."""
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
@@ -167,7 +167,7 @@ class Leases:
     async def strays(self, owner: str, known: set[str]) -> list[str]:
         """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost.
 
-        At most 1,000 besides the *known* ones: anybody may have added millions.
+        Returns at most 1,000 jobs that are not among the *known* ones, because other programs may have added millions.
         """
         try:
             held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)

@@ -73,7 +73,7 @@ class Renewal:
         self._until_s = asked_s + self._lease_ms / 1000
 
     def check(self, owner: str) -> None:
-        """Give the lease up if it has ended by our own clock: this process slept, or Redis was away for long.
+        """Give the lease up if it has ended by this process's clock: the process was paused or Redis unavailable.
 
         Called before each claim, which must not bring a lost owner back to life.
         """

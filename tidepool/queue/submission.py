@@ -1,4 +1,4 @@
-"""What is handed to the queue.
+"""A job that is to be enqueued.
 
 The sources of commands (`workload`, `commands_file`) make submissions, `client` enqueues them.
 """

@@ -1,4 +1,4 @@
-"""How an idle worker learns within a millisecond or two that there is work, whoever enqueued it.
+"""Wakes an idle worker within a millisecond or two of a job being enqueued by any client.
 
 Before it sleeps, a worker reads the head of the queue on a connection with client-side-caching support
 switched on (`CLIENT TRACKING`, Redis 6): the server then sends one message to a second connection when
@@ -46,7 +46,7 @@ class Wakeup:
         self._listener: asyncio.Task[None] | None = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when the queue has changed, its head is due, or after *timeout_s*, at the most.
+        """Wait until the queue has changed or its first job is due, at most *timeout_s* seconds.
 
         A head that stays due without a `claimed` in between is somebody else's, such as a job that a stock worker runs:
         it ends the wait later each time.

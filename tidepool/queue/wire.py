@@ -1,4 +1,4 @@
-"""What jobs and results look like in Redis: arq's wire format, as JSON.
+"""Encodes and decodes jobs and results: arq's wire format, as JSON.
 
 A job is the value of `arq:job:{id}`, its id a member of the queue's sorted set (score: due time, Unix ms):
 
@@ -43,7 +43,7 @@ def serialize(envelope: dict[str, Any]) -> bytes:
 def deserialize(payload: bytes) -> dict[str, Any]:
     """Decode a job or a result. Raises `ValueError`.
 
-    What is no finite number is read as a float: the result of a job that was rejected for it repeats its fields.
+    NaN and infinity are read as floats, because the result of a job that was rejected for them repeats its fields.
     """
     envelope = from_json(payload)
     if not isinstance(envelope, dict):
@@ -56,7 +56,7 @@ def deserialize(payload: bytes) -> dict[str, Any]:
 
 
 def receive(payload: bytes) -> dict[str, Any]:
-    """Decode a job that a worker was given. Raises `ValueError` with what is wrong with it.
+    """Decode a claimed job. Raises `ValueError` that says what is wrong with it.
 
     arq relies on the types of the fields without looking at them; here they are checked.
     """

@@ -145,8 +145,8 @@ class _Backend:
 class Migrations:
     """The library's migrations, followed by those of an application.
 
-    `Migrations(shop="shop.tables")` are also the files of the folder `migrations` in the package `shop.tables`, which
-    `schema_migrations` calls the set `shop`. Sets are applied in the order in which they are given.
+    `Migrations(shop="shop.tables")` adds the files in the folder `migrations` of the package `shop.tables`, as the set
+    `shop` of `schema_migrations`. Sets are applied in the order of the arguments, the library's first.
     """
 
     def __init__(self, **packages: str) -> None:
@@ -158,10 +158,10 @@ class Migrations:
         return [migration for name, package in self._packages.items() for migration in _read(name, package)]
 
     async def migrate(self, config: PoolConfig) -> list[Migration]:
-        """Apply what is missing, and return it.
+        """Apply the missing migrations and return them.
 
-        Waits up to 300 s for locks that others hold, and logs who they are. Raises `Unavailable` after that and if the
-        server is away, and `MigrationError`.
+        Waits up to 300 s for locks of other sessions, and logs which these are. Raises `Unavailable` after that or if
+        the server does not answer, and `MigrationError`.
         """
         connection, backend = await connect(config, "migrate"), _Backend()
         try:
@@ -193,6 +193,15 @@ class Migrations:
         newer = list(_newer(row for key, row in applied.items() if key not in known))
         return SchemaState([migration for key, migration in known.items() if key not in applied], newer)
 
+    @staticmethod
+    async def missing_parts(connection: Connection) -> list[str]:
+        """Return what migrations have made and is not there any more: tables by name, columns as `{table}.{column}`.
+
+        Raises `MigrationError` if the database is from before Tidepool's first release.
+        """
+        with _only_of_a_release():
+            return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))
+
     async def _patiently(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
         """Apply what is missing, and wait for locks for as long as `_PATIENCE_S`; returns it."""
         passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
@@ -215,15 +224,6 @@ class Migrations:
             for migration in missing:
                 await _apply_one(connection, migration)
         return missing
-
-
-async def missing_parts(connection: Connection) -> list[str]:
-    """Return what migrations have made and is not there any more: tables by name, columns as `{table}.{column}`.
-
-    Raises `MigrationError` if the database is from before Tidepool's first release.
-    """
-    with _only_of_a_release():
-        return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))
 
 
 def _read(set_name: str, package: str) -> list[Migration]:

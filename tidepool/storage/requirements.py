@@ -4,7 +4,7 @@ from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Refused, translated
 from tidepool.pool.pool import PoolConfig, connect
 from tidepool.storage import queries
-from tidepool.storage.migrator import missing_parts
+from tidepool.storage.migrator import Migrations
 
 _SQL = queries.load("requirements")
 
@@ -27,12 +27,12 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
         )
     if tables and not found["has_tables"]:
         raise Refused("its tables are missing: `python -m worker migrate` makes them")
-    if tables and (missing := await missing_parts(connection)):
+    if tables and (missing := await Migrations.missing_parts(connection)):
         raise Refused(f"tables or columns are missing though its migrations are applied: {', '.join(missing)}")
 
 
 async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
-    """Check the same as `require` over a connection of its own. Raises `Unavailable`, too."""
+    """Check the same as `require`, over a new connection. Also raises `Unavailable`."""
     connection = await connect(config, "start")
     try:
         async with translated():

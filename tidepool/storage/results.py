@@ -151,9 +151,9 @@ class ResultRepository:
     ) -> Page:
         """Return up to *limit* rows from before a key.
 
-        *search* leaves those rows whose id begins with that text (of such ids, the first thousand), or that were not
-        applied and have it in their reason or error, in upper or lower case. A page may have fewer rows, or none, and
-        yet have a next page: only so many rows are looked through for one page.
+        *search* selects rows whose id begins with that text (the first thousand of such ids), and rows that were not
+        applied and contain it in their reason or error, ignoring case. A page may have fewer rows, or none, and still
+        have a next page, because the number of rows that are read for one page is limited.
         """
         edge = await self._edge(before, conditions, search)
         since = edge or conditions.get("since")
@@ -180,11 +180,6 @@ class ResultRepository:
         else:
             edge = await self._connection.fetchval(_SQL["edge"], finished_at, _MAX_LOOKED_AT)
         return None if edge and since and edge <= since else edge
-
-
-def status_of(outcome: Outcome) -> str:
-    """Return the word that the ledger uses for *outcome*."""
-    return type(outcome).__name__.lower()
 
 
 def _row_as_dict(row: Row) -> dict[str, object]:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConnections:
-    """The server's limits on connections, and who has them: the columns that the connection budget knows."""
+    """The server's connection limits and its sessions by owner: the columns that the connection budget reads."""
 
     max_connections: int
     reserved_connections: int

@@ -4,12 +4,12 @@ Each entry is planted twice for one running worker: alone, and in the middle of 
 and batched with it. The poison's outcome is the one that is documented, the good ones' are what they are without it,
 and the worker goes on. The ids are those of the fault catalogue (P1 to P19). Covered elsewhere, and not repeated here:
 
-- P8, P9, P11, P12: every field by every wrong value, without servers, in `unit/test_fields.py`; names that differ in
+- P8, P9, P11, P12: every field by every wrong value, without servers, in `worker/test_fields.py`; names that differ in
   case or accents only in `contract/test_ports.py`
-- P10: an error's text with NUL, in `integration/test_ledger_faults.py`; data that slips through validation, there, too
-- P13: an order that overtakes its user, in `integration/test_ledger.py`
+- P10: an error's text with NUL, in `ledger/test_ledger_faults.py`; data that slips through validation, there, too
+- P13: an order that overtakes its user, in `ledger/test_ledger.py`
 - P17 (orders racing for a number of pieces): there are no numbers of pieces here, a product is in stock or it is not
-- P18: the same id twice at enqueueing, in `unit/test_client.py`
+- P18: the same id twice at enqueueing, in `client/test_client.py`
 """
 
 import json
@@ -347,7 +347,7 @@ async def test_what_no_worker_could_decode_is_refused_when_it_is_enqueued(
 async def test_an_id_that_is_none_is_refused_when_it_is_enqueued(
     redis: ArqRedis, client: JobClient, job_id: str
 ) -> None:
-    """P3; every kind of id is tried in `unit/test_client.py`."""
+    """P3; every kind of id is tried in `client/test_client.py`."""
     with pytest.raises(ValueError, match="must have"):
         await client.enqueue("create_user", user_fields(), job_id=job_id)
     assert 0 == await redis.dbsize()

@@ -77,14 +77,14 @@ async def test_a_finish_that_is_refused_is_kept_and_told(
     """The error ends the worker by its next claim, as an error of the claim itself does; nothing is forgotten."""
     await enqueue(redis, "a", "b")
     claimed = await held.claim(10)
-    right: Any = held._leases.finish
+    right = Leases.finish
     refused = asyncio.Event()
 
     async def refuse(*_: Any) -> Any:
         refused.set()
         raise ResponseError("ERR wrong number of arguments")
 
-    monkeypatch.setattr(held._leases, "finish", refuse)
+    monkeypatch.setattr(Leases, "finish", refuse)
     for job in claimed:
         held.finish(job, Done())
     await refused.wait()
@@ -92,7 +92,7 @@ async def test_a_finish_that_is_refused_is_kept_and_told(
     with pytest.raises(ResponseError, match="wrong number"):
         await held.claim(10)
 
-    monkeypatch.setattr(held._leases, "finish", right)
+    monkeypatch.setattr(Leases, "finish", right)
     await enqueue(redis, "c")
     (later,) = await held.claim(10)
     held.finish(later, Done())

@@ -303,9 +303,9 @@ async def test_two_sets_are_applied_one_after_the_other(database: PoolConfig, co
 async def test_columns_that_a_migration_drops_are_not_missed(database: PoolConfig, connection: Any, more: More) -> None:
     """Those that anybody else drops are."""
     await more("ALTER TABLE users RENAME COLUMN email TO mail; DROP VIEW job_latency").migrate(database)
-    assert [] == await migrator.missing_parts(connection)
+    assert [] == await Migrations.missing_parts(connection)
     await connection.execute("ALTER TABLE users DROP COLUMN mail, DROP COLUMN full_name")
-    assert ["users.mail", "users.full_name"] == await migrator.missing_parts(connection)
+    assert ["users.mail", "users.full_name"] == await Migrations.missing_parts(connection)
 
 
 async def test_a_database_from_before_the_first_release_is_refused(empty_database: PoolConfig) -> None:
@@ -315,7 +315,7 @@ async def test_a_database_from_before_the_first_release_is_refused(empty_databas
         "CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
         " applied_at timestamptz NOT NULL DEFAULT now(), breaks_older boolean NOT NULL DEFAULT false)"
     )
-    for use in (migrate(empty_database), app.migrations.compared(connection), migrator.missing_parts(connection)):
+    for use in (migrate(empty_database), app.migrations.compared(connection), Migrations.missing_parts(connection)):
         with pytest.raises(MigrationError, match=r"before the first release made this database, .* make a new"):
             await use
     await connection.close()

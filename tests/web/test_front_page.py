@@ -1,4 +1,4 @@
-"""The live picture and what it is put together from; in a browser: tests/e2e/test_page.py."""
+"""The live picture and what it is put together from; in a browser: tests/web/test_page.py."""
 
 import asyncio
 import json

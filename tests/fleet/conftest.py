@@ -1,4 +1,4 @@
-"""What unit tests share."""
+"""What the tests of the connection budget share."""
 
 import pytest
 

@@ -56,7 +56,7 @@ async def test_a_generated_workload_adds_up(service: Service, rows: Any) -> None
 async def test_a_serializable_database_ends_no_run(service: Service, rows: Any, connection: Any) -> None:
     """Its default is that of the follower's reads, of which any may conflict with what the workers write.
 
-    The chances of that in one run are low: `integration/test_isolation.py` forces the conflicts.
+    The chances of that in one run are low: `ledger/test_isolation.py` forces the conflicts.
     """
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")

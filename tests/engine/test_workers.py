@@ -184,7 +184,7 @@ async def test_somebody_elses_arq_client_enqueues_and_reads(service: Service, fo
 async def test_poison_among_good_jobs_harms_nobody(service: Service, foreign: ArqRedis, rows: Any) -> None:
     """What no producer of ours would send becomes an outcome with a reason; the worker and the others go on.
 
-    The whole catalogue, entry by entry, is in `integration/test_poison.py`; this is the command's own run.
+    The whole catalogue, entry by entry, is in `engine/test_poison.py`; this is the command's own run.
     """
     good = {"username": "good", "email": "good@example.org", "full_name": "Good"}
     raw = {
