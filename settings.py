@@ -4,9 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tidepool.settings import Settings as TidepoolSettings
-from tidepool.settings import SettingsError, child_environment
-from tidepool.urls import without_password
+from tidepool import Settings as TidepoolSettings
+from tidepool import SettingsError, child_environment, without_password
 
 __all__ = ["Settings", "SettingsError", "child_environment", "load", "without_password"]
 

@@ -1,14 +1,15 @@
 """`python -m lab`: measure the system, tune its pool, and break it on purpose."""
 
-from tidepool import process
+from tidepool.cli import prepare
 
 if __name__ == "__main__":
-    process.prepare()  # before the imports below, which take a second
+    prepare()  # before the imports below, which take a second
 
 import argparse
+import functools
 import os
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from lab.bench.command import PARTS, bench
 from lab.drill.command import EXAMPLES as DRILL_EXAMPLES
@@ -16,14 +17,15 @@ from lab.drill.command import add_arguments as add_drill_arguments
 from lab.drill.command import drill
 from lab.tuning import layouts_command, load_test_command, pool_test_command, tune_command
 from settings import Settings
-from tidepool.cli import terminal
-from tidepool.cli.terminal import Parser
+from tidepool.cli import CommandLine, Context, positive, run_main
+from tidepool.embedded import Urls
+from worker import app
 
 _USUAL_PARTS = tuple(part for part in PARTS if part != "backlog")
-_BENCH_EXAMPLES = """  python -m lab bench                               about ten minutes
-  python -m lab bench --parts create_user,pgbench --repeat 5
-  python -m lab bench --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
-  python -m lab bench --json > bench.json"""
+_BENCH_EXAMPLES = """  %(prog)s                               about ten minutes
+  %(prog)s --parts create_user,pgbench --repeat 5
+  %(prog)s --parts backlog --repeat 1    10,000 to 1,000,000 jobs queued
+  %(prog)s --json > bench.json"""
 _TUNING = {
     "tune": tune_command,
     "pool-test": pool_test_command,
@@ -32,41 +34,61 @@ _TUNING = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    top = argparse.ArgumentParser(
-        prog="python -m lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
+_DESCRIPTION = "Measure the system, tune its pool, and break it on purpose."
+
+
+def command_line() -> CommandLine:
+    """Return the laboratory's commands."""
+    commands = CommandLine("python -m lab", _DESCRIPTION)
     _add_bench(commands)
-    add_drill_arguments(_add(commands, "drill", drill, DRILL_EXAMPLES))
+    add_drill_arguments(commands.add("drill", _with_servers(drill), examples=DRILL_EXAMPLES, own_servers=True))
     for name, command in _TUNING.items():
-        command.add_arguments(_add(commands, name, command.run, command.EXAMPLES))
-    return top
+        adding = commands.add(name, _with_servers(command.run), examples=command.EXAMPLES, own_servers=True)
+        command.add_arguments(adding)
+    return commands
 
 
-def _add_bench(commands: Any) -> None:
-    measuring = _add(commands, "bench", bench, _BENCH_EXAMPLES, own_servers=False)
+def _with_servers(
+    command: Callable[[argparse.Namespace, Settings, Urls], Awaitable[int]],
+) -> Callable[[argparse.Namespace, Context[Settings]], Awaitable[int]]:
+    """Return *command* in the form that a command line calls."""
+
+    @functools.wraps(command)
+    def called(arguments: argparse.Namespace, context: Context[Settings]) -> Awaitable[int]:
+        return command(arguments, context.settings, context.urls)
+
+    return called
+
+
+def _add_bench(commands: CommandLine) -> None:
+    measuring = commands.add("bench", _with_servers(bench), examples=_BENCH_EXAMPLES)
     measuring.add_argument(
-        "--jobs", type=terminal.positive, default=40_000, metavar="N", help="jobs of ours a drain (default 40,000)"
+        "--jobs",
+        type=positive,
+        default=40_000,
+        metavar="N",
+        help="number of jobs in each measurement of this service (default 40,000)",
     )
     measuring.add_argument(
-        "--repeat", type=terminal.positive, default=3, metavar="R", help="rounds, for medians (default 3)"
+        "--repeat",
+        type=positive,
+        default=3,
+        metavar="R",
+        help="rounds over all parts, of which medians are shown (default 3)",
     )
     measuring.add_argument(
         "--parts",
         type=_parts,
         default=_USUAL_PARTS,
         metavar="A,B",
-        help=f"of {', '.join(PARTS)} (default: all but backlog)",
+        help=f"measurements to make, of {', '.join(PARTS)} (default: all but backlog)",
     )
-    measuring.add_argument("--pin", type=_cores, metavar="0,1", help="run worker 1, 2, … on these cores")
-
-
-def _add(commands: Any, name: str, command: Any, examples: str, *, own_servers: bool = True) -> argparse.ArgumentParser:
-    added = commands.add_parser(name, help=command.__doc__, description=command.__doc__, examples=examples)
-    added.set_defaults(command=command, own_servers=own_servers)
-    return added
+    measuring.add_argument(
+        "--pin",
+        type=_cores,
+        metavar="0,1",
+        help="CPU cores to pin the workers to, one each in this order (default: not pinned)",
+    )
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -85,13 +107,5 @@ def _cores(text: str) -> list[int]:
     return cores
 
 
-def main() -> None:
-    """Run the command that the command line names."""
-    arguments = parser().parse_args()
-    terminal.run(
-        lambda settings, urls: arguments.command(arguments, settings, urls), Settings, own_servers=arguments.own_servers
-    )
-
-
 if __name__ == "__main__":
-    process.run(main)
+    run_main(lambda: command_line().run(app))

@@ -1,4 +1,4 @@
-"""Commands from JSON Lines files, with what is wrong with each line that is none.
+"""Reads commands from JSON Lines files, and says what is wrong with each line that is not a command.
 
 A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. `run_command` reads files and
 standard input with it. It promises one item for every line that is not blank, in order, and never
@@ -23,11 +23,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
-from tidepool.jobs.ids import check_id
-from tidepool.jobs.job import JobType
-from tidepool.jobs.outcomes import Rejected
-from tidepool.queue.submission import Submission
-from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+from tidepool import MAX_PAYLOAD_BYTES, JobType, Rejected, Submission, check_id
 from worker.jobs import JOBS
 
 MAX_LINE_BYTES = MAX_PAYLOAD_BYTES - 1024
@@ -57,7 +53,7 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A line that is no valid command. *field* is empty where the fault is not that of one field."""
+    """A line that is not a valid command. *field* is empty if the fault is not that of one field."""
 
     line: int
     field: str
@@ -72,7 +68,7 @@ class _RefusedError(Exception):
 
 
 def other_format(head: bytes) -> str | None:
-    """Return the name of the format that a file with this beginning has, if it is not text in UTF-8; else None."""
+    """Return the name of a file's format (gzip, UTF-16 …) by its first bytes; None if it may be UTF-8 text."""
     return next((name for start, name in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 
@@ -120,7 +116,7 @@ def _item(text: bytes, number: int, source: str) -> Submission | Refusal:
         return Refusal(number, refused.field, refused.reason)
 
 
-def _entry(text: bytes) -> dict[str, Any]:
+def _entry(text: bytes) -> dict[str, object]:
     try:
         entry = from_json(text.decode(), allow_inf_nan=False)
     except UnicodeDecodeError as error:
@@ -141,7 +137,7 @@ def _check_keys(entry: object) -> None:
             raise _RefusedError(name, "is not known here; a command has job, id and args")
 
 
-def _job_type(entry: dict[str, Any]) -> JobType[Any]:
+def _job_type(entry: dict[str, object]) -> JobType[Any]:
     if "job" not in entry:
         raise _RefusedError("job", "is missing")
     name = entry["job"]
@@ -152,7 +148,7 @@ def _job_type(entry: dict[str, Any]) -> JobType[Any]:
     return job_type
 
 
-def _given_id(entry: dict[str, Any]) -> str:
+def _given_id(entry: dict[str, object]) -> str:
     job_id = entry["id"]
     if not isinstance(job_id, str):
         raise _RefusedError("id", "must be text")
@@ -170,7 +166,7 @@ def _made_id(text: bytes, number: int, source: str) -> str:
     return "file-" + hashlib.sha256(place + text).hexdigest()[:32]
 
 
-def _checked_args(entry: dict[str, Any], job_type: JobType[Any]) -> dict[str, Any]:
+def _checked_args(entry: dict[str, object], job_type: JobType[Any]) -> dict[str, object]:
     """Return the args as they are given, once they make a valid command: defaults are the worker's to fill in."""
     if "args" not in entry:
         raise _RefusedError("args", "is missing")

@@ -1,4 +1,4 @@
-"""`python -m producer serve --demo`: a service that works, to look at. Workers and a steady load beside the front."""
+"""`python -m producer serve --demo`: workers and a steady load of jobs, to try the service out."""
 
 import asyncio
 import secrets
@@ -10,10 +10,8 @@ from itertools import islice
 from producer import workload
 from producer.fleet import Fleet
 from settings import Settings
-from tidepool.cli import terminal
-from tidepool.client import JobClient
-from tidepool.embedded import Urls
-from tidepool.queue.connection import open_redis
+from tidepool import JobClient
+from tidepool.cli import Context
 
 _WORKERS = 2
 _JOBS_PER_SECOND = 50
@@ -23,19 +21,16 @@ _ENDLESS = 2**62
 
 
 @asynccontextmanager
-async def working_service(settings: Settings, urls: Urls) -> AsyncGenerator[None]:
+async def working_service(context: Context[Settings]) -> AsyncGenerator[None]:
     """Run workers and enqueue jobs for the length of the block, which ends early with the error of either."""
-    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
-    client = JobClient(redis, patience_s=terminal.patience_s(settings))
-    try:
-        with Fleet(_WORKERS, settings.data_dir / "logs", client.bury) as fleet:
+    log_dir = context.settings.data_dir / "logs"
+    async with context.client() as client:
+        with Fleet(_WORKERS, log_dir, client.bury) as fleet:
             async with asyncio.TaskGroup() as tasks:
-                beside = [tasks.create_task(fleet.watch()), tasks.create_task(_load(client))]
+                background = [tasks.create_task(fleet.watch()), tasks.create_task(_load(client))]
                 yield
-                for task in beside:
+                for task in background:
                     task.cancel()
-    finally:
-        await redis.aclose(close_connection_pool=True)
 
 
 async def _load(client: JobClient) -> None:

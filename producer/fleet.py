@@ -1,4 +1,4 @@
-"""Worker processes for the length of a run: `--workers W`."""
+"""Runs worker processes for the length of a run (`--workers W`)."""
 
 import asyncio
 import os
@@ -14,8 +14,7 @@ from typing import Self
 import structlog
 
 from settings import child_environment
-from tidepool.cli.terminal import CommandError
-from tidepool.logs import last_line
+from tidepool.cli import CommandError
 
 log = structlog.get_logger(__name__)
 
@@ -25,15 +24,11 @@ _STOP_TIMEOUT_S = 30.0
 _KEEP_LOGS_S = 7 * 86_400
 
 
-class FleetError(CommandError):
-    """The workers do not stay alive; the text says where their log is."""
-
-
 class Fleet:
-    """Runs *count* workers from the working directory, as the `arq` command; starts one anew that dies.
+    """Runs *count* worker processes from the working directory with the `arq` command, and replaces those that die.
 
-    Their log lines go to a file each under *log_dir*. *buried* is awaited with the pid of each that died:
-    only its parent knows at once that it will never come back for its jobs.
+    The log of each is a file in *log_dir*. *buried* is awaited with the process id of each that died, so that its jobs
+    can be given to other workers at once.
     """
 
     def __init__(self, count: int, log_dir: Path, buried: Callable[[int], Awaitable[object]]) -> None:
@@ -44,7 +39,7 @@ class Fleet:
         self._count = count
 
     def __enter__(self) -> Self:
-        """Start the workers, where the logs of earlier runs make room: those that nobody has written to for a week."""
+        """Start the workers, and delete the logs of earlier runs that were not written to for a week."""
         try:
             if self._count:
                 self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,11 +48,11 @@ class Fleet:
                 self._workers.append(self._start(number))
         except OSError as error:
             self._stop()
-            raise FleetError(f"no log of a worker in {self._log_dir}: {error.strerror}; set DATA_DIR") from None
+            raise CommandError(f"no log of a worker in {self._log_dir}: {error.strerror}; set DATA_DIR") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Tell the workers to stop, and wait until they have."""
+        """Stop the workers with SIGTERM, and wait for their end; after 30 seconds they are killed."""
         self._stop()
 
     def _stop(self) -> None:
@@ -71,7 +66,7 @@ class Fleet:
                 worker.wait()
 
     async def watch(self) -> None:
-        """Replace workers that die, until cancelled. Raises `FleetError` when that has happened too often."""
+        """Replace workers that die, until cancelled. Raises `CommandError` after 20 of them, or if one cannot start."""
         while self._workers:
             for number, worker in enumerate(self._workers):
                 if worker.poll() is not None:
@@ -83,7 +78,7 @@ class Fleet:
         self._restarts += 1
         path = self._log_path(number)
         if status == 2 or self._restarts > _MOST_RESTARTS:  # noqa: PLR2004  (2: it cannot start)
-            raise FleetError(f"a worker ended with status {status}: {last_line(path)} (its log: {path})")
+            raise CommandError(f"a worker ended with status {status}: {last_line(path)} (its log: {path})")
         log.warning("worker.died", number=number, status=status, log=str(path))
         return self._start(number)
 
@@ -101,6 +96,12 @@ class Fleet:
 
     def _log_path(self, number: int) -> Path:
         return self._log_dir / f"worker-{os.getpid()}-{number}.log"
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a process's log: if it could not start, the reason."""
+    lines = path.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it logged nothing"
 
 
 def _delete_old_logs(directory: Path) -> None:

@@ -1,19 +1,20 @@
-"""What a run counts, and how it is told: one JSON object, or a table for people."""
+"""What a run counts, and its report as one JSON object."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from tidepool.storage.results import Finished
+from tidepool import Finished
 
+STATUSES = ("applied", "rejected", "failed")
+"""The outcomes that a job can have."""
 _STEPS_PER_E = 100
 """Buckets for each factor of e: percentiles are right to one per cent, in memory that does not grow with the run."""
 
 
 class Percentiles:
-    """Percentiles of durations, from a histogram with buckets of one per cent."""
+    """Percentiles of durations, right to one per cent, in memory that does not grow with their number."""
 
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
@@ -25,7 +26,7 @@ class Percentiles:
         self._max_us = max(self._max_us, duration_us)
 
     def as_ms(self) -> dict[str, float]:
-        """Return p50, p95, p99 and max in milliseconds; zeros where nothing was counted."""
+        """Return p50, p95, p99 and max in milliseconds; zeros if nothing was counted."""
         percentiles = {f"p{q}": round(min(self._quantile_us(q / 100), self._max_us) / 1000, 3) for q in (50, 95, 99)}
         return {**percentiles, "max": round(self._max_us / 1000, 3)}
 
@@ -42,7 +43,7 @@ class Percentiles:
 class Report:
     """The counts of one run.
 
-    `enqueued` + `duplicates` + `refused` is what was given; `pending` are enqueued jobs without an outcome yet.
+    `enqueued` + `duplicates` + `refused` is the number of commands; `pending` jobs have no outcome yet.
     """
 
     enqueued: int = 0
@@ -65,12 +66,12 @@ class Report:
                 self.rejections[job.reason] += 1
 
     def total(self, status: str) -> int:
-        """Return how many jobs have this status."""
+        """Return how many jobs ended with *status*: applied, rejected or failed."""
         return sum(count for (_, s), count in self.outcomes.items() if s == status)
 
     @property
     def given(self) -> int:
-        """Commands that were dealt with: enqueued, known already, or refused."""
+        """Commands that were read: enqueued, known already, or refused."""
         return self.enqueued + self.duplicates + self.refused
 
     @property
@@ -80,35 +81,37 @@ class Report:
 
     @property
     def pending(self) -> int:
-        """Enqueued jobs that have none."""
+        """Enqueued jobs that have no outcome yet."""
         return self.enqueued - self.finished
 
     @property
     def exit_status(self) -> int:
-        """1 where a job failed or was refused, else 0."""
+        """1 if a job failed or was refused, else 0."""
         return 1 if self.refused or self.total("failed") else 0
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def jobs_per_second(self) -> float:
+        """Jobs that got their outcome, for each second of the run."""
+        return round(self.finished / self.run_seconds, 1) if self.run_seconds else 0.0
+
+    @property
+    def functions(self) -> list[str]:
+        """The functions that jobs with an outcome have, in the order of the alphabet."""
+        return sorted({function for function, _ in self.outcomes})
+
+    def as_json(self) -> dict[str, object]:
         """Return the report as one JSON object."""
-        enqueued: dict[str, Any] = {
+        return {
             "enqueued": self.enqueued,
             "duplicates": self.duplicates,
             "refused": self.refused,
             "enqueue_seconds": round(self.enqueue_seconds, 3),
-        }
-        if self.seed is not None:
-            enqueued["seed"] = self.seed
-        return {**enqueued, **self._outcomes()}
-
-    def _outcomes(self) -> dict[str, Any]:
-        functions = sorted({function for function, _ in self.outcomes})
-        statuses = ("applied", "rejected", "failed")
-        return {
-            **{status: self.total(status) for status in statuses},
+            **({} if self.seed is None else {"seed": self.seed}),
+            **{status: self.total(status) for status in STATUSES},
             "pending": self.pending,
-            "by_function": {f: {status: self.outcomes[f, status] for status in statuses} for f in functions},
+            "by_function": {f: {status: self.outcomes[f, status] for status in STATUSES} for f in self.functions},
             "rejections": dict(sorted(self.rejections.items())),
             "run_seconds": round(self.run_seconds, 3),
-            "jobs_per_second": round(self.finished / self.run_seconds, 1) if self.run_seconds else 0.0,
+            "jobs_per_second": self.jobs_per_second,
             "queue_wait_ms": self.queue_wait.as_ms(),
         }

@@ -1,4 +1,4 @@
-"""One run of the producer: enqueue commands, follow their jobs to the outcomes, count.
+"""One run of the producer: enqueues commands, waits for the outcomes of their jobs, and counts both.
 
 Neither side holds the workload in memory. Commands are read and enqueued in chunks; of what was
 enqueued the ids are kept, compressed, until the follower takes a window of them at a time and asks the
@@ -9,28 +9,23 @@ import asyncio
 import time
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from producer.commands_file import Refusal
 from producer.report import Report
 from producer.source import Item, Take
-from tidepool.cancelling import heed_cancel
-from tidepool.client import MOST_AT_ONCE, JobClient
-from tidepool.queue.submission import Submission
-from tidepool.storage.results import Finished
+from tidepool import MOST_AT_ONCE, JobClient, Submission
+from tidepool.cli import FinishedJobs
 
 _WINDOW = 5000
 _POLL_DELAY_S = 0.1
 _CHUNKS_PER_SECOND = 20
 
-Look = Callable[[Sequence[str]], Awaitable[list[Finished]]]
-"""Given ids, tells of those jobs that have an outcome."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast to enqueue: *rate* jobs a second (None: as fast as it goes), *concurrency* round trips at a time."""
+    """How fast to enqueue: *rate* jobs a second (None: as fast as possible), *concurrency* round trips at a time."""
 
     rate: float | None = None
     concurrency: int = 1
@@ -42,9 +37,11 @@ class Pace:
 
 
 class Run:
-    """One run. *finished* looks into the ledger; *refused* is told of every line that is refused, as it is met."""
+    """One run. *finished* looks up outcomes in the ledger; *refused* is called with each line that is refused."""
 
-    def __init__(self, client: JobClient, finished: Look, report: Report, refused: Callable[[Refusal], None]) -> None:
+    def __init__(
+        self, client: JobClient, finished: FinishedJobs, report: Report, refused: Callable[[Refusal], None]
+    ) -> None:
         self._client = client
         self._finished = finished
         self._report = report
@@ -66,10 +63,9 @@ class Run:
             self._all_enqueued = True
 
     async def follow(self) -> None:
-        """Wait until every enqueued job has its outcome, counting them as they come."""
+        """Wait until every enqueued job has its outcome; count the outcomes as they come."""
         window: set[str] = set()
         while not self._all_enqueued or window or self._ids:
-            heed_cancel()
             window.update(self._ids.take(_WINDOW - len(window)))
             finished = await self._count_finished(window)
             self._report.run_seconds = time.perf_counter() - self._begun_s

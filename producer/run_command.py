@@ -3,11 +3,10 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -15,38 +14,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from producer import workload
 from producer.commands_file import STANDARD_INPUT, Refusal, other_format, read_commands
 from producer.fleet import Fleet
-from producer.report import Report
-from producer.run import Look, Pace, Run
+from producer.report import STATUSES, Report
+from producer.run import Pace, Run
 from producer.source import Item, Reader, Take, at_hand
 from settings import Settings
-from tidepool.cli import terminal
-from tidepool.cli.terminal import CommandError
-from tidepool.client import JobClient
-from tidepool.embedded import Urls
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Finished
-from worker import app
+from tidepool.cli import CommandError, Context, console, figures_table, print_json
 
-_MOST_REFUSALS_TOLD = 20
+_MAX_REFUSALS = 20
+"""Refused lines that are printed one by one: no more than a screen."""
 
 
-async def enqueue_and_follow(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Run what the command line asks for; returns the exit status."""
+async def enqueue_and_follow(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Enqueue the jobs that the command line asks for and, if it does, follow them; returns the exit status."""
+    settings = context.settings
     report = Report(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
-    async with _ledger(settings, urls) as finished, _client(settings, urls, finished) as client:
+    async with context.finished_jobs("producer") as finished, context.client(finished) as client:
         log_dir = settings.data_dir / "logs"
         take = _source(arguments)
         with Fleet(arguments.workers, log_dir, client.bury) as fleet:
             pace = Pace(arguments.rate, settings.simulation_concurrency if arguments.jobs else 1)
             with _progress(report, arguments):
-                run = Run(client, finished, report, refusals.tell)
+                run = Run(client, finished, report, refusals.add)
                 await _whole(run, take, pace, fleet, follow=arguments.follow)
-    refusals.tell_rest()
+    refusals.print_rest()
     if arguments.json:
-        terminal.print_json(report.as_json())
+        print_json(report.as_json())
     else:
-        print_report(report)
+        _print_report(report)
     return report.exit_status
 
 
@@ -59,33 +54,6 @@ async def _whole(run: Run, take: Take, pace: Pace, fleet: Fleet, *, follow: bool
         if following is not None:
             await following
         watching.cancel()
-
-
-@asynccontextmanager
-async def _ledger(settings: Settings, urls: Urls) -> AsyncGenerator[Look]:
-    """Give the look into the ledger: it waits for PostgreSQL as long as commands do."""
-    pool = await terminal.open_pool(settings, urls, "producer", app.migrations)
-
-    async def finished(job_ids: Sequence[str]) -> list[Finished]:
-        async def look() -> list[Finished]:
-            async with pool.acquire() as connection:
-                return await Repositories(connection).results.finished(job_ids)
-
-        return await terminal.patiently(look, settings, urls)
-
-    try:
-        yield finished
-    finally:
-        await pool.close()
-
-
-@asynccontextmanager
-async def _client(settings: Settings, urls: Urls, finished: Look) -> AsyncGenerator[JobClient]:
-    async def settled(job_ids: Sequence[str]) -> set[str]:
-        return {job.job_id for job in await finished(job_ids)}
-
-    async with terminal.open_queue(settings, urls) as redis:
-        yield JobClient(redis, settled=settled, patience_s=terminal.patience_s(settings))
 
 
 def _source(arguments: argparse.Namespace) -> Take:
@@ -114,20 +82,20 @@ def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
 
 
 class _Refusals:
-    """Says on standard error which lines are refused and why: the first ones each, then how many more."""
+    """Prints on standard error which lines are refused and why: the first ones each, then how many more."""
 
     def __init__(self) -> None:
         self._count = 0
 
-    def tell(self, refusal: Refusal) -> None:
+    def add(self, refusal: Refusal) -> None:
         self._count += 1
-        if self._count <= _MOST_REFUSALS_TOLD:
+        if self._count <= _MAX_REFUSALS:
             field = f"{refusal.field}: " if refusal.field else ""
             print(f"line {refusal.line}: {field}{refusal.reason}", file=sys.stderr)
 
-    def tell_rest(self) -> None:
-        if self._count > _MOST_REFUSALS_TOLD:
-            print(f"… and {self._count - _MOST_REFUSALS_TOLD} more refused lines", file=sys.stderr)
+    def print_rest(self) -> None:
+        if self._count > _MAX_REFUSALS:
+            print(f"… and {self._count - _MAX_REFUSALS} more refused lines", file=sys.stderr)
 
 
 @contextmanager
@@ -154,30 +122,29 @@ async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) 
         await asyncio.sleep(0.1)
 
 
-def print_report(report: Report) -> None:
+def _print_report(report: Report) -> None:
     """Print the report for people."""
-    facts = report.as_json()
-    rate = facts["enqueued"] / facts["enqueue_seconds"] if facts["enqueue_seconds"] else 0.0
-    print(f"enqueued   {facts['enqueued']:,} in {facts['enqueue_seconds']:.1f} s ({rate:,.0f}/s)")
-    for figure in ("duplicates", "refused"):
-        if facts[figure]:
-            print(f"{figure:<10} {facts[figure]:,}")
+    rate = report.enqueued / report.enqueue_seconds if report.enqueue_seconds else 0.0
+    print(f"enqueued   {report.enqueued:,} in {report.enqueue_seconds:.1f} s ({rate:,.0f}/s)")
+    for title, count in (("duplicates", report.duplicates), ("refused", report.refused)):
+        if count:
+            print(f"{title:<10} {count:,}")
     if report.seed is not None:
         print(f"seed       {report.seed}")
     if report.followed:
-        _print_outcomes(facts)
+        _print_outcomes(report)
 
 
-def _print_outcomes(facts: dict[str, Any]) -> None:
-    finished = facts["applied"] + facts["rejected"] + facts["failed"]
-    print(f"finished   {finished:,} in {facts['run_seconds']:.1f} s ({facts['jobs_per_second']:,.0f} jobs/s)")
-    statuses = ("applied", "rejected", "failed")
-    table = terminal.figures_table(("function", *statuses), words=("function",))
-    for function, counts in [*facts["by_function"].items(), ("in all", facts)]:
-        table.add_row(function, *(f"{counts[status]:,}" for status in statuses))
+def _print_outcomes(report: Report) -> None:
+    print(f"finished   {report.finished:,} in {report.run_seconds:.1f} s ({report.jobs_per_second:,.0f} jobs/s)")
+    table = figures_table(("function", *STATUSES), words=("function",))
+    for function in report.functions:
+        table.add_row(function, *(f"{report.outcomes[function, status]:,}" for status in STATUSES))
+    table.add_row("in all", *(f"{report.total(status):,}" for status in STATUSES))
     print()
-    terminal.console().print(table)
-    if facts["rejections"]:
-        print("\nrejected for " + ", ".join(f"{reason} {count:,}" for reason, count in facts["rejections"].items()))
-    wait = facts["queue_wait_ms"]
+    console().print(table)
+    if report.rejections:
+        shown = ", ".join(f"{reason} {count:,}" for reason, count in sorted(report.rejections.items()))
+        print(f"\nrejected for {shown}")
+    wait = report.queue_wait.as_ms()
     print(f"\nwait in the queue: p50 {wait['p50']:,.0f} ms, p95 {wait['p95']:,.0f} ms, p99 {wait['p99']:,.0f} ms")

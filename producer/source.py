@@ -1,7 +1,7 @@
-"""Where a run takes its commands from: an iterator that has them at hand, or a reader that may have to wait.
+"""The source of a run's commands: an iterator that never waits, or a reader of a file or pipe.
 
 `Run.enqueue` takes from either. A pipe gives its next line whenever it likes, so it is read in a thread: the
-run goes on meanwhile, sends what has come, and can be told to stop.
+run goes on meanwhile, sends what has come, and can be cancelled.
 """
 
 import asyncio
@@ -12,8 +12,7 @@ from contextlib import suppress
 from itertools import islice
 
 from producer.commands_file import Refusal
-from tidepool.client import MOST_AT_ONCE
-from tidepool.queue.submission import Submission
+from tidepool import MOST_AT_ONCE, Submission
 
 Item = Submission | Refusal
 Take = Callable[[int], Awaitable[list[Item]]]
@@ -21,7 +20,7 @@ Take = Callable[[int], Awaitable[list[Item]]]
 
 
 def at_hand(items: Iterator[Item]) -> Take:
-    """Take from an iterator that never makes one wait."""
+    """Return a source that takes from *items*, an iterator that never waits."""
 
     async def take(most: int) -> list[Item]:
         return list(islice(items, most))
@@ -30,10 +29,10 @@ def at_hand(items: Iterator[Item]) -> Take:
 
 
 class Reader:
-    """Reads *items*, which may block, in a thread of its own, at most one round trip of them ahead.
+    """Reads *items*, which may block, in a thread of its own; it is at most one round trip (500 jobs) ahead.
 
-    The thread is a daemon, and nobody joins it: where nothing comes any more, nothing wakes it, and the
-    process ends without it. *items* is the thread's alone.
+    The thread is a daemon that is never joined: if no more input comes, the process ends without it. Only the thread
+    uses *items*.
     """
 
     def __init__(self, items: Iterator[Item]) -> None:
@@ -41,8 +40,8 @@ class Reader:
         self._there = deque[Item]()
         self._room = threading.Event()
         self._news = asyncio.Event()
-        self._told = False
-        """Whether the loop has been told since it last looked: telling it costs more than reading a line."""
+        self._notified = False
+        """Whether the loop was notified since it last looked: a notification costs more than reading a line."""
         self._ended = False
         self._fault: Exception | None = None
         self._loop = asyncio.get_running_loop()
@@ -51,7 +50,7 @@ class Reader:
     async def take(self, most: int) -> list[Item]:
         """Wait for the next items, and take what is there, as `Take` describes. Raises what reading them raised."""
         while True:
-            self._told = False  # before looking: what comes after that tells again
+            self._notified = False  # before looking: what comes after that notifies again
             self._news.clear()
             ended = self._ended
             taken = [self._there.popleft() for _ in range(min(most, len(self._there)))]
@@ -67,17 +66,17 @@ class Reader:
         try:
             for item in self._items:
                 self._there.append(item)
-                self._tell()
+                self._notify()
                 self._wait_for_room()
-        except Exception as error:  # noqa: BLE001  (whoever takes raises it)
+        except Exception as error:  # noqa: BLE001  (`take` raises it)
             self._fault = error
         self._ended = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
-            with suppress(RuntimeError):  # the loop is closed: nobody takes any more
+    def _notify(self) -> None:
+        if not self._notified:
+            self._notified = True
+            with suppress(RuntimeError):  # the loop is closed: nothing is taken any more
                 self._loop.call_soon_threadsafe(self._news.set)
 
     def _wait_for_room(self) -> None:

@@ -1,4 +1,4 @@
-"""Generated commands: a workload that a seed and a mix describe in full.
+"""Generates commands: a workload that a seed and a mix describe in full.
 
 `run_command` streams workloads of any length through it. It promises that a seed and a mix always
 give the same stream, of which a shorter one is the beginning; that memory does not grow with the
@@ -15,9 +15,9 @@ from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tidepool.queue.submission import Submission
+from tidepool import Submission
 
 DEFAULT_MIX: dict[str, int] = {"create_user": 2, "create_product": 1, "place_order": 7}
 """Shares of the kinds of jobs."""
@@ -180,19 +180,19 @@ class _Stream:
         while True:
             yield kinds[bisect(bounds, self._random() * total, 0, last)]
 
-    def create_user(self, _: int) -> dict[str, Any]:
+    def create_user(self, _: int) -> dict[str, object]:
         k, self._users = self._users, self._users + 1
         username, person = self._world.user(k)
         email = f"{username}@{_MAIL_DOMAINS[k % len(_MAIL_DOMAINS)]}"
-        fields: dict[str, Any] = {"username": username, "email": email, "full_name": person.full_name}
+        fields: dict[str, object] = {"username": username, "email": email, "full_name": person.full_name}
         if k % _USERS_PER_INACTIVE == _USERS_PER_INACTIVE // 2:
             fields["is_active"] = False
         return fields
 
-    def create_product(self, _: int) -> dict[str, Any]:
+    def create_product(self, _: int) -> dict[str, object]:
         k, self._products = self._products, self._products + 1
         sku, article, chance = self._world.product(k)
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             "sku": sku,
             "name": f"{article.name} {k + 100}",
             "description": article.description,
@@ -203,11 +203,11 @@ class _Stream:
             fields["in_stock"] = False
         return fields
 
-    def place_order(self, _: int) -> dict[str, Any]:
+    def place_order(self, _: int) -> dict[str, object]:
         quantity = _QUANTITIES[int(self._random() * len(_QUANTITIES))]
         return {**self._some_user(), **self._some_product(), "quantity": quantity}
 
-    def update_user(self, n: int) -> dict[str, Any]:
+    def update_user(self, n: int) -> dict[str, object]:
         fields, chance = self._some_user(), self._random()
         if chance < 0.4:  # noqa: PLR2004
             return {**fields, "full_name": _PEOPLE[n % len(_PEOPLE)].full_name}
@@ -215,15 +215,15 @@ class _Stream:
             return {**fields, "email": f"changed.{_base36(self._seed)}.{n}@example.net"}
         return {**fields, "is_active": chance < 0.99}  # noqa: PLR2004
 
-    def set_stock(self, _: int) -> dict[str, Any]:
+    def set_stock(self, _: int) -> dict[str, object]:
         return {**self._some_product(), "in_stock": self._random() < 0.8}  # noqa: PLR2004
 
-    def _some_user(self) -> dict[str, Any]:
+    def _some_user(self) -> dict[str, object]:
         if "create_user" not in self._mix:
             return {"user_id": 1 + int(self._random() * _FOREIGN_IDS)}
         return {"username": self._world.user(int(self._random() * self._users))[0]}
 
-    def _some_product(self) -> dict[str, Any]:
+    def _some_product(self) -> dict[str, object]:
         """Pick a product, the popular ones far more often: the first 20 % get nearly 60 % of the orders."""
         chance = self._random()
         skewed = chance * chance * chance
@@ -232,7 +232,7 @@ class _Stream:
         return {"sku": self._world.product(int(skewed * self._products))[0]}
 
 
-_MAKERS: dict[str, Callable[[_Stream, int], dict[str, Any]]] = {
+_MAKERS: dict[str, Callable[[_Stream, int], dict[str, object]]] = {
     "create_user": _Stream.create_user,
     "create_product": _Stream.create_product,
     "place_order": _Stream.place_order,

@@ -14,7 +14,7 @@ from commands import Service
 
 from tidepool import embedded
 from tidepool.embedded.locks import wait_until
-from tidepool.embedded.place import account_of, make_private, run_as
+from tidepool.embedded.place import Account
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.programs import packaged_program
 
@@ -46,12 +46,12 @@ def a_standby(servers: Any, database_url: str) -> Generator[str]:
     """Run a hot standby of the session's PostgreSQL for the block; gives the URL of the same database on it."""
     home, program = Path(tempfile.mkdtemp(prefix="tp-")), packaged_program("pg_basebackup")
     assert program is not None
-    server, account = Postgres(home), account_of(home)
+    server, account = Postgres(home), Account.of_data(home)
     source = Path(servers.urls.database.split("host=")[1].split("&")[0])
-    make_private(home, account)
+    account.make_private(home)
     words = ("-D", server.data, "-h", source, "-p", "5432", "-U", "postgres", "-R", "-c", "fast", "--no-sync")
     try:
-        server.run((*run_as(account, program, home, source / "socket"), program, *words))
+        server.run((*account.prefix(program, home, source / "socket"), program, *words))
         server.start()
         assert wait_until(server.is_ready, 30)
         yield database_url.replace(str(source), str(server.sockets))

@@ -1,5 +1,8 @@
 """Runs arq jobs on PostgreSQL: exactly-once effects, in batches, on a connection pool that explains itself.
 
+These are the public names. Each is imported when it is first used, so that `import tidepool` is quick. What serves HTTP
+is in `tidepool.web`, what a command line needs in `tidepool.cli`.
+
 A job goes through the folders in this order:
 
 - `client`   enqueues jobs and reads outcomes
@@ -22,3 +25,103 @@ Around it:
 
 It imports nothing of an application; `tests/repository/test_imports.py` checks the walls between these folders.
 """
+
+from typing import TYPE_CHECKING
+
+from tidepool.on_demand import import_on_demand
+
+if TYPE_CHECKING:
+    from tidepool.app import App
+    from tidepool.client import MOST_AT_ONCE, JobClient, open_client
+    from tidepool.embedded import Urls
+    from tidepool.entry import app_on_demand
+    from tidepool.jobs.command import Command, LeftOut, Text, describe_pattern
+    from tidepool.jobs.ids import check_id
+    from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+    from tidepool.jobs.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
+    from tidepool.pool.connection import Connection, Row
+    from tidepool.pool.faults import DatabaseFault, NotStored
+    from tidepool.queue.submission import Submission
+    from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+    from tidepool.settings import Settings, SettingsError, child_environment
+    from tidepool.storage.migrator import Migrations
+    from tidepool.storage.queries import load as load_queries
+    from tidepool.storage.results import Finished
+    from tidepool.storage.rows import encode as encode_rows
+    from tidepool.urls import without_password
+
+__all__ = [
+    "MAX_PAYLOAD_BYTES",
+    "MOST_AT_ONCE",
+    "App",
+    "Applied",
+    "Command",
+    "Connection",
+    "DatabaseFault",
+    "Finished",
+    "Job",
+    "JobClient",
+    "JobType",
+    "JobTypes",
+    "LeftOut",
+    "Migrations",
+    "NotStored",
+    "Reason",
+    "Rejected",
+    "Row",
+    "Settings",
+    "SettingsError",
+    "Submission",
+    "Text",
+    "Transaction",
+    "Unresolved",
+    "Urls",
+    "Verdict",
+    "app_on_demand",
+    "check_id",
+    "child_environment",
+    "describe_pattern",
+    "encode_rows",
+    "load_queries",
+    "open_client",
+    "without_password",
+]
+
+_HOMES = {
+    "App": "tidepool.app",
+    "Applied": "tidepool.jobs.outcomes",
+    "Command": "tidepool.jobs.command",
+    "Connection": "tidepool.pool.connection",
+    "DatabaseFault": "tidepool.pool.faults",
+    "Finished": "tidepool.storage.results",
+    "Job": "tidepool.jobs.job",
+    "JobClient": "tidepool.client",
+    "JobType": "tidepool.jobs.job",
+    "JobTypes": "tidepool.jobs.job",
+    "LeftOut": "tidepool.jobs.command",
+    "MAX_PAYLOAD_BYTES": "tidepool.queue.wire",
+    "MOST_AT_ONCE": "tidepool.client",
+    "Migrations": "tidepool.storage.migrator",
+    "NotStored": "tidepool.pool.faults",
+    "Reason": "tidepool.jobs.outcomes",
+    "Rejected": "tidepool.jobs.outcomes",
+    "Row": "tidepool.pool.connection",
+    "Settings": "tidepool.settings",
+    "SettingsError": "tidepool.settings",
+    "Submission": "tidepool.queue.submission",
+    "Text": "tidepool.jobs.command",
+    "Transaction": "tidepool.jobs.job",
+    "Unresolved": "tidepool.jobs.outcomes",
+    "Urls": "tidepool.embedded",
+    "Verdict": "tidepool.jobs.outcomes",
+    "app_on_demand": "tidepool.entry",
+    "check_id": "tidepool.jobs.ids",
+    "child_environment": "tidepool.settings",
+    "describe_pattern": "tidepool.jobs.command",
+    "encode_rows": "tidepool.storage.rows:encode",
+    "load_queries": "tidepool.storage.queries:load",
+    "open_client": "tidepool.client",
+    "without_password": "tidepool.urls",
+}
+
+__getattr__ = import_on_demand(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""The client: enqueues jobs and reads their outcomes.
+"""The client of the queue: enqueues jobs, reads their status and results, and aborts them.
 
     async with open_client(settings) as client:
         await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
@@ -22,7 +22,7 @@ from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient, open_redis
 from tidepool.queue.faults import RedisUnavailable, is_passing
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners
-from tidepool.queue.results import job_status, wait_for_result
+from tidepool.queue.results import Results
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.retry import wait_for_server
@@ -41,7 +41,7 @@ Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 
 
 class Retrying(NamedTuple):
-    """A job that has been tried without an outcome, and is to be tried again."""
+    """A job whose attempts so far have failed and that will be retried."""
 
     function: str | None
     """None: its content cannot be read."""
@@ -53,7 +53,7 @@ class Retrying(NamedTuple):
 
 
 class JobClient:
-    """Talks to one queue.
+    """A client of one queue.
 
     *settled*, where given, is asked which ids have an outcome in the ledger: Redis forgets its results
     after KEEP_RESULT seconds, the ledger only after RESULT_KEEP_DAYS.
@@ -64,9 +64,10 @@ class JobClient:
         self._settled = settled
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
+        self._results = Results(redis)
 
-    async def enqueue(self, function: str, fields: Mapping[str, Any], *, job_id: str | None = None) -> str:
-        """Enqueue one job and return its id. If the id is already known, nothing is enqueued.
+    async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
+        """Enqueue one job and return its id. If a job with this id is known already, nothing is changed.
 
         Raises `ValueError` for an invalid id, and the errors of `enqueue_many`.
         """
@@ -99,14 +100,14 @@ class JobClient:
 
     async def status(self, job_id: str) -> str:
         """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
-        return await job_status(self._redis, job_id)
+        return await self._results.status(job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
-        """Return what Redis knows of a job that will be retried; None if there was no attempt yet.
+        """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
 
         A value that cannot be read is None, because any program may have written it.
         """
-        reading: Any = self._redis.pipeline(transaction=False)
+        reading = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
             reading.getrange(prefix + job_id, 0, most)  # of a huge value no more than shows that it is too large
         reading.zscore(self._redis.default_queue_name, job_id)
@@ -132,26 +133,26 @@ class JobClient:
         return True
 
     async def queued(self) -> int:
-        """Return how many jobs wait or run."""
+        """Return the number of jobs that wait or run."""
         return int(await self._redis.zcard(self._redis.default_queue_name))
 
     async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Wait for a job's outcome as Redis has it (`tidepool.engine.intake`). The ledger has the last word.
+        """Wait for a job's result in Redis and return it. Only the ledger proves an outcome: others can write to Redis.
 
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.
         """
-        return await wait_for_result(self._redis, job_id, timeout_s)
+        return await self._results.wait(job_id, timeout_s)
 
     async def bury(self, pid: int) -> int:
-        """Give the jobs of a worker back that ran on this host as *pid* and is dead; returns how many leases it had.
+        """Put the jobs of a dead worker back, the process *pid* of this host; return the number of its leases.
 
         Without this they come back by themselves when the lease ends.
         """
         return await release_owners(self._redis, self._redis.default_queue_name, Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
-        """Enqueue ids and payloads in one call of the script; returns for each whether it was enqueued."""
+        """Enqueue ids and payloads in one call of the script; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
@@ -175,7 +176,7 @@ class JobClient:
 
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
-    """Return a client for the service that *settings* describe; embedded servers are joined for its length."""
+    """Open a client of the service that *settings* describe; start the embedded servers if they are used."""
     with servers.running(settings) as urls:
         redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
         try:
@@ -185,7 +186,7 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
 
 
 def _function_of(payload: object) -> str | None:
-    """Return the function of a job; None if its content is missing, cut or none of a job."""
+    """Return the function that a job's content names, or None if the content is missing, cut or invalid."""
     try:
         function = wire.deserialize(payload).get("f") if isinstance(payload, bytes) else None
     except ValueError:
@@ -201,7 +202,7 @@ def _time_of(score: object) -> datetime | None:
 
 
 def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
-    """Cut a list of jobs where more would make a call larger than `MOST_BYTES_AT_ONCE`."""
+    """Split a list of jobs into parts of at most `MOST_BYTES_AT_ONCE` bytes."""
     start = size = 0
     for end, (_, payload) in enumerate(jobs):
         if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:
@@ -212,7 +213,7 @@ def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, by
 
 
 def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:
-    """Encode a job. One that runs *again* fitted once: should it not any more, its worker says so in the ledger."""
+    """Encode a job. Raises `ValueError` if it is too large, unless it runs *again*: then its worker rejects it."""
     envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms}
     payload = wire.serialize(envelope)
     if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:

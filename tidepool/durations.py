@@ -1,19 +1,19 @@
-"""Durations as people write them: 90s, 10m, 1.5h, 7d."""
+"""Parses durations such as 90s, 10m, 1.5h and 7d."""
 
 import re
 from datetime import UTC, datetime, timedelta
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
-"""A century: what lies further back the calendar may not have."""
+"""A century: the calendar may not have an earlier time."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
 def parse(text: str) -> timedelta:
-    """Return the duration that *text* says. Raises `ValueError`, whose text is for people."""
+    """Return *text* as a duration. Raises `ValueError` with a text for the user."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no duration such as 90s, 10m, 1.5h or 7d")
+        raise ValueError(f"{text!r} is not a duration such as 90s, 10m, 1.5h or 7d")
     seconds = float(match[1]) * _UNITS_S[match[2]]
     if seconds > _LONGEST_S:
         raise ValueError(f"{text!r} is longer than 36500d")
@@ -21,5 +21,5 @@ def parse(text: str) -> timedelta:
 
 
 def before_now(ago: timedelta | None) -> datetime | None:
-    """Return the time that is *ago* before now; None stays None."""
+    """Return the current time minus *ago*, in UTC; None if *ago* is None."""
     return None if ago is None else datetime.now(UTC) - ago

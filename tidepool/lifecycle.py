@@ -1,4 +1,4 @@
-"""Starts and stops a worker process: opens its connections, connects its parts, and closes them at shutdown.
+"""Starts and stops a worker process: opens its connections, wires its parts, and closes them at shutdown.
 
 `arq worker.WorkerSettings` gets its settings class here. Nothing else makes a pool, a ledger or a batcher for a worker.
 """
@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -21,7 +21,7 @@ from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
-from tidepool.engine.options import EngineOptions
+from tidepool.engine.options import Context, EngineOptions
 from tidepool.engine.worker import StartError, install
 from tidepool.fleet.budget import Budget, Member, Share
 from tidepool.fleet.capacity import Capacity
@@ -57,7 +57,7 @@ _HEALTH_CHECK_INTERVAL_S = 3
 
 
 def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
-    """Return the settings class for the `arq` command, made of the environment, which *kind* reads.
+    """Return the settings class for the `arq` command; *kind* reads its values from the environment.
 
     Ends the process with status 2 and one line for each wrong variable where it is not valid.
     """
@@ -68,7 +68,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
-        """What arq reads; it looks at this class's own attributes only."""
+        """The attributes that arq reads; it ignores those of base classes."""
 
         functions = this.intake.arq_functions()
         on_startup = this.startup
@@ -91,7 +91,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print in one line what arq's command ends with where Redis is away, as `--check` does."""
+    """Print an error of Redis in one line when it ends arq's command, such as `--check`."""
     if isinstance(error, REDIS_ERRORS):
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
     else:
@@ -99,7 +99,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 
 class WorkerProcess:
-    """What one worker process has open, from its connecting through `startup` to `shutdown`."""
+    """One worker process: everything that it opens between `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
@@ -114,7 +114,7 @@ class WorkerProcess:
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
-        """Return what the engine has to know of this process."""
+        """Return the engine's options for this process."""
         return EngineOptions(
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
@@ -130,7 +130,7 @@ class WorkerProcess:
         )
 
     async def _connect(self) -> RedisClient:
-        """Start or join the embedded servers if they are used, and return Redis's client once it answers."""
+        """Start or join the embedded servers if they are used, wait for Redis, and return its client."""
         logs.configure(self._settings.log_level)
         try:
             await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
@@ -145,8 +145,8 @@ class WorkerProcess:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
 
-    async def startup(self, ctx: dict[Any, Any]) -> None:
-        """Open the pool and put everything in place that jobs need."""
+    async def startup(self, ctx: Context) -> None:
+        """Open the pool and everything else that jobs need."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
@@ -166,8 +166,8 @@ class WorkerProcess:
         self._watch(pool, ledger, batcher, side, share, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
-    async def shutdown(self, _ctx: dict[Any, Any]) -> None:
-        """Let the batches that have left commit, write the last snapshot, close what was opened, newest first."""
+    async def shutdown(self, _ctx: Context) -> None:
+        """Let running batches commit, write the last snapshot, and close everything in reverse order."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
@@ -180,7 +180,7 @@ class WorkerProcess:
         self._open.push_async_callback(self._health.close)
 
     async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Member:
-        """Wait until this process may open connections. It leaves the fleet again when all of them are closed."""
+        """Wait until this process may open connections; it leaves the fleet after it has closed all of them."""
         budget = Budget(
             redis,
             without_password(self._urls.database),
@@ -215,7 +215,7 @@ class WorkerProcess:
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: RedisClient
     ) -> None:
-        """Start the stats job, the pruning, and what judges both."""
+        """Start the periodic work: pruning, snapshots and advice."""
         pruner = Pruner(
             side,
             results_keep_days=self._settings.result_keep_days,
@@ -226,7 +226,7 @@ class WorkerProcess:
         self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
-                self._identity, side, about=about(self._settings, pool.config), server=share.server_connections
+                self._identity, side, about=_about(self._settings, pool.config), server=share.server_connections
             )
             recorder = Recorder(
                 journal,
@@ -247,8 +247,8 @@ class WorkerProcess:
         self._open.callback(task.cancel)
 
 
-def about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, Any]]:
-    """Return this process's columns of `pool_processes`: versions, and the settings that its figures depend on."""
+def _about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, object]]:
+    """Return the versions and settings that are recorded when a process starts, to explain its figures later."""
     packages = ("arq", "asyncpg", "redis", "uvloop")
     pool = asdict(config)
     del pool["url"], pool["application_name"]
@@ -276,11 +276,11 @@ async def _open_pool(config: PoolConfig, member: Member) -> tuple[Pool, Share]:
 
 
 async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
-    """Return how many jobs wait, and for how long the oldest has been due; None where Redis does not say."""
+    """Return how many jobs wait and the age of the oldest in seconds, or None if Redis does not answer."""
     found = await backlog(redis, queue_name, now_ms())
     return found and (found.waiting, found.oldest_s)
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
-    """Let the pool have so many connections, and as many batches be under way."""
+    """Set the limit of the pool's connections and of concurrent batches."""
     pool.limit = batcher.slots = limit

@@ -1,4 +1,4 @@
-"""Writes log lines to standard error from a thread, with a bounded queue in between.
+"""Writes log lines to standard error from a thread, through a bounded queue.
 
 A pipe that nobody reads, a terminal that is held or a slow disk stops that thread and nothing else: lines wait in
 the queue, and when it is full new ones are dropped and counted. As soon as the output takes lines again, one line
@@ -115,7 +115,7 @@ class LogQueue:
 
 
 def _until_writable(fd: int) -> None:
-    """Wait for a descriptor that somebody has made non-blocking, for up to a second."""
+    """Wait up to a second until a non-blocking descriptor can be written."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll(_POLL_MS)

@@ -52,7 +52,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -102,12 +101,6 @@ def say(line: str) -> None:
         _queue.put(f"{line}\n")
 
 
-def last_line(path: Path) -> str:
-    """Return what a process wrote into its log last: of one that could not start, why."""
-    lines = path.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
-
-
 def printable(text: str) -> str:
     """Return *text* on one line, without anything that a terminal would obey."""
     return text if text.isprintable() else ascii(text)[1:-1]
@@ -132,9 +125,9 @@ class TracebackLimit:
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        self._places: dict[tuple[Any, ...], _Place] = {}
+        self._places: dict[tuple[object, ...], _Place] = {}
 
-    def __call__(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """Do so; a processor of structlog's."""
         error = _error_of(event.get("exc_info"))
         if error is None:
@@ -151,7 +144,7 @@ class TracebackLimit:
         place.until_s, place.left_out = self._now_s() + _TRACEBACK_PERIOD_S, 0
         return event
 
-    def _place(self, key: tuple[Any, ...]) -> "_Place | None":
+    def _place(self, key: tuple[object, ...]) -> "_Place | None":
         """Return the place called *key*, a new one if there is room for it; None if there is not."""
         if key not in self._places and len(self._places) >= _MAX_PLACES:
             now_s = self._now_s()
@@ -168,7 +161,7 @@ class _Place:
     left_out: int = 0
 
 
-def _error_of(exc_info: Any) -> BaseException | None:
+def _error_of(exc_info: object) -> BaseException | None:
     """Return the error of a line, in whichever of logging's forms it was given."""
     if isinstance(exc_info, BaseException):
         return exc_info
@@ -193,7 +186,7 @@ def _text_of(error: BaseException) -> str:
         return "its text cannot be read"
 
 
-def _cut(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _cut(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Shorten long values. A number is short."""
     for name, value in event.items():
         if value is None or isinstance(value, (bool, int, float)):
@@ -268,7 +261,7 @@ def _say_uncaught(kind: type[BaseException], error: BaseException, where: Traceb
     say("".join(traceback.format_exception(kind, error, where)).rstrip("\n"))
 
 
-def _on_its_own_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _on_its_own_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Keep what others wrote, such as a job's id, from looking like a line of ours; JSON does so by itself."""
     for name, value in event.items():
         if name == "exception":

@@ -27,8 +27,8 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Never
+from types import FrameType, TracebackType
+from typing import Any, Never, Self
 
 ERROR = 2
 """The exit status of what could not be done."""
@@ -38,7 +38,7 @@ _LEAST_DESCRIPTORS = 12
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StandardStream(io.FileIO):
+class _StandardStream(io.FileIO):
     """Standard output or error, whose writes never raise: the first failure is kept, and all that follows is dropped.
 
     So a full disk or a reader that has gone interrupts nothing halfway, wherever it is that writes.
@@ -75,7 +75,7 @@ def prepare() -> None:
 
 def run(main: Callable[[], object]) -> Never:
     """Call *main*, and end the process with its exit status, or with 2 where its output could not be written."""
-    status: Any = 0
+    status: int | str = 0
     try:
         main()
     except SystemExit as end:
@@ -100,6 +100,18 @@ class Interruption:
     received: int | None = None
     cancel: Callable[[], object] | None = None
 
+    @classmethod
+    def on_signals(cls) -> Self:
+        """From now on, let each signal interrupt the command, so that everything that is open is closed.
+
+        SIGINT is left to Python and its event loop: a second one interrupts the closing, too.
+        """
+        interruption = cls()
+        _handle(signal.SIGINT, signal.default_int_handler)
+        _handle(signal.SIGTERM, interruption)
+        _handle(signal.SIGHUP, interruption)
+        return interruption
+
     def __call__(self, number: int, _frame: object) -> None:
         """Interrupt at the first signal; more of them do not disturb the closing."""
         if self.received is None:
@@ -107,18 +119,6 @@ class Interruption:
             if self.cancel is None:
                 raise KeyboardInterrupt
             self.cancel()
-
-
-def interrupt_on_signals() -> Interruption:
-    """From now on let each signal interrupt the command, so that everything open is closed.
-
-    SIGINT is left to Python and its event loop, of which a second one interrupts the closing, too.
-    """
-    interruption = Interruption()
-    _handle(signal.SIGINT, signal.default_int_handler)
-    _handle(signal.SIGTERM, interruption)
-    _handle(signal.SIGHUP, interruption)
-    return interruption
 
 
 def terminate_on_hangup() -> None:
@@ -137,7 +137,7 @@ def stays_ignored(number: int) -> bool:
     return number != signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN
 
 
-def _handle(number: int, handler: Callable[[int, Any], object]) -> None:
+def _handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
     """Set a signal's handler, unless it stays ignored."""
     if not stays_ignored(number):
         signal.signal(number, handler)
@@ -189,9 +189,9 @@ def _open_closed_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_WRONLY), True)  # noqa: FBT003  (it takes the lowest number)
 
 
-def _stream(descriptor: int, before: Any) -> io.TextIOWrapper:
+def _stream(descriptor: int, before: object) -> io.TextIOWrapper:
     """Return a stream in the encoding of the one *before*, that writes what this cannot express as an escape."""
-    raw = StandardStream(descriptor, "w", closefd=False)
+    raw = _StandardStream(descriptor, "w", closefd=False)
     encoding = getattr(before, "encoding", None) or "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True, write_through=True
@@ -201,5 +201,5 @@ def _stream(descriptor: int, before: Any) -> io.TextIOWrapper:
 def _failure_of_output() -> OSError | None:
     """Return why standard output could not be written, or None: a reader that has gone has seen enough."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    failure = raw.failure if isinstance(raw, StandardStream) else None
+    failure = raw.failure if isinstance(raw, _StandardStream) else None
     return None if failure is None or failure.errno == errno.EPIPE else failure

@@ -1,4 +1,4 @@
-"""Detects which protocol a port or socket speaks, after the expected one got no answer.
+"""Detects which protocol a server speaks that does not answer in the expected one.
 
 A server of another kind, or one with TLS where we have none, looks like one that is away: it closes the connection, or
 waits for bytes that never come. Waiting does not help then.
@@ -6,7 +6,6 @@ waits for bytes that never come. Waiting does not help then.
 
 import asyncio
 import ssl
-from typing import Any
 
 POSTGRESQL, REDIS, HTTP, TLS = "PostgreSQL", "Redis", "HTTP", "TLS"
 _POSTGRESQL_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
@@ -20,16 +19,16 @@ Address = tuple[str, int] | str
 
 
 async def other_than(expected: str, address: Address) -> str:
-    """Return a sentence about the protocol that is spoken at *address*, or nothing if it is not known to be another."""
-    found = await spoken_at(address)
+    """Return a sentence that names the protocol at *address* if it is not the *expected* one, else an empty text."""
+    found = await _spoken_at(address)
     if found in (None, expected):
         return ""
     hint = _HINTS.get((expected, found), "")
     return f"what answers there speaks {found}, not {expected}{hint}"
 
 
-async def spoken_at(address: Address) -> str | None:
-    """Return the name of the protocol at *address*, or None if nothing answers within a second. Raises nothing."""
+async def _spoken_at(address: Address) -> str | None:
+    """Return the protocol of the server at *address*, or None if nothing answers within a second. Raises nothing."""
     answers = await asyncio.gather(
         _answer(address, _POSTGRESQL_SSL_REQUEST), _answer(address, _ANY_REQUEST), _accepts_tls(address)
     )
@@ -44,7 +43,7 @@ async def spoken_at(address: Address) -> str | None:
 
 
 async def _answer(address: Address, request: bytes) -> bytes:
-    """Return the beginning of the answer to *request*; nothing where there is none."""
+    """Return the first bytes of the answer to *request*, or none if there is no answer."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             reader, writer = await _open(address)
@@ -62,14 +61,17 @@ async def _accepts_tls(address: Address) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            _, writer = await _open(address, ssl=context, server_hostname="")
+            _, writer = await _open(address, context)
             writer.transport.abort()
     except (OSError, TimeoutError):
         return False
     return True
 
 
-async def _open(address: Address, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(
+    address: Address, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    hostname = "" if context else None  # as asyncio wants it where names are not checked
     if isinstance(address, str):
-        return await asyncio.open_unix_connection(address, **options)
-    return await asyncio.open_connection(*address, **options)
+        return await asyncio.open_unix_connection(address, ssl=context, server_hostname=hostname)
+    return await asyncio.open_connection(*address, ssl=context, server_hostname=hostname)

@@ -1,4 +1,4 @@
-"""Running jobs again: their outcomes are taken back, and they are enqueued under their own ids."""
+"""Runs jobs again: withdraws their outcomes and enqueues them under their own ids."""
 
 from typing import Unpack
 
@@ -12,9 +12,9 @@ from tidepool.storage.results import Requeued, Selection
 async def requeue_all(
     pool: Pool, client: JobClient, *, search: str | None = None, **selection: Unpack[Selection]
 ) -> list[str]:
-    """Requeue the failed and rejected jobs of a selection, in chunks; returns their ids, in the ids' order.
+    """Requeue the failed and rejected jobs of a selection, in chunks; return their ids in order.
 
-    Applied jobs, and jobs whose arguments were not kept, are skipped. An interrupted call can be repeated.
+    Applied jobs and jobs whose content was not kept are left out. A call that was cut short can be repeated.
     """
 
     async def mark(after_id: str) -> list[Requeued]:

@@ -1,4 +1,4 @@
-"""Which PostgreSQL and Redis this process uses, its own or the embedded ones, and how its pool is opened."""
+"""Selects the PostgreSQL and Redis that this process uses: those of the settings, or the embedded ones."""
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def addresses(settings: Settings) -> Urls:
-    """Return the URLs in use, or those that the embedded servers have once they run; starts nothing."""
+    """Return the URLs of both servers; those of embedded servers are valid once they run. Starts nothing."""
     database, redis = settings.database, settings.redis_url
     if database is None or redis is None:
         return embedded.urls(settings.data_dir)
@@ -26,7 +26,7 @@ def addresses(settings: Settings) -> Urls:
 
 @contextmanager
 def running(settings: Settings) -> Generator[Urls]:
-    """Return a context manager with the servers' URLs; embedded servers are started if needed, and released at its end.
+    """Give the servers' URLs for the length of the block; start or join the embedded servers if they are used.
 
     Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second if it has to start them.
     """
@@ -38,9 +38,10 @@ def running(settings: Settings) -> Generator[Urls]:
 
 
 async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, patience_s: float | None) -> T:
-    """Return what *attempt*, a use of PostgreSQL, returns, waiting for the server; None waits for ever.
+    """Return what *attempt*, a use of PostgreSQL, returns; retry it while the server is away, for up to *patience_s*.
 
-    Raises the last `Unavailable` when *patience_s* is over, and `Refused` at once, also where another server answers.
+    None waits for ever. Raises the last `Unavailable` after *patience_s* seconds, and `Refused` at once, also if
+    another kind of server answers at that address.
     """
 
     async def tried() -> T:
@@ -61,7 +62,7 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, pat
 
 
 async def _require_postgresql_at(url: str) -> None:
-    """Raise `Refused` where the one host of *url* answers in another protocol."""
+    """Raise `Refused` if *url* has one host and that answers in another protocol."""
     parsed = parse_postgres(url)
     if len(parsed.hosts) != 1:
         return
@@ -72,7 +73,7 @@ async def _require_postgresql_at(url: str) -> None:
 
 
 def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
-    """Return the pool's configuration out of the settings."""
+    """Return the configuration of the pool that the settings describe."""
     return PoolConfig(
         url=url,
         application_name=application_name,

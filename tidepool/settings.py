@@ -324,6 +324,11 @@ def _name_user_and_home() -> None:
         os.environ.setdefault("USER", str(os.getuid()))
 
 
+def app_in_environment() -> str | None:
+    """Return the value of TIDEPOOL_APP: where the application is, as `package.module:attribute`; None if not set."""
+    return os.environ.get("TIDEPOOL_APP", "").strip() or None
+
+
 def child_environment(**variables: str) -> dict[str, str]:
     """Return this process's environment with some variables changed, for a process that it starts."""
     return {**os.environ, **variables}

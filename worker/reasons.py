@@ -1,10 +1,10 @@
-"""Why the service rejects a job, beside the reasons that any application has."""
+"""The reasons for which the service rejects jobs, besides those of every application."""
 
-from tidepool.jobs.outcomes import Reason
+from tidepool import Reason
 
 
 class ShopReason(Reason):
-    """The codes that programs see, with their words."""
+    """The reasons of the service: the code that programs see, and a sentence for people."""
 
     USERNAME_TAKEN = "username_taken", "another user has this username"
     EMAIL_TAKEN = "email_taken", "another user has this email"

@@ -150,7 +150,7 @@ class Bench:
 
 
 async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) -> int:
-    """Measure this service beside stock arq and pgbench, in one run."""
+    """Measure the throughput of this service, of stock arq and of pgbench side by side."""
     async with own_databases(urls) as (own, redis):
         await app.migrations.migrate(PoolConfig(url=own.database, application_name="tidepool-bench"))
         environment = measured_environment(own.database, own.redis, LOG_LEVEL="WARNING")

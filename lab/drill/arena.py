@@ -18,6 +18,7 @@ from lab.bench.servers import QUEUE, measured_environment
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
+from producer.fleet import last_line
 from tidepool import embedded
 from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
@@ -25,7 +26,6 @@ from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import Server
 from tidepool.fleet.identity import Identity
-from tidepool.logs import last_line
 from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.queue.connection import open_redis

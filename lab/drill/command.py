@@ -23,20 +23,20 @@ from tidepool.embedded import Urls
 from tidepool.settings import Settings
 from tidepool.urls import check_redis, parse_postgres, require
 
-EXAMPLES = """  python -m lab drill                               two minutes of faults by chance
-  python -m lab drill --minutes 10 --seed 7
-  python -m lab drill --fault commit-reply-lost --shots 1000
-  python -m lab drill --fault postgres-crash --timeline crash.png
-  python -m lab drill --database postgresql://me@db/empty --redis redis://cache/5
-  python -m lab drill --list"""
+EXAMPLES = """  %(prog)s                               two minutes of faults by chance
+  %(prog)s --minutes 10 --seed 7
+  %(prog)s --fault commit-reply-lost --shots 1000
+  %(prog)s --fault postgres-crash --timeline crash.png
+  %(prog)s --database postgresql://me@db/empty --redis redis://cache/5
+  %(prog)s --list"""
 
 _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 
 
 async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
-    """Run a workload under faults, on servers of its own unless some are named, and account for every job.
+    """Inject faults while workers run jobs, and check that every job was applied exactly once.
 
-    Status 1 where one is amiss.
+    Uses servers of its own unless others are named. Exit status 1: a job was lost, applied twice or ended wrongly.
     """
     if arguments.list:
         _list(as_json=arguments.json)
@@ -98,23 +98,58 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--fault", type=_faults, metavar="A,B", help="only these, in this order (default: by chance, see --minutes)"
+        "--fault",
+        type=_faults,
+        metavar="A,B",
+        help="faults to inject, in this order, by the names that --list prints (default: at random, see --minutes)",
     )
-    parser.add_argument("--times", type=terminal.positive, default=1, metavar="N", help="each so often (default 1)")
     parser.add_argument(
-        "--shots", type=terminal.positive, metavar="K", help="of each burst (default 25; 3 among faults by chance)"
+        "--times",
+        type=terminal.positive,
+        default=1,
+        metavar="N",
+        help="number of times that each fault is injected (default 1)",
     )
-    parser.add_argument("--minutes", type=_minutes, default=2.0, metavar="M", help="faults by chance for M (default 2)")
-    parser.add_argument("--seed", type=int, metavar="S", help="of jobs and faults (default: a new one, which is told)")
-    parser.add_argument("--rate", type=terminal.positive, default=500, metavar="R", help="jobs a second (default 500)")
-    parser.add_argument("--workers", type=terminal.processes, default=2, metavar="W", help="processes (default 2)")
     parser.add_argument(
-        "--timeline", type=_timeline, metavar="FILE", help="draw rate, waits and errors: .png, .svg, or their .json"
+        "--shots",
+        type=terminal.positive,
+        metavar="K",
+        help="number of shots of a fault that comes in bursts (default 25; 3 among random faults)",
     )
-    parser.add_argument("--database", metavar="URL", help="not its own PostgreSQL but this one, which has to be empty")
-    parser.add_argument("--redis", metavar="URL", help="the Redis to go with it")
-    parser.add_argument("--yes", action="store_true", help="do not ask whether these may be broken")
-    parser.add_argument("--list", action="store_true", help="tell the faults, and do nothing")
+    parser.add_argument(
+        "--minutes",
+        type=_minutes,
+        default=2.0,
+        metavar="M",
+        help="minutes of faults at random, if no --fault is given (default 2)",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="seed of the jobs and of random faults (default random; it is printed)"
+    )
+    parser.add_argument(
+        "--rate", type=terminal.positive, default=500, metavar="R", help="jobs to enqueue per second (default 500)"
+    )
+    parser.add_argument(
+        "--workers", type=terminal.processes, default=2, metavar="W", help="number of worker processes (default 2)"
+    )
+    parser.add_argument(
+        "--timeline",
+        type=_timeline,
+        metavar="FILE",
+        help="file for a plot of rate, waits and errors over time: .png or .svg, or .json for the data",
+    )
+    parser.add_argument(
+        "--database", metavar="URL", help="PostgreSQL to use, an empty database (default: a server of its own)"
+    )
+    parser.add_argument(
+        "--redis", metavar="URL", help="Redis to use together with --database (default: a server of its own)"
+    )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="consent to the faults on --database and --redis, which is asked for otherwise",
+    )
+    parser.add_argument("--list", action="store_true", help="a list of the faults instead of a drill")
 
 
 def _shots(arguments: argparse.Namespace) -> int:

@@ -11,33 +11,70 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
 
-EXAMPLES = """  python -m lab layouts                     100 connections as 1, 4 and 10 pools, and as processes
-  python -m lab layouts --connections 120 --shards 2,6 --load 0.9
-  python -m lab layouts --json | jq '.layouts[] | {layout, wait_ms}'"""
+EXAMPLES = """  %(prog)s                     100 connections as 1, 4 and 10 pools, and as processes
+  %(prog)s --connections 120 --shards 2,6 --load 0.9
+  %(prog)s --json | jq '.layouts[] | {layout, wait_ms}'"""
 _ALIKE = 0.1
 _QUIET_CORES = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--connections", type=terminal.positive, default=100, metavar="N", help="in all (default 100)")
-    parser.add_argument("--shards", type=_shards, default=[4, 10], metavar="K,L", help="into so many (default 4,10)")
-    parser.add_argument("--callers", type=terminal.positive, metavar="C", help="default twice the connections")
     parser.add_argument(
-        "--load", type=_load, default=0.8, metavar="SHARE", help="of the connections, were there no waits (default 0.8)"
+        "--connections",
+        type=terminal.positive,
+        default=100,
+        metavar="N",
+        help="connections of PostgreSQL to share out (default 100)",
     )
     parser.add_argument(
-        "--hold-ms", type=numbers.hold_ms, default=100.0, metavar="MS", help="mean of a use (default 100)"
+        "--shards",
+        type=_shards,
+        default=[4, 10],
+        metavar="K,L",
+        help="numbers of pools, or of processes, to split the connections into (default 4,10)",
     )
-    parser.add_argument("--seconds", type=numbers.seconds, default=5.0, metavar="S", help="of a layout (default 5)")
     parser.add_argument(
-        "--repeats", type=terminal.positive, default=3, metavar="N", help="rounds, for medians (default 3)"
+        "--callers",
+        type=terminal.positive,
+        metavar="C",
+        help="callers that want a connection, all pools together (default: twice --connections)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of holds and pauses (default 1)")
+    parser.add_argument(
+        "--load",
+        type=_load,
+        default=0.8,
+        metavar="SHARE",
+        help="share of the connections that the callers would use if nobody waited, from 0 to 1 (default 0.8)",
+    )
+    parser.add_argument(
+        "--hold-ms",
+        type=numbers.hold_ms,
+        default=100.0,
+        metavar="MS",
+        help="mean time for which a caller holds a connection, in milliseconds (default 100)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=numbers.seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds of measurement for each layout (default 5)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=terminal.positive,
+        default=3,
+        metavar="N",
+        help="rounds over all layouts, of which medians are shown (default 3)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="seed of the random hold times and pauses (default 1)"
+    )
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Compare one pool with several pools of a process and with several processes, at the same connections."""
+    """Compare one pool with several pools in one process, and with several processes, at equal connections."""
     demand = Demand(
         connections=arguments.connections,
         callers=arguments.callers or 2 * arguments.connections,

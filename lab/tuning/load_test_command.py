@@ -17,21 +17,29 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
 
-EXAMPLES = """  python -m lab load-test --users 20 --requests 50
-  python -m lab load-test --users 50 --requests 20 --workers 2
-  python -m lab load-test --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
-  python -m lab load-test --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
+EXAMPLES = """  %(prog)s --users 20 --requests 50
+  %(prog)s --users 50 --requests 20 --workers 2
+  %(prog)s --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
+  %(prog)s --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--users", type=terminal.positive, default=20, metavar="U", help="at a time (default 20)")
-    parser.add_argument("--requests", type=terminal.positive, default=50, metavar="R", help="of each user (default 50)")
+    parser.add_argument(
+        "--users", type=terminal.positive, default=20, metavar="U", help="number of concurrent users (default 20)"
+    )
+    parser.add_argument(
+        "--requests",
+        type=terminal.positive,
+        default=50,
+        metavar="R",
+        help="number of requests that each user sends (default 50)",
+    )
     parser.add_argument(
         "--rate",
         type=_rate,
         metavar="N",
-        help="requests a second of all users (default: as soon as each has its answer)",
+        help="requests per second, all users together (default: each user as soon as the last request is answered)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -39,13 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.processes,
         default=1,
         metavar="W",
-        help="processes, on servers of their own (default 1)",
+        help="number of worker processes, on servers of their own (default 1)",
     )
-    where.add_argument("--url", type=_url, metavar="URL", help="create users at a front that runs, in its data")
+    where.add_argument(
+        "--url",
+        type=_url,
+        metavar="URL",
+        help="address of a running HTTP front for the requests; its database gets the users (default: jobs in Redis)",
+    )
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Let concurrent users send requests and wait for the outcomes; status 1 where one failed."""
+    """Let concurrent users send requests and wait for their outcomes. Exit status 1: a request failed."""
     tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))
     document = {"users": arguments.users, "rate": arguments.rate, "url": arguments.url, **tally.figures()}
     if arguments.json:

@@ -11,24 +11,44 @@ from tidepool.embedded import Urls
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.settings import Settings
 
-EXAMPLES = """  python -m lab pool-test --max-concurrent 100
-  python -m lab pool-test --max-concurrent 150 --pool-size 120    more than a hundred real connections
-  python -m lab pool-test --acquire-timeout 2 --json"""
+EXAMPLES = """  %(prog)s --max-concurrent 100
+  %(prog)s --max-concurrent 150 --pool-size 120    more than a hundred real connections
+  %(prog)s --acquire-timeout 2 --json"""
 _FIRST = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--max-concurrent", type=terminal.positive, default=100, metavar="N", help="at the end (default 100)"
+        "--max-concurrent",
+        type=terminal.positive,
+        default=100,
+        metavar="N",
+        help="callers in the last step; each step doubles them, from 5 (default 100)",
     )
-    parser.add_argument("--pool-size", type=terminal.positive, metavar="C", help="default POOL_MAX_SIZE")
     parser.add_argument(
-        "--hold-ms", type=numbers.hold_ms, default=20.0, metavar="MS", help="for which each holds one (default 20)"
+        "--pool-size", type=terminal.positive, metavar="C", help="connections of the pool (default POOL_MAX_SIZE)"
     )
-    parser.add_argument("--seconds", type=numbers.seconds, default=1.5, metavar="S", help="of a step (default 1.5)")
     parser.add_argument(
-        "--acquire-timeout", type=numbers.seconds, default=0.3, metavar="S", help="of the pool (default 0.3)"
+        "--hold-ms",
+        type=numbers.hold_ms,
+        default=20.0,
+        metavar="MS",
+        help="time for which a caller holds a connection, in milliseconds (default 20)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=numbers.seconds,
+        default=1.5,
+        metavar="S",
+        help="seconds of measurement for each step (default 1.5)",
+    )
+    parser.add_argument(
+        "--acquire-timeout",
+        type=numbers.seconds,
+        default=0.3,
+        metavar="S",
+        help="seconds that a caller waits for a connection (default 0.3)",
     )
 
 
@@ -41,7 +61,7 @@ def steps(most: int) -> list[int]:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Let more and more callers hold connections of one pool at a time; status 1 where the database failed one."""
+    """Load one pool with more and more concurrent callers. Exit status 1: a caller met an error of the database."""
     size = arguments.pool_size or settings.pool_max_size
     async with own_site(settings, connections=size) as site:
         rows = await _ramp(arguments, site, size)

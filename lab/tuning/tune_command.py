@@ -13,12 +13,12 @@ from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings, SettingsError, child_environment
 
-EXAMPLES = """  python -m lab tune                                12 sizes, 5 times each, in ten minutes
-  python -m lab tune --jobs-as transactions         a transaction for each job, without batches
-  python -m lab tune --values 2,4,6,8,10 --repeats 3
-  python -m lab tune --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
-  python -m lab tune --resume .data/tune-20260101-120000
-  python -m lab tune --json | jq .settings"""
+EXAMPLES = """  %(prog)s                                12 sizes, 5 times each, in ten minutes
+  %(prog)s --jobs-as transactions         a transaction for each job, without batches
+  %(prog)s --values 2,4,6,8,10 --repeats 3
+  %(prog)s --vary BATCH_LIMIT --mix create_user=2,create_product=1,place_order=7
+  %(prog)s --resume .data/tune-20260101-120000
+  %(prog)s --json | jq .settings"""
 _INTERRUPTED = 130
 _IN_FLIGHT = {"batches": 2000, "transactions": 200}
 
@@ -30,20 +30,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(LADDERS),
         default="POOL_MAX_SIZE",
         metavar="NAME",
-        help=f"what is varied: {', '.join(LADDERS)} (default POOL_MAX_SIZE); the others stay as they are set",
+        help=f"setting to vary, one of {', '.join(LADDERS)}; the others keep their values (default POOL_MAX_SIZE)",
     )
     parser.add_argument(
-        "--values", type=_values, metavar="A,B", help="of it (default: a ladder; of pool sizes, 12 from 1 to 64)"
+        "--values",
+        type=_values,
+        metavar="A,B",
+        help="values of the setting to measure (default: a list for each setting; for POOL_MAX_SIZE 12 from 1 to 64)",
     )
-    parser.add_argument("--repeats", type=terminal.positive, default=5, metavar="N", help="arms of a value (default 5)")
     parser.add_argument(
-        "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="measured of each arm (default 4)"
+        "--repeats", type=terminal.positive, default=5, metavar="N", help="measurements of each value (default 5)"
+    )
+    parser.add_argument(
+        "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="seconds of each measurement (default 4)"
     )
     _add_load_arguments(parser)
-    parser.add_argument("--seed", type=int, metavar="S", help="of the order (default: a new one, which is told)")
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="seed of the order of the measurements (default random; it is printed)"
+    )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="DIR", help="for the results (default: a new one in DATA_DIR)")
-    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, as it was planned")
+    where.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory for the results (default: a new one in DATA_DIR)"
+    )
+    where.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="directory of an interrupted run to go on with, with the options that it had",
+    )
 
 
 def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,33 +66,35 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
         default="batches",
-        help="batches as the settings have them (default), or transactions of a job each",
+        help="batches as the settings say, or one transaction for each job (default batches)",
     )
-    parser.add_argument("--workers", type=terminal.processes, default=1, metavar="W", help="processes (default 1)")
+    parser.add_argument(
+        "--workers", type=terminal.processes, default=1, metavar="W", help="number of worker processes (default 1)"
+    )
     parser.add_argument(
         "--in-flight",
         type=terminal.positive,
         metavar="N",
-        help="jobs queued or running at any time (default 2,000; 200 as transactions)",
+        help="number of jobs that are queued or running at any time (default 2,000; 200 as transactions)",
     )
     parser.add_argument(
         "--think-ms",
         type=numbers.milliseconds,
         default=0.0,
         metavar="MS",
-        help="from a job's end to the next (default 0)",
+        help="milliseconds from the end of a job to the next one that takes its place (default 0)",
     )
     parser.add_argument(
         "--mix",
         type=mix.shares,
         default=mix.USERS,
         metavar="A=N,B=M",
-        help="shares of the jobs (default create_user=1)",
+        help="shares of the job types in the load (default create_user=1)",
     )
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Measure a ladder of pool sizes, or of another setting, under a closed load, and name the smallest good one."""
+    """Measure several pool sizes, or values of another setting, under constant load; find the smallest good one."""
     record = Record.resume(arguments.resume) if arguments.resume else _begin(arguments, settings)
     plan = record.plan
     terminal.note(f"{record.directory}: {len(trials(plan)) - len(record.arms)} arms to measure, seed {plan.seed}")

@@ -7,14 +7,14 @@ from fastapi import FastAPI
 
 from producer.http import burst, commands, reading
 from settings import Settings
-from tidepool.embedded import Urls
-from tidepool.web.app import create_app
+from tidepool import Urls
+from tidepool.web import create_app
 from worker import app
 
 __all__ = ["create_front"]
 
 
 def create_front(settings: Settings, urls: Urls) -> FastAPI:
-    """Return the front's application."""
+    """Return the web application of the service, which connects to *urls* when it starts."""
     routers = (commands.router, burst.router, reading.router)
-    return create_app(settings, urls, app.migrations, routers=routers, quick=commands.router.routes)
+    return create_app(app, settings, urls, routers=routers, quick=commands.router.routes)

@@ -1,4 +1,4 @@
-"""The load tests: a bounded burst of generated jobs, and bounded concurrent queries through the pool."""
+"""The load tests over HTTP: a burst of up to 10,000 generated jobs, and up to 100 concurrent queries."""
 
 import asyncio
 import secrets
@@ -7,28 +7,23 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer import workload
-from tidepool.client import MOST_AT_ONCE, JobClient
-from tidepool.pool.faults import DatabaseFault
-from tidepool.pool.pool import Pool
-from tidepool.queue.submission import Submission
-from tidepool.web.health import gauges
-from tidepool.web.problems import PROBLEM_SCHEMA, Problem
-from tidepool.web.services import Services, Using
+from tidepool import MOST_AT_ONCE, DatabaseFault, JobClient, Submission
+from tidepool.web import PROBLEM_SCHEMA, Problem, Router, Services, Using
 
 MOST_JOBS = 10_000
 MAX_ITERATIONS = 100
 
-router = APIRouter(tags=["load test"])
+router = Router(tags=["load test"])
 
 
 class Burst(BaseModel):
-    """What to generate; see `producer.workload`."""
+    """The body of `POST /load-test`: which jobs to generate, see `producer.workload`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -40,7 +35,7 @@ class Burst(BaseModel):
 
 
 class Enqueued(BaseModel):
-    """What was enqueued, and how fast."""
+    """The response of `POST /load-test`: how many jobs were enqueued, and how fast."""
 
     seed: int
     enqueued: int
@@ -50,7 +45,7 @@ class Enqueued(BaseModel):
 
 
 class Queried(BaseModel):
-    """What the queries did. *duration* is seconds; *failed* ones got no connection or no answer."""
+    """The response of `GET /load-test`. *duration* is in seconds; *failed* queries got no connection or no answer."""
 
     iterations: int
     successful: int
@@ -60,18 +55,18 @@ class Queried(BaseModel):
     pool_stats: dict[str, int]
 
 
-_UNDER_WAY: dict[int | str, dict[str, Any]] = {409: {"description": "A load test is under way", **PROBLEM_SCHEMA}}
+_UNDER_WAY: dict[int | str, dict[str, object]] = {409: {"description": "A load test is under way", **PROBLEM_SCHEMA}}
 
 
 @router.get("/load-test", responses=_UNDER_WAY)
-async def query_load_test(
+async def _query_load_test(
     services: Using,
     iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
 ) -> Queried:
     """Run *iterations* concurrent `SELECT 1` through this front's pool. One load test at a time."""
     async with _alone(services):
         began_s = time.perf_counter()
-        results = await asyncio.gather(*(_query(services.pool) for _ in range(iterations)))
+        results = await asyncio.gather(*(_query(services) for _ in range(iterations)))
         seconds = time.perf_counter() - began_s
     return Queried(
         iterations=iterations,
@@ -79,13 +74,14 @@ async def query_load_test(
         failed=iterations - sum(results),
         duration=round(seconds, 6),
         queries_per_second=round(sum(results) / seconds, 1),
-        pool_stats=gauges(services.pool),
+        pool_stats=services.pool_gauges(),
     )
 
 
-async def _query(pool: Pool) -> bool:
+async def _query(services: Services) -> bool:
+    """Run `SELECT 1`; returns whether it succeeded."""
     try:
-        await pool.check()
+        await services.pool.check()
     except DatabaseFault:
         return False
     return True
@@ -101,8 +97,8 @@ async def _alone(services: Services) -> AsyncGenerator[None]:
 
 
 @router.post("/load-test", responses=_UNDER_WAY)
-async def load_test(burst: Burst, services: Using) -> Enqueued:
-    """Enqueue a burst of generated jobs as fast as it goes; workers run them as any others. One at a time."""
+async def _load_test(burst: Burst, services: Using) -> Enqueued:
+    """Enqueue generated jobs as fast as possible; workers run them as any others. One load test at a time."""
     async with _alone(services):
         seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed
         try:

@@ -1,53 +1,51 @@
-"""What the service has stored: users, products and orders. Money is text: a JSON number would become a float."""
+"""Routes that read users, products and orders. Money is text, since clients read a JSON number as a float."""
 
 from http import HTTPStatus
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import BaseModel
 
-from tidepool.web.paths import GREATEST_ID, RowId
-from tidepool.web.problems import Problem
-from tidepool.web.services import Using
+from tidepool.web import GREATEST_ID, Problem, Router, RowId, Using
 from worker.tables.orders import Order, OrderRepository
 from worker.tables.products import MAX_PAGE_BYTES, Product, ProductRepository
 from worker.tables.users import User, UserRepository
 
-router = APIRouter(tags=["reading"])
+router = Router(tags=["reading"])
 
 _MOST_SKIPPED = 10_000
 """Rows that an offset may skip, each of which is read. `after` goes on from any row at no cost."""
 
 _Row = TypeVar("_Row", User, Product, Order)
-Limit = Annotated[int, Query(ge=1, le=500, description="Rows at the most.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")]
 Before = Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")]
 Category = Annotated[str, Path(min_length=1, max_length=100, description="To the letter.")]
 After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
 
 
 class UserPage(BaseModel):
-    """Users in the order of their ids. *next* is the next page's `after`; none: this is the last one."""
+    """Users in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     users: list[User]
     next: int | None
 
 
 class ProductPage(BaseModel):
-    """Products in the order of their ids. *next* is the next page's `after`; none: this is the last one."""
+    """Products in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     products: list[Product]
     next: int | None
 
 
 class OrderPage(BaseModel):
-    """Orders, the newest first. *next* is the next page's `before`; none: this is the last one."""
+    """Orders, the newest first. *next* is the `before` of the next page, null on the last page."""
 
     orders: list[Order]
     next: int | None
 
 
 @router.get("/users/")
-async def list_users(
+async def _list_users(
     services: Using,
     limit: Limit = 100,
     offset: Annotated[int, Query(ge=0, le=_MOST_SKIPPED, description="Users to skip.")] = 0,
@@ -60,14 +58,14 @@ async def list_users(
 
 
 @router.get("/users/{user_id}")
-async def read_user(services: Using, user_id: RowId) -> User:
+async def _read_user(services: Using, user_id: RowId) -> User:
     """Return a user."""
     async with services.pool.acquire() as connection:
         return _known(await UserRepository(connection).get_by_id(user_id), "user", user_id)
 
 
 @router.get("/users/{user_id}/orders")
-async def list_orders(
+async def _list_orders(
     services: Using,
     user_id: RowId,
     limit: Limit = 100,
@@ -82,7 +80,7 @@ async def list_orders(
 
 
 @router.get("/products/")
-async def list_products(
+async def _list_products(
     services: Using,
     category: Annotated[str | None, Query(min_length=1, max_length=100, description="To the letter.")] = None,
     limit: Limit = 100,
@@ -105,20 +103,20 @@ async def list_products(
 
 
 @router.get("/products/{product_id}")
-async def read_product(services: Using, product_id: RowId) -> Product:
+async def _read_product(services: Using, product_id: RowId) -> Product:
     """Return a product."""
     async with services.pool.acquire() as connection:
         return _known(await ProductRepository(connection).get_by_id(product_id), "product", product_id)
 
 
 @router.get("/products/category/{category:path}")
-async def list_category(services: Using, category: Category, limit: Limit = 100, after: After = 0) -> ProductPage:
+async def _list_category(services: Using, category: Category, limit: Limit = 100, after: After = 0) -> ProductPage:
     """List the products of a category in the order of their ids, as `/products/?category=` does."""
-    return await list_products(services, category, limit, after)
+    return await _list_products(services, category, limit, after)
 
 
 @router.get("/orders/")
-async def list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
+async def _list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
     """List all orders, the newest first, with what their products are now."""
     async with services.pool.acquire() as connection:
         found = await OrderRepository(connection).newest(before_id=before, limit=limit + 1)
@@ -126,7 +124,7 @@ async def list_all_orders(services: Using, limit: Limit = 100, before: Before = 
 
 
 @router.get("/orders/{order_id}")
-async def read_order(services: Using, order_id: RowId) -> Order:
+async def _read_order(services: Using, order_id: RowId) -> Order:
     """Return an order with what its product is now."""
     async with services.pool.acquire() as connection:
         return _known(await OrderRepository(connection).get_by_id(order_id), "order", order_id)

@@ -9,6 +9,7 @@ import pytest
 from history import insert_ten_minutes
 
 from settings import Settings, load
+from tidepool.cli import Context
 from tidepool.cli.advice import advise, why
 from tidepool.embedded import Urls
 from tidepool.fleet.identity import Identity
@@ -17,7 +18,7 @@ from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from worker import app
 
-Command = Callable[[Namespace, Settings, Urls], Awaitable[int]]
+Command = Callable[[Namespace, Context[Settings]], Awaitable[int]]
 Run = Callable[..., Awaitable[tuple[int, str]]]
 
 
@@ -27,8 +28,8 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
     settings = load({"DATABASE_URL": database.url, "REDIS_URL": "redis://nowhere"})
 
     async def call(command: Command, **options: object) -> tuple[int, str]:
-        arguments = Namespace(**{"app": app, "since": timedelta(minutes=15), "json": False, **options})
-        status = await command(arguments, settings, Urls(database=database.url, redis="redis://nowhere"))
+        arguments = Namespace(**{"since": timedelta(minutes=15), "json": False, **options})
+        status = await command(arguments, Context(app, settings, Urls(database=database.url, redis="redis://nowhere")))
         return status, capsys.readouterr().out
 
     return call

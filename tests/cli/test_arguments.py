@@ -2,9 +2,9 @@
 
 import pytest
 
-from lab.__main__ import parser as lab_parser
+from lab.__main__ import command_line as lab_commands
 from producer.__main__ import main as producer
-from tidepool.cli.main import parser as operators_parser
+from tidepool.cli.operators import command_line as operators_commands
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "65", "9" * 30, "9" * 5000, "\u0663", "1_0", "", "nan"])
@@ -15,7 +15,7 @@ def test_only_so_many_workers_are_started(
     """A digit too many started processes until the machine had no memory left."""
     monkeypatch.setattr("sys.argv", ["producer", "--jobs", "1", "--workers", count])
     with pytest.raises(SystemExit) as ended:
-        producer() if command == "producer" else lab_parser().parse_args([command, "--workers", count])
+        producer() if command == "producer" else lab_commands().parser.parse_args([command, "--workers", count])
     assert 2 == ended.value.code
     assert "argument --workers: " in capsys.readouterr().err
 
@@ -32,5 +32,5 @@ def test_only_so_many_workers_are_started(
 def test_a_number_that_is_none_or_not_there_is_refused(words: list[str]) -> None:
     """With status 2, before anything starts."""
     with pytest.raises(SystemExit) as ended:
-        (operators_parser() if words[0] == "snapshots" else lab_parser()).parse_args(words)
+        (operators_commands("worker") if words[0] == "snapshots" else lab_commands()).parser.parse_args(words)
     assert 2 == ended.value.code

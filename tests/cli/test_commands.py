@@ -42,7 +42,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
     ("words", "said"),
     [
         (("producer",), "one of the arguments --jobs --file is required"),
-        (("producer", "--jobs", "0"), "no whole number of at least 1"),
+        (("producer", "--jobs", "0"), "not a whole number of 1 or more"),
         (("producer", "--jobs", "5", "--mix", "dance=1"), "dance"),
         (("producer", "--file", "x", "--seed", "1"), "do not go with --file"),
         (
@@ -53,8 +53,8 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
             ),
             "no/such/file: No such file",
         ),
-        (("producer", "results", "--since", "soon"), "no duration"),
-        (("producer", "serve", "--port", "65536"), "'65536' is no port"),
+        (("producer", "results", "--since", "soon"), "is not a duration"),
+        (("producer", "serve", "--port", "65536"), "'65536' is not a whole number from 1 to 65535"),
         (("producer", "serve", "--host", "0.0.0.0"), "set FRONT_TOKEN"),
         (("worker", "dance"), "invalid choice"),
         (("worker", "pool", "--watch"), "--watch needs a terminal"),
@@ -63,7 +63,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
         (("producer", "results", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
         (("producer", "requeue", "--function", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
         (("worker", "snapshots", "--worker", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
-        (("worker", "why", "--since", "soon"), "'soon' is no duration such as 90s"),
+        (("worker", "why", "--since", "soon"), "'soon' is not a duration such as 90s"),
     ],
 )
 def test_wrong_words_are_one_clear_line_and_status_2(service: Service, words: tuple[str, ...], said: str) -> None:

@@ -14,9 +14,9 @@ import pytest
 from own_servers import a_standby
 from redis import Redis
 
-from lab.__main__ import parser as lab_parser
-from producer.__main__ import COMMANDS
-from tidepool.cli.main import parser as operators_parser
+from lab.__main__ import command_line as lab_commands
+from producer.__main__ import command_line as producer_commands
+from tidepool.cli.operators import command_line as operators_commands
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "geheim"
@@ -48,6 +48,7 @@ FINE = {
 NEEDS_NOTHING = {"worker urls", "lab drill"}
 NO_REDIS = {
     "producer results",
+    "worker results",
     "worker snapshots",
     "worker pool",
     "worker why",
@@ -59,11 +60,9 @@ NO_REDIS = {
 
 def commands() -> list[str]:
     """Return every command that there is, from the parsers."""
-    ours = ["producer", *(f"producer {word}" for word in COMMANDS)]
-    for program, parser in (("worker", operators_parser()), ("lab", lab_parser())):
-        (words,) = parser._subparsers._group_actions  # pyright: ignore[reportOptionalMemberAccess]
-        ours += [f"{program} {word}" for word in words.choices or ()]
-    return [*ours, "arq", "arq --check"]
+    programs = {"producer": producer_commands(), "worker": operators_commands("worker"), "lab": lab_commands()}
+    ours = [f"{program} {word}" for program, line in programs.items() for word in line.parsers]
+    return ["producer", *ours, "arq", "arq --check"]
 
 
 @dataclass

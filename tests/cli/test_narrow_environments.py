@@ -17,7 +17,7 @@ import pytest
 from commands import Service, stop
 from proxies import tls_postgres, tls_redis
 
-from tidepool.embedded.place import Account, EmbeddedServersError, run_as
+from tidepool.embedded.place import Account, EmbeddedServersError
 from tidepool.pool.pool import PoolConfig
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ async def nameless(service: Service, database: PoolConfig, redis_url: str, tmp_p
     if os.geteuid():
         pytest.skip("only root becomes another user")
     try:
-        service.prefix = run_as(NOBODY, Path(sys.executable), ROOT / "x")
+        service.prefix = NOBODY.prefix(Path(sys.executable), ROOT / "x")
     except EmbeddedServersError as error:
         pytest.skip(str(error))
     postgres, redis = urlsplit(database.url), urlsplit(redis_url)

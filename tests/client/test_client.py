@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from tidepool.client import MOST_AT_ONCE, JobClient
 from tidepool.queue import wire
+from tidepool.queue.faults import RedisUnavailable
 from tidepool.queue.submission import Submission
 
 QUEUE = "arq:queue"
@@ -151,16 +152,17 @@ async def test_more_than_a_chunk_is_refused_before_anything_is_sent(client: JobC
 
 
 class LosesReplies:
-    """The script of a client, of which the first replies are lost after it ran."""
+    """Runs scripts in *redis* from now on, and loses their first replies after they ran."""
 
-    def __init__(self, client: JobClient, *, losses: int) -> None:
-        self._script: Any = client._enqueue
+    def __init__(self, redis: ArqRedis, *, losses: int) -> None:
+        self._run: Any = redis.evalsha
+        redis.evalsha = self._run_and_lose
         self._losses = losses
         self.calls = 0
 
-    async def __call__(self, **keys_and_args: Any) -> Any:
+    async def _run_and_lose(self, *parts: Any) -> Any:
         """Run the script; lose the reply while there are losses left."""
-        reply = await self._script(**keys_and_args)
+        reply = await self._run(*parts)
         self.calls += 1
         if self.calls <= self._losses:
             raise RedisConnectionError("Connection closed by server.")
@@ -171,24 +173,25 @@ async def test_a_lost_reply_changes_nothing(redis: ArqRedis) -> None:
     """The call is repeated, finds its receipt, and tells what the first one did: no job twice, none as a duplicate."""
     client = JobClient(redis, patience_s=10)
     await client.enqueue_many([a_submission("old", "b")])
-    client._enqueue = LosesReplies(client, losses=1)
+    script = LosesReplies(redis, losses=1)
     assert [True, False, True] == await client.enqueue_many([a_submission(job_id=i) for i in "abc"])
     assert ["a", "b", "c"] == await queued(redis)
-    assert 2 == client._enqueue.calls
+    assert 2 == script.calls
 
 
 async def test_a_repetition_does_not_bring_back_a_job_that_ran_meanwhile(redis: ArqRedis) -> None:
     """A worker was faster than the producer's second try."""
     client = JobClient(redis, patience_s=10)
-    script = LosesReplies(client, losses=1)
+    LosesReplies(redis, losses=1)
+    run: Any = redis.evalsha
 
-    async def worker_runs_it_meanwhile(**keys_and_args: Any) -> Any:
+    async def worker_runs_it_meanwhile(*parts: Any) -> Any:
         try:
-            return await script(**keys_and_args)
+            return await run(*parts)
         finally:
             await redis.delete("arq:job:a", QUEUE)
 
-    client._enqueue = worker_runs_it_meanwhile
+    redis.evalsha = worker_runs_it_meanwhile
     assert [True] == await client.enqueue_many([a_submission(job_id="a")], again=True)
     assert [] == await queued(redis)
 
@@ -203,27 +206,27 @@ async def test_a_repetition_does_not_bring_back_a_job_that_ran_meanwhile(redis: 
 async def test_a_redis_that_takes_no_writes_is_waited_for(redis: ArqRedis, words: str) -> None:
     """In a failover, or while it is full; a bug is raised at once."""
     client = JobClient(redis, patience_s=10)
-    script: Any = client._enqueue
+    run: Any = redis.evalsha
     errors = [ResponseError(f"Error running script (call to f_00): @user_script:49: -{words}")]
 
-    async def refuses_once(**keys_and_args: Any) -> Any:
+    async def refuses_once(*parts: Any) -> Any:
         if errors:
             raise errors.pop()
-        return await script(**keys_and_args)
+        return await run(*parts)
 
-    client._enqueue = refuses_once
+    redis.evalsha = refuses_once
     assert [True] == await client.enqueue_many([a_submission(job_id="a")])
     errors.append(ResponseError("ERR unknown command"))
     with pytest.raises(ResponseError, match="unknown command"):
         await client.enqueue_many([a_submission(job_id="b")])
 
 
-async def test_patience_ends(client: JobClient) -> None:
+async def test_patience_ends(client: JobClient, redis: ArqRedis) -> None:
     """With the error of the last try."""
-    client._enqueue = LosesReplies(client, losses=99)
-    with pytest.raises(RedisConnectionError, match="closed by server"):
+    script = LosesReplies(redis, losses=99)
+    with pytest.raises(RedisUnavailable, match="closed by server"):
         await client.enqueue_many([a_submission()])
-    assert 1 == client._enqueue.calls
+    assert 1 == script.calls
 
 
 async def test_the_result_of_an_applied_job_is_read(client: JobClient, redis: ArqRedis) -> None:
@@ -273,13 +276,14 @@ async def test_large_jobs_are_sent_a_few_at_a_time(redis: ArqRedis) -> None:
     """Redis never has more than 4 MiB of a call at hand; the answers are those of one call, its twins among them."""
     client = JobClient(redis)
     sizes: list[int] = []
-    right: Any = client._enqueue
+    run: Any = redis.evalsha
 
-    async def measured(keys: list[Any], args: list[Any]) -> Any:
-        sizes.append(sum(len(arg) for arg in args[2:]))
-        return await right(keys=keys, args=args)
+    async def measured(sha: str, count: int, *keys_and_args: Any) -> Any:
+        reply = await run(sha, count, *keys_and_args)
+        sizes.append(sum(len(arg) for arg in keys_and_args[count + 2 :]))
+        return reply
 
-    client._enqueue = measured
+    redis.evalsha = measured
     large = {"description": "x" * 1_000_000}
     jobs = [Submission(f"large-{n}", "create_product", large) for n in range(9)]
 
@@ -292,7 +296,7 @@ async def test_large_jobs_are_sent_a_few_at_a_time(redis: ArqRedis) -> None:
 async def test_a_queue_of_another_type_is_named_and_nothing_is_written(redis: ArqRedis) -> None:
     """A payload without its place in the queue would make the next enqueueing a duplicate."""
     await redis.set("arq:queue", "not a queue")
-    with pytest.raises(RedisConnectionError, match="the queue arq:queue is not a sorted set"):
+    with pytest.raises(RedisUnavailable, match="the queue arq:queue is not a sorted set"):
         await JobClient(redis, patience_s=0.0).enqueue_many([a_submission()])
     assert [b"arq:queue"] == await redis.keys("*")
 

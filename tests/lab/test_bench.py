@@ -14,7 +14,7 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-from lab.__main__ import parser
+from lab.__main__ import command_line
 from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
 from lab.bench.drain import Place, System, drain, preload_noops, start, stop, workers_cpu_s
@@ -32,7 +32,7 @@ async def bench(servers: Any, *words: str) -> int:
     async with Redis.from_url(servers.redis_url(15)) as redis:
         await redis.flushdb()  # what a test has left there is nobody's
     settings = load({"DATABASE_URL": servers.database_url("postgres"), "REDIS_URL": servers.redis_url(0)})
-    arguments = parser().parse_args(("bench", *words, "--repeat", "1", "--json"))
+    arguments = command_line().parser.parse_args(("bench", *words, "--repeat", "1", "--json"))
     return await arguments.command(arguments, settings, addresses(settings))
 
 

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from lab.__main__ import parser
+from lab.__main__ import command_line
 from lab.bench.servers import own_site
 from lab.tuning.arm import Arm, measure
 from lab.tuning.load import ClosedLoad
@@ -40,7 +40,7 @@ def settings(servers: Any, tmp_path: Path) -> Settings:
 
 async def run(settings: Settings, *words: str) -> int:
     """Run one command of `python -m worker`; returns its exit status."""
-    arguments: argparse.Namespace = parser().parse_args(words)
+    arguments: argparse.Namespace = command_line().parser.parse_args(words)
     return await arguments.command(arguments, settings, addresses(settings))
 
 

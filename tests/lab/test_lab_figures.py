@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lab.__main__ import parser
+from lab.__main__ import command_line
 from lab.percentiles import percentiles
 from lab.tuning.arm import bound_by, fault_of, rate_of
 from lab.tuning.layouts import Demand, Layout, layouts, medians
@@ -133,7 +133,7 @@ def test_the_rounds_of_a_layout_become_one() -> None:
 def test_a_wrong_call_is_told(words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In a line, before anything is started."""
     with pytest.raises(SystemExit, match="2"):
-        parser().parse_args(words)
+        command_line().parser.parse_args(words)
     said = capsys.readouterr().err
     assert complaint in said
     assert "secret" not in said

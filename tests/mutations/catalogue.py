@@ -597,15 +597,15 @@ MUTATIONS = [
     Mutation(
         "an envelope's types are not looked at",
         "receive",
-        "return _ENVELOPE.validator.validate_json(payload)",
-        "return from_json(payload)",
+        "_ENVELOPE.validator.validate_json(payload)",
+        "from_json(payload)",
         "test_poison_has_its_outcome_and_harms_nobody[P2 time is 1e30]",
     ),
     Mutation(
         "payloads are unpickled",
         "receive",
-        "return _ENVELOPE.validator.validate_json(payload)",
-        "return __import__('pickle').loads(payload)",
+        "_ENVELOPE.validator.validate_json(payload)",
+        "__import__('pickle').loads(payload)",
         "test_poison_has_its_outcome_and_harms_nobody[P5 pickle bomb]",
     ),
     Mutation(
@@ -759,14 +759,14 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a repeated job is not looked up",
-        "_accept.outcome",
+        "JobRequests.accept.outcome",
         "await accepting.settled(submission.id) if key is not None else None",
         "None",
         "test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger",
     ),
     Mutation(
         "front: a requeue that names nothing is one of everything",
-        "requeue_jobs",
+        "_requeue_jobs",
         "if wanted.search is None and not any(wanted.conditions.values()):",
         "if wanted.search and not wanted.search:",
         "test_a_requeue_of_everything_is_refused",
@@ -780,7 +780,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a result in Redis is believed for a job whose id the caller chose",
-        "_accept",
+        "JobRequests.accept",
         "confirm=key is not None)",
         "confirm=False)",
         "test_a_result_that_is_forged_while_somebody_waits_is_not_believed",
@@ -822,7 +822,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: the first of two keys counts",
-        "commands:_key",
+        "job_requests:_key",
         "if len(headers) > 1:",
         "if len(headers) > 2:",
         "test_two_keys_are_no_key",
@@ -894,14 +894,14 @@ MUTATIONS = [
     ),
     Mutation(
         "arq's traceback for settings of another name",
-        "worker:__getattr__",
+        "app_on_demand.attribute",
         "if process.is_arq_command() and f",
         "if False and f",
         "test_settings_of_another_name_are_one_line",
     ),
     Mutation(
         "a moved command is handed to a laboratory that is not there",
-        "worker:main",
+        "worker:_hand_on",
         'if find_spec("lab") is None:',
         "if False:",
         "test_a_moved_command_without_the_laboratory_is_one_line",

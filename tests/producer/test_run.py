@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from itertools import count
 from typing import Any
 
 import pytest
@@ -191,14 +190,16 @@ async def test_a_queue_that_stays_away_ends_the_run(redis: ArqRedis, a_run: Star
     client = JobClient(redis, patience_s=0)
     run, report, _ = a_run(client)
 
-    script, calls = client._enqueue, count(1)
+    run_script: Any = redis.evalsha
+    replies: list[Any] = []
 
-    async def lost_after_the_first(**keys_and_args: Any) -> Any:
-        if next(calls) > 1:
+    async def lost_after_the_first(*parts: Any) -> Any:
+        if replies:
             raise RedisConnectionError("Connection refused")
-        return await script(**keys_and_args)
+        replies.append(await run_script(*parts))
+        return replies[0]
 
-    client._enqueue = lost_after_the_first
+    redis.evalsha = lost_after_the_first
     with pytest.raises(ExceptionGroup) as told:
         await run.enqueue(at_hand(iter([a_submission() for _ in range(1000)])), Pace())
     assert told.group_contains(RedisConnectionError)

@@ -47,7 +47,7 @@ async def test_a_busy_redis_can_still_wake_us(redis: ArqRedis, monkeypatch: pyte
     """An error that passes is no reason to poll from then on."""
     wakeup = Wakeup(redis, QUEUE, poll_delay_s=30)
 
-    async def busy(_: float) -> float:
+    async def busy(*_: object) -> float:
         raise ResponseError("BUSY Redis is busy running a script.")
 
     monkeypatch.setattr(wakeup, "_due_in_s", busy)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from documents import FENCE, PAGES, ROOT, Reader, blocks
 
-from lab.__main__ import parser as lab_parser
+from lab.__main__ import command_line as lab_commands
 from producer import __main__ as producer_main
-from tidepool.cli.main import parser as operators_parser
+from tidepool.cli.operators import command_line as operators_commands
 
 RUN = ("sh", "python")
 NO_ADVICE = "worker advise"
@@ -88,17 +88,11 @@ def test_every_command_is_one(page: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def _parse(program: str, words: list[str]) -> None:
     """Parse a command line; ends the process with status 2 if it is wrong."""
-    parsers = {
-        "results": producer_main.results_parser,
-        "requeue": producer_main.requeue_parser,
-        "serve": producer_main.serve_parser,
-    }
-    if program in ("worker", "lab"):
-        (operators_parser() if program == "worker" else lab_parser()).parse_args(words)
-    elif make := parsers.get(words[0]):
-        make().parse_args(words[1:])
-    else:
+    commands = {"worker": operators_commands("worker"), "lab": lab_commands(), "producer": producer_main.command_line()}
+    if program == "producer" and words[0] not in commands["producer"].parsers:
         producer_main.run_parser().parse_args(words)
+    else:
+        commands[program].parser.parse_args(words)
 
 
 @pytest.mark.parametrize("page", PAGES)

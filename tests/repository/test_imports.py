@@ -1,6 +1,9 @@
 """Which part may import which: the walls of the design, checked on the imports themselves."""
 
 import ast
+import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +46,10 @@ MAY_KNOW = {
     "redis": ("tidepool.queue", "tidepool.embedded.redis", "lab"),
 }
 """A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves."""
+PUBLIC = ("tidepool", "tidepool.cli", "tidepool.testing", "tidepool.web")
+"""The library's packages that an application may import, and of those only what `__all__` names."""
+APPLICATIONS = ("worker", "producer", "settings")
+"""What uses the library as any application does."""
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -74,6 +81,28 @@ def crossings(modules: dict[str, Path]) -> list[str]:
     ]
 
 
+def public_names(package: str) -> set[str]:
+    """Return what `__all__` of a package of the library names; nothing if it has none."""
+    if package not in MODULES:
+        return set()
+    for node in ast.parse(MODULES[package].read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and "__all__" in map(ast.unparse, node.targets):
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def private_uses(modules: dict[str, Path]) -> list[str]:
+    """Return each import of something of the library that is not public, as `importer → imported`."""
+    public = {f"{package}.{name}" for package in PUBLIC for name in public_names(package)}
+    return [
+        f"{module} → {name}"
+        for module, path in modules.items()
+        if any(is_in(module, application) for application in APPLICATIONS)
+        for name in imports_of(path)
+        if is_in(name, "tidepool") and name not in public
+    ]
+
+
 def edges() -> dict[str, set[str]]:
     """Return for each module which others of ours it imports."""
     return imports_between({module: ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()})
@@ -102,6 +131,46 @@ def test_a_planted_crossing_is_found(package: str, tmp_path: Path) -> None:
         planted = tmp_path / "planted.py"
         planted.write_text(f"if TYPE_CHECKING:\n    from {forbidden} import anything\n", "utf-8")
         assert [f"{package}.planted → {forbidden}.anything"] == crossings({f"{package}.planted": planted})
+
+
+def test_an_application_uses_public_names_only() -> None:
+    """Each other use is named: what the service needs, any application may need."""
+    assert [] == private_uses(MODULES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("from tidepool.client import JobClient", "from tidepool import servers", "import tidepool.pool.pool"),
+        *("import tidepool", "from tidepool.web import feed", "from tidepool import *"),
+    ],
+)
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_a_planted_private_use_is_found(application: str, line: str, tmp_path: Path) -> None:
+    """A module of the library, a name that is not public, and a package as a whole, of which anything could be used."""
+    planted = tmp_path / "planted.py"
+    planted.write_text(f"if TYPE_CHECKING:\n    {line}\nfrom tidepool import App\n", "utf-8")
+    assert 1 == len(private_uses({f"{application}.planted": planted}))
+
+
+@pytest.mark.parametrize("package", [package for package in PUBLIC if public_names(package)])
+def test_every_public_name_can_be_imported(package: str) -> None:
+    """And is what the imports for type checkers say that it is."""
+    module = importlib.import_module(package)
+    for node in ast.walk(ast.parse(MODULES[package].read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and is_in(node.module or "", "tidepool"):
+            for alias in node.names:
+                name = alias.asname or alias.name
+                if name in public_names(package):
+                    assert getattr(module, name) is getattr(importlib.import_module(node.module or ""), alias.name)
+    assert set() == {name for name in public_names(package) if not hasattr(module, name)}
+
+
+def test_importing_the_library_imports_nothing_large() -> None:
+    """What serves HTTP and what prints tables is imported by those who use it."""
+    large = "{'fastapi', 'uvicorn', 'rich', 'arq', 'redis', 'asyncpg', 'pydantic'}"
+    code = f"import sys, tidepool; sys.exit(', '.join({large} & set(sys.modules)) or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("driver", MAY_KNOW)
@@ -146,4 +215,16 @@ def test_every_module_says_what_it_is() -> None:
     """A docstring at the top of each file."""
     assert [] == [
         module for module, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]
+
+
+def test_no_room_of_the_library_imports_its_web_or_its_command_line() -> None:
+    """They stand above all of it, and are imported by applications."""
+    uppermost = ("tidepool.web", "tidepool.cli")
+    assert [] == [
+        f"{module} → {name}"
+        for module, path in MODULES.items()
+        for name in imports_of(path)
+        for room in uppermost
+        if is_in(module, "tidepool") and is_in(name, room) and not is_in(module, room)
     ]

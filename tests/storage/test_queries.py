@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(path for package in ("tidepool", "worker") for path in (ROOT / package).rglob("sql/*.sql"))
 TABLES = [(path.stem, ".".join(path.relative_to(ROOT).parts[:-2])) for path in FILES]
 """Each with its package."""
+LOADED = re.compile(r'^(_[A-Z]+) = (?:queries\.load|load_queries)\("(\w+)"(?:, "([\w.]+)")?\)$', re.MULTILINE)
 
 
 class Use(NamedTuple):
@@ -29,7 +30,7 @@ def uses() -> Iterator[Use]:
     """Yield every `connection.fetch(_SQL["name"], …)` of the repositories."""
     for path in (path for file in {file.parents[1] for file in FILES} for path in file.glob("*.py")):
         text = path.read_text("utf-8")
-        loads = re.findall(r'^(_[A-Z]+) = queries\.load\("(\w+)"(?:, "([\w.]+)")?\)$', text, re.MULTILINE)
+        loads = LOADED.findall(text)
         tables = {variable: (table, package or "tidepool.storage") for variable, table, package in loads}
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Subscript):

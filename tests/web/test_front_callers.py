@@ -115,8 +115,8 @@ async def test_cookies_and_redirects_follow_the_forwarded_scheme(locked: httpx.A
     secure = await locked.post("/sign-in", data={"token": TOKEN}, headers=tls)
     plain = await locked.post("/sign-in", data={"token": TOKEN})
     assert [True, False] == ["Secure" in answer.headers["set-cookie"] for answer in (secure, plain)]
-    redirect = await locked.get("/users", headers={**tls, **BEARER})
-    assert (307, "https://localhost/users/") == (redirect.status_code, redirect.headers["location"])
+    redirect = await locked.get("/users/1/", headers={**tls, **BEARER})
+    assert (307, "https://localhost/users/1") == (redirect.status_code, redirect.headers["location"])
 
 
 async def test_callers_with_the_token_are_counted_apart(database: PoolConfig, redis_url: str) -> None:

@@ -128,3 +128,11 @@ async def test_a_front_tells_of_no_jobs(http: AsyncClient) -> None:
     """It runs none: a zero would look like a worker that does nothing."""
     assert {} == await samples(http, "tidepool_jobs_total")
     assert await samples(http, "tidepool_loop_lag_seconds_count")
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/health/live", "/pool/stats", "/metrics", "/load-test", "/users", "/jobs"]
+)
+async def test_a_slash_at_the_end_changes_nothing(http: AsyncClient, path: str) -> None:
+    """No redirect, which a probe would not follow."""
+    assert [200, 200] == [(await http.get(one, follow_redirects=False)).status_code for one in (path, f"{path}/")]

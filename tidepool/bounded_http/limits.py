@@ -1,4 +1,4 @@
-"""The bounds of the HTTP server, and what connections share of them."""
+"""The bounds of the HTTP server, and the counters that its connections share."""
 
 import resource
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ _MIN_CONNECTIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What differs between the front and a worker's port."""
+    """The bounds that differ between the HTTP front and the health port of a worker."""
 
     connections: int
     """Max open connections."""
     body_bytes: int
-    """Max bytes of a body that nobody reads, as after a refusal; a connection that sends more is closed."""
+    """Max bytes of a body that is not read, as after a refusal; a connection that sends more is closed."""
     accepts_per_s: float | None = None
     """Max new connections a second, and ten seconds' worth at once; others wait in the kernel's backlog. None: any."""
     refusal_delay_s: float = 0.0
@@ -49,7 +49,7 @@ def max_connections(wanted: int, *, share: float = 1.0) -> int:
     return max(_MIN_CONNECTIONS, min(wanted, int((soft - _RESERVED_FILES) * share)))
 
 
-class Evictable(Protocol):
+class _Evictable(Protocol):
     """A connection that can be closed in favour of another one."""
 
     def evict(self) -> None:
@@ -65,7 +65,7 @@ class Connections:
     count: int = 0
     unfinished_bytes: int = 0
     """Bytes of requests that have not arrived as a whole."""
-    evictable: dict[Evictable, None] = field(default_factory=dict)
+    evictable: dict[_Evictable, None] = field(default_factory=dict)
     """Those without a complete request: idle, or in the middle of a head or body. The longest unoccupied is first."""
 
     def make_room(self) -> bool:

@@ -1,4 +1,4 @@
-"""Sockets to serve HTTP on, and the names of this machine that may be asked for there."""
+"""Opens the sockets that HTTP is served on, and tells names of this machine from others."""
 
 import asyncio
 import errno
@@ -17,7 +17,7 @@ class CannotListen(Exception):
 
 
 async def listen_at(host: str, port: int, backlog: int = 128) -> list[socket.socket]:
-    """Return sockets that listen there: for `localhost` one on each loopback address of this machine.
+    """Return sockets that listen on *host* and *port*; for `localhost` one on 127.0.0.1 and one on ::1.
 
     Raises `CannotListen` if one of the addresses is taken. Without IPv6 `localhost` is 127.0.0.1 alone.
     """
@@ -34,7 +34,7 @@ async def listen_at(host: str, port: int, backlog: int = 128) -> list[socket.soc
 
 
 async def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
-    """Return a socket that listens there. Raises `CannotListen`, so that a taken address is reported in one line."""
+    """Return a socket that listens on *host* and *port*. Raises `CannotListen` if the address cannot be bound."""
     loop = asyncio.get_running_loop()
     try:
         (family, _, _, _, address), *_ = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -45,7 +45,7 @@ async def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether *host*, a name or an address, is of this machine only."""
+    """Return whether *host*, a name or an address, can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -56,7 +56,7 @@ def is_loopback(host: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def names_this_machine(host: bytes) -> bool:
-    """Return whether *host*, the value of a Host header, is a name of this machine only.
+    """Return whether *host*, the value of a Host header, names a loopback address: localhost, 127.0.0.1 or ::1.
 
     This prevents DNS rebinding: a browser that was led here by a foreign name sends that name.
     """

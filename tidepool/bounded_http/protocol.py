@@ -7,7 +7,6 @@ sets no timer and counts against no shared bound.
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Any
 
 import httptools
 import structlog
@@ -40,13 +39,13 @@ _TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection. *limits* are the server's, *connections* all of its connections."""
+    """One HTTP connection. *limits* are the server's; *connections* counts all of its connections."""
 
     def __init__(
         self,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any],
+        app_state: dict[str, object],
         *,
         limits: Limits,
         connections: Connections,
@@ -73,13 +72,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin: the first head has to arrive in time, too."""
+        """Start the connection, and the time limit for the first request's head."""
         super().connection_made(transport)
         self._all.evictable[self] = None
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, and free what the connection had of the shared bounds."""
+        """End the connection, and subtract what it had from the shared counters."""
         super().connection_lost(exc)
         self._all.evictable.pop(self, None)
         self._all.count -= 1
@@ -92,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, within the bounds."""
+        """Parse received bytes, within the bounds; after a refusal they are read and dropped."""
         self._unset_keepalive_if_required()
         if self._refused:
             self._lingered += len(data)
@@ -152,7 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # What the parser says
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header of the head; trailers are ignored."""
+        """Take a header line; lines after the body (trailers) are ignored."""
         if self._in_body:
             return
         self._head += len(name) + len(value) + 4
@@ -162,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin the request; one with two Host headers is malformed (RFC 9112): readers differ in which counts."""
+        """Start the request. One with two Host headers is refused (RFC 9112): programs differ in which one counts."""
         if self._head + len(self.url) > bounds.HEAD_BYTES:
             self._stop(_HEAD_TOO_LARGE)
         if self._hosts > 1:
@@ -174,20 +173,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()  # the body gets one of its own
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body; close if nobody reads it and it does not end."""
+        """Take a part of the body. Refuse it if the response is complete and the body is longer than its bound."""
         self._body += len(body)
         if self._body > self._limits.body_bytes and self.cycle.response_complete:
             self._stop(_TOO_LARGE)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Stop watching: the request is there as a whole."""
+        """End the time limit: the request has arrived as a whole."""
         self._message_ended()
         self._all.evictable.pop(self, None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Make the connection idle, and wait for the next request."""
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -229,13 +228,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """Give a client that does not read its answer some time to go on."""
+        """Start the time limit for a client that does not read its response."""
         super().pause_writing()
         self._clear_stuck()
         self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """End that time limit: the client has read."""
         super().resume_writing()
         self._clear_stuck()
 

@@ -1,7 +1,7 @@
 """Accepts connections for uvicorn, within bounds.
 
 At the bound a new connection takes the place of the one that has been without a complete request for longest: idle
-clients and half requests lock nobody out. If all connections are occupied, the new one is answered 503 and closed.
+clients and half requests lock no other client out. If all are occupied, the new one is answered 503 and closed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _BURST_S = 10.0
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn's server with *limits*; it serves sockets that listen already."""
+    """uvicorn's server with *limits*. It serves on sockets that listen already."""
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
@@ -44,7 +44,7 @@ class BoundedServer(uvicorn.Server):
             self._listen_on(listening)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, and give the requests under way their grace."""
+        """Stop accepting connections, and wait for the requests under way as long as uvicorn's configuration says."""
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
         self._listening = []

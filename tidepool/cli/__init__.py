@@ -1,6 +1,74 @@
-"""The operators' commands.
+"""What a command line needs: the operators' commands, and the parts that an application's own commands are made of.
 
-- `main`      their parser
-- `terminal`  what they share: exit status, tables or JSON, errors as one line
-- `pool`, `advice`, `jobs`  the larger ones
+These are the public names. Each is imported when it is first used, so that a process can be prepared (`prepare`)
+before anything large is imported.
+
+- `start`      the entry point of `tidepool`; `operators` has its commands, `pool`, `advice` and `jobs` the larger ones
+- `commands`   parsers, and how a command is run, from the settings to the exit status
+- `context`    what a command works with: settings, and PostgreSQL and Redis, for which it waits a while
+- `terminal`   what commands print and read: tables or JSON, errors as one line, numbers as arguments
 """
+
+from typing import TYPE_CHECKING
+
+from tidepool.on_demand import import_on_demand
+
+if TYPE_CHECKING:
+    from tidepool.cli.commands import CommandLine, Parser, run_command
+    from tidepool.cli.context import Context, FinishedJobs
+    from tidepool.cli.jobs import add_job_commands
+    from tidepool.cli.start import main
+    from tidepool.cli.terminal import (
+        CommandError,
+        console,
+        duration,
+        figures_table,
+        port,
+        positive,
+        print_json,
+        processes,
+    )
+    from tidepool.process import prepare
+    from tidepool.process import run as run_main
+
+__all__ = [
+    "CommandError",
+    "CommandLine",
+    "Context",
+    "FinishedJobs",
+    "Parser",
+    "add_job_commands",
+    "console",
+    "duration",
+    "figures_table",
+    "main",
+    "port",
+    "positive",
+    "prepare",
+    "print_json",
+    "processes",
+    "run_command",
+    "run_main",
+]
+
+_HOMES = {
+    "CommandError": "tidepool.cli.terminal",
+    "CommandLine": "tidepool.cli.commands",
+    "Context": "tidepool.cli.context",
+    "FinishedJobs": "tidepool.cli.context",
+    "Parser": "tidepool.cli.commands",
+    "add_job_commands": "tidepool.cli.jobs",
+    "console": "tidepool.cli.terminal",
+    "duration": "tidepool.cli.terminal",
+    "figures_table": "tidepool.cli.terminal",
+    "main": "tidepool.cli.start",
+    "port": "tidepool.cli.terminal",
+    "positive": "tidepool.cli.terminal",
+    "prepare": "tidepool.process",
+    "print_json": "tidepool.cli.terminal",
+    "processes": "tidepool.cli.terminal",
+    "run_command": "tidepool.cli.commands",
+    "run_main": "tidepool.process:run",
+}
+
+__getattr__ = import_on_demand(__name__, _HOMES)

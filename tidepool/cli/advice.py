@@ -1,9 +1,9 @@
-"""`python -m worker why` and `advise`: what limits the workers, and the size that their pools should have."""
+"""The commands `why` and `advise`: what limits the workers, and the size that their pools should have."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from datetime import timedelta
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -13,23 +13,37 @@ from tidepool.advice.sizing import Forecast
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import Verdict, judge
 from tidepool.cli import terminal
+from tidepool.cli.commands import CommandLine
+from tidepool.cli.context import Context
 from tidepool.cli.pool import NO_SNAPSHOTS
-from tidepool.embedded import Urls
+from tidepool.cli.terminal import TableRow
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 
-WHY_EXAMPLES = """  python -m worker why
-  python -m worker why --since 1h
-  python -m worker why --json | jq '.groups[].verdict'"""
-ADVISE_EXAMPLES = """  python -m worker advise
-  python -m worker advise --json | jq '.groups[].advice.size'"""
+_WHY_EXAMPLES = """  %(prog)s
+  %(prog)s --since 1h
+  %(prog)s --json | jq '.groups[].verdict'"""
+_ADVISE_EXAMPLES = """  %(prog)s
+  %(prog)s --json | jq '.groups[].advice.size'"""
 _MOST_EVENTS = 10
 _THOUSAND = 1000
 
 
-async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Say what limits the workers, with the figures and limits behind it."""
-    judged, events = await _judge(arguments, settings, urls)
+def add_advice_commands(commands: CommandLine) -> None:
+    """Add the commands `why` and `advise` to *commands*."""
+    for name, command, examples in (("why", why, _WHY_EXAMPLES), ("advise", advise, _ADVISE_EXAMPLES)):
+        commands.add(name, command, examples=examples).add_argument(
+            "--since",
+            type=terminal.duration,
+            default=timedelta(minutes=15),
+            metavar="AGO",
+            help="length of the time to judge, up to now, as 90s, 1.5h or 7d (default 15m)",
+        )
+
+
+async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Find what limits the workers: one verdict for each group of like processes, with the figures behind it."""
+    judged, events = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "advice") for verdict in judged]
         terminal.print_json({"groups": groups, "events": events})
@@ -41,9 +55,9 @@ async def why(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> 
     return 0
 
 
-async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Recommend a pool size, with what to expect of it; exit status 1 where the figures do not allow it."""
-    judged, _ = await _judge(arguments, settings, urls)
+async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Recommend a pool size, with the waits that it would bring. Exit status 1: there are too few figures to say."""
+    judged, _ = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "findings") for verdict in judged]
         terminal.print_json({"groups": groups})
@@ -53,23 +67,17 @@ async def advise(arguments: argparse.Namespace, settings: Settings, urls: Urls) 
     return 0 if any(verdict.advice for verdict in judged) else 1
 
 
-async def _judge(
-    arguments: argparse.Namespace, settings: Settings, urls: Urls
-) -> tuple[list[Verdict], list[dict[str, Any]]]:
+async def _judge(arguments: argparse.Namespace, context: Context[Settings]) -> tuple[list[Verdict], Sequence[TableRow]]:
     """Return each group of processes with its verdict, and the events of the time."""
-    pool = await terminal.open_pool(settings, urls, "why", arguments.app.migrations)
-    try:
-        async with pool.acquire() as connection:
-            until = await Repositories(connection).server.clock()
-            since = until - arguments.since
-            studies = await Study.read(connection, since=since, until=until)
-            events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
-    finally:
-        await pool.close()
+    async with context.connection("why") as connection:
+        until = await Repositories(connection).server.clock()
+        since = until - arguments.since
+        studies = await Study.read(connection, since=since, until=until)
+        events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
     return await judge(studies), events
 
 
-def _without(document: dict[str, Any], name: str) -> dict[str, Any]:
+def _without(document: dict[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in document.items() if key != name}
 
 
@@ -143,6 +151,6 @@ def _number(value: float, unit: str) -> str:
     return f"{number} {unit}".strip()
 
 
-def _event(event: dict[str, Any]) -> str:
+def _event(event: TableRow) -> str:
     detail = ", ".join(f"{name} {value}" for name, value in event["detail"].items() if name != "stack")
     return f"{event['at']:%H:%M:%S}  {event['kind']}  {event['worker_id']}  {detail}"

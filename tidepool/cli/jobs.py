@@ -1,20 +1,27 @@
-"""`python -m producer results` and `requeue`: outcomes of jobs, and running jobs again."""
+"""The commands `results` and `requeue`: outcomes of jobs, and running jobs again."""
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from tidepool import durations
 from tidepool.cli import terminal
-from tidepool.client import JobClient
-from tidepool.embedded import Urls
+from tidepool.cli.commands import CommandLine
+from tidepool.cli.context import Context
+from tidepool.cli.terminal import TableRow
 from tidepool.requeue import requeue_all
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Selection
 
+_RESULTS_EXAMPLES = """  %(prog)s --status failed --since 1h
+  %(prog)s northwind-user-ALFKI --json
+  %(prog)s --slowest --since 10m     where the time went: Redis, the pool or PostgreSQL"""
+_REQUEUE_EXAMPLES = """  %(prog)s                                        every failed job
+  %(prog)s --status rejected --function place_order
+  %(prog)s northwind-order-10248-42"""
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
 _PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us")
 _PART_TITLES = ("queue", "batch", "pool", "database")
@@ -27,23 +34,49 @@ _WIDE = 120
 """A terminal with room for more than what a slow job is asked for."""
 
 
-async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """List ledger rows; exit status 1 where a job that was asked for has none."""
+def add_job_commands(commands: CommandLine) -> None:
+    """Add the commands `results` and `requeue` to *commands*."""
+    listing = commands.add("results", _results, examples=_RESULTS_EXAMPLES)
+    _add_selection(listing, ("applied", "rejected", "failed"), "any")
+    listing.add_argument(
+        "--since",
+        type=terminal.duration,
+        metavar="AGO",
+        help="age of the oldest outcome, as 90s, 1.5h or 7d (default any)",
+    )
+    listing.add_argument(
+        "--limit", type=terminal.positive, default=20, metavar="N", help="max number of rows (default 20)"
+    )
+    listing.add_argument(
+        "--slowest",
+        action="store_true",
+        help="slowest jobs first, with their time in the queue, in a batch, for a connection and in the database",
+    )
+    requeueing = commands.add("requeue", _requeue, examples=_REQUEUE_EXAMPLES)
+    _add_selection(requeueing, ("failed", "rejected"), "failed; any if ids are given")
+
+
+def _add_selection(parser: argparse.ArgumentParser, statuses: tuple[str, ...], default: str) -> None:
+    parser.add_argument("job_ids", nargs="*", metavar="JOB_ID", help="ids of jobs (default all jobs)")
+    parser.add_argument("--status", choices=statuses, help=f"outcome of the jobs (default {default})")
+    parser.add_argument("--function", metavar="F", help="function of the jobs, such as place_order (default any)")
+
+
+async def _results(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """List outcomes of jobs, the newest or the slowest first. Exit status 1: a job that was named has none."""
     selection: Selection = {
         "job_ids": arguments.job_ids or None,
         "status": arguments.status,
         "function": arguments.function,
         "since": durations.before_now(arguments.since),
     }
-    told_by_part = arguments.slowest and not arguments.json
-    pool = await terminal.open_pool(settings, urls, "results", arguments.app.migrations)
-    async with pool.acquire() as connection:
+    shows_parts = arguments.slowest and not arguments.json
+    async with context.connection("results") as connection:
         ledger = Repositories(connection).results
         listed = ledger.slowest if arguments.slowest else ledger.newest
         rows = await listed(**selection, limit=max(arguments.limit, len(arguments.job_ids)))
-        latency = await ledger.latency(**selection) if told_by_part else []
-    await pool.close()
-    if told_by_part and rows:
+        latency = await ledger.latency(**selection) if shows_parts else []
+    if shows_parts and rows:
         _print_by_part(rows, latency)
     else:
         terminal.print_rows(rows, _COLUMNS, as_json=arguments.json, empty="no such outcomes")
@@ -53,7 +86,7 @@ async def results(arguments: argparse.Namespace, settings: Settings, urls: Urls)
     return 1 if missing else 0
 
 
-def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) -> None:
+def _print_by_part(rows: Sequence[TableRow], latency: Sequence[TableRow]) -> None:
     """Print where the time of all selected jobs went, and the slowest of them."""
     console = terminal.console()
     console.print(_WHERE)
@@ -65,7 +98,7 @@ def _print_by_part(rows: list[dict[str, Any]], latency: list[dict[str, Any]]) ->
         console.print(terminal.left_out([name for name in _WIDE_WORDS if name not in _WORDS], below=_WIDE))
 
 
-def _latency_table(latency: list[dict[str, Any]]) -> Table:
+def _latency_table(latency: Sequence[TableRow]) -> Table:
     titles = ("function", "part", "jobs", *(name.removesuffix("_ms") for name in _QUANTILES))
     table = terminal.figures_table(titles, words=("function", "part"))
     for row in latency:
@@ -74,7 +107,7 @@ def _latency_table(latency: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
     """Return the table, with the id last: it is of any length."""
     words = _WIDE_WORDS if wide else _WORDS
     titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
@@ -87,15 +120,12 @@ def _slowest_table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
     return table
 
 
-async def requeue(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Take outcomes back and enqueue their jobs; exit status 1 where a job that was asked for cannot run again."""
-    pool = await terminal.open_pool(settings, urls, "requeue", arguments.app.migrations)
+async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Run failed or rejected jobs again, under their own ids. Exit status 1: a job that was named cannot run again."""
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
-    async with terminal.open_queue(settings, urls) as redis:
-        client = JobClient(redis, patience_s=terminal.patience_s(settings))
+    async with context.pool("requeue") as pool, context.client() as client:
         requeued = await requeue_all(pool, client, job_ids=job_ids, status=status, function=arguments.function)
-    await pool.close()
     missing = sorted(set(arguments.job_ids) - set(requeued))
     if arguments.json:
         terminal.print_json({"requeued": len(requeued), "not_requeued": missing})

@@ -1,27 +1,35 @@
-"""`python -m worker pool`: what the pools do now and did in the last minutes, out of the stored snapshots."""
+"""The commands `pool` and `snapshots`: what the pools do now and did before, out of the stored snapshots."""
 
 import argparse
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tidepool import durations
 from tidepool.cli import terminal
-from tidepool.embedded import Urls
+from tidepool.cli.commands import CommandLine
+from tidepool.cli.context import Context
+from tidepool.cli.terminal import TableRow
 from tidepool.pool.pool import Pool
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 
-EXAMPLES = """  python -m worker pool
-  python -m worker pool --since 1h --watch
-  python -m worker pool --json | jq '.processes[].wait_p95_ms'"""
+_POOL_EXAMPLES = """  %(prog)s
+  %(prog)s --since 1h --watch
+  %(prog)s --json | jq '.processes[].wait_p95_ms'"""
 
+_SNAPSHOTS_EXAMPLES = """  %(prog)s --since 10m
+  %(prog)s --json | jq '.[0].in_use_max'"""
+_SNAPSHOT_COLUMNS = (
+    "tick", "worker_id", "size", "idle", "in_use", "in_use_max", "waiting_max", "acquire_ok", "wait_us_max",
+    "hold_us_max", "jobs_applied", "jobs_rejected", "jobs_failed", "loop_lag_us_max",
+)  # fmt: skip
 _REDRAW_S = 5.0
 _HEALTH = (
     ("acquires/s", "acquires_per_second"),
@@ -53,10 +61,37 @@ _COUNTS = ("jobs", "retries", "processes", "pool_limit", "acquire_timeouts", "rs
 NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?"
 
 
-async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: Urls) -> int:
-    """Show the pools of all processes and the fleet's last minutes."""
-    pool = await terminal.open_pool(settings, urls, "pool", arguments.app.migrations)
-    try:
+def add_pool_commands(commands: CommandLine) -> None:
+    """Add the commands `snapshots` and `pool` to *commands*."""
+    listing = commands.add("snapshots", _snapshots, examples=_SNAPSHOTS_EXAMPLES)
+    listing.add_argument(
+        "--worker",
+        metavar="ID",
+        help="id of a worker whose snapshots are shown, as in the column worker_id (default all)",
+    )
+    listing.add_argument(
+        "--since",
+        type=terminal.duration,
+        metavar="AGO",
+        help="age of the oldest snapshot, as 90s, 1.5h or 7d (default any)",
+    )
+    listing.add_argument(
+        "--limit", type=terminal.positive, default=20, metavar="N", help="max number of rows (default 20)"
+    )
+    showing = commands.add("pool", _pool, examples=_POOL_EXAMPLES)
+    showing.add_argument(
+        "--since",
+        type=terminal.duration,
+        default=timedelta(minutes=10),
+        metavar="AGO",
+        help="length of the time to show, up to now, as 90s, 1.5h or 7d (default 10m)",
+    )
+    showing.add_argument("--watch", action="store_true", help="new figures every five seconds, until Ctrl-C")
+
+
+async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Show the connection pool of each worker process, and all of them together minute by minute."""
+    async with context.pool("pool") as pool:
         if arguments.json:
             terminal.print_json(await _read(pool, arguments))
         elif arguments.watch:
@@ -64,8 +99,17 @@ async def pool_health(arguments: argparse.Namespace, settings: Settings, urls: U
         else:
             console = terminal.console()
             console.print(_drawn(await _read(pool, arguments), console.width))
-    finally:
-        await pool.close()
+    return 0
+
+
+async def _snapshots(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """List pool snapshots, the newest first: one process's pool figures every STATS_INTERVAL seconds."""
+    async with context.connection("snapshots") as connection:
+        rows = await Repositories(connection).snapshots.newest(
+            worker_id=arguments.worker, since=durations.before_now(arguments.since), limit=arguments.limit
+        )
+    empty = "no snapshots yet: is a worker running, and ENABLE_MONITORING on?"
+    terminal.print_rows(rows, _SNAPSHOT_COLUMNS, as_json=arguments.json, empty=empty)
     return 0
 
 
@@ -80,14 +124,14 @@ async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
             await asyncio.sleep(_REDRAW_S)
 
 
-async def _read(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
+async def _read(pool: Pool, arguments: argparse.Namespace) -> Mapping[str, Sequence[TableRow]]:
     async with pool.acquire() as connection:
         since = await Repositories(connection).server.clock() - arguments.since
         snapshots = Repositories(connection).snapshots
         return {"processes": await snapshots.pool_health(since), "minutes": await snapshots.fleet_health(since)}
 
 
-def _drawn(health: dict[str, Any], width: int) -> Group | Text:
+def _drawn(health: Mapping[str, Sequence[TableRow]], width: int) -> Group | Text:
     if not health["minutes"]:
         return Text(NO_SNAPSHOTS)
     return Group(
@@ -99,7 +143,7 @@ def _drawn(health: dict[str, Any], width: int) -> Group | Text:
     )
 
 
-def _table(rows: list[dict[str, Any]], columns: Sequence[tuple[str, str]], width: int) -> Table:
+def _table(rows: Sequence[TableRow], columns: Sequence[tuple[str, str]], width: int) -> Table:
     shown = [(title, name) for title, name in columns if width >= _WIDE or name not in _ONLY_WIDE]
     table = terminal.figures_table([title for title, _ in shown], words=("process", "minute"))
     for row in rows:
@@ -107,15 +151,13 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[tuple[str, str]], width
     return table
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%H:%M}"
+    if not isinstance(value, int | float | Decimal):
+        return str(value)
     if name in _SHARES:
         return f"{value:.0%}"
-    if name in _COUNTS:
-        return f"{int(value):,}"
-    if isinstance(value, float | Decimal):
-        return terminal.figure(value)
-    return str(value)
+    return f"{int(value):,}" if name in _COUNTS or isinstance(value, int) else terminal.figure(value)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tidepool.embedded.locks import POLL_S, open_lock, start_lock, try_flock, wait_for_lock, wait_until
-from tidepool.embedded.place import EmbeddedServersError, account_of, make_private, socket_dir, urls
+from tidepool.embedded.place import Account, EmbeddedServersError, socket_dir, urls
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import START_WAIT_S, Server
@@ -85,7 +85,7 @@ def _make(home: Path) -> None:
     """Create the directory, closed to other users, if it is missing. An existing directory keeps its permissions."""
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
-        make_private(home, account_of(home))
+        Account.of_data(home).make_private(home)
 
 
 def _start(home: Path, members_fd: int) -> list[str]:

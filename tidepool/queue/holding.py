@@ -1,4 +1,4 @@
-"""Keeps track of the jobs that this process holds in Redis, and under which owner's name.
+"""Tracks the jobs that this process has claimed, and the owner name under which it holds them in Redis.
 
 It holds jobs as an *owner*, under one lease that `renewal` keeps. Where the lease is lost all the same, it goes on as
 another owner: others have the old one's jobs by then, and what it finishes of them is refused. So jobs of two owners
@@ -26,7 +26,7 @@ _DOUBT_S, _LOOK_AGAIN_S = 120.0, 5.0
 
 
 class Holding:
-    """Claims jobs, keeps their lease, and finishes them; *acknowledged* is called with those that are.
+    """Claims jobs, renews their lease, and acknowledges them; calls *acknowledged* with those that are acknowledged.
 
     *name* is this process's in Redis; an owner's is that and a number.
     """
@@ -59,16 +59,16 @@ class Holding:
 
     @property
     def owner(self) -> str:
-        """Who this process is in Redis; another one after it lost its lease."""
+        """The name under which this process claims jobs; it changes when a lease is lost."""
         return f"{self._name}.{self._number}"
 
     @property
     def is_midway(self) -> bool:
-        """Return whether the last claim ended before it had seen all due jobs."""
+        """Whether the last claim stopped before it had looked at all due jobs."""
         return self._leases.is_midway
 
     async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job]:
-        """Take up to *room* due jobs, of *max_bytes* together or a single one."""
+        """Claim up to *room* due jobs with at most *max_bytes* of content together, or one larger job."""
         self._finisher.check()
         if time.monotonic() >= self._look_s:
             await self._look_for_strays()
@@ -89,11 +89,11 @@ class Holding:
         return claimed
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return which of these jobs have an abort mark, and remove the marks."""
+        """Return which of these jobs are to be aborted, and remove their marks in Redis."""
         return await self._leases.aborted(job_ids)
 
     def doubt(self) -> None:
-        """Record that a claim was interrupted: it may have claimed jobs unknown to this process, or still do so.
+        """Remember that a claim was cut short: it may have claimed jobs in Redis whose list never arrived here.
 
         A command may reach Redis up to a minute after the caller has given it up, when the network works again.
         """
@@ -101,7 +101,7 @@ class Holding:
         self._doubtful_until_s = self._look_s + _DOUBT_S
 
     def finish(self, job: Job, ending: Ending) -> None:
-        """Finish a job, with the others of this turn of the event loop."""
+        """Acknowledge a job, together with the others of this turn of the event loop."""
         if self._suspect is job:
             self._suspect = None
         self._finisher.put(job, ending)
@@ -111,7 +111,7 @@ class Holding:
         await self._finisher.drain()
 
     async def give_back(self) -> None:
-        """Acknowledge finished jobs and give back the others. Raises `TimeoutError` if it takes a lease or longer."""
+        """Acknowledge the ended jobs and put the others back. Raises `TimeoutError` after the length of a lease."""
         async with asyncio.timeout(self._lease_s):
             await self.drain()
             await self._release_strays(set())
@@ -119,7 +119,7 @@ class Holding:
         self._finisher.check()
 
     async def close(self) -> None:
-        """Let the lease lapse."""
+        """Stop renewing the lease, so that it expires."""
         await self._renewal.close()
 
     async def _look_for_strays(self) -> None:
@@ -129,7 +129,7 @@ class Holding:
         self._look_s = now_s + _LOOK_AGAIN_S if now_s < self._doubtful_until_s else math.inf
 
     async def _release_strays(self, known: set[str]) -> None:
-        """Give back what is held but not *known*: taken by a claim whose reply was lost."""
+        """Put jobs back that are held in Redis but not *known* here: the reply to their claim was lost."""
         owner = self.owner
         for job_id in await self._leases.strays(owner, known):
             self._finisher.put(Job(job_id, job_id, owner), Release())
@@ -140,7 +140,7 @@ class Holding:
         self._notify_acknowledged(jobs)
 
     def _owner_at_work(self) -> str | None:
-        """Return the owner if it holds anything. Called from the renewal's thread."""
+        """Return the owner if it holds any jobs. Called from the renewal's thread."""
         return self.owner if self._ids else None
 
     def _lost(self, owner: str) -> None:

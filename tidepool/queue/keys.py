@@ -69,13 +69,3 @@ def budget_keys(database: str) -> list[str]:
     """
     fleet = f"tidepool:budget:{database}"
     return [fleet, f"{fleet}:capacity", f"{fleet}:restless"]
-
-
-def encode_id(job_id: str) -> bytes:
-    """Return the bytes of a job id or an owner's name, as `decode_id` read them."""
-    return job_id.encode("utf-8", "surrogateescape")
-
-
-def decode_id(job_id: bytes) -> str:
-    """Return a job id or an owner's name as text; bytes that are not UTF-8 survive `encode_id` of it."""
-    return job_id.decode("utf-8", "surrogateescape")

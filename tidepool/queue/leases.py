@@ -1,4 +1,4 @@
-"""Claims, renews and finishes jobs in Redis, many jobs per round trip.
+"""Claims jobs under a lease and acknowledges them, hundreds in one round trip to Redis.
 
 An *owner* is one worker process, or what it becomes after it lost its leases: a new owner. It holds
 jobs under one lease, which one command renews for all of them. `keys.QueueKeys` has the structures beside arq's own.
@@ -19,16 +19,17 @@ due again when their marks end.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from arq.constants import abort_job_max_age
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from tidepool.jobs.ids import ledger_id
 from tidepool.jobs.job import Job
 from tidepool.queue import keys, scripts
 from tidepool.queue.faults import REDIS_ERRORS, Oddities, is_wrong_type
-from tidepool.queue.keys import QueueKeys, decode_id, encode_id
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
 MOST_AT_ONCE = 250
@@ -90,8 +91,12 @@ Ending = Done | Again | Release
 """How an attempt ends, as `finish.lua` is to record it."""
 
 
+_Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes | None, bytes | None]
+"""Of a claim's reply what belongs to one job: id, due time, payload, failed attempts, lapses, abort mark."""
+
+
 class Backlog(NamedTuple):
-    """What lies in a queue."""
+    """The number of jobs in a queue, and the age of the oldest."""
 
     waiting: int
     """Due or later, and taken by nobody."""
@@ -101,7 +106,7 @@ class Backlog(NamedTuple):
 
 
 class Leases:
-    """The jobs that one process holds in one queue; *max_job_bytes* is the limit of a payload."""
+    """Claims and acknowledges the jobs of one process in one queue. Payloads over *max_job_bytes* are not read."""
 
     def __init__(self, redis: Redis, queue_name: str, *, lease_ms: int, max_job_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._redis = redis
@@ -117,7 +122,7 @@ class Leases:
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
     ) -> tuple[list[Job], int]:
-        """Take up to *limit* due jobs of *max_bytes* together, or one larger job.
+        """Claim up to *limit* due jobs with at most *max_bytes* of content together, or one larger job.
 
         Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
         taken jobs: `strays` finds them. Raises `ResponseError` with WRONGTYPE if the queue is no sorted set.
@@ -135,18 +140,18 @@ class Leases:
         )
         ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank = reply
         for key in unusable:
-            self._unusable.skipped(decode_id(key), queue=queue.queue)
+            self._unusable.skipped(_decode_id(key), queue=queue.queue)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries or none, lapses or none, aborts or none, strict=True)
         return _jobs(owner, columns), returned
 
     @property
     def is_midway(self) -> bool:
-        """Return whether the last claim ended before it had seen all due jobs, with fewer jobs than it was to claim."""
+        """Whether the last claim stopped before it had looked at all due jobs and found fewer than it asked for."""
         return self._first_rank > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
-        """Finish up to `MOST_AT_ONCE` jobs; returns for each whether it was still held. Safe to repeat."""
+        """Acknowledge up to `MOST_AT_ONCE` jobs; return for each whether the owner still held it. Safe to repeat."""
         queue = self._keys
         reply: bytes = await self._finish(
             keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS],
@@ -155,17 +160,17 @@ class Leases:
         return [answer == ord("1") for answer in reply]
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return which of these jobs have an abort mark, and remove the marks."""
+        """Return which of these jobs are to be aborted, and remove their marks in Redis."""
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
-            args = [now_ms() + abort_job_max_age, *map(encode_id, some)]
+            args = [now_ms() + abort_job_max_age, *map(_encode_id, some)]
             numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
-        """Return the jobs that *owner* holds without knowing it, because the reply to a claim was lost.
+        """Return the jobs that *owner* holds in Redis and that are not *known*: the reply to their claim was lost.
 
         Returns at most 1,000 jobs that are not among the *known* ones, because other programs may have added millions.
         """
@@ -175,11 +180,11 @@ class Leases:
             if not is_wrong_type(error):
                 raise
             return []  # nobody holds anything there
-        return [job_id for job_id in map(decode_id, held) if job_id not in known]
+        return [job_id for job_id in map(_decode_id, held) if job_id not in known]
 
 
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
-    """End the leases of the owners whose names begin with *prefix*: their processes are known to be dead.
+    """End the leases of dead processes: those whose owner names begin with *prefix*.
 
     The next claim of any worker puts their jobs back. Returns how many owners there were, of the first thousand.
     """
@@ -191,7 +196,7 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
 
 
 async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
-    """Return how a queue is now, or None if Redis does not answer: three round trips, one more for every 16 workers."""
+    """Count the jobs of a queue, in three round trips and one more for every 16 workers; return None if Redis fails."""
     try:
         return await _backlog(redis, QueueKeys(queue_name), at_ms)
     except REDIS_ERRORS:
@@ -199,24 +204,25 @@ async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
 
 
 async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
-    reading: Any = redis.pipeline(transaction=False)
-    reading.zcard(queue.queue).zrangebyscore(queue.queue, "-inf", at_ms, start=0, num=1, withscores=True)
+    reading = redis.pipeline(transaction=False)
+    reading.zcard(queue.queue)
+    reading.zrangebyscore(queue.queue, "-inf", at_ms, start=0, num=1, withscores=True)
     jobs, oldest = await _skip_wrong_types(reading)
     owners = await _owners(redis, queue)
-    holding: Any = redis.pipeline(transaction=False)
+    holding = redis.pipeline(transaction=False)
     for owner in owners:
-        holding.zcard(encode_id(queue.held(decode_id(owner))))
+        holding.zcard(_encode_id(queue.held(_decode_id(owner))))
     held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
     jobs, age_s = jobs or 0, (at_ms - _due_ms(oldest[0][1])) / 1000 if oldest else None
     return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
-def _jobs(owner: str, columns: Iterable[tuple[Any, ...]]) -> list[Job]:
+def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
     """Return a claim's reply as jobs that *owner* holds from this moment on."""
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
     jobs: list[Job] = []
     for raw_id, score, payload, tries, lapses, mark in columns:
-        queue_id, failed = decode_id(raw_id), _count(tries)
+        queue_id, failed = _decode_id(raw_id), _count(tries)
         jobs.append(
             Job(
                 *(ledger_id(queue_id), queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
@@ -228,7 +234,7 @@ def _jobs(owner: str, columns: Iterable[tuple[Any, ...]]) -> list[Job]:
 
 def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     """Return what `finish.lua` reads of one job: id, how, value, ms, keep, tried."""
-    job_id = encode_id(job.queue_id)
+    job_id = _encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
     if isinstance(ending, Again):
@@ -238,11 +244,11 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
 
 
 async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
-    """Return the owners that hold jobs, of the first thousand, without names that are too long to be any."""
+    """Return up to a thousand owners that hold jobs; skip names that are too long for a worker's."""
     found: list[bytes] = []
     size_bytes = 0
     for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
-        reading: Any = redis.pipeline(transaction=False)
+        reading = redis.pipeline(transaction=False)
         reading.zrange(queue.owners, first, first + _OWNERS_AT_ONCE - 1)
         (page,) = await _skip_wrong_types(reading)
         found += [owner for owner in page or () if len(owner) <= _MAX_NAME_BYTES]
@@ -252,9 +258,9 @@ async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
     return found
 
 
-async def _skip_wrong_types(reading: Any) -> list[Any]:
-    """Execute a pipeline; returns None for each reply that is an error about a key of a wrong type."""
-    replies: list[Any] = await reading.execute(raise_on_error=False)
+async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
+    """Execute a pipeline; return its replies, with None in place of errors about keys of a wrong type."""
+    replies = await reading.execute(raise_on_error=False)
     for reply in replies:
         if isinstance(reply, Exception) and not is_wrong_type(reply):
             raise reply
@@ -262,12 +268,21 @@ async def _skip_wrong_types(reading: Any) -> list[Any]:
 
 
 def _due_ms(score: bytes | float) -> int:
-    """Return a due time that can be reckoned with: whoever can write to Redis may have given a job any score."""
+    """Return a score as a due time in Unix ms, limited to the range of dates: other programs can write any score."""
     return int(min(max(0.0, float(score)), _LATEST_MS))
 
 
 def _count(value: bytes | None) -> int:
-    """Return a count that is kept in Redis; what is no number of up to six digits, none of ours wrote: it counts 1."""
+    """Return a count as it is stored in Redis. A value that is not a number of up to six digits counts as 1."""
     if value is None:
         return 0
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1
+
+
+def _encode_id(job_id: str) -> bytes:
+    return job_id.encode("utf-8", "surrogateescape")
+
+
+def _decode_id(job_id: bytes) -> str:
+    """Return a job id or an owner's name as text; bytes that are not UTF-8 survive `_encode_id` of it."""
+    return job_id.decode("utf-8", "surrogateescape")

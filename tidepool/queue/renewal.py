@@ -1,4 +1,4 @@
-"""Keeps this process's lease, from a thread.
+"""Renews the lease of this process from a thread.
 
 From a thread, because a job that blocks the event loop for some seconds must not lose the lease of everything that
 the process holds, itself among it: it would run again elsewhere, and block there. There is a bound: a loop that has
@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import redis as sync_redis
 import structlog
@@ -39,7 +39,7 @@ _PATIENCE = 0.5
 
 
 class Renewal:
-    """Renews the lease four times in its length, while there are jobs under it.
+    """Renews the lease four times in its length, as long as the process holds jobs.
 
     *owner* returns the present owner's name, or None while it holds nothing; *lost* is called in the
     event loop with the owner whose lease is gone.
@@ -64,16 +64,16 @@ class Renewal:
         self._first_rank = 0
         self._failures = FailureLog("lease renewal")
         self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
-        self._renew: Any = self._redis.register_script(script_text("renew"))
+        self._renew = self._redis.register_script(script_text("renew"))
         self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
-        """Take note that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
+        """Record that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
         self._until_s = asked_s + self._lease_ms / 1000
 
     def check(self, owner: str) -> None:
-        """Give the lease up if it has ended by this process's clock: the process was paused or Redis unavailable.
+        """Give up the lease if it has expired by our own clock, because this process slept or Redis was away.
 
         Called before each claim, which must not bring a lost owner back to life.
         """
@@ -97,7 +97,7 @@ class Renewal:
                 self._renew_safely(owner)
 
     def _renew_safely(self, owner: str) -> None:
-        """Renew; whatever the error is, the next round comes."""
+        """Renew the lease once, and log any error, so that the thread goes on."""
         try:
             self._renew_once(owner)
         except Exception as error:  # noqa: BLE001  (this thread may not end)
@@ -113,12 +113,12 @@ class Renewal:
             self._loop.call_soon_threadsafe(self._lost, owner)
 
     def _is_kept(self, owner: str) -> bool:
-        """Renew; returns False where the owner is none in Redis, and True also where Redis does not say."""
+        """Renew the lease; return False if Redis no longer knows the owner, and True if Redis does not answer."""
         keys = [self._keys.queue, self._keys.owners, self._keys.held(owner)]
         asked_s = time.monotonic()
         try:
             args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
-            renewed, self._first_rank = self._renew(keys=keys, args=args)
+            renewed, self._first_rank = cast("tuple[int, int]", self._renew(keys=keys, args=args))
         except Exception as error:
             if not is_outage(error):
                 raise
@@ -131,15 +131,16 @@ class Renewal:
         self._loop_seen_s = time.monotonic()
 
 
-def _sync_client(redis: Redis, patience_s: float) -> Any:
-    """Return a client for threads, for the server that *redis* talks to; it waits so long for it, or less."""
-    pool: Any = redis.connection_pool
+def _sync_client(redis: Redis, patience_s: float) -> sync_redis.Redis:
+    """Return a blocking client of the same server as *redis*, with a timeout of at most *patience_s* seconds."""
+    pool = redis.connection_pool
     options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
-    kind: Any = sync_redis.Connection
-    if issubclass(pool.connection_class, UnixDomainSocketConnection):
-        kind = sync_redis.UnixDomainSocketConnection
-    elif issubclass(pool.connection_class, SSLConnection):
-        kind = sync_redis.SSLConnection
+    kinds = {
+        UnixDomainSocketConnection: sync_redis.UnixDomainSocketConnection,
+        SSLConnection: sync_redis.SSLConnection,
+    }
+    kind = next((ours for theirs, ours in kinds.items() if issubclass(pool.connection_class, theirs)), None)
     for name in ("socket_timeout", "socket_connect_timeout"):
         options[name] = min(options.get(name) or patience_s, patience_s)
-    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class=kind, **options))
+    connection_class = cast("type[sync_redis.Connection]", kind or sync_redis.Connection)  # as redis-py annotates it
+    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class, **options))

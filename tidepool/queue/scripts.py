@@ -1,9 +1,9 @@
 """The Lua scripts of `queue/lua`: each is one atomic step of Redis. Their headers list KEYS, ARGV and reply."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -19,18 +19,13 @@ _PREFIXES = {
 """The local variables that each script begins with: the prefixes of the keys of one job."""
 
 
-class Script(Protocol):
-    """A script as a function; *keys* and *args* are its KEYS and ARGV."""
+def load(redis: Redis, name: str) -> Callable[..., Awaitable[Any]]:
+    """Return the script *name* as a function of `keys` and `args`, which are its KEYS and ARGV.
 
-    def __call__(self, keys: list[str], args: list[Any]) -> Awaitable[Any]:
-        """Run it in Redis; returns its reply. Raises what Redis's client raises."""
-        ...
-
-
-def load(redis: Redis, name: str) -> Script:
-    """Return the script *name*, which is sent to Redis when it is first called."""
-    client: Any = redis
-    return client.register_script(script_text(name))
+    It is sent to Redis when it is first called, and again if Redis has lost it. It returns the script's reply, and
+    raises what Redis's client raises.
+    """
+    return cast("Callable[..., Awaitable[Any]]", redis.register_script(script_text(name)))
 
 
 @cache

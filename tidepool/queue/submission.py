@@ -1,16 +1,15 @@
-"""A job that is to be enqueued.
+"""The input of the client: one job to enqueue.
 
 The sources of commands (`workload`, `commands_file`) make submissions, `client` enqueues them.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job to enqueue. *fields* are JSON-ready (money as text) and go into the queue exactly as they are."""
+    """A job to enqueue. *fields* must be JSON values (money as text); they are stored unchanged."""
 
     id: str
     function: str
-    fields: dict[str, Any]
+    fields: dict[str, object]

@@ -1,4 +1,4 @@
-"""Wakes an idle worker within a millisecond or two of a job being enqueued by any client.
+"""Wakes an idle worker within a millisecond or two when a job is enqueued, by any client.
 
 Before it sleeps, a worker reads the head of the queue on a connection with client-side-caching support
 switched on (`CLIENT TRACKING`, Redis 6): the server then sends one message to a second connection when
@@ -13,10 +13,11 @@ Where the server has no tracking (a proxy, a cluster), `wait` sleeps for the pol
 import asyncio
 import math
 from contextlib import suppress
-from typing import Any
+from typing import cast
 
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from tidepool.queue.faults import is_refused_command, is_wrong_type
 from tidepool.queue.keys import QueueKeys
@@ -31,22 +32,22 @@ _FIRST_PAUSE_S = 0.01
 
 
 class Wakeup:
-    """Waits for a change of one queue."""
+    """Waits until one queue changes."""
 
     def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
         self._redis = redis
-        self._pool: Any = redis.connection_pool
+        self._pool = redis.connection_pool
         self._keys = QueueKeys(queue_name)
         self._poll_delay_s = poll_delay_s
         self._supported = True
         self._pause_s = 0.0
         self._changed = asyncio.Event()
-        self._asking: Any = None
-        self._listening: Any = None
+        self._asking: AbstractConnection | None = None
+        self._listening: AbstractConnection | None = None
         self._listener: asyncio.Task[None] | None = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait until the queue has changed or its first job is due, at most *timeout_s* seconds.
+        """Wait until the queue changes or its first job is due, at most *timeout_s* seconds.
 
         A head that stays due without a `claimed` in between is somebody else's, such as a job that a stock worker runs:
         it ends the wait later each time.
@@ -59,10 +60,9 @@ class Wakeup:
         try:
             if self._listener is not None and self._listener.done():
                 await self.close()  # its connection was lost, while the other one lives on
-            if self._asking is None:
-                await self._connect()
+            asking = self._asking or await self._connect()
             self._changed.clear()
-            due_in_s = self._paused(await self._due_in_s(await self._lease_end_ms()))
+            due_in_s = self._paused(await self._due_in_s(asking, await self._lease_end_ms()))
             if due_in_s > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(due_in_s, timeout_s)):
@@ -75,7 +75,7 @@ class Wakeup:
             self._supported = False
 
     def claimed(self) -> None:
-        """Take note that a claim took jobs: a head that is due is another one now."""
+        """Record that a claim succeeded: the next job that is due at the head of the queue is a different one."""
         self._pause_s = 0.0
 
     def _paused(self, due_in_s: float) -> float:
@@ -98,17 +98,21 @@ class Wakeup:
                 await connection.disconnect(nowait=True)
         self._asking = self._listening = self._listener = None
 
-    async def _connect(self) -> None:
-        self._asking, self._listening = self._pool.make_connection(), self._pool.make_connection()
-        self._listening.socket_timeout = None  # it hears nothing for as long as nothing changes
-        await self._listening.connect()
-        listener_id = await _ask(self._listening, "CLIENT", "ID")
-        await _ask(self._listening, "SUBSCRIBE", "__redis__:invalidate")
-        await self._asking.connect()
-        await _ask(self._asking, "CLIENT", "TRACKING", "ON", "REDIRECT", listener_id)
-        self._listener = asyncio.create_task(self._listen(self._listening), name="wake-up listener")
+    async def _connect(self) -> AbstractConnection:
+        self._asking, self._listening = asking, listening = self._new_connection(), self._new_connection()
+        listening.socket_timeout = None  # it hears nothing for as long as nothing changes
+        await listening.connect()
+        listener_id = await _ask(listening, "CLIENT", "ID")
+        await _ask(listening, "SUBSCRIBE", "__redis__:invalidate")
+        await asking.connect()
+        await _ask(asking, "CLIENT", "TRACKING", "ON", "REDIRECT", str(listener_id))
+        self._listener = asyncio.create_task(self._listen(listening), name="wake-up listener")
+        return asking
 
-    async def _listen(self, connection: Any) -> None:
+    def _new_connection(self) -> AbstractConnection:
+        return cast("AbstractConnection", self._pool.make_connection())
+
+    async def _listen(self, connection: AbstractConnection) -> None:
         with suppress(Exception):  # whatever it is: the next wait makes another connection
             while True:
                 await connection.read_response()
@@ -124,19 +128,20 @@ class Wakeup:
             return -math.inf  # look at once: a claim deletes it
         return first[0][1] if first else math.inf
 
-    async def _due_in_s(self, lease_end_ms: float) -> float:
-        """Return in how many seconds to look again; asking makes the server tell us of the next change.
+    async def _due_in_s(self, asking: AbstractConnection, lease_end_ms: float) -> float:
+        """Return in how many seconds to look again; asking makes the server notify us of the next change.
 
         By the server's clock, which claims go by: ours may be ahead, and we would look again and again.
         """
-        await self._asking.send_command("TIME")
-        await self._asking.send_command("ZRANGE", self._keys.queue, 0, 0, "WITHSCORES")
-        (seconds, micros), head = await self._asking.read_response(), await self._asking.read_response()
+        await asking.send_command("TIME")
+        await asking.send_command("ZRANGE", self._keys.queue, 0, 0, "WITHSCORES")
+        seconds, micros = cast("tuple[bytes, bytes]", await asking.read_response())
+        head = cast("list[bytes]", await asking.read_response())
         now_ms = int(seconds) * 1000 + int(micros) / 1000
         job_in_ms = float(head[1]) - now_ms if head else math.inf
         return min(job_in_ms, max(lease_end_ms - now_ms, _LEAST_TO_LEASE_MS)) / 1000
 
 
-async def _ask(connection: Any, *command: Any) -> Any:
+async def _ask(connection: AbstractConnection, *command: str | int) -> object:
     await connection.send_command(*command)
     return await connection.read_response()

@@ -19,7 +19,8 @@ Any arq client can talk to the service with `serialize` and `deserialize` as its
 
 import asyncio
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -35,7 +36,7 @@ _LATEST_MS = 253_402_300_799_999
 _REVIVED = {"CancelledError": asyncio.CancelledError, "TimeoutError": TimeoutError}
 
 
-def serialize(envelope: dict[str, Any]) -> bytes:
+def serialize(envelope: Mapping[str, object]) -> bytes:
     """Encode a job or a result. Raises `PydanticSerializationError` for text that is not Unicode."""
     return to_json(envelope, fallback=_as_error)
 
@@ -56,12 +57,12 @@ def deserialize(payload: bytes) -> dict[str, Any]:
 
 
 def receive(payload: bytes) -> dict[str, Any]:
-    """Decode a claimed job. Raises `ValueError` that says what is wrong with it.
+    """Decode a job that a worker has claimed. Raises `ValueError` with a text that says what is wrong.
 
     arq relies on the types of the fields without looking at them; here they are checked.
     """
     try:
-        return _ENVELOPE.validator.validate_json(payload)
+        return cast("dict[str, Any]", _ENVELOPE.validator.validate_json(payload))
     except ValidationError as error:
         raise ValueError(_fault(error)) from None
 
@@ -77,21 +78,21 @@ class _Envelope(TypedDict):
     """The part of a job's envelope that arq relies on without checking it."""
 
     f: str
-    a: list[Any]
-    k: dict[str, Any]
+    a: list[object]
+    k: dict[str, object]
     t: Annotated[int, Field(ge=0, le=1_000_000)] | None
     et: Annotated[int, Field(ge=0, le=_LATEST_MS)]
 
 
-_ENVELOPE: TypeAdapter[Any] = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))
+_ENVELOPE = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))
 
 
-def _as_error(value: object) -> Any:
+def _as_error(value: object) -> dict[str, str]:
     if isinstance(value, BaseException):
         return {_ERROR: type(value).__name__, "text": str(value)}
     raise PydanticSerializationError(f"{type(value).__name__} has no place in JSON")
 
 
 def now_ms() -> int:
-    """Return the wall clock in milliseconds, the unit of arq's wire format."""
+    """Return the current time in Unix milliseconds, the unit of arq's wire format."""
     return time.time_ns() // 1_000_000

@@ -1,8 +1,12 @@
 """The operators' page, and the API of jobs, pools and health, for any application. It runs no jobs.
 
+`create_app` makes the web application, with your own routers (`Router`); `serve` runs it. Your routes declare a
+parameter of type `Using` for the services, accept jobs with `JobRequests`, and raise `Problem` to refuse a request.
+
 - `app`       makes the web application, to which an application adds its own routers
 - `server`    runs it until it is told to stop
 - `guard`     who may ask, and how often (`rates`, `sign_in`, `callers`); `heads` answers HEAD
+- `job_requests`  requests that enqueue a job; `describing` describes them in OpenAPI
 - `accepting` enqueues what a request asks for (`sharing` lets callers share round trips); `waiting` waits for outcomes
 - `shortcut`  answers frequent requests without FastAPI's routing
 - `jobs`      outcomes, requeueing and aborting
@@ -10,6 +14,31 @@
 - `page`      the page, out of `static`: no build step, charts by uPlot 1.6.32 (its licence beside it)
 - `feed`      the page's data, once or live; `picture` gathers it, `tallies` and `history` are its larger parts
 - `services`  what the routers share: one pool and one Redis client of this process, and the job client
-- `paths`     what the paths of several routers have in common
+- `routing` the class of all routers; `paths` has what the paths of several have in common
 - `problems`  errors as RFC 9457 problem details
 """
+
+from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
+from tidepool.web.app import create_app
+from tidepool.web.job_requests import JobRequests
+from tidepool.web.paths import GREATEST_ID, RowId
+from tidepool.web.problems import PROBLEM_SCHEMA, Problem
+from tidepool.web.routing import Router
+from tidepool.web.server import serve
+from tidepool.web.services import Services, Using
+
+__all__ = [
+    "GREATEST_ID",
+    "PROBLEM_SCHEMA",
+    "CannotListen",
+    "JobRequests",
+    "Problem",
+    "Router",
+    "RowId",
+    "Services",
+    "Using",
+    "create_app",
+    "is_loopback",
+    "listen_at",
+    "serve",
+]

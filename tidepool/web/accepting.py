@@ -1,4 +1,4 @@
-"""From a valid command to a job in the queue, and to its outcome where the caller waits for it."""
+"""Enqueues valid commands, and waits for the outcomes that callers wait for."""
 
 import asyncio
 from collections.abc import Sequence

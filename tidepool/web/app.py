@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
 
+from tidepool.app import App
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
-from tidepool.storage.migrator import Migrations
 from tidepool.web import feed, health, jobs, page, sign_in
 from tidepool.web.callers import Callers
 from tidepool.web.guard import Guard
 from tidepool.web.heads import AnswerHead
 from tidepool.web.problems import RESPONSES, handle_problems
-from tidepool.web.requests import CountRequests, Requests
+from tidepool.web.requests import Requests
 from tidepool.web.services import open_services
 from tidepool.web.shortcut import Shortcut
 from tidepool.web.sign_in import Access
@@ -26,14 +26,14 @@ ROUTERS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, jobs
 
 
 def create_app(
+    app: App,
     settings: Settings,
     urls: Urls,
-    migrations: Migrations,
     *,
     routers: Iterable[APIRouter] = (),
     quick: Iterable[BaseRoute] = (),
 ) -> FastAPI:
-    """Return the web application. It opens its services when it starts, and closes them when it stops.
+    """Return the web application of *app*. It opens its services when it starts, and closes them when it stops.
 
     *routers* are the application's own. Of their routes, *quick* are those that may get many requests a second: see
     `tidepool.web.shortcut`.
@@ -41,12 +41,12 @@ def create_app(
     requests = Requests()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_services(settings, urls, migrations, requests) as app.state.services:
-            app.state.feed = feed.Feed(app.state.services)
+    async def lifespan(web: FastAPI) -> AsyncGenerator[None]:
+        async with open_services(settings, urls, app.migrations, requests) as web.state.services:
+            web.state.feed = feed.Feed(web.state.services)
             yield
 
-    app = FastAPI(
+    web = FastAPI(
         title="Tidepool",
         description=_DESCRIPTION,
         lifespan=lifespan,
@@ -55,15 +55,15 @@ def create_app(
         redoc_url=None,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # /metrics is ours
     )
-    app.add_middleware(Shortcut, front=app, routes=quick)
+    web.add_middleware(Shortcut, front=web, routes=quick)
     token = settings.front_token
-    app.state.access = access = Access(token.get_secret_value() if token else None)
+    web.state.access = access = Access(token.get_secret_value() if token else None)
     callers = Callers(settings.front_trusted_proxies)
-    app.add_middleware(Guard, access=access, rate_limit=settings.front_rate_limit, callers=callers)
-    app.add_middleware(AnswerHead)
-    app.add_middleware(CountRequests, requests=requests)  # the last one sees all, those that the guard refuses, too
-    handle_problems(app)
+    web.add_middleware(Guard, access=access, rate_limit=settings.front_rate_limit, callers=callers)
+    web.add_middleware(AnswerHead)
+    web.add_middleware(requests.count_all)  # the last one sees all, those that the guard refuses, too
+    handle_problems(web)
     for router in (*ROUTERS, *routers):
-        app.include_router(router)
-    page.serve_static(app)
-    return app
+        web.include_router(router)
+    web.mount("/static", page.static_files, name="static")
+    return web

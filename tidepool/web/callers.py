@@ -1,4 +1,4 @@
-"""Who a request comes from: the address and scheme of the caller, also behind trusted proxies.
+"""Finds a request's caller: its address and scheme, also behind trusted proxies.
 
 Proxies that are named in FRONT_TRUSTED_PROXIES are believed what they say in `X-Forwarded-For` and
 `X-Forwarded-Proto`; nobody else is, loopback included. `Forwarded` (RFC 7239) is not read: a proxy that does not set it
@@ -34,7 +34,7 @@ class Callers:
         for hop in reversed(_values(scope, b"x-forwarded-for")):
             address = _address(hop)
             if address is None:
-                break  # whoever wrote this is not believed anything before it
+                break  # what stands before it comes from the same hop, which is not trusted
             caller = address
             if not self._is_proxy(address):
                 break

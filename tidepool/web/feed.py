@@ -1,42 +1,43 @@
-"""The live picture: `GET /picture` once, `GET /events` anew each second for as long as somebody reads."""
+"""The data of the operators' page: `GET /picture` returns it once, `GET /events` streams it every second."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from tidepool.pool.faults import DatabaseFault, Unavailable
 from tidepool.web.picture import LIFE_S, Pictures
+from tidepool.web.routing import Router
 from tidepool.web.services import Services
 
 _SLOW_S = 10.0
-"""A reader who has not taken a picture for so long is dropped; the browser comes again by itself."""
+"""Seconds in which a client has to take an event, or its stream is closed; browsers connect again by themselves."""
 _ANSWER_S = 3.0
 """How long a stream waits for a picture before it reports trouble; less than the six seconds that the page waits."""
 _TROUBLE = '"PostgreSQL does not answer."'
 """A picture needs PostgreSQL only: without Redis it has no queue (`Pictures`)."""
 _LATER_MS = 1000
-"""When a browser comes again."""
+"""Milliseconds after which a browser connects again when a stream has ended."""
 
 Window = Literal["5m", "1h", "1d"]
 
-router = APIRouter(tags=["page"])
+router = Router(tags=["page"])
 
 
 class Feed:
-    """Pictures for all viewers of one front, until it is closed."""
+    """Streams the page's data to all viewers, until the server stops."""
 
     def __init__(self, services: Services) -> None:
         self.pictures = Pictures(services)
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """End every stream: the server stops."""
+        """End every stream, so that the server can stop."""
         self._closed.set()
 
     async def follow(self, window: Window) -> AsyncGenerator[bytes]:
@@ -56,7 +57,7 @@ class Feed:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events, of which each has to be taken in time."""
+    """Server-sent events. The stream ends if the client does not take one in time."""
 
     media_type = "text/event-stream"
 
@@ -78,8 +79,8 @@ FromFeed = Annotated[Feed, Depends(_feed)]
 
 
 @router.get("/picture", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-async def picture(feed: FromFeed, window: Window = "5m") -> Response:
-    """Answer what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
+async def _picture(feed: FromFeed, window: Window = "5m") -> Response:
+    """Return what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             content = await feed.pictures.of(window).get()
@@ -89,6 +90,6 @@ async def picture(feed: FromFeed, window: Window = "5m") -> Response:
 
 
 @router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})
-async def events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
+async def _events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
     """Stream the same as server-sent events, one a second, until the reader or the server ends it."""
     return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
 
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import Verdict, judge
@@ -38,7 +37,7 @@ class Fleet:
         self._tables = Cached(_LIFE_S, self._read)
         self._verdicts = Cached(_JUDGED_EVERY_S, self._judge, stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
 
-    async def get(self) -> dict[str, Any]:
+    async def get(self) -> dict[str, object]:
         """Return the last minute of each live process, the last ten minutes of all of them, the budget, the verdicts.
 
         As of the last second. The columns are those of the views `pool_health` and `fleet_health`, and of
@@ -58,7 +57,7 @@ class Fleet:
         """
         return self._verdicts.at_once()
 
-    async def _read(self) -> dict[str, Any]:
+    async def _read(self) -> dict[str, object]:
         async with self._pool.acquire() as connection:
             repositories = Repositories(connection)
             now = await repositories.server.clock()

@@ -1,4 +1,4 @@
-"""What stands in front of every room: who may ask, from where, how much and how often.
+"""Checks every request before the routes: its caller, the site it comes from, its size and its rate.
 
 - Without a token the front answers to this machine's own names only, so that no page of another site reaches it by
   a name that it points here.
@@ -44,7 +44,7 @@ Headers = dict[bytes, bytes]
 
 
 class Guard:
-    """Lets requests through to *app*, or answers them. *rate_limit*: requests a second of an address; 0: any."""
+    """Passes requests on to *app*, or refuses them. *rate_limit* is requests a second of one address; 0: no limit."""
 
     def __init__(self, app: ASGIApp, *, access: Access, rate_limit: int, callers: Callers) -> None:
         self._app = app

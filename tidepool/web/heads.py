@@ -1,4 +1,4 @@
-"""HEAD wherever GET is: the same answer without its body."""
+"""Answers HEAD on every route that answers GET: the same headers without a body."""
 
 from contextlib import suppress
 
@@ -10,7 +10,7 @@ class _Streams(Exception):
 
 
 class AnswerHead:
-    """Asks *app* for GET where a caller asks for HEAD, and leaves the body out; a stream ends at once."""
+    """Passes HEAD on to *app* as GET, and leaves the body out; a stream ends at once."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,4 +32,6 @@ class AnswerHead:
         as_get = {**scope, "method": "GET"}
         with suppress(_Streams):
             await self._app(as_get, receive, send_head)
-        scope.update({name: as_get[name] for name in ("route",) if name in as_get})  # for who counts requests
+        scope.update(
+            {name: as_get[name] for name in ("route",) if name in as_get}
+        )  # for the count of requests by route

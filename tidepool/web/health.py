@@ -1,35 +1,35 @@
-"""The health room: whether the front lives and is ready, its figures, and those of the fleet's pools."""
+"""Routes of the front's health, its Prometheus metrics, and the pools' statistics."""
 
 import os
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
-from tidepool.web.services import Services, Using
+from tidepool.web.routing import Router
+from tidepool.web.services import Using
 
-router = APIRouter(tags=["health"])
+router = Router(tags=["health"])
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
 
 
 class Alive(BaseModel):
-    """Who answers at all is alive."""
+    """The response of `GET /health/live`: a process that answers is alive."""
 
     alive: bool = True
 
 
 class Fact(BaseModel):
-    """One fact, and the words to it."""
+    """The result of one readiness check: whether it passed, and why."""
 
     ok: bool
     reason: str
@@ -37,7 +37,7 @@ class Fact(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether all that the front needs is there."""
+    """The response of `GET /health/ready`: whether the front can serve requests, check by check."""
 
     ready: bool
     checks: dict[str, Fact]
@@ -47,7 +47,7 @@ HealthStatus = Literal["healthy", "unhealthy"]
 
 
 class DatabaseHealth(BaseModel):
-    """Whether PostgreSQL answers, and how long it took: a connection of the pool and one query."""
+    """Whether PostgreSQL answers, and how many milliseconds a connection of the pool and one query took."""
 
     status: HealthStatus
     response_time_ms: float
@@ -80,22 +80,22 @@ class PoolStats(BaseModel):
     connections_created: int
     connections_acquired: int
     connections_released: int
-    process: dict[str, Any]
-    fleet: dict[str, Any]
+    process: dict[str, object]
+    fleet: dict[str, object]
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy: the reasons say why"}})
-async def health(services: Using) -> Health:
-    """Say whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
+@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy; `reasons` has the failed checks"}})
+async def _health(services: Using) -> Health:
+    """Return whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
     report = await services.readiness.look()
     postgresql = report.checks.get("postgresql")
     answer = Health(
-        status=_health(ok=report.ready),
+        status=_status(ok=report.ready),
         timestamp=datetime.now(UTC),
         database=DatabaseHealth(
-            status=_health(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
+            status=_status(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
         ),
-        pool=gauges(services.pool),
+        pool=services.pool_gauges(),
         reasons={name: check.reason for name, check in report.checks.items() if not check.ok},
     )
     status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
@@ -103,24 +103,24 @@ async def health(services: Using) -> Health:
 
 
 @router.get("/health/live")
-async def live() -> Alive:
-    """Answer while the front lives, whatever has become of its servers."""
+async def _live() -> Alive:
+    """Answer as long as the process runs, also if PostgreSQL or Redis is away."""
     return Alive()
 
 
-@router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready: the checks say why"}})
-async def ready(services: Using) -> Ready:
-    """Say whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
+@router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready; `checks` says why"}})
+async def _ready(services: Using) -> Ready:
+    """Return whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
     report = await services.readiness.look()
     status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return JSONResponse(report.document(), status)  # pyright: ignore[reportReturnType]  (FastAPI takes both)
 
 
 @router.get("/pool/stats", response_model=PoolStats)
-async def pool_stats(services: Using) -> Response:
+async def _pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
     fleet = await services.fleet.get()
-    stats = {**totals(services), "process": _figures(services.pool), "fleet": fleet}
+    stats = {**services.totals(), "process": _figures(services.pool), "fleet": fleet}
     return Response(to_json(stats, inf_nan_mode="null"), media_type="application/json")
 
 
@@ -129,46 +129,17 @@ async def pool_stats(services: Using) -> Response:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
 )
-async def metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
+async def _metrics(services: Using, accept: Annotated[str, Header()] = "") -> Response:
     """Return this process's figures for Prometheus: its pool's, and the requests by route and status."""
     text, content_type = services.metrics.recent(accept)
     return Response(text, headers={"Content-Type": content_type})
 
 
-def _health(*, ok: bool) -> HealthStatus:
+def _status(*, ok: bool) -> HealthStatus:
     return "healthy" if ok else "unhealthy"
 
 
-def gauges(pool: Pool) -> dict[str, int]:
-    """Return how full a pool is now, in connections and in callers that wait."""
-    return {
-        "min_size": pool.config.min_size,
-        "max_size": pool.config.max_size,
-        "pool_limit": pool.limit,
-        "size": pool.size,
-        "idle": pool.idle,
-        "in_use": pool.stats.in_use,
-        "waiting": pool.stats.waiting,
-    }
-
-
-def totals(services: Services) -> dict[str, float]:
-    """Return what this process's pool has done since it was opened, in a few numbers."""
-    stats = services.pool.stats
-    runtime_s = time.monotonic() - services.opened_s
-    return {
-        "runtime_seconds": round(runtime_s, 3),
-        "queries_executed": stats.queries,
-        "queries_per_second": round(stats.queries / runtime_s, 3),
-        "errors": stats.query_errors,
-        "error_rate": round(stats.query_errors / stats.queries, 6) if stats.queries else 0.0,
-        "connections_created": stats.connections_opened,
-        "connections_acquired": stats.acquire_ok,
-        "connections_released": stats.acquire_ok - stats.in_use,
-    }
-
-
-def _figures(pool: Pool) -> dict[str, Any]:
+def _figures(pool: Pool) -> dict[str, object]:
     """Return a pool's gauges, counters and sums by the names of `pool_snapshots`, and quantiles of its histograms."""
     pool.stats.move()
     figures = asdict(pool.stats)

@@ -1,4 +1,4 @@
-"""Outcomes and pools over time, out of stored snapshots."""
+"""Reads outcomes and pools over time from stored snapshots."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _P95 = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class _Span:
     """A time that is shown: how long, in stretches of which length, and for how many seconds a look at it is kept."""
 
     length: timedelta
@@ -26,13 +26,13 @@ class Span:
 
 
 SPANS = {
-    "5m": Span(timedelta(minutes=5), timedelta(seconds=5), 2.0, timedelta(seconds=20)),
-    "1h": Span(timedelta(hours=1), timedelta(minutes=1), 15.0, timedelta(0)),
-    "1d": Span(timedelta(days=1), timedelta(minutes=15), 60.0, timedelta(0)),
+    "5m": _Span(timedelta(minutes=5), timedelta(seconds=5), 2.0, timedelta(seconds=20)),
+    "1h": _Span(timedelta(hours=1), timedelta(minutes=1), 15.0, timedelta(0)),
+    "1d": _Span(timedelta(days=1), timedelta(minutes=15), 60.0, timedelta(0)),
 }
 
 
-async def read_history(repositories: Repositories, span: Span, now: datetime) -> dict[str, Any]:
+async def read_history(repositories: Repositories, span: _Span, now: datetime) -> dict[str, object]:
     """Return `times` (Unix seconds), `outcomes` a second at each of them, and `pools`, one for each live process.
 
     A process that is not live any more is only counted, in `ended`. `tallies` are those of the five minutes that end

@@ -1,11 +1,11 @@
-"""Jobs: their outcomes, page by page, and what an operator may do about them."""
+"""Routes that list the outcomes of jobs, requeue jobs and abort them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from tidepool import durations
@@ -15,9 +15,10 @@ from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Conditions, Key, Page
 from tidepool.web.paths import job_url
 from tidepool.web.problems import Problem
+from tidepool.web.routing import Router
 from tidepool.web.services import Services, Using
 
-router = APIRouter(tags=["jobs"])
+router = Router(tags=["jobs"])
 
 _KEY = TypeAdapter(tuple[AwareDatetime, str])
 
@@ -31,7 +32,7 @@ class Row(BaseModel):
     job_id: str
     function: str
     status: Status
-    result: Any
+    result: object
     reason: str | None
     error: str | None
     attempts: int
@@ -76,7 +77,7 @@ class Pending(BaseModel):
 
 
 class Retrying(Pending):
-    """A job that has been tried without an outcome, and is to be tried again."""
+    """A job whose attempts so far failed, and which will be tried again."""
 
     function: str | None
     attempts: int
@@ -90,32 +91,32 @@ class Settled(Row):
     """A job with its outcome, and its arguments if they were kept."""
 
     id: str
-    args: Any
+    args: object
     url: str
 
 
 class Requeued(BaseModel):
-    """How many jobs run again."""
+    """The response of a requeue: how many jobs were enqueued again."""
 
     requeued: int
 
 
 class Aborting(BaseModel):
-    """A job that is to be aborted: it becomes `rejected` for `aborted`, unless it is done first."""
+    """The response of an abort. The job is rejected with the reason `aborted`, unless it is committed first."""
 
     id: str
     status: Literal["aborting"] = "aborting"
     url: str
 
 
-class Filter(NamedTuple):
+class _Filter(NamedTuple):
     """Which outcomes are meant."""
 
     conditions: Conditions
     search: str | None
 
 
-def _filter(
+def _filtered(
     status: Annotated[Status | None, Query(description="Only of this status.")] = None,
     function: Annotated[str | None, Query(max_length=200, description="Only of this function.")] = None,
     since: Annotated[
@@ -129,19 +130,19 @@ def _filter(
             description="Only those whose id begins so, or whose reason or error has this text.",
         ),
     ] = None,
-) -> Filter:
+) -> _Filter:
     began = durations.before_now(durations.parse(since)) if since else None
-    return Filter({"status": status, "function": function, "since": began}, search)
+    return _Filter({"status": status, "function": function, "since": began}, search)
 
 
-Filtered = Annotated[Filter, Depends(_filter)]
+Filtered = Annotated[_Filter, Depends(_filtered)]
 
 
 @router.get("/jobs")
-async def list_jobs(
+async def _list_jobs(
     services: Using,
     wanted: Filtered,
-    limit: Annotated[int, Query(ge=1, le=500, description="Rows at the most.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")] = 50,
     cursor: Annotated[str | None, Query(max_length=500, description="The `next` of the page before.")] = None,
 ) -> JobPage:
     """List outcomes, the newest first."""
@@ -153,7 +154,7 @@ async def list_jobs(
 
 
 @router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
-async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
+async def _requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
     """Run all jobs of a filter again that failed or were rejected. Applied ones never run again.
 
     Without any of its four parameters the call is refused (422): all of the ledger is never meant.
@@ -166,7 +167,7 @@ async def requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
 
 
 @router.post("/jobs/{job_id:path}/requeue", status_code=HTTPStatus.ACCEPTED)
-async def requeue_job(services: Using, job_id: JobId) -> Requeued:
+async def _requeue_job(services: Using, job_id: JobId) -> Requeued:
     """Run a job again that failed or was rejected, under its own id."""
     ids = await requeue_all(services.pool, services.client, job_ids=[job_id])
     if not ids:
@@ -179,7 +180,7 @@ async def requeue_job(services: Using, job_id: JobId) -> Requeued:
 
 
 @router.post("/jobs/{job_id:path}/abort", status_code=HTTPStatus.ACCEPTED)
-async def abort_job(services: Using, job_id: JobId) -> Aborting:
+async def _abort_job(services: Using, job_id: JobId) -> Aborting:
     """Ask the workers to abort a job. One that commits first stays applied."""
     if not await services.client.abort(job_id):
         if await _row_of(services, job_id) is None:
@@ -189,7 +190,7 @@ async def abort_job(services: Using, job_id: JobId) -> Aborting:
 
 
 @router.get("/jobs/{job_id:path}")
-async def read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
+async def _read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
     """Return a job: its outcome, or else what the queue knows of it."""
     row = await _row_of(services, job_id)
     if row is None or row["requeued_at"] is not None:
@@ -199,7 +200,7 @@ async def read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pendi
         row = await _row_of(services, job_id)  # it may have been settled in between
     if row is None:
         raise _unknown(job_id)
-    return Settled(id=job_id, url=job_url(job_id), **row)
+    return Settled.model_validate({**row, "id": job_id, "url": job_url(job_id)})
 
 
 async def _pending(services: Services, job_id: str, state: str) -> Pending:
@@ -211,7 +212,7 @@ async def _pending(services: Services, job_id: str, state: str) -> Pending:
     return Retrying.model_validate({**pending, **retrying._asdict(), "due_at": due_at})
 
 
-async def _row_of(services: Services, job_id: str) -> dict[str, Any] | None:
+async def _row_of(services: Services, job_id: str) -> dict[str, object] | None:
     async with services.pool.acquire() as connection:
         rows = await Repositories(connection).results.newest(job_ids=[job_id], limit=1)
     return rows[0] if rows else None
@@ -231,8 +232,8 @@ def _cursor(key: Key) -> str:
 
 
 def _key(cursor: str) -> Key:
-    """Return the key that a cursor stands for. Raises `Problem` where it is none of ours."""
+    """Return the key that a cursor stands for. Raises `Problem` if it is not one of ours."""
     try:
         return Key(*_KEY.validate_json(urlsafe_b64decode(cursor)))
     except ValueError:  # of either reader
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: is none that was handed out", code="invalid") from None
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "cursor: must be the `next` of a page", code="invalid") from None

@@ -1,24 +1,26 @@
-"""The operators' page: one HTML file and what it loads, out of this package."""
+"""Serves the operators' page: one HTML file and the scripts and styles that it loads."""
 
 import functools
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from tidepool.web.routing import Router
 from tidepool.web.services import Using
 
 _STATIC = Path(__file__).parent / "static"
 _SHOWN = '<form id="sign-out" method="post" action="/sign-out">'
 _HIDDEN = _SHOWN.replace(">", " hidden>")
 
-router = APIRouter()
+router = Router()
+static_files = StaticFiles(directory=_STATIC)
+"""The files that the page loads, for `/static`."""
 
 
 @router.get("/", include_in_schema=False)
-async def page(services: Using) -> HTMLResponse:
-    """Answer the page; where callers sign in, it has a button to sign out."""
+async def _page(services: Using) -> HTMLResponse:
+    """Return the page. If there is a token to sign in with, it has a button to sign out."""
     html = _html(can_sign_out=services.settings.front_token is not None)
     return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
 
@@ -27,8 +29,3 @@ async def page(services: Using) -> HTMLResponse:
 def _html(*, can_sign_out: bool) -> str:
     html = (_STATIC / "index.html").read_text("utf-8")
     return html.replace(_HIDDEN, _SHOWN) if can_sign_out else html
-
-
-def serve_static(app: FastAPI) -> None:
-    """Let *app* answer the page's files under `/static`."""
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")

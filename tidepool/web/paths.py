@@ -1,4 +1,4 @@
-"""What the paths of several rooms have in common: a row's id, and the URL of a job."""
+"""What the paths of several routers have in common: the id of a row, and the URL of a job."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -6,10 +6,10 @@ from urllib.parse import quote
 from fastapi import Path
 
 GREATEST_ID = 2**63 - 1
-"""Of a `bigint`."""
+"""The largest `bigint` of PostgreSQL, the type of all row ids."""
 RowId = Annotated[int, Path(ge=1, le=GREATEST_ID)]
 
 
 def job_url(job_id: str) -> str:
-    """Return where a job can be read."""
+    """Return the path under which a job can be read."""
     return f"/jobs/{quote(job_id, safe='')}"

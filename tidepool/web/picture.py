@@ -1,4 +1,4 @@
-"""What the operators' page shows, put together from the tables and the queue.
+"""Gathers what the operators' page shows from the tables and the queue.
 
 Its parts are kept for as long as they stay true, and each is gathered once for however many look: what is now for a
 second, history for longer the longer its stretches are. The verdicts are those of `GET /pool/stats`. Nobody looking:
@@ -33,7 +33,7 @@ _RECENT = "5m"
 
 
 class Pictures:
-    """The pictures of one front, as JSON, by the name of their time: `5m`, `1h` or `1d`."""
+    """The page's data as JSON, for the last `5m`, `1h` or `1d`. All viewers share it."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -44,7 +44,7 @@ class Pictures:
         self._whole = {name: Cached(LIFE_S, self._composer_of(name)) for name in SPANS}
 
     def of(self, window: str) -> Cached[bytes]:
-        """Return the picture of that time; getting it raises `tidepool.pool.faults.DatabaseFault`."""
+        """Return the data for *window*, as a cache; its `get` raises `tidepool.pool.faults.DatabaseFault`."""
         return self._whole[window]
 
     def _composer_of(self, window: str) -> Callable[[], Awaitable[bytes]]:
@@ -65,15 +65,15 @@ class Pictures:
 
         return compose
 
-    def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, Any]]]:
-        async def read() -> dict[str, Any]:
+    def _reader_of(self, window: str) -> Callable[[], Awaitable[dict[str, object]]]:
+        async def read() -> dict[str, object]:
             async with self._services.pool.acquire() as connection:
                 repositories = Repositories(connection)
                 return await read_history(repositories, SPANS[window], await repositories.server.clock())
 
         return read
 
-    async def _gather_now(self) -> dict[str, Any]:
+    async def _gather_now(self) -> dict[str, object]:
         queue = await self._look_at_queue()
         async with self._services.pool.acquire() as connection:
             repositories = Repositories(connection)
@@ -94,7 +94,7 @@ class Pictures:
         queue_name = self._services.settings.queue_name
         return await backlog(self._services.redis, queue_name, now_ms())
 
-    async def _look_at_queue(self) -> dict[str, Any] | None:
+    async def _look_at_queue(self) -> dict[str, object] | None:
         """Return the queue now and in the last minutes, as far as somebody looked; None while Redis is away."""
         try:
             async with asyncio.timeout(_QUEUE_S):
@@ -111,7 +111,7 @@ class Pictures:
         return {**found._asdict(), "series": dict(zip(names, columns, strict=True))}
 
 
-def _group(verdict: Verdict) -> dict[str, Any]:
+def _group(verdict: Verdict) -> dict[str, object]:
     """Return the part of a verdict that the page shows: the finding that decided, and the size advised in words."""
     return {
         "processes": verdict.processes,
@@ -132,13 +132,13 @@ def _in_words(advice: Advice) -> str:
     return f"Set POOL_MAX_SIZE to {advice.size} instead of {advice.limit}{step} ({about})."
 
 
-def _event(event: dict[str, Any]) -> dict[str, Any]:
+def _event(event: dict[str, Any]) -> dict[str, object]:
     """Return an event without the stack of its task, which is for `python -m worker why --json`."""
     detail = ", ".join(_fact(name, value) for name, value in event["detail"].items() if name != "stack")
     return {"at": event["at"], "kind": event["kind"], "process": event["worker_id"], "detail": detail}
 
 
-def _fact(name: str, value: Any) -> str:
+def _fact(name: str, value: object) -> str:
     """Return one detail in words: durations in milliseconds."""
     if name.endswith("_us") and isinstance(value, int):
         return f"{name.removesuffix('_us')} {value / 1000:,.0f} ms"

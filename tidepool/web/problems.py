@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): `application/problem+json` with `type`, `title`, `status` and `detail`."""
+"""Answers errors with problem details (RFC 9457): JSON with `type`, `title`, `status`, `detail` and `code`."""
 
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +12,7 @@ from tidepool.pool.faults import DataFault, PoolTimeout, StatementTimeout, Unava
 from tidepool.queue.faults import RedisError
 
 MEDIA_TYPE = "application/problem+json"
-_SCHEMA: dict[str, Any] = {
+_SCHEMA: dict[str, object] = {
     "title": "Problem",
     "type": "object",
     "required": ["type", "title", "status", "detail"],
@@ -24,9 +24,9 @@ _SCHEMA: dict[str, Any] = {
         "code": {"type": "string", "description": "what is wrong, for programs"},
     },
 }
-PROBLEM_SCHEMA: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+PROBLEM_SCHEMA: dict[str, object] = {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
 """How the OpenAPI description says that a response is a problem."""
-RESPONSES: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, object]] = {
     "4XX": {"description": "The request is at fault; `code`, where there is one, says how", **PROBLEM_SCHEMA},
     "5XX": {"description": "The service is at fault; 503: a server is away, try again", **PROBLEM_SCHEMA},
 }
@@ -34,7 +34,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 class Problem(Exception):
-    """Answers the request with *status*, *detail* and, as `code`, a word for programs."""
+    """Refuses a request: raised in a route, it is answered with *status*, *detail* and, for programs, *code*."""
 
     def __init__(self, status: HTTPStatus, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
@@ -44,9 +44,9 @@ class Problem(Exception):
 
 
 def problem(
-    status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: Any
+    status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: object
 ) -> JSONResponse:
-    """Return the answer. *code* is a word for programs, *more* further members."""
+    """Return the response of a problem. *code* is for programs; *more* are further members of the document."""
     members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if code is not None:
         members["code"] = code
@@ -54,7 +54,7 @@ def problem(
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Let every error of *app* be answered as a problem."""
+    """Register handlers, so that *app* answers every error with a problem."""
 
     def on_problem(_request: Request, error: Problem) -> JSONResponse:
         return problem(error.status, error.detail, code=error.code)

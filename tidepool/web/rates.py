@@ -1,4 +1,4 @@
-"""How often each caller may ask: a token bucket for each, in memory that does not grow with their number."""
+"""Limits the rate of each caller with a token bucket; memory is bounded whatever the number of callers."""
 
 import time
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Requests as figures for Prometheus: how many, how long, by route and status; named as OpenTelemetry names them."""
+"""Counts requests for Prometheus: number and duration by route and status, with OpenTelemetry's names."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Requests(Collector):
-    """The figures of one front."""
+    """The metrics of the requests that one process has answered."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(
@@ -21,19 +21,23 @@ class Requests(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
-        """Yield them as they are now."""
+        """Yield the metrics as they are now, for Prometheus's client library."""
         yield from self._seconds.collect()
 
+    def count_all(self, app: ASGIApp) -> ASGIApp:
+        """Return a middleware around *app* that counts what it answers, a stream when it ends."""
+        return _CountRequests(app, self)
+
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count a request that has been answered; the route is its template, or empty where there is none."""
+        """Count a request that has been answered; the route is its template, or empty if no route matched."""
         route = getattr(scope.get("route"), "path_format", "")
         self._seconds.labels(scope["method"], route, str(status)).observe(seconds)
 
 
-class CountRequests:
-    """Counts what *app* answers, a stream when it ends."""
+class _CountRequests:
+    """Measures each request, and counts it when it has been answered."""
 
-    def __init__(self, app: ASGIApp, *, requests: Requests) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self._app = app
         self._requests = requests
 

@@ -1,4 +1,4 @@
-"""Runs the front until it is told to stop."""
+"""Runs the web application until a signal or a cancel."""
 
 import asyncio
 import signal
@@ -15,15 +15,15 @@ from tidepool.bounded_http.server import BoundedServer
 from tidepool.web.guard import MAX_BODY_BYTES
 
 _GRACE_S = 5
-"""For requests under way when it is told to stop."""
+"""Seconds for requests that are under way at a signal."""
 _CONNECTIONS = 16_384
 """Max connections: twice the callers that were seen to wait at a time, and some 200 MB if all of them are open."""
 
 
 class Server(BoundedServer):
-    """The bounded HTTP server, whose end is an ordinary one.
+    """The bounded HTTP server. At a signal it ends open streams and waits, and closes the application.
 
-    It first lets those go who would wait on: event streams, and callers with `Prefer: wait`. uvicorn raises the signal
+    It first ends what would go on waiting: event streams, and requests with `Prefer: wait`. uvicorn raises the signal
     again after that, which ends the command.
     """
 
@@ -33,7 +33,7 @@ class Server(BoundedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle the signals as uvicorn does, but a SIGINT that the parent has let be ignored."""
+        """Handle signals as uvicorn does; a SIGINT that the parent process ignores stays ignored."""
         ignored = process.stays_ignored(signal.SIGINT)
         with super().capture_signals():
             if ignored:
@@ -41,7 +41,7 @@ class Server(BoundedServer):
             yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, and give the requests under way their grace."""
+        """Stop listening, end open streams and waits, and give other requests five seconds."""
         if (feed := getattr(self._state, "feed", None)) is not None:
             feed.close()
         self._state.services.accepting.waits.close()
@@ -49,7 +49,9 @@ class Server(BoundedServer):
 
 
 async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
-    """Serve *app* there until a signal, which is raised again at the end; returns 2 if it could not start.
+    """Serve *app* on the sockets *listening* until a signal, which is raised again at the end.
+
+    Returns the exit status: 0, or 2 if the application could not start.
 
     A cancel ends it as a signal does: requests under way have their grace, and the application is closed.
     """

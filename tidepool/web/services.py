@@ -1,4 +1,4 @@
-"""What the rooms of the front share: one connection pool and one Redis client of this process."""
+"""What all routes share: one connection pool, one Redis client, and what is built on them."""
 
 import asyncio
 import functools
@@ -31,7 +31,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a request may use; open as long as the application runs."""
+    """What a route may use. It is open as long as the application runs."""
 
     settings: Settings
     urls: Urls
@@ -43,16 +43,43 @@ class Services:
     fleet: Fleet
     metrics: Metrics
     load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by the one that is under way."""
+    """Held by the load test that is under way."""
     opened_s: float = field(default_factory=monotonic)
     """When the pool was opened, by the monotonic clock."""
+
+    def pool_gauges(self) -> dict[str, int]:
+        """Return how full the pool is now, in connections and in callers that wait for one."""
+        return {
+            "min_size": self.pool.config.min_size,
+            "max_size": self.pool.config.max_size,
+            "pool_limit": self.pool.limit,
+            "size": self.pool.size,
+            "idle": self.pool.idle,
+            "in_use": self.pool.stats.in_use,
+            "waiting": self.pool.stats.waiting,
+        }
+
+    def totals(self) -> dict[str, float]:
+        """Return totals of this process's pool since it was opened: queries, errors, connections."""
+        stats = self.pool.stats
+        runtime_s = monotonic() - self.opened_s
+        return {
+            "runtime_seconds": round(runtime_s, 3),
+            "queries_executed": stats.queries,
+            "queries_per_second": round(stats.queries / runtime_s, 3),
+            "errors": stats.query_errors,
+            "error_rate": round(stats.query_errors / stats.queries, 6) if stats.queries else 0.0,
+            "connections_created": stats.connections_opened,
+            "connections_acquired": stats.acquire_ok,
+            "connections_released": stats.acquire_ok - stats.in_use,
+        }
 
 
 @asynccontextmanager
 async def open_services(
     settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
 ) -> AsyncGenerator[Services]:
-    """Open what the front needs. Raises `tidepool.pool.faults.Unavailable` where PostgreSQL is away; Redis may be."""
+    """Open the services. Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is away; Redis may be away."""
     pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 

@@ -1,4 +1,4 @@
-"""Callers that come at the same time share a round trip.
+"""Coalesces calls: callers that come at the same time share a round trip.
 
 Natural batching: while one call is under way the next one fills. There is no timer, so a lone caller is
 not delayed, and two hundred cost a handful of round trips.
@@ -14,9 +14,9 @@ A = TypeVar("A")
 
 
 class Shared(Generic[Q, A]):
-    """A call of many questions, asked one by one; *call* is given up to *most* and answers in their order.
+    """Collects single questions into calls of up to *most*; *call* returns the answers in their order.
 
-    An error of the call is raised to each who asked in it.
+    An error of a call is raised to each of its callers.
     """
 
     def __init__(self, call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], most: int) -> None:
@@ -26,7 +26,7 @@ class Shared(Generic[Q, A]):
         self._calling: asyncio.Task[None] | None = None
 
     async def __call__(self, question: Q) -> A:
-        """Return the answer to *question*. To stop waiting does not take the question back."""
+        """Return the answer to *question*. Cancelling the wait does not withdraw the question."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
         if self._calling is None:
@@ -34,7 +34,7 @@ class Shared(Generic[Q, A]):
         return await future
 
     async def _run(self) -> None:
-        await asyncio.sleep(0)  # whoever else is ready in this turn of the event loop comes along
+        await asyncio.sleep(0)  # other callers of this turn of the event loop come along
         try:
             while self._waiting:
                 await self._call_once([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
@@ -44,7 +44,7 @@ class Shared(Generic[Q, A]):
     async def _call_once(self, asked: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:
         try:
             answers = await self._call([question for question, _ in asked])
-        except Exception as error:  # noqa: BLE001  (whoever asked gets it)
+        except Exception as error:  # noqa: BLE001  (its callers get it)
             for _, future in asked:
                 if not future.done():
                     future.set_exception(error)

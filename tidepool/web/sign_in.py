@@ -1,4 +1,4 @@
-"""Who has the front's token: callers with `Authorization: Bearer`, and browsers that have signed in.
+"""Checks the front's token: given as `Authorization: Bearer`, or by a browser that has signed in with it.
 
 A browser gets a session in a cookie. The cookie has a time, a random id and their signature, not the token. Scripts
 cannot read it, and no other site's request carries it. The signature's key is derived from the token with scrypt, so
@@ -15,11 +15,12 @@ from http import HTTPStatus
 from urllib.parse import parse_qs
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from tidepool.web.callers import caller_of
 from tidepool.web.rates import Rates
+from tidepool.web.routing import Router
 
 log = structlog.get_logger(__name__)
 
@@ -50,14 +51,14 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-router = APIRouter(include_in_schema=False)
+router = Router(include_in_schema=False)
 
 
 class Sessions:
-    """Opens and ends sessions. A new token, half a day or a sign-out ends one.
+    """Opens and ends browsers' sessions. One ends after twelve hours, at a sign-out, or when the token is changed.
 
-    Who has signed out is known to this process only, until it ends: another front takes a stolen cookie until its time
-    is up. The browser that signs out has its cookie removed in any case.
+    Sign-outs are known to this process only, until it ends: another front accepts a stolen cookie until it expires.
+    The browser that signs out has its cookie removed in any case.
     """
 
     def __init__(self, token: str, *, clock: Callable[[], float] = time.time) -> None:
@@ -70,14 +71,14 @@ class Sessions:
         return self._signed(f"{int(self._clock()) + _LENGTH_S}.{secrets.token_hex(8)}")
 
     def is_open(self, cookie: str) -> bool:
-        """Return whether *cookie* is one of ours, not too old, and not signed out."""
+        """Return whether *cookie* is signed by us, not expired, and not signed out."""
         session, _, _ = cookie.rpartition(".")
         if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):
             return False
         return self._clock() < int(session.partition(".")[0]) and session not in self._signed_out
 
     def end(self, cookie: str) -> None:
-        """Take *cookie* no longer. Of very many the earliest are forgotten."""
+        """End the session of *cookie*. Only the last 10,000 sign-outs are remembered."""
         if self.is_open(cookie):
             self._signed_out[cookie.rpartition(".")[0]] = None
             if len(self._signed_out) > _MAX_SIGNED_OUT:
@@ -88,7 +89,7 @@ class Sessions:
 
 
 class Access:
-    """Decides who has the token. Without one (None) everybody has access."""
+    """Decides whether a request has access. Without a token (None) every request has."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token
@@ -105,37 +106,37 @@ class Access:
             return True
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
-            return self.sessions.is_open(cookie_of(headers.get(b"cookie", b"")))
+            return self.sessions.is_open(_cookie_of(headers.get(b"cookie", b"")))
         right = self.is_right(given.strip())
         if not right:
             self.failed(caller, "bearer")
         return right
 
     def may_try(self, caller: str) -> bool:
-        """Return whether *caller* may give a token: wrong tokens are counted per address."""
+        """Return whether *caller*, an address, may try a token: it has a bounded number of wrong ones a second."""
         return self._failures.has_one(caller)
 
     def failed(self, caller: str, way: str) -> None:
-        """Count and log a wrong token, no more of them than an address may give."""
+        """Count and log a wrong token of *caller*; tokens over its bound are not logged."""
         if self._failures.admit(caller):
             log.warning("front.sign_in_failed", address=caller, way=way)
 
 
-def cookie_of(cookies: bytes) -> str:
+def _cookie_of(cookies: bytes) -> str:
     """Return the session's cookie out of a Cookie header, or nothing."""
     pairs = (pair.strip().partition(b"=") for pair in cookies.split(b";"))
     return next((value.decode("latin-1") for name, _, value in pairs if name == COOKIE.encode()), "")
 
 
 @router.get(PATH)
-async def page() -> HTMLResponse:
-    """Ask for the token."""
+async def _page() -> HTMLResponse:
+    """Return the form that asks for the token."""
     return HTMLResponse(_PAGE.format(words=""))
 
 
 @router.post(PATH)
-async def sign_in(request: Request) -> Response:
-    """Open a session for who has the token, and send it to the page."""
+async def _sign_in(request: Request) -> Response:
+    """Open a session for a browser that gives the token, and redirect it to the page."""
     access: Access = request.app.state.access
     given = _token_in(await request.body())
     caller = caller_of(request.scope)
@@ -153,7 +154,7 @@ async def sign_in(request: Request) -> Response:
 
 
 @router.post(SIGN_OUT_PATH)
-async def sign_out(request: Request) -> Response:
+async def _sign_out(request: Request) -> Response:
     """End the browser's session, and ask for the token again."""
     access: Access = request.app.state.access
     if access.sessions is not None:

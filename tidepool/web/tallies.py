@@ -1,4 +1,4 @@
-"""Outcomes of the last five minutes by function, out of the counters that every worker process writes at each tick.
+"""Counts the outcomes of the last five minutes by function, from the counters in every worker's snapshots.
 
 The counters are complete whatever the rate, and to read them costs the same at twenty jobs a second and at twenty
 thousand. They are as new as the last tick; what a killed process did since its last one is in the ledger only.
@@ -7,7 +7,6 @@ thousand. They are as new as the last tick; what a killed process did since its 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from tidepool.advice.window import Tick
 
@@ -28,7 +27,7 @@ class _Counted:
     rates: list[list[float]] = field(default_factory=lambda: [[0.0] * int(SPAN / STRETCH) for _ in STATUSES])
 
 
-def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, Any]:
+def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, object]:
     """Return `functions`: each one's `jobs` by outcome, of five minutes, and `rates` (jobs a second) at `times`.
 
     The minutes end with the newest tick, or at *now* if that is later. `since` and `until` are Unix seconds, as
@@ -88,7 +87,7 @@ def _count(counted: _Counted, gains: list[int], first: int, last: int) -> None:
             rates[place] += gain / seconds
 
 
-def _function(name: str, counted: _Counted) -> dict[str, Any]:
+def _function(name: str, counted: _Counted) -> dict[str, object]:
     return {
         "function": name,
         "jobs": dict(zip(COUNTS, counted.jobs, strict=True)),

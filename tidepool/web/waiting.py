@@ -1,8 +1,7 @@
-"""Waiting for the outcomes of jobs, however many requests do: one question to Redis for all of them.
+"""Waits for the outcomes of jobs: one poll of Redis for all waiting requests of the process.
 
-A worker writes a job's result to Redis when its transaction has committed. One loop asks for the results
-of all jobs that somebody waits for, in one command, every one to three milliseconds; while nobody waits
-there is no loop.
+A worker writes a job's result to Redis when its transaction has committed. One loop polls the results of
+all jobs that are waited for, in one command, every one to three milliseconds; it ends when no request waits.
 """
 
 import asyncio
@@ -14,34 +13,34 @@ from tidepool.periodic import FailureLog
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS
-from tidepool.queue.results import MAX_RESULTS_AT_ONCE, ResultReader
+from tidepool.queue.results import Results
 
 _LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
 _MOST_AT_A_TURN = 16
-"""Callers who are answered in one turn of the event loop."""
+"""Waits that are resolved in one turn of the event loop."""
 _TROUBLE_DELAY_S = 0.2
 """After an error of Redis. Who waits may wait on: their jobs are in the queue, and time is up in any case."""
 
 
 class Waits:
-    """The jobs that requests of this process wait for."""
+    """Waits for the outcomes of jobs, on behalf of this process's requests."""
 
     def __init__(self, redis: RedisClient) -> None:
-        self._results = ResultReader(redis)
+        self._results = Results(redis)
         self._failures = FailureLog("outcomes")
         self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
     def close(self) -> None:
-        """Let everybody go as if their time were up, and those who come later, too: the front is to stop."""
+        """End all waits as if their time were up, and later ones at once: the server stops."""
         self._closed = True
         for futures in self._waiting.values():
             for future in futures:
-                _tell(future, None)
+                _resolve(future, None)
 
     async def outcome(self, job_id: str, timeout_s: float) -> Outcome | None:
-        """Return what became of a job as soon as Redis has it; None when time is up. A cancel costs nothing."""
+        """Return a job's outcome as soon as Redis has it; None after *timeout_s* seconds. It may be cancelled."""
         if self._closed:
             return None
         loop = asyncio.get_running_loop()
@@ -50,7 +49,7 @@ class Waits:
         futures.append(future)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name="outcomes")
-        alarm = loop.call_later(timeout_s, _tell, future, None)
+        alarm = loop.call_later(timeout_s, _resolve, future, None)
         try:
             return await future
         finally:
@@ -72,18 +71,18 @@ class Waits:
             self._looking = None
 
     async def _look_once(self) -> None:
-        """Ask for the results of all jobs that are waited for now, and tell what there is."""
+        """Ask for the results of all jobs that are waited for now, and resolve their waits."""
         job_ids = list(self._waiting)
-        for start in range(0, len(job_ids), MAX_RESULTS_AT_ONCE):
+        for start in range(0, len(job_ids), Results.MAX_AT_ONCE):
             try:
-                found = await self._results.read(job_ids[start : start + MAX_RESULTS_AT_ONCE])
+                found = await self._results.read(job_ids[start : start + Results.MAX_AT_ONCE])
             except REDIS_ERRORS:
                 await asyncio.sleep(_TROUBLE_DELAY_S)
                 return
-            await self._tell_all(found)
+            await self._resolve_all(found)
 
-    async def _tell_all(self, results: Sequence[tuple[str, bytes]]) -> None:
-        """Tell outcomes a few at a time, so that those who have theirs ask anew while the others are answered.
+    async def _resolve_all(self, results: Sequence[tuple[str, bytes]]) -> None:
+        """Resolve a few waits at a time, so that callers who have their outcome ask anew while the others are answered.
 
         Else all callers would go in step: the worker would have nothing to do while they are answered, and they
         nothing while it works.
@@ -91,7 +90,7 @@ class Waits:
         for number, (job_id, result) in enumerate(results, 1):
             outcome = outcome_of(result)
             for future in self._waiting.get(job_id, ()):
-                _tell(future, outcome)
+                _resolve(future, outcome)
             if number % _MOST_AT_A_TURN == 0:
                 await asyncio.sleep(0)
 
@@ -118,6 +117,6 @@ def outcome_of(result: bytes) -> Outcome:
             return Failed("the job ended with a result that is none of this service")
 
 
-def _tell(future: asyncio.Future[Outcome | None], outcome: Outcome | None) -> None:
+def _resolve(future: asyncio.Future[Outcome | None], outcome: Outcome | None) -> None:
     if not future.done():
         future.set_result(outcome)

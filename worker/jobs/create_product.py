@@ -1,4 +1,4 @@
-"""Create a product."""
+"""The job type `create_product`."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -6,16 +6,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tidepool.jobs.command import Command, LeftOut, Text
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Rejected, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Text, Transaction, Verdict
 from worker.jobs.fields import Money, Name, Sku, VisibleText
 from worker.reasons import ShopReason
 from worker.tables.products import CONSTRAINTS, ProductRepository
 
 
 class CreateProduct(Command):
-    """A new product. A sku is unique where one is given; products without one are never the same."""
+    """A new product. A sku, if it is given, must be unique; any number of products may have none."""
 
     sku: LeftOut[Sku] = None
     name: Name

@@ -1,17 +1,15 @@
-"""Create a user."""
+"""The job type `create_user`."""
 
 from collections.abc import Sequence
 
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Rejected, Verdict
+from tidepool import Applied, Command, Job, JobType, Rejected, Transaction, Verdict
 from worker.jobs.fields import Email, Name, Username
 from worker.reasons import ShopReason
 from worker.tables.users import CONSTRAINTS, UserRepository
 
 
 class CreateUser(Command):
-    """A new user. Username and email are unique to the letter: case and accents tell users apart."""
+    """A new user. Username and email are unique, compared exactly: case and accents make a difference."""
 
     username: Username
     email: Email

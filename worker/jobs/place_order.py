@@ -1,4 +1,4 @@
-"""Place an order."""
+"""The job type `place_order`."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -6,9 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tidepool.jobs.command import Command, LeftOut
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Rejected, Unresolved, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Money, Sku, Username, VisibleText
 from worker.reasons import ShopReason
 from worker.tables.orders import CONSTRAINTS, OrderRepository, PlacedOrder
@@ -36,7 +34,7 @@ class PlaceOrder(Command):
 
 
 async def place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
-    """Insert the orders. One may overtake the job that creates its user or product: then it is tried again."""
+    """Insert the orders. An order whose user or product does not exist yet is tried again later."""
     return [
         _verdict(order) for order in await OrderRepository(transaction).place((job.id, job.command) for job in jobs)
     ]

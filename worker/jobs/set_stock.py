@@ -1,13 +1,11 @@
-"""Say whether a product is in stock."""
+"""The job type `set_stock`: whether a product can be ordered."""
 
 from collections.abc import Sequence
 from typing import Self
 
 from pydantic import model_validator
 
-from tidepool.jobs.command import Command, LeftOut
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Unresolved, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Sku
 from worker.reasons import ShopReason
 from worker.tables.products import ProductRepository
@@ -27,7 +25,7 @@ class SetStock(Command):
 
 
 async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
-    """Set the products' stock. A product that is not there yet may be on its way: then the job is tried again."""
+    """Set the products' stock. A job whose product does not exist yet is tried again later."""
     changed = await ProductRepository(transaction).set_stock([job.command for job in jobs])
     return [
         Unresolved(product) if isinstance(product, ShopReason) else Applied({"product_id": product})

@@ -1,13 +1,11 @@
-"""Change a user."""
+"""The job type `update_user`."""
 
 from collections.abc import Sequence
 from typing import Self
 
 from pydantic import model_validator
 
-from tidepool.jobs.command import Command, LeftOut
-from tidepool.jobs.job import Job, JobType, Transaction
-from tidepool.jobs.outcomes import Applied, Unresolved, Verdict
+from tidepool import Applied, Command, Job, JobType, LeftOut, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Email, Id, Name, Username
 from worker.reasons import ShopReason
 from worker.tables.users import CONSTRAINTS, UserRepository
@@ -31,7 +29,7 @@ class UpdateUser(Command):
 
 
 async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
-    """Apply the changes. A user that is not there yet may be on its way: then the job is tried again."""
+    """Apply the changes. A job whose user does not exist yet is tried again later."""
     updated = await UserRepository(transaction).update([job.command for job in jobs])
     return [Unresolved(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in updated]
 

@@ -6,12 +6,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from tidepool.pool.connection import Connection, Row
-from tidepool.pool.faults import NotStored
-from tidepool.storage import queries, rows
+from tidepool import Connection, NotStored, Row, encode_rows, load_queries
 from worker.reasons import ShopReason
 
-_SQL = queries.load("orders", "worker.tables")
+_SQL = load_queries("orders", "worker.tables")
 CONSTRAINTS = {
     "orders_user_id_fkey": ShopReason.UNKNOWN_USER,
     "orders_product_id_fkey": ShopReason.UNKNOWN_PRODUCT,
@@ -80,7 +78,7 @@ class OrderRepository:
         Returns for each, in order, the order, or UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER or OUT_OF_STOCK, the
         first that holds.
         """
-        given = rows.encode(
+        given = encode_rows(
             (job_id, o.user_id, o.username, o.product_id, o.sku, o.quantity, o.total_price, o.status)
             for job_id, o in orders
         )

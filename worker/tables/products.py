@@ -6,12 +6,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from tidepool.pool.connection import Connection
-from tidepool.pool.faults import NotStored
-from tidepool.storage import queries, rows
+from tidepool import Connection, NotStored, encode_rows, load_queries
 from worker.reasons import ShopReason
 
-_SQL = queries.load("products", "worker.tables")
+_SQL = load_queries("products", "worker.tables")
 CONSTRAINTS = {"products_sku_key": ShopReason.SKU_TAKEN}
 """The reason for which a job is rejected that breaks a constraint."""
 
@@ -70,7 +68,7 @@ class ProductRepository:
 
     async def create(self, products: Sequence[_NewProduct]) -> list[int | ShopReason]:
         """Insert products; returns for each, in order, the new id, or SKU_TAKEN."""
-        given = rows.encode((p.sku, p.name, p.description, p.price, p.category, p.in_stock) for p in products)
+        given = encode_rows((p.sku, p.name, p.description, p.price, p.category, p.in_stock) for p in products)
         created = await self._connection.fetch(_SQL["create"], given)
         refused = [product.sku for product, row in zip(products, created, strict=True) if row["id"] is None]
         if refused:
@@ -88,7 +86,7 @@ class ProductRepository:
 
         Returns for each, in order, the product's id, or UNKNOWN_PRODUCT.
         """
-        given = rows.encode((c.product_id, c.sku, c.in_stock) for c in changes)
+        given = encode_rows((c.product_id, c.sku, c.in_stock) for c in changes)
         changed = await self._connection.fetch(_SQL["set_stock"], given)
         if any(row["found"] and not row["id"] for row in changed):
             raise NotStored("a product was not updated, though it is there: by a trigger?")

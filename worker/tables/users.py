@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from tidepool.pool.connection import Connection, Row
-from tidepool.pool.faults import NotStored
-from tidepool.storage import queries, rows
+from tidepool import Connection, NotStored, Row, encode_rows, load_queries
 from worker.reasons import ShopReason
 
-_SQL = queries.load("users", "worker.tables")
+_SQL = load_queries("users", "worker.tables")
 CONSTRAINTS = {
     "users_username_key": ShopReason.USERNAME_TAKEN,
     "users_email_key": ShopReason.EMAIL_TAKEN,
@@ -68,7 +66,7 @@ class UserRepository:
     async def create(self, users: Sequence[_NewUser]) -> list[int | ShopReason]:
         """Insert users; returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN."""
         created = await self._connection.fetch(
-            _SQL["create"], rows.encode((u.username, u.email, u.full_name, u.is_active) for u in users)
+            _SQL["create"], encode_rows((u.username, u.email, u.full_name, u.is_active) for u in users)
         )
         ids: list[int | None] = [row["id"] for row in created]
         refused = [user for user, user_id in zip(users, ids, strict=True) if user_id is None]
@@ -103,7 +101,7 @@ class UserRepository:
 
     async def _update_distinct(self, changes: list[tuple[int | None, _UserChange]]) -> None:
         status = await self._connection.execute(
-            _SQL["update"], rows.encode((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
+            _SQL["update"], encode_rows((user_id, c.email, c.full_name, c.is_active) for user_id, c in changes)
         )
         if status != f"UPDATE {len(changes)}":
             raise NotStored(f"{status} of {len(changes)} users: did a trigger leave some out?")

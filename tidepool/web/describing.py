@@ -1,5 +1,6 @@
-"""What the OpenAPI description says of commands: their fields as `worker.jobs` checks them, and their answers."""
+"""The OpenAPI description of a route that enqueues jobs: the fields as the command checks them, and the responses."""
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import status
@@ -7,16 +8,14 @@ from fastapi import status
 from tidepool.jobs.job import JobType
 from tidepool.web.problems import PROBLEM_SCHEMA
 
-_PAIRS = (("user_id", "username"), ("product_id", "sku"))
-"""Of each pair a command that has both takes exactly one."""
 _JOB_ID = {"type": "string", "description": "the job's id"}
-_JOB_URL = {"type": "string", "description": "where to read what becomes of the job"}
-_ACCEPTED: dict[str, Any] = {
+_JOB_URL = {"type": "string", "description": "where the job and its outcome are read"}
+_ACCEPTED: dict[str, object] = {
     "type": "object",
     "required": ["id", "url", "status"],
     "properties": {"id": _JOB_ID, "url": _JOB_URL, "status": {"const": "queued"}},
 }
-_APPLIED: dict[str, Any] = {
+_APPLIED: dict[str, object] = {
     "type": "object",
     "required": ["id", "url", "status", "result"],
     "properties": {
@@ -26,7 +25,7 @@ _APPLIED: dict[str, Any] = {
         "result": {"type": "object", "description": "the ids of what was created or changed"},
     },
 }
-_HEADERS: list[dict[str, Any]] = [
+_HEADERS: list[dict[str, object]] = [
     {
         "name": "Idempotency-Key",
         "in": "header",
@@ -50,7 +49,9 @@ _HEADERS: list[dict[str, Any]] = [
 ]
 
 
-def describes(job_type: JobType[Any], summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
+def describe_route(
+    job_type: JobType[Any], summary: str, *, named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
+) -> dict[str, Any]:
     """Return the options of a route that takes jobs of *job_type*, whose path stands for the fields *named*."""
     done = status.HTTP_200_OK if named else status.HTTP_201_CREATED
     waited = "With `Prefer: wait`: the outcome. "
@@ -64,25 +65,34 @@ def describes(job_type: JobType[Any], summary: str, *, named: tuple[str, ...] = 
             409: {"description": f"{waited}A rule said no; `code` names it", **PROBLEM_SCHEMA},
             422: {"description": "Not valid, or names what is not there; `code` says which", **PROBLEM_SCHEMA},
         },
-        "openapi_extra": {"requestBody": {"required": True, **_json(_fields(job_type, named))}, "parameters": _HEADERS},
+        "openapi_extra": {
+            "requestBody": {"required": True, **_json(_fields(job_type, named, alternatives))},
+            "parameters": _HEADERS,
+        },
     }
 
 
-def _fields(job_type: JobType[Any], named: tuple[str, ...]) -> dict[str, Any]:
+def _fields(
+    job_type: JobType[Any], named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
+) -> dict[str, object]:
     """Return the schema of the body: the command's, without the fields that the path stands for."""
     schema = job_type.command.model_json_schema()
-    schema["properties"] = {name: _told(field) for name, field in schema["properties"].items() if name not in named}
+    schema["properties"] = {
+        name: _without_null(field) for name, field in schema["properties"].items() if name not in named
+    }
     one_of = [
-        {"oneOf": [{"required": [name]} for name in pair]} for pair in _PAIRS if schema["properties"].keys() >= {*pair}
+        {"oneOf": [{"required": [name]} for name in pair]}
+        for pair in alternatives
+        if schema["properties"].keys() >= {*pair}
     ]
     changes = [{"minProperties": 1}] if named else []
     return {**schema, "allOf": [*one_of, *changes]} if one_of or changes else schema
 
 
-def _told(field: dict[str, Any]) -> dict[str, Any]:
+def _without_null(field: dict[str, object]) -> dict[str, object]:
     """Leave out a default of null: such a field may be left out, but may not be null."""
     return {name: value for name, value in field.items() if name != "default" or value is not None}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _json(schema: dict[str, object]) -> dict[str, object]:
     return {"content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,146 @@
+"""Commands on a command line: their parsers, and how one is run, from the settings to the exit status.
+
+Every command writes its answer to standard output, either for people or, with `--json`, as one JSON document and
+nothing else; log lines, progress and errors go to standard error. `tidepool.process` lists the exit statuses.
+"""
+
+import argparse
+import asyncio
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Never
+
+import uvloop
+
+from tidepool import logs, process, servers
+from tidepool.app import App
+from tidepool.cli.context import Context
+from tidepool.cli.terminal import CommandError
+from tidepool.embedded import EmbeddedServersError, Urls
+from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
+from tidepool.queue.faults import RedisError
+from tidepool.storage.migrator import MigrationError
+from tidepool.urls import without_password
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that keeps the examples in its help as they are written, and has `--json`."""
+
+    def __init__(self, *, examples: str, **options: Any) -> None:
+        super().__init__(
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+        self.add_argument("--json", action="store_true", help="one JSON document on standard output instead of text")
+
+
+class CommandLine:
+    """The commands of one program. Each is a word on its command line, with options and a help text of its own."""
+
+    def __init__(self, program: str, description: str) -> None:
+        self.parser = argparse.ArgumentParser(
+            prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self._commands = self.parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
+
+    @property
+    def parsers(self) -> Mapping[str, Parser]:
+        """The parsers of the commands, by the words that name them."""
+        return self._commands.choices or {}
+
+    def add(
+        self,
+        name: str,
+        command: Callable[[argparse.Namespace, Context[Any]], Awaitable[int]],
+        *,
+        examples: str,
+        own_servers: bool = False,
+    ) -> Parser:
+        """Add a command and return its parser, for its options. *command* returns the exit status.
+
+        Its docstring is the description. In *examples*, `%(prog)s` stands for the program with the command's name. A
+        command with *own_servers* starts its servers by itself: embedded ones are not started for it.
+        """
+        text = inspect.cleandoc(command.__doc__ or "")
+        parser: Parser = self._commands.add_parser(
+            name, help=text.partition("\n")[0], description=text, examples=examples
+        )
+        parser.set_defaults(command=command, own_servers=own_servers)
+        return parser
+
+    def run(self, app: App, words: Sequence[str] | None = None) -> Never:
+        """Run the command that *words*, or else the process's arguments, name, for *app*."""
+        arguments = self.parser.parse_args(words)
+        run_command(functools.partial(arguments.command, arguments), app, own_servers=arguments.own_servers)
+
+
+def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, own_servers: bool = False) -> Never:
+    """Run *command* for *app*, with its settings and the servers; end the process with its exit status.
+
+    A command with *own_servers* is given the servers' addresses only: embedded ones are not started for it.
+    """
+    settings = app.settings.load_or_exit()
+    interruption = process.Interruption.on_signals()
+    logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
+    try:
+        with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
+            status = uvloop.run(_cancelled_by(interruption, _guarded(command(Context(app, settings, urls)), urls)))
+    except (CommandError, EmbeddedServersError) as error:
+        logs.say(f"error: {error}")
+        status = process.ERROR
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = 128 + signal.SIGINT
+    sys.exit(status if interruption.received is None else 128 + interruption.received)
+
+
+async def _cancelled_by(interruption: process.Interruption, command: Awaitable[int]) -> int:
+    """Run *command*, and cancel it at a signal."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    interruption.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+    try:
+        return await command
+    finally:
+        interruption.cancel = None
+
+
+async def _guarded(command: Awaitable[int], urls: Urls) -> int:
+    """Turn the error of a server into one line; any other error is a bug and keeps its traceback."""
+    try:
+        return await command
+    except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
+        first = _first(error)
+        database = f"PostgreSQL at {without_password(urls.database)}"
+        if isinstance(first, (Unavailable, Refused, MigrationError, ServerError)):
+            raise CommandError(f"{database}: {words(first)}") from None
+        if isinstance(first, DataFault):
+            raise CommandError(f"PostgreSQL takes no such value: {first}") from None
+        if isinstance(first, RedisError):
+            raise CommandError(f"Redis at {without_password(urls.redis)}: {words(first)}") from None
+        if isinstance(first, StatementTimeout):
+            raise CommandError(
+                f"{database}: a query took longer than COMMAND_TIMEOUT: ask for less, or raise it"
+            ) from None
+        if isinstance(first, OSError):
+            raise CommandError(_refused_by_system(first)) from None
+        raise first from None
+
+
+def _refused_by_system(error: OSError) -> str:
+    """Return what the operating system refuses, such as a file on a disk that is full, and where."""
+    where = f"{logs.printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+    return f"{where}{error.strerror or str(error) or type(error).__name__}"
+
+
+def _first(error: Exception) -> Exception:
+    """Take an error out of the groups that task groups wrap it in."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,115 @@
+"""The command `tidepool`, for any application; `python -m worker` is the same for the service."""
+
+import argparse
+import asyncio
+import functools
+import sys
+from typing import Never
+
+from tidepool.app import App, load_app
+from tidepool.cli import terminal
+from tidepool.cli.advice import add_advice_commands
+from tidepool.cli.commands import CommandLine, run_command
+from tidepool.cli.context import Context
+from tidepool.cli.jobs import add_job_commands
+from tidepool.cli.pool import add_pool_commands
+from tidepool.jobs.job import JobTypes
+from tidepool.pool import address
+from tidepool.pool.pool import PoolConfig
+from tidepool.settings import Settings, app_in_environment
+from tidepool.storage.roles import ROLES, grant_roles
+from tidepool.urls import UrlError, as_libpq_reads
+
+_DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
+It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
+_MIGRATE_EXAMPLES = """  %(prog)s
+  %(prog)s --roles                     as the tables' owner; see docs/operations.md"""
+_URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
+  PGSERVICEFILE=<(%(prog)s --service) psql service=tidepool     in bash and zsh"""
+
+
+def run_operators_command(program: str, app: str | None) -> Never:
+    """Run the operators' command that the command line names; see `tidepool.cli.main`."""
+    commands = command_line(program)
+    if app is None:
+        commands.parser.add_argument(
+            "--app",
+            default=app_in_environment(),
+            metavar="MODULE:NAME",
+            help="where your tidepool.App is, such as shop.app:app (default TIDEPOOL_APP, or no application)",
+        )
+    arguments = commands.parser.parse_args()
+    place: str | None = app or arguments.app
+    try:
+        application = load_app(place) if place else App(job_types=JobTypes(()))
+    except ValueError as error:
+        commands.parser.error(f"--app: {error}")
+    run_command(functools.partial(arguments.command, arguments), application, own_servers=arguments.own_servers)
+
+
+def command_line(program: str) -> CommandLine:
+    """Return the operators' commands, under the name *program*."""
+    commands = CommandLine(program, _DESCRIPTION)
+    add_job_commands(commands)
+    add_pool_commands(commands)
+    add_advice_commands(commands)
+    commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
+        "--roles",
+        action="store_true",
+        help=f"roles as well as tables: {' and '.join(ROLES)}, with the least that workers and readers need",
+    )
+    commands.add("services", _services, examples="  %(prog)s")
+    commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
+        "--service",
+        action="store_true",
+        help="a service file for psql instead of the URLs, so that no password stands among its arguments",
+    )
+    return commands
+
+
+async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Apply the missing migrations to the database."""
+    config = PoolConfig(url=context.urls.database, application_name="tidepool-migrate")
+    migrations = await context.migrate(config)
+    applied = [str(migration) for migration in migrations]
+    if arguments.roles:
+        given = zip(ROLES, (context.settings.work_password, context.settings.read_password), strict=True)
+        passwords = {role: password.get_secret_value() for role, password in given if password}
+        await grant_roles(config, passwords, context.app.grants)
+    if arguments.json:
+        terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
+        return 0
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: the schema is up to date")
+    if arguments.roles:
+        print(f"granted what they need: {', '.join(ROLES)}")
+    return 0
+
+
+async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Print the URLs of PostgreSQL and Redis for other programs: with passwords, in the form that psql takes."""
+    if arguments.service:
+        try:
+            print(address.service_file(context.urls.database))
+        except UrlError as error:
+            raise terminal.CommandError(f"DATABASE_URL: {error}") from None
+    else:
+        _print_urls(arguments, context)
+    return 0
+
+
+def _print_urls(arguments: argparse.Namespace, context: Context[Settings]) -> None:
+    addresses = {"database": as_libpq_reads(context.urls.database), "redis": context.urls.redis}
+    if arguments.json:
+        terminal.print_json(addresses)
+    else:
+        print("\n".join(f"{name:8}  {url}" for name, url in addresses.items()))
+
+
+async def _services(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Run the embedded PostgreSQL and Redis until Ctrl-C, and print their URLs."""
+    if not context.settings.embedded:
+        raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
+    _print_urls(arguments, context)
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+    return 0

@@ -1,0 +1,176 @@
+"""The URL of PostgreSQL, read as libpq reads it.
+
+The tables say which parameters are honoured, which are dropped because the driver does nothing else anyway, and which
+values of those are refused; every other parameter is refused by name.
+"""
+
+import re
+from dataclasses import dataclass
+
+from tidepool.urls.parts import (
+    FILES,
+    SYSTEM,
+    UrlError,
+    UrlParts,
+    decoded,
+    listed_hosts,
+    listed_ports,
+    require_file,
+    require_number,
+)
+
+POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+_MIN_TIMEOUT = -(2**31 - 1)
+"""Seconds: libpq takes a negative CONNECT_TIMEOUT for no limit."""
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_POSTGRES_HONOURED: dict[str, tuple[str, ...] | None] = {
+    "gsslib": ("gssapi",),
+    "krbsrvname": None,
+    "options": None,
+    "passfile": None,
+    "service": None,
+    "ssl_max_protocol_version": _TLS_VERSIONS,
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "sslcert": None,
+    "sslcrl": None,
+    "sslkey": None,
+    "sslmode": _SSL_MODES,
+    "sslnegotiation": ("postgres", "direct"),
+    "sslpassword": None,
+    "sslrootcert": None,
+    "target_session_attrs": ("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
+}
+"""What asyncpg honours, with the values that it takes; None: any."""
+_POSTGRES_ADDRESS = ("host", "port", "user", "password", "dbname", "database")
+_POSTGRES_DROPPED: dict[str, tuple[str, ...] | None] = {
+    "application_name": None,  # ours says which worker has the connection
+    "channel_binding": ("disable", "prefer", "require"),  # asyncpg has none: docs/operations.md
+    "client_encoding": ("auto", "utf8", "utf-8", "unicode"),
+    "fallback_application_name": None,
+    "gssdelegation": ("0",),
+    "gssencmode": ("disable", "prefer"),
+    "keepalives": None,  # COMMAND_TIMEOUT finds a silent server sooner
+    "keepalives_count": None,
+    "keepalives_idle": None,
+    "keepalives_interval": None,
+    "load_balance_hosts": ("disable",),
+    "max_protocol_version": ("3.0", "3.2", "latest"),
+    "min_protocol_version": ("3.0",),
+    "replication": ("0", "false", "no", "off"),
+    "schema": ("public",),
+    "sslcertmode": ("allow",),
+    "sslcompression": None,
+    "sslsni": ("1",),
+    "tcp_user_timeout": None,
+}
+"""What asyncpg does not know, and the values with which leaving it out changes nothing; None: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresUrl:
+    """The parts of a PostgreSQL URL. A missing part is None or empty, so the driver's default applies."""
+
+    hosts: tuple[str, ...]
+    ports: tuple[int, ...]
+    user: str | None
+    password: str | None
+    database: str | None
+    parameters: dict[str, str]
+    """Those that the driver honours."""
+    connect_timeout_s: float | None
+    statement_cache_size: int | None
+
+    @property
+    def trusts_the_systems_cas(self) -> bool:
+        """Whether `sslrootcert=system` is given: the CAs of the system, certificate and name checked."""
+        return self.parameters.get("sslrootcert") == SYSTEM
+
+
+def parse_postgres(url: str) -> PostgresUrl:
+    """Return the parts of a URL of PostgreSQL. Raises `UrlError`."""
+    parts = UrlParts.of(url, POSTGRES_SCHEMES, takes_at=False)
+    if "@" in parts.hosts:
+        raise UrlError("has two @ before its path: in a user's name or password it is written %40")
+    if re.search("[/:@]", parts.path[1:]):
+        raise UrlError("has a / : or @ in its path: in a user's name or password they are written %2F %3A %40")
+    given = parts.parameters(_take_postgres)
+    user, colon, password = parts.user_info.partition(":")
+    hosts, ports = parts.addresses()
+    if "host" in given:
+        hosts = listed_hosts(given["host"])
+    if "port" in given:
+        ports = listed_ports(given["port"])
+    if len(ports) > 1 and len(ports) != max(len(hosts), 1):
+        raise UrlError(f"names {len(ports)} ports for {max(len(hosts), 1)} hosts")
+    _check_tls(given)
+    return PostgresUrl(
+        hosts=tuple(hosts),
+        ports=tuple(5432 if port is None else port for port in ports) if any(ports) else (),
+        user=given.get("user") or decoded(user, "user's name") or None,
+        password=given.get("password") or (decoded(password, "password") if colon else None),
+        database=given.get("dbname") or given.get("database") or decoded(parts.path[1:], "path") or None,
+        parameters={name: value for name, value in given.items() if name in _POSTGRES_HONOURED},
+        connect_timeout_s=_connect_timeout_s(given.get("connect_timeout")),
+        statement_cache_size=_statement_cache_size(given),
+    )
+
+
+def check_parameter(name: str, value: str) -> None:
+    """Check a parameter of PostgreSQL that stands outside of a URL. Raises `UrlError`, without its name."""
+    _take_postgres(name, value)
+    if name == "host":
+        listed_hosts(value)
+    elif name == "port":
+        listed_ports(value)
+    elif name in FILES and value:
+        require_file(name, value)
+
+
+def drops_channel_binding(postgres_url: str) -> bool:
+    """Return whether the URL requires channel binding, which the driver does not have: the URL's TLS has to do."""
+    return ("channel_binding", "require") in UrlParts.of(postgres_url, POSTGRES_SCHEMES, takes_at=False).query
+
+
+def as_libpq_reads(postgres_url: str) -> str:
+    """Return the URL with the scheme `postgresql` in place of SQLAlchemy's, which psql and pg_dump refuse."""
+    return re.sub(r"^postgresql\+asyncpg://", "postgresql://", postgres_url)
+
+
+def _take_postgres(name: str, value: str) -> None:
+    """Raise `UrlError` unless a URL of PostgreSQL may have this parameter."""
+    allowed = (_POSTGRES_HONOURED | _POSTGRES_DROPPED).get(name)
+    if name == "ssl":
+        allowed = ("true", *_SSL_MODES)  # as in JDBC's URLs, which libpq takes, and in SQLAlchemy's
+    elif name == "pgbouncer":
+        allowed = ("true", "false")
+    elif name == "connect_timeout":
+        require_number(value, int, _MIN_TIMEOUT)
+    elif name == "statement_cache_size":
+        require_number(value, int, 0)
+    elif name not in (*_POSTGRES_HONOURED, *_POSTGRES_DROPPED, *_POSTGRES_ADDRESS):
+        raise UrlError("which is not known")
+    if allowed and value and (value.lower() if name == "client_encoding" else value) not in allowed:
+        raise UrlError(f"which may only be {' or '.join(allowed)}")
+
+
+def _check_tls(given: dict[str, str]) -> None:
+    """Raise `UrlError` where `sslrootcert=system` has company that it does not fit, as libpq does."""
+    if given.get("sslrootcert") != SYSTEM:
+        return
+    if given.get("sslmode", "verify-full") != "verify-full":
+        raise UrlError("has sslrootcert=system, with which sslmode may only be verify-full")
+    for name in ("sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"):
+        if name in given:
+            raise UrlError(f"has sslrootcert=system beside parameter {name}, which the driver cannot do together")
+
+
+def _connect_timeout_s(text: str | None) -> float | None:
+    """Return the seconds; None where CONNECT_TIMEOUT holds: libpq's 0 and less is no limit, and there is always one."""
+    return float(text) if text and int(text) > 0 else None
+
+
+def _statement_cache_size(given: dict[str, str]) -> int | None:
+    if size := given.get("statement_cache_size"):
+        return int(size)
+    return 0 if given.get("pgbouncer") == "true" else None

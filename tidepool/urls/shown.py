@@ -1,0 +1,63 @@
+"""What of a URL may be shown, and URLs with a part changed."""
+
+import re
+
+from tidepool.urls.parts import SHAPE, UrlError
+from tidepool.urls.postgresql import POSTGRES_SCHEMES, parse_postgres
+from tidepool.urls.redis import REDIS_SCHEMES, check_redis
+
+UNREADABLE = "(a URL that does not parse)"
+"""What is shown in place of such a URL."""
+_SHOWN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9_.-]+)?\]|[^\s:\[\]]*)(?::\d*)?")
+_NAMING_DATABASES = ("dbname", "database", "db")
+
+
+def without_password(url: str) -> str:
+    """Return *url* in a form that may be logged: without the password and most of the query.
+
+    If its parts cannot be told apart with certainty, nothing of it is returned.
+    """
+    match = SHAPE.fullmatch(url)
+    if match is None:
+        return UNREADABLE
+    scheme, authority, path, query, fragment = match.groups(default="")
+    user, _, hosts = authority.rpartition("@")
+    is_doubtful = "@" in path or "@" in fragment or ("@" in query and not _is_valid(url))
+    is_doubtful |= not url.isprintable() or bool(re.search(r"[\[\]]", user))
+    is_doubtful |= not all(_SHOWN_HOST.fullmatch(host) for host in hosts.split(","))
+    name, colon, _ = user.partition(":")
+    is_doubtful |= "%3a" in name.lower()  # it may be `name:password`, encoded as one
+    if is_doubtful or "@" in (user if scheme in POSTGRES_SCHEMES else name):
+        return UNREADABLE
+    if scheme != "unix" and re.search("[/:]", path[1:]):
+        return UNREADABLE
+    if scheme not in POSTGRES_SCHEMES and not colon:
+        name = ""  # a name without a password is most often a password whose colon was forgotten
+    name = f"{name}@" if name else ""
+    kept = "&".join(word for word in query.split("&") if word.startswith(("host=", "db=")))
+    return f"{scheme}://{name}{hosts}{path}" + (f"?{kept}" if kept else "")
+
+
+def with_database(url: str, name: str) -> str:
+    """Return a URL of PostgreSQL or Redis with the database *name*, or that number, and all else as it is.
+
+    A parameter that names a database counts more than the path, so it is removed. Raises `UrlError`.
+    """
+    match = SHAPE.fullmatch(url)
+    if match is None:
+        raise UrlError("does not parse")
+    scheme, authority, path, query, _ = match.groups(default="")
+    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in _NAMING_DATABASES]
+    if scheme == "unix":
+        kept.append(f"db={name}")
+    else:
+        path = f"/{name}"
+    return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
+
+
+def _is_valid(url: str) -> bool:
+    try:
+        check_redis(url) if url.startswith(tuple(f"{one}:" for one in REDIS_SCHEMES)) else parse_postgres(url)
+    except UrlError:
+        return False
+    return True

@@ -1,0 +1,178 @@
+"""Requests that enqueue a job: each is validated, enqueued, and answered 202, or with its outcome if it waits for it.
+
+The body is the fields of the job's command, whose model decides what is valid, as it does for every other way in.
+
+- `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
+  twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes are UTF-8,
+  so that the id is the same whichever way it comes, and the quotes of `"order-1"` (a structured field) are not part of
+  it.
+- `Prefer: wait=5` waits for the outcome, at most `MAX_WAIT_S` seconds. The outcome of a job with a key is read from the
+  ledger. That of a job with a random id is the result in Redis, a millisecond sooner: only somebody who may write to
+  Redis, and reads the id from the queue in time, could forge it, and would deceive this one caller.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from pydantic_core import from_json, to_json
+
+from tidepool.jobs.ids import check_id
+from tidepool.jobs.job import JobType
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reason, Rejected
+from tidepool.queue.submission import Submission
+from tidepool.web.accepting import Accepting
+from tidepool.web.describing import describe_route
+from tidepool.web.paths import job_url
+from tidepool.web.problems import Problem, problem
+from tidepool.web.services import Services
+
+MAX_WAIT_S = 30.0
+"""Seconds that a request may wait for its outcome: less than proxies wait for an answer."""
+_UNWATCHED_S = 0.5
+"""Seconds of a wait in which nobody checks if the caller has gone: the check costs more than so short a wait."""
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\["\\])*"')
+_ESCAPED = re.compile(r'\\(["\\])')
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequests:
+    """Accepts jobs on an application's routes; its fields say how outcomes are answered."""
+
+    places: Mapping[str, str]
+    """For fields of results that are row ids, the path under which the row is read: `{"user_id": "/users/"}`."""
+    unprocessable: Collection[Reason] = ()
+    """Reasons that are answered 422, as an invalid request is; a job rejected for another one is answered 409."""
+    alternatives: Collection[tuple[str, str]] = ()
+    """Pairs of fields of which a command takes exactly one, for the OpenAPI description."""
+
+    def route(self, job_type: JobType[Any], summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the options of a route that accepts jobs of *job_type*; *named* are the fields that its path gives."""
+        return describe_route(job_type, summary, named=named, alternatives=self.alternatives)
+
+    async def accept(self, request: Request, services: Services, job_type: JobType[Any], **named: int) -> Response:
+        """Enqueue a job of *job_type*, whose fields are in the body and, those in *named*, in the path.
+
+        Returns 202, or the outcome if the request asks to wait for it. Raises `Problem` if the request is not valid.
+        """
+        accepting = services.accepting
+        key = _key(request.headers.getlist("idempotency-key"))
+        fields = _fields(await request.body(), job_type, named)
+        submission = Submission(key or secrets.token_hex(16), job_type.name, fields)
+        wait_s = _wait_s(request)
+        outcome = await accepting.settled(submission.id) if key is not None else None
+        if outcome is None:
+            outcome = await accepting.accept(submission)
+        if outcome is None and wait_s:
+            outcome = await _outcome(request, accepting, submission.id, wait_s, confirm=key is not None)
+        if not wait_s:
+            return _accepted(submission.id, {})
+        honoured = {"Preference-Applied": f"wait={wait_s:.0f}"}
+        if outcome is None:
+            return _accepted(submission.id, honoured)
+        return self._answer(submission.id, outcome, honoured, created=request.method == "POST")
+
+    def _answer(self, job_id: str, outcome: Outcome, headers: dict[str, str], *, created: bool) -> Response:
+        """Return the response for *outcome*."""
+        more = {"id": job_id, "url": job_url(job_id)}
+        if isinstance(outcome, Failed):
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, outcome.error, code="failed", headers=headers, **more)
+        if isinstance(outcome, Rejected):
+            is_invalid = outcome.reason in (CommonReason.INVALID, *self.unprocessable)
+            status = HTTPStatus.UNPROCESSABLE_ENTITY if is_invalid else HTTPStatus.CONFLICT
+            return problem(status, outcome.detail, code=outcome.reason, headers=headers, **more)
+        body = to_json({**more, "status": "applied", "result": outcome.result})
+        if not created:
+            return Response(body, HTTPStatus.OK, headers=headers, media_type=_JSON)
+        return Response(body, HTTPStatus.CREATED, headers={**headers, **self.location(outcome)}, media_type=_JSON)
+
+    def location(self, outcome: Applied) -> dict[str, str]:
+        """Return the `Location` header of the row that was created; nothing if the result names none."""
+        ids = {name: outcome.result.get(name) for name in self.places}  # anything, if somebody else wrote it to Redis
+        places = (f"{place}{ids[name]}" for name, place in self.places.items() if type(ids[name]) is int)
+        return {"Location": place} if (place := next(places, None)) else {}
+
+
+def _key(headers: list[str]) -> str | None:
+    """Return the job id in the headers, which are decoded as Latin-1; None without any. Raises `Problem`."""
+    if not headers:
+        return None
+    try:
+        if len(headers) > 1:
+            raise ValueError("must be given once")  # noqa: TRY301  (one place makes the answer)
+        key = _unquoted(_as_utf8(headers[0]))
+        check_id(key)
+    except ValueError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"Idempotency-Key: {error}", code="invalid_key") from None
+    return key
+
+
+def _as_utf8(header: str) -> str:
+    try:
+        return header if header.isascii() else header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8") from None
+
+
+def _unquoted(key: str) -> str:
+    """Return what a structured field's string stands for (RFC 9651), and any other text as it is."""
+    if not key.startswith('"'):
+        return key
+    if not _QUOTED.fullmatch(key):
+        raise ValueError('must have its quotes at both ends, and others as \\"')
+    return _ESCAPED.sub(r"\1", key[1:-1])
+
+
+def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[str, object]:
+    """Return the job's content. Raises `Problem` where it is not valid."""
+    try:
+        content = from_json(body)
+    except ValueError:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is not JSON", code=CommonReason.INVALID) from None
+    if not isinstance(content, dict):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is not an object", code=CommonReason.INVALID)
+    if twice := named.keys() & content.keys():
+        words = f"{min(twice)}: is in the path, and not in the body"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code=CommonReason.INVALID)
+    fields: dict[str, object] = {**named, **content}
+    command = job_type.parse(fields)
+    if isinstance(command, Rejected):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, command.detail, code=command.reason)
+    return fields
+
+
+def _wait_s(request: Request) -> float:
+    """Return how many seconds the caller asks to wait; 0 if it does not ask, or not in a form that is known."""
+    wish = request.headers.get("prefer")
+    match = _WAIT.search(wish) if wish else None
+    return min(float(match[1]), MAX_WAIT_S) if match else 0.0
+
+
+async def _outcome(
+    request: Request, accepting: Accepting, job_id: str, wait_s: float, *, confirm: bool
+) -> Outcome | None:
+    """Wait for the job's outcome; returns None if time is up or the caller has gone."""
+    outcome = await accepting.outcome(job_id, min(wait_s, _UNWATCHED_S), confirm=confirm)
+    if outcome is not None or wait_s <= _UNWATCHED_S:
+        return outcome
+    waiting = asyncio.ensure_future(accepting.outcome(job_id, wait_s - _UNWATCHED_S, confirm=confirm))
+    leaving = asyncio.ensure_future(request.receive())  # the body has been read: what comes next is the end
+    try:
+        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    finally:
+        waiting.cancel()
+        leaving.cancel()
+
+
+def _accepted(job_id: str, headers: dict[str, str]) -> Response:
+    url = job_url(job_id)
+    body = to_json({"id": job_id, "url": url, "status": "queued"})
+    return Response(body, HTTPStatus.ACCEPTED, headers={"Location": url, **headers}, media_type=_JSON)
