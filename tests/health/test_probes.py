@@ -12,7 +12,7 @@ from tidepool.health import probes
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.probes import Pace, ProbeServer
-from tidepool.health.readiness import Check, Report
+from tidepool.health.readiness import Condition, Report
 from tidepool.pool.pool import Pool
 
 LOCAL = ("localhost", "127.0.0.1:9000", "[::1]:9000")
@@ -29,7 +29,7 @@ class Port:
         self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
 
     async def _look(self) -> Report:
-        return Report({"engine": Check(ok=True, reason="goes round")})
+        return Report({"engine": Condition(ok=True, reason="goes round")})
 
     def _render(self, accept: str) -> tuple[bytes, str]:
         self.rendered += 1
@@ -88,6 +88,6 @@ async def test_figures_are_rendered_once_a_second(pool: Pool, monkeypatch: pytes
     for _ in range(20):
         assert b"figures" == metrics.recent()[0] == metrics.recent(openmetrics)[0]
     assert ["", openmetrics] == made
-    monkeypatch.setattr("tidepool.health.metrics._KEPT_S", 0.0)
+    monkeypatch.setattr("tidepool.health.metrics._CACHED_S", 0.0)
     metrics.recent()
     assert 3 == len(made)

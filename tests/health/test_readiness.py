@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from arq.connections import ArqRedis
 
-from tidepool.health.readiness import Check, Readiness
+from tidepool.health.readiness import Condition, Readiness
 from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
@@ -35,7 +35,7 @@ async def failing(readiness: Readiness) -> dict[str, str]:
 
 async def test_all_is_well(pool: Pool, redis: ArqRedis) -> None:
     """Both servers answer, and nothing is missing."""
-    readiness = Readiness(redis.ping, app.migrations, own={"engine": lambda: Check(ok=True, reason="goes round")})
+    readiness = Readiness(redis.ping, app.migrations, own={"engine": lambda: Condition(ok=True, reason="goes round")})
     readiness.watch(pool)
     report = await readiness.look()
     assert (True, report) == (report.ready, readiness.last)
@@ -106,10 +106,10 @@ async def test_a_full_pool_at_work_has_headroom(small: Pool, side: SideConnectio
         waiting = asyncio.create_task(use())
         await asyncio.sleep(0)
         assert {} == await failing(readiness)
-        readiness._kept._made = None  # as if half a second had passed
+        readiness._report._made = None  # as if half a second had passed
         assert {"pool": "none comes free: 1 of 1 in use, 1 waiting"} == await failing(readiness)
     await waiting
-    readiness._kept._made = None
+    readiness._report._made = None
     assert {} == await failing(readiness)
 
 

@@ -1,7 +1,7 @@
 """The checks that a verdict is made of, in their order: what each looks at, where its limits are, and why.
 
-`CHECKS` is the table. A check that would make the figures of later checks worthless comes before them. The table in
-`docs/pool.md` is generated from it.
+`CHECKS` is the table. A check that would make the figures of later checks worthless comes before them. The tables in
+`docs/pool.md` are generated from it.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from tidepool.advice.evidence import BUSY, CROWDED_LIMITS, WAITED, Crowding, Evidence, Limit, waited
+from tidepool.advice.evidence import BUSY, CROWDED_LIMITS, Crowding, Evidence, Limit
 from tidepool.advice.sizing import Advice, Load
 from tidepool.advice.study import Study
-from tidepool.advice.window import Window, quantile_ms, ratio
+from tidepool.advice.window import Tick, Window, quantile_ms, ratio
 
 
-class Measured(NamedTuple):
+class _Measured(NamedTuple):
     """The figures that a check has looked at, and whether it holds."""
 
     evidence: Sequence[Evidence]
@@ -51,8 +51,8 @@ class Check:
     because: str = ""
     """Why that is so, or why the check has this place."""
     limits: Sequence[Limit] = ()
-    measure: Callable[[Study], Measured]
-    size: Callable[[Study, Advice], Measured] | None = None
+    measure: Callable[[Study], _Measured]
+    size: Callable[[Study, Advice], _Measured] | None = None
     """Set if the check compares the advised size, too: both measures have to hold, and there has to be advice."""
     lasts: bool = False
     """Whether *measure* has to hold in two of five parts of the time in a row, as well as over the whole time."""
@@ -78,18 +78,36 @@ def _longest_run(held: Sequence[bool]) -> int:
     return max(sum(1 for _ in run) if is_held else 0 for is_held, run in groupby(held))
 
 
-def _any(*evidence: Evidence) -> Measured:
-    return Measured(evidence, any(one.counts for one in evidence))
+def _any(*evidence: Evidence) -> _Measured:
+    return _Measured(evidence, any(one.counts for one in evidence))
 
 
-def _all(*evidence: Evidence) -> Measured:
-    return Measured(evidence, all(one.counts for one in evidence))
+def _all(*evidence: Evidence) -> _Measured:
+    return _Measured(evidence, all(one.counts for one in evidence))
+
+
+_WAITED = Limit("ticks in which jobs or callers waited", "share", 0.5, "occasional waiting is normal")
+_QUEUED_US = 1_000_000
+"""Microseconds that the oldest job has been due in Redis: a worker that keeps up takes jobs within milliseconds."""
+_TICK_SATURATED = 0.05
+"""Share of one tick with a queue at the gate: in so short a time the 1 % of a whole window is a single arrival."""
+
+
+def _waited(window: Window) -> Evidence:
+    """Return in which share of the ticks something waited: jobs in Redis or the batcher, or callers at the gate."""
+    return _WAITED.against(ratio(sum(_waits(tick) for tick in window.ticks), len(window.ticks)))
+
+
+def _waits(tick: Tick) -> bool:
+    is_queued = (tick.now.queue_oldest_us or 0) >= _QUEUED_US
+    is_saturated = tick.gained.saturated_us >= _TICK_SATURATED * tick.us
+    return is_queued or is_saturated or Crowding.of(Window([tick])).is_of_batcher
 
 
 _TICKS = Limit("ticks", "", 10, "with fewer, shares and quantiles are random", below=True)
 
 
-def _few_ticks(study: Study) -> Measured:
+def _few_ticks(study: Study) -> _Measured:
     return _any(_TICKS.against(len({tick.now.tick for tick in study.window.ticks})))
 
 
@@ -105,7 +123,7 @@ _LOST = Limit(
 )  # fmt: skip
 
 
-def _outage(study: Study) -> Measured:
+def _outage(study: Study) -> _Measured:
     window, gained = study.window, study.window.gained
     lost = max((tick.gained.closed_lost_idle + tick.gained.closed_lost_in_use for tick in window.ticks), default=0)
     refused = gained.connect_refused + gained.connect_starting + gained.connect_timeouts + gained.connect_errors
@@ -119,7 +137,7 @@ def _outage(study: Study) -> Measured:
 _TOO_MANY = Limit("connections refused as too many", "", 1, "the connection budget is there to prevent this")
 
 
-def _too_many_clients(study: Study) -> Measured:
+def _too_many_clients(study: Study) -> _Measured:
     return _any(_TOO_MANY.against(study.window.gained.connect_too_many))
 
 
@@ -128,11 +146,11 @@ _OVERDUE = Limit(
 )
 
 
-def _overdue_holders(study: Study) -> Measured:
+def _overdue_holders(study: Study) -> _Measured:
     ticks = study.window.ticks
     longest_us = max((tick.now.oldest_hold_us for tick in ticks), default=0)
     overdue = _OVERDUE.against(sum(tick.now.overdue_holders > 0 for tick in ticks))
-    return Measured([overdue, Evidence("longest hold", longest_us / 1e6, "s", None)], overdue.counts)
+    return _Measured([overdue, Evidence("longest hold", longest_us / 1e6, "s", None)], overdue.counts)
 
 
 _LOCKED_SHARE = 0.5
@@ -140,7 +158,7 @@ _LOCKED_SHARE = 0.5
 _LOCKED = Limit("ticks with half waiting for locks", "", 3, "a short lock is over before the next tick")
 
 
-def _lock_waits(study: Study) -> Measured:
+def _lock_waits(study: Study) -> _Measured:
     locked = sum(one.active > 0 and one.waiting_lock >= _LOCKED_SHARE * one.active for one in study.database)
     return _any(_LOCKED.against(locked))
 
@@ -153,7 +171,7 @@ _USES_OF_BUSY = 30
 """Enough for a pool that is in use nearly all the time: long holds are few."""
 
 
-def _few_uses(study: Study) -> Measured:
+def _few_uses(study: Study) -> _Measured:
     is_busy = (study.window.utilisation or 0.0) >= BUSY.value
     return _any(_USES.against(study.window.gained.acquire_ok, limit=_USES_OF_BUSY if is_busy else None))
 
@@ -167,7 +185,7 @@ _OFF = Limit(
 )  # fmt: skip
 
 
-def _contradiction(study: Study) -> Measured:
+def _contradiction(study: Study) -> _Measured:
     gained, us = study.window.gained, max(study.window.us, 1)
     ended_us = gained.hold_us_sum + gained.holding_us  # of the uses that have ended, and of those that have not
     limit = _OFF_SHARE * max(gained.in_use_us / us, _OFF_FLOOR)
@@ -178,7 +196,7 @@ _REOPENED = Limit("connections opened per use", "", 0.05, "a normal pool opens o
 _CONNECTING = Limit("time spent connecting", "share", 0.2, "less is small compared with waits and holds")
 
 
-def _churn(study: Study) -> Measured:
+def _churn(study: Study) -> _Measured:
     gained = study.window.gained
     spent_us = gained.connect_us_sum + gained.wait_us_sum + gained.hold_us_sum
     return _all(
@@ -198,25 +216,25 @@ _BLOCKED = Limit(
 _CPU = Limit("CPU that the process used or waited for", "share", 0.85, "an event loop has one core, and needs pauses")
 
 
-def _loop_bound(study: Study) -> Measured:
+def _loop_bound(study: Study) -> _Measured:
     """Measure only what our own code blocked, and the CPU only while something waits for it."""
     window, gained = study.window, study.window.gained
-    waiting = waited(window)
+    waiting = _waited(window)
     hold_ms = quantile_ms(gained.hold_hist, 0.5) or 0.0
     limit_ms = max(_BLOCKED.value if waiting.counts else _BLOCKED_IDLE_MS, _BLOCKED_SHARE_OF_HOLD * hold_ms)
     blocked = _BLOCKED.against(quantile_ms(gained.loop_block_hist, 0.99), limit=limit_ms)
     cpu = _CPU.against((gained.cpu_us + gained.cpu_wait_us) / max(window.us, 1))
-    return Measured([blocked, cpu, waiting], blocked.counts or (cpu.counts and waiting.counts))
+    return _Measured([blocked, cpu, waiting], blocked.counts or (cpu.counts and waiting.counts))
 
 
 _COMMIT = Limit("COMMIT, mean", "ms", 20.0, "a healthy disk takes a few milliseconds")
 _COMMITTING = Limit("share of holds spent in COMMIT", "share", 0.5, "with less, the statements are the larger part")
 
 
-def _slow_commits(study: Study) -> Measured:
+def _slow_commits(study: Study) -> _Measured:
     gained = study.window.gained
     committing = _COMMITTING.against(ratio(gained.commit_us_sum, gained.in_use_us))
-    return _all(_COMMIT.against(study.window.commit_ms), committing, waited(study.window))
+    return _all(_COMMIT.against(study.window.commit_ms), committing, _waited(study.window))
 
 
 _FULL, _CALM = 0.9, 0.5
@@ -235,15 +253,15 @@ def _slower(one: Window, other: Window) -> float | None:
     return ratio(one.query_ms, other.query_ms) if enough else None
 
 
-def _slower_when_full(study: Study) -> Measured:
+def _slower_when_full(study: Study) -> _Measured:
     around = Window([*study.before.ticks, *study.window.ticks])
     full = around.only(lambda tick: tick.utilisation >= _FULL)
     calm = around.only(lambda tick: tick.utilisation <= _CALM)
-    return _all(_SLOWER_WHEN_FULL.against(_slower(full, calm)), waited(study.window))
+    return _all(_SLOWER_WHEN_FULL.against(_slower(full, calm)), _waited(study.window))
 
 
-def _slower_than_before(study: Study) -> Measured:
-    return _all(_SLOWER_THAN_BEFORE.against(_slower(study.window, study.before)), waited(study.window))
+def _slower_than_before(study: Study) -> _Measured:
+    return _all(_SLOWER_THAN_BEFORE.against(_slower(study.window, study.before)), _waited(study.window))
 
 
 _WORKING = Limit(
@@ -255,16 +273,16 @@ _WORKING = Limit(
 )
 
 
-def _idle_holders(study: Study) -> Measured:
+def _idle_holders(study: Study) -> _Measured:
     gained = study.window.gained
     crowding = Crowding.of(study.window)
     working = _WORKING.against(ratio(gained.query_us_sum, gained.in_use_us))
-    return Measured([*crowding, working], crowding.is_crowded and working.counts)
+    return _Measured([*crowding, working], crowding.is_crowded and working.counts)
 
 
-def _crowded(study: Study) -> Measured:
+def _crowded(study: Study) -> _Measured:
     crowding = Crowding.of(study.window)
-    return Measured(list(crowding), crowding.is_crowded)
+    return _Measured(list(crowding), crowding.is_crowded)
 
 
 _NEEDED = Limit("size needed", "", 1, "the demand is not met", derived="one more than the pool's limit")
@@ -274,7 +292,7 @@ _GIVEN = Limit(
 )  # fmt: skip
 
 
-def _no_room(study: Study, advice: Advice) -> Measured:
+def _no_room(study: Study, advice: Advice) -> _Measured:
     return _all(
         _NEEDED.against(advice.demand, limit=advice.limit + 1), _GIVEN.against(study.budget, limit=advice.demand)
     )
@@ -283,7 +301,7 @@ def _no_room(study: Study, advice: Advice) -> Measured:
 _LARGER = Limit("size advised", "", 1, "more connections would be used", derived="one more than the pool's limit")
 
 
-def _too_small(_study: Study, advice: Advice) -> Measured:
+def _too_small(_study: Study, advice: Advice) -> _Measured:
     return _all(_LARGER.against(advice.size, limit=advice.limit + 1))
 
 
@@ -299,7 +317,7 @@ _PEAK = Limit(
 _SPARE = Limit("connections to spare", "", 3, "one or two are not worth a change")
 
 
-def _too_large(study: Study, advice: Advice) -> Measured:
+def _too_large(study: Study, advice: Advice) -> _Measured:
     limit = _TOO_LARGE_SHARE * advice.limit
     return _all(
         _SMALLER.against(advice.size, limit=limit),
@@ -308,14 +326,14 @@ def _too_large(study: Study, advice: Advice) -> Measured:
     )
 
 
-def _nothing_asked(_study: Study) -> Measured:
-    return Measured([], holds=True)
+def _nothing_asked(_study: Study) -> _Measured:
+    return _Measured([], holds=True)
 
 
-def _wait_p95(study: Study) -> Measured:
+def _wait_p95(study: Study) -> _Measured:
     load = Load.of(study.window.ticks)
     wait = Limit("wait p95", "ms", load.target_ms if load else 0.0, "")
-    return Measured([wait.against(quantile_ms(study.window.gained.wait_hist, 0.95))], holds=True)
+    return _Measured([wait.against(quantile_ms(study.window.gained.wait_hist, 0.95))], holds=True)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -403,7 +421,7 @@ CHECKS: tuple[Check, ...] = (
         f"{_BLOCKED.value:g} ms ({_BLOCKED_IDLE_MS:g} ms if nothing waits), or the process used or waited for {_CPU} "
         "of a core while something waits",
         because="the blocked loop itself lengthens waits and holds",
-        limits=[_BLOCKED, _CPU, WAITED, _LASTED],
+        limits=[_BLOCKED, _CPU, _WAITED, _LASTED],
         measure=_loop_bound,
         lasts=True,
     ),
@@ -413,7 +431,7 @@ CHECKS: tuple[Check, ...] = (
         words="transactions spend most of their time in COMMIT: in the server's disk, replicas or deferred constraints",
         when=f"a COMMIT takes {_COMMIT} and {_COMMITTING} of the time that connections are held, while something waits",
         because="disk, replicas or deferred constraints: more connections do not help",
-        limits=[_COMMIT, _COMMITTING, WAITED, _LASTED],
+        limits=[_COMMIT, _COMMITTING, _WAITED, _LASTED],
         measure=_slow_commits,
         lasts=True,
     ),
@@ -424,7 +442,7 @@ CHECKS: tuple[Check, ...] = (
         when=f"something waits, and a query takes {_SLOWER_WHEN_FULL} as long in ticks with {_FULL * 100:g} % of the "
         f"pool in use as in ticks with {_CALM * 100:g} % of it or less",
         because="the server is saturated",
-        limits=[_SLOWER_WHEN_FULL, WAITED],
+        limits=[_SLOWER_WHEN_FULL, _WAITED],
         measure=_slower_when_full,
     ),
     Check(
@@ -433,7 +451,7 @@ CHECKS: tuple[Check, ...] = (
         words="queries take longer than they did before: more connections would add to it",
         when=f"something waits, and a query takes {_SLOWER_THAN_BEFORE} as long as in the time before the window",
         because="a lock, a lost index, a plan that has changed",
-        limits=[_SLOWER_THAN_BEFORE, WAITED],
+        limits=[_SLOWER_THAN_BEFORE, _WAITED],
         measure=_slower_than_before,
     ),
     Check(

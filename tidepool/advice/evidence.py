@@ -1,12 +1,9 @@
-"""Figures beside their limits, and what many checks ask: whether the pool is crowded, and whether anything waits.
-
-A verdict asks these before it names a bottleneck: if nothing waits, nothing is a bottleneck.
-"""
+"""Figures beside their limits, and what several checks ask: whether the pool is crowded."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
-from tidepool.advice.window import Tick, Window, ratio
+from tidepool.advice.window import Window, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +95,3 @@ class Crowding(NamedTuple):
     def is_crowded(self) -> bool:
         """Whether jobs wait in the batcher, or callers at the pool's gate."""
         return (self.queued.counts and self.waiting.counts) or self.is_of_batcher
-
-
-WAITED = Limit("ticks in which jobs or callers waited", "share", 0.5, "occasional waiting is normal")
-_QUEUED_US = 1_000_000
-"""Microseconds that the oldest job has been due in Redis: a worker that keeps up takes jobs within milliseconds."""
-_TICK_SATURATED = 0.05
-"""Share of one tick with a queue at the gate: in so short a time the 1 % of a whole window is a single arrival."""
-
-
-def waited(window: Window) -> Evidence:
-    """Return in which share of the ticks something waited: jobs in Redis or the batcher, or callers at the gate."""
-    return WAITED.against(ratio(sum(_waits(tick) for tick in window.ticks), len(window.ticks)))
-
-
-def _waits(tick: Tick) -> bool:
-    is_queued = (tick.now.queue_oldest_us or 0) >= _QUEUED_US
-    is_saturated = tick.gained.saturated_us >= _TICK_SATURATED * tick.us
-    return is_queued or is_saturated or Crowding.of(Window([tick])).is_of_batcher

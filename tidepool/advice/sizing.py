@@ -230,7 +230,7 @@ class Advice:
 
     @classmethod
     def of(cls, window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Self:
-        """Return the size for a group whose figures are sound, which `verdict.examine` checks.
+        """Return the size for a group whose figures are sound, which `verdict.Verdict.of` checks.
 
         *peak* is the most that one process has had in use within the last days, *budget* the connections that the
         server can give to each; None if that is not known. The same figures and *seed* give the same advice.

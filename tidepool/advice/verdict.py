@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from tidepool.advice.checks import CHECKS, OTHERWISE, Finding
 from tidepool.advice.sizing import Advice
@@ -39,36 +40,36 @@ class Verdict:
         """The finding that decided."""
         return next(finding for finding in self.findings if finding.check == self.check)
 
-
-def examine(study: Study) -> Verdict:
-    """Return the verdict on a group of processes. Takes up to a second of CPU for large pools."""
-    of_figures = [check for check in CHECKS if check.size is None]
-    findings = [check.find(study) for check in of_figures]
-    held = [check for check, finding in zip(of_figures, findings, strict=True) if finding.holds]
-    advice = None
-    if not held or held[0].allows_advice:
-        advice = Advice.of(study.window, peak=study.peak, budget=study.budget)
-    if not held:
-        findings += [check.find(study, advice) for check in CHECKS if check.size is not None]
-    decided = next((finding for finding in findings if finding.holds), None)
-    if decided is None:
-        findings.append(decided := OTHERWISE.find(study))
-    newest = study.window.newest
-    return Verdict(
-        processes=sorted(reading.worker_id for reading in newest),
-        since=study.since,
-        until=study.until,
-        max_size=newest[0].max_size,
-        pool_limit=study.window.limit,
-        callers=newest[0].callers,
-        verdict=decided.verdict,
-        check=decided.check,
-        words=decided.words,
-        findings=findings,
-        advice=advice,
-    )
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        """Return the verdict on a group of processes. Takes up to a second of CPU for large pools."""
+        of_figures = [check for check in CHECKS if check.size is None]
+        findings = [check.find(study) for check in of_figures]
+        held = [check for check, finding in zip(of_figures, findings, strict=True) if finding.holds]
+        advice = None
+        if not held or held[0].allows_advice:
+            advice = Advice.of(study.window, peak=study.peak, budget=study.budget)
+        if not held:
+            findings += [check.find(study, advice) for check in CHECKS if check.size is not None]
+        decided = next((finding for finding in findings if finding.holds), None)
+        if decided is None:
+            findings.append(decided := OTHERWISE.find(study))
+        newest = study.window.newest
+        return cls(
+            processes=sorted(reading.worker_id for reading in newest),
+            since=study.since,
+            until=study.until,
+            max_size=newest[0].max_size,
+            pool_limit=study.window.limit,
+            callers=newest[0].callers,
+            verdict=decided.verdict,
+            check=decided.check,
+            words=decided.words,
+            findings=findings,
+            advice=advice,
+        )
 
 
 async def judge(studies: Sequence[Study]) -> list[Verdict]:
     """Return the verdict on each study, computed in a thread so that the event loop goes on."""
-    return await asyncio.to_thread(lambda: [examine(study) for study in studies])
+    return await asyncio.to_thread(lambda: [Verdict.of(study) for study in studies])

@@ -1,9 +1,9 @@
 """Records the figures of a process, and answers questions about its health.
 
-- `recorder`   writes a snapshot each tick, through `journal`; `watcher` and `loop_lag` see what happens in between
-- `pruner`     deletes rows past their time, and thins old ones
-- `readiness`  whether the process can do its work now; `kept` caches an answer for many callers
-- `serving`    answers that, and `metrics`, on a worker's own port (by `probes`, imported only if there is one)
+- `recorder`   takes a snapshot at each tick; `journal` writes it; `watcher` and `loop_lag` measure in between
+- `pruner`     deletes rows whose retention has passed, and thins old ones
+- `readiness`  checks whether the process can do its work now; `cached` caches an answer for many callers
+- `serving`    opens a worker's own port for that and for `metrics` (`probes` is imported only if there is a port)
 
 It reads the pool and the ledger's tally, and writes over a connection of its own.
 """

@@ -1,9 +1,9 @@
-"""The process's figures as Prometheus reads them: live, cumulative, and without a trace left by reading.
+"""The process's metrics for Prometheus: live and cumulative; reading them changes nothing.
 
-Whatever OpenTelemetry has a name for goes by that name (the `db.client` metrics of its semantic conventions);
-the rest begins with `tidepool`. Names become Prometheus's as OpenTelemetry's own exporter makes them: `_` for
-a dot, then the unit, `_total` for a counter. What every process has (CPU, memory, open files) goes by the
-names that all Prometheus clients use. Counters are those of the snapshots, since the process started.
+A metric that OpenTelemetry's semantic conventions name (`db.client`) has that name; the others begin with `tidepool`.
+Names are translated as OpenTelemetry's own exporter does: `_` for a dot, then the unit, `_total` for a counter. CPU,
+memory and open files have the names that all Prometheus clients use. Counters are those of the snapshots, since the
+process started.
 """
 
 import time
@@ -25,7 +25,8 @@ from tidepool.pool.pool import Pool
 
 _POOL_LABEL = "db.client.connection.pool.name"
 _POOL_NAME = "tidepool"
-_KEPT_S = 1.0
+_CACHED_S = 1.0
+"""Seconds for which a rendered text is cached: rendering takes a few milliseconds of the event loop."""
 _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 
 
@@ -55,15 +56,15 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all figures as text, and its content type: OpenMetrics where a reader's *accept* header names it."""
+        """Return all metrics as text, and its content type: OpenMetrics if the *accept* header names it."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
     def recent(self, accept: str = "") -> tuple[bytes, str]:
         """Return the result of `render`, cached for one second for each content type."""
         _, content_type = choose_encoder(accept)
-        made_s, text = self._recent.get(content_type, (-_KEPT_S, b""))
-        if time.monotonic() - made_s >= _KEPT_S:
+        made_s, text = self._recent.get(content_type, (-_CACHED_S, b""))
+        if time.monotonic() - made_s >= _CACHED_S:
             text, _ = self.render(accept)
             self._recent[content_type] = (time.monotonic(), text)
         return text, content_type
@@ -99,7 +100,7 @@ def _jobs(tally: Tally) -> Metric:
 
 
 def _retries(tally: Tally) -> Metric:
-    """Return the tries that did not end a job, by function; functions that no job type has are one."""
+    """Return the attempts that did not end a job, by function; functions without a job type are counted together."""
     retries = CounterMetricFamily("tidepool_job_retries", "Tries that are to be repeated.", labels=["function"])
     for function in sorted({*tally.known, *tally.functions}):
         *_, retried = tally.functions.get(function, (0,))
@@ -153,7 +154,7 @@ def _trouble(stats: PoolStats) -> Iterator[Metric]:
 
 
 def _by_reason(stats: PoolStats, prefix: str) -> dict[str, int]:
-    """Return the counters whose names begin with *prefix*, by the rest of the name; durations are none."""
+    """Return the counters whose names begin with *prefix*, except durations, by the rest of the name."""
     names = [field.name for field in fields(stats) if field.name.startswith(prefix) and "_us_" not in field.name]
     return {name.removeprefix(prefix): getattr(stats, name) for name in names}
 
@@ -171,7 +172,7 @@ def _counter(
 
 
 def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: float | Mapping[str, float]) -> Metric:
-    """Add the one value, or each with what it goes by."""
+    """Add the one value, or each value with its label."""
     if isinstance(values, Mapping):
         for label, value in values.items():
             family.add_metric([_POOL_NAME, label], value)
@@ -191,7 +192,7 @@ def _histogram(name: str, text: str, counts: Sequence[int], us_sum: int) -> Metr
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, int]]:
-    """Return a histogram's buckets: ours count each duration in one of them, Prometheus's in all the larger, too."""
+    """Return cumulative buckets, as Prometheus counts: each duration also in all larger buckets."""
     return list(zip(_BOUNDS_S, accumulate(counts), strict=True))
 
 

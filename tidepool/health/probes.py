@@ -1,8 +1,9 @@
 """The HTTP routes of a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
-The port shares the event loop with the jobs, so what callers can make it do is bounded: new connections and answers a
-second, and connections at a time. Who asks too often waits. A port that is bound to loopback answers to this machine's
-names only. `serving` imports this module only if there is a port: the HTTP server takes 4 MB and a tenth of a second.
+The port shares the event loop with the jobs, so the load that callers can cause is bounded: new connections and answers
+a second, and connections at a time. Callers that ask too often wait. A port that is bound to loopback answers only
+requests for this machine's names. `serving` imports this module only if there is a port: the HTTP server takes 4 MB and
+a tenth of a second.
 """
 
 import asyncio
@@ -23,14 +24,19 @@ from tidepool.bounded_http.server import BoundedServer
 from tidepool.health.readiness import Report
 
 _GRACE_S = 1
+"""Seconds that requests get to end when the process stops."""
 _BODY_BYTES = 4096
+"""Max body of a request: probes send none."""
 _ACCEPTS_PER_S = 10.0
+"""New connections a second: accepting one costs more than answering a request."""
 _REFUSAL_DELAY_S = 1.0
+"""Seconds before a refused connection is closed, so that its client does not come again at once."""
 _CONNECTIONS, _SHARE = 512, 0.25
-"""Max connections, and the part of the process's file descriptors that they may take: the jobs need theirs."""
+"""Max connections, and the share of the process's file descriptors that they may take: the jobs need the others."""
 _METRICS_PER_S, _HEALTH_PER_S = 10, 50
 """Answers a second. Each takes some 0.2 ms of the worker's event loop."""
 _MAX_WAIT_S = 10.0
+"""Seconds that a request waits for its turn before it is answered 429."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Look = Callable[[], Awaitable[Report]]
@@ -38,14 +44,14 @@ Render = Callable[[str], tuple[bytes, str] | None]
 
 
 class Pace:
-    """Lets *per_second* callers go on a second, a tenth of a second's worth at once, and the others wait their turn."""
+    """A rate limiter: admits *per_second* callers a second, a tenth of that number at once, and delays the others."""
 
     def __init__(self, per_second: float) -> None:
         self._step_s = 1 / per_second
         self._next_s = 0.0
 
     async def turn(self) -> bool:
-        """Wait for a turn; returns False, after ten seconds, if there was none."""
+        """Wait until the caller is admitted; return False after ten seconds if it was not."""
         now_s = time.monotonic()
         next_s = max(self._next_s, now_s - 0.1) + self._step_s
         has_turn = next_s - now_s <= _MAX_WAIT_S
@@ -57,9 +63,9 @@ class Pace:
 
 
 class ProbeServer(BoundedServer):
-    """The HTTP server. *look* says whether the process is ready; *render* gives the figures, None while it starts.
+    """The HTTP server. *look* returns the readiness; *render* returns the metrics, or None while the process starts.
 
-    *host* is what it is bound to.
+    *host* is the address that it is bound to.
     """
 
     def __init__(self, host: str, look: Look, render: Render) -> None:
@@ -105,12 +111,12 @@ class ProbeServer(BoundedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave the signals alone: SIGTERM is the worker's."""
+        """Install no signal handlers: SIGTERM is handled by the worker."""
         yield
 
 
 def _paced(endpoint: Endpoint, pace: Pace, *, local_only: bool) -> Endpoint:
-    """Return *endpoint* with a pace, and with a check of the name that it is asked by; old probes send none."""
+    """Return *endpoint* behind a rate limit and a check of the Host header, which old probes do not send."""
 
     async def answer(request: Request) -> Response:
         if local_only and not names_this_machine(request.headers.get("host", "localhost").encode("latin-1")):

@@ -1,11 +1,11 @@
 """Deletes rows that are past their time, and thins old snapshots, a thousand at a time.
 
-A snapshot's counters are cumulative, so that to keep fewer rows is all that a coarser history takes: every
-tick for a day, then each process's last one of a minute, after a week of an hour. That is 34,512 rows for a
-process that runs a year at a tick each five seconds, 40 MB instead of 7 GB.
+A snapshot's counters are cumulative, so a coarser history needs only fewer rows: every tick for a day, then the last
+one of each process and minute, after a week the last one of each hour. That is 34,512 rows for a process that runs for
+a year at a tick every five seconds, 40 MB instead of 7 GB.
 
-How long rows are kept is the database's matter, as all processes prune the same tables: the longest setting of any
-process that pruned in the last seven days counts, and a process whose own is shorter logs that once.
+All processes prune the same tables, so how long rows are kept is decided in the database: the longest setting of any
+process that pruned in the last seven days applies, and a process whose own setting is shorter logs that once.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,23 +21,25 @@ from tidepool.storage.repositories import Repositories, Thinned
 log = structlog.get_logger(__name__)
 
 _INTERVAL_S = 60.0
+"""Seconds between two rounds."""
 _BATCH = 1000
+"""Rows that one statement deletes: it takes milliseconds, and holds locks no longer."""
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 _EVERY_TICK_FOR = timedelta(days=1)
 _EVERY_MINUTE_FOR = timedelta(days=7)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Pruned(NamedTuple):
+class _Pruned(NamedTuple):
     """How many rows a round has deleted."""
 
     results: int
     snapshots: int
-    """Of pools, past their time."""
+    """Of pools, past their retention."""
     others: int
-    """Of processes, of the server, and events: as long as snapshots."""
+    """Rows of processes, of the server, and events, which are kept as long as snapshots."""
     thinned: int
-    """Snapshots of pools that a later one of their minute or hour stands for."""
+    """Snapshots of pools that were replaced by a later one of their minute or hour."""
 
 
 class Pruner:
@@ -48,7 +50,7 @@ class Pruner:
         self._own_days = {"results": results_keep_days, "snapshots": snapshots_keep_days}
         self._logged_days = dict(self._own_days)
         self._thinned_until: dict[timedelta, datetime] = {}
-        """By period: what this process need not look at again."""
+        """By period: the time up to which this process has thinned already."""
 
     async def run(self) -> None:
         """Prune, wait, and so on until cancelled; a failed round is logged and the next one comes."""
@@ -63,7 +65,7 @@ class Pruner:
             if any(pruned):
                 log.info("rows.pruned", **pruned._asdict())
 
-    async def run_once(self, now: datetime | None = None) -> Pruned:
+    async def run_once(self, now: datetime | None = None) -> _Pruned:
         """Delete the rows whose retention has ended at *now*, and thin old snapshots.
 
         *now* is PostgreSQL's time, because a worker whose clock is a month fast would delete the ledger.
@@ -71,7 +73,7 @@ class Pruner:
         now = now or await self._clock()
         days = await self._days()
         oldest = now - timedelta(days=days["snapshots"])
-        return Pruned(
+        return _Pruned(
             results=await self._prune("results", now - timedelta(days=days["results"])),
             snapshots=await self._prune("snapshots", oldest),
             others=sum([await self._prune(table, oldest) for table in ("processes", "server", "events")]),
@@ -79,7 +81,7 @@ class Pruner:
         )
 
     async def _days(self) -> dict[str, float]:
-        """Return for how many days each kind of row is kept; log once if others want it longer than this process."""
+        """Return for how many days each kind of row is kept; log once if that is longer than this process's setting."""
         async with self._side.use() as connection:
             days = await Repositories(connection).retention.longest(self._own_days)
         for kind, kept in days.items():
@@ -102,14 +104,14 @@ class Pruner:
         return gone
 
     async def _thin(self, now: datetime, oldest: datetime) -> int:
-        """Thin what has become old enough for it; returns how many rows that has deleted."""
+        """Thin the snapshots that have become old enough; returns how many rows were deleted."""
         oldest = _start_of(_HOUR, oldest)
         by_hour = _start_of(_HOUR, now - _EVERY_MINUTE_FOR)
         by_minute = _start_of(_MINUTE, now - _EVERY_TICK_FOR)
         return await self._thin_to(_HOUR, oldest, by_hour) + await self._thin_to(_MINUTE, by_hour, by_minute)
 
     async def _thin_to(self, period: timedelta, since: datetime, before: datetime) -> int:
-        """Keep a row a *period*. What is done is not looked at again; what another process is at is, next time."""
+        """Keep one row per *period*. Time that another process is thinning now is looked at again in the next round."""
         since, gone = max(since, self._thinned_until.get(period, since)), 0
         while since < before:
             until = min(since + _BATCH * period, before)  # so that no statement looks through a year
@@ -122,7 +124,7 @@ class Pruner:
         return gone
 
     async def _thin_batch(self, period: timedelta, since: datetime, before: datetime) -> Thinned | None:
-        """Thin up to a thousand rows; None where another process is at it."""
+        """Thin up to a thousand rows; returns None if another process is thinning."""
         async with self._side.use() as connection, connection.transaction():
             repositories = Repositories(connection)
             if not await repositories.snapshots.lock_thinning():

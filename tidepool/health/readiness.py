@@ -1,7 +1,7 @@
-"""Whether a process can do its work now, check by check: the same facts for a worker and for the front.
+"""Checks whether a process can do its work now: the same conditions for a worker and for the front.
 
-`/health/ready` answers with it, and a worker that has a METRICS_PORT writes the sign of life that `arq --check` asks
-for while it is ready only. Being alive is another thing: who answers at all is.
+`/health/ready` answers with the result. A worker that has a METRICS_PORT writes the health-check key that `arq --check`
+reads only while it is ready. Being alive is another question: a process that answers at all is alive.
 """
 
 import asyncio
@@ -9,9 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from tidepool.health.kept import Kept
+from tidepool.health.cached import Cached
 from tidepool.periodic import every
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import PoolTimeout
@@ -20,18 +19,19 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import MigrationError, Migrations, SchemaState
 
 LOOK_S = 1.0
-"""Between two looks of `Readiness.run`."""
-_KEPT_S = 0.5
+"""Seconds between two checks of `Readiness.run`: the health-check key of arq lives for four."""
+_CACHED_S = 0.5
+"""Seconds for which a report is cached, however many probes ask."""
 _PATIENCE_S = 2.0
-"""For one check."""
+"""Seconds that one condition is waited for: probes usually wait for a few."""
 _GIVING_UP_S = 0.1
-"""More, for a check to give up by itself."""
+"""Seconds more, so that a check can give up by itself."""
 _SILENT = f"no answer within {_PATIENCE_S:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One fact, and the words to it; a *warning* is worth a look, and the process is ready all the same."""
+class Condition:
+    """One condition of being ready, and why it holds or not; a *warning* does not make the process unready."""
 
     ok: bool
     reason: str
@@ -40,18 +40,18 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All facts of one look, by name."""
+    """All conditions at one time, by name."""
 
-    checks: dict[str, Check] = field(default_factory=dict)
+    checks: dict[str, Condition] = field(default_factory=dict)
     database_ms: float = 0.0
-    """How long PostgreSQL took to answer, or was waited for: a connection and one query."""
+    """How long PostgreSQL took to answer, or was waited for, in milliseconds: a connection and one query."""
 
     @property
     def ready(self) -> bool:
-        """Whether all hold; before the first look none does."""
+        """Whether all conditions hold; False before the first check."""
         return bool(self.checks) and all(check.ok for check in self.checks.values())
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the report as a dict of JSON values."""
         checks = {name: asdict(check) for name, check in self.checks.items()}
         for check in checks.values():
@@ -61,17 +61,17 @@ class Report:
 
 
 class Readiness:
-    """The checks of one process. *ping* asks Redis, and may return a text to warn with; *own* are further facts.
+    """Checks the conditions of one process. *ping* asks Redis, and may return the text of a warning.
 
-    Until `watch` it is starting.
+    *own* are further conditions, by name. Until `watch` is called the process counts as starting.
     """
 
     def __init__(
         self,
-        ping: Callable[[], Awaitable[Any]],
+        ping: Callable[[], Awaitable[object]],
         migrations: Migrations,
         *,
-        own: Mapping[str, Callable[[], Check]] | None = None,
+        own: Mapping[str, Callable[[], Condition]] | None = None,
     ) -> None:
         self.last = Report()
         self._ping = ping
@@ -80,7 +80,7 @@ class Readiness:
         self._pool: Pool | None = None
         self._lend: Callable[[], AbstractAsyncContextManager[Connection]] | None = None
         self._lent = -1
-        self._kept = Kept(_KEPT_S, self._look)
+        self._report = Cached(_CACHED_S, self._look)
 
     def watch(self, pool: Pool, *, side: SideConnection | None = None) -> None:
         """Begin to check *pool*, and PostgreSQL over *side*; without *side*, over a connection of the pool."""
@@ -89,10 +89,10 @@ class Readiness:
 
     async def look(self) -> Report:
         """Return the present state, at most half a second old. Takes at most two seconds, and raises nothing."""
-        return await self._kept.get()
+        return await self._report.get()
 
     async def run(self) -> None:
-        """Look every second until cancelled, so that *last* is never old."""
+        """Check every second until cancelled, so that *last* is never old."""
         await every(LOOK_S, self.look, "readiness")
 
     async def _look(self) -> Report:
@@ -101,55 +101,62 @@ class Readiness:
         self.last = Report({**of_the_database, "redis": redis, **own}, database_ms)
         return self.last
 
-    async def _look_at_redis(self) -> Check:
+    async def _look_at_redis(self) -> Condition:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 warning = await self._ping()
         except Exception as error:  # noqa: BLE001  (whatever it is, Redis does not answer)
-            return Check(ok=False, reason=_words(error))
-        return Check(ok=True, reason="answers", warning=warning if isinstance(warning, str) else "")
+            return Condition(ok=False, reason=_words(error))
+        return Condition(ok=True, reason="answers", warning=warning if isinstance(warning, str) else "")
 
-    async def _timed_database(self) -> tuple[dict[str, Check], float]:
+    async def _timed_database(self) -> tuple[dict[str, Condition], float]:
         began_s = time.perf_counter()
         checks = await self._look_at_database()
         return checks, round((time.perf_counter() - began_s) * 1000, 3)
 
-    async def _look_at_database(self) -> dict[str, Check]:
+    async def _look_at_database(self) -> dict[str, Condition]:
         lend = self._lend or (self._pool.acquire if self._pool else None)
         if lend is None:
             return {"pool": self._headroom()}
         try:
             schema = await _compare(self._migrations, lend)
         except MigrationError as error:
-            migrations = Check(ok=False, reason=str(error))
+            migrations = Condition(ok=False, reason=str(error))
         except (PoolTimeout, TimeoutError):
-            return {"postgresql": Check(ok=False, reason=_SILENT), "pool": self._headroom(waited=self._lend is None)}
+            return {
+                "postgresql": Condition(ok=False, reason=_SILENT),
+                "pool": self._headroom(waited=self._lend is None),
+            }
         except Exception as error:  # noqa: BLE001  (whatever it is, PostgreSQL does not serve us)
-            return {"postgresql": Check(ok=False, reason=_words(error)), "pool": self._headroom()}
+            return {"postgresql": Condition(ok=False, reason=_words(error)), "pool": self._headroom()}
         else:
             names = ", ".join(map(str, schema.missing))
             newer = f"newer than this process, which can work with it: {', '.join(schema.newer)}"
             words = f"not applied: {names}" if names else newer if schema.newer else "up to date"
-            migrations = Check(ok=not schema.missing, reason=words)
-        return {"postgresql": Check(ok=True, reason="answers"), "migrations": migrations, "pool": self._headroom()}
+            migrations = Condition(ok=not schema.missing, reason=words)
+        return {
+            "postgresql": Condition(ok=True, reason="answers"),
+            "migrations": migrations,
+            "pool": self._headroom(),
+        }
 
-    def _headroom(self, *, waited: bool = False) -> Check:
-        """Say whether whoever needs a connection gets one; *waited*: this look itself waited in vain.
+    def _headroom(self, *, waited: bool = False) -> Condition:
+        """Return whether a caller can get a connection; *waited*: this check itself waited for one in vain.
 
-        A full pool is at work. One that has lent nothing since the last look, while somebody waits, is stuck.
+        A full pool is at work. A pool that has lent nothing since the last check, while a caller waits, is stuck.
         """
         if self._pool is None:
-            return Check(ok=False, reason="the process is starting")
+            return Condition(ok=False, reason="the process is starting")
         stats = self._pool.stats
         lent, self._lent = self._lent, stats.acquire_ok
         is_full = stats.in_use >= self._pool.limit
         stuck = is_full and (waited or (stats.waiting > 0 and lent == stats.acquire_ok))
         words = f"{stats.in_use} of {self._pool.limit} in use, {stats.waiting} waiting"
-        return Check(ok=not stuck, reason=f"none comes free: {words}" if stuck else words)
+        return Condition(ok=not stuck, reason=f"none comes free: {words}" if stuck else words)
 
 
 async def _compare(migrations: Migrations, lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> SchemaState:
-    """Return how the schema compares. Raises `TimeoutError` after two seconds, whoever is slower to give up.
+    """Return how the schema compares with the migrations. Raises `TimeoutError` after two seconds in every case.
 
     A connection whose server hangs is given back only after the command timeout: that is not waited for.
     """

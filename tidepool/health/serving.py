@@ -6,11 +6,11 @@ The port opens before the worker waits for its servers and closes last, so a pro
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tidepool.bounded_http.listening import CannotListen, listen
 from tidepool.health.metrics import Metrics
-from tidepool.health.readiness import Check, Readiness
+from tidepool.health.readiness import Condition, Readiness
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tidepool.health.probes import ProbeServer
 
 _BEATS_S = 4.0
-"""As long as the sign of life in Redis lives."""
+"""Seconds without a round of the engine after which it counts as stuck: the TTL of arq's health-check key."""
 
 
 class HealthPort:
@@ -36,15 +36,15 @@ class HealthPort:
         self._server: ProbeServer | None = None
 
     def beaten(self) -> None:
-        """Take note that the engine goes round."""
+        """Note that the engine has begun another round."""
         self._beaten_s = time.monotonic()
 
     def is_ready(self) -> bool:
         """Return whether the process was ready a moment ago."""
         return self._port is None or (self._readiness is not None and self._readiness.last.ready)
 
-    async def open(self, ping: Callable[[], Awaitable[Any]]) -> None:
-        """Answer from now on; *ping* asks Redis. Raises `tidepool.bounded_http.listening.CannotListen`."""
+    async def open(self, ping: Callable[[], Awaitable[object]]) -> None:
+        """Open the port; *ping* asks Redis. Raises `tidepool.bounded_http.listening.CannotListen`."""
         if self._port is None:
             return
         try:
@@ -75,9 +75,9 @@ class HealthPort:
         looking.cancel()
         await asyncio.gather(serving, looking, return_exceptions=True)
 
-    def _engine(self) -> Check:
+    def _engine(self) -> Condition:
         age_s = time.monotonic() - self._beaten_s
-        return Check(ok=age_s < _BEATS_S, reason="goes round" if age_s < _BEATS_S else "does not go round")
+        return Condition(ok=age_s < _BEATS_S, reason="goes round" if age_s < _BEATS_S else "does not go round")
 
     def _rendered(self, accept: str) -> tuple[bytes, str] | None:
         return self._metrics.recent(accept) if self._metrics else None

@@ -22,7 +22,7 @@ _MAX_DEPTH = 30
 """Calls of a task that are reported: more are a recursion."""
 
 
-class Happening(NamedTuple):
+class _Happening(NamedTuple):
     """An event before it has a process and a time; *detail* is ready for JSON."""
 
     kind: str
@@ -42,37 +42,37 @@ class Watcher:
         """Return those of *holders* that should have given back their connection by now."""
         return [holder for holder in holders if holder.us > self._overdue_us]
 
-    def look(self, snapshot: Snapshot, holders: Sequence[Holder], *, passed_us: int) -> list[Happening]:
+    def look(self, snapshot: Snapshot, holders: Sequence[Holder], *, passed_us: int) -> list[_Happening]:
         """Return what has happened since the snapshot before, which was *passed_us* ago."""
         before, self._last = self._last, snapshot
         gained = snapshot.since(before)
         happened = [*self._of_leaks(self.overdue(holders))]
         happened += self._of_saturation(snapshot, gained.saturated_us / max(passed_us, 1))
         if gained.database_restarts:
-            happened.append(Happening("database_restarted", {"times": gained.database_restarts}))
+            happened.append(_Happening("database_restarted", {"times": gained.database_restarts}))
         if snapshot.loop_lag_us_max >= _BLOCKED_US:
-            happened.append(Happening("loop_blocked", {"lag_us": snapshot.loop_lag_us_max}))
+            happened.append(_Happening("loop_blocked", {"lag_us": snapshot.loop_lag_us_max}))
         if gained.connect_too_many:
-            happened.append(Happening("budget_exceeded", {"refused": gained.connect_too_many}))
+            happened.append(_Happening("budget_exceeded", {"refused": gained.connect_too_many}))
         return happened
 
-    def _of_leaks(self, overdue: Sequence[Holder]) -> list[Happening]:
+    def _of_leaks(self, overdue: Sequence[Holder]) -> list[_Happening]:
         now = {(holder.server_pid, holder.since_ns): holder for holder in overdue}
         returned = [holder for key, holder in self._leaks.items() if key not in now]
         suspected = [holder for key, holder in now.items() if key not in self._leaks]
         self._leaks = now
         return [
-            *(Happening("leak_suspected", {**_about(one), "stack": _stack(one.task)}) for one in suspected),
-            *(Happening("leak_returned", _about(one)) for one in returned),
+            *(_Happening("leak_suspected", {**_about(one), "stack": _stack(one.task)}) for one in suspected),
+            *(_Happening("leak_returned", _about(one)) for one in returned),
         ]
 
-    def _of_saturation(self, snapshot: Snapshot, share: float) -> list[Happening]:
+    def _of_saturation(self, snapshot: Snapshot, share: float) -> list[_Happening]:
         if self._saturated_since is None and share >= _BEGINS:
             self._saturated_since = snapshot.captured_at
-            return [Happening("saturation_began", {"share": round(share, 3), "limit": snapshot.pool_limit})]
+            return [_Happening("saturation_began", {"share": round(share, 3), "limit": snapshot.pool_limit})]
         if self._saturated_since is not None and share < _ENDS:
             since, self._saturated_since = self._saturated_since, None
-            return [Happening("saturation_ended", {"since": since.isoformat()})]
+            return [_Happening("saturation_ended", {"since": since.isoformat()})]
         return []
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import Verdict, judge
-from tidepool.health.kept import Kept
+from tidepool.health.cached import Cached
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.storage.repositories import Repositories
@@ -34,8 +34,8 @@ class Fleet:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._tables = Kept(_LIFE_S, self._read)
-        self._verdicts = Kept(_JUDGED_EVERY_S, self._judge, stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
+        self._tables = Cached(_LIFE_S, self._read)
+        self._verdicts = Cached(_JUDGED_EVERY_S, self._judge, stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
 
     async def get(self) -> dict[str, object]:
         """Return the last minute of each live process, the last ten minutes of all of them, the budget, the verdicts.

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from tidepool.advice.sizing import Advice
 from tidepool.advice.verdict import Verdict
-from tidepool.health.kept import Kept
+from tidepool.health.cached import Cached
 from tidepool.queue.leases import Backlog, backlog
 from tidepool.queue.wire import now_ms
 from tidepool.storage.repositories import Repositories
@@ -38,12 +38,12 @@ class Pictures:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._depths: deque[tuple[float, int, int, float]] = deque(maxlen=int(SPAN.total_seconds() / LIFE_S))
-        self._backlog = Kept(LIFE_S / 2, self._read_backlog)
-        self._now = Kept(LIFE_S, self._gather_now)
-        self._history = {name: Kept(span.life_s, self._reader_of(name)) for name, span in SPANS.items()}
-        self._whole = {name: Kept(LIFE_S, self._composer_of(name)) for name in SPANS}
+        self._backlog = Cached(LIFE_S / 2, self._read_backlog)
+        self._now = Cached(LIFE_S, self._gather_now)
+        self._history = {name: Cached(span.life_s, self._reader_of(name)) for name, span in SPANS.items()}
+        self._whole = {name: Cached(LIFE_S, self._composer_of(name)) for name in SPANS}
 
-    def of(self, window: str) -> Kept[bytes]:
+    def of(self, window: str) -> Cached[bytes]:
         """Return the data for *window*, as a cache; its `get` raises `tidepool.pool.faults.DatabaseFault`."""
         return self._whole[window]
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class Cached(Generic[T]):
     """A cache of the result of *make* with a TTL of *life_s* seconds and single flight: callers share one call.
 
     For *stale_s* seconds after the TTL, callers get the old result at once while a new one is being made.
@@ -44,8 +44,8 @@ class Kept(Generic[T]):
 
     def _begin(self) -> asyncio.Task[T]:
         if self._making is None or self._making.done():
-            self._making = asyncio.create_task(self._run(), name="answer that is kept")
-            self._making.add_done_callback(_seen)
+            self._making = asyncio.create_task(self._run(), name="cached answer")
+            self._making.add_done_callback(_retrieve)
         return self._making
 
     async def _run(self) -> T:
@@ -55,7 +55,7 @@ class Kept(Generic[T]):
         return made
 
 
-def _seen(task: asyncio.Task[T]) -> None:
-    """Look at the error: of a new answer nobody may have waited for."""
+def _retrieve(task: asyncio.Task[T]) -> None:
+    """Retrieve the task's error, so that asyncio does not log it: perhaps no caller waited for the result."""
     if not task.cancelled():
         task.exception()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tidepool.health.kept import Kept
+from tidepool.health.cached import Cached
 
 
 class Maker:
@@ -47,14 +47,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 async def test_it_is_made_once_for_all_who_ask(maker: Maker) -> None:
     """However many, as long as it is young."""
-    kept = Kept(60, maker)
+    kept = Cached(60, maker)
     assert [1] * 20 == await asyncio.gather(*(kept.get() for _ in range(20)))
     assert 1 == await kept.get()
 
 
 async def test_an_old_one_is_made_anew(maker: Maker, clock: Callable[[float], None]) -> None:
     """And waited for."""
-    kept = Kept(1, maker)
+    kept = Cached(1, maker)
     answers = []
     for at_s in (0.0, 0.9, 1.0, 1.9, 2.5):
         clock(at_s)
@@ -64,7 +64,7 @@ async def test_an_old_one_is_made_anew(maker: Maker, clock: Callable[[float], No
 
 async def test_a_stale_one_is_answered_while_a_new_one_is_made(maker: Maker, clock: Callable[[float], None]) -> None:
     """Nobody waits; but not for ever."""
-    kept = Kept(1, maker, stale_s=10)
+    kept = Cached(1, maker, stale_s=10)
     first = await kept.get()
     clock(5)
     stale = await kept.get()
@@ -77,7 +77,7 @@ async def test_a_stale_one_is_answered_while_a_new_one_is_made(maker: Maker, clo
 
 async def test_who_will_not_wait_is_told_what_there_is(maker: Maker, clock: Callable[[float], None]) -> None:
     """Nothing at first, nothing that is too old; asking is what has it made."""
-    kept = Kept(1, maker, stale_s=10)
+    kept = Cached(1, maker, stale_s=10)
     answers = []
     for at_s in (0.0, 0.0, 5.0, 5.0, 100.0):
         clock(at_s)
@@ -89,7 +89,7 @@ async def test_who_will_not_wait_is_told_what_there_is(maker: Maker, clock: Call
 
 async def test_an_error_is_kept_for_nobody(maker: Maker) -> None:
     """Who waits gets it, and the next one asks anew."""
-    kept = Kept(60, maker)
+    kept = Cached(60, maker)
     maker.fails = True
     with pytest.raises(OSError, match="away"):
         await kept.get()
@@ -100,7 +100,7 @@ async def test_an_error_is_kept_for_nobody(maker: Maker) -> None:
 async def test_who_stops_waiting_stops_nobody_else(maker: Maker) -> None:
     """The answer comes all the same."""
     maker.go.clear()
-    kept = Kept(60, maker)
+    kept = Cached(60, maker)
     impatient, patient = asyncio.create_task(kept.get()), asyncio.create_task(kept.get())
     await asyncio.sleep(0)
     impatient.cancel()
