@@ -123,6 +123,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="minutes of faults at random, if no --fault is given (default 2)",
     )
+    _add_system_arguments(parser)
+
+
+def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what describes the load, the workers and the servers."""
     parser.add_argument(
         "--seed", type=int, metavar="S", help="seed of the jobs and of random faults (default random; it is printed)"
     )

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the connections that the callers would use if nobody waited, from 0 to 1 (default 0.8)",
     )
+    _add_load_arguments(parser)
+
+
+def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what describes the connections and their use."""
     parser.add_argument(
         "--hold-ms",
         type=numbers.hold_ms,

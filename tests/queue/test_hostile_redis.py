@@ -191,7 +191,7 @@ async def live_through(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]
     async with asyncio.timeout(10):
         await world.held.wait()
     await plant(world.redis, plants)
-    await world.budget.beat()
+    await world.budget.heartbeat.beat()
     await read_as_others_do(world, plants)
     if await world.redis.type(QUEUE) != b"zset":
         await world.redis.delete(QUEUE)  # somebody mends it
