@@ -11,7 +11,7 @@ so that a file which is run twice reports duplicates, and two equal lines are tw
 or lines that moved, are new jobs. Two pipes are not the same file, so on standard input (source `-`)
 ids are random.
 
-Of a key that an object has twice the last value counts, as it does to Python, PostgreSQL and JavaScript.
+If an object has a key twice, the last value counts, as in Python, PostgreSQL and JavaScript.
 """
 
 import hashlib

@@ -21,7 +21,7 @@ class Percentiles:
         self._max_us = 0
 
     def add(self, duration_us: int) -> None:
-        """Count one duration."""
+        """Add one duration to the distribution."""
         self._buckets[round(math.log(duration_us + 1) * _STEPS_PER_E)] += 1
         self._max_us = max(self._max_us, duration_us)
 
@@ -76,7 +76,7 @@ class Report:
 
     @property
     def finished(self) -> int:
-        """Jobs that have an outcome."""
+        """The number of jobs that have an outcome."""
         return self.outcomes.total()
 
     @property

@@ -32,7 +32,7 @@ class Pace:
 
     @property
     def chunk(self) -> int:
-        """Jobs in one round trip."""
+        """The number of jobs to enqueue in one round trip."""
         return MOST_AT_ONCE if self.rate is None else max(1, min(MOST_AT_ONCE, int(self.rate / _CHUNKS_PER_SECOND)))
 
 

@@ -48,7 +48,7 @@ class Reader:
         threading.Thread(target=self._read, name="commands", daemon=True).start()
 
     async def take(self, most: int) -> list[Item]:
-        """Wait for the next items, and take what is there, as `Take` describes. Raises what reading them raised."""
+        """Wait for the next items and return those that are available. Raises the error of reading them."""
         while True:
             self._notified = False  # before looking: what comes after that notifies again
             self._news.clear()

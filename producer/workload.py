@@ -105,9 +105,9 @@ _ARTICLES = tuple(
 
 
 def parse_mix(text: str) -> dict[str, int]:
-    """Read shares of kinds of jobs, such as `create_user=2,place_order=7`.
+    """Parse the shares of job types, such as `create_user=2,place_order=7`.
 
-    Raises `ValueError`, whose text says what is wrong and, where that helps, which jobs there are.
+    Raises `ValueError` that says what is wrong and, if that helps, lists the job types.
     """
     mix: dict[str, int] = {}
     for part in text.split(","):

@@ -73,7 +73,7 @@ class Connections:
         return self.count < self.limit or self.evict()
 
     def evict(self) -> bool:
-        """Close the longest unoccupied connection; returns False if there is none."""
+        """Close the connection that has been idle for the longest time; return False if none is idle."""
         victim = next(iter(self.evictable), None)
         if victim is None:
             return False

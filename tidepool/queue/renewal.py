@@ -81,7 +81,7 @@ class Renewal:
             self._lost(owner)
 
     async def close(self) -> None:
-        """Stop the thread."""
+        """Stop the renewal thread and wait for its end."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
         self._redis.close()

@@ -86,7 +86,7 @@ class Wakeup:
         return pause_s
 
     def set(self) -> None:
-        """End the wait."""
+        """End a running or the next `wait`."""
         self._changed.set()
 
     async def close(self) -> None:

@@ -60,7 +60,7 @@ class _NewOrder(Protocol):
 
 
 class PlacedOrder(NamedTuple):
-    """A new order and what it costs in all."""
+    """A new order and its total price."""
 
     order_id: int
     total_price: Decimal
@@ -90,12 +90,12 @@ class OrderRepository:
         return None if row is None else Order(**dict(row.items()))
 
     async def newest(self, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
-        """Return up to *limit* orders, newest first; the last one's id begins the next page."""
+        """Return up to *limit* orders, the newest first. The next page begins before the last one's id."""
         found = await self._connection.fetch(_SQL["newest"], before_id, limit)
         return [Order(**dict(row.items())) for row in found]
 
     async def of_user(self, user_id: int, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
-        """Return up to *limit* of a user's orders, newest first; the last one's id begins the next page."""
+        """Return up to *limit* of a user's orders, the newest first. The next page begins before the last one's id."""
         found = await self._connection.fetch(_SQL["of_user"], user_id, before_id, limit)
         return [Order(**dict(row.items())) for row in found]
 

@@ -119,9 +119,9 @@ class UserRepository:
         return _user(await self._connection.fetchrow(_SQL["get_by_username"], username))
 
     async def list_page(self, *, after_id: int = 0, offset: int = 0, limit: int = 100) -> list[User]:
-        """Return up to *limit* users in the order of their ids; the last one's id begins the next page.
+        """Return up to *limit* users in the order of their ids. The next page begins after the last one's id.
 
-        *offset* users are skipped first, each of which has to be read.
+        *offset* users are skipped first, which still reads each of them.
         """
         found = await self._connection.fetch(_SQL["list_page"], after_id, offset, limit)
         return [User(**dict(row.items())) for row in found]
