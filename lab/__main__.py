@@ -10,6 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Awaitable, Callable
+from typing import Never
 
 from lab.bench.command import PARTS, bench
 from lab.drill.command import EXAMPLES as DRILL_EXAMPLES
@@ -107,5 +108,10 @@ def _cores(text: str) -> list[int]:
     return cores
 
 
+def main() -> Never:
+    """Run the command that the process's arguments name, and end the process with its exit status."""
+    command_line().run(app)
+
+
 if __name__ == "__main__":
-    run_main(lambda: command_line().run(app))
+    run_main(main)

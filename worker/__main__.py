@@ -3,8 +3,9 @@
 import os
 import sys
 from importlib.util import find_spec
+from typing import Never
 
-from tidepool.cli import main
+from tidepool import cli
 
 MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
 """Commands that are `python -m lab …` now. They are handed on for one release."""
@@ -21,7 +22,12 @@ def _hand_on(words: list[str]) -> None:
     )
 
 
-if __name__ == "__main__":
+def main() -> Never:
+    """Run the command that the process's arguments name, and end the process with its exit status."""
     if sys.argv[1:2] and sys.argv[1] in MOVED:
         _hand_on(sys.argv[1:])
-    main("python -m worker", "worker:app")
+    cli.main("python -m worker", "worker:app")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,8 +25,10 @@ from lab.tuning.requests import Jobs
 from lab.tuning.trials import Plan, trials, usual_of
 from lab.tuning.workers import running_workers
 from settings import Settings, load
+from tidepool.cli import Context
 from tidepool.cli.terminal import CommandError
 from tidepool.servers import addresses
+from worker import app
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ def settings(servers: Any, tmp_path: Path) -> Settings:
 
 
 async def run(settings: Settings, *words: str) -> int:
-    """Run one command of `python -m worker`; returns its exit status."""
+    """Run one command of `python -m lab`; returns its exit status."""
     arguments: argparse.Namespace = command_line().parser.parse_args(words)
-    return await arguments.command(arguments, settings, addresses(settings))
+    return await arguments.command(arguments, Context(app, settings, addresses(settings)))
 
 
 async def test_a_sweep_goes_on_and_names_the_settings(

@@ -254,7 +254,7 @@ GRANTED = {
     "turns": "SELECT UPDATE",
     **dict.fromkeys(("fleet_health", "job_latency", "pool_health", "schema_migrations"), "SELECT"),
 }
-"""What docs/operations.md lists for the role that works, table by table."""
+"""What the role that works may do, table by table."""
 COLUMNS = {
     ("products", "in_stock"),
     *(("users", column) for column in ("email", "full_name", "is_active", "updated_at")),
