@@ -1,5 +1,5 @@
-"""The worker processes as a group.
+"""Divides PostgreSQL's connections among all worker processes, which together are the *fleet*.
 
-- `identity`  the name of a process
+- `identity`  the ids of a worker process
 - `budget`    how many of the server's connections this process may have; `capacity` reads how many there are
 """

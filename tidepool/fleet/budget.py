@@ -1,31 +1,36 @@
-"""The fleet's connection budget: the pools of all workers together never exceed what PostgreSQL can give.
+"""Divides PostgreSQL's connections among all workers, the *fleet*, so that their pools never exceed its limits.
 
-`tidepool.lifecycle` has one for each process. The steps have one order, and each returns what the next one needs:
+`tidepool.lifecycle` has one budget for each process. These steps are taken in this order, and each returns what the
+next one needs:
 
     member = await Budget(…).enter()         waits until the process may open its first two connections
-    member.run()                             a background task from here on: beats once a second
+    member.run()                             a background task from here on: sends a heartbeat once a second
     share = await member.take_share()        how many connections the pool may have to begin with
-    share.govern(…)                          the pool follows the share from here on
+    share.govern(…)                          the pool's limit follows the share from here on
 
-Workers know of each other by these beats, in Redis (`tidepool.queue.keys.budget_keys`).
+With a heartbeat a worker renews its *entry* in Redis (`tidepool.queue.keys.budget_keys`). By these entries workers know
+of each other: an entry that is not renewed expires after a few seconds, and its worker no longer counts as live.
 
     usable = the least limit (server, role, database) - reserved - others - margin
     share  = usable / live workers; what is left of the division, one each to the first of them
 
-*Others* are all connections that do not belong to a live worker: those of a worker that died count until the server has
-closed them, and after a loss of Redis's data every worker's do until it has beaten again. A reading counts for less
-time than an entry lives, so that it contains the connections that a worker whose entry has ended left behind.
+*Others* are all connections that do not belong to a live worker. Those of a worker that died count until the server has
+closed them, and after a loss of Redis's data every worker's count until its next heartbeat. A *reading* is what one
+worker has read of the server's limits and connections. It is used for less time than an entry lives, so that it
+contains the connections that a worker whose entry has expired left behind.
 
-A share is of connections: the pool's and the one beside it. A worker needs two of them, and without a grant it opens
-none. What it *holds* is its grant, or what is really open if that is more, so a connection is granted anew only when it
-has been closed. A grant goes down to the share at once. It goes up when the fleet is calm, by one a beat, as far as the
-others hold less than is usable. While Redis or PostgreSQL is away it stays as it is.
+A share counts the connections of the pool and the side connection, the one outside the pool. A worker needs one of
+each, and opens none without a *grant*: the number of connections that Redis allows it at present. What it *holds* is
+its grant, or what is really open if that is more, so a connection is granted again only when it has been closed. A
+grant is reduced to the share at once. It is raised only when the fleet is calm, by one for each heartbeat, as far as
+the others hold less than is usable. While Redis or PostgreSQL is away it stays as it is.
 
-A worker that slept longer than its entry lives may wake up with a grant that was given away meanwhile, until its next
-beat; fleets that use different databases of one server see only what the other has open. The margin is for both.
+Two cases are not covered, and the margin is for them: a worker that slept longer than its entry lives may use a grant
+that was given away meanwhile, until its next heartbeat; and fleets that use different databases of one server see only
+the connections that the other has open.
 
-A program that may write to Redis may also write entries of workers that do not exist: they take shares for as long as
-they are renewed, and a worker never has less than its two connections.
+A program that may write to Redis can also write entries of workers that do not exist. They take shares for as long as
+they are renewed, but a worker never has less than its two connections.
 """
 
 import asyncio
@@ -50,30 +55,30 @@ from tidepool.storage.server import ServerConnections
 log = structlog.get_logger(__name__)
 
 BEAT_S = 1.0
-"""Seconds between two beats, and between two readings of the server."""
+"""Seconds between two heartbeats, and between two readings of the server."""
 LIFE_S = 4.0
-"""Seconds: an entry outlives three beats that did not come."""
+"""TTL in seconds of a worker's entry: it outlives three missing heartbeats."""
 _CALM_S = 6.0
-"""Seconds: a fleet is calm if for so long no worker has come or gone or been given less. That is longer than an entry
-lives, so that every worker has been heard of by then, also after a loss of Redis's data."""
+"""A fleet is calm if for so many seconds no worker has come or gone or been given less. That is longer than an entry's
+TTL, so that every worker has sent a heartbeat by then, also after a loss of Redis's data."""
 _BESIDE_POOL = 1
-"""The connection beside the pool, which is not the pool's."""
+"""The number of connections that a worker has outside its pool: the side connection."""
 LEAST = _BESIDE_POOL + 1
-"""Connections without which a worker cannot work."""
+"""The min number of connections with which a worker can work: one in the pool, and the side connection."""
 _ENDED = "0:0"
-"""The entry of a worker that has left: its last beat was in 1970."""
+"""The entry of a worker that has left the fleet: its last heartbeat was in 1970, and it holds no connections."""
 _TAKEN = "PostgreSQL's connections are taken: by others, or by workers that have not made room yet"
 _NOT_READ = "no worker has been able to read how many connections PostgreSQL can give: see the log of the first one"
 _NUMBERS = ("max_connections", "reserved", "role_limit", "database_limit", "others", "margin")
-"""The numbers of a reading that a log line has."""
+"""The numbers of a reading of the server that log lines include."""
 _PATIENCE_BEATS = 3
-"""Beats: the others need two to make room for a worker that has just come; one that waits longer logs that."""
+"""Heartbeats after which a worker that still waits for its grant logs that. The others need two to make room for it."""
 _ERROR_LENGTH = 200
-"""Characters of Redis's error in a log line."""
+"""Max characters of Redis's error in a log line."""
 
 
 class _Reply(NamedTuple):
-    """The reply of `budget.lua`."""
+    """The reply of the Lua script `budget.lua`, whose header describes each field."""
 
     granted: int
     usable: int
@@ -85,7 +90,7 @@ class _Reply(NamedTuple):
 
 
 class _Entries:
-    """The workers' entries in Redis, seen by one worker."""
+    """Gives one worker access to the entries of all workers in Redis."""
 
     def __init__(self, redis: RedisClient, database: str, worker_id: str) -> None:
         self._keys = budget_keys(database)
@@ -94,10 +99,14 @@ class _Entries:
         self._worker_id = worker_id
         self._unusable = Oddities("budget.entries_unusable")
         self.trouble: dict[str, str] = {}
-        """Why Redis did not answer the last beat, for a log line; empty if it did."""
+        """Why Redis did not answer the last heartbeat, as fields of a log line; empty if it did."""
 
     async def beat(self, holds: int, most: int, most_if_calm: int, reading: str) -> _Reply | None:
-        """Renew this worker's entry and ask for connections; returns None if Redis does not answer."""
+        """Send a heartbeat: renew this worker's entry and ask for connections. Returns None if Redis does not answer.
+
+        *holds* is how many it holds, *most* how many it asks for, *most_if_calm* the same if the fleet is calm, and
+        *reading* what `_Server.reading` returns.
+        """
         lives_ms, calm_ms = int(LIFE_S * 1000), int(_CALM_S * 1000)
         args = [self._worker_id, holds, most, most_if_calm, LEAST, reading, lives_ms, calm_ms]
         try:
@@ -113,7 +122,7 @@ class _Entries:
         return reply
 
     async def end(self) -> None:
-        """Mark this worker's entry as ended: the next worker that beats takes it out."""
+        """Mark this worker's entry as expired: the next heartbeat of any worker removes it."""
         leaving = self._redis.pipeline().hset(self._keys[0], self._worker_id, _ENDED)
         try:
             await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
@@ -123,7 +132,7 @@ class _Entries:
 
 
 class _Server:
-    """The newest reading of the server's capacity. *margin* connections are left to everybody else."""
+    """Keeps the newest reading of the server's capacity. *margin* connections are left to everybody else."""
 
     def __init__(self, read: Callable[[], Awaitable[Capacity]], margin: int) -> None:
         self._read = read
@@ -132,24 +141,25 @@ class _Server:
         self.capacity: Capacity | None = None
 
     async def read(self) -> None:
-        """Read it anew. Raises as the reading does."""
+        """Read the capacity from the server. Raises the errors of the function *read*."""
         asked_s = monotonic()
         self.capacity = await self._read()
         self._read_s = asked_s
 
     def reading(self) -> str:
-        """Return the last reading for the script, or nothing if it is too old: it counts for half an entry's life.
+        """Return the last reading as JSON for `budget.lua`, or an empty string if it is older than half an entry's TTL.
 
-        For the other half it may count as the newest one in Redis.
+        For the other half of the TTL, Redis may keep it as the newest reading.
         """
         is_fresh = monotonic() - self._read_s < LIFE_S / 2
         return _as_json(self.capacity, self._margin) if self.capacity and is_fresh else ""
 
 
 class _Heartbeat:
-    """What a worker does once a second, and what it knows from that.
+    """Sends a worker's heartbeats, and keeps what their replies say.
 
-    *usable* and *granted* are as of the last beat: connections for the fleet (None: not known yet), and for this one.
+    As of the last heartbeat, *usable* is the number of connections for the whole fleet (None: not known yet), and
+    *granted* the number for this worker.
     """
 
     def __init__(self, entries: _Entries, server: _Server, *, pool_size: int) -> None:
@@ -167,22 +177,22 @@ class _Heartbeat:
 
     @property
     def limit(self) -> int:
-        """Connections that the pool may have."""
+        """The max number of connections that the pool may have now."""
         return max(0, self.granted - _BESIDE_POOL)
 
     @property
     def live(self) -> int:
-        """How many workers there are, this one included."""
+        """The number of live workers, this one included."""
         return len(self._live)
 
     async def enter(self) -> None:
-        """Wait until this worker may open two connections."""
+        """Send heartbeats until this worker is granted its first two connections."""
         await self._beat_until_granted(LEAST)
 
     async def take_share(self) -> None:
-        """Read the capacity, and wait for Redis to grant connections for it; logs if that is less than the pool's size.
+        """Read the server's capacity, and wait until Redis grants this worker its share.
 
-        Raises as the reading does.
+        Logs a warning if that is less than the pool's size needs. Raises the errors of reading the capacity.
         """
         await self._server.read()
         await self._beat_until_granted(self._wanted)
@@ -190,14 +200,17 @@ class _Heartbeat:
             log.warning("budget.limited", limit=self.limit, wanted=self._wanted - _BESIDE_POOL, **self._numbers)
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
-        """Count from now on the connections that the pool has open, and call *resize* now and after each beat."""
+        """Make the pool follow the grant: call *resize* with its limit now, and after each answered heartbeat.
+
+        *count_open* returns how many connections the pool has open; heartbeats report it.
+        """
         self._governed = count_open, resize
         resize(self.limit)
 
     async def beat(self, most: int | None = None) -> bool:
-        """Ask for max *most* connections, and apply what is granted; returns whether Redis answered.
+        """Send a heartbeat that asks for up to *most* connections, and apply the reply; returns whether Redis answered.
 
-        None: for those that it has, and one more if the fleet is calm.
+        If *most* is None, it asks for as many as it has, or for one more if the fleet is calm.
         """
         async with self._beating:
             is_open = self._governed[0]() + _BESIDE_POOL if self._governed else 0
@@ -209,12 +222,12 @@ class _Heartbeat:
             return reply is not None
 
     async def look(self) -> None:
-        """Read the server's capacity anew, if the server answers: what needs it logs that it does not."""
+        """Read the server's capacity again. Does nothing if the server does not answer, which others log."""
         with suppress(DatabaseFault):
             await self._server.read()
 
     def server_connections(self) -> ServerConnections | None:
-        """Return what is known of the server's connections; None before the server was read."""
+        """Return the server's limits and who has its connections, for snapshots; None before the first reading."""
         capacity = self._server.capacity
         if capacity is None or self.usable is None:
             return None
@@ -234,7 +247,7 @@ class _Heartbeat:
         )
 
     async def _beat_until_granted(self, most: int) -> None:
-        """Wait until Redis answers and grants something; logs once what is waited for."""
+        """Send heartbeats that ask for up to *most* connections until some are granted; logs once if it takes long."""
         beats = 0
         while not (await self.beat(most) and self.granted):
             heed_cancel()
@@ -244,7 +257,7 @@ class _Heartbeat:
             await asyncio.sleep(BEAT_S)
 
     def _cause(self) -> dict[str, str]:
-        """Return why nothing is granted, for the log: Redis's error, or what the fleet waits for."""
+        """Return why no connection is granted, as fields of a log line: Redis's error, or another reason."""
         return self._entries.trouble or {"reason": _TAKEN if self._numbers else _NOT_READ}
 
     def _apply(self, reply: _Reply) -> None:
@@ -261,14 +274,19 @@ class _Heartbeat:
             self._log_excess(reply.held)
 
     def _log_excess(self, held: int) -> None:
-        """Log once when the workers that run hold more than is usable, although each has its least."""
+        """Log once when the live workers begin to hold more connections than are usable, with the fleet calm."""
         was_exceeded, self._is_exceeded = self._is_exceeded, self.usable is not None and held > self.usable
         if self._is_exceeded and not was_exceeded:
             log.warning("budget.exceeded", held=held, **self._numbers)
 
 
 class Budget:
-    """One worker's part of the server's connections, before it has any. *read* reads the server's capacity."""
+    """Lets one worker process join the fleet, which shares the server's connections. It is the first of three steps.
+
+    `enter` returns a `Member`, which may open two connections, and its `take_share` the `Share` that limits the pool.
+    *database* identifies the fleet. *pool_size* is the max size of the pool, without the side connection; *margin* is
+    the number of connections that are left to others. *read* reads the server's capacity.
+    """
 
     def __init__(
         self,
@@ -284,23 +302,29 @@ class Budget:
         self.heartbeat = _Heartbeat(self._entries, _Server(read, margin), pool_size=pool_size)
 
     async def enter(self) -> "Member":
-        """Wait until this worker may open two connections, for as long as the others leave no room for them."""
+        """Join the fleet: wait, without a limit, until this worker may open its first two connections."""
         await self.heartbeat.enter()
         return Member(self.heartbeat)
 
     async def leave(self) -> None:
-        """Leave the fleet, after the last connection was closed. If Redis does not answer the entry ends by itself."""
+        """Leave the fleet. Call it after the last connection was closed.
+
+        If Redis does not answer, this worker's entry expires by itself, after four seconds.
+        """
         await self._entries.end()
 
 
 class Member:
-    """A worker that has entered the fleet: it may open two connections, for as long as `run` runs."""
+    """A worker that has joined the fleet: it may open two connections, for as long as `run` runs."""
 
     def __init__(self, heartbeat: _Heartbeat) -> None:
         self._heartbeat = heartbeat
 
     async def run(self) -> None:
-        """Send a heartbeat and read the server, each once a second, until cancelled. Neither delays the other."""
+        """Send a heartbeat and read the server's capacity, each once a second, until cancelled.
+
+        Neither delays the other.
+        """
         looking = asyncio.create_task(every(BEAT_S, self._heartbeat.look, "capacity reader"), name="capacity reader")
         try:
             await every(BEAT_S, self._heartbeat.beat, "budget", waits_first=True)
@@ -308,36 +332,40 @@ class Member:
             looking.cancel()
 
     async def take_share(self) -> "Share":
-        """Read the server's capacity and wait for Redis; returns the share of this worker, which is at least 1.
+        """Read the server's capacity, and wait until Redis grants this worker its share of the connections.
 
-        Raises as the reading does, and can then be called again.
+        Returns the share, whose `limit` is at least 1. Raises the errors of reading the capacity, and can then be
+        called again.
         """
         await self._heartbeat.take_share()
         return Share(self._heartbeat)
 
 
 class Share:
-    """A worker's share of the server's connections, which changes with the fleet."""
+    """A worker's share of the server's connections. It changes with the fleet and with what others use."""
 
     def __init__(self, heartbeat: _Heartbeat) -> None:
         self._heartbeat = heartbeat
 
     @property
     def limit(self) -> int:
-        """Connections that the pool may have now."""
+        """The max number of connections that the pool may have now."""
         return self._heartbeat.limit
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
-        """From now on count the connections that the pool has open, and call *resize* now and after each beat."""
+        """Keep the pool's size within the share: call *resize* with `limit` now, and after each heartbeat from now on.
+
+        *count_open* returns how many connections the pool has open, so that heartbeats can report it.
+        """
         self._heartbeat.govern(count_open, resize)
 
     def server_connections(self) -> ServerConnections | None:
-        """Return what is known of the server's connections; None before the server was read."""
+        """Return the server's limits and who has its connections, for snapshots; None before the first reading."""
         return self._heartbeat.server_connections()
 
 
 def _as_json(capacity: Capacity, margin: int) -> str:
-    """Return a reading as `budget.lua` takes it, with the numbers that a log line explains a share by."""
+    """Return a reading of the server as JSON for `budget.lua`, with the numbers that log lines explain a share with."""
     reading = {
         "room": capacity.room(margin),
         "workers": capacity.by_worker,
@@ -352,7 +380,10 @@ def _as_json(capacity: Capacity, margin: int) -> str:
 
 
 def _numbers(text: bytes, usable: int, live: set[str]) -> dict[str, int] | None:
-    """Return what a share is computed from, as a log line has it; None for a reading that no worker has written."""
+    """Return the numbers from which a share is computed, as fields of a log line.
+
+    *text* is a reading in JSON, as Redis returns it. Returns None if no worker can have written it.
+    """
     try:
         reading: Any = json.loads(text)
         dead = sum(int(count) for worker, count in reading["workers"].items() if worker not in live)

@@ -1,8 +1,8 @@
 """Reads how many connections the PostgreSQL server has, and who uses them.
 
-`tidepool.fleet.budget` divides among the workers the connections that nobody else has. A worker is known by the
-application names of its connections: `tidepool:{worker_id}` for those of the pool, `tidepool:{worker_id}:stats` for the
-one beside it. They count only for a role that may write the ledger.
+`tidepool.fleet.budget` divides among the workers the connections that nobody else has. A worker's connections are
+recognized by their application names: `tidepool:{worker_id}` for those of the pool, `tidepool:{worker_id}:stats` for
+the side connection, outside the pool. Such a name counts only if the connection's role may write the ledger.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from tidepool.storage import queries
 
 _SQL = queries.load("capacity", "tidepool.fleet")
 _OURS = "tidepool:"
-"""The beginning of a worker's application name."""
+"""The prefix of the application names of workers' connections."""
 _LIMITS = (
     "max_connections", "superuser_reserved_connections", "reserved_connections", "role_limit", "database_limit"
 )  # fmt: skip
@@ -24,7 +24,10 @@ _OF_BACKENDS = ("application_name", "same_role", "same_database", "count")
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Connections of one application, role and database."""
+    """The number of connections with one application name, role and database.
+
+    *same_role* and *same_database* say whether these are the reader's own.
+    """
 
     application_name: str
     same_role: bool
@@ -33,7 +36,7 @@ class Backends:
 
     @property
     def worker_id(self) -> str | None:
-        """The worker that they claim to belong to, live or not; None if they belong to something else."""
+        """The id of the worker, live or not, that the application name has; None if it is not that of a worker."""
         if not self.application_name.startswith(_OURS):
             return None
         return self.application_name.removeprefix(_OURS).partition(":")[0]
@@ -41,7 +44,7 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """One reading: the limits on connections (-1: no limit), and the client backends of that moment."""
+    """One reading of the server: its limits on connections (-1: no limit), and its client connections at that time."""
 
     max_connections: int
     superuser_reserved_connections: int
@@ -52,7 +55,7 @@ class Capacity:
 
     @classmethod
     async def read(cls, side: SideConnection) -> Self:
-        """Read it over the connection beside the pool. Raises as that connection does."""
+        """Read the capacity over the side connection. Raises the errors of `tidepool.pool.faults`."""
         async with side.use() as connection:
             rows = await connection.fetch(_SQL["read"])
         backends = tuple(Backends(**{name: row[name] for name in _OF_BACKENDS}) for row in rows)
@@ -60,12 +63,12 @@ class Capacity:
 
     @property
     def reserved(self) -> int:
-        """How many connections the server keeps for superusers, and for roles that were granted them."""
+        """The number of connections that the server keeps for superusers, and for roles with a grant to use them."""
         return self.superuser_reserved_connections + self.reserved_connections
 
     @property
     def by_worker(self) -> dict[str, int]:
-        """How many connections each worker has, whether it is live or not."""
+        """The number of connections of each worker, live or not, by worker id."""
         counts: Counter[str] = Counter()
         for backends in self.backends:
             if backends.worker_id is not None:
@@ -74,14 +77,15 @@ class Capacity:
 
     @property
     def others(self) -> int:
-        """How many connections belong to no worker."""
+        """The number of connections that belong to no worker."""
         return _sum(self._others())
 
     def room(self, margin: int) -> int:
-        """Return how many connections the workers may have together: the least limit, less others' and *margin*.
+        """Return how many connections all workers together may have.
 
-        From each limit the connections that it counts are subtracted: those of the same role from the role's, those of
-        the same database from the database's, all of them and the reserved ones from the server's.
+        That is what the strictest limit leaves, less *margin*. From each limit the connections of others that it counts
+        are subtracted: those of the same role from the role's limit, those of the same database from the database's,
+        and all of them and the reserved ones from the server's.
         """
         rooms = [self.max_connections - self.reserved - self.others]
         if self.role_limit >= 0:

@@ -1,4 +1,4 @@
-"""Who a worker process is, in its rows, its leases and its database sessions."""
+"""Identifies a worker process in its database rows, its leases and its database sessions."""
 
 import os
 import secrets
@@ -9,12 +9,12 @@ from typing import Self
 from uuid import UUID, uuid4
 
 _HOST_LENGTH = 30
-"""Characters of a host's name: an application name of PostgreSQL has 63 bytes for all parts."""
+"""Max characters of the host's name in a worker id: an application name of PostgreSQL has 63 bytes for all parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One start of one worker process."""
+    """Identifies one start of one worker process, by a UUID and by a readable worker id."""
 
     instance_id: UUID
     worker_id: str
@@ -23,7 +23,10 @@ class Identity:
 
     @classmethod
     def of_this_process(cls) -> Self:
-        """Return a new identity: host and pid for people, and a random part, since a container's pid is always 1."""
+        """Return a new identity for this process; each call returns another one.
+
+        The worker id is `{host}-{pid}-` and four random hexadecimal digits, since a container's pid is always 1.
+        """
         return cls(
             instance_id=uuid4(),
             worker_id=f"{cls.worker_id_prefix(os.getpid())}{secrets.token_hex(2)}",
@@ -33,5 +36,5 @@ class Identity:
 
     @staticmethod
     def worker_id_prefix(pid: int) -> str:
-        """Return the beginning of the id of a worker that runs on this host as *pid*."""
+        """Return `{host}-{pid}-`, the prefix of the ids of workers that run on this host with the process id *pid*."""
         return f"{socket.gethostname()[:_HOST_LENGTH]}-{pid}-"

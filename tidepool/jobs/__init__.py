@@ -1,4 +1,4 @@
-"""Jobs, and how an application declares them.
+"""Defines jobs, and how an application declares its job types.
 
 - `job`       a job in a worker, and the declaration of a job type
 - `command`   the base class of a job's arguments

@@ -1,4 +1,4 @@
-"""The rule for job ids, which clients, the HTTP front, the queue and the ledger share.
+"""Checks job ids by the one rule that clients, the HTTP API, the queue and the ledger share.
 
 An id becomes part of a Redis key, a log field, a primary key in PostgreSQL, text on the operators' page and a segment
 of a URL. Natural keys such as `or-p-BANK CHARGES` are allowed as well as random ids. Ids are compared code point by
@@ -9,13 +9,13 @@ import hashlib
 import re
 
 MAX_ID_CHARACTERS = 200
-"""Of an id. It fits into every place that is named above, and into an index of PostgreSQL."""
+"""Max characters of an id. That fits into every place that is named above, and into an index of PostgreSQL."""
 _DIGEST_CHARACTERS = 32
-"""128 bits: no two ids will have the same digest."""
+"""Hexadecimal digits of a digest, 128 bits: no two ids will have the same one."""
 _REPLACEMENT = "\ufffd"
-"""The character that decoders put in place of bytes that are no text. With it, different bytes would be one id."""
+"""The character that decoders put in place of invalid bytes. If it were allowed, different bytes could be one id."""
 _ESCAPED = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARACTERS}}}\Z")
-"""The end of every id that the ledger had to escape; no other id may look like one."""
+"""Matches the end of every id that `ledger_id` has escaped; no other id may end like that."""
 
 
 def check_id(job_id: str) -> None:

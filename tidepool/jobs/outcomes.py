@@ -1,7 +1,7 @@
-"""The outcomes that a job can have.
+"""Defines the outcomes that a job can have, and the verdicts that a handler can return.
 
-A handler returns a *verdict* on each command: `Applied`, `Rejected`, or `Unresolved` if the command names something
-that may still come. From verdicts and errors the ledger derives the job's *outcome*, which is final and stored:
+A handler returns a *verdict* on each job: `Applied`, `Rejected`, or `Unresolved` if the job's arguments name something
+that does not exist yet. From verdicts and errors the ledger derives the job's *outcome*, which is final and stored:
 `Applied`, `Rejected` or `Failed`. `RetryLater` and `LookAgain` are not outcomes: they say how the job is run again.
 """
 
@@ -20,7 +20,7 @@ class Reason(StrEnum):
     """The sentence for people."""
 
     def __new__(cls, code: str, words: str) -> Self:
-        """Return a member with its code and its words."""
+        """Return a new member with the value *code* and the attribute *words*."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.words = words
@@ -47,14 +47,14 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The job has no effect, because of a rule or of invalid arguments. To run it again cannot help."""
+    """The job has no effect, because a rule forbids it or its arguments are invalid. Running it again cannot help."""
 
     reason: str
-    """A `Reason`, or the code of one that only another version knows."""
+    """A `Reason`, or the code of a reason that only another version of the application knows."""
     detail: str = ""
-    """Explanation for people, without values of the job's arguments. Default: the words of the reason."""
+    """An explanation for people, without values of the job's arguments. Default: the words of the reason."""
     is_newer: bool = field(default=False, compare=False)
-    """Whether a newer version may accept the job, because only a function or a field of it is not known here."""
+    """Whether a newer version may accept the job, because its only fault is an unknown function or unknown fields."""
 
     def __post_init__(self) -> None:
         if not self.detail:
@@ -68,7 +68,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """The command names something that does not exist yet, such as a user that another job creates.
+    """A verdict: the job's arguments name something that does not exist yet, such as a user that another job creates.
 
     The job is run again, and rejected with *reason* when its attempts are used up.
     """
@@ -85,7 +85,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Not an outcome: put the job back into the queue, to be run again in *delay_s* seconds, because of *cause*."""
+    """Says that a job is to be put back into the queue and run again after *delay_s* seconds, because of *cause*.
+
+    It is not an outcome.
+    """
 
     delay_s: float
     cause: str = field(default="", compare=False)
@@ -93,7 +96,10 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Not an outcome: ask the handler again as soon as the batches that are under way now have ended."""
+    """Says that a job's handler is to be called again as soon as the batches that are running now have ended.
+
+    It is not an outcome.
+    """
 
 
 Verdict = Applied | Rejected | Unresolved

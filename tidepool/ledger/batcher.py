@@ -1,11 +1,11 @@
-"""Natural batching: jobs of one function that arrive while the connections are busy share a transaction.
+"""Gathers jobs into batches: jobs of one function that arrive while the connections are busy share a transaction.
 
-A job joins the pending batch of its function. A batch leaves as soon as a slot is free. There is a slot for each
-connection that the pool may have. There is no timer: on an idle worker a lone job leaves at once, and on a busy one the
-next batch fills while the last ones are being committed.
+A job joins the pending batch of its function. A batch starts (it *leaves* the batcher) as soon as a slot is free. There
+is a slot for each connection that the pool may have. There is no timer: on an idle worker a lone job starts at once,
+and on a busy one the next batch fills while the last ones are being committed.
 
-A function may have a limited share of the slots, as a bulkhead: the other functions find a slot even if its
-transactions take long.
+A function can be limited to a share of the slots, as a bulkhead: other functions then find a slot even if the
+transactions of this one take long.
 """
 
 import asyncio
@@ -24,9 +24,10 @@ class _Ledger(Protocol):
 
 
 class Batcher:
-    """Gathers jobs into batches of up to *limit*, and lets *ledger* settle up to *slots* batches at a time.
+    """Gathers jobs into batches of up to *limit* jobs, and lets *ledger* run up to *slots* batches at a time.
 
-    *shares* limits functions to a part of the slots, between 0 and 1, but to one slot at least.
+    *shares* limits functions, by name, to a share of the slots between 0 and 1, which is always at least one slot. Must
+    be created while an event loop runs.
     """
 
     def __init__(
@@ -37,10 +38,10 @@ class Batcher:
         self._slots = slots
         self._shares = shares
         self._settling: Counter[str] = Counter()
-        """Batches under way, by function."""
+        """The number of batches that are running, by function."""
         self._limit = limit
         self._pending: dict[str, dict[str, Job]] = {}
-        """Jobs that wait for a slot, by function and id."""
+        """The jobs that wait for a slot, by function and then by id."""
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, list[asyncio.Future[Outcome | RetryLater]]] = {}
         """The callers that wait for each job, by its id: several if the job was claimed again meanwhile."""
@@ -49,26 +50,27 @@ class Batcher:
         self._departing = False
 
     def take_figures(self) -> dict[str, object]:
-        """Return the figures for a row of `pool_snapshots`, and reset the peaks."""
+        """Return the batch figures as columns of the table `pool_snapshots`, and reset the peaks among them."""
         return self.figures.take_figures(sum(map(len, self._pending.values())))
 
     @property
     def slots(self) -> int:
-        """How many batches may be settled at a time."""
+        """The max number of batches that may run at a time."""
         return self._slots
 
     @slots.setter
     def slots(self, slots: int) -> None:
-        """Change how many batches may run at a time. With fewer, no batch leaves until enough have ended."""
+        """Change how many batches may run at a time. If it is reduced, no batch starts until enough have ended."""
         self._slots = slots
         self._depart_soon()
 
     async def submit(self, job: Job) -> Outcome | RetryLater:
-        """Return the job's outcome, or in how many seconds to run it again.
+        """Run the job in a batch, and return its outcome, or after how many seconds to run it again.
 
-        A job that is here already, because its lease was lost and it was claimed again, is not run twice: both callers
-        get the one answer. A cancelled caller takes its job out of the pending batch. If the batch has left, the cancel
-        is ignored, and the caller gets the answer. Raises what the ledger raises.
+        A job that was submitted before and has no answer yet, because its lease was lost and it was claimed again, is
+        not run twice: both callers get the same answer. If the caller is cancelled, its job is taken out of the pending
+        batch; if the batch runs already, the cancellation is ignored and the answer returned. Raises the ledger's
+        errors.
         """
         answer = self._promise(job.id)
         if len(self._answers[job.id]) == 1:
@@ -81,9 +83,9 @@ class Batcher:
             return await self._promise(job.id)
 
     async def close(self, patience_s: float = 5.0) -> None:
-        """Wait for the batches that are running, and cancel the callers of all other jobs.
+        """Stop: wait for the batches that are running, and cancel the callers of all jobs whose batch has not started.
 
-        A batch that takes longer than *patience_s* seconds is cancelled, because it would wait for PostgreSQL for ever.
+        A batch that takes longer than *patience_s* seconds is cancelled: it might wait for PostgreSQL for ever.
         """
         for pending in self._pending.values():
             for job_id in pending:
@@ -104,7 +106,7 @@ class Batcher:
         self._depart_soon()
 
     def _withdraw(self, job: Job) -> bool:
-        """Take a job out of the pending batch, unless another caller waits for it, too."""
+        """Take a job out of the pending batch unless another caller waits for it; returns whether it was taken out."""
         waiting = [answer for answer in self._answers.get(job.id, ()) if not answer.done()]
         if waiting or self._pending.get(job.function, {}).pop(job.id, None) is None:
             return False
@@ -112,7 +114,7 @@ class Batcher:
         return True
 
     def _depart_soon(self) -> None:
-        """Start batches at the end of this turn of the event loop, with all jobs that arrive in it."""
+        """Start batches in the next iteration of the event loop, so that jobs that arrive in this one can join."""
         if not self._departing:
             self._departing = True
             self._loop.call_soon(self._depart)
@@ -129,7 +131,7 @@ class Batcher:
                 task.add_done_callback(self._under_way.discard)
 
     def _next_function(self) -> str | None:
-        """Return the first function that has waiting jobs and does not use all of its share; None if there is none."""
+        """Return the first function that has waiting jobs and has not used up its share of slots, or None."""
         return next((function for function in self._pending if self._has_room(function)), None)
 
     def _has_room(self, function: str) -> bool:
@@ -137,7 +139,7 @@ class Batcher:
         return share is None or self._settling[function] < max(1, int(share * self._slots))
 
     def _take(self, function: str) -> list[Job]:
-        """Take a batch of *function*. Its jobs over the limit queue up behind the other functions."""
+        """Take a batch from the waiting jobs of *function*. Jobs over the limit queue up behind the other functions."""
         pending = self._pending.pop(function)
         ids = list(pending)[: self._limit]
         batch = [pending.pop(job_id) for job_id in ids]
@@ -165,7 +167,7 @@ class Batcher:
         self._depart()
 
     def _look_again(self, jobs: list[Job]) -> None:
-        """Let jobs join a batch once more, when all batches that are under way now have ended."""
+        """Put jobs into a batch once more, as soon as all other batches that are running now have ended."""
         others = self._under_way - {asyncio.current_task()}
 
         async def rejoin() -> None:
@@ -183,7 +185,7 @@ class Batcher:
 def _answer(
     callers: Sequence[asyncio.Future[Outcome | RetryLater]], answer: Outcome | RetryLater | BaseException
 ) -> None:
-    """Give every caller that waits for a job the answer."""
+    """Return *answer* to all *callers* that wait for a job; an exception is raised in them."""
     for caller in callers:
         if caller.done():
             continue

@@ -1,15 +1,17 @@
-"""Settles one batch, from commands to outcomes, in one transaction.
+"""Runs one batch of jobs in one transaction, and stores their outcomes in the ledger, the table job_results.
 
-This is where effects become exactly-once. A batch's transaction
+A job is *settled* when its outcome is committed.
+
+This makes effects exactly-once. A batch's transaction
 
 1. calls the handler, which makes the jobs' effects and returns a verdict for each (often the SQL decides),
-2. writes their ledger rows, keyed by job id,
+2. writes the jobs' ledger rows, keyed by job id,
 3. commits effects and rows together, or neither.
 
-A job that was run before has its row, and so has one that another worker, which holds it too, settled a moment ago.
-Then step 2 inserts fewer rows than it should, or step 1 breaks a constraint. The effects are rolled back and the batch
-runs again, and this time it first looks up which jobs have an outcome. Those jobs get the stored one. Few batches have
-such a job, so the look-up is made only after the conflict.
+A job that was run before has a row already, and so has one that another worker, which also holds it, settled a moment
+ago. Then step 2 inserts fewer rows than it should, or step 1 breaks a constraint. The effects are rolled back and the
+batch runs again, and this time it first looks up which jobs have an outcome. Those jobs get the stored one. Few batches
+have such a job, so the look-up is made only after the conflict.
 
 If a transaction fails and no job is the cause (the server is away, it refuses us or the ledger's own statements, or two
 transactions are in conflict), the same batch runs again. If the data or the code of one job is the cause, the batch is
@@ -63,52 +65,55 @@ from tidepool.storage.results import Entry, ResultRepository
 log = structlog.get_logger(__name__)
 
 UNRESOLVED_DELAYS_S = (0.5, 2.5, 4.0, 5.0)
-"""Seconds before attempts 2, 3, … of an unresolved job. Together they are two seconds longer than two default leases,
-because the job that it waits for may be held by a worker that dies, and then by another one. They are not longer,
-because the job is not settled before."""
+"""Seconds before attempts 2, 3, … of a job whose handler returned `Unresolved`. Their sum is two seconds more than two
+default leases, because the job that it waits for may be held by a worker that dies, and then by another one. The sum is
+not larger because the job has no outcome before that time."""
 ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
 """Seconds before attempts 2, 3, … of a job whose handler raised an unexpected error."""
 _OUTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
 """Seconds between attempts to reach PostgreSQL; the last one is repeated until it is back."""
 _MAX_CONFLICTS = 8
-"""Conflicts of one batch with other transactions before its jobs fail: with random delays of up to 2.5 s, that many in
-a row are no coincidence."""
+"""Max conflicts of one batch with other transactions; after more, its jobs fail. With random delays of up to 2.5 s, so
+many in a row are no coincidence."""
 _CONFLICT_DELAY_S = 0.01
-"""The unit of the random delay after a conflict, which may be twice as long each time."""
+"""Seconds: the base of the random delay after a conflict, whose max doubles each time."""
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""NUL in JSON text. jsonb has no place for it."""
+"""Matches the escape of a NUL character in JSON text, which PostgreSQL's type jsonb cannot hold."""
 _MAX_ERROR_CHARACTERS = 500
-"""Of an error's text in the ledger."""
+"""Max characters of an error's text in the ledger."""
 _NOT_SETTLED = (RetryLater, LookAgain)
 
 _Settled = Outcome | RetryLater | LookAgain
 
 
 class HandlerError(Exception):
-    """A handler broke its contract, or lacks something in PostgreSQL; the text says how."""
+    """A handler broke its contract, or needs something that PostgreSQL lacks; the message says what."""
 
 
 class Ledger:
-    """Settles the batches of one worker process, whose id is *worker_id*.
+    """Runs the batches of the worker process *worker_id*, and stores the outcomes of their jobs.
 
-    A handler that takes longer than *handler_timeout_s* is cancelled, and its jobs are run again.
+    A handler that takes longer than *handler_timeout_s* seconds is cancelled, and its jobs are run again, up to
+    their last attempt.
     """
 
     def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
         self.tally = Tally(known=frozenset(job_type.name for job_type in types))
         self.database_is_away = False
-        """Whether the last transaction could not reach PostgreSQL. Then the worker claims no more jobs."""
+        """Whether the last transaction could not reach PostgreSQL. While it is True, the worker claims no more jobs."""
         self._handler_timeout_s = handler_timeout_s
         self._pool = pool
         self._types = types
         self._worker_id = worker_id
         self._write_us: dict[str, int] = {}
-        """Microseconds in which the rows of the last batch were written and committed, by function."""
+        """How many microseconds it took to write and commit the rows of the last batch, by function."""
 
     async def settle(self, function: str, batch: Sequence[Job]) -> list[_Settled]:
-        """Run a batch of one job type; return for each job, in order, its outcome or when it will be retried.
+        """Run a batch of one job type. Returns one result for each job, in order.
 
-        Waits as long as the database is unavailable. The ids must be distinct. Raises `PoolClosed`.
+        The result is the job's outcome, `RetryLater` if it has to be retried after a delay, or `LookAgain` if its
+        handler has to be asked again soon. Waits as long as the database is unavailable. The ids of the jobs must be
+        distinct. Raises `PoolClosed` if the process is shutting down.
         """
         return await self._settle_or_split(function, batch, look_up=False)
 
@@ -127,7 +132,7 @@ class Ledger:
         return [outcome for part in parts for outcome in await self._settle_or_split(function, part, look_up=True)]
 
     async def _settle_alone(self, job: Job, error: Exception) -> _Settled:
-        """Settle the one job whose data or code raised *error*."""
+        """Settle the single job whose data or code raised *error*: as rejected or failed, or it is retried later."""
         decided = self._outcome_of(job, error)
         if isinstance(decided, RetryLater):
             self.tally.add((), job.function, retried=1)
@@ -151,12 +156,15 @@ class Ledger:
         return decided
 
     def _reason(self, function: str, constraint: str) -> Reason:
-        """Return why a job of *function* is rejected that breaks *constraint*; empty: its data does not fit a type."""
+        """Return the reason for which a job of *function* is rejected if it breaks *constraint*.
+
+        *constraint* is empty if the job's data does not fit a type.
+        """
         job_type = self._types.get(function)
         return job_type.constraints.get(constraint, CommonReason.INVALID) if job_type else CommonReason.INVALID
 
     async def _retry_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
-        """Run the batch's transaction, and repeat it while an outage or a conflict is the cause of its failure."""
+        """Run the batch's transaction, and retry it while it fails because of an outage or a conflict."""
         conflicts = failures = 0
         while True:
             heed_cancel()
@@ -184,7 +192,7 @@ class Ledger:
         self.database_is_away = True
 
     def _note_answer(self) -> None:
-        """Note that the server answers, even with an error: otherwise the worker would claim no job after this one."""
+        """Record that the server answers, even if with an error: otherwise the worker would claim no more jobs."""
         if self.database_is_away:
             log.info("database.back")
         self.database_is_away = False
@@ -225,7 +233,7 @@ class Ledger:
         return [stored.get(job.id) or next(fresh_outcomes) for job in batch]
 
     async def _verdicts(self, function: str, fresh: Sequence[Job], transaction: Transaction) -> list[Verdict | Failed]:
-        """Return the handler's verdict on each job. A job that is decided already keeps its outcome."""
+        """Return the handler's verdict on each job, without asking it about jobs whose outcome is decided already."""
         job_type = self._types.get(function)
         jobs = [job for job in fresh if job.decided is None]
         answers = iter(await self._call_handler(job_type, jobs, transaction) if job_type and jobs else ())
@@ -234,10 +242,10 @@ class Ledger:
     async def _call_handler(
         self, job_type: AnyJobType, jobs: Sequence[Job], transaction: Transaction
     ) -> Sequence[Verdict]:
-        """Call the handler, and return its verdicts.
+        """Call the handler of *job_type*, and return its verdicts, one for each job.
 
-        Raises `HandlerError` if it takes too long, does not return a verdict for each job, or needs a grant, a table or
-        a trigger's server that is missing.
+        Raises `HandlerError` if it takes too long, returns another number of verdicts, or needs something that is
+        missing in PostgreSQL, such as a grant, a table or a trigger's foreign server.
         """
         limit = asyncio.timeout(self._handler_timeout_s)
         try:
@@ -258,7 +266,7 @@ class Ledger:
     async def _write(
         self, function: str, entries: Sequence[Entry], results: ResultRepository, db_us: int, write_us: int
     ) -> None:
-        """Write the ledger rows of jobs that have an outcome now. Raises `Conflict` if another worker was faster."""
+        """Write the ledger rows of a batch. Raises `Conflict` if another worker has written one of them before."""
         count = await results.write(function, entries, worker_id=self._worker_id, db_us=db_us, write_us=write_us)
         if count < len(entries):
             raise Conflict("another worker has settled a job of this batch")
@@ -266,10 +274,11 @@ class Ledger:
 
 @contextmanager
 def _own_statement(jobs: int) -> Generator[None]:
-    """Raise `Refused`, after which the batch is repeated, if a statement of the ledger itself fails.
+    """Convert errors of the ledger's own statement in the block, so that no job is rejected for them.
 
-    If a statement for several jobs takes too long, its batch may be too large, so the error is raised as it is, and the
-    batch is split. A constraint that the ledger does not know raises `NotStored`: no job may be rejected for it.
+    If a grant, table or column is missing, or a statement for a single job takes too long, `Refused` is raised, after
+    which the batch is run again. If a statement for several jobs takes too long, its batch may be too large: the error
+    is raised unchanged, and the batch is split. A constraint that the ledger does not know becomes `NotStored`.
     """
     try:
         yield
@@ -314,9 +323,9 @@ def _entry(job: Job, outcome: Outcome, begun_ns: int) -> Entry:
 
 
 def _kept(content: object) -> str | None:
-    """Return the arguments as the ledger keeps them for a requeue; None if they are too large or do not fit into jsonb.
+    """Return a job's arguments as the JSON that the ledger keeps, so that the job can be enqueued again.
 
-    No worker could apply arguments that do not fit into jsonb.
+    Returns None if they are no JSON object, too large, or do not fit into jsonb; no worker could apply the latter.
     """
     if not isinstance(content, dict):
         return None
@@ -329,10 +338,10 @@ def _kept(content: object) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """Return an error's text as the ledger can hold it: cut, without NUL and lone surrogates."""
+    """Return an error's text in a form that PostgreSQL can store: cut, and with NUL and lone surrogates escaped."""
     return text[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _status_of(outcome: Outcome) -> str:
-    """Return the word for *outcome* in the column `status`."""
+    """Return the value of the ledger's column `status` for *outcome*: `applied`, `rejected` or `failed`."""
     return type(outcome).__name__.lower()

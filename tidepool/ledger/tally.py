@@ -1,6 +1,6 @@
 """Counts the outcomes and batches of one process since it started, for its snapshots.
 
-The counters only grow, so that the figures of a period are a subtraction. Durations are microseconds.
+The counters only grow, so the figures of a period are the difference of two readings. Durations are microseconds.
 """
 
 import time
@@ -13,7 +13,7 @@ from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _OTHERS = "(others)"
-"""The name for all functions that are no job type of this process, since a client may invent any number of names."""
+"""The name under which all functions are counted that are no job type of this process: clients can invent many."""
 
 
 @dataclass(slots=True)
@@ -25,12 +25,12 @@ class Tally:
     failed: int = 0
     retried: int = 0
     functions: dict[str, list[int]] = field(default_factory=dict[str, list[int]], compare=False)
-    """By function: the same four counts."""
+    """The four counts above by function: applied, rejected, failed, retried."""
     known: Collection[str] = field(default=(), compare=False)
-    """Functions that are counted under their own names."""
+    """The functions that are counted under their own names; others are counted together."""
 
     def name_of(self, function: str) -> str:
-        """Return the name under which *function* is counted: its own, or one for all that are not known."""
+        """Return the name under which *function* is counted: its own if it is known, or else `(others)`."""
         return function if function in self.known else _OTHERS
 
     def add(self, outcomes: Sequence[Outcome], function: str = _OTHERS, *, retried: int = 0) -> None:
@@ -49,7 +49,7 @@ class Tally:
         counts[3] += retried
 
     def figures(self) -> dict[str, object]:
-        """Return the counts as columns of `pool_snapshots`."""
+        """Return the counts as columns of the table `pool_snapshots`."""
         return {
             "jobs_applied": self.applied,
             "jobs_rejected": self.rejected,
@@ -61,7 +61,7 @@ class Tally:
 
 @dataclass(slots=True)
 class BatchFigures:
-    """Counts the batches that left the batcher, and measures how long their jobs had waited for it."""
+    """Counts the batches that started, and how long their jobs had waited in the batcher for that."""
 
     batches: int = 0
     batch_jobs: int = 0
@@ -70,7 +70,7 @@ class BatchFigures:
     batch_wait_hist: list[int] = field(default_factory=empty_histogram)
 
     def left(self, batch: Sequence[Job]) -> None:
-        """Count a batch that leaves now, and set the time in its jobs."""
+        """Count a batch that starts now, and set `left_ns` of its jobs to the present time."""
         now_ns = time.perf_counter_ns()
         hist = self.batch_wait_hist
         total_us = longest_us = 0
@@ -86,7 +86,10 @@ class BatchFigures:
         self.batch_wait_us_max = max(self.batch_wait_us_max, longest_us)
 
     def take_figures(self, pending: int = 0) -> dict[str, object]:
-        """Return the figures as columns of `pool_snapshots`, with the jobs *pending* now, and reset the peak."""
+        """Return the figures as columns of the table `pool_snapshots`, and reset the peak `batch_wait_us_max`.
+
+        *pending* is the number of jobs that wait in the batcher now; it becomes the column `batch_pending`.
+        """
         figures: dict[str, object] = {
             "batches": self.batches,
             "batch_jobs": self.batch_jobs,

@@ -31,9 +31,9 @@ def arguments(url: str) -> dict[str, Any]:
 
 
 def service_file(url: str) -> str:
-    """Return the text of a service file of libpq with *url* as the service `tidepool`.
+    """Return the text of a libpq service file that defines *url* as the service `tidepool`.
 
-    Raises `urls.UrlError`, also for a value that a line of that file cannot hold.
+    Raises `urls.UrlError` if *url* is wrong, or has a value that a line of that file cannot hold.
     """
     parsed = parse_postgres(url)
     values = {
@@ -51,7 +51,11 @@ def service_file(url: str) -> str:
 
 
 def _system_context(parsed: PostgresUrl) -> ssl.SSLContext:
-    """Return what `sslrootcert=system` means in libpq: the system's CAs, the certificate and its name checked."""
+    """Return the TLS context that does what `sslrootcert=system` does in libpq.
+
+    It trusts the system's CAs, and checks the server's certificate and host name. It presents the client certificate
+    `sslcert` if the URL has one.
+    """
     context = ssl.create_default_context()
     if "sslcert" in parsed.parameters:
         files = (parsed.parameters["sslcert"], parsed.parameters.get("sslkey"))

@@ -18,16 +18,19 @@ _OF_THE_POOL = (__file__, str(Path(__file__).with_name("pool.py")), contextlib._
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A task that has a connection now, the function and line that asked for it, and the server's process id."""
+    """Who has a connection now: the task, the function and line that asked for it, and the connection's backend."""
 
     since_ns: int
+    """When the connection was checked out (`time.perf_counter_ns`)."""
     task: asyncio.Task[object] | None
     where: str
+    """The caller, as `function:line`."""
     server_pid: int
+    """The process id of the connection's PostgreSQL backend."""
 
     @property
     def task_name(self) -> str:
-        """The task's name; empty outside any task."""
+        """The name of the task that has the connection; empty if it was checked out outside any task."""
         return self.task.get_name() if self.task else ""
 
     @property
@@ -37,10 +40,11 @@ class Holder:
 
 
 class Checkout:
-    """The context manager that `Pool.acquire` returns, to be entered once.
+    """The context manager that `Pool.acquire` returns. It can be entered once.
 
-    *check_out* gives it a connection, and *check_in* takes that back. It is a class because a generator would cost 4 us
-    more. It keeps the caller's code and line, and not its frame, which would keep the caller's variables alive.
+    Entering it awaits *check_out*, which returns a connection; leaving it awaits *check_in*, which takes that back.
+    Errors of the driver become those of `tidepool.pool.faults`. It is a class because a generator would cost 4 us more.
+    It keeps the caller's code and line instead of its frame, which would keep the caller's variables alive.
     """
 
     __slots__ = ("_check_in", "_check_out", "code", "connection", "line", "server_pid", "since_ns", "task")
@@ -76,12 +80,12 @@ class Checkout:
             raise_fault(error)
 
     def holder(self) -> Holder:
-        """Return the caller that holds the connection."""
+        """Return who holds the connection, for reports. Call it only while the connection is checked out."""
         return Holder(self.since_ns, self.task, f"{self.code.co_qualname}:{self.line}", self.server_pid)
 
 
 def _caller() -> tuple[CodeType, int]:
-    """Return the code and the line, outside the pool, that asked for a connection."""
+    """Return the code object and line number of the caller, outside the pool, that asked for a connection."""
     # from the checkout's construction upwards; `inspect` would begin here, and a traceback would cost 20 us
     frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     while frame.f_code.co_filename in _OF_THE_POOL and frame.f_back:

@@ -1,4 +1,4 @@
-"""The parts of an asyncpg connection that are used, typed by hand: asyncpg comes without types."""
+"""Types of the parts of an asyncpg connection that are used here, since asyncpg comes without types."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -6,7 +6,7 @@ from typing import Any, LiteralString, Protocol
 
 
 class Row(Protocol):
-    """A row of a query's result, whose columns are found by name or position."""
+    """A row of a query's result. Its columns are read by name or by position."""
 
     def __getitem__(self, key: str | int, /) -> Any: ...
     def items(self) -> Iterator[tuple[str, Any]]: ...  # noqa: D102
@@ -23,7 +23,10 @@ class Connection(Protocol):
 
 
 class DirectConnection(Connection, Protocol):
-    """A connection as whoever opened it has it: outside the pool, its user ends it."""
+    """A connection that its user has opened outside the pool, and must close with `close` or `terminate`.
+
+    The pool uses this type for its own connections, too.
+    """
 
     async def execute(  # noqa: D102
         self,
@@ -40,5 +43,5 @@ class DirectConnection(Connection, Protocol):
         ...
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  (the driver's own)
-        """Close it as the protocol says."""
+        """Close the connection gracefully, and wait for that for up to *timeout* seconds (None: without limit)."""
         ...

@@ -1,7 +1,8 @@
-"""The server connections of one pool: how long they took to open, and why each of them ended.
+"""Opens the server connections of one pool, and counts how long they took to open and why each of them ended.
 
-asyncpg reports that a connection has ended, but not why; the reason follows from the state in which it was, which is
-kept here. Only public hooks of asyncpg are used: `connect`, query logger and termination listener.
+asyncpg reports that a connection has ended, but not why. The reason follows from what the connection was doing, such as
+being idle or checked out, which is recorded here. Only public hooks of asyncpg are used: `connect`, query logger and
+termination listener.
 """
 
 import asyncio
@@ -23,42 +24,45 @@ from tidepool.pool.figures import PoolStats
 T = TypeVar("T")
 
 _BOUNDS_TRANSACTIONS = (17,)
-"""The first version that ends a transaction that takes too long. Nothing else ends that of a worker which stopped in
-the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
+"""The first version of PostgreSQL with the setting `transaction_timeout`. No other timeout ends the transaction of a
+worker that stopped in the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
 _OPENED = "SELECT pg_postmaster_start_time()"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""The level that every statement here is written for, whatever the database's default is."""
+"""The statement that begins a transaction. It sets the isolation level that the SQL here is written for, whatever the
+database's default is."""
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _MAX_ATTEMPTS = 8
-"""After which a statement that conflicts each time fails; the delays before them add up to about a second."""
+"""How often a statement is tried that conflicts each time. The delays between the tries add up to about a second."""
 COMMIT: LiteralString = "COMMIT"
-"""The statement that ends a transaction of the pool; its time is counted apart from other queries."""
+"""The statement that commits a transaction of the pool. Its duration is also counted on its own, apart from queries."""
 _IDLE_SHARE = 0.9
-"""A connection that ends after this share of its max idle time has ended for that reason: asyncpg's timer is early."""
+"""A share of the max idle time. A connection that was idle for at least this long when it ended is counted as closed
+because it was idle; the share is less than 1 because asyncpg's timer is early."""
 
 
 class Session(asyncpg.Connection):
-    """asyncpg's connection, which repeats a statement that conflicts with another transaction, outside of transactions.
+    """asyncpg's connection class, which also retries a conflicting statement if no transaction is open.
 
-    There the statement is a transaction of its own, and has been rolled back. Under a database whose default isolation
-    is `serializable` any read may end so. Raises the conflict after eight tries. A COMMIT that conflicts is never
-    repeated: the transaction is over then, and the second COMMIT would succeed without it.
+    A conflict is a serialization failure or a deadlock with another transaction. A statement without an open
+    transaction is a transaction of its own, which the conflict has rolled back. In a database whose default isolation
+    level is `serializable`, any read may conflict. After eight tries the last error is raised. A COMMIT that conflicts
+    is never retried: the transaction is over then, and the second COMMIT would succeed without it.
     """
 
     async def execute(self, query: str, *args: object, **options: object) -> str:
-        """Run *query*, as asyncpg does."""
+        """Run *query* and return its command tag, such as `UPDATE 1`, as asyncpg does. Retries conflicts."""
         return await self._repeated(super().execute, query, *args, **options)
 
     async def fetch(self, query: str, *args: object, **options: object) -> list[Row]:
-        """Return the rows, as asyncpg does."""
+        """Run *query* and return its rows, as asyncpg does. Retries conflicts."""
         return await self._repeated(super().fetch, query, *args, **options)
 
     async def fetchrow(self, query: str, *args: object, **options: object) -> Row | None:
-        """Return the first row, as asyncpg does."""
+        """Run *query* and return its first row or None, as asyncpg does. Retries conflicts."""
         return await self._repeated(super().fetchrow, query, *args, **options)
 
     async def fetchval(self, query: str, *args: object, **options: object) -> Any:
-        """Return the first row's first column, as asyncpg does."""
+        """Run *query* and return the first column of its first row, as asyncpg does. Retries conflicts."""
         return await self._repeated(super().fetchval, query, *args, **options)
 
     async def _repeated(self, statement: Callable[..., Awaitable[T]], *args: object, **options: object) -> T:
@@ -73,11 +77,11 @@ class Session(asyncpg.Connection):
 
 
 class _QueryRecord(Protocol):
-    """A query as asyncpg passes it to a query logger."""
+    """A query that has ended, as asyncpg passes it to a query logger."""
 
     query: str
     elapsed: float
-    """Seconds."""
+    """The query's duration in seconds."""
     exception: BaseException | None
 
 
@@ -87,25 +91,29 @@ class _NewConnection(DirectConnection, Protocol):
 
 
 class _State(Enum):
-    """What a connection is doing."""
+    """What a connection is doing, from which follows why it has ended."""
 
     IDLE = auto()
     CHECKED_OUT = auto()
     CHECKING_IN = auto()
     LOST = auto()
+    """It ended while it was checked out."""
     SURPLUS = auto()
-    """It is being closed because it is above the limit."""
+    """It is being closed because the pool has more connections than its limit."""
 
 
 @dataclass(slots=True)
 class _Opened:
     state: _State
     idle_since_ns: int
-    """By `time.perf_counter_ns`; of an idle connection."""
+    """When it became idle (`time.perf_counter_ns`). Valid only while the state is IDLE."""
 
 
 class Connections:
-    """Opens the connections of a pool and counts in *stats* why they ended. Set `closing` before closing the pool."""
+    """Opens the connections of a pool, and counts in *stats* why they ended.
+
+    Set `closing` to True before the pool is closed, so that its connections are counted as closed by the shutdown.
+    """
 
     def __init__(self, stats: PoolStats, *, max_inactive_time_s: float, transaction_timeout_s: float) -> None:
         self.closing = False
@@ -113,11 +121,11 @@ class Connections:
         self._stats = stats
         self._transaction_timeout_ms = int(transaction_timeout_s * 1000)
         self.begin: LiteralString = _BEGIN
-        """The statement that begins a transaction. It sets the timeout for this transaction only: through a pooler, a
-        setting of the session would reach other sessions."""
+        """The statement that begins a transaction. It sets the timeout for this transaction only: through a pooler
+        such as PgBouncer, a setting of the session would reach other sessions."""
         self._max_idle_ns = max_inactive_time_s * 1e9 * _IDLE_SHARE
         self._opened: dict[int, _Opened] = {}
-        """By the server's process id."""
+        """The open connections, by the process id of their PostgreSQL backend."""
         self._server_began: datetime | None = None
 
     @property
@@ -127,13 +135,14 @@ class Connections:
 
     @property
     def kept(self) -> int:
-        """The number of connections that are open and not about to end."""
+        """The number of open connections that are neither lost nor being closed because of the limit."""
         return sum(opened.state not in (_State.LOST, _State.SURPLUS) for opened in self._opened.values())
 
     async def connect(self, *args: object, **options: object) -> DirectConnection:
-        """Open a connection within its `timeout`; `asyncpg.create_pool` calls this as its `connect`.
+        """Open a connection with asyncpg, within the option `timeout`, in seconds.
 
-        Raises `Refused` if waiting cannot help, and otherwise what asyncpg raises.
+        It is the argument `connect` of `asyncpg.create_pool`. Raises `Refused` if waiting cannot help, and otherwise
+        asyncpg's own error or `TimeoutError`.
         """
         async with connecting():
             return await self._connect(*args, **options)
@@ -158,7 +167,7 @@ class Connections:
         return connection
 
     async def _greet(self, connection: DirectConnection) -> None:
-        """Read when the server started and if it has a transaction timeout; cut a connection that does not answer."""
+        """Read when the server started, and whether it has a transaction timeout. Closes *connection* on an error."""
         try:
             server_began = await connection.fetchval(_OPENED)
         except BaseException:
@@ -172,28 +181,28 @@ class Connections:
         self._server_began = server_began
 
     def checked_out(self, connection: DirectConnection) -> int:
-        """Set the state of a connection that a caller gets; returns the server's process id."""
+        """Record that a caller gets *connection*. Returns the process id of its PostgreSQL backend."""
         pid = connection.get_server_pid()
         self._move(pid, _State.CHECKED_OUT)
         return pid
 
     def checking_in(self, connection: DirectConnection, pid: int) -> None:
-        """Set the state of a connection that is being given back; `checked_in` follows."""
+        """Record that *connection* is being given back, or is lost if it has ended. Call `checked_in` after that."""
         self._move(pid, _State.LOST if self.has_ended(connection) else _State.CHECKING_IN)
 
     def surplus(self, pid: int) -> None:
-        """Set the state of a connection that is being closed because it is above the limit, unless it is lost."""
+        """Record that the connection of backend *pid* is being closed because of the limit, unless it is lost."""
         if (opened := self._opened.get(pid)) and opened.state != _State.LOST:
             opened.state = _State.SURPLUS
 
     def checked_in(self, pid: int, now_ns: int) -> None:
-        """Set the state of a connection that has been given back, unless it has ended meanwhile."""
+        """Record that the connection of backend *pid* is idle from *now_ns* on, unless it has ended meanwhile."""
         if (opened := self._opened.get(pid)) and opened.state == _State.CHECKING_IN:
             opened.state, opened.idle_since_ns = _State.IDLE, now_ns
 
     @staticmethod
     def has_ended(connection: DirectConnection) -> bool:
-        """Return whether a connection that was checked out cannot be used any more."""
+        """Return whether *connection*, which was checked out, has ended and cannot be used any more."""
         try:
             return connection.is_closed()
         except asyncpg.InterfaceError:  # asyncpg has taken it back, because it cannot be used any more

@@ -1,23 +1,23 @@
-"""What database errors mean to the rest of the service: classified here, once.
+"""Translates errors of the database and its driver into a few exceptions that say what to do: wait, retry or give up.
 
-Callers of `tidepool.storage` see seven classes, and decide by them alone:
+Callers of `tidepool.storage` see these classes, and decide by them alone:
 
-- `Unavailable`: the server is away, starting, full, or read-only. Nobody's job is at fault: wait.
-- `Refused`: it does not let us in, is not who it says it is, or cannot serve us as it is set up. At the start waiting
-  cannot help; later somebody has changed a password, a certificate or a pooler, and nobody's job is at fault.
-  `SchemaFault` is one: a grant, table, column or function is missing; for a handler's statement that is its job type's
-  failure (`tidepool.ledger.ledger`).
-- `Conflict`: two transactions got in each other's way. Run the same transaction again, at once.
+- `Unavailable`: the server is away, starting, full, or read-only. No job is the cause: wait.
+- `Refused`: the server rejects our login, its identity cannot be verified, or its configuration does not suit us. When
+  a process starts, waiting cannot help. Later it means that somebody has changed a password, a certificate or a pooler,
+  and no job is the cause. A subclass is `SchemaFault`: a grant, table, column or function is missing. If a handler's
+  statement needs it, that is a failure of the handler's job type (`tidepool.ledger.ledger`).
+- `Conflict`: the transaction conflicted with another one. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
 - `NotStored`: a trigger or a policy dropped rows without an error.
-- `StatementTimeout`: the server cancelled a statement. Whoever asked for so much has to ask for less.
-- anything else is a bug, and passes unchanged.
+- `StatementTimeout`: the server cancelled a statement. Its caller has to ask for less at a time.
+- Any other error is a bug, and passes unchanged.
 
-While a connection is being opened, whatever is not known to pass is `Refused` (`connecting`). `Unavailable` and
-`Refused` repeat the server's own words.
+While a connection is being opened, every error that is not known to be temporary is `Refused` (`connecting`).
+`Unavailable` and `Refused` repeat the server's own message.
 
-No text of these, and no traceback, has what a job holds: PostgreSQL's DETAIL, which repeats whole rows, is dropped, and
-so is the driver's error behind a `DataFault`, whose message repeats the value.
+No message and no traceback of these exceptions contains a job's data: PostgreSQL's DETAIL, which repeats whole rows, is
+dropped, and so is the driver's error behind a `DataFault`, whose message repeats the value.
 """
 
 import configparser
@@ -37,12 +37,15 @@ _POOLER_WAITS = re.compile(
     "|server down|crashed|paused|conn(ection)? closed",
     re.IGNORECASE,
 )
-"""What PgBouncer says, most of it with 08P01, of what passes; it refuses parameters with the same SQLSTATE."""
+"""Matches PgBouncer's messages about temporary problems. Most have the SQLSTATE 08P01, and so have its messages about
+wrong parameters, which are not temporary: only the text shows the difference."""
 _STATEMENT_POOLING = "not allowed in statement pooling mode"
-"""What PgBouncer says of BEGIN in that mode, and ends the connection, which looks like one that was cut."""
+"""PgBouncer's message if it gets a BEGIN in its mode `statement`. It then ends the connection, which looks like one
+that was lost."""
 _POOLED = ("26000", "42P05")
 _POOLED_HINT = "(a pooler in transaction mode? Use its session mode, or ?statement_cache_size=0 in DATABASE_URL)"
-"""The prepared statements of a connection are those of another: no fault of the job that meets it."""
+"""The hint for the SQLSTATEs above: a pooler has switched connections, and the prepared statements of this one are
+those of another. The job that gets the error is not the cause."""
 _STATEMENT_POOLING_HINT = "(set pool_mode = session or transaction in the pooler)"
 _HINTS = {
     **dict.fromkeys(_POOLED, _POOLED_HINT),
@@ -57,43 +60,44 @@ _HINTS = {
     ),
 }
 _LONGEST_WORDS = 300
-"""Characters of a server's message that are repeated."""
+"""Max characters of a server's message that `words` repeats."""
 _READ_ONLY = "25006"
 _CANCELLED = "57014"
 _SERVER_ENDED_TRANSACTION = ("25P03", "25P04")
 _CONFLICTS = ("40001", "40P01", "55P03", *_SERVER_ENDED_TRANSACTION)
 _DATA_CLASSES = ("22", "23")
 _NO_DATA = ("2200H",)
-"""Of those classes, what no job's data can be at fault for: a sequence that has reached its end."""
+"""SQLSTATEs of those classes that no job's data can cause: a sequence has reached its end."""
 _OF_ONE_STATEMENT = ("08", "28", "3D", "53400", "57P", "58")
-"""Where the connection lives on, these are about what the statement calls: a trigger's foreign server, library or
-file. A server that is away or refuses us itself ends the connection with them."""
+"""SQLSTATEs that concern a single statement if the connection stays open: something that the statement calls is
+missing, such as a trigger's foreign server, library or file. If the server itself is away or refuses us, it closes the
+connection with the same SQLSTATEs."""
 _REFUSES_TLS = "rejected SSL upgrade"
-"""What asyncpg says of a server without TLS, where the URL asks for it."""
+"""asyncpg's message if the URL asks for TLS and the server has none."""
 
 
 ServerError = asyncpg.PostgresError
-"""What PostgreSQL says. One that none of the classes below stands for passes `translated` unchanged."""
+"""Any error that PostgreSQL reports. One that matches none of the classes below passes `translated` unchanged."""
 
 
 class DatabaseFault(Exception):
-    """The base of the faults; the driver's error is its cause."""
+    """The base class of this module's exceptions. Its `__cause__` is the driver's error, except for a `DataFault`."""
 
 
 class Refused(DatabaseFault):
-    """Password, role, database, grants or certificate are wrong, or the server cannot serve us as it is set up."""
+    """The server rejects our login, database, grants or certificate, or its configuration does not suit us."""
 
 
 class SchemaFault(Refused):
-    """The statement needs a grant, table, column, function or schema that is missing."""
+    """A statement needs a grant, table, column, function or schema that is missing."""
 
 
 class Unavailable(DatabaseFault):
-    """PostgreSQL is unavailable; waiting may help."""
+    """PostgreSQL is away, starting, full or read-only. Waiting may help."""
 
 
 class PoolTimeout(Unavailable):
-    """No connection became free in time; the text says how long the wait was and how full the pool."""
+    """No connection became free in time, or too many callers waited already. The message says how full the pool is."""
 
 
 class PoolClosed(DatabaseFault):
@@ -101,7 +105,7 @@ class PoolClosed(DatabaseFault):
 
 
 class Conflict(DatabaseFault):
-    """The transaction got in another's way and was rolled back."""
+    """The transaction conflicted with another one and was rolled back. Running it again may succeed."""
 
 
 class StatementTimeout(DatabaseFault):
@@ -109,13 +113,17 @@ class StatementTimeout(DatabaseFault):
 
 
 class NotStored(DatabaseFault):
-    """A statement that should have written rows has left some out: a trigger or a policy of the table dropped them."""
+    """A statement stored fewer rows than it should have: a trigger or a policy of the table dropped some.
+
+    The ledger also raises it if one of its own rows breaks a constraint, for which no job may be rejected.
+    """
 
 
 class DataFault(DatabaseFault):
-    """A job's data cannot be stored.
+    """A job's data cannot be stored: it breaks a constraint, or does not fit a column's type.
 
-    *constraint* is the one that is broken, or empty. The text names it or the kind of error, never the data.
+    *constraint* is the name of the broken constraint, or empty. The message names it or the kind of error, never the
+    data.
     """
 
     def __init__(self, text: str, constraint: str = "") -> None:
@@ -124,7 +132,10 @@ class DataFault(DatabaseFault):
 
 
 def words(error: BaseException) -> str:
-    """Return an error's message in one line without control characters, with a hint where there is one."""
+    """Return an error's message as one printable line, with a hint about what to do if its SQLSTATE has one.
+
+    The message is cut after 300 characters. If it is empty, the name of the error's class takes its place.
+    """
     line = " ".join(str(error).split())[:_LONGEST_WORDS]
     line = "".join(letter if letter.isprintable() else "?" for letter in line) or type(error).__name__
     return " ".join(filter(None, (line, _HINTS.get(getattr(error, "sqlstate", None) or ""))))
@@ -132,7 +143,10 @@ def words(error: BaseException) -> str:
 
 @asynccontextmanager
 async def connecting() -> AsyncGenerator[None]:
-    """Raise `Refused` for what the block, which opens a connection, raises and is not known to pass."""
+    """Convert errors of the block, which opens a connection, to `Refused` unless they are known to be temporary.
+
+    Temporary ones, such as a server that is starting, are raised unchanged.
+    """
     try:
         yield
     except Exception as error:
@@ -144,7 +158,7 @@ async def connecting() -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def translated() -> AsyncGenerator[None]:
-    """Raise what the block raises in the words of this module."""
+    """Convert the driver's errors that the block raises to this module's exceptions. Other errors pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -153,7 +167,10 @@ async def translated() -> AsyncGenerator[None]:
 
 
 def raise_fault(error: Exception) -> None:
-    """Raise what *error* means in the words of this module; where it means nothing there, return."""
+    """Raise this module's exception for *error*, or return if `classify` finds none.
+
+    Also removes PostgreSQL's DETAIL from *error*, because it repeats whole rows.
+    """
     if isinstance(error, asyncpg.PostgresError):
         setattr(error, "detail", None)  # noqa: B010  (asyncpg sets it the same way)
     fault = classify(error)
@@ -162,7 +179,10 @@ def raise_fault(error: Exception) -> None:
 
 
 def classify(error: Exception) -> DatabaseFault | None:
-    """Return what *error* means, or None where it is none of the driver's or a bug."""
+    """Convert an error of the driver to this module's exception for it, which is returned and not raised.
+
+    Returns None if *error* is no database error, or if it shows a bug in the calling code: raise that unchanged.
+    """
     if isinstance(error, asyncpg.PostgresError):
         return _classify_state(error)
     if isinstance(error, (asyncpg.DataError, UnicodeEncodeError)):
@@ -173,9 +193,10 @@ def classify(error: Exception) -> DatabaseFault | None:
 
 
 def is_of_one_statement(error: BaseException) -> bool:
-    """Return whether the driver's *error* is about what its statement needs, and the server serves others all the same.
+    """Return whether the driver's *error* concerns only its own statement, while the server still serves others.
 
-    So it is if a grant, table, column or function is missing, or if a trigger calls what is not there.
+    That is the case if a grant, table, column or function is missing, or if a trigger calls something that is not
+    there, such as a foreign server.
     """
     if not isinstance(error, asyncpg.PostgresError):
         return False
@@ -186,7 +207,7 @@ def is_of_one_statement(error: BaseException) -> bool:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether an error met while connecting is not known to pass."""
+    """Return whether an error that was raised while connecting is a refusal: it is not known to be temporary."""
     if isinstance(error, asyncpg.PostgresError):
         setattr(error, "detail", None)  # noqa: B010  (as in raise_fault)
         state: str = getattr(error, "sqlstate", None) or ""
@@ -218,9 +239,9 @@ def _classify_connection(error: Exception) -> DatabaseFault | None:
 
 
 def is_local(error: BaseException | None) -> bool:
-    """Return whether a file or the right of this user stops us here, not the server: waiting is vain.
+    """Return whether the cause of *error* is a file or a permission on this machine, so that waiting cannot help.
 
-    Files have their names in the error, sockets have not.
+    An `OSError` about a file has the file's name; one about a network socket has none.
     """
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
@@ -228,7 +249,11 @@ def is_local(error: BaseException | None) -> bool:
 
 
 def is_broken_tls(error: BaseException | None) -> bool:
-    """Return whether the two ends cannot agree on TLS, or a certificate cannot be read: no cut, and waiting is vain."""
+    """Return whether *error* is a TLS failure that waiting cannot repair.
+
+    That is the case if the two ends cannot agree on TLS, or if a certificate cannot be read, but not if the connection
+    was cut.
+    """
     cut = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
     return isinstance(error, ssl.SSLError) and not isinstance(error, cut)
 

@@ -1,8 +1,8 @@
-"""The figures of one process's pool since it was opened.
+"""Counters, gauges and histograms of one process's connection pool since it was opened.
 
-Counters, sums and histograms only grow, so that any window is a subtraction and a lost row loses nothing;
-histograms of several processes can be added. Durations are microseconds. Gauges are one moment's reading
-and need not add up. The `_max` peaks are of the time since `PoolStats.figures` was last called.
+Counters, sums and histograms only grow. So what happened between two readings is their difference, and a lost reading
+loses nothing; histograms of several processes can be added. Durations are microseconds. Gauges are one moment's
+readings and need not add up. Names that end with `_max` are peaks since the last call of `PoolStats.figures`.
 """
 
 import time
@@ -14,13 +14,14 @@ from typing import Any
 BOUNDS_US = tuple(
     int(ms * 1000) for ms in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
 )
-"""The upper bounds of a histogram's buckets, which include them; one more bucket is for everything longer."""
+"""The upper bounds of a histogram's buckets, inclusive, in microseconds. One more bucket counts everything longer."""
 
 
 def quantile_us(histogram: Sequence[int], share: float) -> float | None:
-    """Return the *share* quantile of a histogram, read along a straight line within its bucket; None of an empty one.
+    """Return a quantile of a histogram in microseconds; with a *share* of 0.95 it is the 95th percentile.
 
-    What is beyond the last bound counts as that bound. The SQL function `histogram_quantile_ms` reads as this does.
+    It is interpolated linearly within its bucket. Durations beyond the last bound count as that bound. Returns None for
+    an empty histogram. The SQL function `histogram_quantile_ms` computes the same in milliseconds.
     """
     wanted, up_to = share * sum(histogram), 0
     for count, low, high in zip(histogram, (0, *BOUNDS_US), (*BOUNDS_US, BOUNDS_US[-1]), strict=True):
@@ -31,33 +32,34 @@ def quantile_us(histogram: Sequence[int], share: float) -> float | None:
 
 
 def empty_histogram() -> list[int]:
-    """Return a histogram without entries."""
+    """Return a new histogram with a zero for each bucket."""
     return [0] * (len(BOUNDS_US) + 1)
 
 
 @dataclass(slots=True)
 class PoolStats:
-    """The figures; each is a column of `pool_snapshots`."""
+    """The counters, gauges and histograms of a pool; each field is a column of the table `pool_snapshots`."""
 
     in_use: int = 0
     in_use_max: int = 0
     waiting: int = 0
     waiting_max: int = 0
     in_use_us: int = 0
-    """Time integral: two connections in use for a second are 2,000,000. So are the next two."""
+    """Time integral of `in_use`, in microseconds: two connections in use for one second add 2,000,000."""
     waiting_us: int = 0
+    """Time integral of `waiting`, in microseconds: two callers that wait for one second add 2,000,000."""
     saturated_us: int = 0
-    """How long somebody waited, and so every connection was taken."""
+    """Microseconds in which at least one caller waited for a connection."""
     acquire_requests: int = 0
     acquire_waited: int = 0
     acquire_ok: int = 0
     acquire_timeouts: int = 0
     acquire_cancelled: int = 0
     acquire_rejected: int = 0
-    """Refused at once, because as many waited as may wait."""
+    """Requests that were refused at once, because the max number of callers waited already."""
     acquire_errors: int = 0
     wait_us_sum: int = 0
-    """Of waiting for one's turn only; connecting is apart."""
+    """Microseconds that callers waited until it was their turn; the time to open a connection is not included."""
     wait_us_max: int = 0
     wait_hist: list[int] = field(default_factory=empty_histogram)
     hold_us_sum: int = 0
@@ -72,36 +74,36 @@ class PoolStats:
     connect_too_many: int = 0
     connect_timeouts: int = 0
     connect_errors: int = 0
-    """Errors of any other kind."""
+    """Failed attempts to open a connection that none of the four counters above counts."""
     connections_closed: int = 0
     closed_idle: int = 0
-    """Not used for as long as the setting says."""
+    """Connections closed because they were idle for the configured max time."""
     closed_used_up: int = 0
-    """After as many queries as the setting says."""
+    """Connections closed after the configured max number of queries."""
     closed_lost_idle: int = 0
-    """By the server or the network, while nobody used it."""
+    """Connections that the server or the network ended while they were idle."""
     closed_lost_in_use: int = 0
     closed_surplus: int = 0
-    """One too many, since the limit was lowered."""
+    """Connections closed because the pool's limit was lowered."""
     closed_shutdown: int = 0
     database_restarts: int = 0
-    """Seen: a new connection told of another start of the server."""
+    """Restarts of the server that were noticed, because a new connection reported a new start time."""
     queries: int = 0
     query_errors: int = 0
     query_us_sum: int = 0
     query_hist: list[int] = field(default_factory=empty_histogram)
     commits: int = 0
-    """Of transactions; queries, too."""
+    """Successful COMMITs of transactions. They are counted in `queries`, too."""
     commit_us_sum: int = 0
     commit_us_max: int = 0
     commit_hist: list[int] = field(default_factory=empty_histogram)
     _changed_ns: int = field(default_factory=time.perf_counter_ns, repr=False, compare=False)
 
     def move(self, *, in_use: int = 0, waiting: int = 0, now_ns: int | None = None) -> None:
-        """Add to the gauges `in_use` and `waiting`, and the time since their last change to the integrals.
+        """Add the arguments to the gauges `in_use` and `waiting`, after bringing the time integrals up to date.
 
-        *now_ns* is the clock's reading, of a caller that has just read it. Without a change the integrals are
-        brought up to now, and no peak begins anew: for a reader beside `figures`.
+        A caller that has just read `time.perf_counter_ns` passes its value as *now_ns*. A call without arguments only
+        updates the integrals; use it before reading the figures without `figures`, which would reset the peaks.
         """
         now_ns = now_ns or time.perf_counter_ns()
         passed_us = (now_ns - self._changed_ns) // 1000
@@ -118,19 +120,19 @@ class PoolStats:
             self.waiting_max = max(self.waiting_max, self.waiting)
 
     def waited(self, us: int) -> None:
-        """Count a successful wait for a connection, in microseconds; 0 if there was no wait."""
+        """Count a successful wait of *us* microseconds for a connection; 0 if there was no wait."""
         self.wait_us_sum += us
         self.wait_us_max = max(self.wait_us_max, us)
         self.wait_hist[bisect_left(BOUNDS_US, us)] += 1
 
     def held(self, us: int) -> None:
-        """Count a connection's use that has ended."""
+        """Count a connection that is given back after it was checked out for *us* microseconds."""
         self.hold_us_sum += us
         self.hold_us_max = max(self.hold_us_max, us)
         self.hold_hist[bisect_left(BOUNDS_US, us)] += 1
 
     def connected(self, us: int) -> None:
-        """Count a connection that was opened."""
+        """Count a connection that was opened, which took *us* microseconds."""
         self.connections_opened += 1
         self.connect_us_sum += us
         self.connect_us_max = max(self.connect_us_max, us)
@@ -150,7 +152,7 @@ class PoolStats:
         self.commit_hist[bisect_left(BOUNDS_US, us)] += 1
 
     def figures(self) -> dict[str, Any]:
-        """Return every figure by name, and begin new peaks at the present readings."""
+        """Return every figure by name, and reset the peaks: those of gauges to the present value, others to 0."""
         self.move()
         figures = asdict(self)
         del figures["_changed_ns"]

@@ -8,11 +8,11 @@ import asyncio
 
 
 class GateFull(Exception):
-    """The max number of callers wait already."""
+    """A caller cannot enter the gate, because the max number of callers wait already."""
 
 
 class GateClosed(Exception):
-    """The gate has been closed: no caller can enter any more."""
+    """A caller cannot enter the gate, because it has been closed."""
 
 
 class Gate:
@@ -28,7 +28,7 @@ class Gate:
 
     @property
     def limit(self) -> int:
-        """The number of callers that may be inside."""
+        """The max number of callers that may be inside at a time."""
         return self._limit
 
     @limit.setter
@@ -50,7 +50,11 @@ class Gate:
         return True
 
     async def enter(self, timeout_s: float) -> None:
-        """Enter when it is the caller's turn, or raise `TimeoutError` after *timeout_s*, `GateFull` or `GateClosed`."""
+        """Wait for the caller's turn and enter. After that, `leave` must be called.
+
+        Raises `TimeoutError` after *timeout_s* seconds, `GateFull` at once if the max number of callers wait already,
+        and `GateClosed` if the gate is closed before or meanwhile.
+        """
         if self._closed:
             raise GateClosed
         if self.try_enter():
@@ -70,12 +74,12 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Leave, and let the next caller in."""
+        """Leave, and let the next waiting caller in. To be called once after each successful entry."""
         self._inside -= 1
         self._let_in()
 
     def close(self) -> None:
-        """Raise `GateClosed` in every caller that waits; those inside can finish."""
+        """Close the gate for good. Callers that wait or come later get `GateClosed`; those inside can finish."""
         self._closed = True
         for turn in self._queue:
             if not turn.done():

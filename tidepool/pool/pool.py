@@ -22,14 +22,14 @@ from tidepool.pool.figures import PoolStats
 from tidepool.pool.gate import Gate, GateClosed, GateFull
 
 _CLOSE_TIMEOUT_S = 10.0
-"""How long `close` waits for connections in use: as long as a batch may take by default."""
+"""Seconds that `close` waits for connections in use: as long as a batch may take by default."""
 _NAME_BYTES = 63
-"""PostgreSQL cuts an application name here, and warns."""
+"""Max bytes of an application name. PostgreSQL cuts a longer one, and warns."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """How a pool is opened. Durations are seconds; each field is the setting of the same name."""
+    """The configuration of a pool. Durations are seconds; each field is the setting of the same name."""
 
     url: str = field(repr=False)
     application_name: str
@@ -57,7 +57,10 @@ class _DriverPool(Protocol):
 
 
 class Pool:
-    """A pool, opened with `Pool.open`. Raises `Unavailable` if the server fails, `PoolTimeout` if none becomes free."""
+    """A pool of connections to PostgreSQL. Create one with `Pool.open`.
+
+    Its methods raise `Unavailable` if the server fails, and `PoolTimeout` if no connection becomes free in time.
+    """
 
     def __init__(self, config: PoolConfig, limit: int | None = None) -> None:
         self.config = config
@@ -75,7 +78,10 @@ class Pool:
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
-        """Open a pool with `min_size` connections, or *limit* if that is fewer. Raises `Unavailable` and `Refused`."""
+        """Open a pool with `min_size` connections, or *limit* if that is fewer.
+
+        *limit* is the initial value of the property `limit` (default: `max_size`). Raises `Unavailable` and `Refused`.
+        """
         pool = cls(config, limit)
         async with translated():
             await pool._pool
@@ -108,22 +114,23 @@ class Pool:
         self._shrink_soon()
 
     def holders(self) -> list[Holder]:
-        """Return who has a connection, the longest checkout first."""
+        """Return the holder of each connection that is checked out, the longest checkout first."""
         return sorted((checkout.holder() for checkout in self._checkouts), key=lambda holder: holder.since_ns)
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]:
-        """Check a connection out for a block, first come, first served; waits up to the acquire timeout.
+        """Check a connection out for an `async with` block, first come, first served; waits up to the acquire timeout.
 
-        Raises `PoolTimeout` if none became free in time or too many wait, `Unavailable` if the server is away. Inside
-        the block, errors of the database become those of `tidepool.pool.faults`.
+        Raises `PoolTimeout` if none becomes free in time or too many wait, `Unavailable` if the server is away, and
+        `PoolClosed`. Inside the block, errors of the driver become those of `tidepool.pool.faults`.
         """
         return Checkout(self._check_out, self._check_in)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        """Check a connection out inside a transaction: commits on a clean exit, rolls back on any exception.
+        """Run an `async with` block in a transaction: commits on a clean exit, rolls back on any exception.
 
-        asyncpg's own class is not used, because isolation and time limit are set in the round trip that begins it.
+        The connection is checked out as by `acquire`, with the same errors. asyncpg's own class is not used, because
+        isolation level and time limit are set in the round trip that begins the transaction.
         """
         async with Checkout(self._check_out, self._check_in) as connection:
             await connection.execute(self._connections.begin)
@@ -135,14 +142,17 @@ class Pool:
             await _end(connection, COMMIT)
 
     async def check(self) -> float:
-        """Return the milliseconds that checking out and one query took. Raises what `acquire` raises."""
+        """Check out a connection and run a trivial query; returns how many ms both took. Raises as `acquire` does."""
         since = time.perf_counter_ns()
         async with self.acquire() as connection:
             await connection.execute("SELECT 1")
         return (time.perf_counter_ns() - since) / 1e6
 
     async def close(self) -> None:
-        """Close every connection; those still in use after 10 seconds are cut. Callers that wait get `PoolClosed`."""
+        """Close the pool and every connection. Connections that are still in use after 10 seconds are cut.
+
+        Callers that wait for a connection get `PoolClosed`.
+        """
         self._gate.close()
         self._connections.closing = True
         try:
@@ -236,14 +246,17 @@ class Pool:
 
 
 async def connect(config: PoolConfig, purpose: str) -> DirectConnection:
-    """Open a connection outside the pool, named after its *purpose*. Raises `Unavailable` and `Refused`."""
+    """Open a connection outside the pool, which the caller has to close. Raises `Unavailable` and `Refused`.
+
+    Its application name is that of *config*, with a colon and the *purpose* behind it.
+    """
     options = _connect_options(replace(config, application_name=f"{config.application_name}:{purpose}"))
     async with translated(), connecting():
         return cast("DirectConnection", await asyncpg.connect(**options))
 
 
 def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
-    """Return the arguments of `asyncpg.create_pool`."""
+    """Return the keyword arguments of `asyncpg.create_pool`. It opens max *limit* connections at first."""
     return {
         "min_size": min(config.min_size, 1),  # what asyncpg opens anew whatever the limit is
         "init_size": min(config.min_size, limit),
@@ -256,10 +269,10 @@ def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
 
 
 def _connect_options(config: PoolConfig) -> dict[str, Any]:
-    """Return the arguments that every connection is opened with.
+    """Return the keyword arguments that every connection is opened with.
 
-    The server's statement timeout is a little shorter than ours: the server cancels a slow statement, and ours means
-    that the server does not answer at all.
+    The server's statement timeout is 90 % of the driver's command timeout. So the server cancels a slow statement, and
+    the driver's timeout means that the server does not answer at all.
     """
     statement_timeout_ms = int(config.command_timeout_s * 900)
     return {
@@ -279,7 +292,7 @@ def _connect_options(config: PoolConfig) -> dict[str, Any]:
 
 
 async def _end(connection: DirectConnection, statement: LiteralString) -> None:
-    """End a transaction. Raises `Unavailable` if its connection was lost, whatever error that has led to."""
+    """End a transaction with *statement*: COMMIT or ROLLBACK. Raises `Unavailable` if the connection was lost."""
     try:
         await connection.execute(statement)
     except asyncpg.InterfaceError as error:
@@ -293,4 +306,7 @@ def _ms_since(since_ns: int) -> int:
 
 
 async def _nothing_to_reset(_connection: object) -> None:
-    """Do nothing, which saves a round trip per checkout: asyncpg rolls back by itself, and no session state is set."""
+    """Do nothing when a connection is given back, which saves a round trip per checkout.
+
+    No session state is set that would have to be reset, and asyncpg rolls back by itself.
+    """

@@ -10,7 +10,10 @@ from tidepool.pool.pool import PoolConfig, connect
 
 
 class SideConnection:
-    """One connection, opened at its first use and again after it was lost. One caller at a time uses it."""
+    """One connection outside the pool, opened at its first use and again after it was lost.
+
+    Only one caller uses it at a time; others wait. *purpose* becomes a part of its application name.
+    """
 
     def __init__(self, config: PoolConfig, purpose: str) -> None:
         self._config = config
@@ -20,7 +23,11 @@ class SideConnection:
 
     @asynccontextmanager
     async def use(self) -> AsyncGenerator[Connection]:
-        """Give the connection for a block. Raises the errors of `tidepool.pool.faults`; the next use opens another."""
+        """Use the connection in an `async with` block, after waiting until no other caller uses it.
+
+        Raises the errors of `tidepool.pool.faults`. After any exception in the block the connection is closed, and the
+        next use opens another.
+        """
         async with self._lock, translated():
             if self._connection is None or self._connection.is_closed():
                 self._connection = await connect(self._config, self._purpose)

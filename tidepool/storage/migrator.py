@@ -1,21 +1,22 @@
 """Applies the migrations: numbered SQL files, each applied once and in order.
 
-The library's files are in `migrations/` beside this module; an application has a folder of that name of its own. All
-that is missing is applied in one transaction, the library's files first, together with its rows in `schema_migrations`.
-Several processes may start at once: they take turns by a lock on that table, which only a role that may write it can
-hold. A database that lacks nothing is not locked. A file that was applied never changes again; a change of the schema
-is a new file.
+The library's files are in `migrations/` beside this module; an application has a folder of that name of its own. Each
+folder's files are a *set*. All missing files are applied in one transaction, the library's first, which also adds a row
+for each to `schema_migrations`. Several processes may start at once: they take turns by a lock on that table, which
+only a role that may write it can hold. A database that lacks nothing is not locked. A file that was applied never
+changes again; a change of the schema is a new file.
 
-Each statement waits for a lock for at most `_LOCK_TIMEOUT_MS`, since everybody else's statements queue up behind it.
-Then the transaction is rolled back and tried again after a pause, in which the others go on.
+Each statement waits for a lock for max `_LOCK_TIMEOUT_MS`, since the statements of all others queue up behind it. Then
+the transaction is rolled back and tried again after a pause, in which the others go on.
 
-Each file but a set's first says in a line of its own whether processes that do not know it can still work beside it:
+Each file except the first of a set has a line that says whether older processes, which do not know the file, can go on
+working with the database after it:
 
     -- older processes: go on
     -- older processes: refuse
 
-They can go on if the migration only adds tables, indexes, views, or columns that are nullable or are not written by
-row.
+They can go on if the migration only adds tables, indexes, views or columns. A new column must be nullable if the
+processes write whole rows of its table, which set a column that they do not know to null.
 """
 
 import asyncio
@@ -41,11 +42,11 @@ log = structlog.get_logger(__name__)
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 _OLDER = re.compile(r"^-- older processes: (go on|refuse)$", re.MULTILINE)
 _PATIENCE_S = 300.0
-"""How long one migration may take, and how long one call waits for locks in all."""
+"""Max seconds that one migration may take, and that one call waits for locks in all."""
 _LOCK_TIMEOUT_MS = 500
-"""How long one statement waits for a lock: as long as jobs can be held up without anybody noticing."""
+"""Max milliseconds that one statement waits for a lock: so short a delay of jobs is not noticed."""
 _PAUSE_S = 1.0
-"""Between two tries, so that those who queued behind the last one are served."""
+"""Seconds between two tries, in which the statements that queued up behind the last one can run."""
 
 _EXISTS = "SELECT to_regclass('schema_migrations') IS NOT NULL"
 _CREATE = """
@@ -63,23 +64,25 @@ _LOCAL = """
 SELECT pg_backend_pid(), set_config('statement_timeout', '0', true), set_config('lock_timeout', $1, true),
        CASE WHEN current_setting('server_version_num')::integer >= 170000
             THEN set_config('transaction_timeout', '0', true) END"""
-"""$1 milliseconds. A role or database may have limits of its own, made for statements that are short."""
+"""Sets the timeouts of the present transaction; $1 is the lock timeout in milliseconds. The statement and transaction
+timeouts of the role or the database are switched off, because they are made for short statements."""
 _LOCK = "LOCK TABLE schema_migrations IN EXCLUSIVE MODE"
 _APPLIED = "SELECT checksum, set_name, version, name, breaks_older FROM schema_migrations ORDER BY set_name, version"
-"""The checksum first: another program's table of this name lacks it, and one from before the release lacks the set."""
+"""Reads the applied migrations. The checksum comes first so that the error shows whose table it is: another program's
+table of this name lacks it, and Tidepool's own from before the first release lacks *set_name*."""
 _COLUMNS = """
 SELECT relname || '.' || attname AS name, a.xmin = pg_current_xact_id()::xid AS is_new
 FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') AND attnum > 0
   AND NOT attisdropped"""
-"""The columns of all tables and views; *is_new* are those that this transaction has added or altered."""
+"""Reads the columns of all tables and views; *is_new* is true for those that this transaction has added or altered."""
 _WRITE = """
 INSERT INTO schema_migrations (set_name, version, name, checksum, breaks_older, columns)
 VALUES ($1, $2, $3, $4, $5, $6)"""
 _FORGET = """
 UPDATE schema_migrations SET columns = ARRAY(SELECT name FROM unnest(columns) AS name WHERE name <> ALL ($1::text[]))
 WHERE columns && $1::text[]"""
-"""$1 columns that a migration has dropped."""
+"""Removes the columns $1, which a migration has dropped, from the records of the migrations that added them."""
 _MISSING = """
 SELECT CASE WHEN to_regclass(quote_ident(split_part(name, '.', 1))) IS NULL THEN split_part(name, '.', 1) ELSE name END
        AS name
@@ -96,15 +99,15 @@ UNION ALL
 SELECT 0, owner, 'prepared transaction ' || gid, 'prepared', prepared::text
 FROM pg_prepared_xacts WHERE 0 = ANY (pg_blocking_pids($1)) AND database = current_database()
 ORDER BY pid"""
-"""A prepared transaction has no process, and is blamed on process 0."""
+"""Reads which sessions block backend $1. A prepared transaction has no backend: PostgreSQL reports it as process 0."""
 
 
 class MigrationError(Exception):
-    """The database's schema and the files do not fit together; the text says which file."""
+    """The database's schema does not fit the migration files; the message says which file, and why."""
 
 
 class Migration(NamedTuple):
-    """One file. *set_name* says whose it is: `tidepool`, or the application's name for its own files."""
+    """One migration file. *set_name* is `tidepool` for the library's files, or the name of an application's own set."""
 
     set_name: str
     version: int
@@ -116,12 +119,12 @@ class Migration(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        """Return the text's SHA-256, which shows a file that was changed after it was applied."""
+        """The SHA-256 of the file's text in hexadecimal, which shows whether it was changed after it was applied."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def breaks_older(self) -> bool:
-        """Return whether processes that do not know this migration must not work with it."""
+        """Whether older processes, which do not know this migration, must not work with the database after it."""
         found = _OLDER.search(self.text)
         return found is not None and found[1] == "refuse"
 
@@ -130,20 +133,23 @@ class SchemaState(NamedTuple):
     """How a database's `schema_migrations` compares with the files."""
 
     missing: list[Migration]
-    """The files that are not applied yet, in the order in which they have to be."""
+    """The files that have not been applied yet, in the order in which they must be applied."""
     newer: list[str]
-    """The migrations that this version does not know and can work with, as `{set}/{version}_{name}`."""
+    """The applied migrations that this process does not know but can work with, as `{set}/{version}_{name}`."""
 
 
 @dataclass
 class _Backend:
-    """The server's process that works for us in the present transaction; through a pooler the next has another."""
+    """The process id of the PostgreSQL backend that runs the present transaction.
+
+    It can change from one transaction to the next if a pooler is in between.
+    """
 
     pid: int | None = None
 
 
 class Migrations:
-    """The library's migrations, followed by those of an application.
+    """All migrations of a database: the library's, followed by those of applications.
 
     `Migrations(shop="shop.tables")` adds the files in the folder `migrations` of the package `shop.tables`, as the set
     `shop` of `schema_migrations`. Sets are applied in the order of the arguments, the library's first.
@@ -154,14 +160,19 @@ class Migrations:
 
     @cached_property
     def all(self) -> list[Migration]:
-        """All files in the order in which they are applied. Raises `MigrationError` for a number that is missing."""
+        """All migration files, in the order in which they are applied.
+
+        Raises `MigrationError` if the files of a set are not numbered from 1 without a gap, or if a file lacks its line
+        about older processes.
+        """
         return [migration for name, package in self._packages.items() for migration in _read(name, package)]
 
     async def migrate(self, config: PoolConfig) -> list[Migration]:
-        """Apply the missing migrations and return them.
+        """Apply the missing migrations, in one transaction, and return them.
 
-        Waits up to 300 s for locks of other sessions, and logs which these are. Raises `Unavailable` after that or if
-        the server does not answer, and `MigrationError`.
+        Waits up to 300 s for locks of other sessions, and logs which sessions these are. Raises `Unavailable` after
+        that time or if the server does not answer, and `MigrationError` as `compared` does. A second call applies
+        nothing.
         """
         connection, backend = await connect(config, "migrate"), _Backend()
         try:
@@ -177,11 +188,11 @@ class Migrations:
         return applied
 
     async def compared(self, connection: Connection) -> SchemaState:
-        """Compare the database with the files.
+        """Compare the migrations that the database has with the files, without changing anything.
 
         Raises `MigrationError` if a file was changed after it was applied, if the database has a migration that this
-        version does not know and that says that older processes must not work with it, or if the database is from
-        before Tidepool's first release. Sets of other applications are not looked at.
+        process does not know and that forbids older processes, or if the database is from before Tidepool's first
+        release. Sets of other applications are ignored.
         """
         with _only_of_a_release():
             rows = await connection.fetch(_APPLIED)
@@ -195,7 +206,7 @@ class Migrations:
 
     @staticmethod
     async def missing_parts(connection: Connection) -> list[str]:
-        """Return what migrations have made and is not there any more: tables by name, columns as `{table}.{column}`.
+        """Return the tables and columns that migrations created and that are gone, as `{table}` and `{table}.{column}`.
 
         Raises `MigrationError` if the database is from before Tidepool's first release.
         """
@@ -203,7 +214,7 @@ class Migrations:
             return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))
 
     async def _patiently(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
-        """Apply what is missing, and wait for locks for as long as `_PATIENCE_S`; returns it."""
+        """Apply and return the missing migrations; retries for up to `_PATIENCE_S` seconds while others hold locks."""
         passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
         policy = RetryPolicy(first_s=_PAUSE_S, max_s=_PAUSE_S, jitter=0.5, deadline_s=_PATIENCE_S)
         try:
@@ -242,7 +253,10 @@ def _read(set_name: str, package: str) -> list[Migration]:
 
 
 def _newer(rows: Iterator[Row]) -> Iterator[str]:
-    """Yield the names of migrations that this version does not know. Raises `MigrationError` if one breaks it."""
+    """Yield the names of applied migrations that this process does not know. *rows* are those of `_APPLIED`.
+
+    Raises `MigrationError` if one of them forbids older processes.
+    """
     for row in rows:
         name = _label(row["set_name"], row["version"], row["name"])
         if row["breaks_older"]:
@@ -252,7 +266,10 @@ def _newer(rows: Iterator[Row]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _only_of_a_release() -> Generator[None]:
-    """Explain what the block meets in a database that was made before migrations came in sets."""
+    """Raise `MigrationError`, with an explanation, if the block fails since the database predates the first release.
+
+    The table `schema_migrations` of such a database lacks the column *set_name*.
+    """
     try:
         yield
     except asyncpg.UndefinedColumnError as error:
@@ -268,7 +285,7 @@ async def _create_table(connection: DirectConnection, backend: _Backend) -> None
     """Create `schema_migrations` if it is missing.
 
     If several processes create it at once, all but one fail, with one of several SQLSTATEs (23505, 42P07 and 42710
-    were seen): which one depends on the catalogue that they meet in first. Whatever the error, the table is there then.
+    were seen): which one depends on the system catalog in which they collide. Whatever the error, the table exists.
     """
     try:
         async with _bounded(connection, backend):
@@ -280,7 +297,7 @@ async def _create_table(connection: DirectConnection, backend: _Backend) -> None
 
 
 async def _apply_one(connection: DirectConnection, migration: Migration) -> None:
-    """Apply one file, and write down which columns it has added and dropped."""
+    """Apply one file, and record in `schema_migrations` which columns it has added and dropped."""
     before = {row["name"] for row in await connection.fetch(_COLUMNS)}
     await connection.execute(migration.text, timeout=_PATIENCE_S)
     after = await connection.fetch(_COLUMNS)
@@ -293,7 +310,10 @@ async def _apply_one(connection: DirectConnection, migration: Migration) -> None
 
 @contextlib.asynccontextmanager
 async def _bounded(connection: DirectConnection, backend: _Backend) -> AsyncGenerator[None]:
-    """Run the block in a transaction whose waits for locks are bounded, and whose statements are not."""
+    """Run the block in a transaction with a short lock timeout and without a statement timeout.
+
+    Sets the process id of *backend* to that of the transaction.
+    """
     async with connection.transaction(isolation="read_committed"):
         backend.pid = await connection.fetchval(_LOCAL, str(_LOCK_TIMEOUT_MS))
         yield
@@ -301,7 +321,7 @@ async def _bounded(connection: DirectConnection, backend: _Backend) -> AsyncGene
 
 @contextlib.asynccontextmanager
 async def _watched(config: PoolConfig, backend: _Backend) -> AsyncGenerator[None]:
-    """Log whom *backend* waits for, over a connection of its own, as long as the block runs."""
+    """While the block runs, log which sessions block *backend*, by means of a second connection."""
     watching = asyncio.create_task(_watch(config, backend), name="watching a migration")
     try:
         yield
@@ -311,7 +331,7 @@ async def _watched(config: PoolConfig, backend: _Backend) -> AsyncGenerator[None
 
 
 async def _watch(config: PoolConfig, backend: _Backend) -> None:
-    """Log once for each process that *backend* waits for: who it is, and since when; never what it runs."""
+    """Log each session that blocks *backend*, once: its user, application and start time, but never its SQL."""
     logged: set[tuple[int, str]] = set()
     await asyncio.sleep(_LOCK_TIMEOUT_MS / 1000 / 2)  # most migrations wait for nobody, and need no second connection
     watcher = await connect(config, "migrate-watch")

@@ -1,4 +1,4 @@
-"""Loads SQL by name: a file per table in `sql/`, in which each query follows a line `-- name: …`."""
+"""Loads SQL queries by name from the files in `sql/`, one for each table. A line `-- name: …` precedes each query."""
 
 import re
 from importlib.resources import files
@@ -10,7 +10,7 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 def load(table: str, package: str = "tidepool.storage") -> dict[str, LiteralString]:
     """Return the queries of `sql/{table}.sql` in *package*, by name. Raises `ValueError` if two have the same name.
 
-    Their type is `LiteralString`: the type checker refuses a query that is put together from anything else.
+    Queries are typed `LiteralString`, so that the type checker refuses one that is built from input.
     """
     _, *parts = _NAME.split((files(package) / "sql" / f"{table}.sql").read_text("utf-8"))
     names, texts = parts[::2], parts[1::2]

@@ -1,4 +1,4 @@
-"""The library's tables, over one connection: a repository for each, whose queries are in `sql/`."""
+"""Repositories for the library's tables: one class for each table, whose methods run the queries in `sql/`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _RETENTION = queries.load("retention")
 
 
 class Repositories:
-    """The repositories over one connection. They open no transaction."""
+    """All repositories of one connection. None of them begins a transaction: the caller does if it needs one."""
 
     def __init__(self, connection: Connection) -> None:
         self.results = ResultRepository(connection)
@@ -35,16 +35,19 @@ class Repositories:
 
 
 class Thinned(NamedTuple):
-    """The result of one batch of thinning."""
+    """The result of one call of `thin`, which deletes a limited number of rows."""
 
     gone: int
-    """Rows that were deleted."""
+    """The number of rows that were deleted."""
     last_tick: datetime | None
-    """The tick of the last deleted row: nothing is left to thin before it. None if no row was deleted."""
+    """The tick of the last deleted row, before which nothing is left to delete. None if no row was deleted."""
 
 
 class _Snapshots:
-    """The table pool_snapshots, and the views of it."""
+    """Reads and writes the table pool_snapshots, one row for each process and tick, and reads its views.
+
+    A tick is a multiple of the snapshot interval by the server's clock.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -56,34 +59,41 @@ class _Snapshots:
     async def newest(
         self, *, worker_id: str | None = None, since: datetime | None = None, limit: int = 20
     ) -> list[dict[str, object]]:
-        """Return up to *limit* rows, the newest first."""
+        """Return up to *limit* rows, the newest first; only those of *worker_id*, or from *since* on, if given."""
         rows = await self._connection.fetch(_SNAPSHOTS["newest"], worker_id, since, limit)
         return [dict(row.items()) for row in rows]
 
     async def pool_health(self, since: datetime) -> list[dict[str, object]]:
-        """Return the last minute of each live process that wrote one after *since*; see the view `pool_health`."""
+        """Return the newest row of the view `pool_health`, a minute of one process, for each live process.
+
+        Minutes before that of *since* do not count.
+        """
         return [dict(row.items()) for row in await self._connection.fetch(_SNAPSHOTS["pool_health"], since)]
 
     async def fleet_health(self, since: datetime) -> list[dict[str, object]]:
-        """Return the minutes of all processes together after *since*, the newest first; see the view `fleet_health`."""
+        """Return the rows of the view `fleet_health`, all processes minute by minute from *since* on, newest first."""
         return [dict(row.items()) for row in await self._connection.fetch(_SNAPSHOTS["fleet_health"], since)]
 
     async def window(self, since: datetime, every: timedelta, *, until: datetime) -> list[Reading]:
-        """Return the last snapshot after *since* of each process that is live at *until* and each period of *every*."""
+        """Return snapshots of the processes that are live at *until*: for each process, the last one of each period.
+
+        Periods have the length *every*; the first one begins at *since*.
+        """
         rows = await self._connection.fetch(_SNAPSHOTS["window"], since, every, until)
         return [Reading.of(row.items()) for row in rows]
 
     async def history(self, since: datetime, until: datetime, stretch: timedelta) -> tuple[list[Reading], set[UUID]]:
-        """Return the last snapshot of each process and *stretch*, and one from before *since* if there is one.
+        """Return snapshots from *since* to *until*: for each process, the last one of each period of length *stretch*.
 
-        Also returns the `instance_id`s of the processes that are live at *until*.
+        If a process has a snapshot from before *since*, the last of these is returned, too. The second part of the
+        result has the `instance_id`s of the processes that are live at *until*.
         """
         rows = [dict(row.items()) for row in await self._connection.fetch(_SNAPSHOTS["history"], since, until, stretch)]
         live = {row["instance_id"] for row in rows if row.pop("live")}
         return [Reading.of(row.items()) for row in rows], live
 
     async def peak(self, since: datetime) -> int:
-        """Return the max number of connections that one process had in use at a time after *since*."""
+        """Return the max number of connections that any one process had in use at a time, from *since* on."""
         return await self._connection.fetchval(_SNAPSHOTS["peak"], since)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
@@ -91,14 +101,15 @@ class _Snapshots:
         return await self._connection.fetchval(_SNAPSHOTS["prune"], before, limit)
 
     async def lock_thinning(self) -> bool:
-        """Lock the task of thinning until the transaction ends. Returns False, at once, if another process has it."""
+        """Try to lock the task of thinning until the transaction ends; returns False at once if another has it."""
         return await self._connection.fetchval(_SNAPSHOTS["lock_thinning"]) or False
 
     async def thin(self, since: datetime, before: datetime, *, period: timedelta, limit: int = 1000) -> Thinned:
-        """Keep one row of each process and *period* between *since* and *before*: the last one, with the peaks of all.
+        """Thin out snapshots: of each process and *period*, keep only the last one, and write the peaks of all into it.
 
-        Periods begin at multiples of *period* since 1970, and must be over at *before*. Deletes up to *limit* rows, the
-        oldest first; call it in the transaction of `lock_thinning`. A second call changes nothing.
+        Applies to ticks from *since* to *before*. Periods begin at multiples of *period* since 1970, and must be over
+        at *before*. Deletes up to *limit* rows, the oldest first; call it in the transaction of `lock_thinning`. Once
+        all such rows are deleted, another call changes nothing.
         """
         row = await self._connection.fetchrow(_SNAPSHOTS["thin"], since, before, period, limit)
         assert row is not None, "an aggregate has a row"
@@ -106,7 +117,7 @@ class _Snapshots:
 
 
 class _Processes:
-    """The table pool_processes: one row for each start of a worker process."""
+    """Reads and writes the table pool_processes, which has one row for each start of a worker process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -116,7 +127,7 @@ class _Processes:
         await self._connection.execute(_PROCESSES["write"], to_json(process).decode())
 
     async def end(self, instance_id: UUID, reason: str) -> None:
-        """Set the time at which the process ended, which is now, and the reason."""
+        """Record that the process ends now, and the *reason*."""
         await self._connection.execute(_PROCESSES["end"], instance_id, reason)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
@@ -125,7 +136,7 @@ class _Processes:
 
 
 class _Events:
-    """The table pool_events: what happened to processes and their pools."""
+    """Reads and writes the table pool_events, the log of what happened to processes and their pools."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -140,7 +151,7 @@ class _Events:
         return [{**dict(row.items()), "detail": json.loads(row["detail"])} for row in rows]
 
     async def lock_advice(self) -> bool:
-        """Lock the task of advising until the transaction ends. Returns False, at once, if another process has it."""
+        """Try to lock the task of giving advice until the transaction ends; returns False at once if another has it."""
         return await self._connection.fetchval(_EVENTS["lock_advice"]) or False
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
@@ -149,7 +160,7 @@ class _Events:
 
 
 class _Server:
-    """The table db_snapshots: the state of the database server, one row for each tick."""
+    """Reads and writes the table db_snapshots, which has the state of the database server, one row for each tick."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -159,20 +170,20 @@ class _Server:
         await self._connection.execute(_SERVER["write"], tick, worker_id, json.dumps(asdict(connections)))
 
     async def clock(self) -> datetime:
-        """Return the server's time. Rows carry times of this clock."""
+        """Return the present time by the server's clock, on which the ticks of all processes are based."""
         return await self._connection.fetchval(_SERVER["clock"])
 
     async def newest(self) -> dict[str, object] | None:
-        """Return the newest row, or None if there is no row."""
+        """Return the newest row as a dictionary, or None if there is no row."""
         row = await self._connection.fetchrow(_SERVER["newest"])
         return None if row is None else dict(row.items())
 
     async def window(self, since: datetime) -> list[ServerReading]:
-        """Return the rows after *since*, the oldest first."""
+        """Return the rows of ticks from *since* on, the oldest first."""
         return [ServerReading(**dict(row.items())) for row in await self._connection.fetch(_SERVER["window"], since)]
 
     async def thin(self, since: datetime, before: datetime, *, period: timedelta) -> int:
-        """Keep the last row of each *period* from *since* to *before*; returns how many rows were deleted."""
+        """Delete the rows from *since* to *before* except the last of each *period*; returns how many were deleted."""
         return await self._connection.fetchval(_SERVER["thin"], since, before, period)
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
@@ -181,12 +192,15 @@ class _Server:
 
 
 class _Retention:
-    """The table retention: for how long the processes that use this database want rows to be kept."""
+    """Reads and writes the table retention: how many days the processes that use this database want rows to be kept."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def longest(self, own: Mapping[str, float]) -> dict[str, float]:
-        """Store this process's *own* retention, days by kind; return the longest one of the last seven days by kind."""
+        """Return for each kind of rows the longest retention, in days, that any process wanted in the last seven days.
+
+        *own* is what this process wants, in days by kind of rows. It is stored first.
+        """
         await self._connection.execute(_RETENTION["want"], list(own), list(own.values()))
         return {row["kind"]: row["days"] for row in await self._connection.fetch(_RETENTION["longest"], list(own))}

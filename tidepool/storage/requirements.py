@@ -1,4 +1,4 @@
-"""Checks what a process needs of its database before it starts, where waiting cannot help."""
+"""Checks, when a process starts, that its database has what it needs. If a check fails, waiting cannot help."""
 
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Refused, translated
@@ -10,9 +10,11 @@ _SQL = queries.load("requirements")
 
 
 async def require(connection: Connection, *, tables: bool = False, writing: bool = False) -> None:
-    """Check that the database has the *tables* that migrations make, and allows *writing*, whichever is asked for.
+    """Check that the database meets the requirements of a process; raises `Refused` with the reason if it does not.
 
-    Raises `Refused`, and `MigrationError` if the database is from before Tidepool's first release.
+    With *tables*, all tables and columns that its migrations created must exist. With *writing*, it must accept writes
+    (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a pooler may not.
+    Raises `MigrationError` if it is from before Tidepool's first release.
     """
     async with connection.transaction():  # which a pooler may not allow
         found = await connection.fetchrow(_SQL["read"])

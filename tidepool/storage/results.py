@@ -1,4 +1,4 @@
-"""The table job_results: the ledger's rows, and pages of them for readers that go back through a million."""
+"""Reads and writes the table job_results, the ledger, and divides it into pages for readers of up to a million rows."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from tidepool.storage import queries, rows
 
 _SQL = queries.load("results")
 _MAX_LOOKED_AT = 100_000
-"""Rows that one page looks through if no index finds those that are meant: 30 to 60 ms. An index on the function would
-cost every job 3 us, of the 110 that it takes."""
+"""Max rows that are searched for one page if no index finds the matching ones: 30 to 60 ms. An index on the function
+would cost every job 3 us, of the 110 us that it takes."""
 _MAX_NOT_APPLIED = 10_000
-"""The same of the rejected and failed ones, which lie far apart."""
+"""Max rejected and failed rows that are searched for one page. They are fewer because they lie far apart."""
 MAX_PAGE_BYTES = 1024 * 1024
-"""Max bytes of the results and errors of one page: it ends with the row that reaches them."""
+"""Max bytes of the results and errors of one page. The page ends with the row that reaches this size."""
 
 
 class Entry(NamedTuple):
@@ -26,11 +26,11 @@ class Entry(NamedTuple):
     job_id: str
     status: str
     result: str | None
-    """JSON, of an applied job."""
+    """The result of an applied job as JSON; None for other jobs."""
     reason: str | None
     error: str | None
     args: str | None
-    """The job's content as JSON, kept only where the job may be enqueued again."""
+    """The job's arguments as JSON, kept only if the job may be enqueued again."""
     attempts: int
     enqueued_at_ms: int
     started_at_ms: int
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The part of a ledger row that the report of a run counts."""
+    """The outcome of one job: the columns of its ledger row that the report of a run needs."""
 
     job_id: str
     function: str
@@ -58,7 +58,7 @@ class Requeued(NamedTuple):
 
 
 class Conditions(TypedDict, total=False):
-    """Which ledger rows are meant; a condition that is left out, or None, holds for all."""
+    """Conditions that select ledger rows. One that is left out or None selects all rows."""
 
     status: str | None
     function: str | None
@@ -67,20 +67,20 @@ class Conditions(TypedDict, total=False):
 
 
 class Selection(Conditions, total=False):
-    """The same, and which jobs they are of."""
+    """Conditions that select ledger rows, also by the ids of their jobs."""
 
     job_ids: Sequence[str] | None
 
 
 class Key(NamedTuple):
-    """The place of a row in the order of the pages."""
+    """The position of a row in the sort order of the pages, for keyset pagination."""
 
     finished_at: datetime
     job_id: str
 
 
 class Page(NamedTuple):
-    """Rows, the newest first, and the key before which the next page begins; None if this is the last page.
+    """One page of ledger rows, the newest first. *next* is the *before* of the next page; None if this is the last one.
 
     A row has the columns of job_results except its arguments; `requeueable` says whether it has arguments to run again
     with. A result of more than 4 kB is null, and an error is cut after 2,000 characters.
@@ -91,55 +91,60 @@ class Page(NamedTuple):
 
 
 class ResultRepository:
-    """Ledger rows, over one connection. It opens no transaction, because writes belong to the ledger's."""
+    """Reads and writes ledger rows over one connection. It begins no transaction: writes belong in the ledger's."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
-        """Return the outcomes that are stored for these jobs, by id."""
+        """Return the stored outcomes of these jobs by job id. Jobs without an outcome are left out."""
         found = await self._connection.fetch(_SQL["lookup"], job_ids)
         return {row["job_id"]: _outcome(row) for row in found}
 
     async def write(
         self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int, write_us: int = 0
     ) -> int:
-        """Store *entries*; returns how many. If they are fewer than given, another worker has stored one: roll back.
+        """Store *entries*, the rows of one batch, and return how many were stored.
 
-        *write_us* is the part of *db_us* that the rows and the COMMIT took, of the function's batch before: a row is
-        written before its own COMMIT.
+        If that is fewer than were given, another worker has stored an outcome of one of the jobs: roll back. *db_us* is
+        the time in the database in microseconds. *write_us* is the part of it for writing rows and COMMIT, as measured
+        for the function's previous batch, because a row is written before its own COMMIT.
         """
         values = (function, db_us, worker_id, write_us)
         tag = await self._connection.execute(_SQL["write"], rows.encode(entries), *values)
         return int(tag.rpartition(" ")[2])
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
-        """Return the jobs among *job_ids* that have an outcome."""
+        """Return those of the jobs *job_ids* that have an outcome."""
         found = await self._connection.fetch(_SQL["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
-        """Return up to *limit* rows, the newest first."""
+        """Return up to *limit* selected rows, the newest first."""
         found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
     async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
-        """Return up to *limit* rows, the slowest first: by the time from being due to the outcome."""
+        """Return up to *limit* selected rows, first the jobs that took longest from being due to their outcome."""
         found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
     async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, object]]:
-        """Return quantiles of the time of these jobs, a row for each function and part; see the view `job_latency`."""
+        """Return the selected jobs' latency percentiles in milliseconds, a row for each function and part of it.
+
+        The parts and columns are those of the view `job_latency`.
+        """
         found = await self._connection.fetch(_SQL["latency"], *_conditions(selection))
         return [dict(row.items()) for row in found]
 
     async def mark_requeued(
         self, *, after_id: str, limit: int, search: str | None = None, **selection: Unpack[Selection]
     ) -> list[Requeued]:
-        """Take back up to *limit* rejected or failed outcomes, so that their jobs can run again; returns the jobs.
+        """Revoke up to *limit* rejected or failed outcomes, so that their jobs can run again; returns the jobs.
 
-        They are in the order of their ids, after *after_id*. *search* is that of `page`. If the caller dies before it
-        has enqueued them, the next call returns them again.
+        The caller enqueues them. They are sorted by id; all ids come after *after_id*: pass the last one to continue.
+        *search* selects as in `page`. If the caller dies before it has enqueued the jobs, the same call returns them
+        again.
         """
         values = (*_conditions(selection), search, after_id, limit)
         marked = await self._connection.fetch(_SQL["mark_requeued"], *values)
@@ -149,7 +154,7 @@ class ResultRepository:
     async def page(
         self, *, before: Key | None, limit: int, search: str | None = None, **conditions: Unpack[Conditions]
     ) -> Page:
-        """Return up to *limit* rows from before a key.
+        """Return a page of up to *limit* rows, the newest first: rows older than the key *before*, if there is one.
 
         *search* selects rows whose id begins with that text (the first thousand of such ids), and rows that were not
         applied and contain it in their reason or error, ignoring case. A page may have fewer rows, or none, and still
@@ -162,7 +167,7 @@ class ResultRepository:
         return _page(await self._connection.fetch(_SQL["page"], *values), limit, edge)
 
     async def has_any(self) -> bool:
-        """Return whether any job has an outcome."""
+        """Return whether the ledger has any row."""
         return await self._connection.fetchval(_SQL["has_any"])
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
@@ -170,7 +175,10 @@ class ResultRepository:
         return await self._connection.fetchval(_SQL["prune"], before, limit)
 
     async def _edge(self, before: Key | None, conditions: Conditions, search: str | None) -> datetime | None:
-        """Return the time back to which one page looks; None if nothing but *conditions* bounds it."""
+        """Return the earliest `finished_at` that the next page searches, which limits the rows that it reads.
+
+        None: no such limit is needed, or *conditions* has a later one.
+        """
         status, since = conditions.get("status"), conditions.get("since")
         if status is None and conditions.get("function") is None and search is None:
             return None
@@ -183,7 +191,7 @@ class ResultRepository:
 
 
 def _row_as_dict(row: Row) -> dict[str, object]:
-    """Return a row by its columns' names, with its JSON decoded."""
+    """Return a row as a dictionary by column name, with the JSON in it decoded."""
     return {
         name: json.loads(value) if name in ("result", "args") and value is not None else value
         for name, value in row.items()
@@ -204,7 +212,10 @@ def _outcome(row: Row) -> Outcome:
 
 
 def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> Page:
-    """Make a page of *found*, which has one row more than *limit* if there is a next page."""
+    """Make a page of *found*, which has one row more than *limit* if there is a next page, and of *edge*.
+
+    *edge* is the time before which the search stopped (see `_edge`); it is where the next page goes on.
+    """
     fitting = min(limit, _fitting(found))
     rows = [_row_as_dict(row) for row in found[:fitting]]
     if len(found) > fitting:
@@ -213,7 +224,7 @@ def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> Page:
 
 
 def _fitting(found: Sequence[Row]) -> int:
-    """Return how many of the rows fit into one page."""
+    """Return how many of the first rows fit into the max bytes of one page."""
     sizes = accumulate(len((row["result"] or "").encode()) + len((row["error"] or "").encode()) for row in found)
     return next((number for number, size in enumerate(sizes, 1) if size >= MAX_PAGE_BYTES), len(found))
 

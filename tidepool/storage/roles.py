@@ -1,4 +1,4 @@
-"""Makes PostgreSQL's roles for workers and for readers; `roles.sql` says what each may do."""
+"""Creates PostgreSQL's roles for workers and for readers; `roles.sql` says what each may do."""
 
 import hashlib
 import hmac
@@ -18,11 +18,12 @@ _ROUNDS = 4096
 
 
 async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: Iterable[LiteralString]) -> None:
-    """Make the roles that are missing, and grant all of them what they need; *config* is of the tables' owner.
+    """Create the roles in `ROLES` that are missing, and grant all of them what they need.
 
-    *passwords*, by role, are set; a role that is not among them keeps the one that it has. *grants* is what the role
-    that works may do in the application's tables, each as `SELECT, INSERT ON orders`. A second call changes nothing.
-    Raises `Refused` if the owner may not make a role, and `Unavailable`.
+    *config* must log in as the owner of the tables. *passwords*, by role, are set; a role that is not among them keeps
+    its password. *grants* lists what `tidepool_work` may do in the application's tables, each in the form `SELECT,
+    INSERT ON orders`. A second call changes nothing. Raises `Refused` if the owner may not create a role, and
+    `Unavailable`.
     """
     connection = await connect(config, "migrate")
     try:
@@ -37,12 +38,17 @@ async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: 
 
 
 def _set_password(role: str, scram: str) -> LiteralString:
-    """Return the statement, which can have no parameters; neither *role* nor *scram*, base64, needs quoting."""
+    """Return the SQL statement that sets a role's password, given in the form that `_verifier` returns.
+
+    Such a statement cannot have parameters; neither *role* nor *scram*, which is base64, needs quoting.
+    """
     return cast("LiteralString", f"ALTER ROLE {role} PASSWORD '{scram}'")
 
 
 def _verifier(password: str, salt: bytes) -> str:
-    """Return the form in which PostgreSQL stores a password (SCRAM-SHA-256, RFC 5803), so that its log never has it.
+    """Return *password* in the form in which PostgreSQL stores it: a verifier for SCRAM-SHA-256 (RFC 5803).
+
+    The password itself is not sent, so it never appears in the server's log.
 
     *password* is printable ASCII, which the preparation of RFC 4013 leaves as it is.
     """

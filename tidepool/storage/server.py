@@ -1,4 +1,4 @@
-"""The records of the database server: rows of `db_snapshots`, one for each tick."""
+"""Types for the rows of `db_snapshots`, which has the state of the database server at each tick."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,28 +6,32 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConnections:
-    """The server's connection limits and its sessions by owner: the columns that the connection budget reads."""
+    """The server's connection limits, and how many connections workers and others have, for the connection budget."""
 
     max_connections: int
     reserved_connections: int
     role_limit: int | None
-    """None: the role has no limit of its own."""
+    """The connection limit of this process's role; None if it has none of its own."""
     database_limit: int | None
     backends: int
-    """Connections of clients, in all databases."""
+    """The number of client connections, in all databases."""
     backends_of_workers: int
     backends_orphaned: int
-    """Connections of workers that are not live any more."""
+    """The number of connections of workers that are not live any more."""
     workers: int
     granted: int
-    """Connections that all workers hold together."""
+    """The number of connections that all workers together have been granted or have open."""
     usable: int
-    """Connections that all workers may have together."""
+    """The max number of connections that all workers together may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReading(ServerConnections):
-    """The part of a row that verdicts and the page read; the counts of sessions are of this database."""
+    """The columns of a row that the advice about pools and the operators' page use.
+
+    *active* and *waiting_lock* count sessions of this database: those that run a statement, and of these the ones that
+    wait for a lock.
+    """
 
     tick: datetime
     active: int

@@ -1,4 +1,7 @@
-"""The records of a process: the row of `pool_snapshots` that it writes at each tick, and its events."""
+"""Types for what a process records about itself: a row of `pool_snapshots` at each tick, and its events.
+
+A tick is a multiple of the snapshot interval (default 5 s) by PostgreSQL's clock.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,19 +14,21 @@ from uuid import UUID
 from tidepool.pool.figures import empty_histogram
 
 Histogram = list[int]
-"""How many durations there were in each bucket; `tidepool.pool.figures.BOUNDS_US` are the buckets' bounds."""
+"""A histogram of durations: their number in each bucket. `tidepool.pool.figures.BOUNDS_US` has the buckets' bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Cumulative figures of one process: they only grow, so what happened in between is a subtraction.
+    """Cumulative figures of one process: they only grow, so what happened between two readings is their difference.
 
-    Durations are microseconds. These are the counters that verdicts and the page read; `Snapshot` has the others.
+    Durations are microseconds. These are the counters that the advice about pools and the operators' page use;
+    `Snapshot` has the others.
     """
 
     in_use_us: int
-    """Time integral: two connections in use for a second are 2,000,000. So are the next two."""
+    """Time integral of `in_use`: two connections in use for one second add 2,000,000."""
     waiting_us: int
+    """Time integral of `waiting`: two callers that wait for one second add 2,000,000."""
     saturated_us: int
     """The time in which at least one caller waited for a connection."""
     acquire_ok: int
@@ -31,7 +36,7 @@ class Counters:
     wait_hist: Histogram
     hold_us_sum: int
     holding_us: int
-    """A gauge: how long the present holders have had their connections, together. Its change is used as a counter's."""
+    """How long the present holders have had their connections, added up: a gauge, whose change is used, too."""
     hold_hist: Histogram
     connections_opened: int
     connect_us_sum: int
@@ -55,13 +60,13 @@ class Counters:
     cpu_wait_us: int
     """Time in which the process was ready to run and waited for a CPU."""
     loop_block_hist: Histogram
-    """The lags of the event loop, without the time in which the process waited for a CPU."""
+    """Histogram of the event loop's lags, without the time in which the process waited for a CPU."""
     jobs_applied: int
     jobs_rejected: int
     jobs_failed: int
 
     def since(self, before: "Counters | None") -> "Counters":
-        """Return what was added since *before*, or everything if there is no *before*."""
+        """Return the difference to the earlier reading *before*; if that is None, these counters themselves."""
         if before is None:
             return self
         counts = [now - then for now, then in zip(_counts(self), _counts(before), strict=True)]
@@ -73,7 +78,7 @@ class Counters:
 
     @staticmethod
     def total(parts: Iterable["Counters"]) -> "Counters":
-        """Return the sums of all counters and histograms of *parts*; zeros if there are no parts."""
+        """Return *parts* added up, counter by counter and bucket by bucket; all zeros if there are no parts."""
         parts = list(parts)
         counts = [sum(column) for column in zip(_NO_COUNTS, *map(_counts, parts), strict=True)]
         histograms = [
@@ -101,32 +106,32 @@ def _counters(counts: Iterable[int], histograms: Iterable[Histogram]) -> Counter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading(Counters):
-    """The part of a snapshot that verdicts and the page read. A field is a column of the same name.
+    """The part of a snapshot that the advice about pools and the operators' page use. Fields are columns by name.
 
-    Gauges are one moment's reading and need not add up.
+    Gauges are one moment's readings and need not add up.
     """
 
     instance_id: UUID
-    """One start of one process."""
+    """Identifies one start of one process; each start has a new id."""
     tick: datetime
-    """The multiple of the interval, by PostgreSQL's clock, that this row belongs to."""
+    """The time that this row stands for: a multiple of the snapshot interval by PostgreSQL's clock."""
     worker_id: str
     started_at: datetime
     captured_at: datetime
     max_size: int
     pool_limit: int
-    """The connections that may be in use now: `max_size`, or the process's share of the server's connections."""
+    """Max connections of the pool now: `max_size`, or the process's share of the server's if that is less."""
     callers: int
-    """Max tasks that use the pool at a time; 0 if that is not known."""
+    """Max number of tasks that use the pool at a time; 0 if that is not known."""
     in_use: int
     waiting: int
     oldest_hold_us: int
     overdue_holders: int
-    """Connections that have been held for longer than a transaction may take."""
+    """Number of connections that have been checked out for longer than a transaction may take."""
     batch_pending: int
-    """Jobs whose batch has not left the batcher."""
+    """Number of jobs that wait in the batcher for their batch to start."""
     queue_oldest_us: int | None
-    """How long the oldest job has been due in Redis; None if Redis did not answer."""
+    """How long the oldest waiting job in Redis has been due; None if Redis did not answer."""
     rss_bytes: int
     """The process's resident memory."""
     functions: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
@@ -134,10 +139,11 @@ class Reading(Counters):
 
     @classmethod
     def of(cls, row: Iterable[tuple[str, object]]) -> Self:
-        """Return the reading of a row whose columns are exactly the fields; raises TypeError for others.
+        """Return the reading of a database row, given as pairs of column and value.
 
-        A null is of a process of another version, which does not have that figure: it counts as 0, or as an empty
-        histogram. So does a histogram with other buckets.
+        A null comes from a process of another version, which does not have that figure: it becomes 0 or an empty
+        histogram. A histogram with other buckets becomes an empty one. Raises `TypeError` if a column is missing or
+        is no field.
         """
         return cls(**{name: _value(name, value) for name, value in row})  # pyright: ignore[reportArgumentType]
 
@@ -165,7 +171,7 @@ class Snapshot(Reading):
     pid: int
     written_at: datetime
     late: bool
-    """Whether PostgreSQL was away when it should have been written."""
+    """Whether the row was written later than its tick, because PostgreSQL was away."""
     min_size: int
     size: int
     idle: int
@@ -176,7 +182,7 @@ class Snapshot(Reading):
     acquire_timeouts: int
     acquire_cancelled: int
     acquire_rejected: int
-    """Refused at once, because as many waited as may wait."""
+    """Requests that were refused at once, because the max number of callers waited already."""
     acquire_errors: int
     wait_us_max: int
     hold_us_max: int
@@ -204,7 +210,7 @@ class Snapshot(Reading):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a process or its pool; *detail* is ready for JSON."""
+    """Something that happened to a process or its pool at a time; *kind* says what, and *detail* can become JSON."""
 
     instance_id: UUID
     worker_id: str
