@@ -59,7 +59,7 @@ class _Evictable(Protocol):
 
 @dataclass(slots=True)
 class Connections:
-    """The open connections of one server."""
+    """Counts the open connections of one server, and closes idle ones when *limit* is reached."""
 
     limit: int
     count: int = 0
@@ -69,11 +69,17 @@ class Connections:
     """Those without a complete request: idle, or in the middle of a head or body. The longest unoccupied is first."""
 
     def make_room(self) -> bool:
-        """Close the longest unoccupied connection if there are too many; returns False if all of them are occupied."""
+        """Close the longest idle connection if there are *limit* connections; return False if none of them is idle.
+
+        A connection without a complete request counts as idle.
+        """
         return self.count < self.limit or self.evict()
 
     def evict(self) -> bool:
-        """Close the connection that has been idle for the longest time; return False if none is idle."""
+        """Close the connection that has been idle for the longest time; return False if none is idle.
+
+        A connection without a complete request counts as idle.
+        """
         victim = next(iter(self.evictable), None)
         if victim is None:
             return False

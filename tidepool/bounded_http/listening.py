@@ -1,4 +1,4 @@
-"""Opens the sockets that HTTP is served on, and tells names of this machine from others."""
+"""Opens listening sockets for HTTP, and checks whether a host name or address is this machine's own."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, socket.EAI_ADDRFAMILY, sock
 
 
 class CannotListen(Exception):
-    """The address cannot be bound; the text says which, and why."""
+    """Raised if a server cannot listen on its address; the text says which address, and why."""
 
 
 async def listen_at(host: str, port: int, backlog: int = 128) -> list[socket.socket]:

@@ -1,4 +1,4 @@
-"""Routes of the front's health, its Prometheus metrics, and the pools' statistics."""
+"""Defines the routes for the front's health, its Prometheus metrics, and the pools' statistics."""
 
 import os
 from dataclasses import asdict
@@ -54,7 +54,10 @@ class DatabaseHealth(BaseModel):
 
 
 class Health(BaseModel):
-    """The front's health in brief: healthy if `/health/ready` says ready; *reasons* has the checks that fail."""
+    """The response of `GET /health`: `healthy` if all readiness checks pass.
+
+    *reasons* has the failed checks, by name.
+    """
 
     status: HealthStatus
     timestamp: datetime
@@ -64,12 +67,13 @@ class Health(BaseModel):
 
 
 class PoolStats(BaseModel):
-    """The pools: of this process, since it started; and of the workers, out of their snapshots.
+    """The response of `GET /pool/stats`: figures of this process's pool since it started, and of the workers' pools.
 
     *error_rate* is the share of the queries that failed, from 0 to 1.
 
-    `fleet` has `processes` and `minutes` (rows of the views `pool_health` and `fleet_health`), `budget` (of
-    `db_snapshots`) and `groups`: what `python -m worker why` and `advise` say; null until they have been judged once.
+    `fleet` is about the workers, from their snapshots. It has `processes` and `minutes` (rows of the views
+    `pool_health` and `fleet_health`), `budget` (of `db_snapshots`) and `groups`: what `python -m worker why` and
+    `advise` say; null until they have been judged once.
     """
 
     runtime_seconds: float
