@@ -1,7 +1,7 @@
-"""Two models of a queue before a pool of connections: how long callers wait at a given size.
+"""Predicts how long callers wait for a connection of a pool of a given size, by two queueing models.
 
-Holding times and times between two uses are taken to be exponential. All times are in the unit of *hold*, whichever
-that is; rates are per that unit.
+The times for which callers hold a connection, and those between two uses, are taken to be exponentially distributed.
+All times are in the unit of *hold*, whichever that is; rates are per that unit.
 
 - `Prediction.closed`: *callers* is the number of tasks that use the pool; each thinks, waits, holds, and thinks again.
   The finite-source queue M/M/c//N, the "machine repairman" (Gross, Harris: Fundamentals of Queueing Theory, section

@@ -75,13 +75,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the connection, and the time limit for the first request's head."""
+        """Handle a new connection: start the time limit for the head of the first request."""
         super().connection_made(transport)
         self._all.evictable[self] = None
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the connection, and subtract what it had from the shared counters."""
+        """Handle the end of the connection: subtract its part from the shared counters."""
         super().connection_lost(exc)
         self._all.evictable.pop(self, None)
         self._all.count -= 1
@@ -94,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes, within the bounds; after a refusal they are read and dropped."""
+        """Parse received bytes within the bounds. After a request was refused, bytes are read and dropped."""
         self._unset_keepalive_if_required()
         if self._refused:
             self._lingered += len(data)

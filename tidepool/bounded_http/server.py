@@ -45,7 +45,10 @@ class BoundedServer(uvicorn.Server):
             self._listen_on(listening)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, and wait for the requests under way as long as uvicorn's configuration says."""
+        """Stop accepting connections, and wait for the requests in progress.
+
+        The wait is limited by `timeout_graceful_shutdown` in uvicorn's configuration.
+        """
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
         self._listening = []

@@ -1,4 +1,4 @@
-"""The commands `why` and `advise`: what limits the workers, and the size that their pools should have."""
+"""The commands `why` and `advise`: they say what limits the workers, and what size their pools should have."""
 
 import argparse
 from collections.abc import Sequence

@@ -29,7 +29,7 @@ from tidepool.urls import without_password
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with the option `--json`, which prints *examples* in its help as they are written."""
+    """An argument parser with the option `--json`; its help ends with *examples*, as they are written."""
 
     def __init__(self, *, examples: str, **options: Any) -> None:
         super().__init__(

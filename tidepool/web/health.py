@@ -37,7 +37,7 @@ class Fact(BaseModel):
 
 
 class Ready(BaseModel):
-    """The response of `GET /health/ready`: whether the front can serve requests, check by check."""
+    """The response of `GET /health/ready`: whether all readiness checks passed, and the result of each."""
 
     ready: bool
     checks: dict[str, Fact]
@@ -47,7 +47,10 @@ HealthStatus = Literal["healthy", "unhealthy"]
 
 
 class DatabaseHealth(BaseModel):
-    """Whether PostgreSQL answers, and how many milliseconds a connection of the pool and one query took."""
+    """Whether PostgreSQL answers, and how fast.
+
+    *response_time_ms* is how many milliseconds it took to get a connection of the pool and run one query.
+    """
 
     status: HealthStatus
     response_time_ms: float

@@ -1,6 +1,7 @@
-"""Requests that enqueue a job: each is validated, enqueued, and answered 202, or with its outcome if it waits for it.
+"""Handles requests that enqueue a job: each is validated, enqueued, and answered 202.
 
-The body is the fields of the job's command, whose model decides what is valid, as it does for every other way in.
+A request that waits for the job's outcome is answered with that. The body is the fields of the job's command, whose
+model decides what is valid, however a job is enqueued.
 
 - `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
   twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes are UTF-8,

@@ -9,7 +9,10 @@ _MAX_CALLERS = 10_000
 
 
 class Rates:
-    """Admits *per_second* requests a second from each caller, and *burst_s* seconds' worth of them at once."""
+    """A rate limiter: admits *per_second* requests a second from each caller.
+
+    A caller may send *burst_s* seconds' worth of requests at once.
+    """
 
     def __init__(self, per_second: float, *, burst_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._cost_s = 1 / per_second

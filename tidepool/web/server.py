@@ -33,7 +33,7 @@ class Server(BoundedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle signals as uvicorn does; a SIGINT that the parent process ignores stays ignored."""
+        """Handle signals as uvicorn does, but leave a SIGINT ignored that the parent process has set to be ignored."""
         ignored = process.stays_ignored(signal.SIGINT)
         with super().capture_signals():
             if ignored:

@@ -1,7 +1,7 @@
 """Counts the outcomes of the last five minutes by function, from the counters in every worker's snapshots.
 
 The counters are complete whatever the rate, and to read them costs the same at twenty jobs a second and at twenty
-thousand. They are as new as the last tick; what a killed process did since its last one is in the ledger only.
+thousand. They are as new as the last snapshot; what a killed process did after that is in the ledger only.
 """
 
 from collections.abc import Sequence
