@@ -1,4 +1,4 @@
-"""Judges the fleet's pools every quarter of an hour, and writes an event if there is something to do about them."""
+"""Judges the pools of all workers every 15 minutes, and writes an event if there is something to do about them."""
 
 from datetime import datetime, timedelta
 
@@ -16,16 +16,17 @@ from tidepool.storage.repositories import Repositories
 log = structlog.get_logger(__name__)
 
 WINDOW = timedelta(minutes=15)
-"""How long a time is judged, and how often."""
+"""Length of the period that is judged, and the time between two rounds."""
 _NOTHING_TO_DO = ("ok", "insufficient_data")
 """Verdicts without an event."""
 
 
 class AdviceJob:
-    """Runs in each worker process; the first one to judge writes the advice for all of them.
+    """Judges the pools of all workers every 15 minutes, and writes advice as events to the database.
 
-    Processes that start together judge at the same time, too, so that none of them finds the other's advice. So each
-    looks again before it writes its own, and a lock lets one process at a time do that.
+    Each worker process runs one; the first one to judge writes the advice for all of them. Processes that start
+    together judge at the same time, too, so that none of them finds the other's advice. So each checks again before it
+    writes its own, under a lock that one process at a time can hold.
     """
 
     def __init__(self, journal: Journal, side: SideConnection) -> None:
@@ -33,7 +34,7 @@ class AdviceJob:
         self._side = side
 
     async def run(self) -> None:
-        """Wait, judge, and so on until cancelled; a failed round is logged and the next one comes."""
+        """Wait 15 minutes, judge, and repeat until cancelled. A failed round is logged, and the next one follows."""
         await every(WINDOW.total_seconds(), self._round, "advice job", waits_first=True)
 
     async def _round(self) -> None:
@@ -43,7 +44,11 @@ class AdviceJob:
             log.warning("advice.failed", error=str(fault))
 
     async def run_once(self, now: datetime | None = None) -> None:
-        """Judge the window before *now* (by default PostgreSQL's), unless a process has done so within half of it."""
+        """Judge the 15 minutes before *now*, and write the advice, if there is any.
+
+        Does nothing if a process has written advice in the last seven and a half minutes. *now* is by default
+        PostgreSQL's time.
+        """
         async with self._side.use() as connection:
             now = now or await Repositories(connection).server.clock()
             if await _is_given(connection, now):
@@ -54,7 +59,7 @@ class AdviceJob:
             await self._write(advice, now)
 
     async def _write(self, advice: list[dict[str, object]], now: datetime) -> None:
-        """Write the events, unless another process has written its own meanwhile, or is doing so."""
+        """Write the events, unless another process has written its own since the verdict, or is doing so."""
         async with self._side.use() as connection, connection.transaction():
             events = Repositories(connection).events
             if await events.lock_advice() and not await _is_given(connection, now):

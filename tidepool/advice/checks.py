@@ -1,7 +1,7 @@
-"""The checks that a verdict is made of, in their order: what each looks at, where its limits are, and why.
+"""The checks that find what limits the workers, in the order in which they are applied.
 
-`CHECKS` is the table. A check that would make the figures of later checks worthless comes before them. The tables in
-`docs/pool.md` are generated from it.
+`CHECKS` is the table: what each check looks at, where its limits are, and why. A check that would make the figures of
+later checks worthless comes before them. The tables in `docs/pool.md` are generated from it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from tidepool.advice.window import Tick, Window, quantile_ms, ratio
 
 
 class _Measured(NamedTuple):
-    """The figures that a check has looked at, and whether it holds."""
+    """The figures that a check has compared with its limits, and whether it holds."""
 
     evidence: Sequence[Evidence]
     holds: bool
@@ -24,7 +24,7 @@ class _Measured(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check; *words* is a sentence for people."""
+    """The result of one check: whether it holds, and the figures behind that. *words* is a sentence for people."""
 
     check: str
     verdict: str
@@ -40,7 +40,10 @@ _LASTED = Limit(f"in a row, of {_PARTS} parts of the time", "", 2, "a single bur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One row of the table. *name* is unique; several checks may lead to the same *verdict*."""
+    """One check, which is a row of the table: it measures figures, and holds if they are beyond their limits.
+
+    *name* is unique; several checks may lead to the same *verdict*.
+    """
 
     name: str
     verdict: str
@@ -60,7 +63,10 @@ class Check:
     """Whether a size may be advised although this check holds: the figures are sound, and more connections can help."""
 
     def find(self, study: Study, advice: Advice | None = None) -> Finding:
-        """Apply the check."""
+        """Apply the check to *study*, and return its result.
+
+        A check that is about the recommended pool size compares that in *advice*, too.
+        """
         evidence, holds = self.measure(study)
         if holds and self.lasts:
             lasted = _LASTED.against(_longest_run([self._holds_in(part) for part in study.parts(_PARTS)]))

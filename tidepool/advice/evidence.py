@@ -1,4 +1,4 @@
-"""Figures beside their limits, and what several checks ask: whether the pool is crowded."""
+"""Figures with the limits that they are compared with, and what several checks ask: whether the pool is crowded."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
@@ -37,13 +37,13 @@ class Limit:
     """How the limit follows from other figures, if it does; *value* is then its least value."""
 
     def against(self, value: float | None, *, limit: float | None = None) -> Evidence:
-        """Return *value* with this limit, or with another *limit* that the check derives from it."""
+        """Compare *value* with this limit, or with another *limit* that the check derives; return both as evidence."""
         limit = self.value if limit is None else limit
         counts = value is not None and (value < limit if self.below else value >= limit)
         return Evidence(self.figure, value, self.unit, limit, "below" if self.below else "above", counts)
 
     def __str__(self) -> str:
-        """Return the value with its unit, as a sentence has it."""
+        """Return the value with its unit for use in a sentence, such as `50 %`, `20 ms` or `2 times`."""
         if self.unit == "share":
             return f"{self.value * 100:g} %"
         return f"{self.value:g} {'times' if self.unit == 'x' else self.unit}".strip()
@@ -67,7 +67,11 @@ CROWDED_LIMITS = (_QUEUED, _WAITING, _BATCH_WAIT, BUSY)
 
 
 class Crowding(NamedTuple):
-    """The figures of a pool that is waited for: two of its gate, two of the batcher."""
+    """Four figures that show whether work waits for the connections of a pool.
+
+    Two are about callers that wait for the pool to lend a connection, two about jobs in the batcher, which gathers jobs
+    for one transaction.
+    """
 
     queued: Evidence
     waiting: Evidence
@@ -76,7 +80,7 @@ class Crowding(NamedTuple):
 
     @classmethod
     def of(cls, window: Window) -> Self:
-        """Return the figures of a time."""
+        """Return the figures of the period *window*."""
         gained = window.gained
         limit_ms = max(_BATCH_WAIT.value, _BATCH_WAIT_OF_HOLD * (window.hold_ms or 0.0))
         return cls(
@@ -88,10 +92,10 @@ class Crowding(NamedTuple):
 
     @property
     def is_of_batcher(self) -> bool:
-        """Whether jobs wait for connections in the batcher."""
+        """Whether jobs wait in the batcher because nearly all connections are in use."""
         return self.batch_wait.counts and self.busy.counts
 
     @property
     def is_crowded(self) -> bool:
-        """Whether jobs wait in the batcher, or callers at the pool's gate."""
+        """Whether jobs wait in the batcher, or callers for the pool to lend them a connection."""
         return (self.queued.counts and self.waiting.counts) or self.is_of_batcher

@@ -1,7 +1,7 @@
-"""Two models of a queue before a pool of connections: how long callers wait at a given size.
+"""Predicts how long callers wait for a connection of a pool of a given size, by two queueing models.
 
-Holding times and times between two uses are taken to be exponential. All times are in the unit of *hold*, whichever
-that is; rates are per that unit.
+The times for which callers hold a connection, and those between two uses, are taken to be exponentially distributed.
+All times are in the unit of *hold*, whichever that is; rates are per that unit.
 
 - `Prediction.closed`: *callers* is the number of tasks that use the pool; each thinks, waits, holds, and thinks again.
   The finite-source queue M/M/c//N, the "machine repairman" (Gross, Harris: Fundamentals of Queueing Theory, section
@@ -22,7 +22,7 @@ _QUANTILE_STEPS = 60
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model predicts for a pool of `size`."""
+    """What a queueing model predicts for a pool of `size` connections: rate, use and waits."""
 
     size: int
     throughput: float
@@ -33,11 +33,14 @@ class Prediction:
     """Share of the callers that wait at all."""
     wait_mean: float
     longer: Callable[[float], float]
-    """The share of callers that wait longer than this."""
+    """Returns the share of the callers that wait longer than a given time."""
 
     @classmethod
     def closed(cls, size: int, *, callers: int, think: float, hold: float) -> Self:
-        """Predict for *callers* tasks that come back *think* after each use. The cost grows with *callers*."""
+        """Predict for *callers* tasks, each of which alternately holds a connection and does without one.
+
+        *hold* and *think* are the mean lengths of these two times. The computing time grows with *callers*.
+        """
         states = _occupancy(size, callers, think, hold)
         busy = sum(min(n, size) * p for n, p in enumerate(states))
         waiting = sum((n - size) * p for n, p in enumerate(states) if n > size)
@@ -52,7 +55,10 @@ class Prediction:
 
     @classmethod
     def opened(cls, size: int, *, rate: float, hold: float) -> Self:
-        """Predict for callers that come at *rate*. Raises `ValueError` if the pool cannot keep up with them."""
+        """Predict for callers that arrive at *rate*, however many wait, and hold a connection for *hold* on average.
+
+        Raises `ValueError` if the pool cannot keep up with them.
+        """
         load = rate * hold
         if load >= size:
             raise ValueError(f"{size} connections cannot carry a load of {load:.2f}")
@@ -63,7 +69,10 @@ class Prediction:
         )
 
     def wait_quantile(self, share: float) -> float:
-        """Return the wait that *share* of the callers do not exceed; 0 if as many do not wait at all."""
+        """Return a quantile of the waits: 0.95 for *share* returns the 95th percentile.
+
+        It is 0 if at least that share of the callers do not wait.
+        """
         left = 1 - share
         if self.wait_share <= left:
             return 0.0
@@ -85,7 +94,10 @@ def _erlang_c(size: int, load: float) -> float:
 
 
 def _occupancy(size: int, callers: int, think: float, hold: float) -> list[float]:
-    """Return how likely 0, 1, … *callers* are at the pool, waiting or holding. In logarithms, against overflow."""
+    """Return the probabilities that 0, 1, … *callers* of the tasks hold a connection or wait for one.
+
+    Computed in logarithms, against overflow.
+    """
     ratio = math.log(hold / max(think, hold * 1e-9))
     logs = [0.0]
     for n in range(callers):
@@ -97,10 +109,10 @@ def _occupancy(size: int, callers: int, think: float, hold: float) -> list[float
 
 
 def _erlang_tails(seen: list[float], departures: float) -> float:
-    """Return the chance that a wait outlasts the time of so many expected departures.
+    """Return the probability that a wait is longer than the time in which so many *departures* are expected.
 
-    A caller that finds k others waiting waits for k + 1 departures; the chance that fewer have happened is a sum of
-    Poisson terms.
+    *seen* has the probabilities that 0, 1, … others wait already. A caller that finds k others waiting waits for k + 1
+    departures; the probability that fewer have happened is a sum of Poisson terms.
     """
     fewer, total = 0.0, 0.0
     for k, chance in enumerate(seen):

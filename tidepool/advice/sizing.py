@@ -1,9 +1,9 @@
-"""The size that a pool needs: the smallest at which, by the models of `queueing`, callers do not wait too long.
+"""Computes the size that a pool needs: the smallest at which callers do not wait too long.
 
-Three figures can be measured however crowded the pool is: how many tasks use it, how long they hold a connection, and
-how long they do something else in between. The size follows from these, so a pool that is far too small gets the same
-advice as one that is large enough. The rate at which the pool serves does not tell the demand, and is used only if the
-number of tasks is not known.
+The waits are predicted by the models of `queueing`. Three figures can be measured however crowded the pool is: how many
+tasks use it, how long they hold a connection, and how long they do something else in between. The size follows from
+these, so a pool that is far too small gets the same advice as one that is large enough. The rate at which the pool
+serves does not tell the demand, and is used only if the number of tasks is not known.
 """
 
 import math
@@ -17,11 +17,11 @@ from tidepool.advice.queueing import Prediction
 from tidepool.advice.window import Tick, Window
 
 _SHARE = 0.95
-"""The quantile of waits that the target is about; also the tick that the demand is taken from, in order of load."""
+"""The percentile, as a share, of the waits that the target is about, and of the loads of ticks that sets the demand."""
 _MIN_SIZE = 2
 """Connections: with one, a single slow statement stops everything."""
 _TARGET_MS = 10.0
-"""Milliseconds that the 95th of a hundred callers may wait: less is not felt by jobs that come by way of Redis."""
+"""Max milliseconds of the 95th percentile of waits: less is not felt by jobs that come by way of Redis."""
 _TARGET_OF_HOLD = 0.1
 """The same as a share of the hold, if that is longer: a tenth more is not felt either."""
 _OF_CEILING = 0.99
@@ -43,7 +43,7 @@ Confidence = Literal["high", "medium", "low"]
 
 
 class _Part(NamedTuple):
-    """The parts of a load, of one tick. Times in microseconds."""
+    """The figures of one tick that a load is computed from. Times in microseconds."""
 
     served: int
     in_use_us: int
@@ -71,14 +71,17 @@ class _Part(NamedTuple):
 
     @classmethod
     def total(cls, parts: Sequence["_Part"]) -> "_Part":
-        """Return their sums; the number of callers is the largest of them."""
+        """Return the sums of *parts*; the number of callers is not added up, but is the largest of them."""
         *sums, callers = zip(*parts, strict=True)
         return cls(*(sum(column) for column in sums), callers=max(callers))
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What uses a pool. Times in milliseconds."""
+    """What uses a pool: how many tasks, how long they hold a connection, and how long they do without one.
+
+    Times in milliseconds.
+    """
 
     callers: int | None
     """Tasks that use the pool; None: callers come from outside, at a rate."""
@@ -93,7 +96,7 @@ class Load:
 
     @classmethod
     def of_parts(cls, parts: Sequence[_Part]) -> Self | None:
-        """Return the same from the parts of the ticks."""
+        """Return the mean load of one process over the ticks in *parts*; None if no connection was lent."""
         if not parts or not (total := _Part.total(parts)).served:
             return None
         hold_us = total.in_use_us / total.served
@@ -111,17 +114,21 @@ class Load:
 
     @property
     def target_ms(self) -> float:
-        """The longest that the 95th of a hundred callers should wait: 10 ms, or a tenth of a longer hold."""
+        """Max acceptable 95th percentile of waits, in milliseconds: 10, or a tenth of the mean hold if longer."""
         return max(_TARGET_MS, _TARGET_OF_HOLD * self.hold_ms)
 
     def at(self, size: int) -> Prediction | None:
-        """Return the prediction for a pool of *size* under this load; None if it could not keep up."""
+        """Return the prediction for a pool of *size* connections under this load; None if it could not keep up."""
         if self.callers is not None:
             return Prediction.closed(size, callers=self.callers, think=self.between_ms, hold=self.hold_ms)
         return Prediction.opened(size, rate=1 / self.between_ms, hold=self.hold_ms) if self.connections < size else None
 
     def suffices(self, size: int) -> bool:
-        """Return whether at *size* waits meet the target, and the rate is close to what it would be without any."""
+        """Return whether *size* connections are enough for this load.
+
+        They are if the 95th percentile of the waits is within `target_ms`, and the rate is at least 99 % of what it
+        would be if nobody ever waited.
+        """
         predicted = self.at(size)
         if predicted is None:
             return False
@@ -129,7 +136,7 @@ class Load:
         return predicted.longer(self.target_ms) <= 1 - _SHARE and predicted.throughput >= _OF_CEILING * ceiling
 
     def demand(self) -> int:
-        """Return the smallest size that suffices."""
+        """Return the smallest pool size that is enough, as `suffices` defines it."""
         low, high = 0, max(1, math.ceil(self.connections))
         while not self.suffices(high):
             low, high = high, high * 2
@@ -168,17 +175,20 @@ class _Batches:
         )
 
     def per_ms(self, size: int) -> float:
-        """Return the jobs that *size* connections settle in a millisecond."""
+        """Return how many jobs *size* connections finish per millisecond."""
         return min(size * self.per_batch, self.jobs) / (self.hold_ms + self.between_ms)
 
     def demand(self) -> int:
-        """Return the smallest size with nearly the rate of a connection for each batch that could run."""
+        """Return the smallest pool size that reaches 90 % of the rate of a connection for each batch that could run."""
         return max(1, math.ceil(_OF_BATCHES * self.jobs / self.per_batch))
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The predicted waits and rate of one process with a pool of *size*. Figures are None if it could not keep up."""
+    """The predicted waits and rate of one process with a pool of *size* connections.
+
+    The figures are None if the pool could not keep up.
+    """
 
     size: int
     use: float | None = None
@@ -193,7 +203,10 @@ class Forecast:
 
     @classmethod
     def at(cls, size: int, load: Load, batches: _Batches | None) -> Self:
-        """Return the forecast for a pool of *size*. If jobs wait in the batcher, no caller waits at the pool."""
+        """Return the forecast for a pool of *size* connections.
+
+        If jobs wait in the batcher (*batches*), no caller waits at the pool.
+        """
         if batches is not None:
             jobs_per_s = batches.per_ms(size) * 1000
             uses_per_s = jobs_per_s / batches.per_batch
@@ -207,7 +220,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A recommended size for each process of a group, and what it rests on."""
+    """A recommended pool size for each process of a group, and the figures that it is based on."""
 
     limit: int
     """The size now."""
@@ -230,10 +243,11 @@ class Advice:
 
     @classmethod
     def of(cls, window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Self:
-        """Return the size for a group whose figures are sound, which `verdict.Verdict.of` checks.
+        """Compute the recommended size for the processes of *window*, whose figures must be sound.
 
-        *peak* is the most that one process has had in use within the last days, *budget* the connections that the
-        server can give to each; None if that is not known. The same figures and *seed* give the same advice.
+        `verdict.Verdict.of` checks that. *peak* is the max number of connections that one process has had in use within
+        the last days, *budget* the number of connections that the server can give to each; None if that is not known.
+        The same figures and *seed* give the same advice.
         """
         load = Load.of(window.ticks)
         assert load is not None, "nothing was served"
@@ -281,7 +295,7 @@ def _demand_of(parts: Sequence[_Part], batched: int | None) -> int | None:
 
 
 def _busy_load(ticks: Sequence[Tick], average: Load) -> Load:
-    """Return the load of the tick that 95 of 100 do not exceed, of the ticks in which enough was served."""
+    """Return the load of the tick at the 95th percentile of load, of those ticks in which enough was served."""
     loads = [load for tick in ticks if tick.gained.acquire_ok >= _MIN_USES and (load := Load.of([tick]))]
     loads.sort(key=lambda load: load.connections)
     return loads[min(len(loads) - 1, int(_SHARE * len(loads)))] if loads else average
@@ -295,7 +309,7 @@ def _range(parts: Sequence[_Part], batched: int | None, chance: random.Random) -
 
 
 def _confidence(window: Window, batched: int | None, low: int, high: int) -> Confidence:
-    """Return how well the samples agree, and both halves of the window."""
+    """Return how well the samples and both halves of the window agree on a size."""
     half = len(window.ticks) // 2
     ordered = [_Part.of(tick) for tick in sorted(window.ticks, key=lambda tick: tick.now.tick)]
     sizes = [demand for part in (ordered[:half], ordered[half:]) if (demand := _demand_of(part, batched))]

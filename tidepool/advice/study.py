@@ -1,4 +1,4 @@
-"""The records that one verdict is based on, read from the database."""
+"""Reads the records that one verdict is based on from the database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,10 @@ _PEAK_TIME = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything that a group of processes is judged by; the processes are set up alike, and live at *until*."""
+    """The records by which a group of processes is judged.
+
+    The processes have the same pool size and the same number of callers, and are live at *until*.
+    """
 
     window: Window
     before: Window
@@ -37,9 +40,10 @@ class Study:
     async def read(
         cls, connection: Connection, *, since: datetime, until: datetime, max_rows: int = _MAX_ROWS
     ) -> list[Self]:
-        """Return a study of the time from *since* to *until* for each group of processes that are set up alike.
+        """Read the period from *since* to *until*, and return a study for each group of processes.
 
-        With fewer than *max_rows* snapshots of each process it costs less, and sees less of short troubles.
+        A group are processes with the same pool size and number of callers. With fewer than *max_rows* snapshots of
+        each process it costs less, but may miss short troubles.
         """
         repositories = Repositories(connection)
         before = since - (until - since)
@@ -61,7 +65,11 @@ class Study:
         until: datetime,
         peak: int,
     ) -> list[Self]:
-        """Return a study for each group of processes in the rows of both tables."""
+        """Return a study for each group of processes: those with the same pool size and number of callers.
+
+        *readings* are snapshots of the processes, *server* rows about the database server. *peak* is the max number of
+        connections that one process had in use within the last seven days.
+        """
         before = since - (until - since)
         ticks = Tick.pair((reading for reading in readings if reading.tick <= until), since=before)
         groups = [(group, group.only(lambda tick: tick.began_at >= since)) for group in Window.groups(ticks)]
@@ -80,12 +88,15 @@ class Study:
         ]
 
     def parts(self, count: int) -> list[Self]:
-        """Cut the window by time into *count* parts; the other records stay whole."""
+        """Split the window by time, and return *count* studies of a part each; the other records stay whole."""
         return [replace(self, window=part) for part in self.window.parts(count)]
 
 
 def _budget(server: Sequence[ServerReading]) -> int | None:
-    """Return a worker's share of the server's connections, without the one that it has beside its pool."""
+    """Return the pool size that the server can give to each worker; None if that is not known.
+
+    The one connection that each worker has outside its pool is subtracted.
+    """
     if not server:
         return None
     newest = server[-1]

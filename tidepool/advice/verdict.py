@@ -17,7 +17,10 @@ from tidepool.advice.study import Study
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on a group of processes that are set up alike, with everything that led to it."""
+    """What limits a group of processes, with the figures that led to this verdict.
+
+    The processes have the same pool size and number of callers.
+    """
 
     processes: Sequence[str]
     since: datetime
@@ -37,12 +40,12 @@ class Verdict:
 
     @property
     def finding(self) -> Finding:
-        """The finding that decided."""
+        """The result of the check that decided the verdict."""
         return next(finding for finding in self.findings if finding.check == self.check)
 
     @classmethod
     def of(cls, study: Study) -> Self:
-        """Return the verdict on a group of processes. Takes up to a second of CPU for large pools."""
+        """Apply the checks to *study*, and return the verdict. Takes up to a second of CPU time for large pools."""
         of_figures = [check for check in CHECKS if check.size is None]
         findings = [check.find(study) for check in of_figures]
         held = [check for check, finding in zip(of_figures, findings, strict=True) if finding.holds]
@@ -71,5 +74,5 @@ class Verdict:
 
 
 async def judge(studies: Sequence[Study]) -> list[Verdict]:
-    """Return the verdict on each study, computed in a thread so that the event loop goes on."""
+    """Return the verdict on each study. They are computed in a thread, so that the event loop is not blocked."""
     return await asyncio.to_thread(lambda: [Verdict.of(study) for study in studies])

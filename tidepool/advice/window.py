@@ -1,7 +1,8 @@
-"""What pools did during some time, computed from stored snapshots: the gains between a process's rows, and their sums.
+"""Computes what pools did in a period from stored snapshots: the differences between a process's rows, and their sums.
 
-Counters are cumulative per start of a process, so rows may be missing, doubled or out of order, and a process may start
-again: nothing is counted twice, and nothing becomes negative. Durations are microseconds unless a name says otherwise.
+A process's counters are cumulative since it started, so rows may be missing, doubled or out of order, and a process may
+start again: nothing is counted twice, and nothing becomes negative. Durations are microseconds unless a name says
+otherwise.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,17 +18,20 @@ from tidepool.storage.snapshots import Counters, Reading
 
 @dataclass(frozen=True)
 class Tick:
-    """One process between two of its snapshots; *before* is None for the first one since the process started."""
+    """The time between two successive snapshots of one process, *before* and *now*.
+
+    *before* is None for the first one since the process started.
+    """
 
     before: Reading | None
     now: Reading
 
     @classmethod
     def pair(cls, readings: Iterable[Reading], *, since: datetime) -> list[Self]:
-        """Return the ticks between the snapshots of each process, in whatever order these come.
+        """Return the ticks between successive snapshots of each process; *readings* may be in any order.
 
-        A process's first snapshot has no tick of its own: the next tick begins there. If the process started after
-        *since*, everything that it has counted belongs to its first tick.
+        A process's first snapshot only begins a tick. If the process started after *since*, its first tick goes from
+        its start to that snapshot.
         """
         unique = {(str(one.instance_id), one.tick): one for one in readings}
         ticks: list[Self] = []
@@ -40,7 +44,7 @@ class Tick:
 
     @property
     def began_at(self) -> datetime:
-        """The time of the snapshot before, at which this tick began."""
+        """When the tick began: the time of the snapshot before, or else the start of the process."""
         return self.before.captured_at if self.before else self.now.started_at
 
     @property
@@ -50,51 +54,57 @@ class Tick:
 
     @cached_property
     def gained(self) -> Counters:
-        """The differences of the counters between the two snapshots."""
+        """How much each counter grew between the two snapshots."""
         return self.now.since(self.before)
 
     @property
     def utilisation(self) -> float:
-        """Mean share of the connections that were allowed that were in use; 0 if none was allowed."""
+        """Mean share (0 to 1) of the allowed connections that were in use; 0 if none was allowed."""
         return ratio(self.gained.in_use_us, self.us * self.now.pool_limit) or 0.0
 
 
 class _Setup(NamedTuple):
-    """What processes have to have in common to be summed up."""
+    """What processes must have in common for their figures to be added up."""
 
     max_size: int
     callers: int
 
 
 class Window:
-    """Ticks of processes that are set up alike, summed up."""
+    """The ticks of some processes in some period, and their sums.
+
+    A tick is the time between two snapshots of a process. The processes have the same pool size and number of callers.
+    """
 
     def __init__(self, ticks: Iterable[Tick]) -> None:
         self.ticks = list(ticks)
         self.us = sum(tick.us for tick in self.ticks)
-        """The time of all processes together."""
+        """The lengths of all ticks of all processes, added up, in microseconds."""
 
     @classmethod
     def groups(cls, ticks: Iterable[Tick]) -> list[Self]:
-        """Return a window for each setup: only processes that are set up alike can be summed up."""
+        """Group ticks by the setup of their processes, and return a window for each group.
+
+        The setup is the max size of the pool and the number of callers: the figures of others cannot be added up.
+        """
         groups: dict[_Setup, list[Tick]] = {}
         for tick in ticks:
             groups.setdefault(_Setup(tick.now.max_size, tick.now.callers), []).append(tick)
         return [cls(groups[setup]) for setup in sorted(groups)]
 
     def only(self, which: Callable[[Tick], bool]) -> "Window":
-        """Return the ticks for which *which* is true."""
+        """Return a window of the ticks for which *which* returns True."""
         return Window(tick for tick in self.ticks if which(tick))
 
     def parts(self, count: int) -> list["Window"]:
-        """Cut it by time into *count* parts of as many ticks each, as far as there are enough ticks."""
+        """Split the window by time into *count* windows of equally many ticks, as far as there are enough ticks."""
         times = sorted({tick.now.captured_at for tick in self.ticks})
         place = {at: n * count // len(times) for n, at in enumerate(times)}
         return [self.only(lambda tick, n=n: place[tick.now.captured_at] == n) for n in range(count)]
 
     @cached_property
     def gained(self) -> Counters:
-        """What the counters of all processes gained together."""
+        """How much the counters of all processes grew together."""
         return Counters.total(tick.gained for tick in self.ticks)
 
     @property
@@ -104,42 +114,45 @@ class Window:
 
     @property
     def limit(self) -> int:
-        """How many connections a process may use now: the least of what the processes may; 0 without any tick."""
+        """How many connections each process may use now: the lowest limit of all processes; 0 without any tick."""
         return min((reading.pool_limit for reading in self.newest), default=0)
 
     @property
     def utilisation(self) -> float | None:
-        """Mean share of the connections that were allowed that were in use."""
+        """Mean share (0 to 1) of the allowed connections that were in use; None without any tick."""
         return ratio(self.gained.in_use_us, sum(tick.us * tick.now.pool_limit for tick in self.ticks))
 
     @property
     def in_use(self) -> float:
-        """Mean number of connections in use of one process."""
+        """Mean number of connections that one process had in use."""
         return self.gained.in_use_us / max(self.us, 1)
 
     @property
     def hold_ms(self) -> float | None:
-        """Mean time for which a connection was held; None if none was lent."""
+        """Mean time for which a connection was held, in milliseconds; None if none was lent."""
         return _ms(self.gained.in_use_us, self.gained.acquire_ok)
 
     @property
     def batch_wait_ms(self) -> float | None:
-        """Mean wait of a job for its batch to leave the batcher; None if no batch left."""
+        """Mean wait of a job for its batch to leave the batcher, in milliseconds; None if no batch left."""
         return _ms(self.gained.batch_wait_us_sum, self.gained.batch_jobs)
 
     @property
     def query_ms(self) -> float | None:
-        """Mean duration of a query; None without any."""
+        """Mean duration of a query in milliseconds; None if there was none."""
         return _ms(self.gained.query_us_sum, self.gained.queries)
 
     @property
     def commit_ms(self) -> float | None:
-        """Mean duration of a COMMIT; None without any."""
+        """Mean duration of a COMMIT in milliseconds; None if there was none."""
         return _ms(self.gained.commit_us_sum, self.gained.commits)
 
 
 def quantile_ms(histogram: list[int], share: float) -> float | None:
-    """Return the *share* quantile of a histogram in milliseconds, or None if the histogram is empty."""
+    """Return a quantile of a histogram in milliseconds: 0.95 for *share* returns the 95th percentile.
+
+    None if the histogram is empty.
+    """
     us = quantile_us(histogram, share)
     return None if us is None else us / 1000
 

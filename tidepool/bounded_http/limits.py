@@ -1,4 +1,4 @@
-"""The bounds of the HTTP server, and the counters that its connections share."""
+"""Defines the bounds of the HTTP server, and the counters that its connections share."""
 
 import resource
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ _MIN_CONNECTIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds that differ between the HTTP front and the health port of a worker."""
+    """The bounds that differ between the two HTTP servers: the front's, and a worker's for health and metrics."""
 
     connections: int
     """Max open connections."""
@@ -39,9 +39,10 @@ class Limits:
 
 
 def max_connections(wanted: int, *, share: float = 1.0) -> int:
-    """Return how many connections a server may hold: *wanted*, or fewer if RLIMIT_NOFILE has no room for them.
+    """Return how many connections a server may have open: *wanted*, or fewer if the process may open too few files.
 
-    *share* is the part of the process's free file descriptors that the server may use.
+    The limit on files is RLIMIT_NOFILE. *share* (0 to 1) is the part of the free file descriptors that the server may
+    use.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -50,7 +51,7 @@ def max_connections(wanted: int, *, share: float = 1.0) -> int:
 
 
 class _Evictable(Protocol):
-    """A connection that can be closed in favour of another one."""
+    """A connection that the server can close to make room for another one."""
 
     def evict(self) -> None:
         """Close the connection at once."""
@@ -59,7 +60,7 @@ class _Evictable(Protocol):
 
 @dataclass(slots=True)
 class Connections:
-    """The open connections of one server."""
+    """Counts the open connections of one server, and closes idle ones when *limit* is reached."""
 
     limit: int
     count: int = 0
@@ -69,11 +70,17 @@ class Connections:
     """Those without a complete request: idle, or in the middle of a head or body. The longest unoccupied is first."""
 
     def make_room(self) -> bool:
-        """Close the longest unoccupied connection if there are too many; returns False if all of them are occupied."""
+        """Close the longest idle connection if there are *limit* connections; return False if none of them is idle.
+
+        A connection without a complete request counts as idle.
+        """
         return self.count < self.limit or self.evict()
 
     def evict(self) -> bool:
-        """Close the connection that has been idle for the longest time; return False if none is idle."""
+        """Close the connection that has been idle for the longest time; return False if none is idle.
+
+        A connection without a complete request counts as idle.
+        """
         victim = next(iter(self.evictable), None)
         if victim is None:
             return False

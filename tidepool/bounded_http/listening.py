@@ -1,4 +1,4 @@
-"""Opens the sockets that HTTP is served on, and tells names of this machine from others."""
+"""Opens listening sockets for HTTP, and checks whether a host name or address is this machine's own."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, socket.EAI_ADDRFAMILY, sock
 
 
 class CannotListen(Exception):
-    """The address cannot be bound; the text says which, and why."""
+    """Raised if a server cannot listen on its address; the text says which address, and why."""
 
 
 async def listen_at(host: str, port: int, backlog: int = 128) -> list[socket.socket]:
@@ -45,7 +45,7 @@ async def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether *host*, a name or an address, can be reached from this machine only."""
+    """Return whether *host*, a name or an address, is loopback: only programs on this machine can reach it."""
     if host == "localhost":
         return True
     try:
@@ -58,7 +58,7 @@ def is_loopback(host: str) -> bool:
 def names_this_machine(host: bytes) -> bool:
     """Return whether *host*, the value of a Host header, names a loopback address: localhost, 127.0.0.1 or ::1.
 
-    This prevents DNS rebinding: a browser that was led here by a foreign name sends that name.
+    Refusing other names prevents DNS rebinding: a browser that another site's name has led here sends that name.
     """
     try:
         return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")

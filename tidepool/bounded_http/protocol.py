@@ -1,7 +1,7 @@
-"""One HTTP connection: uvicorn's, with bounds on what a client may send and on the time that it may take.
+"""Handles one HTTP connection: uvicorn's protocol class, with limits on what a client may send and how slowly.
 
-A message is watched from its first byte until it is complete. A request that arrives in one piece, as nearly all do,
-sets no timer and counts against no shared bound.
+A request is watched from its first byte until it is complete. One that arrives in one piece, as nearly all do, sets no
+timer and counts against no shared bound.
 """
 
 import asyncio
@@ -39,7 +39,10 @@ _TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One HTTP connection. *limits* are the server's; *connections* counts all of its connections."""
+    """Handles one HTTP connection of uvicorn, within *limits*.
+
+    *connections* counts all connections of the server.
+    """
 
     def __init__(
         self,
@@ -55,16 +58,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all = connections
         self._in_body = False
         self._fed = 0
-        """Bytes of the message that is on its way; 0: there is none."""
+        """Bytes received of the current request; 0 if there is none."""
         self._body = 0
         """How many of them are its body."""
         self._counted = 0
         """How many of them are counted in `Connections.unfinished_bytes`."""
         self._small_reads = 0
         self._hosts = self._head = 0
-        """Host headers of the head, and bytes of its names and values."""
+        """Number of Host headers in the head, and bytes of its header names and values."""
         self._error = _MALFORMED
-        """What a parser that stops is answered with."""
+        """The refusal that is sent if the parser stops."""
         self._refused = False
         self._lingered = 0
         self._deadline: asyncio.TimerHandle | None = None
@@ -72,13 +75,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the connection, and the time limit for the first request's head."""
+        """Handle a new connection: start the time limit for the head of the first request."""
         super().connection_made(transport)
         self._all.evictable[self] = None
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the connection, and subtract what it had from the shared counters."""
+        """Handle the end of the connection: subtract its part from the shared counters."""
         super().connection_lost(exc)
         self._all.evictable.pop(self, None)
         self._all.count -= 1
@@ -91,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes, within the bounds; after a refusal they are read and dropped."""
+        """Parse received bytes within the bounds. After a request was refused, bytes are read and dropped."""
         self._unset_keepalive_if_required()
         if self._refused:
             self._lingered += len(data)
@@ -121,14 +124,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._check_framing()
 
     def _check_framing(self) -> None:
-        """Refuse a head that is too long, and a body with more around it than in it: chunk extensions, trailers."""
+        """Refuse a head that is too long, or a body with much more around it than in it.
+
+        What is around a body are chunk extensions and trailers.
+        """
         if not self._in_body:
             self._refuse(*_HEAD_TOO_LARGE)
         elif self._fed - self._body > 2 * bounds.HEAD_BYTES + 8 * self._body:
             self._refuse(*_MALFORMED)
 
     def _watch(self, size: int) -> None:
-        """Watch a message of which not all has come: in time, in bytes, and in the number of its pieces."""
+        """Limit an incomplete request: in time, in bytes, and in the number of its pieces."""
         if self._deadline is None:
             self._set_deadline()
         self._all.unfinished_bytes += self._fed - self._counted
@@ -151,7 +157,10 @@ class BoundedProtocol(HttpToolsProtocol):
     # What the parser says
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header line; lines after the body (trailers) are ignored."""
+        """Handle one header line of a request.
+
+        Refuses a head that is too long; ignores lines after the body (trailers).
+        """
         if self._in_body:
             return
         self._head += len(name) + len(value) + 4
@@ -161,7 +170,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request. One with two Host headers is refused (RFC 9112): programs differ in which one counts."""
+        """Start the request, whose head is complete.
+
+        One with two Host headers is refused (RFC 9112), because programs differ in which one counts.
+        """
         if self._head + len(self.url) > bounds.HEAD_BYTES:
             self._stop(_HEAD_TOO_LARGE)
         if self._hosts > 1:
@@ -173,20 +185,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()  # the body gets one of its own
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body. Refuse it if the response is complete and the body is longer than its bound."""
+        """Handle a part of the body. Refuse it if the response is complete and the body is longer than its bound."""
         self._body += len(body)
         if self._body > self._limits.body_bytes and self.cycle.response_complete:
             self._stop(_TOO_LARGE)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the time limit: the request has arrived as a whole."""
+        """End the time limit of the request, which has arrived completely."""
         self._message_ended()
         self._all.evictable.pop(self, None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Make the connection idle, and wait for the next request."""
+        """Mark the connection as idle after a response, and wait for the next request.
+
+        An idle connection may be closed in favour of a new one.
+        """
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -234,7 +249,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """End that time limit: the client has read."""
+        """End the time limit that `pause_writing` started: the client has read."""
         super().resume_writing()
         self._clear_stuck()
 
@@ -279,7 +294,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _problem(status: HTTPStatus, words: str) -> bytes:
-    """Return a whole answer that closes the connection, as problem details (RFC 9457)."""
+    """Return a complete HTTP response with problem details (RFC 9457), which closes the connection."""
     members = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": words}
     body = json.dumps(members).encode()
     head = (
@@ -290,4 +305,4 @@ def _problem(status: HTTPStatus, words: str) -> bytes:
 
 
 BUSY = _problem(HTTPStatus.SERVICE_UNAVAILABLE, "all connections are in use")
-"""What a client gets for which there is no connection."""
+"""The response for a client that cannot get a connection."""

@@ -1,7 +1,8 @@
-"""Accepts connections for uvicorn, within bounds.
+"""Accepts HTTP connections for uvicorn, up to a max number.
 
-At the bound a new connection takes the place of the one that has been without a complete request for longest: idle
-clients and half requests lock no other client out. If all are occupied, the new one is answered 503 and closed.
+At the max a new connection takes the place of the one that has been without a complete request for longest, so that
+idle clients and half requests lock no other client out. If all of them have a complete request, the new one is answered
+503 and closed.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ _BURST_S = 10.0
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn's server with *limits*. It serves on sockets that listen already."""
+    """uvicorn's server with *limits* on connections. It serves on sockets that are listening already."""
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
@@ -36,7 +37,7 @@ class BoundedServer(uvicorn.Server):
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then accept on *sockets*."""
+        """Start the application, then accept connections on *sockets*, which are listening already."""
         await super().startup(sockets=[])
         self._listening = list(sockets or ())
         for listening in self._listening:
@@ -44,7 +45,10 @@ class BoundedServer(uvicorn.Server):
             self._listen_on(listening)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, and wait for the requests under way as long as uvicorn's configuration says."""
+        """Stop accepting connections, and wait for the requests in progress.
+
+        The wait is limited by `timeout_graceful_shutdown` in uvicorn's configuration.
+        """
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
         self._listening = []

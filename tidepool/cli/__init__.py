@@ -1,12 +1,12 @@
-"""What a command line needs: the operators' commands, and the parts that an application's own commands are made of.
+"""The operators' commands, and the parts that an application's own command line is made of.
 
-These are the public names. Each is imported when it is first used, so that a process can be prepared (`prepare`)
-before anything large is imported.
+These are the public names. Each is imported when it is first used, so that a process can be prepared (`prepare`) before
+anything large is imported.
 
 - `start`      the entry point of `tidepool`; `operators` has its commands, `pool`, `advice` and `jobs` the larger ones
 - `commands`   parsers, and how a command is run, from the settings to the exit status
-- `context`    what a command works with: settings, and PostgreSQL and Redis, for which it waits a while
-- `terminal`   what commands print and read: tables or JSON, errors as one line, numbers as arguments
+- `context`    a command's settings, and its access to PostgreSQL and Redis
+- `terminal`   output as tables or JSON, progress and errors as lines, and types of arguments
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The commands `why` and `advise`: what limits the workers, and the size that their pools should have."""
+"""The commands `why` and `advise`: they say what limits the workers, and what size their pools should have."""
 
 import argparse
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
 
 
 async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Recommend a pool size, with the waits that it would bring. Exit status 1: there are too few figures to say."""
+    """Recommend a pool size, with the waits predicted for it. Exit status 1: there are too few figures to say."""
     judged, _ = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "findings") for verdict in judged]
@@ -68,7 +68,7 @@ async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> i
 
 
 async def _judge(arguments: argparse.Namespace, context: Context[Settings]) -> tuple[list[Verdict], Sequence[TableRow]]:
-    """Return each group of processes with its verdict, and the events of the time."""
+    """Return the verdict on each group of processes, and the events of the time that is judged."""
     async with context.connection("why") as connection:
         until = await Repositories(connection).server.clock()
         since = until - arguments.since

@@ -1,4 +1,4 @@
-"""Commands on a command line: their parsers, and how one is run, from the settings to the exit status.
+"""Defines the commands of a command line, and runs one of them, from the settings to the exit status.
 
 Every command writes its answer to standard output, either for people or, with `--json`, as one JSON document and
 nothing else; log lines, progress and errors go to standard error. `tidepool.process` lists the exit statuses.
@@ -29,7 +29,7 @@ from tidepool.urls import without_password
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that keeps the examples in its help as they are written, and has `--json`."""
+    """An argument parser with the option `--json`; its help ends with *examples*, as they are written."""
 
     def __init__(self, *, examples: str, **options: Any) -> None:
         super().__init__(
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class CommandLine:
-    """The commands of one program. Each is a word on its command line, with options and a help text of its own."""
+    """A program with commands: each is a word on the command line, with its own options and help text."""
 
     def __init__(self, program: str, description: str) -> None:
         self.parser = argparse.ArgumentParser(
@@ -52,7 +52,7 @@ class CommandLine:
 
     @property
     def parsers(self) -> Mapping[str, Parser]:
-        """The parsers of the commands, by the words that name them."""
+        """The parsers of the commands, by command name."""
         return self._commands.choices or {}
 
     def add(
@@ -63,10 +63,11 @@ class CommandLine:
         examples: str,
         own_servers: bool = False,
     ) -> Parser:
-        """Add a command and return its parser, for its options. *command* returns the exit status.
+        """Add a command named *name*, and return its parser, to which the caller adds options.
 
-        Its docstring is the description. In *examples*, `%(prog)s` stands for the program with the command's name. A
-        command with *own_servers* starts its servers by itself: embedded ones are not started for it.
+        *command* gets the parsed arguments and a `Context`, and returns the exit status; its docstring is the help
+        text. In *examples*, `%(prog)s` stands for the program with the command's name. With *own_servers*, embedded
+        servers are not started: the command starts them itself.
         """
         text = inspect.cleandoc(command.__doc__ or "")
         parser: Parser = self._commands.add_parser(
@@ -76,15 +77,19 @@ class CommandLine:
         return parser
 
     def run(self, app: App, words: Sequence[str] | None = None) -> Never:
-        """Run the command that *words*, or else the process's arguments, name, for *app*."""
+        """Run a command for *app*, and end the process with its exit status.
+
+        *words* name the command and its options; by default they are the process's arguments.
+        """
         arguments = self.parser.parse_args(words)
         run_command(functools.partial(arguments.command, arguments), app, own_servers=arguments.own_servers)
 
 
 def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, own_servers: bool = False) -> Never:
-    """Run *command* for *app*, with its settings and the servers; end the process with its exit status.
+    """Run *command* for *app*, with its settings and the servers, and end the process with its exit status.
 
-    A command with *own_servers* is given the servers' addresses only: embedded ones are not started for it.
+    Embedded servers (PostgreSQL and Redis from Python wheels, for a process without DATABASE_URL and REDIS_URL) are
+    started first if none run yet. With *own_servers* they are not, and the command gets their addresses only.
     """
     settings = app.settings.load_or_exit()
     interruption = process.Interruption.on_signals()
@@ -101,7 +106,7 @@ def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, 
 
 
 async def _cancelled_by(interruption: process.Interruption, command: Awaitable[int]) -> int:
-    """Run *command*, and cancel it at a signal."""
+    """Run *command*, and cancel it when the process gets a signal."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     interruption.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
@@ -112,7 +117,7 @@ async def _cancelled_by(interruption: process.Interruption, command: Awaitable[i
 
 
 async def _guarded(command: Awaitable[int], urls: Urls) -> int:
-    """Turn the error of a server into one line; any other error is a bug and keeps its traceback."""
+    """Run *command*; an error of a server becomes one line, any other error is a bug and keeps its traceback."""
     try:
         return await command
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
@@ -134,13 +139,13 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
 
 
 def _refused_by_system(error: OSError) -> str:
-    """Return what the operating system refuses, such as a file on a disk that is full, and where."""
+    """Return what the operating system refused, and for which file, as one line: a full disk, say."""
     where = f"{logs.printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
     return f"{where}{error.strerror or str(error) or type(error).__name__}"
 
 
 def _first(error: Exception) -> Exception:
-    """Take an error out of the groups that task groups wrap it in."""
+    """Return the first error out of the exception groups that task groups wrap it in."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,7 @@
-"""What a command works with: its settings, and PostgreSQL and Redis, for which it waits a while."""
+"""Gives a command its settings, and access to PostgreSQL and Redis.
+
+If a server is unavailable, it waits for a limited time.
+"""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -31,10 +34,10 @@ FinishedJobs = Callable[[Sequence[str]], Awaitable[list[Finished]]]
 
 @dataclass(frozen=True, slots=True)
 class Context(Generic[S_co]):
-    """What a command is called with, beside its arguments.
+    """What a command gets beside its arguments: the application, its settings, and access to PostgreSQL and Redis.
 
-    Its methods wait for a server that is away as long as commands do (`patience_s`), and then raise its error, which
-    ends the command with one line and status 2.
+    Its methods wait up to `patience_s` seconds for a server that is unavailable, and then raise its error, which ends
+    the command with one line and exit status 2.
     """
 
     app: App
@@ -43,14 +46,15 @@ class Context(Generic[S_co]):
 
     @property
     def patience_s(self) -> float:
-        """For how many seconds a command tries to reach a server before it gives up: three connects."""
+        """Seconds for which a command tries to reach a server before it gives up: three times CONNECT_TIMEOUT."""
         return 3 * self.settings.connect_timeout
 
     @asynccontextmanager
     async def pool(self, name: str) -> AsyncGenerator[Pool]:
-        """Open a small pool, called *name* in PostgreSQL, on a database whose tables are there.
+        """Open a pool of up to two connections for an `async with` block, once PostgreSQL answers.
 
-        Applies missing migrations first, unless MIGRATE_ON_START is off.
+        *name* is part of its application name in PostgreSQL. Applies missing migrations first, unless MIGRATE_ON_START
+        is off, and checks that the tables exist.
         """
         config = self._pool_config(name)
         if self.settings.migrate_on_start:
@@ -64,13 +68,16 @@ class Context(Generic[S_co]):
 
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncGenerator[Connection]:
-        """Give one connection of a `pool`."""
+        """Open a connection for an `async with` block. *name* and the rest are as in `pool`."""
         async with self.pool(name) as pool, pool.acquire() as connection:
             yield connection
 
     @asynccontextmanager
     async def finished_jobs(self, name: str) -> AsyncGenerator[FinishedJobs]:
-        """Give a function that looks up in the ledger which of some jobs have their outcome."""
+        """Provide, for an `async with` block, a function that looks up jobs in the ledger.
+
+        It takes job ids, and returns those jobs that have an outcome. *name* is as in `pool`.
+        """
         async with self.pool(name) as pool:
 
             async def finished(job_ids: Sequence[str]) -> list[Finished]:
@@ -84,7 +91,10 @@ class Context(Generic[S_co]):
 
     @asynccontextmanager
     async def client(self, finished: FinishedJobs | None = None) -> AsyncGenerator[JobClient]:
-        """Open a client of the queue, once Redis answers. With *finished* it asks the ledger for duplicates, too."""
+        """Open a client of the queue for an `async with` block, once Redis answers.
+
+        With *finished* (see `finished_jobs`) it asks the ledger for duplicates, too.
+        """
 
         async def settled(job_ids: Sequence[str]) -> Collection[str]:
             assert finished is not None
@@ -98,9 +108,9 @@ class Context(Generic[S_co]):
             await redis.aclose(close_connection_pool=True)
 
     async def require_servers(self, name: str) -> None:
-        """Wait for PostgreSQL, and check that Redis can serve us if it answers; it may be away.
+        """Wait until PostgreSQL answers, and check that Redis can be used if it answers; it need not answer yet.
 
-        Raises `CommandError` if Redis refuses us.
+        *name* is as in `pool`. Raises `CommandError` if Redis refuses to serve us.
         """
         async with self.pool(name):
             pass
@@ -115,7 +125,11 @@ class Context(Generic[S_co]):
             await redis.aclose(close_connection_pool=True)
 
     async def migrate(self, config: PoolConfig | None = None) -> list[Migration]:
-        """Apply the missing migrations if the database can be written and holds any text; returns those applied."""
+        """Apply the missing migrations, and return them.
+
+        First checks that the database can be written and can store any text. *config* is how to connect; by default to
+        the database of the settings.
+        """
         config = config or self._pool_config("migrate")
         await self._patiently(lambda: requirements.check(config, writing=True))
         return await self._patiently(lambda: self.app.migrations.migrate(config))
@@ -136,5 +150,5 @@ class Context(Generic[S_co]):
         )
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what *attempt*, a use of PostgreSQL, returns; repeats it while the server is away."""
+        """Return what *attempt*, a use of PostgreSQL, returns; repeat it while the server is unavailable."""
         return await servers.wait_for_postgresql(attempt, self.urls.database, self.patience_s)

@@ -1,4 +1,4 @@
-"""The commands `results` and `requeue`: outcomes of jobs, and running jobs again."""
+"""The commands `results` and `requeue`: they list outcomes of jobs, and run jobs again."""
 
 import argparse
 import sys
@@ -108,7 +108,7 @@ def _latency_table(latency: Sequence[TableRow]) -> Table:
 
 
 def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
-    """Return the table, with the id last: it is of any length."""
+    """Return the table of the slowest jobs. The id is the last column, because it may have any length."""
     words = _WIDE_WORDS if wide else _WORDS
     titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
     table = terminal.figures_table(("total", *titles, *words), words=words)

@@ -1,4 +1,7 @@
-"""The command `tidepool`, for any application; `python -m worker` is the same for the service."""
+"""Defines the command `tidepool`, with which operators inspect and manage the workers of any application.
+
+`python -m worker` is the same command for the service of this repository.
+"""
 
 import argparse
 import asyncio
@@ -29,7 +32,10 @@ _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
 
 
 def run_operators_command(program: str, app: str | None) -> Never:
-    """Run the operators' command that the command line names; see `tidepool.cli.main`."""
+    """Run the operators' command that the process's arguments name, and end the process with its exit status.
+
+    *program* and *app* are those of `tidepool.cli.main`.
+    """
     commands = command_line(program)
     if app is None:
         commands.parser.add_argument(
@@ -48,7 +54,7 @@ def run_operators_command(program: str, app: str | None) -> Never:
 
 
 def command_line(program: str) -> CommandLine:
-    """Return the operators' commands, under the name *program*."""
+    """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
     commands = CommandLine(program, _DESCRIPTION)
     add_job_commands(commands)
     add_pool_commands(commands)
@@ -56,13 +62,13 @@ def command_line(program: str) -> CommandLine:
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
         "--roles",
         action="store_true",
-        help=f"roles as well as tables: {' and '.join(ROLES)}, with the least that workers and readers need",
+        help=f"the roles {' and '.join(ROLES)} as well as tables, with the least rights that workers and readers need",
     )
     commands.add("services", _services, examples="  %(prog)s")
     commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
         "--service",
         action="store_true",
-        help="a service file for psql instead of the URLs, so that no password stands among its arguments",
+        help="a service file for psql instead of the URLs, so that psql's arguments contain no password",
     )
     return commands
 

@@ -1,4 +1,4 @@
-"""The commands `pool` and `snapshots`: what the pools do now and did before, out of the stored snapshots."""
+"""The commands `pool` and `snapshots`: they show what the connection pools do now and did before, from snapshots."""
 
 import argparse
 import asyncio
@@ -114,7 +114,7 @@ async def _snapshots(arguments: argparse.Namespace, context: Context[Settings]) 
 
 
 async def _watch(pool: Pool, arguments: argparse.Namespace) -> None:
-    """Draw anew until Ctrl-C."""
+    """Print new figures every five seconds until Ctrl-C. Raises `CommandError` without a terminal."""
     console = terminal.console()
     if not console.is_terminal:
         raise terminal.CommandError("--watch needs a terminal; --json is for programs")

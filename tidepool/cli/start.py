@@ -1,4 +1,4 @@
-"""How the operators' commands start: the process is prepared before anything large is imported."""
+"""The entry point of the command `tidepool`: it prepares the process before anything large is imported."""
 
 import os
 import sys
@@ -8,10 +8,11 @@ from tidepool import process
 
 
 def main(program: str = "tidepool", app: str | None = None) -> Never:
-    """Run the operators' command that the process's arguments name; end the process with its exit status.
+    """Run the operators' command that the process's arguments name, and end the process with its exit status.
 
-    *program* is its name in help texts. *app* says where the application is, as `package.module:attribute`: it brings
-    its own settings and migrations. Without *app* there is an option `--app`, TIDEPOOL_APP by default.
+    *program* is the name of the program in help texts. *app* is where the application is, as
+    `package.module:attribute`; the application brings its own settings and migrations. Without *app* the user can give
+    it as the option `--app`, whose default is the environment variable TIDEPOOL_APP.
     """
     process.prepare()
 

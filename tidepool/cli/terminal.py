@@ -1,4 +1,4 @@
-"""What commands print and read: JSON or tables on standard output, errors as one line, numbers as arguments."""
+"""Prints what commands return, as JSON or tables on standard output, and parses numbers and durations as arguments."""
 
 import argparse
 import json
@@ -30,17 +30,20 @@ _GAP = 2
 
 
 class CommandError(Exception):
-    """The command cannot go on; its text is the line that the user sees. Exit status 2."""
+    """Raised to end a command with exit status 2; its text is the line that the user sees."""
 
 
 def note(line: str) -> None:
-    """Print *line* on standard error if that is a terminal: what a long command is doing."""
+    """Print *line*, the progress of a long command, on standard error if that is a terminal."""
     if sys.stderr.isatty():
         print(line, file=sys.stderr)
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document: times as ISO 8601, money as text; in ASCII if the output lacks a letter."""
+    """Print one JSON document on standard output: times as ISO 8601, decimal numbers as text.
+
+    If the encoding of the output lacks a character, all but ASCII is escaped.
+    """
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(document, default=_plain, indent=indent, ensure_ascii=False)
     try:
@@ -51,7 +54,7 @@ def print_json(document: object) -> None:
 
 
 def print_rows(rows: Sequence[TableRow], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Print rows: all of their columns as a JSON array, or *columns* as a table, or the line *empty*."""
+    """Print rows: as a JSON array with all columns, as a table with *columns*, or, without rows, the line *empty*."""
     if as_json:
         print_json(rows)
     elif not rows:
@@ -66,7 +69,7 @@ def print_rows(rows: Sequence[TableRow], columns: Sequence[str], *, as_json: boo
 
 
 class _FittingTable(Table):
-    """A table that prints its rows as records, one value a line, where the terminal is too narrow for its columns.
+    """A table that prints each row as a record, one value a line, where the terminal is too narrow for its columns.
 
     Text may be folded to `_LEAST_FOLDED` characters a line; figures, and ids that are to be copied, never.
     """
@@ -97,7 +100,7 @@ class _FittingTable(Table):
 
 
 def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
-    """Return an empty table of figures, to the right but in the columns of *words*."""
+    """Return an empty table with the columns *titles*: numbers, aligned right, or, in *words*, text, aligned left."""
     table = _FittingTable(box=None, pad_edge=False)
     for title in titles:
         if title in words:
@@ -108,12 +111,12 @@ def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
 
 
 def left_out(titles: Sequence[str], *, below: int) -> str:
-    """Return the line that names the columns that a table of less than *below* columns of text does not have."""
+    """Return a line that says that *titles* are omitted on a terminal of less than *below* columns of text."""
     return f"left out on a terminal of less than {below} columns: {', '.join(titles)} (--json has all of it)"
 
 
 def cell(value: object) -> str:
-    """Return *value* as a table shows it: on one line, without control characters, nothing for None."""
+    """Return *value* as a table shows it: on one line, without control characters; nothing for None."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -124,14 +127,14 @@ def cell(value: object) -> str:
 
 
 def figure(value: float | Decimal) -> str:
-    """Return a measured value as a table shows it: three digits are enough."""
+    """Return a measured value as text: without decimals from 100 on, else with one."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004
 
 
 def console() -> Console:
-    """Return standard output: as wide as the terminal, and wide enough for any row when piped.
+    """Return a rich console on standard output: as wide as the terminal, or 2,000 columns if the output is piped.
 
-    Both sides are given, as rich would take 80 by 25 where TERM is dumb.
+    Width and height are both given, as rich would take 80 by 25 where TERM is dumb.
     """
     is_terminal = sys.stdout.isatty()
     size = shutil.get_terminal_size()
@@ -140,7 +143,7 @@ def console() -> Console:
 
 
 def duration(text: str) -> timedelta:
-    """Read a duration such as 90s, 10m, 1.5h or 7d, for argparse."""
+    """Parse a duration such as 90s, 10m, 1.5h or 7d. It is an argument type for argparse."""
     try:
         return durations.parse(text)
     except ValueError as error:
@@ -148,7 +151,10 @@ def duration(text: str) -> timedelta:
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return a reader of whole numbers from *least* to *most* (None: of any size), for argparse."""
+    """Return an argument type for argparse that parses whole numbers from *least* to *most*.
+
+    If *most* is None, it takes numbers of up to 18 digits.
+    """
     bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:

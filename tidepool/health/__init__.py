@@ -1,9 +1,11 @@
-"""Records the figures of a process, and answers questions about its health.
+"""Records figures about a process, deletes old records, and checks whether the process can do its work.
 
-- `recorder`   takes a snapshot at each tick; `journal` writes it; `watcher` and `loop_lag` measure in between
-- `pruner`     deletes rows whose retention has passed, and thins old ones
-- `readiness`  checks whether the process can do its work now; `cached` caches an answer for many callers
-- `serving`    opens a worker's own port for that and for `metrics` (`probes` is imported only if there is a port)
-
-It reads the pool and the ledger's tally, and writes over a connection of its own.
+- `recorder`   takes a snapshot of the connection pool at each tick (every STATS_INTERVAL seconds)
+- `journal`    writes the snapshots and events to PostgreSQL, over a connection of its own
+- `watcher`    compares snapshots and finds events, such as a leaked connection
+- `loop_lag`   measures how late the event loop runs
+- `pruner`     deletes rows whose retention has passed, and thins old snapshots
+- `readiness`  checks whether the process can do its work now; `cached` is a cache with a TTL
+- `metrics`    exports the same figures to Prometheus
+- `serving`    opens a worker's HTTP port for readiness and metrics, METRICS_PORT; `probes` has its routes
 """

@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """A cache of the result of *make* with a TTL of *life_s* seconds and single flight: callers share one call.
+    """Caches the result of calling *make* for *life_s* seconds; concurrent callers share one call (single flight).
 
-    For *stale_s* seconds after the TTL, callers get the old result at once while a new one is being made.
+    For *stale_s* seconds after that, callers get the expired result at once while a new one is being made.
     """
 
     def __init__(self, life_s: float, make: Callable[[], Awaitable[T]], *, stale_s: float = 0.0) -> None:
@@ -23,11 +23,14 @@ class Cached(Generic[T]):
 
     @property
     def left_s(self) -> float:
-        """Seconds until the cached result is stale; 0 if there is none."""
+        """Seconds until the cached result expires; 0 if it has expired or there is none."""
         return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
 
     def at_once(self) -> T | None:
-        """Return the cached result without waiting, or None if there is none. Refreshes it if it is stale."""
+        """Return the cached result without waiting; None if there is none, or it expired more than *stale_s* ago.
+
+        If there is no result or it has expired, a call of *make* is started in the background.
+        """
         if not self.left_s:
             self._begin()
         if self._made is not None and time.monotonic() - self._made[0] < self._life_s + self._stale_s:
@@ -35,7 +38,9 @@ class Cached(Generic[T]):
         return None
 
     async def get(self) -> T:
-        """Return the result, making it if necessary. Errors of *make* are raised and not cached.
+        """Return the cached result, or else call *make* and wait for its result.
+
+        Errors of *make* are raised, not cached.
 
         Cancelling one caller does not cancel the call for the others.
         """

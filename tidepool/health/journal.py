@@ -1,8 +1,9 @@
-"""Keeps the records of one process until they are written: its start, its snapshots and its events.
+"""Buffers the records of one process, which are its start and end, its snapshots and its events, and writes them.
 
-They are written over a connection of their own, which never waits behind the pool that they report on. While
-PostgreSQL is away they are kept, up to a bound, and written when it is back; a snapshot that had to wait is marked as
-late. Writing a record again, because the reply to the first write was lost, changes nothing.
+They are written over a connection of their own, which never waits behind the pool that they report on. While PostgreSQL
+is unavailable they stay in memory, up to a bound above which the oldest are dropped, and are written when it is back; a
+snapshot that had to wait is marked as late. Writing a record again, because the reply to the first write was lost,
+changes nothing.
 """
 
 import os
@@ -30,10 +31,11 @@ T = TypeVar("T")
 
 
 class Journal:
-    """Keeps and writes the records of one process.
+    """Buffers the records of one process (its start and end, snapshots, events) and writes them to PostgreSQL.
 
-    *about* has the `versions` and the `config` of its row in `pool_processes`; *server* returns what the row of the
-    database server says of connections, or None if that is not known.
+    *about* has the columns `versions` and `config` of the process's row in `pool_processes`. *server* returns the
+    connection figures of the database server, which are written with the newest snapshot, or None if they are not
+    known.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Journal:
         self._about = about
         self._server = server
         self._offset = timedelta(0)
-        """What PostgreSQL's clock is ahead of ours, as of the last write."""
+        """How far PostgreSQL's clock is ahead of this process's own, as measured by the last write."""
         self._introduced = False
         self._end_reason: str | None = None
         self._snapshots: deque[Snapshot] = deque(maxlen=_MAX_KEPT)
@@ -58,31 +60,34 @@ class Journal:
         self._events: deque[Event] = deque(maxlen=_MAX_KEPT)
 
     def now(self) -> datetime:
-        """Return the time by PostgreSQL's clock, so that the records of all processes agree whatever their clocks say.
+        """Return the current time by PostgreSQL's clock, so that records agree even if the processes' clocks do not.
 
-        Until the first write it is this process's own clock's.
+        Until the first write it is the time by this process's own clock.
         """
         return datetime.now(UTC) + self._offset
 
     def started_at(self) -> datetime:
-        """Return when the process started, by the same clock."""
+        """Return when the process started, by PostgreSQL's clock as in `now`."""
         return self.identity.started_at + self._offset
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot until it is written."""
+        """Add a snapshot to the records that the next `write` writes."""
         self._snapshots.append(snapshot)
 
     def add_event(self, kind: str, detail: Mapping[str, object]) -> None:
-        """Log an event, and keep it until it is written."""
+        """Log an event as a warning, and add it to the records that the next `write` writes."""
         self._events.append(self.event(kind, detail))
 
     def event(self, kind: str, detail: Mapping[str, object]) -> Event:
-        """Log an event and return it to a caller that writes it in the caller's own transaction."""
+        """Log an event as a warning and return it, for a caller that writes it in its own transaction."""
         log.warning("pool.event", kind=kind, **detail)
         return Event(self.identity.instance_id, self.identity.worker_id, self.now(), kind, detail)
 
     async def write(self) -> None:
-        """Write all kept records; if PostgreSQL is unavailable, they stay for the next call."""
+        """Write all buffered records to PostgreSQL. If that fails with a `DatabaseFault`, log a warning and keep them.
+
+        The next call writes them then.
+        """
         snapshots, events = list(self._snapshots), list(self._events)
         try:
             async with self._side.use() as connection:
@@ -116,7 +121,10 @@ class Journal:
         return replace(snapshot, written_at=self.now(), late=is_late)
 
     async def close(self, reason: str) -> None:
-        """Write the kept records and the end of the process; gives up if PostgreSQL is unavailable."""
+        """Write the buffered records and the end of the process, with its *reason*.
+
+        Makes one attempt: if PostgreSQL is unavailable, the records are lost.
+        """
         self._end_reason = reason
         await self.write()
 
@@ -133,7 +141,7 @@ class Journal:
 
 
 def _drop(kept: deque[T], written: list[T]) -> None:
-    """Take out what was written; the oldest may have been dropped meanwhile, to keep to the bound."""
+    """Remove the *written* records from *kept*; to keep to the bound, the oldest may have been dropped already."""
     for record in written:
         if kept and kept[0] is record:
             kept.popleft()

@@ -14,7 +14,7 @@ _SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
 class _CpuWait:
-    """How long the thread that makes it was ready to run and waited for a CPU, in microseconds; on Linux only."""
+    """Measures how long the thread that creates it was ready to run but waited for a CPU; on Linux only."""
 
     def __init__(self) -> None:
         try:
@@ -23,7 +23,7 @@ class _CpuWait:
             self._file = None
 
     def __call__(self) -> int:
-        """Return the time since the thread started; 0 if it is not known."""
+        """Return the waiting time since the thread started, in microseconds; 0 if it is not known."""
         return 0 if self._file is None else int(os.pread(self._file, 100, 0).split()[1]) // 1000
 
     def __del__(self) -> None:
@@ -32,10 +32,11 @@ class _CpuWait:
 
 
 class LoopLag:
-    """Sleeps for a tenth of a second, over and over, and measures how much too late it wakes (microseconds).
+    """Measures the lag of the event loop: sleeps for a tenth of a second, repeatedly, and records how late it wakes.
 
-    *cpu_wait* returns how long the loop's thread has waited for a CPU so far: the process is not to blame for that part
-    of a lag. By default it is what Linux reports of the thread that makes this object.
+    All times are microseconds. *cpu_wait* returns how long the loop's thread has waited for a CPU so far: that part of
+    a lag is not caused by the process's own code. By default it is what Linux reports for the thread that creates this
+    object.
     """
 
     def __init__(self, cpu_wait: Callable[[], int] | None = None) -> None:
@@ -49,7 +50,7 @@ class LoopLag:
         self._waited_us = self._cpu_wait()
 
     async def run(self) -> None:
-        """Measure the lag in regular intervals until cancelled."""
+        """Measure the lag about ten times a second until cancelled."""
         await every(0.0, self._probe, "loop lag probe")
 
     async def _probe(self) -> None:
@@ -59,7 +60,7 @@ class LoopLag:
         self._add(int((loop.time() - due_s) * 1e6), self._cpu_wait())
 
     def take_figures(self) -> dict[str, int | list[int]]:
-        """Return the cumulative figures, and the greatest lag since the last call."""
+        """Return the cumulative figures and the max lag since the last call, as columns of `pool_snapshots`."""
         figures = {
             "loop_lag_us_sum": self.us_sum,
             "loop_lag_us_max": self.us_max,

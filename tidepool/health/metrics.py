@@ -1,9 +1,9 @@
-"""The process's metrics for Prometheus: live and cumulative; reading them changes nothing.
+"""Exports the process's metrics to Prometheus: current values, and counters since the process started.
 
-A metric that OpenTelemetry's semantic conventions name (`db.client`) has that name; the others begin with `tidepool`.
-Names are translated as OpenTelemetry's own exporter does: `_` for a dot, then the unit, `_total` for a counter. CPU,
-memory and open files have the names that all Prometheus clients use. Counters are those of the snapshots, since the
-process started.
+The counters are those of the snapshots; reading them resets nothing. A metric that OpenTelemetry's semantic conventions
+name (`db.client`) has that name; the others begin with `tidepool`. Names are translated as OpenTelemetry's own exporter
+does: `_` for a dot, then the unit, `_total` for a counter. CPU, memory and open files have the names that all
+Prometheus clients use.
 """
 
 import time
@@ -33,7 +33,8 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 class Metrics(Collector):
     """Collects the Prometheus metrics of one process. Call it in the event loop's thread.
 
-    A process without jobs has no *tally* and no *batches*. Metrics of the collector *beside* are added.
+    A process that runs no jobs has None for *tally* (job counters) and *batches*. *beside* are further collectors,
+    whose metrics are added.
     """
 
     def __init__(
@@ -56,12 +57,15 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all metrics as text, and its content type: OpenMetrics if the *accept* header names it."""
+        """Return all metrics as encoded text, and its content type.
+
+        The format is OpenMetrics if the Accept header *accept* names it.
+        """
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
     def recent(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the result of `render`, cached for one second for each content type."""
+        """Return the text and content type of `render`, cached for one second for each content type."""
         _, content_type = choose_encoder(accept)
         made_s, text = self._recent.get(content_type, (-_CACHED_S, b""))
         if time.monotonic() - made_s >= _CACHED_S:
@@ -70,7 +74,7 @@ class Metrics(Collector):
         return text, content_type
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric with its present value. The peaks of the snapshots are not reset."""
+        """Yield every metric with its current value. Max values that the next snapshot reports are not reset."""
         self._pool.stats.move()
         yield from _connections(self._pool)
         yield from _durations(self._pool.stats)
@@ -154,7 +158,7 @@ def _trouble(stats: PoolStats) -> Iterator[Metric]:
 
 
 def _by_reason(stats: PoolStats, prefix: str) -> dict[str, int]:
-    """Return the counters whose names begin with *prefix*, except durations, by the rest of the name."""
+    """Return the counters whose names begin with *prefix*, except durations. The keys are the rest of the name."""
     names = [field.name for field in fields(stats) if field.name.startswith(prefix) and "_us_" not in field.name]
     return {name.removeprefix(prefix): getattr(stats, name) for name in names}
 

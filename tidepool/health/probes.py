@@ -44,14 +44,14 @@ Render = Callable[[str], tuple[bytes, str] | None]
 
 
 class Pace:
-    """A rate limiter: admits *per_second* callers a second, a tenth of that number at once, and delays the others."""
+    """A rate limiter: admits *per_second* callers a second, with bursts of a tenth of that, and delays the others."""
 
     def __init__(self, per_second: float) -> None:
         self._step_s = 1 / per_second
         self._next_s = 0.0
 
     async def turn(self) -> bool:
-        """Wait until the caller is admitted; return False after ten seconds if it was not."""
+        """Wait until the caller is admitted and return True; return False after ten seconds if it cannot be."""
         now_s = time.monotonic()
         next_s = max(self._next_s, now_s - 0.1) + self._step_s
         has_turn = next_s - now_s <= _MAX_WAIT_S
@@ -63,9 +63,11 @@ class Pace:
 
 
 class ProbeServer(BoundedServer):
-    """The HTTP server. *look* returns the readiness; *render* returns the metrics, or None while the process starts.
+    """The HTTP server of a worker's METRICS_PORT, with the routes for liveness, readiness and metrics.
 
-    *host* is the address that it is bound to.
+    *look* returns the readiness report; *render* takes an Accept header and returns the metrics and their content type,
+    or None while the process starts. *host* is the address that the port is bound to: on a loopback address, only
+    requests for this machine's names are answered.
     """
 
     def __init__(self, host: str, look: Look, render: Render) -> None:
@@ -111,12 +113,15 @@ class ProbeServer(BoundedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Install no signal handlers: SIGTERM is handled by the worker."""
+        """Install no signal handlers, unlike uvicorn: the worker handles SIGTERM."""
         yield
 
 
 def _paced(endpoint: Endpoint, pace: Pace, *, local_only: bool) -> Endpoint:
-    """Return *endpoint* behind a rate limit and a check of the Host header, which old probes do not send."""
+    """Return *endpoint* with a rate limit and a check of the Host header.
+
+    A request without a Host header passes the check, because old probes send none.
+    """
 
     async def answer(request: Request) -> Response:
         if local_only and not names_this_machine(request.headers.get("host", "localhost").encode("latin-1")):

@@ -1,8 +1,8 @@
-"""Deletes rows that are past their time, and thins old snapshots, a thousand at a time.
+"""Deletes rows whose retention has passed, and thins old snapshots, in statements of max a thousand rows.
 
-A snapshot's counters are cumulative, so a coarser history needs only fewer rows: every tick for a day, then the last
-one of each process and minute, after a week the last one of each hour. That is 34,512 rows for a process that runs for
-a year at a tick every five seconds, 40 MB instead of 7 GB.
+A snapshot's counters are cumulative, so a coarser history needs only fewer rows. All snapshots are kept for a day, then
+the last one of each process and minute, and after a week the last one of each hour. That is 34,512 rows for a process
+that runs for a year at a tick every five seconds, 40 MB instead of 7 GB.
 
 All processes prune the same tables, so how long rows are kept is decided in the database: the longest setting of any
 process that pruned in the last seven days applies, and a process whose own setting is shorter logs that once.
@@ -43,7 +43,11 @@ class _Pruned(NamedTuple):
 
 
 class Pruner:
-    """Prunes once a minute in each process; rows that another process is deleting are left to it."""
+    """Deletes old rows once a minute. Each process has one; a row that another process is deleting is skipped.
+
+    *results_keep_days* and *snapshots_keep_days* are this process's settings; the longest setting of all processes
+    applies.
+    """
 
     def __init__(self, side: SideConnection, *, results_keep_days: float, snapshots_keep_days: float) -> None:
         self._side = side
@@ -53,7 +57,7 @@ class Pruner:
         """By period: the time up to which this process has thinned already."""
 
     async def run(self) -> None:
-        """Prune, wait, and so on until cancelled; a failed round is logged and the next one comes."""
+        """Prune once a minute until cancelled. A round that fails is logged, and the next one follows."""
         await every(_INTERVAL_S, self._round, "pruner")
 
     async def _round(self) -> None:
@@ -66,9 +70,9 @@ class Pruner:
                 log.info("rows.pruned", **pruned._asdict())
 
     async def run_once(self, now: datetime | None = None) -> _Pruned:
-        """Delete the rows whose retention has ended at *now*, and thin old snapshots.
+        """Delete the rows whose retention has passed at *now*, thin old snapshots, and return the numbers of rows.
 
-        *now* is PostgreSQL's time, because a worker whose clock is a month fast would delete the ledger.
+        *now* is by default PostgreSQL's time: a worker whose own clock is a month fast would delete the ledger.
         """
         now = now or await self._clock()
         days = await self._days()
@@ -95,7 +99,7 @@ class Pruner:
             return await Repositories(connection).server.clock()
 
     async def _prune(self, repository: str, before: datetime) -> int:
-        """Delete what is from before *before*, in small batches; returns how many rows."""
+        """Delete the rows from before *before*, in small batches, and return how many there were."""
         gone, batch = 0, _BATCH
         while batch == _BATCH:
             async with self._side.use() as connection:
@@ -104,14 +108,17 @@ class Pruner:
         return gone
 
     async def _thin(self, now: datetime, oldest: datetime) -> int:
-        """Thin the snapshots that have become old enough; returns how many rows were deleted."""
+        """Thin the snapshots that have become old enough, and return how many rows were deleted."""
         oldest = _start_of(_HOUR, oldest)
         by_hour = _start_of(_HOUR, now - _EVERY_MINUTE_FOR)
         by_minute = _start_of(_MINUTE, now - _EVERY_TICK_FOR)
         return await self._thin_to(_HOUR, oldest, by_hour) + await self._thin_to(_MINUTE, by_hour, by_minute)
 
     async def _thin_to(self, period: timedelta, since: datetime, before: datetime) -> int:
-        """Keep one row per *period*. Time that another process is thinning now is looked at again in the next round."""
+        """Keep one row per *period* in the time from *since* to *before*, and return how many rows were deleted.
+
+        Time that another process is thinning now is left to the next round.
+        """
         since, gone = max(since, self._thinned_until.get(period, since)), 0
         while since < before:
             until = min(since + _BATCH * period, before)  # so that no statement looks through a year
@@ -124,7 +131,7 @@ class Pruner:
         return gone
 
     async def _thin_batch(self, period: timedelta, since: datetime, before: datetime) -> Thinned | None:
-        """Thin up to a thousand rows; returns None if another process is thinning."""
+        """Thin up to a thousand rows; return None if another process is thinning."""
         async with self._side.use() as connection, connection.transaction():
             repositories = Repositories(connection)
             if not await repositories.snapshots.lock_thinning():

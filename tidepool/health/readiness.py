@@ -1,7 +1,8 @@
-"""Checks whether a process can do its work now: the same conditions for a worker and for the front.
+"""Checks whether a process can do its work now: PostgreSQL, the migrations, Redis, and the connection pool.
 
-`/health/ready` answers with the result. A worker that has a METRICS_PORT writes the health-check key that `arq --check`
-reads only while it is ready. Being alive is another question: a process that answers at all is alive.
+The checks are the same for a worker and for the HTTP front. `/health/ready` answers with the result. A worker that has
+a METRICS_PORT writes the health-check key that `arq --check` reads only while it is ready. Being alive is another
+question: a process that answers at all is alive.
 """
 
 import asyncio
@@ -31,7 +32,10 @@ _SILENT = f"no answer within {_PATIENCE_S:.0f} s"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition of being ready, and why it holds or not; a *warning* does not make the process unready."""
+    """The result of one readiness check: whether it passed, and why.
+
+    A *warning* does not make the process unready.
+    """
 
     ok: bool
     reason: str
@@ -40,7 +44,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All conditions at one time, by name."""
+    """The results of all readiness checks at one time, by the name of the check."""
 
     checks: dict[str, Condition] = field(default_factory=dict)
     database_ms: float = 0.0
@@ -48,11 +52,11 @@ class Report:
 
     @property
     def ready(self) -> bool:
-        """Whether all conditions hold; False before the first check."""
+        """Whether all checks passed; False before the first check."""
         return bool(self.checks) and all(check.ok for check in self.checks.values())
 
     def document(self) -> dict[str, object]:
-        """Return the report as a dict of JSON values."""
+        """Return the report as a dict of JSON values, which is the response of `/health/ready`."""
         checks = {name: asdict(check) for name, check in self.checks.items()}
         for check in checks.values():
             if not check["warning"]:
@@ -61,9 +65,10 @@ class Report:
 
 
 class Readiness:
-    """Checks the conditions of one process. *ping* asks Redis, and may return the text of a warning.
+    """Checks the readiness of one process: PostgreSQL, the migrations, Redis, its pool, and *own* further checks.
 
-    *own* are further conditions, by name. Until `watch` is called the process counts as starting.
+    *ping* asks Redis: it raises an error if Redis does not answer, and may return the text of a warning. Until `watch`
+    is called the process counts as starting, which is not ready.
     """
 
     def __init__(
@@ -83,16 +88,22 @@ class Readiness:
         self._report = Cached(_CACHED_S, self._look)
 
     def watch(self, pool: Pool, *, side: SideConnection | None = None) -> None:
-        """Begin to check *pool*, and PostgreSQL over *side*; without *side*, over a connection of the pool."""
+        """Set what is checked: *pool*, and PostgreSQL over the connection *side*, which is outside the pool.
+
+        Without *side*, PostgreSQL is checked over a connection of the pool.
+        """
         self._pool = pool
         self._lend = side.use if side else None
 
     async def look(self) -> Report:
-        """Return the present state, at most half a second old. Takes at most two seconds, and raises nothing."""
+        """Return a report that is at most half a second old; runs the checks if there is none.
+
+        Takes at most two seconds, and raises no error: a server that does not answer is a check that has failed.
+        """
         return await self._report.get()
 
     async def run(self) -> None:
-        """Check every second until cancelled, so that *last* is never old."""
+        """Run the checks every second until cancelled, so that the report in *last* is never old."""
         await every(LOOK_S, self.look, "readiness")
 
     async def _look(self) -> Report:
@@ -141,9 +152,10 @@ class Readiness:
         }
 
     def _headroom(self, *, waited: bool = False) -> Condition:
-        """Return whether a caller can get a connection; *waited*: this check itself waited for one in vain.
+        """Return whether callers can get a connection; *waited*: this check itself waited for one in vain.
 
-        A full pool is at work. A pool that has lent nothing since the last check, while a caller waits, is stuck.
+        A full pool that still lends connections is healthy. A pool that has lent nothing since the last check, while a
+        caller waits, is stuck.
         """
         if self._pool is None:
             return Condition(ok=False, reason="the process is starting")
@@ -156,9 +168,9 @@ class Readiness:
 
 
 async def _compare(migrations: Migrations, lend: Callable[[], AbstractAsyncContextManager[Connection]]) -> SchemaState:
-    """Return how the schema compares with the migrations. Raises `TimeoutError` after two seconds in every case.
+    """Return how the schema compares with the migrations. Raises `TimeoutError` after two seconds.
 
-    A connection whose server hangs is given back only after the command timeout: that is not waited for.
+    A connection whose server hangs is given back only after the command timeout, for which this function does not wait.
     """
 
     async def ask() -> SchemaState:
@@ -177,6 +189,6 @@ async def _compare(migrations: Migrations, lend: Callable[[], AbstractAsyncConte
 
 
 def _words(error: Exception) -> str:
-    """Return an error in one line."""
+    """Return an error's type and text as one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,7 +1,8 @@
-"""The stats job: one row of `pool_snapshots` for each tick of this process.
+"""The stats job: takes a snapshot of this process's connection pool at each tick, for the table `pool_snapshots`.
 
-Ticks are multiples of the interval by PostgreSQL's clock, so that the rows of all processes line up. The snapshot is
-taken in an asyncio task of the process, not in an arq job, which would wait behind the backlog; the journal writes it.
+Ticks are the multiples of STATS_INTERVAL by PostgreSQL's clock, so that the rows of all processes line up. The snapshot
+is taken in an asyncio task of the process, not in an arq job, which would wait behind the backlog; the journal writes
+it.
 """
 
 import asyncio
@@ -37,10 +38,12 @@ _STATM = Path("/proc/self/statm")
 
 
 class Recorder:
-    """Takes the snapshots of one process. *callers* returns how many tasks use its pool at a time; *lag* is run here.
+    """Takes a snapshot of one process every *interval_s* seconds, and adds it to *journal*, which writes it.
 
-    *batches* takes the batcher's figures. *backlog* returns how many jobs wait in the queue, and for how many seconds
-    the oldest of them has been due; without an answer in time, or with None, the snapshot has neither.
+    A snapshot has the figures of *pool*, *tally* (job counters), *batches* (returns the batcher's figures) and *lag*
+    (the event loop, which the recorder measures). *callers* returns how many tasks use the pool at a time. *backlog*
+    returns how many jobs wait in the queue, and for how many seconds the oldest of them has been due; if it returns
+    None or takes longer than a quarter of a second, the snapshot has neither.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Recorder:
         self._logged: Snapshot | None = None
 
     async def run(self) -> None:
-        """Take a snapshot at every tick until cancelled. A slow write delays none."""
+        """Take a snapshot at every tick until cancelled. Writing goes on in the background: it delays no snapshot."""
         self._writing = asyncio.create_task(self._write(), name="snapshot writer")
         await asyncio.wait([self._writing], timeout=_CLOCK_S)
         probe = asyncio.create_task(self._lag.run(), name="loop lag probe")
@@ -88,7 +91,7 @@ class Recorder:
             self._writing = asyncio.create_task(self._write(), name="snapshot writer")
 
     async def close(self) -> None:
-        """Write the kept records; gives up if PostgreSQL is unavailable."""
+        """Take a last snapshot and write all buffered records, which are lost if PostgreSQL is unavailable."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
         self._queue = None
@@ -102,7 +105,10 @@ class Recorder:
             self._failures.log(error)
 
     def take_snapshot(self, tick: datetime) -> None:
-        """Keep a snapshot for *tick* and the events that it shows; log the jobs since the last one, if any."""
+        """Take a snapshot for *tick*, and add it and the events that it shows to the journal.
+
+        If jobs have ended or been retried since the last snapshot, one log line says how many.
+        """
         holders = self._pool.holders()
         snapshot = self._snapshot(tick, holders)
         self._journal.add_snapshot(snapshot)
@@ -177,7 +183,10 @@ class Recorder:
 
 
 def _process_figures() -> dict[str, int]:
-    """Return the process's CPU time so far and its memory; without /proc, the most memory that it ever had."""
+    """Return the process's CPU time so far, in microseconds, and its resident memory, in bytes.
+
+    Without /proc the memory is the largest that it ever was.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     try:
         rss_bytes = int(_STATM.read_text("ascii").split()[1]) * resource.getpagesize()

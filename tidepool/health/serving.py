@@ -1,6 +1,6 @@
 """Serves a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
-The port opens before the worker waits for its servers and closes last, so a process that answers is alive.
+The port opens before the worker waits for PostgreSQL and Redis, and closes last, so a process that answers is alive.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ _BEATS_S = 4.0
 
 
 class HealthPort:
-    """The METRICS_PORT of one process. Without a port, the process counts as ready and is not checked."""
+    """The HTTP port of one worker process for health checks and metrics (METRICS_PORT).
+
+    If *port* is None nothing is opened, no checks run, and the process counts as ready.
+    """
 
     def __init__(self, host: str, port: int | None, migrations: Migrations) -> None:
         self._host = host
@@ -36,15 +39,22 @@ class HealthPort:
         self._server: ProbeServer | None = None
 
     def beaten(self) -> None:
-        """Note that the engine has begun another round."""
+        """Record a heartbeat of the engine, the worker's main loop.
+
+        After four seconds without one, the process is not ready.
+        """
         self._beaten_s = time.monotonic()
 
     def is_ready(self) -> bool:
-        """Return whether the process was ready a moment ago."""
+        """Return whether the last readiness check, about a second ago, passed; True if there is no port."""
         return self._port is None or (self._readiness is not None and self._readiness.last.ready)
 
     async def open(self, ping: Callable[[], Awaitable[object]]) -> None:
-        """Open the port; *ping* asks Redis. Raises `tidepool.bounded_http.listening.CannotListen`."""
+        """Open the port and begin the readiness checks. *ping* asks Redis, and raises an error if it does not answer.
+
+        Raises `tidepool.bounded_http.listening.CannotListen` if the address cannot be bound or a package is not
+        installed.
+        """
         if self._port is None:
             return
         try:
@@ -61,13 +71,13 @@ class HealthPort:
         ]
 
     def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:
-        """Begin to check these parts of the process."""
+        """Begin to check *pool* and, over the connection *side*, PostgreSQL, and to serve *metrics*."""
         self._metrics = metrics
         if self._readiness is not None:
             self._readiness.watch(pool, side=side)
 
     async def close(self) -> None:
-        """Close the port."""
+        """Close the port and end the readiness checks. Requests in progress have one second to end."""
         if self._server is None:
             return
         self._server.should_exit = True

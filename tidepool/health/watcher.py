@@ -1,4 +1,4 @@
-"""Compares each snapshot with the one before, and returns the events that happened in between.
+"""Finds events by comparing each snapshot of a process with the one before: leaks, saturation, and others.
 
 A leak is a connection that a task has held for longer than any transaction may last. It is reported once, with the
 place where it was acquired and the place where its holder is now, and once more if it is given back after all.
@@ -23,14 +23,19 @@ _MAX_DEPTH = 30
 
 
 class _Happening(NamedTuple):
-    """An event before it has a process and a time; *detail* is ready for JSON."""
+    """An event without its process and time, which the caller adds; *detail* is ready for JSON."""
 
     kind: str
     detail: Mapping[str, object]
 
 
 class Watcher:
-    """Checks each snapshot of one process. A connection held for longer than *overdue_us* counts as leaked."""
+    """Compares each snapshot of one process with the one before, and returns what has happened in between.
+
+    The events are: a leaked connection, its return, the beginning and end of saturation, a restart of the database, a
+    blocked event loop, and connections that the server refused as too many. A connection that is held for longer than
+    *overdue_us* microseconds counts as leaked.
+    """
 
     def __init__(self, overdue_us: int) -> None:
         self._overdue_us = overdue_us
@@ -39,11 +44,14 @@ class Watcher:
         self._leaks: dict[tuple[int, int], Holder] = {}
 
     def overdue(self, holders: Sequence[Holder]) -> list[Holder]:
-        """Return those of *holders* that should have given back their connection by now."""
+        """Return those of *holders* that have held their connection for longer than *overdue_us*."""
         return [holder for holder in holders if holder.us > self._overdue_us]
 
     def look(self, snapshot: Snapshot, holders: Sequence[Holder], *, passed_us: int) -> list[_Happening]:
-        """Return what has happened since the snapshot before, which was *passed_us* ago."""
+        """Return the events since the snapshot before, which was taken *passed_us* microseconds ago.
+
+        *holders* are the tasks that hold a connection of the pool now.
+        """
         before, self._last = self._last, snapshot
         gained = snapshot.since(before)
         happened = [*self._of_leaks(self.overdue(holders))]
@@ -77,7 +85,10 @@ class Watcher:
 
 
 def _stack(task: "asyncio.Task[object] | None") -> list[str]:
-    """Return where a task is, the outermost call first: asyncio's own `get_stack` stops at the first await."""
+    """Return the call stack of a task as one line per call, the outermost first.
+
+    asyncio's own `get_stack` stops at the first await.
+    """
     lines: list[str] = []
     awaited: object = task.get_coro() if task else None
     while awaited is not None and len(lines) < _MAX_DEPTH:

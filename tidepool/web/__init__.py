@@ -1,20 +1,20 @@
-"""The operators' page, and the API of jobs, pools and health, for any application. It runs no jobs.
+"""The HTTP front: the operators' page, and an API of jobs, pools and health, for any application. It runs no jobs.
 
 `create_app` makes the web application, with your own routers (`Router`); `serve` runs it. Your routes declare a
 parameter of type `Using` for the services, accept jobs with `JobRequests`, and raise `Problem` to refuse a request.
 
 - `app`       makes the web application, to which an application adds its own routers
-- `server`    runs it until it is told to stop
-- `guard`     who may ask, and how often (`rates`, `sign_in`, `callers`); `heads` answers HEAD
+- `server`    runs it until the process gets a signal
+- `guard`     checks who may send a request, and how often (`rates`, `sign_in`, `callers`); `heads` answers HEAD
 - `job_requests`  requests that enqueue a job; `describing` describes them in OpenAPI
-- `accepting` enqueues what a request asks for (`sharing` lets callers share round trips); `waiting` waits for outcomes
+- `accepting` enqueues the jobs (`sharing` lets concurrent requests share round trips); `waiting` waits for outcomes
 - `shortcut`  answers frequent requests without FastAPI's routing
-- `jobs`      outcomes, requeueing and aborting
-- `health`    probes and figures: `requests` counts what is answered, `fleet` caches what all workers report
+- `jobs`      routes to list outcomes, and to requeue and abort jobs
+- `health`    routes for health and metrics; `requests` counts requests, `fleet` caches the figures of all workers
 - `page`      the page, out of `static`: no build step, charts by uPlot 1.6.32 (its licence beside it)
 - `feed`      the page's data, once or live; `picture` gathers it, `tallies` and `history` are its larger parts
 - `services`  what the routers share: one pool and one Redis client of this process, and the job client
-- `routing` the class of all routers; `paths` has what the paths of several have in common
+- `routing`   the class of all routers; `paths` has row ids and the URLs of jobs
 - `problems`  errors as RFC 9457 problem details
 """
 

@@ -1,4 +1,4 @@
-"""Enqueues valid commands, and waits for the outcomes that callers wait for."""
+"""Enqueues the jobs of valid requests, and waits for the outcomes that callers wait for."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,11 +13,15 @@ from tidepool.web.sharing import Shared
 from tidepool.web.waiting import Waits
 
 _UNCONFIRMED_S = 0.5
-"""Between two questions to the ledger about a result in Redis that it does not confirm."""
+"""Seconds between two questions to the ledger about a result in Redis that it does not confirm."""
 
 
 class Accepting:
-    """Enqueues for all requests of this process; those that come together share round trips."""
+    """Enqueues jobs and looks up outcomes for all requests of this process.
+
+    Concurrent requests share round trips to Redis and PostgreSQL. *patience_s* is for how many seconds an unavailable
+    Redis is tried again.
+    """
 
     def __init__(self, redis: RedisClient, pool: Pool, *, patience_s: float) -> None:
         self._pool = pool
@@ -27,11 +31,11 @@ class Accepting:
         self.waits = Waits(redis)
 
     async def accept(self, submission: Submission) -> Outcome | None:
-        """Enqueue a job, or return the outcome that it has already.
+        """Enqueue a job and return None, or return the job's outcome if it has one already.
 
-        If Redis knows the id, the ledger is asked. If the ledger does not know it, the job is in the queue, or Redis
-        has a result that no worker of this service wrote: then it is enqueued all the same. Raises
-        `RedisUnavailable` if Redis stays away, and the faults of `tidepool.pool.faults`.
+        If Redis knows the id already, the ledger is asked. If the ledger does not know it, the job is in the queue, or
+        Redis has a result that no worker of this service wrote: then it is enqueued all the same. Raises
+        `RedisUnavailable` if Redis stays unavailable, and the faults of `tidepool.pool.faults`.
         """
         if await self._enqueue(submission):
             return None
@@ -41,9 +45,10 @@ class Accepting:
         return outcome
 
     async def outcome(self, job_id: str, timeout_s: float, *, confirm: bool) -> Outcome | None:
-        """Wait for a job's outcome; returns None when time is up.
+        """Wait up to *timeout_s* seconds for a job's outcome, and return it; None if there is none by then.
 
-        With *confirm* a result in Redis, which anybody who may write there can make, is only a hint to ask the ledger.
+        With *confirm* the outcome comes from the ledger. A result in Redis, which anybody who may write there can
+        forge, is then only a hint to ask the ledger.
         """
         if not confirm:
             return await self.waits.outcome(job_id, timeout_s)
@@ -56,7 +61,7 @@ class Accepting:
         return None
 
     async def settled(self, job_id: str) -> Outcome | None:
-        """Return the outcome that the ledger has of a job. Raises the faults of `tidepool.pool.faults`."""
+        """Return a job's outcome from the ledger, or None. Raises the faults of `tidepool.pool.faults`."""
         return await self._lookup(job_id)
 
     async def _lookup_many(self, job_ids: Sequence[str]) -> Sequence[Outcome | None]:

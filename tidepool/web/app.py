@@ -1,4 +1,4 @@
-"""The application: its rooms, and what it opens and closes."""
+"""Assembles the web application: its routers, its middleware, and the services that it opens and closes."""
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -35,8 +35,8 @@ def create_app(
 ) -> FastAPI:
     """Return the web application of *app*. It opens its services when it starts, and closes them when it stops.
 
-    *routers* are the application's own. Of their routes, *quick* are those that may get many requests a second: see
-    `tidepool.web.shortcut`.
+    *routers* are the application's own. *quick* are those of their routes that may get many requests a second: they are
+    called without FastAPI's routing, see `tidepool.web.shortcut`.
     """
     requests = Requests()
 

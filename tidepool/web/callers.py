@@ -1,8 +1,9 @@
-"""Finds a request's caller: its address and scheme, also behind trusted proxies.
+"""Finds the IP address and scheme of a request's caller, also behind trusted proxies.
 
-Proxies that are named in FRONT_TRUSTED_PROXIES are believed what they say in `X-Forwarded-For` and
-`X-Forwarded-Proto`; nobody else is, loopback included. `Forwarded` (RFC 7239) is not read: a proxy that does not set it
-would pass on what a caller wrote in it. For the same reason a trusted proxy has to set or remove `X-Forwarded-Proto`.
+`X-Forwarded-For` and `X-Forwarded-Proto` are used only if they come from a proxy that is named in
+FRONT_TRUSTED_PROXIES; loopback addresses are not trusted either unless they are named there. `Forwarded` (RFC 7239) is
+not read: a proxy that does not set it would pass on what a caller wrote in it. For the same reason a trusted proxy has
+to set or remove `X-Forwarded-Proto`.
 """
 
 import functools
@@ -21,13 +22,13 @@ _SCHEMES = ("http", "https")
 
 
 class Callers:
-    """Finds callers behind *proxies*, the networks of the trusted ones."""
+    """Finds the callers of requests; *proxies* are the networks of the trusted proxies."""
 
     def __init__(self, proxies: Sequence[Network] = ()) -> None:
         self._proxies = proxies
 
     def find(self, scope: Scope) -> None:
-        """Write the caller's own address and scheme into *scope* if it came through trusted proxies."""
+        """Replace the client and scheme in the ASGI *scope* by the caller's own if a trusted proxy sent the request."""
         if not self._proxies or not self._is_proxy(peer := _address(_peer(scope))):
             return
         caller = peer
@@ -48,7 +49,7 @@ class Callers:
 
 
 def caller_of(scope: Scope) -> str:
-    """Return the key by which a caller is counted: an IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the key for counting a caller's requests: its IPv4 address, or the /64 network of its IPv6 address."""
     return _key(_peer(scope))
 
 
@@ -66,7 +67,7 @@ def _peer(scope: Scope) -> str:
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:
-    """Return the members of a list that may stand in several headers, in their order."""
+    """Return the members of a header's list in their order; the header may be given several times."""
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     return [member.strip() for key, value in headers if key == name for member in value.decode("latin-1").split(",")]
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description of a route that enqueues jobs: the fields as the command checks them, and the responses."""
+"""Builds the OpenAPI description of a route that enqueues jobs: the fields of the job's command, and the responses."""
 
 from collections.abc import Collection
 from typing import Any
@@ -52,7 +52,11 @@ _HEADERS: list[dict[str, object]] = [
 def describe_route(
     job_type: JobType[Any], summary: str, *, named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return the options of a route that takes jobs of *job_type*, whose path stands for the fields *named*."""
+    """Return keyword arguments for the FastAPI decorator of a route that enqueues jobs of *job_type*.
+
+    *named* are the fields that are in the route's path; *alternatives* are pairs of fields of which exactly one is
+    given.
+    """
     done = status.HTTP_200_OK if named else status.HTTP_201_CREATED
     waited = "With `Prefer: wait`: the outcome. "
     return {
@@ -75,7 +79,7 @@ def describe_route(
 def _fields(
     job_type: JobType[Any], named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
 ) -> dict[str, object]:
-    """Return the schema of the body: the command's, without the fields that the path stands for."""
+    """Return the JSON schema of the body: the command's, without the fields that are in the path."""
     schema = job_type.command.model_json_schema()
     schema["properties"] = {
         name: _without_null(field) for name, field in schema["properties"].items() if name not in named
@@ -90,7 +94,7 @@ def _fields(
 
 
 def _without_null(field: dict[str, object]) -> dict[str, object]:
-    """Leave out a default of null: such a field may be left out, but may not be null."""
+    """Remove a default of null from a field's schema: the field may be omitted, but may not be null."""
     return {name: value for name, value in field.items() if name != "default" or value is not None}
 
 

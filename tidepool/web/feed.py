@@ -1,4 +1,4 @@
-"""The data of the operators' page: `GET /picture` returns it once, `GET /events` streams it every second."""
+"""Serves the data of the operators' page: `GET /picture` returns it once, `GET /events` streams it every second."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -30,18 +30,21 @@ router = Router(tags=["page"])
 
 
 class Feed:
-    """Streams the page's data to all viewers, until the server stops."""
+    """Streams the page's data to all browsers that show it, until the server stops."""
 
     def __init__(self, services: Services) -> None:
         self.pictures = Pictures(services)
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """End every stream, so that the server can stop."""
+        """End every open stream, so that the server can stop."""
         self._closed.set()
 
     async def follow(self, window: Window) -> AsyncGenerator[bytes]:
-        """Yield server-sent events: `picture` each second, `trouble` while PostgreSQL does not answer."""
+        """Yield server-sent events with the data of the last `5m`, `1h` or `1d`, until `close` is called.
+
+        A `picture` with the data comes each second, a `trouble` instead while PostgreSQL does not answer.
+        """
         picture = self.pictures.of(window)
         yield format_sse_event(data_str=None, retry=_LATER_MS)
         while not self._closed.is_set():
@@ -57,7 +60,7 @@ class Feed:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events. The stream ends if the client does not take one in time."""
+    """A response of server-sent events, which ends if the client does not take one of them within ten seconds."""
 
     media_type = "text/event-stream"
 
@@ -91,5 +94,5 @@ async def _picture(feed: FromFeed, window: Window = "5m") -> Response:
 
 @router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})
 async def _events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
-    """Stream the same as server-sent events, one a second, until the reader or the server ends it."""
+    """Stream what `GET /picture` returns as server-sent events, one a second, until client or server ends it."""
     return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -1,4 +1,7 @@
-"""The fleet's figures for any number of callers: read at most once a second, judged at most once in 15 seconds."""
+"""Caches figures of all workers (the fleet) for any number of callers.
+
+They are read at most once a second, and judged at most once in 15 seconds.
+"""
 
 import asyncio
 from dataclasses import asdict
@@ -30,7 +33,10 @@ _SESSIONS = ("active", "waiting_lock")
 
 
 class Fleet:
-    """Reads only while somebody asks; a fault of the database is raised to the caller."""
+    """Reads the figures of all workers from the database, and caches them.
+
+    It reads only when it is called; errors of the database are raised to the caller.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -38,11 +44,14 @@ class Fleet:
         self._verdicts = Cached(_JUDGED_EVERY_S, self._judge, stale_s=_JUDGED_FOR_S - _JUDGED_EVERY_S)
 
     async def get(self) -> dict[str, object]:
-        """Return the last minute of each live process, the last ten minutes of all of them, the budget, the verdicts.
+        """Return the figures of all workers as a dict, at most a second old.
 
-        As of the last second. The columns are those of the views `pool_health` and `fleet_health`, and of
-        `db_snapshots`. Without a budget that is None; so are `groups` until they have been judged once. Raises
-        `Unavailable` after two seconds without an answer.
+        - `processes`  the last minute of each live process, with the columns of the view `pool_health`
+        - `minutes`    the last ten minutes of all processes together, with the columns of the view `fleet_health`
+        - `budget`     the server's connections, as columns of `db_snapshots`; None if unknown for two minutes
+        - `groups`     the verdicts, as the method `groups` returns them
+
+        Raises `Unavailable` after two seconds without an answer.
         """
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -53,7 +62,7 @@ class Fleet:
     def groups(self) -> list[Verdict] | None:
         """Return the verdicts on the last fifteen minutes, one for each group of processes; None until there are some.
 
-        Nobody waits for them: reading and judging takes up to a second, and slows down what is read beside it.
+        They are made in the background, as reading and judging takes up to a second; the call does not wait for them.
         """
         return self._verdicts.at_once()
 

@@ -1,14 +1,14 @@
-"""Checks every request before the routes: its caller, the site it comes from, its size and its rate.
+"""Checks every request before it reaches the routes: its caller, the site it comes from, its size and its rate.
 
-- Without a token the front answers to this machine's own names only, so that no page of another site reaches it by
-  a name that it points here.
-- With one (FRONT_TOKEN) every request but those for its health needs `Authorization: Bearer …`, or a browser's
-  signed-in session (`sign_in`).
+- Without FRONT_TOKEN, only requests whose Host header names this machine (such as `localhost`) are answered. This
+  prevents DNS rebinding: a page of another site that reaches the front by a name that it points here.
+- With FRONT_TOKEN, every request but health checks needs `Authorization: Bearer …`, or a browser's signed-in session
+  (`sign_in`).
 - Changes are POST or PUT, with JSON or nothing as the body, and not from another site's page.
-- Bodies are bounded, counted as they come, and so are the requests a second of each caller (`callers`). Those with the
-  token are counted apart.
-- Every answer says what a browser may do with it: run nothing but the front's own files, frame it nowhere, guess no
-  types, keep no data.
+- The size of a body is limited, counted as it arrives, and so is the number of requests a second of each caller
+  (`callers`). Requests with the token are counted apart from those without it.
+- Every response has headers that make a browser run nothing but the front's own files, show it in no frame, guess no
+  content types, and store no data.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from tidepool.web.sign_in import MAX_FORM_BYTES, PATH, SIGN_OUT_PATH, Access
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = MAX_PAYLOAD_BYTES - 1024
-"""Less than a job may have: what goes with its fields has to fit, too."""
+"""Max bytes of a request's body: less than a job may have, as what goes with its fields has to fit, too."""
 _CHANGES = ("POST", "PUT")
 _METHODS = ("GET", "HEAD", *_CHANGES)
 _HEADERS = (
@@ -44,7 +44,11 @@ Headers = dict[bytes, bytes]
 
 
 class Guard:
-    """Passes requests on to *app*, or refuses them. *rate_limit* is requests a second of one address; 0: no limit."""
+    """ASGI middleware that passes requests on to *app*, or refuses them.
+
+    *access* decides who may send requests. *rate_limit* is the max number of requests a second of one address; 0: no
+    limit.
+    """
 
     def __init__(self, app: ASGIApp, *, access: Access, rate_limit: int, callers: Callers) -> None:
         self._app = app
@@ -53,7 +57,7 @@ class Guard:
         self._rates = Rates(rate_limit) if rate_limit else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let it through."""
+        """Handle an ASGI request: refuse it, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -91,7 +95,7 @@ class Guard:
 
 
 def _unauthorized(scope: Scope, headers: Headers) -> Response | None:
-    """Refuse a caller without the token, unless it asks for what everybody may have."""
+    """Refuse a caller without the token, unless the request needs none: a health check, or the sign-in."""
     path: str = scope["path"]
     if path in (PATH, SIGN_OUT_PATH, "/health") or path.startswith("/health/"):
         return None
@@ -109,7 +113,10 @@ def _not_allowed(scope: Scope) -> Response | None:
 
 
 def _unsafe(scope: Scope, headers: Headers) -> Response | None:
-    """Refuse a change that another site's page may have sent, or that no page but a form could send, or too large."""
+    """Refuse a change that another site's page may have sent, whose body is not JSON, or whose body is too large.
+
+    The sign-in's form is the one body that need not be JSON.
+    """
     if not _from_here(headers):
         return problem(HTTPStatus.FORBIDDEN, "changes are not taken from another site", code="cross_site")
     length = headers.get(b"content-length", b"")
@@ -129,7 +136,10 @@ def _too_large(most: int) -> str:
 
 
 def _from_here(headers: Headers) -> bool:
-    """Return whether a change comes from the front's own page, or from no page; browsers cannot lie in these."""
+    """Return whether a change comes from the front's own page, or from no page.
+
+    Decided by headers that a page cannot make a browser forge.
+    """
     site = headers.get(b"sec-fetch-site")
     if site is not None:
         return site in (b"same-origin", b"none")
@@ -147,7 +157,7 @@ def _max_bytes(scope: Scope) -> int:
 
 
 def _limited(receive: Receive, most: int) -> Receive:
-    """Count what comes, whatever was announced."""
+    """Return *receive* with a limit of *most* bytes on the body, counted as it arrives, whatever was announced."""
     size = 0
 
     async def limited() -> Message:
@@ -172,6 +182,6 @@ def _with_headers(send: Send) -> Send:
 
 
 def _is_data(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether an answer is JSON that does not say itself how long it may be kept."""
+    """Return whether a response is JSON without a Cache-Control header of its own."""
     named = dict(headers)
     return b"cache-control" not in named and _is_json(named.get(b"content-type", b""))

@@ -6,17 +6,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class _Streams(Exception):
-    """The answer is a stream, of which nothing more is needed."""
+    """Raised to end a response that is a stream, of which nothing more is needed."""
 
 
 class AnswerHead:
-    """Passes HEAD on to *app* as GET, and leaves the body out; a stream ends at once."""
+    """ASGI middleware that passes a HEAD request on to *app* as GET, and omits the body of the response.
+
+    A response that is a stream ends at once.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle an ASGI request: a HEAD request as described above, any other one unchanged."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Routes of the front's health, its Prometheus metrics, and the pools' statistics."""
+"""Defines the routes for the front's health, its Prometheus metrics, and the pools' statistics."""
 
 import os
 from dataclasses import asdict
@@ -37,7 +37,7 @@ class Fact(BaseModel):
 
 
 class Ready(BaseModel):
-    """The response of `GET /health/ready`: whether the front can serve requests, check by check."""
+    """The response of `GET /health/ready`: whether all readiness checks passed, and the result of each."""
 
     ready: bool
     checks: dict[str, Fact]
@@ -47,14 +47,20 @@ HealthStatus = Literal["healthy", "unhealthy"]
 
 
 class DatabaseHealth(BaseModel):
-    """Whether PostgreSQL answers, and how many milliseconds a connection of the pool and one query took."""
+    """Whether PostgreSQL answers, and how fast.
+
+    *response_time_ms* is how many milliseconds it took to get a connection of the pool and run one query.
+    """
 
     status: HealthStatus
     response_time_ms: float
 
 
 class Health(BaseModel):
-    """The front's health in brief: healthy if `/health/ready` says ready; *reasons* has the checks that fail."""
+    """The response of `GET /health`: `healthy` if all readiness checks pass.
+
+    *reasons* has the failed checks, by name.
+    """
 
     status: HealthStatus
     timestamp: datetime
@@ -64,12 +70,13 @@ class Health(BaseModel):
 
 
 class PoolStats(BaseModel):
-    """The pools: of this process, since it started; and of the workers, out of their snapshots.
+    """The response of `GET /pool/stats`: figures of this process's pool since it started, and of the workers' pools.
 
     *error_rate* is the share of the queries that failed, from 0 to 1.
 
-    `fleet` has `processes` and `minutes` (rows of the views `pool_health` and `fleet_health`), `budget` (of
-    `db_snapshots`) and `groups`: what `python -m worker why` and `advise` say; null until they have been judged once.
+    `fleet` is about the workers, from their snapshots. It has `processes` and `minutes` (rows of the views
+    `pool_health` and `fleet_health`), `budget` (of `db_snapshots`) and `groups`: what `python -m worker why` and
+    `advise` say; null until they have been judged once.
     """
 
     runtime_seconds: float

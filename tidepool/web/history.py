@@ -1,4 +1,4 @@
-"""Reads outcomes and pools over time from stored snapshots."""
+"""Reads outcomes of jobs and figures of pools over time from stored snapshots, for the page's charts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _P95 = 0.95
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A time that is shown: how long, in stretches of which length, and for how many seconds a look at it is kept."""
+    """A period that the page can show: its length, the length of one point, and how many seconds it is cached."""
 
     length: timedelta
     stretch: timedelta
@@ -33,10 +33,15 @@ SPANS = {
 
 
 async def read_history(repositories: Repositories, span: _Span, now: datetime) -> dict[str, object]:
-    """Return `times` (Unix seconds), `outcomes` a second at each of them, and `pools`, one for each live process.
+    """Return the data of the page's charts for the period *span* up to *now*, as a dict.
 
-    A process that is not live any more is only counted, in `ended`. `tallies` are those of the five minutes that end
-    with the newest snapshot, or now if no process is live.
+    - `times`      Unix seconds, one for each point of the charts
+    - `outcomes`   jobs a second at each of them, by outcome
+    - `pools`      figures of the pool of each live process, the 50 with the highest use at most
+    - `live`       the number of live processes
+    - `ended`      the number of processes that wrote snapshots in the period, and are not live any more
+    - `tallies`    counts by function (`tidepool.web.tallies`) of the five minutes up to the newest snapshot, or up to
+      *now* if no process is live
     """
     since = floor(now - span.length, span.stretch)
     read_since = since - span.lag
@@ -72,7 +77,7 @@ def _outcomes(processes: Iterable[Sequence[tuple[int, Tick]]], length: int) -> d
 
 
 def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
-    """Return one process's pool: how it is now, its figures over the whole time, and at each stretch."""
+    """Return one process's pool: how it is now, its figures over the whole period, and at each point of it."""
     window = Window(tick for _, tick in placed)
     now = placed[-1][1].now
     gained = window.gained

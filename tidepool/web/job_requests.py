@@ -1,6 +1,7 @@
-"""Requests that enqueue a job: each is validated, enqueued, and answered 202, or with its outcome if it waits for it.
+"""Handles requests that enqueue a job: each is validated, enqueued, and answered 202.
 
-The body is the fields of the job's command, whose model decides what is valid, as it does for every other way in.
+A request that waits for the job's outcome is answered with that. The body is the fields of the job's command, whose
+model decides what is valid, however a job is enqueued.
 
 - `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
   twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes are UTF-8,
@@ -44,7 +45,10 @@ _JSON = "application/json"
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequests:
-    """Accepts jobs on an application's routes; its fields say how outcomes are answered."""
+    """Enqueues jobs for requests to an application's routes, and makes responses of their outcomes.
+
+    Its fields say which response an outcome gets.
+    """
 
     places: Mapping[str, str]
     """For fields of results that are row ids, the path under which the row is read: `{"user_id": "/users/"}`."""
@@ -54,13 +58,17 @@ class JobRequests:
     """Pairs of fields of which a command takes exactly one, for the OpenAPI description."""
 
     def route(self, job_type: JobType[Any], summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the options of a route that accepts jobs of *job_type*; *named* are the fields that its path gives."""
+        """Return keyword arguments for the FastAPI decorator of a route that accepts jobs of *job_type*.
+
+        *summary* is for the API's description; *named* are the fields that are in the route's path.
+        """
         return describe_route(job_type, summary, named=named, alternatives=self.alternatives)
 
     async def accept(self, request: Request, services: Services, job_type: JobType[Any], **named: int) -> Response:
-        """Enqueue a job of *job_type*, whose fields are in the body and, those in *named*, in the path.
+        """Enqueue a job of *job_type*, with its fields from the request's body and *named*, those of the path.
 
-        Returns 202, or the outcome if the request asks to wait for it. Raises `Problem` if the request is not valid.
+        Returns the response: 202, or the outcome if the request asks to wait for it. Raises `Problem` if the request is
+        not valid.
         """
         accepting = services.accepting
         key = _key(request.headers.getlist("idempotency-key"))
@@ -94,14 +102,14 @@ class JobRequests:
         return Response(body, HTTPStatus.CREATED, headers={**headers, **self.location(outcome)}, media_type=_JSON)
 
     def location(self, outcome: Applied) -> dict[str, str]:
-        """Return the `Location` header of the row that was created; nothing if the result names none."""
+        """Return the `Location` header for the row that a job created; empty if the result has no id of one."""
         ids = {name: outcome.result.get(name) for name in self.places}  # anything, if somebody else wrote it to Redis
         places = (f"{place}{ids[name]}" for name, place in self.places.items() if type(ids[name]) is int)
         return {"Location": place} if (place := next(places, None)) else {}
 
 
 def _key(headers: list[str]) -> str | None:
-    """Return the job id in the headers, which are decoded as Latin-1; None without any. Raises `Problem`."""
+    """Return the job id in the values of Idempotency-Key, decoded as Latin-1; None without any. Raises `Problem`."""
     if not headers:
         return None
     try:
@@ -122,7 +130,10 @@ def _as_utf8(header: str) -> str:
 
 
 def _unquoted(key: str) -> str:
-    """Return what a structured field's string stands for (RFC 9651), and any other text as it is."""
+    """Return the text inside the quotes of a structured field's string (RFC 9651); other text stays as it is.
+
+    Raises `ValueError` if the quotes are not valid.
+    """
     if not key.startswith('"'):
         return key
     if not _QUOTED.fullmatch(key):
@@ -131,7 +142,7 @@ def _unquoted(key: str) -> str:
 
 
 def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[str, object]:
-    """Return the job's content. Raises `Problem` where it is not valid."""
+    """Return the fields of the job, from the body and the path. Raises `Problem` if they are not valid."""
     try:
         content = from_json(body)
     except ValueError:
@@ -149,7 +160,7 @@ def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[
 
 
 def _wait_s(request: Request) -> float:
-    """Return how many seconds the caller asks to wait; 0 if it does not ask, or not in a form that is known."""
+    """Return how many seconds the `Prefer` header asks to wait, at most `MAX_WAIT_S`; 0 if it does not ask for that."""
     wish = request.headers.get("prefer")
     match = _WAIT.search(wish) if wish else None
     return min(float(match[1]), MAX_WAIT_S) if match else 0.0

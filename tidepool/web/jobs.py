@@ -1,4 +1,4 @@
-"""Routes that list the outcomes of jobs, requeue jobs and abort them."""
+"""Defines the routes that list the outcomes of jobs, requeue jobs and abort them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
@@ -27,7 +27,7 @@ Status = Literal["applied", "rejected", "failed"]
 
 
 class Row(BaseModel):
-    """An outcome, as the ledger has it. Durations are microseconds."""
+    """The outcome of a job, as the ledger has it. Durations are microseconds."""
 
     job_id: str
     function: str
@@ -49,19 +49,20 @@ class Row(BaseModel):
 
 
 class JobRow(Row):
-    """An outcome in a list.
+    """The outcome of a job in a list. *requeueable*: the job can run again.
 
-    The arguments are in the job's own answer only (`GET /jobs/{id}`), as are a result of more than 4 kB, which is null
-    here, and all of an error of more than 2,000 characters. *requeueable*: the job can run again.
+    A list omits the arguments, which only `GET /jobs/{id}` returns. A result of more than 4 kB is null here, and an
+    error is cut after 2,000 characters.
     """
 
     requeueable: bool
 
 
 class JobPage(BaseModel):
-    """Outcomes, the newest first. *next* is the cursor of the next page; a page with one may have few rows, or none.
+    """A page of outcomes, the newest first. *next* is the cursor of the next page, or null on the last one.
 
-    A page ends before its *limit* if its results and errors have a megabyte together.
+    A page that has a next one may have few rows, or none. A page ends before its *limit* if its results and errors have
+    a megabyte together.
     """
 
     jobs: list[JobRow]
@@ -69,7 +70,7 @@ class JobPage(BaseModel):
 
 
 class Pending(BaseModel):
-    """A job without an outcome."""
+    """A job that has no outcome yet."""
 
     id: str
     status: Literal["queued", "deferred", "in_progress"]
@@ -77,7 +78,7 @@ class Pending(BaseModel):
 
 
 class Retrying(Pending):
-    """A job whose attempts so far failed, and which will be tried again."""
+    """A job whose attempts so far have failed, and which will be tried again."""
 
     function: str | None
     attempts: int
@@ -88,7 +89,7 @@ class Retrying(Pending):
 
 
 class Settled(Row):
-    """A job with its outcome, and its arguments if they were kept."""
+    """A job that has its outcome, with its arguments if they were kept."""
 
     id: str
     args: object
@@ -110,7 +111,7 @@ class Aborting(BaseModel):
 
 
 class _Filter(NamedTuple):
-    """Which outcomes are meant."""
+    """The conditions that select outcomes in the ledger."""
 
     conditions: Conditions
     search: str | None
@@ -232,7 +233,7 @@ def _cursor(key: Key) -> str:
 
 
 def _key(cursor: str) -> Key:
-    """Return the key that a cursor stands for. Raises `Problem` if it is not one of ours."""
+    """Return the position in the ledger that a cursor stands for. Raises `Problem` if the cursor is not one of ours."""
     try:
         return Key(*_KEY.validate_json(urlsafe_b64decode(cursor)))
     except ValueError:  # of either reader

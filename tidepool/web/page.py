@@ -20,7 +20,7 @@ static_files = StaticFiles(directory=_STATIC)
 
 @router.get("/", include_in_schema=False)
 async def _page(services: Using) -> HTMLResponse:
-    """Return the page. If there is a token to sign in with, it has a button to sign out."""
+    """Return the operators' page. If FRONT_TOKEN is set, it has a button to sign out."""
     html = _html(can_sign_out=services.settings.front_token is not None)
     return HTMLResponse(html, headers={"Cache-Control": "no-cache"})
 

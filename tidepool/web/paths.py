@@ -1,4 +1,4 @@
-"""What the paths of several routers have in common: the id of a row, and the URL of a job."""
+"""Defines what the paths of several routers have in common: the id of a row, and the URL of a job."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -11,5 +11,5 @@ RowId = Annotated[int, Path(ge=1, le=GREATEST_ID)]
 
 
 def job_url(job_id: str) -> str:
-    """Return the path under which a job can be read."""
+    """Return the path of the URL under which a job and its outcome can be read."""
     return f"/jobs/{quote(job_id, safe='')}"

@@ -1,8 +1,7 @@
-"""Gathers what the operators' page shows from the tables and the queue.
+"""Gathers the data that the operators' page shows, from the database and the queue.
 
-Its parts are kept for as long as they stay true, and each is gathered once for however many look: what is now for a
-second, history for longer the longer its stretches are. The verdicts are those of `GET /pool/stats`. Nobody looking:
-nothing is gathered.
+Each part is cached for all viewers: the present state for one second, the history for 2 to 60 seconds, depending on its
+resolution. The verdicts are those of `GET /pool/stats`. While nobody looks at the page, nothing is read.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ _RECENT = "5m"
 
 
 class Pictures:
-    """The page's data as JSON, for the last `5m`, `1h` or `1d`. All viewers share it."""
+    """Provides the page's data as JSON, for the last `5m`, `1h` or `1d`, out of caches that all viewers share."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -44,7 +43,10 @@ class Pictures:
         self._whole = {name: Cached(LIFE_S, self._composer_of(name)) for name in SPANS}
 
     def of(self, window: str) -> Cached[bytes]:
-        """Return the data for *window*, as a cache; its `get` raises `tidepool.pool.faults.DatabaseFault`."""
+        """Return the cache of the data for *window*, which is `5m`, `1h` or `1d`.
+
+        Its `get` returns the data, and raises `tidepool.pool.faults.DatabaseFault` if the database cannot be read.
+        """
         return self._whole[window]
 
     def _composer_of(self, window: str) -> Callable[[], Awaitable[bytes]]:
@@ -90,12 +92,15 @@ class Pictures:
         }
 
     async def _read_backlog(self) -> Backlog | None:
-        """Ask Redis, for as long as its client does: one call at a time, however long it takes."""
+        """Read the queue's state from Redis, for as long as its client tries; one call at a time."""
         queue_name = self._services.settings.queue_name
         return await backlog(self._services.redis, queue_name, now_ms())
 
     async def _look_at_queue(self) -> dict[str, object] | None:
-        """Return the queue now and in the last minutes, as far as somebody looked; None while Redis is away."""
+        """Return the queue's state now, and its history of the last minutes; None while Redis is unavailable.
+
+        The history has only those times at which somebody looked at the page.
+        """
         try:
             async with asyncio.timeout(_QUEUE_S):
                 found = await self._backlog.get()
@@ -112,7 +117,7 @@ class Pictures:
 
 
 def _group(verdict: Verdict) -> dict[str, object]:
-    """Return the part of a verdict that the page shows: the finding that decided, and the size advised in words."""
+    """Return the part of a verdict that the page shows: the finding that decided, and the recommended size in words."""
     return {
         "processes": verdict.processes,
         "since": verdict.since,
@@ -139,7 +144,7 @@ def _event(event: dict[str, Any]) -> dict[str, object]:
 
 
 def _fact(name: str, value: object) -> str:
-    """Return one detail in words: durations in milliseconds."""
+    """Return one detail of an event in words; durations are in milliseconds."""
     if name.endswith("_us") and isinstance(value, int):
         return f"{name.removesuffix('_us')} {value / 1000:,.0f} ms"
     return f"{name} {value}"

@@ -34,7 +34,10 @@ RESPONSES: dict[int | str, dict[str, object]] = {
 
 
 class Problem(Exception):
-    """Refuses a request: raised in a route, it is answered with *status*, *detail* and, for programs, *code*."""
+    """Raised in a route to refuse a request. The response is problem details with *status*, *detail* and *code*.
+
+    *detail* says what is wrong for people, *code* for programs.
+    """
 
     def __init__(self, status: HTTPStatus, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
@@ -46,7 +49,7 @@ class Problem(Exception):
 def problem(
     status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: object
 ) -> JSONResponse:
-    """Return the response of a problem. *code* is for programs; *more* are further members of the document."""
+    """Return a response with problem details. *code* is for programs; *more* are further members of the document."""
     members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if code is not None:
         members["code"] = code
@@ -54,7 +57,7 @@ def problem(
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Register handlers, so that *app* answers every error with a problem."""
+    """Register error handlers on *app*, so that it answers every error with problem details."""
 
     def on_problem(_request: Request, error: Problem) -> JSONResponse:
         return problem(error.status, error.detail, code=error.code)

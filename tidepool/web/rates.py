@@ -5,11 +5,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 _MAX_CALLERS = 10_000
-"""Of more the least recently seen are forgotten; the bucket of such a caller would be full again anyway."""
+"""Max callers that are remembered. The least recent is forgotten first: its bucket would be full again anyway."""
 
 
 class Rates:
-    """Admits *per_second* requests a second from each caller, and *burst_s* seconds' worth of them at once."""
+    """A rate limiter: admits *per_second* requests a second from each caller.
+
+    A caller may send *burst_s* seconds' worth of requests at once.
+    """
 
     def __init__(self, per_second: float, *, burst_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._cost_s = 1 / per_second
@@ -19,11 +22,11 @@ class Rates:
         """The bucket as one number: when it will be full again."""
 
     def has_one(self, caller: str) -> bool:
-        """Return whether the bucket of *caller* has a token, and leave it there."""
+        """Return whether *caller* may send a request now, without counting one."""
         return self._after(caller) is not None
 
     def admit(self, caller: str) -> bool:
-        """Take a token out of the bucket of *caller*; returns False if there is none."""
+        """Count a request of *caller* and return True; return False if it is over the rate."""
         full_at_s = self._after(caller)
         if full_at_s is None:
             return False

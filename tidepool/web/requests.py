@@ -13,7 +13,7 @@ _BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Requests(Collector):
-    """The metrics of the requests that one process has answered."""
+    """Counts the requests that this process has answered, and their durations, for Prometheus."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(
@@ -25,11 +25,14 @@ class Requests(Collector):
         yield from self._seconds.collect()
 
     def count_all(self, app: ASGIApp) -> ASGIApp:
-        """Return a middleware around *app* that counts what it answers, a stream when it ends."""
+        """Return *app* in an ASGI middleware that counts every answered request; a stream counts when it ends."""
         return _CountRequests(app, self)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count a request that has been answered; the route is its template, or empty if no route matched."""
+        """Count a request that has been answered after *seconds*.
+
+        The label for its route is the template of the path, or empty if no route matched.
+        """
         route = getattr(scope.get("route"), "path_format", "")
         self._seconds.labels(scope["method"], route, str(status)).observe(seconds)
 
@@ -42,7 +45,7 @@ class _CountRequests:
         self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle an ASGI request: pass it on, and count it when it has been answered."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Routers: how the paths of routes are written and what the routes are called."""
+"""The base class of routers: it sets how the paths of routes are written and how the routes are named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from fastapi import APIRouter
 class Router(APIRouter):
     """A FastAPI router. Its routes answer with and without a slash at the end, if their path has no parameters.
 
-    A route is called as its function is, without the underscore of a private one: OpenAPI's operation ids and
-    summaries are made of these names.
+    A route has the name of its function, without the underscore of a private one: OpenAPI's operation ids and summaries
+    are made of these names.
     """
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Add a route, as FastAPI does."""
+        """Add a route as FastAPI does, and its twin with or without the slash at the end of the path."""
         options["name"] = options.get("name") or endpoint.__name__.removeprefix("_")
         super().add_api_route(path, endpoint, **options)
         if "{" not in path and path != "/":

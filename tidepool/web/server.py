@@ -1,4 +1,4 @@
-"""Runs the web application until a signal or a cancel."""
+"""Runs the web application until the process gets a signal or the task is cancelled."""
 
 import asyncio
 import signal
@@ -21,10 +21,10 @@ _CONNECTIONS = 16_384
 
 
 class Server(BoundedServer):
-    """The bounded HTTP server. At a signal it ends open streams and waits, and closes the application.
+    """The HTTP server of the web application: at a signal, it ends what would go on waiting, and then stops.
 
-    It first ends what would go on waiting: event streams, and requests with `Prefer: wait`. uvicorn raises the signal
-    again after that, which ends the command.
+    That is event streams and requests with `Prefer: wait`; other requests have five seconds. It then closes the
+    application, and uvicorn raises the signal again, which ends the command.
     """
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
@@ -33,7 +33,7 @@ class Server(BoundedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle signals as uvicorn does; a SIGINT that the parent process ignores stays ignored."""
+        """Handle signals as uvicorn does, but leave a SIGINT ignored that the parent process has set to be ignored."""
         ignored = process.stays_ignored(signal.SIGINT)
         with super().capture_signals():
             if ignored:
@@ -41,7 +41,7 @@ class Server(BoundedServer):
             yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, end open streams and waits, and give other requests five seconds."""
+        """Stop listening, end event streams and waits for outcomes, and give other requests five seconds."""
         if (feed := getattr(self._state, "feed", None)) is not None:
             feed.close()
         self._state.services.accepting.waits.close()
@@ -53,7 +53,8 @@ async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
 
     Returns the exit status: 0, or 2 if the application could not start.
 
-    A cancel ends it as a signal does: requests under way have their grace, and the application is closed.
+    If the task is cancelled, it stops as at a signal: requests in progress have five seconds, and the application is
+    closed.
     """
     config = uvicorn.Config(
         app,

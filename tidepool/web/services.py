@@ -1,4 +1,4 @@
-"""What all routes share: one connection pool, one Redis client, and what is built on them."""
+"""Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
 
 import asyncio
 import functools
@@ -31,7 +31,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a route may use. It is open as long as the application runs."""
+    """What all routes of this process share, such as the pool. It is open as long as the application runs."""
 
     settings: Settings
     urls: Urls
@@ -43,12 +43,12 @@ class Services:
     fleet: Fleet
     metrics: Metrics
     load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by the load test that is under way."""
+    """Held by the load test that is in progress."""
     opened_s: float = field(default_factory=monotonic)
     """When the pool was opened, by the monotonic clock."""
 
     def pool_gauges(self) -> dict[str, int]:
-        """Return how full the pool is now, in connections and in callers that wait for one."""
+        """Return the pool's present numbers by name: its sizes, connections in use, and waiting callers."""
         return {
             "min_size": self.pool.config.min_size,
             "max_size": self.pool.config.max_size,
@@ -60,7 +60,7 @@ class Services:
         }
 
     def totals(self) -> dict[str, float]:
-        """Return totals of this process's pool since it was opened: queries, errors, connections."""
+        """Return totals by name for this process's pool since it was opened: queries, errors, connections."""
         stats = self.pool.stats
         runtime_s = monotonic() - self.opened_s
         return {
@@ -79,7 +79,10 @@ class Services:
 async def open_services(
     settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
 ) -> AsyncGenerator[Services]:
-    """Open the services. Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is away; Redis may be away."""
+    """Open the services for an `async with` block, and close them at its end.
+
+    Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
+    """
     pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
     redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 

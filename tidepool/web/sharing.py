@@ -1,7 +1,7 @@
 """Coalesces calls: callers that come at the same time share a round trip.
 
-Natural batching: while one call is under way the next one fills. There is no timer, so a lone caller is
-not delayed, and two hundred cost a handful of round trips.
+While one call is in progress, the questions of further callers are collected for the next one. There is no timer, so a
+lone caller is not delayed, and two hundred cost a handful of round trips.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ A = TypeVar("A")
 
 
 class Shared(Generic[Q, A]):
-    """Collects single questions into calls of up to *most*; *call* returns the answers in their order.
+    """Collects single questions into calls of up to *most* questions.
 
-    An error of a call is raised to each of its callers.
+    *call* gets a list of questions, and returns the answers in the same order. An error of a call is raised to each of
+    its callers.
     """
 
     def __init__(self, call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], most: int) -> None:
@@ -26,7 +27,10 @@ class Shared(Generic[Q, A]):
         self._calling: asyncio.Task[None] | None = None
 
     async def __call__(self, question: Q) -> A:
-        """Return the answer to *question*. Cancelling the wait does not withdraw the question."""
+        """Return the answer to *question*, which is asked together with the questions of other callers.
+
+        Cancelling a caller does not withdraw its question.
+        """
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
         if self._calling is None:

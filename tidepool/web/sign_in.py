@@ -1,8 +1,9 @@
-"""Checks the front's token: given as `Authorization: Bearer`, or by a browser that has signed in with it.
+"""Checks the front's token (FRONT_TOKEN): given as `Authorization: Bearer`, or by a browser that has signed in.
 
-A browser gets a session in a cookie. The cookie has a time, a random id and their signature, not the token. Scripts
-cannot read it, and no other site's request carries it. The signature's key is derived from the token with scrypt, so
-that several fronts share sessions, and trying tokens against a cookie that somebody has seen takes some 50 ms each.
+A browser gets a session in a cookie, which contains the time of its end, a random id and their signature, not the
+token. Scripts cannot read it, and no other site's request carries it. The signature's key is derived from the token
+with scrypt, so that several fronts share sessions, and trying tokens against a cookie that somebody has seen takes some
+50 ms each.
 """
 
 import functools
@@ -55,10 +56,11 @@ router = Router(include_in_schema=False)
 
 
 class Sessions:
-    """Opens and ends browsers' sessions. One ends after twelve hours, at a sign-out, or when the token is changed.
+    """Opens and ends the sessions of browsers that have signed in.
 
-    Sign-outs are known to this process only, until it ends: another front accepts a stolen cookie until it expires.
-    The browser that signs out has its cookie removed in any case.
+    A session ends after twelve hours, at a sign-out, or when the token is changed. Sign-outs are known to this process
+    only, until it ends: another front accepts a stolen cookie until it expires. The browser that signs out has its
+    cookie removed in any case.
     """
 
     def __init__(self, token: str, *, clock: Callable[[], float] = time.time) -> None:
@@ -67,7 +69,7 @@ class Sessions:
         self._signed_out: dict[str, None] = {}
 
     def open(self) -> str:
-        """Return the cookie of a new session."""
+        """Open a session, and return the value of its cookie."""
         return self._signed(f"{int(self._clock()) + _LENGTH_S}.{secrets.token_hex(8)}")
 
     def is_open(self, cookie: str) -> bool:
@@ -78,7 +80,7 @@ class Sessions:
         return self._clock() < int(session.partition(".")[0]) and session not in self._signed_out
 
     def end(self, cookie: str) -> None:
-        """End the session of *cookie*. Only the last 10,000 sign-outs are remembered."""
+        """End the session of *cookie*: it is signed out. Only the last 10,000 sign-outs are remembered."""
         if self.is_open(cookie):
             self._signed_out[cookie.rpartition(".")[0]] = None
             if len(self._signed_out) > _MAX_SIGNED_OUT:
@@ -89,7 +91,7 @@ class Sessions:
 
 
 class Access:
-    """Decides whether a request has access. Without a token (None) every request has."""
+    """Decides whether a request has access: by the token, or a session. If *token* is None, every request has."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token
@@ -97,11 +99,14 @@ class Access:
         self._failures = Rates(_FAILURES_PER_S, burst_s=_FAILURES_BURST_S)
 
     def is_right(self, given: bytes) -> bool:
-        """Return whether *given* is the token."""
+        """Return whether *given* is the token; True if there is no token."""
         return self.token is None or hmac.compare_digest(given, self.token.encode())
 
     def admits(self, headers: dict[bytes, bytes], caller: str) -> bool:
-        """Return whether a request has the token, or a session that was opened with it."""
+        """Return whether the *headers* of a request have the token, or a session that was opened with it.
+
+        A wrong token is counted for *caller*, and logged. Without a token every request is admitted.
+        """
         if self.sessions is None:
             return True
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -113,11 +118,17 @@ class Access:
         return right
 
     def may_try(self, caller: str) -> bool:
-        """Return whether *caller*, an address, may try a token: it has a bounded number of wrong ones a second."""
+        """Return whether *caller*, an address, may try a token now.
+
+        It may give five wrong tokens at once, and one more each second.
+        """
         return self._failures.has_one(caller)
 
     def failed(self, caller: str, way: str) -> None:
-        """Count and log a wrong token of *caller*; tokens over its bound are not logged."""
+        """Count and log a wrong token of *caller*; those over its rate are not logged.
+
+        *way* is how the token was given: `bearer` or `form`.
+        """
         if self._failures.admit(caller):
             log.warning("front.sign_in_failed", address=caller, way=way)
 
@@ -165,7 +176,7 @@ async def _sign_out(request: Request) -> Response:
 
 
 def _token_in(form: bytes) -> bytes:
-    """Return what a form gives as the token; nothing if it is no such form."""
+    """Return the token in the body of a sign-in form; empty if there is none."""
     try:
         fields = parse_qs(form.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
     except ValueError:

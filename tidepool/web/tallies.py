@@ -1,7 +1,7 @@
 """Counts the outcomes of the last five minutes by function, from the counters in every worker's snapshots.
 
 The counters are complete whatever the rate, and to read them costs the same at twenty jobs a second and at twenty
-thousand. They are as new as the last tick; what a killed process did since its last one is in the ledger only.
+thousand. They are as new as the last snapshot; what a killed process did after that is in the ledger only.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,21 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 @dataclass
 class _Counted:
-    """Of one function."""
+    """The counts of one function: jobs by outcome, and jobs a second at each time."""
 
     jobs: list[int] = field(default_factory=lambda: [0] * len(COUNTS))
     rates: list[list[float]] = field(default_factory=lambda: [[0.0] * int(SPAN / STRETCH) for _ in STATUSES])
 
 
 def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, object]:
-    """Return `functions`: each one's `jobs` by outcome, of five minutes, and `rates` (jobs a second) at `times`.
+    """Return the jobs of the last five minutes by function, as a dict.
 
-    The minutes end with the newest tick, or at *now* if that is later. `since` and `until` are Unix seconds, as
-    `times` are; without any tick all of them are empty or None.
+    - `functions`  a list of dicts, one for each `function`: `jobs` are the numbers of jobs by outcome, and of retries;
+      `rates` are jobs a second by outcome at each of `times`
+    - `times`      Unix seconds, five seconds apart
+    - `since`, `until`  the period, in Unix seconds; it ends with the newest tick, or at *now* if that is later
+
+    Without any tick, the lists are empty and `since` and `until` are None.
     """
     if not ticks:
         return {"since": None, "until": None, "times": [], "functions": []}
@@ -52,12 +56,15 @@ def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, 
 
 
 def floor(at: datetime, stretch: timedelta) -> datetime:
-    """Return the beginning of the stretch that *at* is in, counted from 1970."""
+    """Return the start of the period that *at* is in; periods have the length *stretch*, and count from 1970."""
     return _EPOCH + (at - _EPOCH) // stretch * stretch
 
 
 def _gains(tick: Tick) -> dict[str, list[int]]:
-    """Return what each function's counters gained, where they gained anything. A newer process may have more."""
+    """Return how much each function's counters grew, without functions whose counters did not.
+
+    Counters of a newer version that this one does not know are ignored.
+    """
     now = tick.now.functions
     before = tick.before.functions if tick.before else {}
     none = [0] * len(COUNTS)

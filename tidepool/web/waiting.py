@@ -1,7 +1,7 @@
-"""Waits for the outcomes of jobs: one poll of Redis for all waiting requests of the process.
+"""Waits for the outcomes of jobs by polling Redis, in one loop for all waiting requests of the process.
 
-A worker writes a job's result to Redis when its transaction has committed. One loop polls the results of
-all jobs that are waited for, in one command, every one to three milliseconds; it ends when no request waits.
+A worker writes a job's result to Redis when its transaction has committed. The loop polls the results of all jobs that
+are waited for, in one command, every one to three milliseconds; it ends when no request waits.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _TROUBLE_DELAY_S = 0.2
 
 
 class Waits:
-    """Waits for the outcomes of jobs, on behalf of this process's requests."""
+    """Waits for the outcomes of jobs, for all requests of this process."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._results = Results(redis)
@@ -33,14 +33,17 @@ class Waits:
         self._closed = False
 
     def close(self) -> None:
-        """End all waits as if their time were up, and later ones at once: the server stops."""
+        """End all waits as if their time were up, and any later one at once. Called when the server stops."""
         self._closed = True
         for futures in self._waiting.values():
             for future in futures:
                 _resolve(future, None)
 
     async def outcome(self, job_id: str, timeout_s: float) -> Outcome | None:
-        """Return a job's outcome as soon as Redis has it; None after *timeout_s* seconds. It may be cancelled."""
+        """Wait until Redis has a job's outcome, and return it; None after *timeout_s* seconds.
+
+        The wait may be cancelled.
+        """
         if self._closed:
             return None
         loop = asyncio.get_running_loop()
@@ -71,7 +74,7 @@ class Waits:
             self._looking = None
 
     async def _look_once(self) -> None:
-        """Ask for the results of all jobs that are waited for now, and resolve their waits."""
+        """Read the results of all jobs that are waited for now, and end the waits for those that have one."""
         job_ids = list(self._waiting)
         for start in range(0, len(job_ids), Results.MAX_AT_ONCE):
             try:
@@ -96,9 +99,9 @@ class Waits:
 
 
 def outcome_of(result: bytes) -> Outcome:
-    """Return the outcome that a result in Redis tells of; see `Applied.as_result`.
+    """Return the outcome that a job's result in Redis stands for; see `Applied.as_result`.
 
-    One that is not of this service's making is told as failed.
+    A result that this service did not write is returned as `Failed`.
     """
     try:
         told: Any = wire.deserialize(result).get("r")
