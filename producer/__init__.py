@@ -6,6 +6,6 @@
 - `run`            one run: enqueues jobs and waits for their outcomes; `fleet` runs workers meanwhile
 - `report`         what a run counts and prints
 - `run_command`    the command line of a run
-- `http`           the HTTP front: the service's web application; `serve_command` starts it, `demo` adds workers and load
+- `http`           the HTTP front, a web application; `serve_command` starts it, `demo` adds workers and load
 - `__main__`       `python -m producer`
 """

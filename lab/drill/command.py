@@ -1,4 +1,4 @@
-"""`python -m lab drill`: break the service on purpose, and account for every job."""
+"""The command `python -m lab drill`: break the service on purpose, and check what became of every job."""
 
 import argparse
 import random
@@ -76,7 +76,10 @@ async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, se
 
 
 async def _named(arguments: argparse.Namespace) -> Urls | None:
-    """Return the servers that are named, when they may be broken. Raises `CommandError`."""
+    """Return the URLs of the servers that the command line names; None if it names none.
+
+    Raises `CommandError` if they must not be broken, or the user does not consent.
+    """
     if (arguments.database is None) != (arguments.redis is None):
         raise terminal.CommandError("--database and --redis: name both, or neither for servers of the drill's own")
     if arguments.database is None:
@@ -96,7 +99,7 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--fault",
         type=_faults,
@@ -127,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what describes the load, the workers and the servers."""
+    """Add the arguments that describe the load, the workers and the servers."""
     parser.add_argument(
         "--seed", type=int, metavar="S", help="seed of the jobs and of random faults (default random; it is printed)"
     )

@@ -1,4 +1,4 @@
-"""`python -m lab tune`: find the pool size, or another setting, for this workload by measuring; keep the proof."""
+"""The command `python -m lab tune`: find the best pool size, or another setting, for this workload by measuring."""
 
 import argparse
 import random
@@ -24,7 +24,7 @@ _IN_FLIGHT = {"batches": 2000, "transactions": 200}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--vary",
         choices=tuple(LADDERS),
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what describes the workers and their load."""
+    """Add the arguments that describe the workers and their load."""
     parser.add_argument(
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
@@ -131,7 +131,7 @@ def _begin(arguments: argparse.Namespace, settings: Settings) -> Record:
 
 
 def _check(plan: Plan) -> None:
-    """Raise `CommandError` where a worker would not start with the settings of an arm, or none would."""
+    """Raise `CommandError` if a trial's settings are not valid, or if a trial would have no workers."""
     if plan.setting == WORKERS and min(plan.values) < 1:
         raise terminal.CommandError(f"{WORKERS}: is {min(plan.values)}, less than 1")
     for trial in trials(plan):
