@@ -74,7 +74,7 @@ def _add_bench(commands: CommandLine) -> None:
         type=positive,
         default=3,
         metavar="R",
-        help="rounds over all parts, of which medians are shown (default 3)",
+        help="number of rounds over all parts; their medians are shown (default 3)",
     )
     measuring.add_argument(
         "--parts",

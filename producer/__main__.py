@@ -67,7 +67,7 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=_rate, metavar="R", help="jobs to enqueue per second (default as many as possible)"
     )
-    parser.add_argument("--follow", action="store_true", help="report of the outcomes, after a wait for all of them")
+    parser.add_argument("--follow", action="store_true", help="report of all outcomes, after a wait for them")
     parser.add_argument(
         "--workers",
         type=processes,

@@ -25,7 +25,7 @@ def add_serve_command(commands: CommandLine) -> None:
     )
     parser.add_argument("--port", type=port, default=8000, metavar="P", help="TCP port to listen on (default 8000)")
     parser.add_argument(
-        "--demo", action="store_true", help="two workers and a load of 50 jobs a second beside the front, until Ctrl-C"
+        "--demo", action="store_true", help="two workers and a load of 50 jobs per second as well, until Ctrl-C"
     )
 
 

@@ -84,7 +84,7 @@ async def session(url: str) -> AsyncGenerator[Any]:
 
 @asynccontextmanager
 async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Site]:
-    """Provide servers that admit *connections* connections from workers and a few others, while the block runs.
+    """Provide servers with room for *connections* connections of the workers, while the block runs.
 
     If the settings name servers, they are new databases there, as `own_databases` makes them. Else they are new servers
     in the data directory, deleted at the end. Raises `CommandError` if the servers cannot have so many connections.
@@ -139,9 +139,9 @@ def _own_directory(data_dir: Path) -> Generator[Path]:
 
 
 async def _admit(home: Path, urls: Urls, connections: int) -> int:
-    """Make the laboratory's own PostgreSQL admit so many connections; return its process id.
+    """Raise the connection limit of the laboratory's own PostgreSQL if it is too low for *connections*.
 
-    It is restarted if its limit has to be raised.
+    PostgreSQL is restarted for that. Returns its process id.
     """
     postgres = Postgres(home)
     if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:

@@ -1,7 +1,7 @@
 """The log of a drill: every job is written to it, with the outcome that it must have, before it is enqueued.
 
-Each line is a job with an id of its own, in the order in which the producer enqueues them: `{"job": …, "id": …, "args":
-{…}, "outcome": …, "reason": …, "total": …}`. The *outcome* `one_of` means that exactly one of all jobs with this
+Each line is a JSON object for one job, in the order in which the producer enqueues them. It has the keys `job`, `id`
+(unique), `args`, `outcome`, `reason` and `total`. The *outcome* `one_of` means that exactly one of all jobs with this
 username must be applied; the others must be rejected because the username is taken.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 _AGE = 3000
-"""An order refers to a user and a product of at least so many jobs ago, so that it rarely runs before they exist."""
+"""Min age, in jobs, of the user and the product that an order refers to, so that they mostly exist when it runs."""
 _REMEMBERED = 20_000
 _BIG_BYTES = MAX_PAYLOAD_BYTES - 10_000
 _WEIGHTS = {"create_user": 20, "twin": 1, "create_product": 9, "place_order": 69, "stranger": 1}

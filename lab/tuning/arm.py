@@ -68,7 +68,7 @@ class Arm:
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
-        """Return the arm that `dataclasses.asdict` turned into *document*."""
+        """Return the arm that is stored in *document*, a dictionary made by `dataclasses.asdict`."""
         return cls(**document)
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_load,
         default=0.8,
         metavar="SHARE",
-        help="share of the connections that the callers would use if nobody waited, from 0 to 1 (default 0.8)",
+        help="share of the connections that callers would use if nobody had to wait, from 0.05 to 2 (default 0.8)",
     )
     _add_load_arguments(parser)
 
@@ -71,7 +71,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=3,
         metavar="N",
-        help="rounds over all layouts, of which medians are shown (default 3)",
+        help="number of rounds over all layouts; their medians are shown (default 3)",
     )
     parser.add_argument(
         "--seed", type=int, default=1, metavar="S", help="seed of the random hold times and pauses (default 1)"

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=_rate,
         metavar="N",
-        help="requests per second, all users together (default: each user as soon as the last request is answered)",
+        help="requests per second of all users together (default: each user sends one when its last one is answered)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         type=_url,
         metavar="URL",
-        help="address of a running HTTP front for the requests; its database gets the users (default: jobs in Redis)",
+        help="URL of a running HTTP front to send requests to; they create users there (default: jobs in Redis)",
     )
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=100,
         metavar="N",
-        help="callers in the last step; each step doubles them, from 5 (default 100)",
+        help="concurrent callers in the last step; the first step has 5, each next one twice as many (default 100)",
     )
     parser.add_argument(
         "--pool-size", type=terminal.positive, metavar="C", help="connections of the pool (default POOL_MAX_SIZE)"

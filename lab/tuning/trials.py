@@ -55,7 +55,7 @@ class Plan:
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
-        """Return the plan that `dataclasses.asdict` turned into *document*."""
+        """Return the plan that is stored in *document*, a dictionary made by `dataclasses.asdict`."""
         fields: dict[str, Any] = {**document, "values": tuple(document["values"])}
         return cls(**fields)
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="DIR",
-        help="directory of an interrupted run to go on with, with the options that it had",
+        help="directory of an interrupted run to continue, with the options that it had",
     )
 
 
@@ -66,7 +66,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
         default="batches",
-        help="batches as the settings say, or one transaction for each job (default batches)",
+        help="how jobs are run: in batches as the settings say, or each in its own transaction (default batches)",
     )
     parser.add_argument(
         "--workers", type=terminal.processes, default=1, metavar="W", help="number of worker processes (default 1)"
@@ -82,7 +82,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers.milliseconds,
         default=0.0,
         metavar="MS",
-        help="milliseconds from the end of a job to the next one that takes its place (default 0)",
+        help="milliseconds from the end of a job until another is enqueued in its place (default 0)",
     )
     parser.add_argument(
         "--mix",
@@ -94,7 +94,10 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Measure several pool sizes, or values of another setting, under constant load; find the smallest good one."""
+    """Measure several pool sizes, or values of another setting, under constant load; find the smallest good one.
+
+    A value is good if its rate of jobs is about that of the best. Exit status 130: the run was interrupted.
+    """
     record = Record.resume(arguments.resume) if arguments.resume else _begin(arguments, settings)
     plan = record.plan
     terminal.note(f"{record.directory}: {len(trials(plan)) - len(record.arms)} arms to measure, seed {plan.seed}")

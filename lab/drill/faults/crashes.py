@@ -56,10 +56,10 @@ async def _burst(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> N
 
 
 async def _none_would_fail(arena: Arena) -> bool:
-    """Return whether another crash can make no job fail, because a job fails after it has lost three workers.
+    """Return whether another crash can make no job fail: a job fails when it has lost three workers.
 
-    So it waits until the jobs of dead workers are back in the queue, until fewer than 100 jobs that lost a worker are
-    without an outcome, and until none of them has lost two.
+    This is so if the jobs of dead workers are back in the queue, if fewer than 100 jobs that lost a worker have no
+    outcome yet, and if none of these has lost two.
     """
     redis: Any = arena.redis
     if await redis.zcount(_KEYS.owners, "-inf", 0):
