@@ -1,4 +1,4 @@
-"""The service's settings: those of every Tidepool application, and its own."""
+"""The settings of the service: those of every Tidepool application, and its own."""
 
 from typing import Annotated
 
@@ -11,11 +11,11 @@ __all__ = ["Settings", "SettingsError", "child_environment", "load", "without_pa
 
 
 class Settings(TidepoolSettings):
-    """Every setting of the service, with unit, default and bounds. Immutable."""
+    """All settings of the service, each with its unit, default and bounds. Instances are immutable."""
 
     # The producer's generated workloads.
     simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
-    """Bulk enqueues that the producer has under way at a time. Default 4."""
+    """Max number of bulk enqueues that the producer has in flight at a time for a generated workload. Default 4."""
 
 
 load = Settings.load

@@ -1,6 +1,8 @@
-"""What measures the system and breaks it on purpose: `python -m lab`. Nothing imports it.
+"""The laboratory: commands that measure the system, tune it, and break it on purpose (`python -m lab`).
 
-- `bench`   throughput and latency, beside stock arq and pgbench
-- `drill`   faults under load, and proof that no job was lost or applied twice
-- `tuning`  experiments with the pool and other settings, which keep their proof
+The service does not import it.
+
+- `bench`   throughput and latency, compared with stock arq and pgbench
+- `drill`   faults under load, and a check that no job was lost or applied twice
+- `tuning`  experiments with the connection pool and other settings, which keep their measurements
 """

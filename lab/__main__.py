@@ -1,4 +1,4 @@
-"""`python -m lab`: measure the system, tune its pool, and break it on purpose."""
+"""The command line `python -m lab`: measure the system, tune its connection pool, and break it on purpose."""
 
 from tidepool.cli import prepare
 
@@ -39,7 +39,7 @@ _DESCRIPTION = "Measure the system, tune its pool, and break it on purpose."
 
 
 def command_line() -> CommandLine:
-    """Return the laboratory's commands."""
+    """Return the command line of the laboratory, with all its commands."""
     commands = CommandLine("python -m lab", _DESCRIPTION)
     _add_bench(commands)
     add_drill_arguments(commands.add("drill", _with_servers(drill), examples=DRILL_EXAMPLES, own_servers=True))
@@ -52,7 +52,7 @@ def command_line() -> CommandLine:
 def _with_servers(
     command: Callable[[argparse.Namespace, Settings, Urls], Awaitable[int]],
 ) -> Callable[[argparse.Namespace, Context[Settings]], Awaitable[int]]:
-    """Return *command* in the form that a command line calls."""
+    """Adapt *command*, which takes settings and the servers' URLs, to the context that a `CommandLine` passes."""
 
     @functools.wraps(command)
     def called(arguments: argparse.Namespace, context: Context[Settings]) -> Awaitable[int]:
@@ -75,7 +75,7 @@ def _add_bench(commands: CommandLine) -> None:
         type=positive,
         default=3,
         metavar="R",
-        help="rounds over all parts, of which medians are shown (default 3)",
+        help="number of rounds over all parts; their medians are shown (default 3)",
     )
     measuring.add_argument(
         "--parts",

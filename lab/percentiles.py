@@ -1,10 +1,10 @@
-"""Percentiles of a measurement, by one rule for all reports: the nearest rank."""
+"""Percentiles of measured values, by the same rule in all reports: the nearest rank."""
 
 from collections.abc import Sequence
 
 
 def percentiles(values: Sequence[float], shares: Sequence[float] = (0.5, 0.95, 0.99)) -> dict[str, float]:
-    """Return the percentiles of *values* by name (`p95`), rounded to two digits; an empty dictionary of no values.
+    """Return percentiles of *values* by name (`p95`), rounded to two decimals; an empty dictionary for no values.
 
     A percentile is the smallest value that this share of all values does not exceed.
     """
@@ -13,5 +13,5 @@ def percentiles(values: Sequence[float], shares: Sequence[float] = (0.5, 0.95, 0
 
 
 def _rank(share: float, count: int) -> int:
-    """Return the index of the percentile among *count* ordered values."""
+    """Return the index of the percentile *share* in a sorted list of *count* values."""
     return max(0, -int(-share * count // 1) - 1)

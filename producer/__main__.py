@@ -1,4 +1,4 @@
-"""`python -m producer`: enqueue jobs, list their outcomes, run them again, serve HTTP."""
+"""The command line `python -m producer`: enqueue jobs, list their outcomes, run them again, or serve HTTP."""
 
 from tidepool.cli import prepare, run_main
 
@@ -28,11 +28,14 @@ other commands (each has its own --help):
   %(prog)s requeue    run failed or rejected jobs again
   %(prog)s serve      the HTTP front"""
 _MIN_RATE, _MAX_RATE = 1e-6, 1e9
-"""Jobs a second: a job in eleven days, and more than a clock can tell apart."""
+"""Bounds of --rate, in jobs per second: one job in eleven days, and more than a clock can tell apart."""
 
 
 def command_line() -> CommandLine:
-    """Return the commands with a word of their own; without one it is a run, see `run_parser`."""
+    """Return the command line of the named commands: `results`, `requeue` and `serve`.
+
+    A command line without one of these words enqueues jobs; `run_parser` parses it.
+    """
     commands = CommandLine("python -m producer", "Enqueue jobs, list their outcomes, run them again, serve HTTP.")
     add_job_commands(commands)
     add_serve_command(commands)
@@ -40,7 +43,7 @@ def command_line() -> CommandLine:
 
 
 def run_parser() -> argparse.ArgumentParser:
-    """Return the parser of `python -m producer` without a command word."""
+    """Return the parser of `python -m producer` without a command word, which enqueues jobs."""
     parser = Parser(
         prog="python -m producer",
         description="Enqueue jobs: a generated workload, or the commands of a file.",
@@ -64,7 +67,7 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=_rate, metavar="R", help="jobs to enqueue per second (default as many as possible)"
     )
-    parser.add_argument("--follow", action="store_true", help="report of the outcomes, after a wait for all of them")
+    parser.add_argument("--follow", action="store_true", help="report of all outcomes, after a wait for them")
     parser.add_argument(
         "--workers",
         type=processes,
@@ -76,7 +79,10 @@ def run_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run the command that the command line names."""
+    """Run the command that `sys.argv` names; without a command word, enqueue jobs.
+
+    Ends the process with the command's exit status.
+    """
     words, commands = sys.argv[1:], command_line()
     if words and words[0] in commands.parsers:
         commands.run(app, words)

@@ -1,15 +1,12 @@
-"""Reads commands from JSON Lines files, and says what is wrong with each line that is not a command.
+"""Reads commands from JSON Lines files, and reports what is wrong with each line that is not a valid command.
 
-A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. `run_command` reads files and
-standard input with it. It promises one item for every line that is not blank, in order, and never
-more than one line in memory; no line, whatever is in it, ends the reading. A refusal never repeats
-what the line holds, which may be private.
+A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. `run_command` reads files and standard input
+with it. Every line that is not blank gives one item, in order, and max one line is in memory at a time. No line,
+whatever is in it, stops the reading. A refusal never repeats the content of the line, which may be private.
 
-A line without an id gets one. In a file it is made from the file's name (without its directories), the
-line's number and its text: the same line at the same place of a file of the same name is the same job,
-so that a file which is run twice reports duplicates, and two equal lines are two jobs. A renamed file,
-or lines that moved, are new jobs. Two pipes are not the same file, so on standard input (source `-`)
-ids are random.
+A line without an id gets one. In a file it is made from the file's name (without its directories), the line's number
+and its text. So a file that is run twice reports duplicates, while two equal lines are two jobs; a renamed file, or
+lines that moved, are new jobs. On standard input (source `-`) ids are random, since two pipes are not the same file.
 
 If an object has a key twice, the last value counts, as in Python, PostgreSQL and JavaScript.
 """
@@ -27,7 +24,7 @@ from tidepool import MAX_PAYLOAD_BYTES, JobType, Rejected, Submission, check_id
 from worker.jobs import JOBS
 
 MAX_LINE_BYTES = MAX_PAYLOAD_BYTES - 1024
-"""A longer line is refused: 1 MiB, the largest job that a worker decodes, less what the queue wraps around it."""
+"""Max bytes of a line; longer ones are refused. It is the 1 MiB that a worker decodes, less the queue's overhead."""
 STANDARD_INPUT = "-"
 _PIECE_BYTES = 65_536
 _MOST_FIELD_CHARACTERS = 60
@@ -48,12 +45,12 @@ _OTHER_FORMATS = {
     b"{\x00": "UTF-16",
     b"\x00{": "UTF-16",
 }
-"""What a file can begin with that people take for a commands file, and no line of JSON in UTF-8 begins with."""
+"""First bytes of other file formats that people may take for a commands file. No JSON in UTF-8 begins with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A line that is not a valid command. *field* is empty if the fault is not that of one field."""
+    """A line that is not a valid command, and the reason. *field* is empty if the error concerns no single field."""
 
     line: int
     field: str
@@ -68,15 +65,15 @@ class _RefusedError(Exception):
 
 
 def other_format(head: bytes) -> str | None:
-    """Return the name of a file's format (gzip, UTF-16 …) by its first bytes; None if it may be UTF-8 text."""
+    """Return the name of a file's format (gzip, UTF-16 …), found by its first bytes; None if it may be UTF-8 text."""
     return next((name for start, name in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 
 def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterator[Submission | Refusal]:
-    """Yield one submission or refusal for every line of *stream* that is not blank.
+    """Yield a `Submission` (a job to enqueue) or a `Refusal` for every line of *stream* that is not blank.
 
-    *stream* is a binary file, or an iterable of lines; *source* its name or path (`-`: standard input),
-    which goes into the ids of lines without one. Raises only what reading the stream raises.
+    *stream* is a binary file or an iterable of lines. *source* is its name or path (`-`: standard input), from which
+    the ids of lines without one are made. Raises only what reading the stream raises.
     """
     for number, line in enumerate(_lines(stream), 1):
         if line is None:
@@ -88,7 +85,7 @@ def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterato
 
 
 def _lines(stream: BinaryIO | Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yield the lines; None stands for one that is too long."""
+    """Yield the lines of *stream*; None in place of a line of more than `MAX_LINE_BYTES`."""
     readline: Callable[[int], bytes] | None = getattr(stream, "readline", None)
     if readline is None:
         yield from (line if len(line.rstrip(b"\n")) <= MAX_LINE_BYTES else None for line in stream)
@@ -167,7 +164,10 @@ def _made_id(text: bytes, number: int, source: str) -> str:
 
 
 def _checked_args(entry: dict[str, object], job_type: JobType[Any]) -> dict[str, object]:
-    """Return the args as they are given, once they make a valid command: defaults are the worker's to fill in."""
+    """Return the args of a line unchanged, after checking that they make a valid command.
+
+    Defaults are not filled in: the worker does so.
+    """
     if "args" not in entry:
         raise _RefusedError("args", "is missing")
     args = entry["args"]
@@ -180,6 +180,9 @@ def _checked_args(entry: dict[str, object], job_type: JobType[Any]) -> dict[str,
 
 
 def _field_and_reason(detail: str) -> tuple[str, str]:
-    """Split what is wrong with one field; what is wrong with several, or with none by name, stays whole."""
+    """Split a validation error into the field's name and the reason.
+
+    The name is empty, and the reason the whole text, if the error concerns several fields or names none.
+    """
     field, colon, reason = detail.partition(": ")
     return (field, reason) if colon and "; " not in detail else ("", detail)

@@ -1,4 +1,4 @@
-"""`python -m producer serve --demo`: workers and a steady load of jobs, to try the service out."""
+"""The demo of `python -m producer serve --demo`: workers, and a steady load of jobs, to try the service out."""
 
 import asyncio
 import secrets
@@ -22,7 +22,10 @@ _ENDLESS = 2**62
 
 @asynccontextmanager
 async def working_service(context: Context[Settings]) -> AsyncGenerator[None]:
-    """Run workers and enqueue jobs for the length of the block, which ends early with the error of either."""
+    """Run two workers and enqueue 50 jobs a second while the block runs.
+
+    If the workers or the load fail, the block is cancelled and their error is raised.
+    """
     log_dir = context.settings.data_dir / "logs"
     async with context.client() as client:
         with Fleet(_WORKERS, log_dir, client.bury) as fleet:
@@ -34,7 +37,7 @@ async def working_service(context: Context[Settings]) -> AsyncGenerator[None]:
 
 
 async def _load(client: JobClient) -> None:
-    """Enqueue a mix of which some jobs are rejected, at an even pace, until cancelled."""
+    """Enqueue generated jobs at a steady 50 a second until cancelled. Some of them are made to be rejected."""
     jobs = workload.generate(_ENDLESS, seed=secrets.randbelow(2**31))
     due_s = time.monotonic()
     while True:

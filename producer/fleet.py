@@ -1,4 +1,4 @@
-"""Runs worker processes for the length of a run (`--workers W`)."""
+"""Runs worker processes while the producer runs (`--workers W`)."""
 
 import asyncio
 import os
@@ -25,10 +25,11 @@ _KEEP_LOGS_S = 7 * 86_400
 
 
 class Fleet:
-    """Runs *count* worker processes from the working directory with the `arq` command, and replaces those that die.
+    """Runs *count* worker processes with the `arq` command, and replaces those that die.
 
-    The log of each is a file in *log_dir*. *buried* is awaited with the process id of each that died, so that its jobs
-    can be given to other workers at once.
+    Use it as a context manager. The workers run in the working directory, and each logs to a file in *log_dir*.
+    *buried* is awaited with the process id of each worker that died, so that its jobs can be given to other workers at
+    once.
     """
 
     def __init__(self, count: int, log_dir: Path, buried: Callable[[int], Awaitable[object]]) -> None:
@@ -39,7 +40,10 @@ class Fleet:
         self._count = count
 
     def __enter__(self) -> Self:
-        """Start the workers, and delete the logs of earlier runs that were not written to for a week."""
+        """Start the workers. Deletes logs of earlier runs that were last written to more than a week ago.
+
+        Raises `CommandError` if a log file cannot be written.
+        """
         try:
             if self._count:
                 self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ class Fleet:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop the workers with SIGTERM, and wait for their end; after 30 seconds they are killed."""
+        """Stop the workers with SIGTERM and wait for them. A worker that has not ended after 30 seconds is killed."""
         self._stop()
 
     def _stop(self) -> None:
@@ -66,7 +70,10 @@ class Fleet:
                 worker.wait()
 
     async def watch(self) -> None:
-        """Replace workers that die, until cancelled. Raises `CommandError` after 20 of them, or if one cannot start."""
+        """Replace workers that die, until cancelled.
+
+        Raises `CommandError` when a worker cannot start (it ends with status 2), or after 20 replacements.
+        """
         while self._workers:
             for number, worker in enumerate(self._workers):
                 if worker.poll() is not None:
@@ -99,7 +106,7 @@ class Fleet:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a process's log: if it could not start, the reason."""
+    """Return the last line of a process's log. If the process could not start, this is the reason."""
     lines = path.read_text("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else "it logged nothing"
 

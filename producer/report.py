@@ -1,4 +1,4 @@
-"""What a run counts, and its report as one JSON object."""
+"""Counts the jobs of a producer run and their outcomes, and reports them as one JSON object."""
 
 import math
 from collections import Counter
@@ -10,23 +10,26 @@ from tidepool import Finished
 STATUSES = ("applied", "rejected", "failed")
 """The outcomes that a job can have."""
 _STEPS_PER_E = 100
-"""Buckets for each factor of e: percentiles are right to one per cent, in memory that does not grow with the run."""
+"""Histogram buckets for each factor of e (2.718…), which makes percentiles accurate to one per cent."""
 
 
 class Percentiles:
-    """Percentiles of durations, right to one per cent, in memory that does not grow with their number."""
+    """A histogram of durations, which gives percentiles that are accurate to one per cent.
+
+    Its memory does not grow with the number of durations.
+    """
 
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
         self._max_us = 0
 
     def add(self, duration_us: int) -> None:
-        """Add one duration to the distribution."""
+        """Add one duration, in microseconds, to the histogram."""
         self._buckets[round(math.log(duration_us + 1) * _STEPS_PER_E)] += 1
         self._max_us = max(self._max_us, duration_us)
 
     def as_ms(self) -> dict[str, float]:
-        """Return p50, p95, p99 and max in milliseconds; zeros if nothing was counted."""
+        """Return `p50`, `p95`, `p99` and `max` in milliseconds; all are 0 if nothing was added."""
         percentiles = {f"p{q}": round(min(self._quantile_us(q / 100), self._max_us) / 1000, 3) for q in (50, 95, 99)}
         return {**percentiles, "max": round(self._max_us / 1000, 3)}
 
@@ -41,9 +44,10 @@ class Percentiles:
 
 @dataclass
 class Report:
-    """The counts of one run.
+    """The counts of one producer run.
 
-    `enqueued` + `duplicates` + `refused` is the number of commands; `pending` jobs have no outcome yet.
+    `enqueued` + `duplicates` + `refused` is the number of commands read. `outcomes` counts jobs by function and status,
+    `rejections` by reason. Without `followed` the run does not wait for outcomes.
     """
 
     enqueued: int = 0
@@ -58,7 +62,7 @@ class Report:
     queue_wait: Percentiles = field(default_factory=Percentiles)
 
     def count(self, finished: Iterable[Finished]) -> None:
-        """Count jobs that have their outcome."""
+        """Add jobs that have their outcome to the counts."""
         for job in finished:
             self.outcomes[job.function, job.status] += 1
             self.queue_wait.add(job.queue_us)
@@ -66,12 +70,12 @@ class Report:
                 self.rejections[job.reason] += 1
 
     def total(self, status: str) -> int:
-        """Return how many jobs ended with *status*: applied, rejected or failed."""
+        """Return the number of jobs that ended with *status*: applied, rejected or failed."""
         return sum(count for (_, s), count in self.outcomes.items() if s == status)
 
     @property
     def given(self) -> int:
-        """Commands that were read: enqueued, known already, or refused."""
+        """The number of commands that were read: enqueued, duplicates or refused."""
         return self.enqueued + self.duplicates + self.refused
 
     @property
@@ -81,26 +85,26 @@ class Report:
 
     @property
     def pending(self) -> int:
-        """Enqueued jobs that have no outcome yet."""
+        """The number of enqueued jobs that have no outcome yet."""
         return self.enqueued - self.finished
 
     @property
     def exit_status(self) -> int:
-        """1 if a job failed or was refused, else 0."""
+        """The exit status of the run: 1 if a job failed or a command was refused, else 0."""
         return 1 if self.refused or self.total("failed") else 0
 
     @property
     def jobs_per_second(self) -> float:
-        """Jobs that got their outcome, for each second of the run."""
+        """The number of jobs that got their outcome per second of the run."""
         return round(self.finished / self.run_seconds, 1) if self.run_seconds else 0.0
 
     @property
     def functions(self) -> list[str]:
-        """The functions that jobs with an outcome have, in the order of the alphabet."""
+        """The names of the functions of jobs that have an outcome, in alphabetical order."""
         return sorted({function for function, _ in self.outcomes})
 
     def as_json(self) -> dict[str, object]:
-        """Return the report as one JSON object."""
+        """Return the report as a dictionary for one JSON object."""
         return {
             "enqueued": self.enqueued,
             "duplicates": self.duplicates,

@@ -1,8 +1,8 @@
-"""One run of the producer: enqueues commands, waits for the outcomes of their jobs, and counts both.
+"""One run of the producer: it enqueues commands, waits for the outcomes of their jobs, and counts both.
 
-Neither side holds the workload in memory. Commands are read and enqueued in chunks; of what was
-enqueued the ids are kept, compressed, until the follower takes a window of them at a time and asks the
-ledger which have an outcome. Without a follower none are kept.
+The workload is never in memory as a whole. Commands are read and enqueued in chunks. Only the ids of enqueued jobs are
+kept, compressed; `Run.follow` takes up to 5000 of them at a time and asks the ledger which have an outcome. If outcomes
+are not followed, no ids are kept.
 """
 
 import asyncio
@@ -25,7 +25,10 @@ _CHUNKS_PER_SECOND = 20
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast to enqueue: *rate* jobs a second (None: as fast as possible), *concurrency* round trips at a time."""
+    """The speed of enqueueing: *rate* in jobs per second, and *concurrency*, the max number of round trips at a time.
+
+    If *rate* is None, jobs are enqueued as fast as possible.
+    """
 
     rate: float | None = None
     concurrency: int = 1
@@ -37,7 +40,11 @@ class Pace:
 
 
 class Run:
-    """One run. *finished* looks up outcomes in the ledger; *refused* is called with each line that is refused."""
+    """One run of the producer; it adds its counts to *report*.
+
+    *finished* looks up outcomes in the ledger. *refused* is called with each `Refusal`, a line that is no valid
+    command.
+    """
 
     def __init__(
         self, client: JobClient, finished: FinishedJobs, report: Report, refused: Callable[[Refusal], None]
@@ -51,7 +58,11 @@ class Run:
         self._begun_s = time.perf_counter()
 
     async def enqueue(self, take: Take, pace: Pace) -> None:
-        """Enqueue everything, reporting as it goes. Raises what *take* and `JobClient.enqueue_many` raise."""
+        """Enqueue all items that *take* gives, at the given pace.
+
+        Commands are counted in the report, and refused lines are passed on. Raises what *take* and
+        `JobClient.enqueue_many` raise.
+        """
         slots = asyncio.Semaphore(pace.concurrency)
         try:
             async with asyncio.TaskGroup() as sending:
@@ -63,7 +74,10 @@ class Run:
             self._all_enqueued = True
 
     async def follow(self) -> None:
-        """Wait until every enqueued job has its outcome; count the outcomes as they come."""
+        """Wait until every enqueued job has an outcome, and add the outcomes to the report as they come.
+
+        Run it concurrently with `enqueue`.
+        """
         window: set[str] = set()
         while not self._all_enqueued or window or self._ids:
             window.update(self._ids.take(_WINDOW - len(window)))
@@ -87,7 +101,7 @@ class Run:
         self._report.duplicates += len(answers) - sum(answers)
 
     async def _keep_pace(self, pace: Pace) -> None:
-        """Wait until the next chunk is due."""
+        """Sleep until the next chunk is due."""
         if pace.rate is not None:
             await asyncio.sleep(max(0.0, self._begun_s + self._report.given / pace.rate - time.perf_counter()))
 
@@ -101,9 +115,9 @@ class Run:
 
 
 class _Ids:
-    """The ids of enqueued jobs that the follower has not taken yet, in order, compressed a round trip at a time.
+    """A queue of the ids of enqueued jobs that `Run.follow` has not taken yet, compressed by round trip.
 
-    In memory, where no full disk can stop the run: a million ids of a generated workload are about 4 MB.
+    It is in memory, so that no full disk can stop the run: a million ids of a generated workload take about 4 MB.
     """
 
     def __init__(self) -> None:
@@ -111,7 +125,7 @@ class _Ids:
         self._unpacked = deque[str]()
 
     def put(self, ids: Sequence[str]) -> None:
-        """Add ids, none of which has a line break."""
+        """Append *ids*, none of which contains a line break."""
         if ids:
             self._blocks.append(zlib.compress("\n".join(ids).encode("utf-8", "surrogatepass"), 1))
 
@@ -119,7 +133,7 @@ class _Ids:
         return bool(self._unpacked or self._blocks)
 
     def take(self, most: int) -> list[str]:
-        """Take the next ids, at most so many."""
+        """Remove and return the next ids, at most *most*."""
         while len(self._unpacked) < most and self._blocks:
             self._unpacked += zlib.decompress(self._blocks.popleft()).decode("utf-8", "surrogatepass").split("\n")
         return [self._unpacked.popleft() for _ in range(min(most, len(self._unpacked)))]

@@ -1,4 +1,4 @@
-"""`python -m producer --jobs N` and `--file PATH`: a run, its progress and its report."""
+"""The commands `python -m producer --jobs N` and `--file PATH`: one run, with its progress and its report."""
 
 import argparse
 import asyncio
@@ -21,11 +21,14 @@ from settings import Settings
 from tidepool.cli import CommandError, Context, console, figures_table, print_json
 
 _MAX_REFUSALS = 20
-"""Refused lines that are printed one by one: no more than a screen."""
+"""Max number of refused lines that are printed one by one: about a screen."""
 
 
 async def enqueue_and_follow(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Enqueue the jobs that the command line asks for and, if it does, follow them; returns the exit status."""
+    """Enqueue the jobs that the command line describes; with --follow, also wait for their outcomes.
+
+    Prints the report and returns the exit status: 1 if a job failed or a command was refused, else 0.
+    """
     settings = context.settings
     report = Report(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
@@ -46,7 +49,7 @@ async def enqueue_and_follow(arguments: argparse.Namespace, context: Context[Set
 
 
 async def _whole(run: Run, take: Take, pace: Pace, fleet: Fleet, *, follow: bool) -> None:
-    """Enqueue and follow at the same time, while the workers are looked after."""
+    """Enqueue all jobs, and if *follow* is true wait for their outcomes, while dead workers are replaced."""
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(fleet.watch())
         following = tasks.create_task(run.follow()) if follow else None
@@ -57,7 +60,7 @@ async def _whole(run: Run, take: Take, pace: Pace, fleet: Fleet, *, follow: bool
 
 
 def _source(arguments: argparse.Namespace) -> Take:
-    """Return what takes the commands from where the command line says. Raises `CommandError` where none can be read."""
+    """Return the source of commands that the command line names. Raises `CommandError` if its file cannot be opened."""
     if arguments.file is None:
         return at_hand(iter(workload.generate(arguments.jobs, seed=arguments.seed, mix=arguments.mix)))
     is_input = arguments.file == STANDARD_INPUT
@@ -70,7 +73,10 @@ def _source(arguments: argparse.Namespace) -> Take:
 
 
 def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
-    """Read a stream to its end, and close it. Raises `CommandError` if it cannot be read or is no text in UTF-8."""
+    """Yield the commands of *stream*, and close it at the end.
+
+    Raises `CommandError` if it cannot be read or has another format than JSON Lines in UTF-8.
+    """
     name = "standard input" if path == STANDARD_INPUT else path
     try:
         with stream:
@@ -82,7 +88,7 @@ def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
 
 
 class _Refusals:
-    """Prints on standard error which lines are refused and why: the first ones each, then how many more."""
+    """Prints refused lines and their reasons on standard error: the first 20 one by one, the others as a count."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -100,7 +106,7 @@ class _Refusals:
 
 @contextmanager
 def _progress(report: Report, arguments: argparse.Namespace) -> Generator[None]:
-    """Show how far the run is, on a terminal."""
+    """Show progress bars on standard error while the block runs, if it is a terminal and the report is not JSON."""
     if arguments.json or not sys.stderr.isatty():
         yield
         return
@@ -123,7 +129,7 @@ async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) 
 
 
 def _print_report(report: Report) -> None:
-    """Print the report for people."""
+    """Print the report as text and tables."""
     rate = report.enqueued / report.enqueue_seconds if report.enqueue_seconds else 0.0
     print(f"enqueued   {report.enqueued:,} in {report.enqueue_seconds:.1f} s ({rate:,.0f}/s)")
     for title, count in (("duplicates", report.duplicates), ("refused", report.refused)):

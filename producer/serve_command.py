@@ -1,4 +1,4 @@
-"""`python -m producer serve`: the HTTP front."""
+"""The command `python -m producer serve`, which runs the HTTP front (the service's web application)."""
 
 import argparse
 import socket
@@ -10,7 +10,7 @@ from settings import Settings
 from tidepool.cli import CommandError, CommandLine, Context, port, print_json
 
 _BACKLOG = 2048
-"""Connections that may wait to be taken: several hundred callers may come at a time."""
+"""Length of the socket's listen backlog: several hundred clients may connect at the same time."""
 _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   %(prog)s --demo                  with two workers and a steady load, to look at
   %(prog)s --port 9000 --json      prints its URL as one JSON document
@@ -25,12 +25,12 @@ def add_serve_command(commands: CommandLine) -> None:
     )
     parser.add_argument("--port", type=port, default=8000, metavar="P", help="TCP port to listen on (default 8000)")
     parser.add_argument(
-        "--demo", action="store_true", help="two workers and a load of 50 jobs a second beside the front, until Ctrl-C"
+        "--demo", action="store_true", help="two workers and a load of 50 jobs per second as well, until Ctrl-C"
     )
 
 
 async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Serve HTTP until Ctrl-C: the operators' page, routes that enqueue jobs, and what is stored."""
+    """Serve HTTP until Ctrl-C: the operators' page, routes that enqueue jobs, and routes that read what is stored."""
     # FastAPI takes half a second to import, which the other commands need not wait for.
     from producer.http import create_front  # noqa: PLC0415
     from tidepool.web import is_loopback  # noqa: PLC0415

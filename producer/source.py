@@ -1,7 +1,7 @@
-"""The source of a run's commands: an iterator that never waits, or a reader of a file or pipe.
+"""The sources of a run's commands: an iterator that never blocks, or a reader of a file or pipe.
 
-`Run.enqueue` takes from either. A pipe gives its next line whenever it likes, so it is read in a thread: the
-run goes on meanwhile, sends what has come, and can be cancelled.
+`Run.enqueue` takes commands from either. A pipe may block at any line, so it is read in a thread: meanwhile the run
+sends the commands that have come, and can be cancelled.
 """
 
 import asyncio
@@ -16,11 +16,14 @@ from tidepool import MOST_AT_ONCE, Submission
 
 Item = Submission | Refusal
 Take = Callable[[int], Awaitable[list[Item]]]
-"""Gives the next items in order, as many as are there but at most so many; none only at the end."""
+"""A function that returns the next items in order: those available, max as many as its argument.
+
+It waits until there is at least one; an empty list means that the source has ended.
+"""
 
 
 def at_hand(items: Iterator[Item]) -> Take:
-    """Return a source that takes from *items*, an iterator that never waits."""
+    """Return a source that takes from *items*, an iterator that never blocks."""
 
     async def take(most: int) -> list[Item]:
         return list(islice(items, most))
@@ -29,10 +32,10 @@ def at_hand(items: Iterator[Item]) -> Take:
 
 
 class Reader:
-    """Reads *items*, which may block, in a thread of its own; it is at most one round trip (500 jobs) ahead.
+    """A source that reads *items*, an iterator that may block, in a thread. It reads at most 500 items ahead.
 
-    The thread is a daemon that is never joined: if no more input comes, the process ends without it. Only the thread
-    uses *items*.
+    The thread is a daemon and is never joined, so the process can end while it waits for input. Only the thread uses
+    *items*.
     """
 
     def __init__(self, items: Iterator[Item]) -> None:
@@ -41,14 +44,17 @@ class Reader:
         self._room = threading.Event()
         self._news = asyncio.Event()
         self._notified = False
-        """Whether the loop was notified since it last looked: a notification costs more than reading a line."""
+        """Whether the event loop was notified since it last looked. One notification costs more than reading a line."""
         self._ended = False
         self._fault: Exception | None = None
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, name="commands", daemon=True).start()
 
     async def take(self, most: int) -> list[Item]:
-        """Wait for the next items and return those that are available. Raises the error of reading them."""
+        """Wait until items are available and return up to *most* of them; an empty list at the end.
+
+        Raises the error that reading *items* raised, after the items before it.
+        """
         while True:
             self._notified = False  # before looking: what comes after that notifies again
             self._news.clear()

@@ -1,12 +1,15 @@
-"""Generates commands: a workload that a seed and a mix describe in full.
+"""Generates commands for jobs: a workload that is fully determined by a seed and a mix (the shares of the job types).
 
-`run_command` streams workloads of any length through it. It promises that a seed and a mix always
-give the same stream, of which a shorter one is the beginning; that memory does not grow with the
-count; and that two seeds share no job id, username, email or sku. A seed that is run a second time
-therefore reports duplicates (with another mix too: the ids are the seed's).
+`run_command` streams workloads of any length through it. It guarantees that
 
-Nothing is kept of what was generated: the k-th user's and the k-th product's names are computed from
-the seed and k wherever an order needs them, and all that a stream remembers is how many there are.
+- a seed and a mix always give the same stream, of which a shorter one is the beginning;
+- memory does not grow with the count;
+- two seeds share no job id, username, email or sku.
+
+A seed that is run a second time therefore reports duplicates (with another mix too: the ids are the seed's).
+
+Nothing generated is kept: an order computes the names of the k-th user and the k-th product from the seed and k. A
+stream remembers only how many there are.
 """
 
 import re
@@ -20,7 +23,7 @@ from typing import NamedTuple
 from tidepool import Submission
 
 DEFAULT_MIX: dict[str, int] = {"create_user": 2, "create_product": 1, "place_order": 7}
-"""Shares of the kinds of jobs."""
+"""The shares of the job types in a workload, if no others are given."""
 
 _SHARE = re.compile(r"[0-9]{1,9}")
 _FOREIGN_IDS = 1000
@@ -78,14 +81,14 @@ class _Article(NamedTuple):
     highest_cents: int
 
     def price(self, chance: int) -> str:
-        """Return a price that depends on *chance*, a random number; low ones come more often than high ones."""
+        """Return a price as text, derived from the random number *chance*. Low prices are more frequent."""
         first, second = chance % 1000, chance // 1000 % 1000
         cents = self.lowest_cents + (self.highest_cents - self.lowest_cents) * first * second // 1_000_000
         return f"{cents // 100}.{cents % 100:02}"
 
 
 def _folded(text: str) -> str:
-    """Return *text* in the letters a to z."""
+    """Return *text* in lower case with only the letters a to z: accents are removed, other characters left out."""
     plain = unicodedata.normalize("NFKD", text.lower().translate(_LETTERS_WITHOUT_ACCENT))
     return re.sub("[^a-z]", "", plain)
 
@@ -105,9 +108,9 @@ _ARTICLES = tuple(
 
 
 def parse_mix(text: str) -> dict[str, int]:
-    """Parse the shares of job types, such as `create_user=2,place_order=7`.
+    """Parse the shares of job types, such as `create_user=2,place_order=7`, and return them by job type.
 
-    Raises `ValueError` that says what is wrong and, if that helps, lists the job types.
+    Raises `ValueError`, which says what is wrong and, if that helps, lists the job types.
     """
     mix: dict[str, int] = {}
     for part in text.split(","):
@@ -124,13 +127,13 @@ def parse_mix(text: str) -> dict[str, int]:
 
 
 def generate(count: int, *, seed: int, mix: Mapping[str, int] = DEFAULT_MIX) -> Iterator[Submission]:
-    """Return the first *count* jobs of the workload of *seed* and *mix*; see the module for what it promises.
+    """Return an iterator over the first *count* jobs of the workload that *seed* and *mix* determine.
 
-    A mix that creates users (products) begins with one, and what refers to users (products) names one
-    that comes earlier in the stream; early products sell most. Of the users 1 % are inactive and of the
-    products 4 % out of stock, so some orders are rejected. In a mix that creates none, users (products)
-    are drawn from the ids 1 to 1000, whether or not the database has them.
-    Raises `ValueError` for a mix that cannot be generated and a seed beyond 64 bits.
+    If the mix creates users (products), the stream begins with one, and orders and changes name users (products) that
+    come earlier in the stream; early products sell most. 1 % of the users are inactive and 4 % of the products out of
+    stock, so some orders are rejected. If the mix creates none, users (products) are drawn from the ids 1 to 1000,
+    whether or not the database has them. Raises `ValueError` for a mix that cannot be generated or a seed of more than
+    64 bits.
     """
     _check(mix)
     if not -(2**63) <= seed < 2**63:
@@ -139,26 +142,30 @@ def generate(count: int, *, seed: int, mix: Mapping[str, int] = DEFAULT_MIX) -> 
 
 
 class _World:
-    """The names of the k-th user and the k-th product of a seed: computed, never kept."""
+    """Computes the names of the k-th user and the k-th product of a seed, and keeps none of them."""
 
     def __init__(self, seed: int) -> None:
         self._mark = _base36(seed)
         self._key = _scrambled(seed)
 
     def user(self, k: int) -> tuple[str, _Person]:
-        """Return the username and the person."""
+        """Return the username and the person of the k-th user."""
         person = _PEOPLE[_scrambled(self._key + 2 * k) % len(_PEOPLE)]
         return f"{person.login}.{self._mark}.{k}", person
 
     def product(self, k: int) -> tuple[str, _Article, int]:
-        """Return the sku, the article, and a number that looks random."""
+        """Return the sku and the article of the k-th product, and a pseudorandom number for it."""
         chance, which = divmod(_scrambled(self._key + 2 * k + 1), len(_ARTICLES))
         article = _ARTICLES[which]
         return f"{article.prefix}-{self._mark.upper()}-{k}", article, chance
 
 
 class _Stream:
-    """One workload being generated. Each method named after a kind of job makes the fields of the n-th item."""
+    """One workload that is being generated.
+
+    Each method named after a job type returns the fields of a job of that type; its argument is the job's place in the
+    stream.
+    """
 
     def __init__(self, seed: int, mix: Mapping[str, int]) -> None:
         self._seed = seed
@@ -168,12 +175,12 @@ class _Stream:
         self._users = self._products = 0
 
     def take(self, count: int) -> Iterator[Submission]:
-        """Yield the first *count* items."""
+        """Yield the first *count* jobs."""
         for n, kind in zip(range(count), self._kinds(), strict=False):
             yield Submission(f"load-{self._seed}-{n}", kind, _MAKERS[kind](self, n))
 
     def _kinds(self) -> Iterator[str]:
-        """Yield the kinds of the items: first one of each that others refer to, then at random by their shares."""
+        """Yield names of job types without end: first those that others refer to, then random ones by their shares."""
         yield from (kind for kind in ("create_user", "create_product") if kind in self._mix)
         kinds, bounds = list(self._mix), list(accumulate(self._mix.values()))
         total, last = bounds[-1], len(bounds) - 1
@@ -224,7 +231,10 @@ class _Stream:
         return {"username": self._world.user(int(self._random() * self._users))[0]}
 
     def _some_product(self) -> dict[str, object]:
-        """Pick a product, the popular ones far more often: the first 20 % get nearly 60 % of the orders."""
+        """Return the id or sku of a random product as a field.
+
+        Early products are more popular: the first 20 % get nearly 60 % of the orders.
+        """
         chance = self._random()
         skewed = chance * chance * chance
         if "create_product" not in self._mix:
@@ -239,7 +249,7 @@ _MAKERS: dict[str, Callable[[_Stream, int], dict[str, object]]] = {
     "update_user": _Stream.update_user,
     "set_stock": _Stream.set_stock,
 }
-"""The kinds of jobs that can be generated; a kind in `JOBS` need not be."""
+"""The job types that can be generated, each with the method that makes its fields. `JOBS` may have more types."""
 
 
 def _check(mix: Mapping[str, int]) -> None:
@@ -253,7 +263,7 @@ def _check(mix: Mapping[str, int]) -> None:
 
 
 def _scrambled(number: int) -> int:
-    """Return 64 bits that look random, the same for the same number (SplitMix64: Steele, Lea and Flood, 2014)."""
+    """Return a pseudorandom 64-bit number that depends on *number* only (SplitMix64: Steele, Lea and Flood, 2014)."""
     bits = (number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
@@ -261,7 +271,7 @@ def _scrambled(number: int) -> int:
 
 
 def _base36(number: int) -> str:
-    """Return *number* in base 36, so that the usernames of long seeds stay short."""
+    """Return *number* in base 36, which keeps the usernames of long seeds short."""
     digits, rest = "", abs(number)
     while rest:
         rest, digit = divmod(rest, 36)

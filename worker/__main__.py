@@ -1,4 +1,7 @@
-"""`python -m worker`: the operators' commands, and where the laboratory's have gone."""
+"""The command line `python -m worker`: commands for operators of the service.
+
+The commands of the laboratory are under `python -m lab` now. For one release they can still be called from here.
+"""
 
 import os
 import sys
@@ -8,11 +11,14 @@ from typing import Never
 from tidepool import cli
 
 MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
-"""Commands that are `python -m lab …` now. They are handed on for one release."""
+"""Names of the commands that moved to `python -m lab`. For one release, `python -m worker` passes them on to it."""
 
 
 def _hand_on(words: list[str]) -> None:
-    """Go on as the laboratory's command; ends with status 2 if there is no laboratory."""
+    """Replace this process by `python -m lab` with the same arguments.
+
+    Prints the new command line first. Exits with status 2 if the package `lab` is not installed.
+    """
     print(f"python -m worker {words[0]} has moved: python -m lab {words[0]}", file=sys.stderr)
     if find_spec("lab") is None:
         print("error: the laboratory is not installed here", file=sys.stderr)

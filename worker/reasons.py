@@ -1,10 +1,10 @@
-"""The reasons for which the service rejects jobs, besides those of every application."""
+"""The reasons for which the service rejects jobs, in addition to those that every application has."""
 
 from tidepool import Reason
 
 
 class ShopReason(Reason):
-    """The reasons of the service: the code that programs see, and a sentence for people."""
+    """Why the service rejects a job. Each reason has a code for programs and a sentence for people."""
 
     USERNAME_TAKEN = "username_taken", "another user has this username"
     EMAIL_TAKEN = "email_taken", "another user has this email"

@@ -1,4 +1,7 @@
-"""The service as an application of `tidepool`: `tidepool --app worker:app …` is `python -m worker …`."""
+"""Defines `app`, the service as an application of `tidepool`: its job types, settings and migrations.
+
+`python -m worker …` is short for `tidepool --app worker:app …`.
+"""
 
 from settings import Settings
 from tidepool import App, Migrations

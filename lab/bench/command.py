@@ -1,4 +1,4 @@
-"""`python -m lab bench`: what is measured, in which order, and how it is told."""
+"""The command `python -m lab bench`: what it measures, in which order, and its report."""
 
 import argparse
 import asyncio
@@ -32,14 +32,14 @@ _DEFAULT = System("arq-default", "lab.bench.targets.ArqDefault", quiet=False)
 _TUNED = System("arq-tuned", "lab.bench.targets.ArqTuned")
 _TUNED_NOOP = System("arq-tuned", "lab.bench.targets.ArqTunedNoop")
 _SHARE = {"tidepool": 1.0, "arq-tuned": 0.1, "arq-default": 0.02}
-"""Jobs of a system, of --jobs: slow ones get fewer, so that all of them run for about as long."""
+"""The share of `--jobs` that each system gets. Slow systems get fewer, so that all run for about as long."""
 _MIXES = {"create_user": "create_user=1", "place_order": "create_user=2,create_product=1,place_order=7"}
 PARTS = ("create_user", "place_order", "noop", "pgbench", "latency", "acquire", "enqueue", "backlog", "scaling")
 
 
 @dataclass
 class Bench:
-    """One run of the benchmark: the servers, the place, and what was measured so far."""
+    """One run of the benchmark: the databases, the place where processes run, and the measurements so far."""
 
     arguments: argparse.Namespace
     redis: ArqRedis
@@ -53,7 +53,7 @@ class Bench:
     idle_cpu_percent: float | None = None
 
     async def round(self, number: int) -> None:
-        """Measure every part that was asked for once."""
+        """Make each measurement that `--parts` asks for once. *number* is the round, from 0."""
         for part in self.arguments.parts:
             terminal.note(f"round {number + 1} of {self.arguments.repeat}: {part}")
             if part in _MIXES:
@@ -92,7 +92,7 @@ class Bench:
         self.drains.setdefault((system.name, "noop", 1, count), []).append(measured)
 
     async def _backlog(self, backlog: int) -> None:
-        """Drain as many jobs of each backlog, however long it is."""
+        """Measure the throughput of the first 9,000 jobs of a queue that has *backlog* jobs."""
         await self._reset()
         await self._produce(backlog, "create_user")
         measured = await drain(self.redis, _OURS, self.place, most_jobs=9_000)
@@ -132,7 +132,7 @@ class Bench:
             self.acquires_us.setdefault(pool, []).append(us)
 
     async def _produce(self, count: int, workload: str) -> float:
-        """Preload generated jobs with the real client; returns jobs per second."""
+        """Enqueue *count* generated jobs with the real producer; return how many it enqueued per second."""
         command = (sys.executable, "-m", "producer", "--jobs", str(count), "--mix", _MIXES[workload], "--json")
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, env=self.place.environment
@@ -142,7 +142,7 @@ class Bench:
         return report["enqueued"] / report["enqueue_seconds"]
 
     async def _reset(self) -> None:
-        """Empty the queue and the tables; a checkpoint now is one that does not come in the middle."""
+        """Empty the queue and the tables, and make a checkpoint, so that none falls into the measurement."""
         await self.redis.flushdb()
         async with session(self.urls.database) as connection:
             await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
@@ -220,7 +220,7 @@ def _acquire_us(rounds: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _ratios(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Return our rate over each other system's, by workload, for one worker."""
+    """Return the throughput of this service divided by that of each other system, by workload, for one worker."""
     rates = {(r["workload"], r["system"]): r["jobs_per_second"]["median"] for r in runs if r["workers"] == 1}
     return {
         f"{workload}: tidepool / {system}": round(rates[workload, "tidepool"] / rate, 2)

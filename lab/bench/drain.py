@@ -1,4 +1,4 @@
-"""Preload a queue, start workers on it, and measure from their first finished job to the last."""
+"""Preloads a queue, starts workers on it, and measures from their first finished job to the last."""
 
 import asyncio
 import signal
@@ -24,7 +24,12 @@ _ENDED = "a measured worker ended by itself: run one by hand with the same setti
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What one drain took. Per-job figures are over the jobs that were finished between the two looks."""
+    """The result of one drain of a queue.
+
+    Figures per job are averages over the jobs that were finished during the measurement.
+
+    CPU time is in microseconds, memory in MB, all workers together.
+    """
 
     jobs_per_second: float
     cpu_us_per_job: float
@@ -35,39 +40,42 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A kind of worker: the settings class, and how its process is started."""
+    """A kind of worker that is measured: its name, its arq settings class, and whether it logs only warnings."""
 
     name: str
     settings: str
     quiet: bool = True
 
     def command(self) -> list[str]:
-        """Return the command line of one worker."""
+        """Return the command line that starts one worker."""
         logs = ["--custom-log-dict", "lab.bench.targets.QUIET_LOGS"] if self.quiet else []
         return [sys.executable, "-m", "arq", self.settings, *logs]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where processes run: with which environment, and on which cores, worker by worker (none: wherever)."""
+    """Where worker processes run: their environment, and the CPU cores that they are pinned to.
+
+    Worker n gets the n-th core, again from the first when they run out. Without *cores* no worker is pinned.
+    """
 
     environment: dict[str, str] = field(repr=False)
     cores: tuple[int, ...] = ()
 
     def prefix(self, number: int) -> list[str]:
-        """Return what goes in front of the command line of worker *number*."""
+        """Return the words that go before the command line of worker *number* to pin it to its core."""
         return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
 
 
 async def preload_noops(redis: ArqRedis, count: int) -> None:
-    """Enqueue *count* jobs that return their argument."""
+    """Enqueue *count* jobs of the type `noop`, which return their argument."""
     await enqueue(
         JobClient(redis), (Submission(f"noop-{number}", "noop", {"value": number}) for number in range(count))
     )
 
 
 async def enqueue(client: JobClient, jobs: Iterator[Submission]) -> None:
-    """Enqueue all *jobs*, as many in a call as the client takes."""
+    """Enqueue all *jobs*, in calls of up to 500."""
     while chunk := list(islice(jobs, MOST_AT_ONCE)):
         await client.enqueue_many(chunk)
 
@@ -75,9 +83,10 @@ async def enqueue(client: JobClient, jobs: Iterator[Submission]) -> None:
 async def drain(
     redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
 ) -> Drained:
-    """Start *workers* of *system* on the preloaded queue, and stop them when it is empty or *most_jobs* are done.
+    """Start *workers* of *system* on the preloaded queue, and measure until it is empty or *most_jobs* are done.
 
-    Raises `CommandError` where there is nothing to drain, or too little to measure, and where a worker ends.
+    The workers are stopped then. Raises `CommandError` if the queue is empty, if there are too few jobs to measure, or
+    if a worker ends by itself.
     """
     await _compact(redis)
     queued = await redis.zcard(QUEUE)
@@ -97,7 +106,10 @@ async def drain(
 
 
 async def _compact(redis: Redis) -> None:
-    """Let Redis rewrite its append-only file, if it has one, now: a long queue's preload makes that due any moment."""
+    """Make Redis rewrite its append-only file now, if it has one, and wait for the end.
+
+    After the preload of a long queue a rewrite is due, and would otherwise start during the measurement.
+    """
     info: dict[str, Any] = await redis.info("persistence")
     if info["aof_enabled"]:
         await _rewrite_is_over(redis)
@@ -123,7 +135,7 @@ class _Look:
 
 
 async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _Look:
-    """Wait until fewer than *below* jobs are left, and read the clocks."""
+    """Wait until fewer than *below* jobs are in the queue, then read the time, the CPU times and Redis's counters."""
     while (queued := await redis.zcard(QUEUE)) >= below:
         require_running(processes)
         await asyncio.sleep(_LOOK_S)
@@ -147,13 +159,13 @@ def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
 
 
 def require_running(processes: Sequence[asyncio.subprocess.Process]) -> None:
-    """Raise `CommandError` where a measured worker has ended."""
+    """Raise `CommandError` if one of these worker processes has ended."""
     if any(process.returncode is not None for process in processes):
         raise CommandError(_ENDED)
 
 
 def workers_cpu_s(processes: Sequence[asyncio.subprocess.Process]) -> float:
-    """Return the CPU time of measured workers so far. Raises `CommandError` where one has ended."""
+    """Return the total CPU time of worker processes so far, in seconds. Raises `CommandError` if one has ended."""
     require_running(processes)
     try:
         return sum(cpu_s(process.pid) for process in processes)
@@ -162,14 +174,14 @@ def workers_cpu_s(processes: Sequence[asyncio.subprocess.Process]) -> float:
 
 
 async def start(system: System, place: Place, number: int = 0) -> asyncio.subprocess.Process:
-    """Start one worker."""
+    """Start one worker of *system*, without its output, and return its process."""
     quiet = asyncio.subprocess.DEVNULL
     command = [*place.prefix(number), *system.command()]
     return await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet, env=place.environment)
 
 
 async def stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
-    """Tell workers to stop, and wait until they have."""
+    """Stop worker processes with SIGTERM, and wait for their end."""
     for process in processes:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How long one job takes on an idle worker: from before its enqueue until another session sees it committed."""
+"""Measures the latency of a job on an idle worker: from before its enqueue until another session sees it committed."""
 
 import asyncio
 import random
@@ -18,12 +18,11 @@ _COMMITTED = "SELECT true FROM job_results WHERE job_id = $1"
 async def idle_latency_ms(
     redis: ArqRedis, connection: Any, worker: asyncio.subprocess.Process, jobs: int
 ) -> list[float]:
-    """Return the latency of each of *jobs* jobs, some 30 ms apart, enqueued by arq's own client.
+    """Return the latencies in milliseconds of *jobs* jobs, enqueued one at a time, about 30 ms apart, by arq's client.
 
-    Raises `CommandError` where *worker* ends, or commits nothing for 60 s.
-
-    The commit is seen by asking for the ledger row over and over, from 2 ms on, so each figure is too large by
-    up to one such look (about 0.3 ms), and the looking itself takes a share of the CPU.
+    To see the commit, *connection* polls for the job's row in the ledger, from 2 ms after the enqueue on. So each
+    latency is too large by up to one poll (about 0.3 ms), and the polling itself takes some of the CPU. Raises
+    `CommandError` if *worker* ends, or does not commit a job within 60 s.
     """
     latencies: list[float] = []
     for number in range(jobs):

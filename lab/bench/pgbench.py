@@ -1,4 +1,4 @@
-"""What PostgreSQL does without a queue: the two inserts of a create_user job and its ledger row, by pgbench."""
+"""Measures PostgreSQL without a queue: pgbench runs the two inserts of a create_user job and its ledger row."""
 
 import asyncio
 import re
@@ -29,13 +29,16 @@ SCRIPTS = {
 
 
 def find() -> Path | None:
-    """Return the program, of this machine or of the embedded PostgreSQL; None where there is none."""
+    """Return the path of pgbench, installed on this machine or with the embedded PostgreSQL; None if there is none."""
     found = shutil.which("pgbench")
     return Path(found) if found else packaged_program("pgbench")
 
 
 async def transactions_per_second(program: Path, url: str, script: str, *, clients: int, seconds: int) -> float:
-    """Run one script with prepared statements. Raises `CommandError` with pgbench's words where it fails."""
+    """Run *script* with pgbench, with prepared statements, and return the transactions per second.
+
+    Raises `CommandError` with pgbench's error message if it fails.
+    """
     options = ("-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(seconds))
     where, variables = _connecting(url)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
@@ -50,7 +53,10 @@ async def transactions_per_second(program: Path, url: str, script: str, *, clien
 
 
 def _connecting(url: str) -> tuple[str, dict[str, str]]:
-    """Return *url* as libpq takes it on a command line, which everybody sees, and its password as a variable."""
+    """Return *url* without its password, and the password as the environment variable PGPASSWORD.
+
+    A command line is visible to all users of the machine.
+    """
     parts = urlsplit(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
     given = dict(options).get("password", unquote(parts.password or ""))
@@ -61,7 +67,10 @@ def _connecting(url: str) -> tuple[str, dict[str, str]]:
 
 
 async def _ran(command: Sequence[str], variables: dict[str, str]) -> tuple[bytes, bytes, int | None]:
-    """Run pgbench to its end, without a terminal where it could ask for a password."""
+    """Run pgbench to its end; return its standard output, its standard error and its exit status.
+
+    It has no terminal, so that it cannot ask for a password.
+    """
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *command,

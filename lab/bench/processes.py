@@ -1,4 +1,4 @@
-"""What processes of this machine have used: CPU time and memory, out of /proc (proc(5))."""
+"""Reads the CPU time and the memory of processes on this machine from /proc (proc(5))."""
 
 import os
 from pathlib import Path
@@ -8,26 +8,32 @@ _PROC = Path("/proc")
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process so far: fields 14 and 15 of its stat."""
+    """Return the CPU time that a process has used so far, in seconds: user and system time."""
     user, system = _stat(pid)[11:13]
     return (int(user) + int(system)) / _TICKS_PER_S
 
 
 def family_cpu_s(pid: int) -> float:
-    """Return the CPU time of a process and all its children so far, those that have ended included."""
+    """Return the CPU time that a process and its children have used so far, in seconds.
+
+    Children that have ended count, if the process has waited for them.
+    """
     own = sum(int(ticks) for ticks in _stat(pid)[11:15])  # 16 and 17: the children that it has waited for
     return own / _TICKS_PER_S + sum(_cpu_s_or_none(child) for child in children(pid))
 
 
 def machine_busy_s() -> float:
-    """Return the time that all cores together have worked so far, for whomever, another guest of the host included."""
+    """Return the CPU time that all cores of this machine have been busy since it started, in seconds.
+
+    It includes the time that the host gave to other guests (steal).
+    """
     words = (_PROC / "stat").read_text("utf-8").splitlines()[0].split()
     user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, words[1:9])
     return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that *pid* has started and that still run."""
+    """Return the ids of the running child processes of *pid*."""
     found: list[int] = []
     for entry in _PROC.iterdir():
         if entry.name.isdecimal():
@@ -41,17 +47,17 @@ def children(pid: int) -> list[int]:
 
 
 def peak_mb(pid: int) -> float:
-    """Return the most memory that a process has had, in MB; 0 where the kernel does not tell."""
+    """Return the peak memory (resident set size) of a process in MB; 0 if the kernel does not report it."""
     return _memory_mb(_PROC / str(pid) / "status", "VmHWM:")
 
 
 def family_mb(pid: int) -> float:
-    """Return the memory of a process and its children now, in MB, with what they share counted once."""
+    """Return the current memory of a process and its children in MB. Shared memory is counted once."""
     return sum(_memory_mb(_PROC / str(one) / "smaps_rollup", "Pss:") for one in (pid, *children(pid)))
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of a process's stat from the third one on."""
+    """Return the fields of /proc/*pid*/stat from the third one (the state) on."""
     return (_PROC / str(pid) / "stat").read_text("utf-8").rpartition(")")[2].split()
 
 

@@ -1,4 +1,4 @@
-"""Where measurements are made: databases of their own, or servers of their own, so that nobody's data are touched."""
+"""Provides servers to measure on: databases or servers of the laboratory's own, so that nobody's data are touched."""
 
 import asyncio
 import secrets
@@ -28,7 +28,7 @@ from tidepool.urls import with_database, without_password
 from worker import app
 
 QUEUE = "arq:queue"
-"""What is measured works on this one, whatever QUEUE_NAME says."""
+"""The queue of everything that is measured, whatever the setting QUEUE_NAME is."""
 _REDIS_DATABASE = 15
 _USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
 _RESTART_WAIT_S = 30.0
@@ -36,14 +36,20 @@ _RESTART_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Servers to measure on, migrated. *postgres_pid* is None where PostgreSQL is not ours to look at."""
+    """PostgreSQL and Redis to measure on, with the service's tables.
+
+    *postgres_pid* is the process id of PostgreSQL if the laboratory started it, else None.
+    """
 
     urls: Urls
     redis: ArqRedis
     postgres_pid: int | None
 
     async def reset(self) -> None:
-        """Empty the queue and the tables but for snapshots; a checkpoint now is none in the middle."""
+        """Empty the queue and all tables except `pool_snapshots`, and make a checkpoint.
+
+        So no checkpoint falls into the measurement that follows.
+        """
         await self.redis.flushdb()
         async with session(self.urls.database) as connection:
             await connection.execute("TRUNCATE users, products, orders, job_results")
@@ -51,17 +57,20 @@ class Site:
 
 
 def measured_environment(database: str, redis: str, **variables: str) -> dict[str, str]:
-    """Return the environment of a worker that is measured, or broken, on these servers, with *variables* set beside.
+    """Return the environment variables of a worker that is to run on these servers, with *variables* in addition.
 
-    What makes this process's own workers find each other is not handed on: with its QUEUE_NAME it would wait for jobs
-    elsewhere, and METRICS_PORT would be one port for all of them.
+    QUEUE_NAME is set to `QUEUE`, where the measured jobs are. METRICS_PORT is emptied, because several workers cannot
+    share one port.
     """
     return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
 
 
 @asynccontextmanager
 async def session(url: str) -> AsyncGenerator[Any]:
-    """Give a connection of its own. Raises the faults of `tidepool.pool`, and `CommandError` if it is refused."""
+    """Open a PostgreSQL connection outside any pool, and close it at the end of the block.
+
+    Raises the errors of `tidepool.pool`, and `CommandError` if PostgreSQL refuses it.
+    """
     try:
         async with translated():
             connection: Any = await asyncpg.connect(**address.arguments(url))
@@ -75,10 +84,10 @@ async def session(url: str) -> AsyncGenerator[Any]:
 
 @asynccontextmanager
 async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Site]:
-    """Have servers for the length of the block that admit so many *connections* beside a few others.
+    """Provide servers with room for *connections* connections of the workers, while the block runs.
 
-    Where the settings name servers, it is databases of our own there, as `own_databases` makes them; else new servers
-    on the disk that the embedded ones use, gone at the end. Raises `CommandError`.
+    If the settings name servers, they are new databases there, as `own_databases` makes them. Else they are new servers
+    in the data directory, deleted at the end. Raises `CommandError` if the servers cannot have so many connections.
     """
     async with AsyncExitStack() as stack:
         if settings.embedded:
@@ -97,7 +106,10 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 @asynccontextmanager
 async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
-    """Make a database with a new name, and take a Redis database that is empty; both are left as they were."""
+    """Create a PostgreSQL database with a new name, and use an empty Redis database, while the block runs.
+
+    At the end the one is dropped and the other emptied. Raises `CommandError` if Redis database 15 is not empty.
+    """
     name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = Urls(with_database(urls.database, name), with_database(urls.redis, str(_REDIS_DATABASE)))
     async with AsyncExitStack() as stack:
@@ -127,7 +139,10 @@ def _own_directory(data_dir: Path) -> Generator[Path]:
 
 
 async def _admit(home: Path, urls: Urls, connections: int) -> int:
-    """Let our PostgreSQL admit so many connections, for which it starts anew; returns its process."""
+    """Raise the connection limit of the laboratory's own PostgreSQL if it is too low for *connections*.
+
+    PostgreSQL is restarted for that. Returns its process id.
+    """
     postgres = Postgres(home)
     if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:
         async with session(urls.database) as admin:
@@ -146,7 +161,7 @@ def _restart(postgres: Postgres) -> None:
 
 
 async def _require(urls: Urls, settings: Settings, connections: int) -> None:
-    """Raise `CommandError` where the server has no room for so many connections."""
+    """Raise `CommandError` if the server has fewer than *connections* connections free."""
     config = PoolConfig(url=urls.database, application_name="tidepool-lab")
     side = SideConnection(config, "capacity")
     try:

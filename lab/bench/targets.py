@@ -1,7 +1,7 @@
-"""What the measured workers run: `arq lab.bench.targets.<Name>`.
+"""The settings classes that the measured workers run with: `arq lab.bench.targets.<Name>`.
 
-Stock arq does each job as one plain transaction, written as one would write it by hand: no ledger, no
-batches. It reads the same jobs as ours: the same JSON, the same fields.
+Those of stock arq run each job as one plain transaction, as one would write it by hand: no ledger, no batches. They
+read the same jobs as the service: the same JSON, the same fields.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from tidepool.settings import Settings
 _SETTINGS = Settings.load()
 _URLS = servers.addresses(_SETTINGS)
 _STOCK_POOL_SIZE = 10
-"""The best of the sizes that were tried for one transaction a job."""
+"""Connections in the pool of stock arq: the size that was fastest with one transaction per job."""
 
 
 async def noop(_ctx: dict[Any, Any], value: int) -> int:
-    """Return the argument."""
+    """Return *value*: a job that does nothing."""
     return value
 
 
 async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_name: str, is_active: bool = True) -> int:
-    """Insert a user in a transaction of its own."""
+    """Insert a user in a transaction of its own; return the new id."""
     async with ctx["pool"].acquire() as connection, connection.transaction():
         return await connection.fetchval(
             "INSERT INTO users (username, email, full_name, is_active) VALUES ($1, $2, $3, $4) RETURNING id",
@@ -41,7 +41,7 @@ async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_na
 
 
 async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str, category: str, **rest: Any) -> int:
-    """Insert a product in a transaction of its own."""
+    """Insert a product in a transaction of its own; return the new id."""
     async with ctx["pool"].acquire() as connection, connection.transaction():
         return await connection.fetchval(
             "INSERT INTO products (sku, name, description, price, category, in_stock)"
@@ -51,7 +51,11 @@ async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str
 
 
 async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity: int, **_: Any) -> int | str:
-    """Look user and product up and insert an order, in one transaction."""
+    """Find a user and a product and insert an order of them, in one transaction; return the new id.
+
+    Returns "rejected" if the user is inactive or the product out of stock. If one is missing, the job is retried after
+    0.25 s.
+    """
     async with ctx["pool"].acquire() as connection, connection.transaction():
         user = await connection.fetchrow("SELECT id, is_active FROM users WHERE username = $1", username)
         product = await connection.fetchrow("SELECT id, price, in_stock FROM products WHERE sku = $1", sku)
@@ -76,12 +80,12 @@ async def _close_pool(ctx: dict[Any, Any]) -> None:
 
 
 async def _connect() -> ArqRedis:
-    """Connect as the service's workers do."""
+    """Connect to Redis as the service's workers do."""
     return open_redis(_URLS.redis, queue_name=_SETTINGS.queue_name)
 
 
 class ArqDefault:
-    """arq as it comes, but for the serializer."""
+    """Stock arq with its default settings, except for the serializer, which reads this service's jobs."""
 
     functions = (noop, create_user, create_product, place_order)
     on_startup = _open_pool
@@ -92,7 +96,11 @@ class ArqDefault:
 
 
 def __getattr__(name: str) -> Any:
-    """Hand out the other classes when they are asked for, as each prepares the process in its own way."""
+    """Make the other settings classes when arq asks for them, since each changes the process in its own way.
+
+    `ArqTuned` is stock arq with faster settings and uvloop, `ArqTunedNoop` the same without a database, and
+    `EngineNoop` this service's engine without a database. Raises `AttributeError` for any other name.
+    """
     if name == "ArqTuned":
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         return type(name, (), {**vars(ArqDefault), **_TUNED})
@@ -109,4 +117,4 @@ def __getattr__(name: str) -> Any:
 _TUNED = {"max_jobs": 100, "poll_delay": 0.01, "log_results": False}
 _NO_DATABASE = {"functions": (noop,), "on_startup": None, "on_shutdown": None}
 QUIET_LOGS: dict[str, Any] = {"version": 1, "disable_existing_loggers": False, "loggers": {"arq": {"level": "WARNING"}}}
-"""`--custom-log-dict` for all of them but arq with its defaults: the lines about each job cost as much as the job."""
+"""The `--custom-log-dict` of all workers but default arq: it logs only warnings, since lines per job cost much time."""

@@ -1,9 +1,14 @@
-"""The drill: a workload under faults, and a check of every single job afterwards.
+"""The drill: it injects faults while workers run jobs, and checks every single job afterwards.
 
-`log` writes down what will be enqueued before it is, and what has to become of it; `arena` has the servers and
-the workers, each behind proxies (`proxy`) that can lose what goes through them; `faults` breaks things, one
-way each, a few of them in workers that the drill's own `launcher` starts; `check` compares the log with the
-database row by row; `run` puts them together, and `command` is `python -m lab drill`. Servers that the user
-names come with `addresses`, and only after `guard` has asked. The service knows nothing of all this: there are no
-hooks in its code.
+- `log`        writes each job to a file before it is enqueued, with the outcome that it must have
+- `arena`      the servers, and the workers, each behind two proxies
+- `proxy`      a TCP proxy that can lose, delay or cut what goes through it
+- `faults`     the faults, each of which breaks one thing in one way
+- `launcher`   starts workers that have a defect, for a few of the faults
+- `check`      compares the log with the database, row by row
+- `run`        one drill from beginning to end; `command` is `python -m lab drill`
+- `timeline`   a plot of the drill over time
+- `addresses`  the addresses of servers that the user names; `guard` asks before they are broken
+
+The service has no hooks for the drill in its code.
 """

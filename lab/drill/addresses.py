@@ -1,4 +1,4 @@
-"""Where a server listens, and its URL by way of a proxy on this machine."""
+"""Finds the address of a server in its URL, and makes the URL of the same server behind a local proxy."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -9,9 +9,10 @@ _POSTGRES_PORT, _REDIS_PORT = 5432, 6379
 
 
 def target(url: str) -> str:
-    """Return where the server of *url* listens: the path of a socket, or host:port.
+    """Return the address at which the server of *url* listens: the path of a socket, or `host:port`.
 
-    Raises `CommandError` for one that is reached by TLS, into which the drill cannot see, and for several hosts.
+    Raises `CommandError` if the server is reached by TLS, which the drill's proxies cannot read, or if the URL names
+    several hosts.
     """
     parts = urlsplit(url)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -28,7 +29,7 @@ def target(url: str) -> str:
 
 
 def through(url: str, port: int) -> str:
-    """Return the same URL with this machine's *port* in place of the server's."""
+    """Return *url* with this machine's *port*, where a proxy listens, in place of the server's address."""
     parts = urlsplit(url)
     who = f"{user}@" if (user := parts.netloc.rpartition("@")[0]) else ""
     if parts.scheme == "unix":

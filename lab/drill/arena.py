@@ -1,4 +1,4 @@
-"""What is broken and what has to survive it: servers of the drill's own, workers behind proxies, a producer."""
+"""The arena of a drill: its servers, its workers behind proxies, and the producer that enqueues the load."""
 
 import asyncio
 import os
@@ -36,14 +36,18 @@ from worker import app
 _LOOK_S = 0.05
 _WAIT_S = 60.0
 _PATIENT_S = "20"
-"""The producer's connect timeout; it gives up after three."""
+"""Value of CONNECT_TIMEOUT for the producer, in seconds; it gives up after three such timeouts."""
 PLAIN = ("arq", "worker.WorkerSettings")
-"""The words after `python -m` that start a worker as everybody does."""
+"""The arguments of `python -m` that start a worker without a defect."""
 
 
 @dataclass
 class Worker:
-    """A worker process, and its own way to each server."""
+    """A worker process of the drill, with one proxy to each server.
+
+    *words* are the arguments of `python -m` that start it. *ended_on_purpose* is true once the drill has sent it
+    SIGTERM or SIGKILL.
+    """
 
     number: int
     postgres: Proxy
@@ -54,12 +58,12 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id of the worker."""
         assert self.process is not None
         return self.process.pid
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is still there."""
+        """Send a signal to the worker; do nothing if the process is gone."""
         self.ended_on_purpose |= number in (signal.SIGKILL, signal.SIGTERM)
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
@@ -67,10 +71,11 @@ class Worker:
 
 @dataclass
 class Arena:
-    """Servers, and *count* workers; a worker that ends is started anew, and counted if nobody ended it.
+    """The servers and *count* workers of a drill, as an asynchronous context manager.
 
-    The servers are the *named* ones, or else the drill's own, under *home*, where the workers' logs are in any case.
-    *shots* is how often a fault strikes that comes in bursts. *log* makes the jobs of the load.
+    A worker that ends is started again, and counted in *ended_by_themselves* if the drill did not end it. The servers
+    are the *named* ones, or else new ones in the directory *home*, where the workers' logs are in any case. *shots* is
+    how often a fault that comes in bursts strikes. *log* makes the jobs of the load.
     """
 
     home: Path
@@ -83,7 +88,10 @@ class Arena:
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Self:
-        """Start everything; a start that is cut short stops what it has started."""
+        """Start the servers, the proxies and the workers.
+
+        If this fails or is cancelled, what was started is stopped again.
+        """
         async with AsyncExitStack() as stack:
             if self.named is None:
                 stack.enter_context(embedded.join(self.home))
@@ -104,11 +112,11 @@ class Arena:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop everything."""
+        """Stop the workers, the proxies and the drill's own servers."""
         await self._open.aclose()
 
     async def _behind_proxies(self, number: int, stack: AsyncExitStack) -> Worker:
-        """Open the proxies of a worker that is to be started, until *stack* closes them."""
+        """Return a worker that is not started yet, with its two proxies open. *stack* closes the proxies."""
         worker = Worker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
         for proxy in (worker.postgres, worker.redis):
             await proxy.open()
@@ -116,7 +124,10 @@ class Arena:
         return worker
 
     async def _stop_workers(self) -> None:
-        """Stop those that have been started, also where a fault has halted them; kill what does not stop in time."""
+        """Stop all workers with SIGTERM, also those that a fault has stopped with SIGSTOP.
+
+        A worker that has not ended after 60 s is killed.
+        """
         started = [(worker, worker.process) for worker in self.workers if worker.process is not None]
         for worker, _ in started:
             worker.signal(signal.SIGCONT)
@@ -129,7 +140,7 @@ class Arena:
                 await process.wait()
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
-        """Run a query past all proxies."""
+        """Run a query over a new connection to PostgreSQL that bypasses the proxies; return the rows."""
         connection: Any = await asyncpg.connect(**address.arguments(self.urls.database))
         try:
             return await connection.fetch(query, *args)
@@ -137,34 +148,37 @@ class Arena:
             await connection.close()
 
     def now(self) -> datetime:
-        """Return the time by PostgreSQL's clock, also while it is away."""
+        """Return the current time by PostgreSQL's clock. PostgreSQL need not be running."""
         return datetime.now(UTC) + self._clock_difference
 
     async def outcomes(self) -> int:
-        """Return how many jobs have an outcome."""
+        """Return the number of jobs that have an outcome in the ledger."""
         return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
 
     def last_words(self) -> str:
-        """Return the last line of each worker's log, once where it is the same: the logs are gone with the drill."""
+        """Return the last lines of all workers' logs, without repetitions, for an error message.
+
+        The log files are deleted at the end of the drill.
+        """
         return "; ".join(sorted({last_line(self._log_of(worker)) for worker in self.workers}))
 
     async def held_by(self, worker: Worker) -> list[str]:
-        """Return the jobs that a worker holds."""
+        """Return the ids of the jobs that *worker* has claimed from the queue and not yet finished."""
         keys = await self.redis.keys(f"{QueueKeys(QUEUE).held_prefix}{Identity.worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
 
     async def leases(self) -> list[str]:
-        """Return the owners that hold a lease."""
+        """Return the owners that hold a lease in Redis. An owner is a worker process that claims jobs."""
         return [owner.decode() for owner in await self.redis.zrange(QueueKeys(QUEUE).owners, 0, -1)]
 
     async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
-        """Tell a worker to stop, and wait until it is started again, by *words* after `python -m`."""
+        """Stop a worker with SIGTERM, and wait until it is started again with *words* as arguments of `python -m`."""
         worker.words, process = words, worker.process
         worker.signal(signal.SIGTERM)
         await self.until_another(worker, process)
 
     async def until_another(self, worker: Worker, process: asyncio.subprocess.Process | None) -> None:
-        """Wait until *worker* is another process than this."""
+        """Wait until *process* has been replaced by another process of *worker*."""
 
         async def is_another() -> bool:
             return worker.process is not process
@@ -172,45 +186,54 @@ class Arena:
         await self.until(is_another)
 
     async def bury(self, pid: int) -> None:
-        """Give back the jobs of a worker that is dead, as the parent of `--workers` does."""
+        """End the leases of the dead worker process *pid*, so that other workers run its jobs.
+
+        The producer does the same for workers of its option `--workers`.
+        """
         await release_owners(self.redis, QUEUE, Identity.worker_id_prefix(pid))
 
     async def queued(self) -> int:
-        """Return how many jobs wait or run."""
+        """Return the number of jobs that are queued or running."""
         return int(await self.redis.zcard(QUEUE))
 
     async def start_producer(self, rate: float) -> asyncio.subprocess.Process:
-        """Start the producer on commands that come through its standard input, at up to twice *rate* a second."""
+        """Start the producer, which reads commands from its standard input.
+
+        It enqueues up to twice *rate* jobs per second, and at least 20.
+        """
         environment = self._environment(self.urls.database, self.urls.redis, CONNECT_TIMEOUT=_PATIENT_S)
         command = (sys.executable, "-m", "producer", "--file", "-", "--rate", str(max(20.0, 2 * rate)), "--json")
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
 
     async def stop_server(self, server: Server, number: signal.Signals) -> None:
-        """End a server with a signal to its main process, and wait until nothing of it is left."""
+        """End one of the drill's own servers with a signal to its main process, and wait until all of it has ended."""
         os.kill(await self.server_pid(server), number)
         await _reached(server.is_down)
 
     async def start_server(self, server: Server) -> None:
-        """Start a server that is down, and wait until it serves."""
+        """Start one of the drill's own servers that is down, and wait until it accepts connections."""
         await asyncio.to_thread(server.start)
         await _reached(server.is_ready)
 
     async def server_pid(self, server: Server) -> int:
-        """Return the process id of a server."""
+        """Return the id of the main process of one of the drill's own servers."""
         if server is self.postgres:
             return int((server.data / "postmaster.pid").read_text("utf-8").split()[0])
         info: dict[str, Any] = await self.redis.info("server")
         return info["process_id"]
 
     async def until(self, condition: Any, wait_s: float = _WAIT_S) -> None:
-        """Wait until the coroutine function *condition* returns something true. Raises `TimeoutError`."""
+        """Poll the coroutine function *condition* until it returns a true value.
+
+        Raises `TimeoutError` after *wait_s* seconds.
+        """
         async with asyncio.timeout(wait_s):
             while not await condition():  # noqa: ASYNC110  (servers and processes have no event to wait on)
                 await asyncio.sleep(_LOOK_S)
 
     async def _keep(self) -> None:
-        """Start workers anew that have ended."""
+        """Start workers that have ended again, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for worker in self.workers:
@@ -241,6 +264,6 @@ async def _reached(condition: Callable[[], bool]) -> None:
 
 
 def feed(producer: asyncio.subprocess.Process, lines: Iterable[str]) -> None:
-    """Hand commands to the producer, as fast as it takes them."""
+    """Write commands, as lines of a commands file, to the producer's standard input. Does not wait."""
     assert producer.stdin is not None
     producer.stdin.writelines(line.encode() for line in lines)

@@ -1,4 +1,4 @@
-"""Compares the log with the database: what is lost, doubled, wrong, or left behind."""
+"""Compares the drill's log of jobs with the database, and reports jobs that are lost, doubled or wrong."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -21,28 +21,32 @@ _NAMED = 5
 
 @dataclass
 class Verdict:
-    """How many of each kind of fault in the books, with the first few of each by name."""
+    """The result of the check: how many errors of each kind were found, with the first five of each by name.
+
+    *jobs* is the number of jobs in the log.
+    """
 
     jobs: int
     counts: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, name: str, found: Sequence[str]) -> None:
-        """Count what was found of one kind."""
+        """Store what was found of the kind of error *name*: its number, and the first five."""
         self.counts[name] = len(found)
         if found:
             self.named[name] = sorted(found)[:_NAMED]
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no error was found."""
         return not any(self.counts.values())
 
 
 async def check(database: str, log: Log, *, since: datetime, longest_gap: timedelta) -> Verdict:
-    """Return what is wrong; the queue has been worked off before.
+    """Compare the jobs of *log* with the database after the queue is empty; return the errors found.
 
-    *longest_gap* is what the snapshots from *since* on may lack.
+    A worker's snapshots since *since* may have gaps of up to *longest_gap*, such as faults cause; longer ones are
+    errors.
     """
     connection: Any = await asyncpg.connect(**address.arguments(database))
     try:

@@ -1,4 +1,4 @@
-"""`python -m lab drill`: break the service on purpose, and account for every job."""
+"""The command `python -m lab drill`: break the service on purpose, and check what became of every job."""
 
 import argparse
 import random
@@ -36,7 +36,8 @@ _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
     """Inject faults while workers run jobs, and check that every job was applied exactly once.
 
-    Uses servers of its own unless others are named. Exit status 1: a job was lost, applied twice or ended wrongly.
+    Uses servers of its own unless --database and --redis name others. Exit status 1: a job was lost, applied twice or
+    ended wrongly, or a worker ended by itself.
     """
     if arguments.list:
         _list(as_json=arguments.json)
@@ -76,7 +77,10 @@ async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, se
 
 
 async def _named(arguments: argparse.Namespace) -> Urls | None:
-    """Return the servers that are named, when they may be broken. Raises `CommandError`."""
+    """Return the URLs of the servers that the command line names; None if it names none.
+
+    Raises `CommandError` if they must not be broken, or the user does not consent.
+    """
     if (arguments.database is None) != (arguments.redis is None):
         raise terminal.CommandError("--database and --redis: name both, or neither for servers of the drill's own")
     if arguments.database is None:
@@ -96,7 +100,7 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--fault",
         type=_faults,
@@ -114,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots",
         type=terminal.positive,
         metavar="K",
-        help="number of shots of a fault that comes in bursts (default 25; 3 among random faults)",
+        help="number of times that a fault of the kind that comes in bursts strikes (default 25; 3 for random faults)",
     )
     parser.add_argument(
         "--minutes",
@@ -127,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what describes the load, the workers and the servers."""
+    """Add the arguments that describe the load, the workers and the servers."""
     parser.add_argument(
         "--seed", type=int, metavar="S", help="seed of the jobs and of random faults (default random; it is printed)"
     )
@@ -144,15 +148,15 @@ def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
         help="file for a plot of rate, waits and errors over time: .png or .svg, or .json for the data",
     )
     parser.add_argument(
-        "--database", metavar="URL", help="PostgreSQL to use, an empty database (default: a server of its own)"
+        "--database", metavar="URL", help="URL of an empty PostgreSQL database to use (default: a server of its own)"
     )
     parser.add_argument(
-        "--redis", metavar="URL", help="Redis to use together with --database (default: a server of its own)"
+        "--redis", metavar="URL", help="URL of the Redis to use together with --database (default: a server of its own)"
     )
     parser.add_argument(
         "--yes",
         action="store_true",
-        help="consent to the faults on --database and --redis, which is asked for otherwise",
+        help="consent to the faults on --database and --redis (default: the drill asks for it)",
     )
     parser.add_argument("--list", action="store_true", help="a list of the faults instead of a drill")
 

@@ -1,4 +1,4 @@
-"""What the drill asks before it breaks servers that are not its own: whether anybody would miss what is on them."""
+"""Protects servers that the user names for a drill: it refuses those that are in use, and asks for consent."""
 
 import sys
 from typing import Any
@@ -19,9 +19,10 @@ _SQL = queries.load("guard", "lab.drill")
 
 
 async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
-    """Refuse servers that somebody uses, ask (unless *agreed*), and remove what an earlier drill has left.
+    """Check that the drill may break these servers, and delete what an earlier drill has left on them.
 
-    Raises `CommandError`.
+    The user is asked for consent unless *agreed* is true. Raises `CommandError` if the database or the queue is in use,
+    if the user does not consent, or if the servers cannot be reached.
     """
     redis: Any = open_redis(urls.redis, queue_name=queue)
     connection: Any = None
@@ -46,7 +47,10 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
 
 
 async def _examine(connection: Any) -> bool:
-    """Return whether the database has none of the service's tables. Raises `CommandError` where others have rows."""
+    """Return whether the database has none of the service's tables.
+
+    Raises `CommandError` if workers are connected to it, or if it has rows that are not a drill's.
+    """
     if workers := await connection.fetchval(_SQL["workers"]):
         raise CommandError(f"workers have {workers} connections to this database: the drill takes one that is at rest")
     taken = [
@@ -63,7 +67,7 @@ async def _examine(connection: Any) -> bool:
 
 
 def _ask(urls: Urls) -> None:
-    """Let the person at the terminal agree. Raises `CommandError` where nobody does."""
+    """Ask the user at the terminal for consent. Raises `CommandError` without it, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise CommandError("nobody is here to be asked: --yes agrees that these servers are broken on purpose")
     print(  # noqa: T201  (a question to whoever sits there)

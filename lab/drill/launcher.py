@@ -1,8 +1,8 @@
-"""Starts a worker that has something wrong with it, which no signal from outside can do to it.
+"""Starts a worker that has a defect which no signal from outside can cause: `python -m lab.drill.launcher`.
 
-`python -m lab.drill.launcher --clock 3600` runs what `arq worker.WorkerSettings` runs, with a clock that is an
-hour ahead; with `--block 6` its event loop stands still for six seconds at each SIGUSR2; with `--unread` its standard
-error is a pipe that is full and that nobody reads. Only the drill starts it: the service has no such thing.
+It runs what `arq worker.WorkerSettings` runs. With `--clock 3600` the worker's clock is an hour ahead; with `--block 6`
+each SIGUSR2 blocks its event loop for six seconds; with `--unread` its standard error is a pipe that is full and that
+nobody reads. Only the drill uses it; the service has nothing like it.
 """
 
 import argparse
@@ -12,13 +12,17 @@ import time
 
 
 def launched(*, clock_s: float = 0.0, block_s: float = 0.0, unread: bool = False) -> tuple[str, ...]:
-    """Return the words after `python -m` that start such a worker."""
+    """Return the arguments of `python -m` that start a worker with these defects.
+
+    *clock_s* is how far its clock is ahead, in seconds (negative: behind); *block_s* is how long a SIGUSR2 blocks its
+    event loop; with *unread* nobody reads its log.
+    """
     words = ("lab.drill.launcher", "--clock", str(clock_s), "--block", str(block_s))
     return (*words, "--unread") if unread else words
 
 
 def main() -> None:
-    """Make it so, and run the worker."""
+    """Run a worker with the defects that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clock", type=float, default=0.0)
     parser.add_argument("--block", type=float, default=0.0)
@@ -38,7 +42,7 @@ def main() -> None:
 
 
 def _stop_reading_the_log() -> None:
-    """Replace standard error by a pipe without room or reader."""
+    """Replace standard error by a pipe that is full and that nobody reads."""
     _, writer = os.pipe()  # the end to read from stays open: a closed one would fail each write instead
     os.set_blocking(writer, False)
     try:

@@ -1,8 +1,8 @@
-"""What the drill enqueues: written down, with what must become of it, before anybody else hears of it.
+"""The log of a drill: every job is written to it, with the outcome that it must have, before it is enqueued.
 
-One line a job, in the order of the commands file that the producer reads, each with an id of its own:
-`{"job": …, "id": …, "args": {…}, "outcome": …, "reason": …, "total": …}`. *outcome* `one_of` says that of all
-jobs with this username exactly one is applied, and the others are rejected because it is taken.
+Each line is a JSON object for one job, in the order in which the producer enqueues them. It has the keys `job`, `id`
+(unique), `args`, `outcome`, `reason` and `total`. The *outcome* `one_of` means that exactly one of all jobs with this
+username must be applied; the others must be rejected because the username is taken.
 """
 
 import json
@@ -16,14 +16,14 @@ from typing import Any
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 _AGE = 3000
-"""An order names a user and a product that were enqueued at least so many jobs ago: it rarely overtakes them."""
+"""Min age, in jobs, of the user and the product that an order refers to, so that they mostly exist when it runs."""
 _REMEMBERED = 20_000
 _BIG_BYTES = MAX_PAYLOAD_BYTES - 10_000
 _WEIGHTS = {"create_user": 20, "twin": 1, "create_product": 9, "place_order": 69, "stranger": 1}
 
 
 class Log:
-    """Makes jobs from a seed and appends them to a file."""
+    """Generates random jobs from *seed* and appends them to the file *path*."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path = path
@@ -34,10 +34,13 @@ class Log:
         self._products: list[tuple[str, Decimal, bool]] = []
         self._seed = seed
         self.big = 0
-        """How many of the next jobs are to be products with a description of nearly the largest size of a job."""
+        """How many of the next jobs must be products with a long description, of nearly the max size of a job."""
 
     def write(self, count: int) -> list[str]:
-        """Write down *count* more jobs; they are on the disk when this returns them as lines of a commands file."""
+        """Generate *count* jobs and append them to the log; return them as lines of a commands file.
+
+        The jobs are on the disk (fsync) when this returns.
+        """
         jobs = [self._job() for _ in range(count)]
         self._file.writelines(json.dumps(job) + "\n" for job in jobs)
         self._file.flush()
@@ -49,12 +52,12 @@ class Log:
         self._file.close()
 
     def jobs(self) -> Iterator[dict[str, Any]]:
-        """Yield every job that was written down."""
+        """Yield all jobs of the log, each with the outcome that it must have."""
         with self.path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
     def commands(self) -> Iterator[str]:
-        """Yield their lines of a commands file again."""
+        """Yield all jobs of the log as lines of a commands file."""
         return map(_command, self.jobs())
 
     def _job(self) -> dict[str, Any]:
@@ -99,7 +102,7 @@ class Log:
         return {"job": "place_order", "args": args, "outcome": "rejected", "reason": "unknown_user"}
 
     def _of(self, made: list[Any]) -> Any:
-        """Return one of what was made a while ago: of those few in a hundred jobs that make one."""
+        """Return a random item of *made*, the users or products so far, that is old enough to exist in the database."""
         end = max(1, len(made) - _AGE // 4)
         return made[self._chance.randrange(max(0, end - _REMEMBERED), end)]
 

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, which can lose, hold back and cut what goes through it."""
+"""A TCP proxy in front of a server, which can lose, delay and cut what goes through it."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Bite = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class _Trap:
-    """What is waited for, and what then happens."""
+    """A trap: the bytes that it waits for, whether the request is passed on, and the function that it then calls."""
 
     words: bytes
     passes_on: bool
@@ -21,11 +21,11 @@ class _Trap:
 
 
 class Proxy:
-    """Listens on a port of its own and passes bytes on to *target* (a socket, or host:port), as its state lets it.
+    """Listens on a local port, and passes data between its clients and the server at *target* (a socket, or host:port).
 
-    *is_open*: whether new connections are let through. *delay_s* holds every piece back. While it is
-    frozen nothing passes, and connections stay. A `trap` waits for one request that contains some words: its
-    answer is lost, or the request itself, and the connection is cut.
+    New connections are closed at once if *is_open* is false. Each piece of data is delayed by *delay_s* seconds. While
+    the proxy is frozen no data pass, but connections stay open. A `trap` waits for one request that contains given
+    bytes, and cuts its connection, so that either the request or its answer is lost.
     """
 
     def __init__(self, target: str) -> None:
@@ -40,36 +40,39 @@ class Proxy:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Begin to listen; `port` tells where."""
+        """Start to listen on a free port of 127.0.0.1, which is then in `port`."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Stop listening and cut everything."""
+        """Stop listening, and cut all connections."""
         if self._server is not None:
             self._server.close()
         self.reset()
         await asyncio.gather(*self._links, return_exceptions=True)
 
     def freeze(self) -> None:
-        """Let nothing pass, in either direction."""
+        """Stop passing data in both directions. The connections stay open."""
         self._flowing.clear()
 
     def thaw(self) -> None:
-        """Let everything pass again."""
+        """Pass data again, after `freeze`."""
         self._flowing.set()
 
     def reset(self) -> None:
-        """Cut all connections."""
+        """Cut all connections. New ones are still accepted."""
         for link in self._links:
             link.cancel()
 
     def trap(self, words: bytes, *, passes_on: bool, bite: Bite) -> None:
-        """Do *bite* at the next request with *words*, which is passed on or not; its connection is cut in any case."""
+        """Set a trap for the next request that contains *words*: call *bite*, and cut the request's connection.
+
+        With *passes_on* the server still gets the request, and only its answer is lost.
+        """
         self._traps.append(_Trap(words, passes_on, bite))
 
     def disarm(self) -> None:
-        """Take away the traps that have not been sprung."""
+        """Remove all traps that have not caught a request yet."""
         self._traps.clear()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +89,7 @@ class Proxy:
                 writer.transport.abort()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on until either side ends or a trap cuts."""
+        """Pass data between a client and the server until one of them closes the connection, or a trap cuts it."""
         server_reader, server_writer = await _connect(self._target)
         pumps = [
             asyncio.ensure_future(self._pump(reader, server_writer, requests=True)),
@@ -106,7 +109,7 @@ class Proxy:
             server_writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, requests: bool) -> bool:
-        """Pass on one direction to its end; returns whether a trap has ended it."""
+        """Pass data in one direction until it ends; return whether a trap ended it."""
         while data := await reader.read(_CHUNK):
             await self._flowing.wait()
             if self.delay_s:

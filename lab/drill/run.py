@@ -1,4 +1,4 @@
-"""One drill: a steady load, faults one after the other, and the books checked when all is worked off."""
+"""Runs one drill: a steady load, one fault after the other, and a check of all jobs when the queue is empty."""
 
 import asyncio
 import json
@@ -19,12 +19,15 @@ from tidepool.cli.terminal import CommandError
 _SLICE_S = 0.1
 _LOOK_S = 0.3
 _CALM_S = 3.0
-"""Before and after each fault, for the rates to compare."""
+"""Seconds over which the rate is measured before and after each fault."""
 _START_WAIT_S = 60.0
 _RECOVERY_WAIT_S = 60.0
 _CATCH_UP_WAIT_S = 30.0
 _ENOUGH = 0.9
-"""Of the rate before, or of the load where the workers can keep up with it: less than that is slow."""
+"""The rate after a fault is slow if it is less than this share of the rate before, or of the load.
+
+The load counts if the workers kept up with it before the fault.
+"""
 _DRAIN_WAIT_S = 600.0
 _LEASES_WAIT_S = 15.0
 _NOT_EMPTY = "the queue was not worked off"
@@ -39,14 +42,16 @@ Told = Callable[[str], None]
 
 
 class DrillError(CommandError):
-    """The drill cannot go on; the text says why."""
+    """The drill cannot go on. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What one fault did. Rates are outcomes a second; *began* is ISO 8601.
+    """The measurements of one injected fault. Rates are outcomes per second; *began* is ISO 8601.
 
-    *after* is measured when what had piled up is worked off, *caught_up_s* after the recovery; None: it took too long.
+    *lasted_s* is the time from the start of the fault to its repair, and *recovery_s* from there until the service had
+    recovered. *caught_up_s* is how long it then took to work off the jobs that had piled up, None if it took too long.
+    *after* is the rate when they were worked off.
     """
 
     fault: str
@@ -63,31 +68,37 @@ class Injected:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The end of a drill."""
+    """The results of a drill."""
 
     seed: int
     injected: list[Injected]
     left_out: dict[str, str]
-    """Faults that could not be injected here, and why."""
+    """Faults that could not be injected on this machine, with the reasons."""
     verdict: Verdict
     lost_by_redis: list[str]
-    """Jobs that Redis lost with its data, and that were enqueued again."""
+    """Ids of jobs that Redis lost with its data, and that were enqueued again."""
     ended_by_themselves: int
     seconds: float
 
     @property
     def slow_after(self) -> list[str]:
-        """The faults after which the rate was not what it had been, though the books may hold."""
+        """The names of faults after which the rate stayed lower than before.
+
+        The drill does not fail for that.
+        """
         return sorted({one.fault for one in self.injected if one.slow_after})
 
     @property
     def holds(self) -> bool:
-        """Whether no job is lost, doubled or wrong, nothing is left behind, and no worker ended by itself."""
+        """Whether the drill passed: the check found no error, and no worker ended by itself."""
         return self.verdict.holds and not self.ended_by_themselves
 
 
 class Drill:
-    """Runs faults on an arena. *told* hears what happens, line by line."""
+    """Injects faults into an arena under load, and checks all jobs at the end.
+
+    *told* is called with lines of text on its progress.
+    """
 
     def __init__(self, arena: Arena, log: Log, *, rate: float, seed: int, told: Told) -> None:
         self._arena = arena
@@ -100,7 +111,11 @@ class Drill:
         self._left_out: dict[str, str] = {}
 
     async def mix(self, minutes: float) -> Report:
-        """Inject faults chosen by chance, for so long."""
+        """Inject random faults for *minutes* minutes, then check all jobs; return the report.
+
+        Faults by which Redis loses its queue are left out, and on servers that the user named those that need own
+        servers.
+        """
 
         async def faults() -> None:
             end_s = time.monotonic() + 60 * minutes
@@ -114,7 +129,7 @@ class Drill:
         return await self._run(faults)
 
     async def repeat(self, names: list[str], times: int) -> Report:
-        """Inject each of *names* so many times."""
+        """Inject the faults *names* in this order, *times* times over, then check all jobs; return the report."""
 
         async def faults() -> None:
             for _ in range(times):
@@ -124,7 +139,10 @@ class Drill:
         return await self._run(faults)
 
     async def books(self, *, since: datetime) -> Verdict:
-        """Return what is wrong in the database, and what is left in Redis, after a load that began at *since*."""
+        """Check all jobs of a load that began at *since*; return the errors in the database, and leases left in Redis.
+
+        The queue must be empty.
+        """
         longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
         gap = timedelta(seconds=longest_s + 2 * _TICK_S)
         verdict = await check(self._arena.urls.database, self._log, since=since, longest_gap=gap)
@@ -154,7 +172,7 @@ class Drill:
 
     @asynccontextmanager
     async def _load(self) -> AsyncGenerator[None]:
-        """Enqueue at a steady rate for the length of the block."""
+        """Enqueue jobs at a steady rate while the block runs."""
         async with self._producing(self._rate) as producer:
             feeding = asyncio.create_task(self._feed(producer))
             try:
@@ -166,7 +184,7 @@ class Drill:
 
     @asynccontextmanager
     async def _producing(self, rate: float) -> AsyncGenerator[asyncio.subprocess.Process]:
-        """Have a producer for the length of the block; kill it where that is cut short before it has ended."""
+        """Start a producer for the block. It is killed at the end if it still runs."""
         producer = await self._arena.start_producer(rate)
         try:
             yield producer
@@ -186,7 +204,11 @@ class Drill:
             await asyncio.sleep(_SLICE_S)
 
     async def _end(self, producer: asyncio.subprocess.Process) -> None:
-        """Let the producer enqueue what it has been given; what it cannot say was enqueued is enqueued again."""
+        """Wait until the producer has enqueued all that it was given.
+
+        If it failed, all jobs of the log are enqueued again, which does nothing to those that were. Raises `DrillError`
+        if it refused jobs.
+        """
         said, complained = await _ended(producer)
         if producer.returncode:
             self._told(f"the producer gave up, so all is enqueued again: {complained.decode().strip()[-200:]}")
@@ -203,7 +225,10 @@ class Drill:
             await _ended(producer)
 
     async def _work_off(self) -> list[str]:
-        """Wait until the queue is empty; enqueue again, and return, what Redis has lost."""
+        """Wait until the queue is empty; return the ids of jobs that a fault of Redis has lost.
+
+        These are enqueued again, and waited for.
+        """
         await self._until(self._queue_is_empty, _DRAIN_WAIT_S, _NOT_EMPTY)
         done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM job_results")}
         lost = [job["id"] for job in self._log.jobs() if job["id"] not in done]
@@ -214,7 +239,10 @@ class Drill:
         return lost
 
     async def _until(self, condition: Callable[[], Awaitable[object]], wait_s: float, otherwise: str) -> None:
-        """Wait for *condition*; raises `DrillError` with what the workers said last where that takes too long."""
+        """Wait until *condition* returns a true value. Raises `DrillError` after *wait_s* seconds.
+
+        The error has the text *otherwise* and the last lines of the workers' logs.
+        """
         try:
             await self._arena.until(condition, wait_s)
         except TimeoutError:
@@ -222,7 +250,10 @@ class Drill:
             raise DrillError(f"{otherwise} within {wait_s:.0f} s; the workers' logs end with: {said}") from None
 
     async def _leases_left(self) -> list[str]:
-        """Return who holds a lease although there is no job left, and the dead ones have had their time."""
+        """Return the owners that still hold a lease although no job is left.
+
+        Leases of dead workers have 15 s to end first.
+        """
         with suppress(TimeoutError):
             await self._arena.until(self._leases_are_over, _LEASES_WAIT_S)
         return await self._arena.leases()
@@ -269,7 +300,7 @@ class Drill:
         self._told(f"{fault.name}: {injected.lasted_s:.1f} s, recovered after {injected.recovery_s:.1f} s")
 
     async def _catch_up(self) -> float | None:
-        """Wait until what has piled up is worked off; returns how long that took, or None where it takes too long."""
+        """Wait until the jobs that have piled up are worked off; return the seconds it took, or None after 30 s."""
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(_CATCH_UP_WAIT_S):
@@ -280,7 +311,10 @@ class Drill:
         return round(time.monotonic() - began_s, 2)
 
     async def _is_worked_off(self) -> bool:
-        """Whether less than a second's jobs have no outcome yet. Some never have: orders that wait for a user."""
+        """Return whether the jobs without an outcome are fewer than the load of one second.
+
+        Some jobs are always without one, such as orders whose user does not exist, which are retried.
+        """
         return self._log.count - await self._arena.outcomes() < self._rate
 
     async def _rate_of(self, seconds: float) -> float:
@@ -288,7 +322,11 @@ class Drill:
         return (await self._arena.fetch(_SINCE, since))[0][0] / seconds
 
     async def _recovered(self, began: datetime, mended: datetime, jobs: list[str] | None) -> datetime:
-        """Wait for the last outcome of *jobs*, or the first of any job after the mend; returns when it came."""
+        """Wait until the service has recovered from a fault, and return when that was.
+
+        It has recovered at the last outcome of *jobs*, or if *jobs* is None at the first outcome of any job after
+        *mended*. Raises `DrillError` after 60 s.
+        """
         found: datetime | None = None
 
         async def is_there() -> bool:
@@ -307,7 +345,7 @@ class Drill:
 
 
 async def _ended(producer: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    """Close the producer's input, and return what it says when it has done all of it."""
+    """Close the producer's standard input, wait for its end, and return its standard output and standard error."""
     assert producer.stdin is not None
     producer.stdin.close()
     return await producer.communicate()

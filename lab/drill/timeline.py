@@ -1,4 +1,4 @@
-"""What a drill looked like from outside, moment by moment: rate, waits and errors, with each fault marked in it."""
+"""The timeline of a drill: rate, latencies and errors over time, with each fault marked, as a plot or as JSON."""
 
 import asyncio
 import json
@@ -22,22 +22,25 @@ _BEFORE_S, _AFTER_S = 5.0, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One fault on the timeline, in seconds since its beginning. *jobs* ended from the fault to 5 s after recovery."""
+    """One fault on the timeline. Times are in seconds since the timeline's beginning.
+
+    *jobs* is the number of jobs that ended from the beginning of the fault until 5 s after the recovery.
+    """
 
     fault: str
     began_s: float
     mended_s: float
     recovered_s: float
     dark_s: float
-    """In which no job ended, until the recovery."""
+    """Seconds between the beginning of the fault and the recovery in which no job ended."""
     jobs: int
     success_rate: float
-    """The share of these jobs that did not fail."""
+    """The share of *jobs* that did not fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Slots of half a second, and the faults."""
+    """The figures of a drill in time slots of *slot_s* seconds, and its faults."""
 
     slot_s: float
     slots: list[dict[str, Any]]
@@ -45,7 +48,7 @@ class Timeline:
 
 
 def require(path: Path) -> None:
-    """Raise `CommandError` where a timeline could not be drawn to *path*: better now than after the drill."""
+    """Raise `CommandError` if a timeline cannot be written to *path*. Call it before the drill rather than after."""
     if path.suffix != ".json" and plot.new_figure(1) is None:
         raise CommandError(f"{plot.MISSING}; a timeline's figures go to a .json file without it")
     if not path.resolve().parent.is_dir():
@@ -53,7 +56,10 @@ def require(path: Path) -> None:
 
 
 async def write(arena: Arena, injected: list[Injected], path: Path) -> Timeline | None:
-    """Write the timeline of these faults to *path*, and return it; None where there were none."""
+    """Write the timeline of the faults *injected* to *path* and return it; None if there are no faults.
+
+    The suffix of *path* decides on a plot (.png, .svg) or JSON.
+    """
     if not injected:
         return None
     since = datetime.fromisoformat(injected[0].began) - timedelta(seconds=_BEFORE_S)
@@ -65,7 +71,7 @@ async def write(arena: Arena, injected: list[Injected], path: Path) -> Timeline 
 
 
 async def _slots(arena: Arena, since: datetime, count: int) -> list[dict[str, Any]]:
-    """Return every slot, those in which nothing ended included."""
+    """Return the figures of *count* time slots from *since* on, also of slots in which no job ended."""
     ended = {row["slot"]: row for row in await arena.fetch(_SQL["slots"], since, _SLOT_S)}
     errors = {row["slot"]: int(row["errors"]) for row in await arena.fetch(_SQL["errors"], since, _SLOT_S)}
     return [_slot(number, ended.get(number), errors.get(number, 0)) for number in range(count)]
@@ -136,7 +142,7 @@ def _draw(timeline: Timeline, path: Path) -> None:
 
 
 def said(mark: Mark) -> str:
-    """Return a fault in one line."""
+    """Return a description of a fault's effect in one line."""
     lasted_s, recovery_s = mark.mended_s - mark.began_s, mark.recovered_s - mark.mended_s
     return (
         f"{mark.fault}: {lasted_s:.1f} s, recovered {recovery_s:.1f} s after the mend, {mark.dark_s:.1f} s without an "

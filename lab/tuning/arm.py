@@ -1,4 +1,7 @@
-"""One arm: workers with one value of a setting, under a closed load, measured for some seconds when they are warm."""
+"""Measures one arm of an experiment: workers with one value of a setting, under a closed load, once they are warm.
+
+An arm is one measurement. A closed load keeps the number of jobs in the system constant.
+"""
 
 import asyncio
 import os
@@ -37,7 +40,7 @@ _BUSY_MACHINE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What one trial gave. Rates are jobs a second, CPU is in cores, times are milliseconds, memory is MB."""
+    """The result of one trial. Rates are jobs per second, CPU is in cores, times are milliseconds, memory is in MB."""
 
     number: int
     round: int
@@ -45,29 +48,35 @@ class Arm:
     kind: Kind
     jobs_per_second: float
     wait_ms: dict[str, float]
-    """A job's wait for a connection, taken until its batch had one."""
+    """Percentiles of the time that a job waited until its batch had a connection."""
     latency_ms: dict[str, float]
-    """From when it was due until it was committed."""
+    """Percentiles of a job's time from when it was due until it was committed."""
     cpu: dict[str, float | None]
-    """Of `worker`s together, `postgresql`, `redis`, `client`, which makes the load, and `others` on this machine."""
+    """Cores used by all workers, PostgreSQL, Redis, the client that makes the load, and others on this machine.
+
+    None if it cannot be measured.
+    """
     memory_mb: dict[str, float | None]
     connections: dict[str, float]
-    """Of all pools together: `open` and `in_use_max` at the most, `in_use` on average."""
+    """Connections of all pools together: `open` and `in_use_max` are maxima, `in_use` is the average."""
     client_lag_ms: float
-    """95th percentile of how late the client's event loop was."""
+    """95th percentile of the delays of the client's event loop, in milliseconds. Large delays make the arm invalid."""
     bound: str
-    """What set the rate, as far as the figures tell: `pool`, `worker`, `machine`, or nothing known."""
+    """The bottleneck, as far as the figures show it: `pool`, `worker`, `machine`, or empty if it is not known."""
     invalid: str
-    """Why it does not count; empty where it does."""
+    """The reason why the measurement is not valid; empty if it is."""
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
-        """Return the arm that `asdict` made a document of."""
+        """Return the arm that is stored in *document*, a dictionary made by `dataclasses.asdict`."""
         return cls(**document)
 
 
 async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
-    """Measure one arm on emptied servers. Raises `CommandError` where its workers do not start, or end."""
+    """Empty the servers, start workers with the trial's settings, and measure them under load for `plan.seconds`.
+
+    Raises `CommandError` if the workers do not start, or end.
+    """
     await site.reset()
     load = ClosedLoad(JobClient(site.redis), jobs(plan.mix), plan.in_flight, plan.think_ms / 1000)
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
@@ -87,7 +96,7 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
 
 @asynccontextmanager
 async def _running(load: ClosedLoad) -> AsyncGenerator[asyncio.Task[None]]:
-    """Run the load for the length of the block, which learns of its failure in `_wait`."""
+    """Run *load* in a task while the block runs. `_wait` raises its error if it fails."""
     running = asyncio.create_task(load.run(), name="closed load")
     try:
         yield running
@@ -97,7 +106,7 @@ async def _running(load: ClosedLoad) -> AsyncGenerator[asyncio.Task[None]]:
 
 
 async def _wait(running: asyncio.Task[None], seconds: float) -> None:
-    """Wait so long under the load; raises what ends it before, for it never ends by itself."""
+    """Wait for *seconds* while the load runs. Raises its error if it fails meanwhile."""
     done, _ = await asyncio.wait({running}, timeout=seconds)
     for task in done:
         task.result()
@@ -106,7 +115,10 @@ async def _wait(running: asyncio.Task[None], seconds: float) -> None:
 async def _warm(
     side: SideConnection, workers: Sequence[asyncio.subprocess.Process], running: asyncio.Task[None]
 ) -> None:
-    """Wait until all workers have committed jobs, and a little longer."""
+    """Wait until all workers have committed jobs, and one second longer.
+
+    Raises `CommandError` if they have not after 60 s.
+    """
     since = datetime.now(UTC)
     try:
         async with asyncio.timeout(_START_WAIT_S):
@@ -125,7 +137,7 @@ async def _started(side: SideConnection, since: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The clocks at one moment, and what memory there was."""
+    """A reading of clocks, CPU times and memory at one moment."""
 
     at: datetime
     loop_s: float
@@ -156,7 +168,7 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
 
 
 async def _read(side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad, first: _Look, last: _Look) -> Arm:
-    """Put the figures of the time between two looks together."""
+    """Compute the result of the trial from the readings at its beginning and its end, and from the database."""
     async with side.use() as connection:
         done = await connection.fetchrow(_SQL["jobs"], first.at, last.at, list(SHARES))
         pools = await connection.fetchrow(_SQL["pools"], first.at)
@@ -182,12 +194,18 @@ async def _read(side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad
 
 
 def _slice_s(plan: Plan) -> float:
-    """Return a slice's length: with a think time jobs come in waves, and a slice has several of them."""
+    """Return the length of the slices in which the rate is measured, in seconds.
+
+    With a think time jobs come in waves, and a slice has several of them.
+    """
     return min(max(_SLICE_S, 3 * plan.think_ms / 1000), plan.seconds / 2)
 
 
 def rate_of(looks: Sequence[tuple[float, int, float]], slice_s: float) -> float:
-    """Return jobs a second: the median of the slices, so that a stall of the machine in one of them does not count."""
+    """Return the rate in jobs per second: the median over slices of *slice_s* seconds.
+
+    So a short stall of the machine does not change it. *looks* are those of `ClosedLoad`.
+    """
     if not looks:
         return 0.0
     rates: list[float] = []
@@ -200,7 +218,7 @@ def rate_of(looks: Sequence[tuple[float, int, float]], slice_s: float) -> float:
 
 
 def fault_of(jobs: int, not_applied: int, client_cpu: float, lag_ms: float, load: ClosedLoad) -> str:
-    """Return why an arm does not show what the workers can do; empty where it does."""
+    """Return the reason why a measurement does not show what the workers can do; empty if it does."""
     if not jobs or not load.looks:
         return "no job ended"
     if not_applied:
@@ -215,7 +233,7 @@ def fault_of(jobs: int, not_applied: int, client_cpu: float, lag_ms: float, load
 
 
 def bound_by(cpu: dict[str, float | None], workers: int, pool_use: float) -> str:
-    """Return what set the rate: the first that was used up; empty where nothing was."""
+    """Return the bottleneck: the first of `pool`, `worker` and `machine` that is used up; empty if none is."""
     if pool_use >= _BUSY_POOL:
         return "pool"
     if (cpu["worker"] or 0.0) >= _BUSY_CORE * workers:

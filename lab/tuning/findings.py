@@ -1,4 +1,4 @@
-"""What a run of `tune` found, as a table and in words."""
+"""Prints the results of a run of `tune`: a table, warnings, and the recommended settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _QUIET_CORES = 0.3
 
 
 def show(record: Record, document: dict[str, Any]) -> None:
-    """Print the table, and what it comes to."""
+    """Print the results of a run: a table of all values, then the lines of `words`."""
     console = terminal.console()
     table = terminal.figures_table(
         (record.plan.setting, "jobs/s", "of best", "lowest", "highest", "wait p50", "p95", "p99",
@@ -40,7 +40,11 @@ def _cells(row: dict[str, Any], knee: dict[str, Any] | None) -> list[str]:
 
 
 def words(record: Record, document: dict[str, Any]) -> list[str]:
-    """Return what the figures come to, line by line."""
+    """Return the conclusions of a run, line by line: warnings, the knee, and the recommended settings.
+
+    The knee is the smallest value that is about as good as the best. Nothing is recommended before all is measured, or
+    if the noise is too large.
+    """
     lines = _cautions(document)
     knee = document["knee"]
     if document["arms"] < document["of"]:
@@ -59,7 +63,7 @@ def words(record: Record, document: dict[str, Any]) -> list[str]:
 
 
 def _cautions(document: dict[str, Any]) -> list[str]:
-    """Return what to know before the figures are trusted."""
+    """Return warnings about the measurements: invalid arms, an unsteady machine, or other work on it."""
     lines = [f"does not count: {count} of the arms, {reason}" for reason, count in document["invalid"].items()]
     if document["plot"] is None:
         lines.append(plot.MISSING)
@@ -72,7 +76,7 @@ def _cautions(document: dict[str, Any]) -> list[str]:
 
 
 def _recommendation(plan: Plan, document: dict[str, Any]) -> list[str]:
-    """Return the settings to use, what they need, and what they are worth."""
+    """Return lines that name the settings to use, the connections that they need, and how much they gain."""
     knee, defaults = document["knee"], document["defaults"]
     lines = ["the largest value is the best: there may be better ones beyond it"] if knee["rising"] else []
     if plan.setting == "POOL_MAX_SIZE":

@@ -1,4 +1,4 @@
-"""Tasks that hold connections of the product's own pools, in a loop: what `pool-test` and `layouts` measure."""
+"""Tasks that acquire and hold connections of the service's own pools, in a loop, for `pool-test` and `layouts`."""
 
 import asyncio
 import random
@@ -17,30 +17,33 @@ _SQL = queries.load("holders", "lab.tuning")
 
 @dataclass
 class Held:
-    """What came of it; counts are of uses of a connection."""
+    """Counts of uses of a connection by all holders. *seconds* is how long they ran."""
 
     succeeded: int = 0
     timed_out: int = 0
-    """No connection within the acquire timeout, or too many waited already."""
+    """Uses that got no connection: not within the acquire timeout, or because too many callers were waiting already."""
     failed: int = 0
-    """Any other error of the database."""
+    """Uses that failed with any other database error."""
     waits_ms: list[float] = field(default_factory=list)
-    """Of each that got a connection: from asking to having it."""
+    """For each use that got a connection: milliseconds from asking for it to having it."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How a holder uses its pool: for how long it holds a connection, and does without one before the next."""
+    """How a holder uses its pool: it holds a connection for *hold_ms*, then pauses for *think_ms*, and repeats this."""
 
     hold_ms: float
     think_ms: float = 0.0
     by_chance: bool = False
-    """Whether both are exponentially distributed about these means, or always the same."""
+    """Whether both times are exponentially distributed, with these means, instead of constant."""
 
 
 async def hold(pools: Sequence[Pool], *, holders: int, use: Use, seconds: float, seed: int = 0) -> Held:
-    """Let so many holders use the pools for so long, each always the same pool; uses under way are ended first."""
+    """Run *holders* tasks that use the pools for *seconds*, and return the counts. Each task uses one of the pools.
+
+    A use that is under way at the end is finished. Equal seeds give equal random times.
+    """
     held = Held()
     begun_s = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -72,7 +75,7 @@ def _seconds(mean_ms: float, use: Use, chance: random.Random) -> float:
 
 
 def figures(held: Held) -> dict[str, Any]:
-    """Return what came of it as a document."""
+    """Return the counts, the uses per second, and the percentiles of the waits (ms) as a dictionary."""
     return {
         "succeeded": held.succeeded,
         "timed_out": held.timed_out,

@@ -1,13 +1,13 @@
-"""Where a curve of rates bends: the smallest size, of a pool or a batch, that gives all there is to have.
+"""Finds the knee of a curve of rates: the smallest size (of a pool or a batch) that is about as good as the best.
 
-Arms of one round were measured within minutes, those of different rounds were not, so a machine that gets slower
-moves whole rounds. Tukey's median polish (*Exploratory Data Analysis*, 1977) takes that out: each size is left with its
-median over the rounds, each round with how good a time it was, and what remains is noise.
+Arms of one round were measured within minutes of each other, those of different rounds were not. So if the machine gets
+slower, all rates of a round do. Tukey's median polish (*Exploratory Data Analysis*, 1977) removes this effect: it
+splits each rate into the median of its size, the effect of its round, and noise.
 
-The best is the middle one of the highest third of the sizes' medians, since the highest of twelve noisy figures is
-mostly the luckiest. A size counts as good where it reaches 95 % of the best, or misses that by no more than one and a
-half standard errors of a median, or a tenth: between sizes that cannot be told apart the smaller one is named, as by
-the one-standard-error rule of Breiman and others (1984), and another run names it again.
+The best rate is the median of the highest third of the sizes' medians, because the single highest of twelve noisy
+values is mostly the luckiest. A size is good enough if it reaches 95 % of the best, less one and a half standard errors
+of a median (max a tenth). Among sizes that cannot be told apart this chooses the smallest, like the one-standard-error
+rule of Breiman and others (1984), so that another run chooses the same.
 """
 
 import math
@@ -20,28 +20,31 @@ _ERRORS, _MOST_SLACK, _MOST_ERROR = 1.5, 0.1, 0.1
 _TOP = 1 / 3
 _POLISHES = 10
 _MAD_TO_SIGMA, _MEDIAN_ERROR = 1.4826, 1.2533
-"""For normal noise: from the median of its amounts to its deviation, and from that of one to that of a median."""
+"""Factors for normal noise: median absolute deviation to standard deviation, and that to a median's standard error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Knee:
-    """What the arms show. *rates* are each size's median, with the rounds' differences taken out."""
+    """The knee of the measured rates. *rates* are the medians of the sizes, without the effects of the rounds.
+
+    *size* is the knee, and *best* is the best rate, in jobs per second.
+    """
 
     size: int
     best: float
     rates: dict[int, float]
     plateau: list[int]
-    """The sizes from the knee on that are as good, up to the first that is not."""
+    """The sizes from the knee on that are good enough, up to the first that is not."""
     error: float
-    """Of a size's median, as a share of it."""
+    """The standard error of a size's median, as a share of the median."""
     rising: bool
-    """Whether the knee is the largest size that was tried: larger ones may be better still."""
+    """Whether the knee is the largest size that was measured, so that larger ones may be better."""
     clear: bool
-    """Whether the noise is small enough to tell sizes apart that differ by a tenth."""
+    """Whether the noise is small enough (max a tenth) to tell apart sizes whose rates differ by a tenth."""
 
 
 def knee_of(rates: Mapping[int, Mapping[int, float]]) -> Knee | None:
-    """Return the knee of *rates*, jobs a second by size and round; None where nothing was measured."""
+    """Return the knee of *rates*, which are jobs per second by size and round; None if there are none."""
     medians, error = polished({size: of_rounds for size, of_rounds in rates.items() if of_rounds})
     if not medians:
         return None
@@ -62,7 +65,7 @@ def knee_of(rates: Mapping[int, Mapping[int, float]]) -> Knee | None:
 
 
 def polished(rates: Mapping[int, Mapping[int, float]]) -> tuple[dict[int, float], float]:
-    """Return each size's median without the rounds' differences, and its standard error as a share of it."""
+    """Return the median rate of each size without the effects of the rounds, and its standard error as a share."""
     logs = {(size, number): math.log(rate) for size, of_one in rates.items() for number, rate in of_one.items() if rate}
     of_size, of_round = dict.fromkeys(rates, 0.0), dict.fromkeys((number for _, number in logs), 0.0)
     for _ in range(_POLISHES):
@@ -77,7 +80,10 @@ def polished(rates: Mapping[int, Mapping[int, float]]) -> tuple[dict[int, float]
 
 
 def _error(left: Sequence[float], sizes: int, rounds: int) -> float:
-    """Return the standard error of a size's median; the fit has taken a part of the noise with it."""
+    """Return the standard error of a size's median rate, from the absolute residuals *left* of the median polish.
+
+    The polish fits sizes and rounds to the data, which makes the residuals too small; the formula corrects for that.
+    """
     free = len(left) - sizes - rounds + 1
     if free <= 0 or not rounds:
         return 0.0

@@ -1,4 +1,4 @@
-"""The same connections as one pool, as several pools of a process, and as several processes with a pool each."""
+"""Measures the same number of connections as one pool, as several pools of one process, and as several processes."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ from tidepool.settings import child_environment
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """So many processes, each with so many pools."""
+    """A way to divide connections: *processes* processes, each with *pools* pools."""
 
     processes: int
     pools: int
 
     @property
     def name(self) -> str:
-        """What it is called in a table."""
+        """The name of the layout in tables, such as "4 pools"."""
         if self.processes > 1:
             return f"{self.processes} processes"
         return f"{self.pools} pools" if self.pools > 1 else "1 pool"
@@ -33,7 +33,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of each layout: *load* is the share of its connections that would be in use if nobody waited."""
+    """The load on each layout, and the number of connections that it divides.
+
+    *load* is the share of the connections that would be in use if no caller had to wait for one.
+    """
 
     connections: int
     callers: int
@@ -44,17 +47,20 @@ class Demand:
 
     @property
     def think_ms(self) -> float:
-        """From giving a connection back to asking for the next, so that the load is what it is."""
+        """The mean pause of a caller between two uses of a connection, in milliseconds, which results in *load*."""
         return max(0.0, self.hold_ms * (self.callers / (self.load * self.connections) - 1))
 
 
 def layouts(shards: Sequence[int]) -> list[Layout]:
-    """Return one pool, and for each number of shards so many pools and so many processes."""
+    """Return the layouts to compare: one pool, and for each k in *shards* a process with k pools, and k processes."""
     return [Layout(1, 1), *(layout for k in shards for layout in (Layout(1, k), Layout(k, 1)))]
 
 
 async def measure(site: Site, layout: Layout, demand: Demand) -> dict[str, Any]:
-    """Run one layout and return its figures: CPU in cores, memory in MB. Raises `CommandError` where one fails."""
+    """Run one layout under *demand* and return its figures: waits in ms, CPU in cores, memory in MB.
+
+    Raises `CommandError` if one of its processes fails.
+    """
     order = Order(
         url=site.urls.database,
         pools=layout.pools,
@@ -112,12 +118,12 @@ async def _measured(
 
 
 def _others(busy_s: float, seconds: float, said: Sequence[dict[str, Any]]) -> float:
-    """Return how many cores neither the server nor the layout's processes took."""
+    """Return the number of cores that other work on the machine used: neither PostgreSQL nor the layout's processes."""
     return round(max(0.0, busy_s / seconds - sum(one["cpu"] for one in said)), 2)
 
 
 def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the medians of what a layout gave in several rounds, figure by figure; its counts are summed."""
+    """Return the median of each figure of a layout over several rounds. Counts are summed instead."""
     return {name: _middle(name, [one[name] for one in rounds]) for name in rounds[0]}
 
 

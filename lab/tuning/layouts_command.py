@@ -1,4 +1,4 @@
-"""`python -m lab layouts`: what it costs to divide connections into several pools, or among processes."""
+"""The command `python -m lab layouts`: the cost of dividing connections among several pools, or among processes."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _QUIET_CORES = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--connections",
         type=terminal.positive,
@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_load,
         default=0.8,
         metavar="SHARE",
-        help="share of the connections that the callers would use if nobody waited, from 0 to 1 (default 0.8)",
+        help="share of the connections that callers would use if nobody had to wait, from 0.05 to 2 (default 0.8)",
     )
     _add_load_arguments(parser)
 
 
 def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what describes the connections and their use."""
+    """Add the arguments that describe how connections are used, and for how long it is measured."""
     parser.add_argument(
         "--hold-ms",
         type=numbers.hold_ms,
@@ -71,7 +71,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=3,
         metavar="N",
-        help="rounds over all layouts, of which medians are shown (default 3)",
+        help="number of rounds over all layouts; their medians are shown (default 3)",
     )
     parser.add_argument(
         "--seed", type=int, default=1, metavar="S", help="seed of the random hold times and pauses (default 1)"
@@ -79,7 +79,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Compare one pool with several pools in one process, and with several processes, at equal connections."""
+    """Compare one pool with several pools in one process and with several processes, for the same connections."""
     demand = Demand(
         connections=arguments.connections,
         callers=arguments.callers or 2 * arguments.connections,
@@ -106,7 +106,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
 
 
 def found(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what each layout costs or brings against one pool: waits on average, and what is served."""
+    """Return sentences that compare each layout with one pool, by mean wait, rate of uses, and memory."""
     one = rows[0]
     others = max(row["others_cpu"] or 0.0 for row in rows)
     lines = [f"other work took {others:.1f} cores meanwhile: run it again when the machine is quiet"]

@@ -1,4 +1,4 @@
-"""A closed load: so many jobs are in the queue or running at any time, and each that ends is replaced."""
+"""A closed load: the number of jobs that are queued or running is constant, because each that ends is replaced."""
 
 import asyncio
 from collections import deque
@@ -17,24 +17,25 @@ _DRY_SHARE = 0.5
 
 @dataclass
 class ClosedLoad:
-    """Enqueues so many of *jobs*, and a new one *think_s* after each that ends, as far as a look each 10 ms sees.
+    """Keeps *in_flight* jobs queued or running: a new one is enqueued *think_s* seconds after each that ends.
 
-    `looks` has the loop's time, the jobs that had ended by then, and by how much the look was late (seconds).
+    It polls the queue every 10 ms. Each item of *looks* is one poll: the event loop's time, the number of jobs that had
+    ended by then, and the delay of the poll, in seconds.
     """
 
     client: JobClient
     jobs: Iterator[tuple[str, dict[str, Any]]]
-    """Functions and fields, without end."""
+    """An endless iterator over the jobs to enqueue, each as its function and its fields."""
     in_flight: int
     think_s: float = 0.0
     ended: int = 0
     looks: list[tuple[float, int, float]] = field(default_factory=list)
     dry_looks: int = 0
-    """At which more than half of the jobs had ended since the look before: the load was not what it says."""
+    """The number of polls at which more than half of the jobs had ended since the last one: the load was too low."""
     _enqueued: int = 0
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Enqueue jobs and poll until cancelled."""
         loop = asyncio.get_running_loop()
         thinking: deque[tuple[float, int]] = deque([(loop.time(), self.in_flight)])
         while True:
@@ -51,7 +52,7 @@ class ClosedLoad:
             self.dry_looks += ended > _DRY_SHARE * self.in_flight and not self.think_s
 
     def begin(self) -> None:
-        """Forget the looks so far: what is measured begins now."""
+        """Forget the polls so far. Call it when the measurement begins."""
         self.looks.clear()
         self.dry_looks = 0
 
@@ -61,7 +62,7 @@ class ClosedLoad:
         return since
 
     async def _enqueue(self, count: int) -> None:
-        """Enqueue so many more jobs."""
+        """Enqueue *count* jobs."""
         jobs = enumerate(islice(self.jobs, count), start=self._enqueued)
         await enqueue(self.client, (Submission(f"lab-{number}", *job) for number, job in jobs))
         self._enqueued += count

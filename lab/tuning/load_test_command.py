@@ -1,4 +1,4 @@
-"""`python -m lab load-test`: what concurrent users get of the service, as jobs or over HTTP."""
+"""The command `python -m lab load-test`: latency and errors for concurrent users, whose requests are jobs or HTTP."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ EXAMPLES = """  %(prog)s --users 20 --requests 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--users", type=terminal.positive, default=20, metavar="U", help="number of concurrent users (default 20)"
     )
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=_rate,
         metavar="N",
-        help="requests per second, all users together (default: each user as soon as the last request is answered)",
+        help="requests per second of all users together (default: each user sends one when its last one is answered)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         type=_url,
         metavar="URL",
-        help="address of a running HTTP front for the requests; its database gets the users (default: jobs in Redis)",
+        help="URL of a running HTTP front to send requests to; they create users there (default: jobs in Redis)",
     )
 
 
@@ -79,14 +79,17 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
 
 
 async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) -> Tally:
-    """Send one request, and measure when it has its outcome. Raises `CommandError` if it fails."""
+    """Send one request, and run the load test when it has succeeded. Raises `CommandError` if it fails.
+
+    So the start of the workers is not part of the measurement.
+    """
     if fault := await send(0, -1):
         raise terminal.CommandError(f"the workers do no jobs: {fault}")
     return await _measured(arguments, send)
 
 
 async def _while_running(workers: list[asyncio.subprocess.Process], load: Coroutine[Any, Any, Tally]) -> Tally:
-    """Return what came of the *load*. Raises `CommandError` as soon as a worker ends: its jobs would end by none."""
+    """Return the result of *load*. Raises `CommandError` as soon as a worker ends, since nobody would run its jobs."""
     sending = asyncio.ensure_future(load)
     ends = [asyncio.create_task(worker.wait()) for worker in workers]
     try:

@@ -1,4 +1,4 @@
-"""The jobs of a load: create_user, create_product and place_order, in shares that the caller names."""
+"""Generates the jobs of a load: create_user, create_product and place_order, by given shares."""
 
 import argparse
 import random
@@ -8,11 +8,17 @@ from typing import Any
 
 USERS = {"create_user": 1}
 _CATALOGUE = 1000
-"""Users, and products, that a load with orders begins with; its orders name no others, so that none has to wait."""
+"""The number of users, and of products, that a load with orders begins with.
+
+Its orders refer to these only, so that none has to wait for a user or product.
+"""
 
 
 def shares(text: str) -> dict[str, int]:
-    """Read shares such as `create_user=2,create_product=1,place_order=7`, for argparse."""
+    """Parse the shares of job types, such as `create_user=2,create_product=1,place_order=7`; return them by job type.
+
+    It is a type for `argparse`, and raises `ArgumentTypeError`.
+    """
     mix: dict[str, int] = {}
     for part in text.split(","):
         name, _, share = part.partition("=")
@@ -23,7 +29,10 @@ def shares(text: str) -> dict[str, int]:
 
 
 def jobs(mix: dict[str, int], seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield functions and fields without end."""
+    """Yield jobs without end, each as its function and its fields. Equal arguments give equal jobs.
+
+    If *mix* has orders, 1000 users and 1000 products come first.
+    """
     chance = random.Random(seed)
     if "place_order" in mix:
         for number in range(_CATALOGUE):

@@ -1,4 +1,4 @@
-"""Numbers on the laboratory's command lines, for argparse."""
+"""Parses numbers on the laboratory's command lines, as types for `argparse`. Each raises `ArgumentTypeError`."""
 
 import argparse
 
@@ -6,22 +6,22 @@ _MOST_S = 3600.0
 
 
 def seconds(text: str) -> float:
-    """Read seconds: from a tenth to an hour."""
+    """Parse a time in seconds, from 0.1 to 3600."""
     return within(text, 0.1, _MOST_S)
 
 
 def hold_ms(text: str) -> float:
-    """Read for how long a connection is held: from a tenth of a millisecond to an hour."""
+    """Parse the time for which a connection is held, in milliseconds, from 0.1 to 3,600,000."""
     return within(text, 0.1, _MOST_S * 1000)
 
 
 def milliseconds(text: str) -> float:
-    """Read milliseconds: from none to an hour."""
+    """Parse a time in milliseconds, from 0 to 3,600,000."""
     return within(text, 0, _MOST_S * 1000)
 
 
 def within(text: str, least: float, most: float) -> float:
-    """Read a number from *least* to *most*."""
+    """Parse a number from *least* to *most*. Raises `ArgumentTypeError` for anything else."""
     try:
         value = float(text)
     except ValueError:

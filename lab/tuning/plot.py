@@ -1,4 +1,4 @@
-"""Plots of what was measured, where matplotlib is there: it is in the dependency group `lab`."""
+"""Draws plots of measurements, if matplotlib is installed; it is in the dependency group `lab`."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,7 +11,10 @@ _FILE = "tune.png"
 
 
 def values(record: Record, document: dict[str, Any]) -> str | None:
-    """Draw rate, latency and CPU over the values; returns the file's path, None where it cannot be drawn."""
+    """Draw the rate, the times and the CPU of each value of a run of `tune`, and return the file's path.
+
+    Returns None if there are no valid measurements, or no matplotlib.
+    """
     rows = [row for row in document["rows"] if row["arms"]]
     figure = new_figure(3) if rows else None
     if figure is None:
@@ -46,7 +49,7 @@ def values(record: Record, document: dict[str, Any]) -> str | None:
 
 
 def new_figure(rows: int) -> Any:
-    """Return a figure with so many plots below each other; None without matplotlib."""
+    """Return a matplotlib figure with *rows* plots below each other; None if matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         return None
     figure: Any = import_module("matplotlib.figure").Figure(figsize=(8, 2.8 * rows), layout="constrained")

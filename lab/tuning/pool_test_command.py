@@ -1,4 +1,4 @@
-"""`python -m lab pool-test`: what callers get when more and more of them want a connection of one pool."""
+"""The command `python -m lab pool-test`: waits and timeouts of more and more concurrent callers of one pool."""
 
 import argparse
 from typing import Any
@@ -18,13 +18,13 @@ _FIRST = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--max-concurrent",
         type=terminal.positive,
         default=100,
         metavar="N",
-        help="callers in the last step; each step doubles them, from 5 (default 100)",
+        help="concurrent callers in the last step; the first step has 5, each next one twice as many (default 100)",
     )
     parser.add_argument(
         "--pool-size", type=terminal.positive, metavar="C", help="connections of the pool (default POOL_MAX_SIZE)"
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def steps(most: int) -> list[int]:
-    """Return how many hold at a time, step by step: 5, 10, 20, … and *most*."""
+    """Return the numbers of concurrent callers, step by step: 5, 10, 20, … and last *most*."""
     ramp = [_FIRST]
     while ramp[-1] * 2 < most:
         ramp.append(ramp[-1] * 2)
@@ -61,7 +61,10 @@ def steps(most: int) -> list[int]:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Load one pool with more and more concurrent callers. Exit status 1: a caller met an error of the database."""
+    """Load one pool with more and more concurrent callers, and report their waits and timeouts.
+
+    Exit status 1: a caller met a database error other than a timeout of the pool.
+    """
     size = arguments.pool_size or settings.pool_max_size
     async with own_site(settings, connections=size) as site:
         rows = await _ramp(arguments, site, size)

@@ -1,4 +1,4 @@
-"""The directory of one run: its plan, each arm as soon as it is measured, and in the end the report."""
+"""Keeps a run of `tune` in a directory: its plan, each measurement as soon as it is made, and at the end the report."""
 
 import csv
 import json
@@ -15,7 +15,10 @@ _PLAN, _ARMS, _REPORT, _TABLE = "plan.json", "arms.jsonl", "report.json", "arms.
 
 
 class Record:
-    """Keeps a run in *directory*: `plan.json`, `arms.jsonl`, and when told to `report.json` and `arms.csv`."""
+    """A run of `tune`, kept in *directory*: its plan and its measurements.
+
+    The files are `plan.json` and `arms.jsonl`, and after `finish` also `report.json` and `arms.csv`.
+    """
 
     def __init__(self, directory: Path, plan: Plan, arms: Sequence[Arm] = ()) -> None:
         self.directory = directory
@@ -24,7 +27,7 @@ class Record:
 
     @classmethod
     def begin(cls, directory: Path, plan: Plan) -> "Record":
-        """Begin a run. Raises `CommandError` where the directory has one already, or cannot be made."""
+        """Start a new run in *directory*. Raises `CommandError` if it has a run already, or cannot be created."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with (directory / _PLAN).open("x", encoding="utf-8") as file:
@@ -37,7 +40,10 @@ class Record:
 
     @classmethod
     def resume(cls, directory: Path) -> "Record":
-        """Go on with a run. An arm that was being written when it was cut off is measured again."""
+        """Return the run in *directory*, to continue it. A measurement that was not written completely is made again.
+
+        Raises `CommandError` if there is no run, or one of another version.
+        """
         try:
             plan = Plan.read(json.loads((directory / _PLAN).read_text("utf-8")))
             arms = [Arm.read(json.loads(line)) for line in _whole_lines(directory / _ARMS)]
@@ -46,13 +52,13 @@ class Record:
         return cls(directory, plan, arms)
 
     def add(self, arm: Arm) -> None:
-        """Keep an arm: it is on the disk when this returns."""
+        """Append one measurement to `arms.jsonl`."""
         with (self.directory / _ARMS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(arm)) + "\n")
         self.arms.append(arm)
 
     def finish(self, document: dict[str, Any]) -> None:
-        """Write the report, and the arms as a table; what an earlier part of the run has written is replaced."""
+        """Write the report *document* and the table of all measurements. Earlier ones of the same run are replaced."""
         (self.directory / _REPORT).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
         rows = [_flat(asdict(arm)) for arm in self.arms]
         with (self.directory / _TABLE).open("w", encoding="utf-8", newline="") as file:
@@ -63,7 +69,7 @@ class Record:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Return the lines that end, after taking away one that does not."""
+    """Return the complete lines of a file. If the last line is incomplete, it is removed from the file."""
     if not path.exists():
         return []
     text = path.read_text("utf-8")
@@ -74,7 +80,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _flat(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document whose inner names follow the outer ones: `wait_ms.p50`."""
+    """Return *document* without nested dictionaries: their keys follow the outer key, as in `wait_ms.p50`."""
     flat: dict[str, Any] = {}
     for name, value in document.items():
         inner: dict[str, Any] | None = value if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""Ways to send one request and learn its outcome: as a job through Redis, or over HTTP to the front."""
+"""Two ways to send one request and wait for its outcome: as a job through Redis, or over HTTP to the HTTP front."""
 
 import asyncio
 import json
@@ -18,19 +18,19 @@ from tidepool.web.waiting import Waits
 _PREFER_S = 5
 _TIMEOUT_S = 30.0
 _MOST_IDLE_S = 3.0
-"""Longer than this no connection is used again: the front closes one that is idle for 5 s (uvicorn's keep-alive)."""
+"""Max seconds for which an unused connection is kept. The HTTP front closes one after 5 s (uvicorn's keep-alive)."""
 _OUTCOME = (200, 201)
 
 
 class Jobs:
-    """Enqueues jobs and waits for their outcomes, as the HTTP front does for its callers."""
+    """Enqueues create_user jobs in Redis and waits for their outcomes, as the HTTP front does for its clients."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._client, self._waits = JobClient(redis), Waits(redis)
         self._mark = secrets.token_hex(4)
 
     async def send(self, _user: int, number: int) -> str:
-        """Enqueue a job and wait for its outcome, at most 30 s; returns what went wrong, empty where nothing did."""
+        """Enqueue a job and wait for its outcome, max 30 s. Return the error, or an empty string if it was applied."""
         job_id = f"load-{self._mark}-{number}"
         await self._client.enqueue("create_user", fields(self._mark, number), job_id=job_id)
         match await self._waits.outcome(job_id, _TIMEOUT_S):
@@ -45,7 +45,10 @@ class Jobs:
 
 
 class Front:
-    """Posts users to the HTTP front at *url*, each user over a connection and in a thread of its own."""
+    """Sends `POST /users/` to the HTTP front at *url*. Each user has a connection and a thread of its own.
+
+    *token* is sent for authentication unless it is None.
+    """
 
     def __init__(self, url: str, *, users: int, token: str | None) -> None:
         self._at = urlsplit(url)
@@ -58,15 +61,15 @@ class Front:
             self._headers["Authorization"] = f"Bearer {token}"
 
     def connect(self) -> None:
-        """Connect the first user. Raises `OSError` where nobody listens."""
+        """Open the connection of the first user. Raises `OSError` if the server cannot be reached."""
         self._connect(0).connect()
 
     async def send(self, user: int, number: int) -> str:
-        """Post one, and wait for its outcome."""
+        """Send one request and wait for its outcome. Return the error, or an empty string if the user was created."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._post, user, number)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Wait for requests under way, then close all connections."""
         self._threads.shutdown()
         for connection in self._connections.values():
             connection.close()
@@ -88,7 +91,7 @@ class Front:
         return f"HTTP {answer.status}" + (f": no outcome within {_PREFER_S} s" if answer.status == 202 else "")  # noqa: PLR2004
 
     def _connection(self, user: int) -> HTTPConnection:
-        """Return the user's own, made anew where the front may have closed it meanwhile."""
+        """Return the connection of *user*. It is opened again if the HTTP front may have closed it."""
         connection = self._connections.get(user) or self._connect(user)
         if time.monotonic() - self._used_s.get(user, math.inf) > _MOST_IDLE_S:
             connection.close()  # the next request opens it
@@ -101,6 +104,6 @@ class Front:
 
 
 def fields(mark: str, number: int) -> dict[str, str]:
-    """Return the fields of a user whom nobody else creates."""
+    """Return the fields of a new user with a username and an email that *mark* and *number* make unique."""
     name = f"load.{mark}.{number}"
     return {"username": name, "email": f"{name}@example.org", "full_name": "Grace Laboratory"}

@@ -1,7 +1,7 @@
-"""One process of a layout: `python -m lab.tuning.shard`, started by `lab.tuning.layouts` and by nobody else.
+"""One process of a layout: `python -m lab.tuning.shard`, which only `lab.tuning.layouts` starts.
 
-It reads one line of JSON from standard input (the fields of `Order`), opens its pools, says `ready`, waits for another
-line, and lets the holders hold. Its last line is what came of it, as JSON.
+It reads one line of JSON from standard input (the fields of `Order`), opens its pools, prints `ready`, waits for
+another line, and runs the tasks that hold connections. At the end it prints the counts as one line of JSON.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _ACQUIRE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a process is to do: so many pools of a size each, and holders that share them evenly."""
+    """The task of one process: to open *pools* pools of *size* connections, and run *holders* tasks that share them."""
 
     url: str
     pools: int
@@ -36,7 +36,10 @@ class Order:
 
 
 async def run(order: Order) -> dict[str, Any]:
-    """Do it; returns counts, every wait, and the CPU and memory of this process."""
+    """Open the pools, wait for the signal to start, and run the holders for `order.seconds`.
+
+    Returns the counts, every wait in ms, and the CPU (cores) and peak memory (MB) of this process.
+    """
     config = PoolConfig(
         url=order.url,
         application_name="tidepool-lab:layouts",
@@ -65,7 +68,7 @@ async def run(order: Order) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the order, and print what came of it."""
+    """Read the order from standard input, run it, and print its results as JSON."""
     order = Order(**json.loads(sys.stdin.readline()))
     print(json.dumps(uvloop.run(run(order))))  # noqa: T201  (the same)
 

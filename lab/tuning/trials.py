@@ -1,4 +1,8 @@
-"""What `tune` measures, in which order: every value in every round, shuffled, with the same value around each round."""
+"""The plan of a run of `tune`: which values are measured, and in which order.
+
+Each round measures every value once, in random order. The same value, the control, is measured before and after each
+round, which shows whether the machine changed.
+"""
 
 import random
 from dataclasses import dataclass
@@ -14,16 +18,19 @@ LADDERS: dict[str, tuple[int, ...]] = {
     "MAX_JOBS": (10, 50, 200, 500, 1000, 2000, 5000),
     "WORKERS": (1, 2, 3, 4),
 }
-"""What can be varied, and the usual values: about a third apart, since what differs by less cannot be told apart."""
+"""The settings that can be varied, with the usual values of each.
+
+Those are about a third apart, since closer ones cannot be told apart.
+"""
 WORKERS = "WORKERS"
-"""The one that is no setting of the worker, but how many of them there are."""
+"""The name of the number of worker processes, which can be varied like a setting of the worker."""
 DEFAULTS: dict[str, str] = {
     "POOL_MIN_SIZE": "10", "POOL_MAX_SIZE": "10", "POOL_MAX_INACTIVE_TIME": "300",
     "MAX_JOBS": "10", "POLL_DELAY": "0.5", "BATCH_LIMIT": "1",
 }  # fmt: skip
-"""The settings that a worker has where nobody sets any: those of `asyncpg.create_pool` and of arq's Worker.
+"""The default settings of `asyncpg.create_pool` and of arq's Worker, for comparison with tuned ones.
 
-Neither knows batches, so a job is a transaction.
+As neither knows batches, each job is a transaction of its own.
 """
 
 Kind = Literal["value", "control", "defaults"]
@@ -31,35 +38,35 @@ Kind = Literal["value", "control", "defaults"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a run depends on."""
+    """All parameters of a run of `tune`."""
 
     setting: str
-    """What is varied: one of `LADDERS`."""
+    """The name of the setting to vary, one of `LADDERS`."""
     values: tuple[int, ...]
     repeats: int
     seconds: float
     in_flight: int
     think_ms: float
     mix: dict[str, int]
-    """Shares of the functions among the jobs."""
+    """The share of each job type in the load."""
     usual: dict[str, str]
-    """What `LADDERS` names, as it is where it is not varied."""
+    """The values of the settings in `LADDERS` when they are not varied."""
     seed: int
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
-        """Return the plan that `asdict` made a document of."""
+        """Return the plan that is stored in *document*, a dictionary made by `dataclasses.asdict`."""
         fields: dict[str, Any] = {**document, "values": tuple(document["values"])}
         return cls(**fields)
 
     @property
     def control(self) -> int:
-        """The value that is nearest to the usual one."""
+        """The value to measure around each round: the one of *values* that is nearest to the setting's usual value."""
         usual = float(self.usual[self.setting])
         return min(self.values, key=lambda value: (abs(value - usual), value))
 
     def variables(self, trial: "Trial") -> dict[str, str]:
-        """Return the settings of an arm's workers."""
+        """Return the settings, as environment variables, of the workers that *trial* measures."""
         if trial.kind == "defaults":
             return DEFAULTS
         varied = {**self.usual, self.setting: str(trial.value)}
@@ -68,21 +75,21 @@ class Plan:
         return {name: value for name, value in varied.items() if name != WORKERS}
 
     def workers(self, trial: "Trial") -> int:
-        """Return how many workers an arm has."""
+        """Return the number of worker processes that *trial* measures."""
         return trial.value if self.setting == WORKERS and trial.kind != "defaults" else int(self.usual[WORKERS])
 
     @property
     def connections(self) -> int:
-        """The connections that the largest arm asks for."""
+        """The max number of PostgreSQL connections that the workers of any trial can open."""
         return max(self.workers(trial) * (int(self.variables(trial)["POOL_MAX_SIZE"]) + 1) for trial in trials(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One arm to be measured.
+    """One measurement that is to be made. *kind* says what it is for.
 
-    A control is there to see whether the machine is still what it was; the defaults, whose *value* is 0, to tell what
-    the best value is worth.
+    A `value` is one of the values to compare. A `control` shows whether the machine has changed. `defaults`, whose
+    *value* is 0, measures the default settings of asyncpg and arq, to tell how much better the best value is.
     """
 
     number: int
@@ -92,9 +99,9 @@ class Trial:
 
 
 def trials(plan: Plan) -> list[Trial]:
-    """Return all of them in order: a control, the values and the defaults shuffled, and so on.
+    """Return all trials of *plan* in order: a control, then for each round all values and the defaults, and a control.
 
-    The same plan gives the same order.
+    The values and the defaults of a round are shuffled. The same plan gives the same order.
     """
     chance = random.Random(plan.seed)
     order: list[tuple[int, int, Kind]] = [(0, plan.control, "control")]
@@ -108,6 +115,6 @@ def trials(plan: Plan) -> list[Trial]:
 
 
 def usual_of(settings: Settings, workers: int, **others: str) -> dict[str, str]:
-    """Return what `LADDERS` names as it is set now, beside so many workers and *others* that are asked for."""
+    """Return the current values of the settings in `LADDERS`, with *workers* as WORKERS, and updated with *others*."""
     set_now = {name: str(getattr(settings, name.lower())) for name in LADDERS if name != WORKERS}
     return {**set_now, **others, WORKERS: str(workers)}

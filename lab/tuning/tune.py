@@ -1,4 +1,4 @@
-"""One run of `tune`: measure what its plan has left, and make the report of what there is."""
+"""Runs `tune`: makes the measurements of a plan that are missing, and computes the report."""
 
 import asyncio
 import statistics
@@ -23,11 +23,14 @@ from tidepool.storage.repositories import Repositories
 
 _SQL = queries.load("lab", "lab.tuning")
 _DRIFTED = 0.2
-"""Controls that differ by more than this share of their median: the machine was not the same throughout."""
+"""Max difference between controls, as a share of their median, with which the machine counts as steady."""
 
 
 async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -> bool:
-    """Measure the arms that are missing, each kept at once; returns whether that was all, or was interrupted."""
+    """Make all measurements that *record* does not have yet, and keep each at once.
+
+    *told* is called with a line on each. Returns True when all are made, False if it was cancelled before.
+    """
     done = {arm.number for arm in record.arms}
     every = trials(record.plan)
     left = [trial for trial in every if trial.number not in done]
@@ -50,16 +53,17 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
 
 
 async def forget(database_url: str, since: datetime) -> None:
-    """Delete the snapshots of workers started since then: no advice is made of those that are set up otherwise.
+    """Delete the pool snapshots of workers that were started since *since*, so that `advice` does not use them.
 
-    Workers with the defaults have a size that others may have too, and would be judged with them.
+    It is called for workers with the default settings: they may have the same pool size as others, and would be judged
+    together with them.
     """
     async with session(database_url) as connection:
         await connection.execute(_SQL["forget"], since)
 
 
 async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
-    """Return what the service's own judge says of each size, by all snapshots since then."""
+    """Return the advice of the service's pool advisor for each pool size, from all snapshots since *since*."""
     side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
     try:
         async with side.use() as connection:
@@ -78,7 +82,10 @@ async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
 
 
 def report(record: Record, judged: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return the run as a document: the plan, a row for each size, the knee, and the settings to use."""
+    """Return the report of a run: the plan, a row for each value, the knee, and the recommended settings.
+
+    *judged* is the result of `advice`. The knee is the smallest value that is about as good as the best.
+    """
     valid = [arm for arm in record.arms if not arm.invalid]
     measured = [arm for arm in valid if arm.kind == "value"]
     knee = knee_of(_rates(measured))
@@ -105,7 +112,7 @@ def _rates(arms: Sequence[Arm]) -> dict[int, dict[int, float]]:
 
 
 def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the medians of a value's arms."""
+    """Return the medians of all valid measurements of *value*."""
     arms = [arm for arm in measured if arm.value == value]
     rates = [arm.jobs_per_second for arm in arms]
     return {
@@ -134,13 +141,16 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _drift(controls: Sequence[float]) -> dict[str, Any]:
-    """Return how far the same size, measured around every round, came apart."""
+    """Return how far the measurements of the control value differ: the spread, and whether the machine was steady."""
     share = (max(controls) - min(controls)) / statistics.median(controls) if controls else 0.0
     return {"controls": list(controls), "spread": round(share, 3), "steady": share <= _DRIFTED}
 
 
 def _against_defaults(knee: Knee | None, valid: Sequence[Arm]) -> dict[str, Any] | None:
-    """Return the rate with the defaults of asyncpg and arq, and how often the knee's has it: the rounds' median."""
+    """Return the rate with the default settings of asyncpg and arq, and how many times as high it is at the knee.
+
+    Both are medians over the rounds. None if there is nothing to compare.
+    """
     rates = _rates([arm for arm in valid if arm.kind == "defaults"]).get(0, {})
     best = _rates([arm for arm in valid if arm.kind == "value" and knee and arm.value == knee.size])
     at_knee = best.get(knee.size, {}) if knee else {}
@@ -155,7 +165,10 @@ def _against_defaults(knee: Knee | None, valid: Sequence[Arm]) -> dict[str, Any]
 
 
 def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return whether the advisor, asked at the knee, would leave it; `agrees` is None where it gives no advice."""
+    """Return the pool advisor's advice at the knee, and whether it agrees with the measurements.
+
+    `agrees` is None if it gives no advice.
+    """
     said = judged.get(knee.size) if knee else None
     if knee is None or said is None:
         return None
@@ -165,7 +178,7 @@ def _agreement(knee: Knee | None, judged: dict[int, dict[str, Any]]) -> dict[str
 
 
 def _settings(record: Record, knee: Knee | None) -> dict[str, int]:
-    """Return what to set; nothing before all is measured, or where the noise hides what differs."""
+    """Return the recommended settings; empty before all is measured, or if the noise is too large."""
     if knee is None or not knee.clear or len(record.arms) < len(trials(record.plan)):
         return {}
     return {record.plan.setting: knee.size}

@@ -1,4 +1,4 @@
-"""`python -m lab tune`: find the pool size, or another setting, for this workload by measuring; keep the proof."""
+"""The command `python -m lab tune`: find the best pool size, or another setting, for this workload by measuring."""
 
 import argparse
 import random
@@ -24,7 +24,7 @@ _IN_FLIGHT = {"batches": 2000, "transactions": 200}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the command's arguments to *parser*."""
     parser.add_argument(
         "--vary",
         choices=tuple(LADDERS),
@@ -56,17 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="DIR",
-        help="directory of an interrupted run to go on with, with the options that it had",
+        help="directory of an interrupted run to continue, with the options that it had",
     )
 
 
 def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what describes the workers and their load."""
+    """Add the arguments that describe the workers and their load."""
     parser.add_argument(
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
         default="batches",
-        help="batches as the settings say, or one transaction for each job (default batches)",
+        help="how jobs are run: in batches as the settings say, or each in its own transaction (default batches)",
     )
     parser.add_argument(
         "--workers", type=terminal.processes, default=1, metavar="W", help="number of worker processes (default 1)"
@@ -82,7 +82,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers.milliseconds,
         default=0.0,
         metavar="MS",
-        help="milliseconds from the end of a job to the next one that takes its place (default 0)",
+        help="milliseconds from the end of a job until another is enqueued in its place (default 0)",
     )
     parser.add_argument(
         "--mix",
@@ -94,7 +94,10 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Measure several pool sizes, or values of another setting, under constant load; find the smallest good one."""
+    """Measure several pool sizes, or values of another setting, under constant load; find the smallest good one.
+
+    A value is good if its rate of jobs is about that of the best. Exit status 130: the run was interrupted.
+    """
     record = Record.resume(arguments.resume) if arguments.resume else _begin(arguments, settings)
     plan = record.plan
     terminal.note(f"{record.directory}: {len(trials(plan)) - len(record.arms)} arms to measure, seed {plan.seed}")
@@ -131,7 +134,7 @@ def _begin(arguments: argparse.Namespace, settings: Settings) -> Record:
 
 
 def _check(plan: Plan) -> None:
-    """Raise `CommandError` where a worker would not start with the settings of an arm, or none would."""
+    """Raise `CommandError` if a trial's settings are not valid, or if a trial would have no workers."""
     if plan.setting == WORKERS and min(plan.values) < 1:
         raise terminal.CommandError(f"{WORKERS}: is {min(plan.values)}, less than 1")
     for trial in trials(plan):

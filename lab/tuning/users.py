@@ -1,4 +1,4 @@
-"""Concurrent users: each sends a request, waits for its outcome, and sends the next one."""
+"""Concurrent users, each of which sends a request, waits for its outcome, and sends the next one."""
 
 import asyncio
 import statistics
@@ -11,19 +11,22 @@ from typing import Any
 from lab.percentiles import percentiles
 
 Send = Callable[[int, int], Awaitable[str]]
-"""Given the user's and the request's number, returns what went wrong, empty where nothing did."""
+"""A function that sends one request, given the number of the user and of the request.
+
+It returns the error, or an empty string if the request succeeded.
+"""
 
 
 @dataclass
 class Tally:
-    """What came of all requests. Times are milliseconds, of those that succeeded."""
+    """The results of all requests: latencies of those that succeeded, in milliseconds, and counts of each error."""
 
     latencies_ms: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter[str])
     seconds: float = 0.0
 
     def figures(self) -> dict[str, Any]:
-        """Return them as a document."""
+        """Return counts, requests per second, and a summary of the latencies (ms) as a dictionary."""
         failed = self.faults.total()
         asked = len(self.latencies_ms) + failed
         return {
@@ -39,11 +42,12 @@ class Tally:
 
 
 async def run_users(send: Send, *, users: int, requests: int, rate: float | None = None) -> Tally:
-    """Let *users* send *requests* each, and return what came of it.
+    """Let *users* concurrent users send *requests* requests each, and return the results.
 
-    Without a *rate* each sends its next request when it has the outcome of the last. With one, request n of them all is
-    due n / rate seconds after the start, and its latency counts from then: a user who is late, because the service
-    kept it waiting, does not hide that wait (what Gil Tene calls coordinated omission).
+    Without a *rate* each user sends its next request when it has the outcome of the last. With a *rate*, request n of
+    all users together is due n / *rate* seconds after the start, and its latency counts from then. So the time that a
+    request is late, because the service kept its user waiting, is part of its latency; to leave it out would be what
+    Gil Tene calls coordinated omission.
     """
     tally, begun_s = Tally(), time.perf_counter()
     schedule = iter(range(users * requests))
@@ -56,14 +60,14 @@ async def run_users(send: Send, *, users: int, requests: int, rate: float | None
 
 
 def _due(begun_s: float, rate: float | None) -> Callable[[int], float | None]:
-    """Return a function that tells when a request is due; None: at once."""
+    """Return a function that returns when a request is due, on the clock of `perf_counter`; None if at once."""
     return lambda number: None if rate is None else begun_s + number / rate
 
 
 async def _user(
     send: Send, user: int, numbers: Iterator[int], tally: Tally, due: Callable[[int], float | None]
 ) -> None:
-    """Send the requests that *numbers* yields, which users share where there is a schedule."""
+    """Send the requests that *numbers* yields, one after the other. With a schedule, all users share *numbers*."""
     for number in numbers:
         since_s = due(number)
         if since_s is None:

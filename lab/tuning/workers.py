@@ -1,4 +1,4 @@
-"""Workers for the length of an experiment, started as the `arq` command starts them."""
+"""Runs worker processes while an experiment runs, started as the `arq` command starts them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,7 +12,10 @@ _SYSTEM = System("tidepool", "worker.WorkerSettings")
 
 @asynccontextmanager
 async def running_workers(site: Site, count: int, **variables: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
-    """Run so many workers, with *variables* set beside; what they have at the end is of no use, so they are killed."""
+    """Run *count* workers on the servers of *site* while the block runs, with *variables* as additional settings.
+
+    They are killed at the end, because what they are doing then is not needed.
+    """
     place = Place(measured_environment(site.urls.database, site.urls.redis, LOG_LEVEL="WARNING", **variables))
     workers: list[asyncio.subprocess.Process] = []
     try:

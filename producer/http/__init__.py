@@ -1,6 +1,7 @@
-"""The HTTP front of users, products and orders: routes for commands, for what is stored, and for load tests.
+"""The HTTP front: the service's web application, with routes for users, products, orders and load tests.
 
-The operators' page, the API of jobs and pools, and everything that guards them come from `tidepool.web`.
+`commands` enqueues jobs, `reading` returns what is stored, `burst` runs load tests. The operators' page, the API of
+jobs and pools, and authentication and limits come from `tidepool.web`.
 """
 
 from fastapi import FastAPI
@@ -15,6 +16,6 @@ __all__ = ["create_front"]
 
 
 def create_front(settings: Settings, urls: Urls) -> FastAPI:
-    """Return the web application of the service, which connects to *urls* when it starts."""
+    """Return the web application of the service. It connects to the servers in *urls* when it starts."""
     routers = (commands.router, burst.router, reading.router)
     return create_app(app, settings, urls, routers=routers, quick=commands.router.routes)

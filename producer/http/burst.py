@@ -1,4 +1,4 @@
-"""The load tests over HTTP: a burst of up to 10,000 generated jobs, and up to 100 concurrent queries."""
+"""Load tests over HTTP: enqueue up to 10,000 generated jobs, or run up to 100 concurrent queries."""
 
 import asyncio
 import secrets
@@ -23,19 +23,19 @@ router = Router(tags=["load test"])
 
 
 class Burst(BaseModel):
-    """The body of `POST /load-test`: which jobs to generate, see `producer.workload`."""
+    """The body of `POST /load-test`: which jobs `producer.workload` generates."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     jobs: Annotated[int, Field(ge=1, le=MOST_JOBS)]
     mix: Annotated[dict[str, Annotated[int, Field(ge=0, le=999_999_999)]], Field(max_length=10)] = workload.DEFAULT_MIX
-    """Shares of the kinds of jobs."""
+    """The share of each job type among the jobs."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    """Generates the same jobs again, which are duplicates then; left out: a new one."""
+    """Seed of the generated jobs (default random). A seed that was used before gives the same jobs: duplicates."""
 
 
 class Enqueued(BaseModel):
-    """The response of `POST /load-test`: how many jobs were enqueued, and how fast."""
+    """The response of `POST /load-test`: the number of jobs enqueued, and how fast. *seconds* is the time it took."""
 
     seed: int
     enqueued: int
@@ -45,7 +45,10 @@ class Enqueued(BaseModel):
 
 
 class Queried(BaseModel):
-    """The response of `GET /load-test`. *duration* is in seconds; *failed* queries got no connection or no answer."""
+    """The response of `GET /load-test`: the number of queries that succeeded, and how fast.
+
+    *failed* counts queries that got no connection or no answer; *duration* is in seconds.
+    """
 
     iterations: int
     successful: int
@@ -63,7 +66,10 @@ async def _query_load_test(
     services: Using,
     iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
 ) -> Queried:
-    """Run *iterations* concurrent `SELECT 1` through this front's pool. One load test at a time."""
+    """Run *iterations* concurrent `SELECT 1` queries through the connection pool of this HTTP front.
+
+    Only one load test runs at a time; a second request gets status 409.
+    """
     async with _alone(services):
         began_s = time.perf_counter()
         results = await asyncio.gather(*(_query(services) for _ in range(iterations)))
@@ -79,7 +85,7 @@ async def _query_load_test(
 
 
 async def _query(services: Services) -> bool:
-    """Run `SELECT 1`; returns whether it succeeded."""
+    """Run `SELECT 1` through the pool; return whether it succeeded."""
     try:
         await services.pool.check()
     except DatabaseFault:
@@ -89,7 +95,7 @@ async def _query(services: Services) -> bool:
 
 @asynccontextmanager
 async def _alone(services: Services) -> AsyncGenerator[None]:
-    """Hold the lock of the load tests. Raises `Problem` if one is under way."""
+    """Hold the lock that allows only one load test at a time. Raises `Problem` (status 409) if one is under way."""
     if services.load_test.locked():
         raise Problem(HTTPStatus.CONFLICT, "a load test is under way", code="under_way")
     async with services.load_test:
@@ -98,7 +104,10 @@ async def _alone(services: Services) -> AsyncGenerator[None]:
 
 @router.post("/load-test", responses=_UNDER_WAY)
 async def _load_test(burst: Burst, services: Using) -> Enqueued:
-    """Enqueue generated jobs as fast as possible; workers run them as any others. One load test at a time."""
+    """Enqueue generated jobs as fast as possible. Workers run them like any other jobs.
+
+    Only one load test runs at a time; a second request gets status 409.
+    """
     async with _alone(services):
         seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed
         try:

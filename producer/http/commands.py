@@ -1,4 +1,7 @@
-"""The routes that enqueue the service's jobs: `tidepool.web.JobRequests` does so, `worker.jobs` checks the fields."""
+"""The routes that enqueue the service's jobs.
+
+`tidepool.web.JobRequests` handles the requests; the commands of `worker.jobs` validate the fields.
+"""
 
 from fastapi import Request, Response
 
@@ -17,19 +20,19 @@ _requests = JobRequests(
 
 @router.post("/users/", **_requests.route(create_user.JOB, "Create a user"))
 async def _create_user(request: Request, services: Using) -> Response:
-    """Username and email are unique to the letter."""
+    """Enqueue a job that creates a user. It is rejected if the username or the email, compared exactly, is taken."""
     return await _requests.accept(request, services, create_user.JOB)
 
 
 @router.post("/products/", **_requests.route(create_product.JOB, "Create a product"))
 async def _create_product(request: Request, services: Using) -> Response:
-    """Give a sku that no other product has, or none."""
+    """Enqueue a job that creates a product. The sku is optional; the job is rejected if another product has it."""
     return await _requests.accept(request, services, create_product.JOB)
 
 
 @router.post("/orders/", **_requests.route(place_order.JOB, "Place an order"))
 async def _place_order(request: Request, services: Using) -> Response:
-    """Name the user and the product each by its id or by its own key."""
+    """Enqueue a job that places an order. Name the user by either id or username, the product by either id or sku."""
     return await _requests.accept(request, services, place_order.JOB)
 
 
@@ -38,7 +41,10 @@ async def _place_order(request: Request, services: Using) -> Response:
     **_requests.route(update_user.JOB, "Change a user", named=("user_id", "username")),
 )
 async def _update_user(request: Request, services: Using, user_id: RowId) -> Response:
-    """Fields that are left out stay as they are."""
+    """Enqueue a job that changes a user. Fields that are left out keep their values.
+
+    The job is rejected if another user has the new email.
+    """
     return await _requests.accept(request, services, update_user.JOB, user_id=user_id)
 
 
@@ -47,5 +53,5 @@ async def _update_user(request: Request, services: Using, user_id: RowId) -> Res
     **_requests.route(set_stock.JOB, "Set a product's stock", named=("product_id", "sku")),
 )
 async def _set_stock(request: Request, services: Using, product_id: RowId) -> Response:
-    """Say whether the product can be ordered from now on."""
+    """Enqueue a job that sets whether a product is in stock, so that it can be ordered."""
     return await _requests.accept(request, services, set_stock.JOB, product_id=product_id)

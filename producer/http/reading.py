@@ -1,4 +1,7 @@
-"""Routes that read users, products and orders. Money is text, since clients read a JSON number as a float."""
+"""Routes that read users, products and orders.
+
+Amounts of money are JSON strings, because many clients read a JSON number as a float.
+"""
 
 from http import HTTPStatus
 from typing import Annotated, TypeVar
@@ -14,7 +17,7 @@ from worker.tables.users import User, UserRepository
 router = Router(tags=["reading"])
 
 _MOST_SKIPPED = 10_000
-"""Rows that an offset may skip, each of which is read. `after` goes on from any row at no cost."""
+"""Max offset of a page of users, since the database reads each row that it skips. `after` skips rows at no cost."""
 
 _Row = TypeVar("_Row", User, Product, Order)
 Limit = Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")]
@@ -24,21 +27,21 @@ After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of th
 
 
 class UserPage(BaseModel):
-    """Users in the order of their ids. *next* is the `after` of the next page, null on the last page."""
+    """A page of users in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     users: list[User]
     next: int | None
 
 
 class ProductPage(BaseModel):
-    """Products in the order of their ids. *next* is the `after` of the next page, null on the last page."""
+    """A page of products in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     products: list[Product]
     next: int | None
 
 
 class OrderPage(BaseModel):
-    """Orders, the newest first. *next* is the `before` of the next page, null on the last page."""
+    """A page of orders, the newest first. *next* is the `before` of the next page, null on the last page."""
 
     orders: list[Order]
     next: int | None
@@ -51,7 +54,7 @@ async def _list_users(
     offset: Annotated[int, Query(ge=0, le=_MOST_SKIPPED, description="Users to skip.")] = 0,
     after: After = 0,
 ) -> UserPage:
-    """List users in the order of their ids."""
+    """List users in the order of their ids, in pages."""
     async with services.pool.acquire() as connection:
         found = await UserRepository(connection).list_page(after_id=after, offset=offset, limit=limit + 1)
     return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
@@ -59,7 +62,7 @@ async def _list_users(
 
 @router.get("/users/{user_id}")
 async def _read_user(services: Using, user_id: RowId) -> User:
-    """Return a user."""
+    """Return the user with this id."""
     async with services.pool.acquire() as connection:
         return _known(await UserRepository(connection).get_by_id(user_id), "user", user_id)
 
@@ -71,7 +74,7 @@ async def _list_orders(
     limit: Limit = 100,
     before: Before = GREATEST_ID,
 ) -> OrderPage:
-    """List a user's orders, the newest first, with what their products are now."""
+    """List the orders of a user, the newest first, with the current details of their products."""
     async with services.pool.acquire() as connection:
         found = await OrderRepository(connection).of_user(user_id, before_id=before, limit=limit + 1)
         if not found:
@@ -86,9 +89,9 @@ async def _list_products(
     limit: Limit = 100,
     after: After = 0,
 ) -> ProductPage:
-    """List products in the order of their ids, all or those of a category; an unknown category has none.
+    """List products in the order of their ids: all, or those of a category. An unknown category gives an empty list.
 
-    A page ends before its *limit* if its descriptions have a megabyte together.
+    A page has fewer than *limit* products if their descriptions together reach 1 MiB.
     """
     async with services.pool.acquire() as connection:
         products = ProductRepository(connection)
@@ -104,7 +107,7 @@ async def _list_products(
 
 @router.get("/products/{product_id}")
 async def _read_product(services: Using, product_id: RowId) -> Product:
-    """Return a product."""
+    """Return the product with this id."""
     async with services.pool.acquire() as connection:
         return _known(await ProductRepository(connection).get_by_id(product_id), "product", product_id)
 
@@ -117,7 +120,7 @@ async def _list_category(services: Using, category: Category, limit: Limit = 100
 
 @router.get("/orders/")
 async def _list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
-    """List all orders, the newest first, with what their products are now."""
+    """List all orders, the newest first, with the current details of their products."""
     async with services.pool.acquire() as connection:
         found = await OrderRepository(connection).newest(before_id=before, limit=limit + 1)
     return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
@@ -125,7 +128,7 @@ async def _list_all_orders(services: Using, limit: Limit = 100, before: Before =
 
 @router.get("/orders/{order_id}")
 async def _read_order(services: Using, order_id: RowId) -> Order:
-    """Return an order with what its product is now."""
+    """Return the order with this id, with the current details of its product."""
     async with services.pool.acquire() as connection:
         return _known(await OrderRepository(connection).get_by_id(order_id), "order", order_id)
 

@@ -1,7 +1,8 @@
-"""The job types of the service, one file each: the command, the handler, and one line here.
+"""The job types of the service. Each has a file of its own, with its command and its handler.
 
-A handler gets the open transaction and a batch, and returns one verdict for each job. It makes the repositories of
-`worker.tables` on the transaction; it never sees asyncpg, Redis or settings.
+A command holds the validated fields of one job. A handler runs a batch of jobs in a transaction that is already open,
+and returns one verdict (applied, rejected or unresolved) for each job. It makes the repositories of `worker.tables` on
+that transaction, and uses neither asyncpg nor Redis nor the settings directly. A new job type is added to `JOBS` here.
 """
 
 from tidepool import JobTypes

@@ -1,4 +1,4 @@
-"""The job type `create_product`."""
+"""The job type `create_product`: inserts a product."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,7 +13,7 @@ from worker.tables.products import CONSTRAINTS, ProductRepository
 
 
 class CreateProduct(Command):
-    """A new product. A sku, if it is given, must be unique; any number of products may have none."""
+    """The fields of a `create_product` job. The sku is optional, and must be unique if it is given."""
 
     sku: LeftOut[Sku] = None
     name: Name
@@ -24,7 +24,10 @@ class CreateProduct(Command):
 
 
 async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
-    """Insert the products; one whose sku is taken is rejected."""
+    """Insert a product for each job. A job whose sku is taken is rejected.
+
+    Returns a verdict for each job, in order; an applied job's result is the new `product_id`.
+    """
     created = await ProductRepository(transaction).create([job.command for job in jobs])
     return [
         Rejected(product) if isinstance(product, ShopReason) else Applied({"product_id": product})

@@ -1,4 +1,4 @@
-"""The job type `create_user`."""
+"""The job type `create_user`: inserts a user."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,10 @@ from worker.tables.users import CONSTRAINTS, UserRepository
 
 
 class CreateUser(Command):
-    """A new user. Username and email are unique, compared exactly: case and accents make a difference."""
+    """The fields of a `create_user` job. Username and email must be unique.
+
+    They are compared exactly: case and accents make a difference.
+    """
 
     username: Username
     email: Email
@@ -18,7 +21,10 @@ class CreateUser(Command):
 
 
 async def create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-    """Insert the users; one whose username or email is taken is rejected."""
+    """Insert a user for each job. A job whose username or email is taken is rejected.
+
+    Returns a verdict for each job, in order; an applied job's result is the new `user_id`.
+    """
     created = await UserRepository(transaction).create([job.command for job in jobs])
     return [Rejected(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in created]
 

@@ -1,6 +1,7 @@
 """The field types that the service's commands are made of.
 
-Money is decimal text, or a JSON number whose shortest decimal form is exact. A name has a character that can be seen.
+An amount of money is decimal text, or a JSON number of at most 15 significant digits, so that it is exact. Names have
+at least one visible character.
 """
 
 import re
@@ -15,19 +16,22 @@ _UNSEEN = (
     "\\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
     "\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
 )
-"""Blanks, control and format characters, and the fillers that fonts draw as nothing."""
+"""Characters that show nothing, for a regular expression: blanks, control and format characters, and blank fillers."""
 _VISIBLE = describe_pattern(rf"^[^\x00]*[^{_UNSEEN}][^\x00]*$", "has a NUL character, or no visible one")
 _EMAIL = describe_pattern(
     r"^[^@\s\x00\x1c-\x1f]+@[^@\s\x00\x1c-\x1f]+$", "must have one @, no spaces, and something on both sides"
 )
 _MONEY = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?")
-"""Decimal text. `str` writes a `Decimal` with an exponent (`1E+2`), and so arrives what a Python client sends."""
+"""Matches decimal text. It allows an exponent, because `str` of a Python `Decimal` may have one (`1E+2`)."""
 _EXACT_DIGITS = 15
-"""A float carries every number of so many significant digits; its `repr` is the shortest form, which has them."""
+"""Max significant digits of money in a JSON number: a float keeps every decimal of 15 digits, and `repr` returns it."""
 
 
 def _decimal(value: object) -> object:
-    """Return the amount that a field holds. Nothing here is arithmetic, which would round."""
+    """Return the amount that a field holds as a `Decimal`. Raises `ValueError` if it holds none.
+
+    It does no arithmetic, which would round.
+    """
     if isinstance(value, str) and _MONEY.fullmatch(value):
         value = Decimal(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -38,9 +42,9 @@ def _decimal(value: object) -> object:
 
 
 def _of_number(number: float) -> Decimal | None:
-    """Return the shortest decimal form of a JSON number; None if it has more digits than a float is sure to carry.
+    """Return the shortest decimal form of a JSON number; None if it has more than 15 significant digits.
 
-    Whole numbers obey the same bound: a sender whose numbers are floats has rounded a longer one already.
+    The limit holds for whole numbers too: a sender whose numbers are floats has rounded a longer one already.
     """
     amount = Decimal(repr(number)) if isinstance(number, float) else Decimal(number)
     digits = "".join(map(str, amount.as_tuple().digits)).rstrip("0")
@@ -48,7 +52,7 @@ def _of_number(number: float) -> Decimal | None:
 
 
 VisibleText = Annotated[str, Field(min_length=1, pattern=_VISIBLE)]
-"""Text with at least one character that can be seen. It is kept to the letter, right-to-left marks included."""
+"""Text with at least one visible character. It is stored exactly as it is sent, right-to-left marks included."""
 Name = Annotated[VisibleText, Field(max_length=255)]
 Username = Annotated[VisibleText, Field(max_length=50)]
 Sku = Annotated[VisibleText, Field(max_length=64)]
@@ -65,4 +69,4 @@ Money = Annotated[
         }
     ),
 ]
-"""An exact amount with at most two decimals; commands add the upper bound of their column."""
+"""An exact amount of at least 0 with at most two decimals. Each command adds the upper bound of its column."""

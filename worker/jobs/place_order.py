@@ -1,4 +1,4 @@
-"""The job type `place_order`."""
+"""The job type `place_order`: inserts an order of a user for a product."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -15,7 +15,10 @@ _MAY_STILL_COME = (ShopReason.UNKNOWN_USER, ShopReason.UNKNOWN_PRODUCT)
 
 
 class PlaceOrder(Command):
-    """An order of one product by one user, each named by its id or by its own key."""
+    """The fields of a `place_order` job: an order of one product by one user.
+
+    The user is named by either `user_id` or `username`, the product by either `product_id` or `sku`.
+    """
 
     user_id: LeftOut[Id] = None
     username: LeftOut[Username] = None
@@ -23,7 +26,7 @@ class PlaceOrder(Command):
     sku: LeftOut[Sku] = None
     quantity: Annotated[int, Field(ge=1, le=2**31 - 1)]
     total_price: LeftOut[Annotated[Money, Field(le=Decimal("999999999999999999.99"))]] = None
-    """Default: the product's price times the quantity."""
+    """The total price to store. If it is left out, the product's price times the quantity."""
     status: Annotated[VisibleText, Field(max_length=50)] = "pending"
 
     @model_validator(mode="after")
@@ -34,7 +37,12 @@ class PlaceOrder(Command):
 
 
 async def place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
-    """Insert the orders. An order whose user or product does not exist yet is tried again later."""
+    """Insert an order for each job. A job whose user or product does not exist yet is retried later.
+
+    A job is rejected if the user is inactive, if the product is out of stock, or if user or product are still missing
+    when its attempts are used up. Returns a verdict for each job, in order; an applied job's result is the `order_id`
+    and the `total_price`.
+    """
     return [
         _verdict(order) for order in await OrderRepository(transaction).place((job.id, job.command) for job in jobs)
     ]

@@ -1,4 +1,4 @@
-"""The job type `set_stock`: whether a product can be ordered."""
+"""The job type `set_stock`: sets whether a product can be ordered."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -12,7 +12,10 @@ from worker.tables.products import ProductRepository
 
 
 class SetStock(Command):
-    """Whether a product can be ordered from now on."""
+    """The fields of a `set_stock` job: a product, and whether it can be ordered from now on.
+
+    The product is named by either `product_id` or `sku`.
+    """
 
     product_id: LeftOut[Id] = None
     sku: LeftOut[Sku] = None
@@ -25,7 +28,11 @@ class SetStock(Command):
 
 
 async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
-    """Set the products' stock. A job whose product does not exist yet is tried again later."""
+    """Set whether the jobs' products are in stock. A job whose product does not exist yet is retried later.
+
+    It is rejected if the product is still missing when its attempts are used up. Returns a verdict for each job, in
+    order.
+    """
     changed = await ProductRepository(transaction).set_stock([job.command for job in jobs])
     return [
         Unresolved(product) if isinstance(product, ShopReason) else Applied({"product_id": product})

@@ -1,4 +1,4 @@
-"""The job type `update_user`."""
+"""The job type `update_user`: changes the email, the full name or the active state of a user."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -12,7 +12,10 @@ from worker.tables.users import CONSTRAINTS, UserRepository
 
 
 class UpdateUser(Command):
-    """New values for the fields that are given; the others stay as they are."""
+    """The fields of an `update_user` job: a user, and new values for one or more columns.
+
+    The user is named by either `user_id` or `username`. Fields that are left out keep their values.
+    """
 
     user_id: LeftOut[Id] = None
     username: LeftOut[Username] = None
@@ -29,7 +32,11 @@ class UpdateUser(Command):
 
 
 async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
-    """Apply the changes. A job whose user does not exist yet is tried again later."""
+    """Change the given fields of the jobs' users. A job whose user does not exist yet is retried later.
+
+    A job is rejected if its new email is taken, or if the user is still missing when its attempts are used up. Returns
+    a verdict for each job, in order.
+    """
     updated = await UserRepository(transaction).update([job.command for job in jobs])
     return [Unresolved(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in updated]
 

@@ -1,4 +1,4 @@
-"""The orders table."""
+"""The table `orders`: its rows, and the repository that inserts and reads them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ CONSTRAINTS = {
     "orders_user_id_fkey": ShopReason.UNKNOWN_USER,
     "orders_product_id_fkey": ShopReason.UNKNOWN_PRODUCT,
 }
-"""The reason for which a job is rejected that breaks a constraint."""
+"""The constraints of the table, each with the reason for which a job that violates it is rejected."""
 _NEWEST = 2**63 - 1
-"""The greatest id: a page before it begins with the newest order."""
+"""The greatest possible id. As *before_id*, it gives the page that begins with the newest order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A row of orders with the product's present details."""
+    """A row of `orders`, with the current sku, name, price and category of its product."""
 
     id: int
     job_id: str | None
@@ -38,7 +38,7 @@ class Order:
 
 
 class _NewOrder(Protocol):
-    """The values of a new row. Either the id or the name of the user is given, and of the product."""
+    """The values of a new row. The user is given by either id or username, the product by either id or sku."""
 
     @property
     def user_id(self) -> int | None: ...
@@ -52,7 +52,7 @@ class _NewOrder(Protocol):
     def quantity(self) -> int: ...
     @property
     def total_price(self) -> Decimal | None:
-        """None: the product's price times the quantity."""
+        """The total price to store; None for the product's price times the quantity."""
         ...
 
     @property
@@ -60,23 +60,26 @@ class _NewOrder(Protocol):
 
 
 class PlacedOrder(NamedTuple):
-    """A new order and its total price."""
+    """The id and the total price of an order that was inserted."""
 
     order_id: int
     total_price: Decimal
 
 
 class OrderRepository:
-    """Orders, over one connection. It opens no transaction, because writes belong to the ledger's."""
+    """Inserts and reads orders over one connection.
+
+    It opens no transaction: a job's writes belong to the transaction that also writes the job's outcome to the ledger.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def place(self, orders: Iterable[tuple[str, _NewOrder]]) -> list[PlacedOrder | ShopReason]:
-        """Insert orders, each with the id of its job.
+        """Insert orders, each given as the id of its job and the order's values.
 
-        Returns for each, in order, the order, or UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER or OUT_OF_STOCK, the
-        first that holds.
+        Returns for each, in order, the `PlacedOrder`, or the reason why it was not inserted: the first that applies of
+        UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER and OUT_OF_STOCK. Raises `NotStored` if a trigger dropped a row.
         """
         given = encode_rows(
             (job_id, o.user_id, o.username, o.product_id, o.sku, o.quantity, o.total_price, o.status)
@@ -90,12 +93,18 @@ class OrderRepository:
         return None if row is None else Order(**dict(row.items()))
 
     async def newest(self, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
-        """Return up to *limit* orders, the newest first. The next page begins before the last one's id."""
+        """Return up to *limit* orders whose ids are less than *before_id*, the newest first.
+
+        For the next page, *before_id* is the id of the last order of this page.
+        """
         found = await self._connection.fetch(_SQL["newest"], before_id, limit)
         return [Order(**dict(row.items())) for row in found]
 
     async def of_user(self, user_id: int, *, before_id: int = _NEWEST, limit: int = 100) -> list[Order]:
-        """Return up to *limit* of a user's orders, the newest first. The next page begins before the last one's id."""
+        """Return up to *limit* orders of a user whose ids are less than *before_id*, the newest first.
+
+        For the next page, *before_id* is the id of the last order of this page.
+        """
         found = await self._connection.fetch(_SQL["of_user"], user_id, before_id, limit)
         return [Order(**dict(row.items())) for row in found]
 

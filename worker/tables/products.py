@@ -1,4 +1,4 @@
-"""The products table."""
+"""The table `products`: its rows, and the repository that inserts, changes and reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from worker.reasons import ShopReason
 
 _SQL = load_queries("products", "worker.tables")
 CONSTRAINTS = {"products_sku_key": ShopReason.SKU_TAKEN}
-"""The reason for which a job is rejected that breaks a constraint."""
+"""The constraints of the table, each with the reason for which a job that violates it is rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A row of products."""
+    """A row of `products`."""
 
     id: int
     sku: str | None
@@ -29,7 +29,7 @@ class Product:
 
 
 MAX_PAGE_BYTES = 1024 * 1024
-"""Max bytes of the descriptions in one list of products: each may have a megabyte."""
+"""Max bytes of all descriptions on one page of products (1 MiB), since a single description may have as many."""
 
 
 class _NewProduct(Protocol):
@@ -50,7 +50,7 @@ class _NewProduct(Protocol):
 
 
 class _StockChange(Protocol):
-    """Whether a product is in stock. Either its id or its sku is given."""
+    """A change of whether a product is in stock. The product is given by either id or sku."""
 
     @property
     def product_id(self) -> int | None: ...
@@ -61,13 +61,19 @@ class _StockChange(Protocol):
 
 
 class ProductRepository:
-    """Products, over one connection. It opens no transaction, because writes belong to the ledger's."""
+    """Inserts, changes and reads products over one connection.
+
+    It opens no transaction: a job's writes belong to the transaction that also writes the job's outcome to the ledger.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def create(self, products: Sequence[_NewProduct]) -> list[int | ShopReason]:
-        """Insert products; returns for each, in order, the new id, or SKU_TAKEN."""
+        """Insert products. Returns for each, in order, the new id, or SKU_TAKEN if the sku exists.
+
+        Raises `NotStored` if a trigger dropped a row.
+        """
         given = encode_rows((p.sku, p.name, p.description, p.price, p.category, p.in_stock) for p in products)
         created = await self._connection.fetch(_SQL["create"], given)
         refused = [product.sku for product, row in zip(products, created, strict=True) if row["id"] is None]
@@ -76,15 +82,16 @@ class ProductRepository:
         return [row["id"] or ShopReason.SKU_TAKEN for row in created]
 
     async def _require_taken(self, skus: Sequence[str | None]) -> None:
-        """Raise `NotStored` unless each of the skus, which were not inserted, is there."""
+        """Raise `NotStored` if one of *skus* does not exist. They are the skus of rows that were not inserted."""
         taken = {row["sku"] for row in await self._connection.fetch(_SQL["taken"], [sku for sku in skus if sku])}
         if not taken.issuperset(skus):
             raise NotStored("a product was not inserted, though its sku is not taken: by a trigger?")
 
     async def set_stock(self, changes: Sequence[_StockChange]) -> list[int | ShopReason]:
-        """Set if products are in stock; the last change of a product wins.
+        """Set whether products are in stock. If a product has several changes, the last one counts.
 
-        Returns for each, in order, the product's id, or UNKNOWN_PRODUCT.
+        Returns for each change, in order, the product's id, or UNKNOWN_PRODUCT. Raises `NotStored` if a trigger dropped
+        a change.
         """
         given = encode_rows((c.product_id, c.sku, c.in_stock) for c in changes)
         changed = await self._connection.fetch(_SQL["set_stock"], given)
@@ -98,14 +105,15 @@ class ProductRepository:
         return None if row is None else Product(**dict(row.items()))
 
     async def list_page(self, *, after_id: int = 0, limit: int = 100) -> list[Product]:
-        """Return up to *limit* products in the order of their ids; the last id begins the next page.
+        """Return up to *limit* products whose ids are greater than *after_id*, in the order of their ids.
 
-        The list ends earlier with the product whose description makes them `MAX_PAGE_BYTES` together.
+        The page ends earlier if its descriptions reach `MAX_PAGE_BYTES` together. For the next page, *after_id* is the
+        id of the last product of this page.
         """
         found = await self._connection.fetch(_SQL["list_page"], after_id, limit, MAX_PAGE_BYTES)
         return [Product(**dict(row.items())) for row in found]
 
     async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
-        """Return up to *limit* products of a category, as `list_page` does."""
+        """Return up to *limit* products of a category, in pages as those of `list_page`."""
         found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit, MAX_PAGE_BYTES)
         return [Product(**dict(row.items())) for row in found]

@@ -1,4 +1,4 @@
-"""The users table."""
+"""The table `users`: its rows, and the repository that inserts, changes and reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ CONSTRAINTS = {
     "users_username_key": ShopReason.USERNAME_TAKEN,
     "users_email_key": ShopReason.EMAIL_TAKEN,
 }
-"""The reason for which a job is rejected that breaks a constraint."""
+"""The constraints of the table, each with the reason for which a job that violates it is rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of users."""
+    """A row of `users`."""
 
     id: int
     username: str
@@ -43,7 +43,7 @@ class _NewUser(Protocol):
 
 
 class _UserChange(Protocol):
-    """New values of one user's columns; None leaves a column as it is. Either the id or the username is given."""
+    """New values of one user's columns. None keeps a column's value. The user is given by either id or username."""
 
     @property
     def user_id(self) -> int | None: ...
@@ -58,13 +58,19 @@ class _UserChange(Protocol):
 
 
 class UserRepository:
-    """Users, over one connection. It opens no transaction, because writes belong to the ledger's."""
+    """Inserts, changes and reads users over one connection.
+
+    It opens no transaction: a job's writes belong to the transaction that also writes the job's outcome to the ledger.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def create(self, users: Sequence[_NewUser]) -> list[int | ShopReason]:
-        """Insert users; returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN."""
+        """Insert users. Returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN.
+
+        Raises `NotStored` if a trigger dropped a row.
+        """
         created = await self._connection.fetch(
             _SQL["create"], encode_rows((u.username, u.email, u.full_name, u.is_active) for u in users)
         )
@@ -74,7 +80,10 @@ class UserRepository:
         return [user_id or next(reasons) for user_id in ids]
 
     async def _reasons(self, refused: Sequence[_NewUser]) -> list[ShopReason]:
-        """Return why each was not inserted. Raises `NotStored` if neither its username nor its email is taken."""
+        """Return the reason why each of *refused* was not inserted.
+
+        Raises `NotStored` if neither the username nor the email of one is taken.
+        """
         taken = await self._connection.fetch(
             _SQL["taken"], [user.username for user in refused], [user.email for user in refused]
         )
@@ -84,9 +93,10 @@ class UserRepository:
         return [ShopReason.USERNAME_TAKEN if u.username in usernames else ShopReason.EMAIL_TAKEN for u in refused]
 
     async def update(self, changes: Sequence[_UserChange]) -> list[int | ShopReason]:
-        """Set the given columns, in order if one user has several changes.
+        """Set the given columns of users. Several changes of one user are applied in order.
 
-        Returns for each the user's id, or UNKNOWN_USER. Raises the `DataFault` of an email that is taken.
+        Returns for each change, in order, the user's id, or UNKNOWN_USER. Raises `DataFault` if a new email is taken,
+        and `NotStored` if a trigger dropped a change.
         """
         locked = await self._connection.fetch(
             _SQL["lock"],
@@ -111,17 +121,18 @@ class UserRepository:
         return _user(await self._connection.fetchrow(_SQL["get_by_id"], user_id))
 
     async def get_by_email(self, email: str) -> User | None:
-        """Return the user with this email, to the letter, or None."""
+        """Return the user with exactly this email, or None."""
         return _user(await self._connection.fetchrow(_SQL["get_by_email"], email))
 
     async def get_by_username(self, username: str) -> User | None:
-        """Return the user with this username, to the letter, or None."""
+        """Return the user with exactly this username, or None."""
         return _user(await self._connection.fetchrow(_SQL["get_by_username"], username))
 
     async def list_page(self, *, after_id: int = 0, offset: int = 0, limit: int = 100) -> list[User]:
-        """Return up to *limit* users in the order of their ids. The next page begins after the last one's id.
+        """Return up to *limit* users whose ids are greater than *after_id*, in the order of their ids.
 
-        *offset* users are skipped first, which still reads each of them.
+        *offset* users are skipped first; the database still reads each of them. For the next page, *after_id* is the id
+        of the last user of this page.
         """
         found = await self._connection.fetch(_SQL["list_page"], after_id, offset, limit)
         return [User(**dict(row.items())) for row in found]
@@ -132,7 +143,11 @@ def _user(row: Row | None) -> User | None:
 
 
 def _one_of_each(found: Sequence[int | None]) -> list[list[int]]:
-    """Split positions into waves that name no user twice, so that one user's changes apply in their order."""
+    """Split the positions of changes into groups that contain each user at most once.
+
+    Applied one group after the other, several changes of one user take effect in their order. Positions of None are
+    left out.
+    """
     waves: list[list[int]] = []
     seen: dict[int, int] = {}
     for position, user_id in enumerate(found):

@@ -1,4 +1,7 @@
-"""The faults: each breaks one thing, waits, and mends it; the run before and after it is none of its business."""
+"""The faults that the drill injects. Each breaks one thing, waits, and repairs it.
+
+What happens before and after a fault is the task of `lab.drill.run`.
+"""
 
 from lab.drill.faults import crashes, disk, launched, postgres, redis, transactions, workers
 from lab.drill.faults.breaking import Fault

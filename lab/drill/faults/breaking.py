@@ -1,4 +1,4 @@
-"""What a fault is, and what several of them do."""
+"""Defines what a fault is, and the actions that several faults have in common."""
 
 import asyncio
 import os
@@ -14,37 +14,41 @@ from tidepool.embedded.server import Server
 Inject = Callable[[Arena, random.Random], Awaitable[list[str] | None]]
 
 SHORT_S, AWAY_S, LONG_S = 3.0, 6.0, 15.0
-"""Shorter than the lease of five seconds; longer than it, and than any patience of a connection; three leases."""
+"""Durations of faults, in seconds: less than a lease (5 s); more than it and any connection timeout; three leases."""
 
 
 class NotHereError(Exception):
-    """The fault cannot be injected on this machine; the text says why."""
+    """The fault cannot be injected on this machine. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way to break things. `inject` returns when it is mended; with jobs, where recovery is that these end."""
+    """One way to break things, with its name and a description (*words*).
+
+    `inject` breaks something and returns when it is repaired. If it returns ids of jobs, the service has recovered when
+    these jobs have ended; if None, when any job has ended since the repair.
+    """
 
     name: str
     words: str
     inject: Inject
     is_burst: bool = False
-    """Whether it strikes `Arena.shots` times, with no rest between them."""
+    """Whether `inject` strikes `Arena.shots` times in a row, without a rest between them."""
     needs_own_servers: bool = False
-    """Whether it stops, fills or reconfigures a server, and is left out of a drill on servers that the user names."""
+    """Whether the fault stops, fills or reconfigures a server. It is not injected into servers that the user names."""
     loses_queue: bool = False
-    """Whether jobs that are in Redis only are gone by it: reported by id, and enqueued again."""
+    """Whether the fault makes Redis lose its queue. The drill then reports the lost jobs, and enqueues them again."""
 
 
 async def away(arena: Arena, server: Server, number: signal.Signals, seconds: float = 0.0) -> None:
-    """End a server with a signal, and start it again after so long."""
+    """Stop a server with a signal, wait for *seconds*, and start it again."""
     await arena.stop_server(server, number)
     await asyncio.sleep(seconds)
     await arena.start_server(server)
 
 
 async def pause(pid: int, seconds: float) -> None:
-    """Stop a process for so long."""
+    """Suspend a process with SIGSTOP for *seconds*."""
     os.kill(pid, signal.SIGSTOP)
     try:
         await asyncio.sleep(seconds)
@@ -53,7 +57,7 @@ async def pause(pid: int, seconds: float) -> None:
 
 
 async def freeze(proxies: list[Proxy], seconds: float) -> None:
-    """Let nothing pass for so long."""
+    """Let no data pass through *proxies* for *seconds*. The connections stay open."""
     for proxy in proxies:
         proxy.freeze()
     try:
@@ -64,14 +68,14 @@ async def freeze(proxies: list[Proxy], seconds: float) -> None:
 
 
 async def cut_often(proxies: list[Proxy], chance: random.Random) -> None:
-    """Cut all connections of one of *proxies*, twenty times."""
+    """Cut all connections of a random one of *proxies*, twenty times, 0.05 to 0.4 s apart."""
     for _ in range(20):
         await asyncio.sleep(chance.uniform(0.05, 0.4))
         chance.choice(proxies).reset()
 
 
 async def delayed(proxies: list[Proxy], delay_s: float) -> None:
-    """Hold back everything by so much, for a while."""
+    """Delay all data that pass through *proxies* by *delay_s* seconds, for six seconds."""
     for proxy in proxies:
         proxy.delay_s = delay_s
     await asyncio.sleep(AWAY_S)

@@ -1,6 +1,6 @@
-"""Bursts of crashes: workers are killed at the very moment of a COMMIT or of an acknowledgement, again and again.
+"""Bursts of crashes: workers are killed just as they commit or acknowledge jobs, again and again.
 
-Two shots are never so close that a job could lose three workers, which would fail it, as it should.
+A job that has lost three workers fails, as it should. The next worker is killed only when no job can come to that.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def _after_finish(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _finish_script(arena: Arena) -> bytes:
-    """Return what a call of the script that acknowledges jobs has in it: its digest."""
+    """Return the bytes by which to recognize a request that acknowledges jobs: the digest of its Lua script."""
     return (await arena.redis.script_load(script_text("finish"))).encode()
 
 
@@ -56,9 +56,10 @@ async def _burst(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> N
 
 
 async def _none_would_fail(arena: Arena) -> bool:
-    """Whether all jobs of the dead are back in the queue, and nearly all that lost a worker have an outcome.
+    """Return whether another crash can make no job fail: a job fails when it has lost three workers.
 
-    After the second loss they run one at a time, after the third not at all.
+    This is so if the jobs of dead workers are back in the queue, if fewer than 100 jobs that lost a worker have no
+    outcome yet, and if none of these has lost two.
     """
     redis: Any = arena.redis
     if await redis.zcount(_KEYS.owners, "-inf", 0):
@@ -68,7 +69,10 @@ async def _none_would_fail(arena: Arena) -> bool:
 
 
 async def _crash(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> None:
-    """Kill the worker that is the next to send *words*, and give its jobs back, as its parent does."""
+    """Kill the worker that is the next to send *words* through its proxy, and end the leases of its jobs.
+
+    *passes_on* says whether the request still reaches the server.
+    """
     killed: asyncio.Future[asyncio.subprocess.Process] = asyncio.get_running_loop().create_future()
 
     def disarm() -> None:

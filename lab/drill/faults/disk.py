@@ -1,4 +1,4 @@
-"""A disk that is full: the ledger is moved to a small file system in memory, and that is filled."""
+"""A full disk: the ledger's table is moved to a small file system in memory, which is then filled."""
 
 import asyncio
 import os
@@ -33,7 +33,10 @@ async def _disk_full(arena: Arena, _chance: random.Random) -> None:
 
 @asynccontextmanager
 async def _small_disk(arena: Arena, size_mib: int) -> AsyncGenerator[Path]:
-    """Mount a file system of so many MiB for PostgreSQL's user. Raises `NotHereError` where that is not permitted."""
+    """Mount a file system of *size_mib* MiB in memory, owned by PostgreSQL's user, and return its directory.
+
+    It is unmounted at the end of the block. Raises `NotHereError` if it cannot be mounted.
+    """
     directory = arena.home / "small"
     directory.mkdir(exist_ok=True)
     if problem := await _command("mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(directory)):
@@ -53,14 +56,14 @@ async def _stands_still(arena: Arena) -> bool:
 
 
 def _fill(path: Path) -> None:
-    """Take all the room that there is."""
+    """Write to *path* until the file system is full."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(_PAGE))
 
 
 async def _command(*words: str) -> str:
-    """Run a command; returns the last line that it complained with, where it failed."""
+    """Run a command; return the last line of its error output if it failed, else an empty string."""
     try:
         process = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.PIPE)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Faults of workers that the drill's own launcher starts: a wrong clock, a blocked loop, a log that nobody reads."""
+"""Faults of workers that `lab.drill.launcher` starts: a wrong clock, a blocked event loop, a log that nobody reads."""
 
 import asyncio
 import random
@@ -40,7 +40,10 @@ async def _log_unread(arena: Arena, chance: random.Random) -> None:
 
 @asynccontextmanager
 async def _relaunched(arena: Arena, chance: random.Random, words: tuple[str, ...]) -> AsyncGenerator[Worker]:
-    """Start one of the workers anew with *words*, wait until it holds jobs, and start it as usual after the block."""
+    """Restart a random worker with *words* as arguments of `python -m`, and wait until it holds jobs.
+
+    After the block it is restarted without a defect.
+    """
     worker = chance.choice(arena.workers)
     await arena.restart(worker, words)
     await arena.until(lambda: arena.held_by(worker))

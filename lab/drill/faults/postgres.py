@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL, and of the way to it."""
+"""Faults of PostgreSQL, and of the network between it and the workers."""
 
 import asyncio
 import random

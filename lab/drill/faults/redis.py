@@ -1,4 +1,4 @@
-"""Faults of Redis, and of the way to it."""
+"""Faults of Redis, and of the network between it and the workers."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ from tidepool.queue.keys import ABORTS, QueueKeys
 _BIG_JOBS, _ODD_ROUNDS = 40, 10
 _KEYS = QueueKeys(QUEUE)
 _READ_KEYS = (ABORTS, _KEYS.owners, _KEYS.lapses, _KEYS.suspects)
-"""What every worker reads besides the jobs. The queue itself holds jobs only, which the load accounts for."""
+"""The Redis keys that every worker reads, except the queue, which must contain the jobs of the load only."""
 
 
 async def _redis_crash(arena: Arena, _chance: random.Random) -> None:
@@ -62,7 +62,10 @@ async def _redis_flushed(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _odd_values(arena: Arena, chance: random.Random) -> None:
-    """Plant values of any type and bytes, for moments; what the service keeps there is moved aside meanwhile."""
+    """Write random bytes into keys that workers read, and for moments replace keys by values of another type.
+
+    The original values are moved aside, and put back.
+    """
     redis: Any = arena.redis
     for _ in range(_ODD_ROUNDS):
         members = [(key, chance.randbytes(chance.randrange(1, 40))) for key in _READ_KEYS]
@@ -80,7 +83,7 @@ async def _odd_values(arena: Arena, chance: random.Random) -> None:
 
 
 async def _add(redis: Any, key: str, member: bytes, chance: random.Random) -> None:
-    """Add a member that the service would not write."""
+    """Add a member to the hash or sorted set at *key* that the service would not write."""
     if key == _KEYS.lapses:
         await redis.hset(key, member, chance.randbytes(8))
     else:
@@ -92,7 +95,7 @@ async def _remove(redis: Any, key: str, member: bytes) -> None:
 
 
 async def _replace(redis: Any, key: str, chance: random.Random) -> None:
-    """Move a key aside, and put a value of a random type in its place."""
+    """Rename *key*, and store a value of a random type in its place."""
     with suppress(ResponseError):  # it is not there
         await redis.rename(key, f"{key}:aside")
     junk = chance.randbytes(20)
@@ -108,7 +111,7 @@ async def _put_back(redis: Any, key: str) -> None:
 
 
 async def _big_payloads(arena: Arena, _chance: random.Random) -> None:
-    """Let the next jobs of the load be nearly as large as a job may be, and wait until they are written down."""
+    """Make the next 40 jobs of the load nearly as large as a job may be (1 MiB), and wait until they are applied."""
     assert arena.log is not None
     log = arena.log
     log.big = _BIG_JOBS
@@ -121,7 +124,7 @@ async def _big_payloads(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _applied_big(arena: Arena) -> bool:
-    """Whether all big products are there: more than one burst may have come before."""
+    """Return whether all big products of all bursts so far are in the database."""
     count = (await arena.fetch("SELECT count(*) FROM products WHERE length(description) > 900000"))[0][0]
     return count > 0 and count % _BIG_JOBS == 0
 

@@ -1,4 +1,4 @@
-"""Faults that transactions meet: locks, deadlocks, conflicts, a statement that takes for ever."""
+"""Faults that concern transactions: locks, deadlocks, serialization failures, and a statement that hangs."""
 
 import asyncio
 import random
@@ -30,7 +30,11 @@ async def _locked(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _deadlock(arena: Arena, chance: random.Random) -> None:
-    """Take the ledger, which workers write last, and then the users, which one of those that wait has by then."""
+    """Cause five deadlocks with workers, by locking two tables in the opposite order.
+
+    Workers write the table users first and the ledger last. The fault locks the ledger, waits until a worker that has
+    locked users waits for it, and then locks users.
+    """
     connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
     try:
         for _ in range(_DEADLOCKS):
@@ -58,7 +62,7 @@ async def _conflicts(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _statement_timeout(arena: Arena, _chance: random.Random) -> None:
-    """Let the insert of one user, the twentieth from now on, hang until its statement's time is up."""
+    """Make the insert of one user, the twentieth from now on, hang until PostgreSQL's statement timeout cancels it."""
     await arena.fetch("CREATE SEQUENCE IF NOT EXISTS drill_rows")
     body = "IF nextval('drill_rows') = 20 THEN PERFORM pg_sleep(60); END IF; RETURN NEW;"
     async with _trigger(arena, body, "BEFORE INSERT ON users FOR EACH ROW"):
@@ -73,7 +77,7 @@ async def _hangs(arena: Arena, count: int) -> bool:
 
 @asynccontextmanager
 async def _trigger(arena: Arena, body: str, when: str) -> AsyncGenerator[None]:
-    """Have a trigger on the users for the length of the block."""
+    """Create a trigger on the table users with the PL/pgSQL statements *body*, and drop it at the end of the block."""
     await arena.fetch(f"CREATE OR REPLACE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
     await arena.fetch(f"CREATE TRIGGER drill {when} EXECUTE FUNCTION drill()")
     try:

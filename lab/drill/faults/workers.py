@@ -1,4 +1,4 @@
-"""Faults of workers: killed, stopped, told to end."""
+"""Faults of workers: they are killed, suspended or stopped."""
 
 import asyncio
 import random
@@ -47,7 +47,7 @@ async def _rolling_restart(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[str]]:
-    """Stop a worker in the middle of its work, and return it with the jobs that it holds."""
+    """Suspend a random worker with SIGSTOP while it runs jobs; return it with the ids of these jobs."""
     while True:
         worker = chance.choice(arena.workers)
         worker.signal(signal.SIGSTOP)
