@@ -57,9 +57,10 @@ _HEALTH_CHECK_INTERVAL_S = 3
 
 
 def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
-    """Return the settings class for the `arq` command; *kind* reads its values from the environment.
+    """Return the `WorkerSettings` class that the `arq` command runs a worker with.
 
-    Ends the process with status 2 and one line for each wrong variable where it is not valid.
+    *kind* is the class that reads the settings from the environment. If they are not valid, the process ends with
+    status 2 and prints one line for each wrong variable.
     """
     settings = kind.load_or_exit()
     install()
@@ -68,7 +69,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
-        """The attributes that arq reads; it ignores those of base classes."""
+        """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
 
         functions = this.intake.arq_functions()
         on_startup = this.startup
@@ -146,7 +147,7 @@ class WorkerProcess:
         return redis
 
     async def startup(self, ctx: Context) -> None:
-        """Open the pool and everything else that jobs need."""
+        """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
@@ -167,7 +168,7 @@ class WorkerProcess:
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: Context) -> None:
-        """Let running batches commit, write the last snapshot, and close everything in reverse order."""
+        """Let running batches commit, write the last pool snapshot, and close everything. arq's shutdown hook."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
@@ -180,7 +181,11 @@ class WorkerProcess:
         self._open.push_async_callback(self._health.close)
 
     async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Member:
-        """Wait until this process may open connections; it leaves the fleet after it has closed all of them."""
+        """Wait until this process may open connections, and return its membership in the fleet.
+
+        The fleet is all worker processes that share the connections of one PostgreSQL server. At shutdown this process
+        leaves it after it has closed all its connections.
+        """
         budget = Budget(
             redis,
             without_password(self._urls.database),
@@ -282,5 +287,5 @@ async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
-    """Set the limit of the pool's connections and of concurrent batches."""
+    """Set the max number of the pool's connections and of concurrent batches to *limit*."""
     pool.limit = batcher.slots = limit

@@ -28,7 +28,7 @@ class FailureLog:
         self._next_s = 0.0
 
     def log(self, error: Exception) -> None:
-        """Count *error*, and log it if it is time."""
+        """Count *error*, and log it unless another one was logged less than a minute ago."""
         self._count += 1
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _LOG_EVERY_S
@@ -40,8 +40,8 @@ async def every(
 ) -> None:
     """Call *run_once*, wait *period_s*, and repeat until the task is cancelled; *waits_first* puts the wait first.
 
-    An error of a round is logged under *name*, and the next round comes after a second or more. A round that waits for
-    its own time, such as a tick of the clock, has a period of 0.
+    If a round raises an error, it is logged under *name*, and the next round begins a second or *period_s* later,
+    whichever is longer. Use a period of 0 if *run_once* itself sleeps until its time.
     """
     failures = FailureLog(name)
     delay_s = period_s if waits_first else 0.0
