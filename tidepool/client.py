@@ -101,7 +101,7 @@ class JobClient:
         return [submission.id not in known and next(answers) for submission in submissions]
 
     async def status(self, job_id: str) -> str:
-        """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
+        """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return await self._results.status(job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
@@ -155,7 +155,7 @@ class JobClient:
         return await release_owners(self._redis, self._redis.default_queue_name, Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
-        """Enqueue ids and payloads in one call of the script; return for each whether it was enqueued."""
+        """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
@@ -192,7 +192,7 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
 
 
 def _function_of(payload: object) -> str | None:
-    """Return the function that a job's content names, or None if the content is missing, cut or invalid."""
+    """Return the name of the function in a job's encoded content, or None if that is missing, truncated or invalid."""
     try:
         function = wire.deserialize(payload).get("f") if isinstance(payload, bytes) else None
     except ValueError:

@@ -92,7 +92,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error of Redis in one line when it ends arq's command, such as `--check`."""
+    """Print an uncaught error of Redis in one line, any other with its traceback; an exception hook for `arq`."""
     if isinstance(error, REDIS_ERRORS):
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
     else:
@@ -100,7 +100,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 
 class WorkerProcess:
-    """One worker process: everything that it opens between `startup` and `shutdown`."""
+    """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
@@ -115,7 +115,7 @@ class WorkerProcess:
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
-        """Return the engine's options for this process."""
+        """Return the options for the engine, which runs the jobs of this process."""
         return EngineOptions(
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
@@ -220,7 +220,7 @@ class WorkerProcess:
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: RedisClient
     ) -> None:
-        """Start the periodic work: pruning, snapshots and advice."""
+        """Start the periodic work: deletion of old rows, pool snapshots, and advice about the pool."""
         pruner = Pruner(
             side,
             results_keep_days=self._settings.result_keep_days,
@@ -275,13 +275,13 @@ async def _require(side: SideConnection, *, tables: bool) -> None:
 
 
 async def _open_pool(config: PoolConfig, member: Member) -> tuple[Pool, Share]:
-    """Open the pool with this process's share of the server's connections."""
+    """Open the connection pool with this process's share of the server's connections; return both."""
     share = await member.take_share()
     return await Pool.open(config, share.limit), share
 
 
 async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
-    """Return how many jobs wait and the age of the oldest in seconds, or None if Redis does not answer."""
+    """Return how many jobs wait and for how many seconds the oldest has been due; None if Redis does not answer."""
     found = await backlog(redis, queue_name, now_ms())
     return found and (found.waiting, found.oldest_s)
 

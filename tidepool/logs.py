@@ -71,7 +71,10 @@ _queue: LogQueue | None = None
 
 
 def configure(level: str) -> None:
-    """Send all log lines of *level* and above through structlog. A second call replaces the first."""
+    """Set up logging to standard error through structlog, for lines of *level* (such as INFO) and above.
+
+    A second call replaces the first.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

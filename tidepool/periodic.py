@@ -14,13 +14,17 @@ from tidepool.cancelling import heed_cancel
 log = structlog.get_logger(__name__)
 
 _MIN_FAILED_DELAY_S = 1.0
-"""Seconds between a failed round and the next one, at least: one that fails at once must not run without a pause."""
+"""Min seconds between a failed round and the next one, so that work that fails at once does not loop without a pause.
+"""
 _LOG_EVERY_S = 60.0
-"""Seconds between two log lines about the failures of one task: they are all alike."""
+"""Min seconds between two log lines about failures of one task."""
 
 
 class FailureLog:
-    """Logs the failures of one task, at most one a minute, with its traceback and how many there were. Thread-safe."""
+    """Logs the failures of one task, max one a minute, with its traceback and the number of failures so far.
+
+    Thread-safe.
+    """
 
     def __init__(self, task: str) -> None:
         self._task = task

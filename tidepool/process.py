@@ -131,12 +131,12 @@ class Interruption:
 
 
 def terminate_on_hangup() -> None:
-    """From now on handle SIGHUP as SIGTERM: a worker whose terminal is closed finishes the jobs that it has."""
+    """Handle SIGHUP like SIGTERM from now on: a worker finishes its running jobs when its terminal is closed."""
     _handle(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
 
 
 def is_arq_command() -> bool:
-    """Return whether this process is the `arq` command, and not a program that imports the worker."""
+    """Return whether this process runs the `arq` command, and is not another program that imports the worker."""
     program = sys.argv[0] if sys.argv else ""
     return os.path.basename(program) == "arq" or program.endswith(os.path.join("arq", "__main__.py"))  # noqa: PTH118, PTH119
 
@@ -150,7 +150,7 @@ def stays_ignored(number: int) -> bool:
 
 
 def _handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Set a signal's handler, unless it stays ignored."""
+    """Set the handler of a signal, unless the parent process made it ignored."""
     if not stays_ignored(number):
         signal.signal(number, handler)
 

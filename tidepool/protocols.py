@@ -28,7 +28,10 @@ async def other_than(expected: str, address: Address) -> str:
 
 
 async def _spoken_at(address: Address) -> str | None:
-    """Return the protocol of the server at *address*, or None if nothing answers within a second. Raises nothing."""
+    """Return the name of the protocol of the server at *address*; None if it is unknown or nothing answers.
+
+    Waits a second for each answer.
+    """
     answers = await asyncio.gather(
         _answer(address, _POSTGRESQL_SSL_REQUEST), _answer(address, _ANY_REQUEST), _accepts_tls(address)
     )
@@ -43,7 +46,7 @@ async def _spoken_at(address: Address) -> str | None:
 
 
 async def _answer(address: Address, request: bytes) -> bytes:
-    """Return the first bytes of the answer to *request*, or none if there is no answer."""
+    """Return the first bytes of the answer to *request*, up to 8; empty if there is no answer within a second."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             reader, writer = await _open(address)

@@ -1,4 +1,4 @@
-"""Runs jobs again: withdraws their outcomes and enqueues them under their own ids."""
+"""Requeues ended jobs: withdraws their outcomes from the ledger and enqueues them again under the same ids."""
 
 from typing import Unpack
 

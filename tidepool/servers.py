@@ -62,7 +62,7 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, pat
 
 
 async def _require_postgresql_at(url: str) -> None:
-    """Raise `Refused` if *url* has one host and that answers in another protocol."""
+    """Raise `Refused` if *url* has a single host and the server there speaks another protocol than PostgreSQL's."""
     parsed = parse_postgres(url)
     if len(parsed.hosts) != 1:
         return

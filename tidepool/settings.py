@@ -152,11 +152,11 @@ class Settings(BaseSettings):
     `place_order=0.5,create_user=0.25`. This is a bulkhead: functions with long transactions leave connections for the
     others. Default none."""
     pool_max_queries: Annotated[int, Field(ge=1)] = 50_000
-    """Queries after which a connection is replaced. Default 50,000."""
+    """Number of queries after which a connection is closed and replaced by a new one. Default 50,000."""
     pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     """Seconds after which an idle connection is closed; 0 = never. Default 300."""
     acquire_timeout: Annotated[float, Field(ge=0.001, le=3600)] = 10.0
-    """Seconds to wait for a connection of the pool. Default 10."""
+    """Max seconds to wait for a free connection of the pool. Default 10."""
     command_timeout: Annotated[float, Field(ge=0.01, le=3600)] = 10.0
     """Max seconds that one SQL statement may take, enforced by the client and by the server (statement_timeout).
     Default 10."""
@@ -166,7 +166,8 @@ class Settings(BaseSettings):
     """Connections of the PostgreSQL server that all workers together leave free, besides those that other programs
     have: for a psql session, and for programs that connect between two checks of the server. Default 5."""
     migrate_on_start: bool = True
-    """Apply missing migrations when a worker starts. Default true; else run `python -m worker migrate`."""
+    """Whether a worker applies missing schema migrations when it starts; if not, run `python -m worker migrate`.
+    Default true."""
 
     work_password: Password | None = None
     """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
@@ -185,11 +186,11 @@ class Settings(BaseSettings):
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
     """Max attempts at a job; after the last one it is failed, or rejected for an unknown reference. Default 5."""
     newer_job_wait: Annotated[float, Field(ge=0, le=86_400)] = 600.0
-    """Seconds for which a worker leaves a job of an unknown function, or with unknown fields only, to a newer worker
-    before it rejects it as invalid. 0: rejected at once. Default 600."""
+    """Seconds for which a worker leaves a job to workers of a newer version, if it does not know the job's function, or
+    if unknown fields are the job's only fault. Then it rejects the job as invalid; 0: at once. Default 600."""
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
-    """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
-    bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
+    """Max seconds for which a handler may work on one batch before it counts as hung. JOB_TIMEOUT and COMMAND_TIMEOUT
+    together limit a transaction, and so how long a worker that stalls during one holds its locks. Default 10."""
     lease: Annotated[float, Field(ge=1, le=3600)] = 5.0
     """Seconds after which other workers run the jobs of a worker that died or is unreachable. A worker or Redis that
     stalls for less than three quarters of it loses no jobs. Default 5."""
@@ -211,10 +212,10 @@ class Settings(BaseSettings):
     """Name of a worker, by which `arq --check` checks its health; each worker of one host needs its own. Default the
     host's name; if it is longer than 40 characters, the first 31 and a digest of all of it."""
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Port on which a worker answers `/health/live`, `/health/ready` and `/metrics`; each worker of one host needs its
-    own. Default none: it does not."""
+    """Port on which a worker serves `/health/live`, `/health/ready` and `/metrics` over HTTP; each worker of one host
+    needs its own. Default none: nothing is served."""
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address of that port; `0.0.0.0` for a Prometheus on another machine. Default 127.0.0.1."""
+    """Address that METRICS_PORT listens on; `0.0.0.0` for a Prometheus on another machine. Default 127.0.0.1."""
     enable_monitoring: bool = True
     """Write pool snapshots, periodic records of the pool's figures, to PostgreSQL. Default true."""
     stats_interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0

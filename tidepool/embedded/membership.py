@@ -28,7 +28,7 @@ class Membership:
     """
 
     def __init__(self, home: Path, members_fd: int) -> None:
-        """Take over *members_fd*, which holds members.lock. Only `join` calls this."""
+        """Take over the open file *members_fd*, which holds a shared lock of members.lock. Only `join` calls this."""
         self.urls = urls(home)
         self._home = home
         self._members_fd = members_fd

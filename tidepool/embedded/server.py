@@ -1,4 +1,4 @@
-"""The base class of the two embedded servers."""
+"""Defines the base class of the embedded Redis and PostgreSQL, which starts, checks and stops a server."""
 
 import fcntl
 import os
@@ -41,7 +41,7 @@ class Server(ABC):
 
     @abstractmethod
     def ask_to_stop(self) -> None:
-        """Ask the server to shut down without losing data; returns at once."""
+        """Ask the server to shut down without losing data; does not wait until it has stopped."""
 
     def is_down(self) -> bool:
         """Return whether no process of the server is running. Takes its lock for a moment; call it under start.lock."""

@@ -49,8 +49,8 @@ class _Batcher(Protocol):
 class Intake:
     """Runs the jobs of the declared *types*, each up to *max_tries* times.
 
-    A job of an unknown type, or with unknown fields only, is left to workers of a newer version for *leave_s* seconds,
-    then rejected as invalid. Call `open` before any job is run.
+    A job of an unknown type, or one whose only fault is unknown fields, is left to workers of a newer version for
+    *leave_s* seconds, then rejected as invalid. Call `open` before any job is run.
     """
 
     def __init__(self, types: JobTypes, *, max_tries: int, leave_s: float = 0.0) -> None:
@@ -64,7 +64,7 @@ class Intake:
         self._batcher = batcher
 
     def __contains__(self, function: str) -> bool:
-        """Return whether *function* is a declared job type."""
+        """Return whether *function* is the name of a declared job type."""
         return self._types.get(function) is not None
 
     def arq_functions(self) -> list[Function]:

@@ -208,7 +208,7 @@ def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
 
 
 class _QuietRedisSettings(RedisSettings):
-    """arq's settings, whose `repr` does not contain the password."""
+    """arq's Redis settings with a `repr` that does not contain the password."""
 
     def __repr__(self) -> str:
         return f"RedisSettings(host={self.host!r}, port={self.port}, database={self.database})"

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class Finisher:
-    """Acknowledges jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch that succeeded."""
+    """Acknowledges ended jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch."""
 
     def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
         self._leases = leases

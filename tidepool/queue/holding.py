@@ -130,7 +130,7 @@ class Holding:
         self._finisher.check()
 
     async def close(self) -> None:
-        """Stop renewing the lease, so that it expires."""
+        """Stop the renewal of the lease, so that it expires and other workers can take the jobs over."""
         await self._renewal.close()
 
     async def _look_for_strays(self) -> None:

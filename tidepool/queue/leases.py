@@ -72,11 +72,11 @@ class Again:
     """Ending of an attempt: the job will be run again, and the attempt counts."""
 
     attempt: int
-    """Number of the attempt that has ended."""
+    """Number of the attempt that has ended, counted from 1."""
     cause: str = ""
     """Why the attempt failed; Redis keeps it for clients until the job runs again."""
     delay_ms: int = 0
-    """0: at its old place in the queue."""
+    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Release:
     """Ending of an attempt: the job is put back into the queue unchanged, and the attempt does not count."""
 
     delay_ms: int = 0
-    """0: at its old place in the queue."""
+    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
 
 
 Ending = Done | Again | Release
@@ -106,7 +106,10 @@ class Backlog(NamedTuple):
 
 
 class Leases:
-    """Claims and acknowledges the jobs of one process in one queue. Payloads over *max_job_bytes* are not read."""
+    """Claims and acknowledges the jobs of one process in one queue, with leases of *lease_ms* milliseconds.
+
+    The content of a job that is larger than *max_job_bytes* is not read.
+    """
 
     def __init__(self, redis: Redis, queue_name: str, *, lease_ms: int, max_job_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._redis = redis
@@ -148,7 +151,7 @@ class Leases:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim stopped before it had looked at all due jobs and found fewer than it asked for."""
+        """Whether the last claim stopped before it had looked at all due jobs, so that another call may find more."""
         return self._first_rank > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
@@ -200,7 +203,10 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
 
 
 async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
-    """Count the jobs of a queue, in three round trips and one more for every 16 workers; return None if Redis fails."""
+    """Count the jobs of a queue, and return None if Redis fails; *at_ms* is the current time in Unix ms.
+
+    Takes three round trips, and one more for every 16 workers.
+    """
     try:
         return await _backlog(redis, QueueKeys(queue_name), at_ms)
     except REDIS_ERRORS:
@@ -248,7 +254,7 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
 
 
 async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
-    """Return up to a thousand owners that hold jobs; skip names that are too long for a worker's."""
+    """Return the names of up to a thousand owners that hold jobs; skip names too long to be a worker's."""
     found: list[bytes] = []
     size_bytes = 0
     for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):

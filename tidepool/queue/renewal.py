@@ -71,7 +71,7 @@ class Renewal:
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
-        """Record that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
+        """Record that the lease began or was renewed at *asked_s* (`time.monotonic`), when the request was sent."""
         self._until_s = asked_s + self._lease_ms / 1000
 
     def check(self, owner: str) -> None:

@@ -13,7 +13,7 @@ _POLL_S = 0.02
 
 
 class Results:
-    """Reads the status and the results of jobs."""
+    """Reads the status and the results of jobs from Redis."""
 
     MAX_AT_ONCE = 500
     """Max jobs in one call of `read`: more would block Redis for longer than a millisecond or two."""
@@ -23,7 +23,7 @@ class Results:
         self._read = scripts.load(redis, "results")
 
     async def status(self, job_id: str) -> str:
-        """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
+        """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return (await self._job(job_id).status()).value
 
     async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:

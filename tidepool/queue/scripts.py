@@ -30,7 +30,7 @@ def load(redis: Redis, name: str) -> Callable[..., Awaitable[Any]]:
 
 @cache
 def script_text(name: str) -> str:
-    """Return the text of a script: the prefixes, the functions of `typed.lua`, and its own lines."""
+    """Return the source of the script *name*: the key prefixes, the functions of `typed.lua`, and its own lines."""
     names, values = ", ".join(_PREFIXES), ", ".join(f"'{prefix}'" for prefix in _PREFIXES.values())
     folder = files("tidepool.queue") / "lua"
     own = (folder / f"{name}.lua").read_text("utf-8")

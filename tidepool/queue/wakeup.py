@@ -75,7 +75,7 @@ class Wakeup:
             self._supported = False
 
     def claimed(self) -> None:
-        """Record that a claim succeeded: the next job that is due at the head of the queue is a different one."""
+        """Record that a claim got jobs, so that the next `wait` does not delay a look at the queue's first job."""
         self._pause_s = 0.0
 
     def _paused(self, due_in_s: float) -> float:
@@ -90,7 +90,7 @@ class Wakeup:
         self._changed.set()
 
     async def close(self) -> None:
-        """Close both connections."""
+        """Close the two connections, that for reading and that for notifications; the next `wait` opens new ones."""
         if self._listener is not None:
             self._listener.cancel()
         for connection in (self._asking, self._listening):

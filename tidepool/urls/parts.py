@@ -153,7 +153,7 @@ def require_socket_path(path: str) -> None:
 
 
 def decoded(text: str, what: str) -> str:
-    """Decode the percent-encoding of *text*; *what* names the part in an error. Raises `UrlError` if it is not valid."""
+    """Decode the percent-encoding of *text*. Raises `UrlError` if it is not valid; *what* is the part that it names."""
     if _BAD_PERCENT.search(text):
         raise UrlError(f"has a % in its {what} that is not written %25")
     return decoded_utf8(text, what)
