@@ -1,7 +1,7 @@
-"""Runs arq jobs on PostgreSQL: exactly-once effects, in batches, on a connection pool that explains itself.
+"""Runs arq jobs on PostgreSQL: in batches, with exactly-once effects, on a monitored connection pool.
 
-These are the public names. Each is imported when it is first used, so that `import tidepool` is quick. What serves HTTP
-is in `tidepool.web`, what a command line needs in `tidepool.cli`.
+This module exports the public names. Each is imported when it is first used, so that `import tidepool` is quick. The
+parts that serve HTTP are in `tidepool.web`, those for command lines in `tidepool.cli`.
 
 A job goes through the folders in this order:
 
@@ -23,7 +23,7 @@ Around it:
 - `cli`, `process`, `logs`   the operators' commands, signals and standard streams, the log
 - `embedded`   PostgreSQL and Redis from wheels
 
-It imports nothing of an application; `tests/repository/test_imports.py` checks the walls between these folders.
+It imports nothing of an application; `tests/repository/test_imports.py` checks which folder may import which.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""An application: what Tidepool needs to know of the program that uses it."""
+"""Declares an application to Tidepool: its job types, settings and migrations."""
 
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,7 +11,7 @@ from tidepool.storage.migrator import Migrations
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """An application's job types, the class of its settings, and its tables' migrations after the library's own."""
+    """An application: its job types, its settings class, and its migrations, which run after the library's own."""
 
     job_types: JobTypes
     settings: type[Settings] = Settings
@@ -19,7 +19,10 @@ class App:
 
     @property
     def grants(self) -> list[LiteralString]:
-        """Return what the handlers of all job types may do in PostgreSQL; see `JobType`."""
+        """Return the database privileges that the job handlers need, as in a GRANT statement before TO; see `JobType`.
+
+        Example: `"SELECT, INSERT ON orders"`. No privilege is listed twice.
+        """
         return list(dict.fromkeys(grant for job_type in self.job_types for grant in job_type.grants))
 
     def worker_settings(self) -> type:
@@ -33,9 +36,9 @@ class App:
 
 
 def load_app(place: str) -> App:
-    """Import an application from *place*, as `package.module:attribute`.
+    """Import and return the application at *place*, which has the form `package.module:attribute`.
 
-    Raises `ValueError` if there is none; errors of the application's own modules go through.
+    Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
     """
     module, colon, name = place.partition(":")
     if not (module and colon and name.isidentifier()):

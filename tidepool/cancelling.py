@@ -9,7 +9,10 @@ import asyncio
 
 
 def heed_cancel() -> None:
-    """Raise `CancelledError` if this task was cancelled and the exception was lost."""
+    """Raise `CancelledError` if this task was cancelled but a library has swallowed the exception.
+
+    A loop that retries or polls calls this in each round.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

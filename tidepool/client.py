@@ -31,9 +31,9 @@ from tidepool.settings import Settings
 log = structlog.get_logger(__name__)
 
 MOST_AT_ONCE = 500
-"""Jobs in one round trip: more would hold Redis up for longer than a millisecond or two."""
+"""Max jobs in one call of `enqueue_many`: more would block Redis for longer than a millisecond or two."""
 PATIENCE_S = 30.0
-"""How long a call goes on trying to reach Redis."""
+"""Default seconds for which enqueueing is retried while Redis is unavailable."""
 _MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
 
@@ -44,19 +44,21 @@ class Retrying(NamedTuple):
     """A job whose attempts so far have failed and that will be retried."""
 
     function: str | None
-    """None: its content cannot be read."""
+    """Name of the job's function; None if the job's content in Redis cannot be read."""
     attempts: int
-    """Tries so far."""
+    """Number of failed attempts so far."""
     last_error: str | None
     due_at: datetime | None
-    """None: it is not in the queue."""
+    """The job's due time in the queue, in UTC; None if it is not in the queue."""
 
 
 class JobClient:
-    """A client of one queue.
+    """Client of one queue: enqueues jobs, reads their status and results, and aborts them.
 
-    *settled*, where given, is asked which ids have an outcome in the ledger: Redis forgets its results
-    after KEEP_RESULT seconds, the ledger only after RESULT_KEEP_DAYS.
+    *settled* is an optional async function that takes job ids and returns those that have an outcome in the ledger, the
+    table of outcomes in PostgreSQL. Such jobs are not enqueued again: Redis forgets results after KEEP_RESULT seconds,
+    the ledger only after RESULT_KEEP_DAYS. *patience_s* is for how many seconds enqueueing is retried while Redis is
+    unavailable.
     """
 
     def __init__(self, redis: RedisClient, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:
@@ -79,13 +81,13 @@ class JobClient:
     async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
         """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
 
-        Returns for each whether it was enqueued: False if its id is known already, as a job in the queue or as one that
-        has a result. What its outcome is, only the ledger says: a result in Redis may be that of a job that never ran.
-        With *again* jobs run although they have a result.
+        Returns for each job whether it was enqueued: False if its id is known already, as a job in the queue or as one
+        that has a result. Only the ledger proves an outcome: a result in Redis may be that of a job that never ran.
+        With *again*, jobs that have a result are enqueued, too.
 
-        A call that a lost connection cuts short is repeated, which enqueues nothing twice. Raises `RedisUnavailable` if
-        Redis stays away for longer than the client's patience, and `ValueError` for too many jobs, or for one that is
-        larger than a worker decodes: then none is enqueued.
+        If the connection is lost, the call is repeated, which enqueues nothing twice. Raises `RedisUnavailable` if
+        Redis is unavailable for longer than *patience_s*. Raises `ValueError`, and enqueues nothing, for too many jobs
+        or a job of more than `MAX_PAYLOAD_BYTES`.
         """
         if len(submissions) > MOST_AT_ONCE:
             raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
@@ -99,13 +101,13 @@ class JobClient:
         return [submission.id not in known and next(answers) for submission in submissions]
 
     async def status(self, job_id: str) -> str:
-        """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
+        """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return await self._results.status(job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
         """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
 
-        A value that cannot be read is None, because any program may have written it.
+        A field is None if its value in Redis cannot be read: any program may have written it.
         """
         reading = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
@@ -133,7 +135,7 @@ class JobClient:
         return True
 
     async def queued(self) -> int:
-        """Return the number of jobs that wait or run."""
+        """Return the number of jobs in the queue, waiting or running."""
         return int(await self._redis.zcard(self._redis.default_queue_name))
 
     async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
@@ -145,14 +147,15 @@ class JobClient:
         return await self._results.wait(job_id, timeout_s)
 
     async def bury(self, pid: int) -> int:
-        """Put the jobs of a dead worker back, the process *pid* of this host; return the number of its leases.
+        """Put the jobs of a dead worker process back into the queue; return the number of leases that it held.
 
-        Without this they come back by themselves when the lease ends.
+        *pid* is its process id on this host. Without this call, other workers take the jobs over when the lease ends,
+        after LEASE seconds.
         """
         return await release_owners(self._redis, self._redis.default_queue_name, Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
-        """Enqueue ids and payloads in one call of the script; return for each whether it was enqueued."""
+        """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
@@ -176,7 +179,10 @@ class JobClient:
 
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
-    """Open a client of the service that *settings* describe; start the embedded servers if they are used."""
+    """Yield a client of the queue that *settings* name, and close it at the end of the block.
+
+    Starts the embedded servers if *settings* name no others.
+    """
     with servers.running(settings) as urls:
         redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
         try:
@@ -186,7 +192,7 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
 
 
 def _function_of(payload: object) -> str | None:
-    """Return the function that a job's content names, or None if the content is missing, cut or invalid."""
+    """Return the name of the function in a job's encoded content, or None if that is missing, truncated or invalid."""
     try:
         function = wire.deserialize(payload).get("f") if isinstance(payload, bytes) else None
     except ValueError:
@@ -213,7 +219,7 @@ def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, by
 
 
 def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:
-    """Encode a job. Raises `ValueError` if it is too large, unless it runs *again*: then its worker rejects it."""
+    """Encode a job. Raises `ValueError` if it is too large, except with *again*: then the worker rejects it."""
     envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms}
     payload = wire.serialize(envelope)
     if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:

@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
-"""A century: the calendar may not have an earlier time."""
+"""Max duration in seconds, 100 years, so that `before_now` returns a time that the calendar has."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
 def parse(text: str) -> timedelta:
-    """Return *text* as a duration. Raises `ValueError` with a text for the user."""
+    """Parse a duration: a number and s, m, h or d. Raises `ValueError`, whose text can be shown to the user."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 90s, 10m, 1.5h or 7d")

@@ -1,4 +1,4 @@
-"""What the `arq` command finds in an application's package: `WorkerSettings`, made when it is asked for."""
+"""Lets the `arq` command import `WorkerSettings` from an application's package; it is made when it is first used."""
 
 import sys
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from tidepool import process
 
 
 def app_on_demand(package: str, place: str) -> Callable[[str], object]:
-    """Return the `__getattr__` of *package*, which has its application and, for the `arq` command, `WorkerSettings`.
+    """Return a `__getattr__` for *package*, through which it has its application and arq's `WorkerSettings`.
 
-    *place* says where the application is, as `package.module:attribute`; the package has it under the same name. It is
-    imported only when it is asked for, and the environment is read only for `WorkerSettings`: other parts of the
-    package can be imported without either.
+    *place* is where the application is, as `package.module:attribute`; the package exports it under the same name. The
+    application is imported only when one of the two names is used, and the environment is read only for
+    `WorkerSettings`: other parts of the package can be imported without either.
 
         __getattr__ = app_on_demand(__name__, "shop.application:app")
     """

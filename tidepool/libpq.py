@@ -26,23 +26,26 @@ _CHECKED = {
     "PGSSLROOTCERT": "sslrootcert",
     "PGTARGETSESSIONATTRS": "target_session_attrs",
 }
-"""Variables that asyncpg reads, and the parameter of a URL whose values each may have."""
+"""Environment variables that asyncpg reads; each may have the values of the given URL parameter."""
 _UNCHECKED = ("PGDATABASE", "PGKRBSRVNAME", "PGPASSWORD", "PGUSER")
 _IGNORED = ("PGHOSTADDR", "PGOPTIONS", "PGREQUIREAUTH", "PGREQUIREPEER", "PGSERVICE", "PGSSLCRLDIR")
-"""Variables with which libpq would connect elsewhere, or otherwise, and which asyncpg does not read."""
+"""Environment variables that change how or where libpq connects, and that asyncpg ignores; they are refused."""
 _NOT_IN_SERVICES = ("connect_timeout", "options", "pgbouncer", "service", "ssl", "statement_cache_size")
 """Parameters of a URL that asyncpg ignores in a service file."""
 
 
 def drop_empty_variables(environment: MutableMapping[str, str]) -> None:
-    """Remove the variables that are empty: libpq takes them for absent ones, asyncpg does not."""
+    """Remove libpq's variables that are empty from *environment*: libpq treats them as not set, asyncpg does not."""
     for variable in (*_CHECKED, *_UNCHECKED):
         if environment.get(variable) == "":
             del environment[variable]
 
 
 def check(url: str, environment: Mapping[str, str]) -> None:
-    """Check what asyncpg reads with *url*. Raises `UrlError`, whose text begins with the name of a variable."""
+    """Check the variables and the service file that asyncpg uses when it connects to *url*.
+
+    Raises `UrlError`, whose text begins with the name of the wrong variable.
+    """
     for variable in _IGNORED:
         if environment.get(variable):
             raise UrlError(f"{variable}: is not honoured by the driver: unset it, and write it in DATABASE_URL")
@@ -68,7 +71,7 @@ def _check_variable(variable: str, name: str, value: str) -> None:
 
 
 def _check_service(service: str, given_file: str | None) -> None:
-    """Raise `UrlError` unless *service* is in the service file with nothing but what asyncpg takes from there."""
+    """Raise `UrlError` unless the service file defines *service*, with only parameters that asyncpg honours there."""
     path = given_file or os.path.expanduser("~/.pg_service.conf")  # noqa: PTH111  (it may have no home)
     parser = configparser.ConfigParser(interpolation=None)
     try:

@@ -57,9 +57,10 @@ _HEALTH_CHECK_INTERVAL_S = 3
 
 
 def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
-    """Return the settings class for the `arq` command; *kind* reads its values from the environment.
+    """Return the `WorkerSettings` class that the `arq` command runs a worker with.
 
-    Ends the process with status 2 and one line for each wrong variable where it is not valid.
+    *kind* is the class that reads the settings from the environment. If they are not valid, the process ends with
+    status 2 and prints one line for each wrong variable.
     """
     settings = kind.load_or_exit()
     install()
@@ -68,7 +69,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     this = WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
-        """The attributes that arq reads; it ignores those of base classes."""
+        """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
 
         functions = this.intake.arq_functions()
         on_startup = this.startup
@@ -91,7 +92,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error of Redis in one line when it ends arq's command, such as `--check`."""
+    """Print an uncaught error of Redis in one line, any other with its traceback; an exception hook for `arq`."""
     if isinstance(error, REDIS_ERRORS):
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the end of the command)
     else:
@@ -99,7 +100,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 
 class WorkerProcess:
-    """One worker process: everything that it opens between `startup` and `shutdown`."""
+    """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
         self._settings = settings
@@ -114,7 +115,7 @@ class WorkerProcess:
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
-        """Return the engine's options for this process."""
+        """Return the options for the engine, which runs the jobs of this process."""
         return EngineOptions(
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
@@ -146,7 +147,7 @@ class WorkerProcess:
         return redis
 
     async def startup(self, ctx: Context) -> None:
-        """Open the pool and everything else that jobs need."""
+        """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
@@ -167,7 +168,7 @@ class WorkerProcess:
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: Context) -> None:
-        """Let running batches commit, write the last snapshot, and close everything in reverse order."""
+        """Let running batches commit, write the last pool snapshot, and close everything. arq's shutdown hook."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
@@ -180,7 +181,11 @@ class WorkerProcess:
         self._open.push_async_callback(self._health.close)
 
     async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Member:
-        """Wait until this process may open connections; it leaves the fleet after it has closed all of them."""
+        """Wait until this process may open connections, and return its membership in the fleet.
+
+        The fleet is all worker processes that share the connections of one PostgreSQL server. At shutdown this process
+        leaves it after it has closed all its connections.
+        """
         budget = Budget(
             redis,
             without_password(self._urls.database),
@@ -215,7 +220,7 @@ class WorkerProcess:
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: RedisClient
     ) -> None:
-        """Start the periodic work: pruning, snapshots and advice."""
+        """Start the periodic work: deletion of old rows, pool snapshots, and advice about the pool."""
         pruner = Pruner(
             side,
             results_keep_days=self._settings.result_keep_days,
@@ -270,17 +275,17 @@ async def _require(side: SideConnection, *, tables: bool) -> None:
 
 
 async def _open_pool(config: PoolConfig, member: Member) -> tuple[Pool, Share]:
-    """Open the pool with this process's share of the server's connections."""
+    """Open the connection pool with this process's share of the server's connections; return both."""
     share = await member.take_share()
     return await Pool.open(config, share.limit), share
 
 
 async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
-    """Return how many jobs wait and the age of the oldest in seconds, or None if Redis does not answer."""
+    """Return how many jobs wait and for how many seconds the oldest has been due; None if Redis does not answer."""
     found = await backlog(redis, queue_name, now_ms())
     return found and (found.waiting, found.oldest_s)
 
 
 def _resize(pool: Pool, batcher: Batcher, limit: int) -> None:
-    """Set the limit of the pool's connections and of concurrent batches."""
+    """Set the max number of the pool's connections and of concurrent batches to *limit*."""
     pool.limit = batcher.slots = limit

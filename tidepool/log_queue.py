@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 MAX_LINES = 10_000
 MAX_BYTES = 4 << 20
-"""Of waiting lines; as many again may be in the thread's hands."""
+"""Max size of the queued lines in bytes; the thread may hold as many again while it writes them."""
 MAX_LINE_BYTES = 64 << 10
 EXIT_WAIT_S = 2.0
 _POLL_MS = 1000
@@ -26,7 +26,7 @@ _POLL_MS = 1000
 class LogQueue:
     """Writes lines to the file descriptor *fd* from a thread, in the order in which they were put.
 
-    *dropped_line* renders the line that reports a number of dropped lines.
+    *dropped_line* is called with a number of dropped lines and returns the line that reports it.
     """
 
     def __init__(self, fd: int, dropped_line: Callable[[int], str]) -> None:
@@ -37,7 +37,7 @@ class LogQueue:
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        """Start with an empty queue and no thread; also in a forked child, whose parent writes the parent's lines."""
+        """Start with an empty queue and no thread; also in a forked child: the parent process writes its own lines."""
         self._changed = threading.Condition()  # reentrant: a signal handler may log while its thread does
         self._lines: deque[bytes] = deque()
         self._bytes = self._dropped = 0
@@ -84,11 +84,11 @@ class LogQueue:
             missing = self._report(missing + dropped)
 
     def _report(self, missing: int) -> int:
-        """Write how many lines are missing, if any are; returns how many are yet to be reported."""
+        """Write a line that says how many lines are missing, if any; return how many are still unreported."""
         return 0 if missing and self._write(self._dropped_line(missing).encode()) else missing
 
     def _take(self) -> tuple[deque[bytes], int] | None:
-        """Wait for lines; returns all of them with the number dropped since, or None when the queue is closed."""
+        """Wait for lines and take them all; return them and the number dropped since. None: the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._is_closed)
             if not self._lines:
@@ -98,7 +98,7 @@ class LogQueue:
             return batch
 
     def _write(self, line: bytes) -> bool:
-        """Write one line, waiting as long as the output takes nothing; returns False if the output fails."""
+        """Write one line, and wait while the output is full; return False if the output fails."""
         left = memoryview(b"\n" + line if self._is_torn else line)
         whole = len(left)
         try:

@@ -1,14 +1,14 @@
-"""Logging: structlog for ours and for everybody else's lines, to standard error.
+"""Configures logging: structlog formats all log lines, those of libraries included, and writes to standard error.
 
-Readable on a terminal, one JSON object a line otherwise. No line has a job's fields or a password; ids
-are the caller's, and are escaped. The events of the service, noun.past:
+On a terminal the lines are formatted for people, otherwise each is a JSON object. No line has a job's fields or a
+password. Job ids come from callers, so they are escaped. The events of the service, named noun.past:
 
 | event | level | when |
 |---|---|---|
 | `worker.started`, `worker.stopped` | info | a process began and ended its work |
 | `worker.left_jobs` | warning | a worker ended with jobs that it could not put back: they run after its lease |
 | `worker.died` | warning | `--workers` or `--demo` replaces a worker that ended; with its status and its log |
-| `jobs.settled` | info | every STATS_INTERVAL in which jobs were: outcomes and the pool's figures |
+| `jobs.settled` | info | after each STATS_INTERVAL in which jobs ended: their outcomes and the pool's figures |
 | `jobs.recovered` | info | jobs whose lease was over went back to the queue |
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
 | `job.unsettled` | error | an error of ours, not the job's: the job runs again |
@@ -40,9 +40,9 @@ are the caller's, and are escaped. The events of the service, noun.past:
 | `migrations.newer` | warning | the database is newer than this process, which can work with it |
 | `log.dropped` | warning | lines that could not be written, since nobody read them or the disk was full: *count* |
 
-Lines go through a bounded queue (`tidepool.log_queue`), so that an output that takes none stops nothing. An error
-that repeats is one line each time; its traceback is logged once a minute for each function and place. Long values
-are cut.
+Lines go through a bounded queue (`tidepool.log_queue`), so that an output that is blocked does not stop the process.
+An error that repeats is logged each time, but its traceback only once a minute for each function and place. Long
+values are cut.
 """
 
 import atexit
@@ -61,17 +61,20 @@ from tidepool.log_queue import LogQueue
 
 _MAX_VALUE = 4_000
 _MAX_TRACEBACK = 10_000
-"""Characters of one value of a line."""
+"""Max characters of a traceback; those of any other value are `_MAX_VALUE`."""
 _MAX_ERROR = 500
 _TRACEBACK_PERIOD_S = 60.0
 _MAX_PLACES = 200
-"""Places that are remembered, and so the tracebacks of one minute, however many kinds of errors there are."""
+"""Max places that are remembered, and so the max tracebacks a minute, however many kinds of errors there are."""
 
 _queue: LogQueue | None = None
 
 
 def configure(level: str) -> None:
-    """Send all log lines of *level* and above through structlog. A second call replaces the first."""
+    """Set up logging to standard error through structlog, for lines of *level* (such as INFO) and above.
+
+    A second call replaces the first.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -102,7 +105,7 @@ def say(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return *text* on one line, without anything that a terminal would obey."""
+    """Return *text* unchanged if it is printable; else with escapes for line breaks and control characters."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -128,7 +131,7 @@ class TracebackLimit:
         self._places: dict[tuple[object, ...], _Place] = {}
 
     def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """Do so; a processor of structlog's."""
+        """Process one log event, as a structlog processor; return it, changed in place."""
         error = _error_of(event.get("exc_info"))
         if error is None:
             return event
@@ -145,7 +148,7 @@ class TracebackLimit:
         return event
 
     def _place(self, key: tuple[object, ...]) -> "_Place | None":
-        """Return the place called *key*, a new one if there is room for it; None if there is not."""
+        """Return the place with this *key*, a new one if necessary; None if too many places are remembered."""
         if key not in self._places and len(self._places) >= _MAX_PLACES:
             now_s = self._now_s()
             self._places = {known: place for known, place in self._places.items() if now_s < place.until_s}
@@ -157,12 +160,12 @@ class TracebackLimit:
 @dataclass(slots=True)
 class _Place:
     until_s: float = 0.0
-    """Until when no other traceback is logged, by the clock of the limit."""
+    """When the next traceback of this place may be logged, in seconds of the limit's clock."""
     left_out: int = 0
 
 
 def _error_of(exc_info: object) -> BaseException | None:
-    """Return the error of a line, in whichever of logging's forms it was given."""
+    """Return the exception that *exc_info* means, in any form that `logging` takes; None if there is none."""
     if isinstance(exc_info, BaseException):
         return exc_info
     if isinstance(exc_info, tuple):
@@ -171,7 +174,7 @@ def _error_of(exc_info: object) -> BaseException | None:
 
 
 def _place_of(error: BaseException) -> tuple[str, str, int]:
-    """Return the error's type, and the file and line that raised it."""
+    """Return the name of the error's type, and the file and the line number that raised it."""
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -187,7 +190,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _cut(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Shorten long values. A number is short."""
+    """Shorten the long values of a log event, as a structlog processor."""
     for name, value in event.items():
         if value is None or isinstance(value, (bool, int, float)):
             continue
@@ -199,21 +202,21 @@ def _cut(_logger: object, _method: str, event: structlog.typing.EventDict) -> st
 
 
 def _shortened(text: str, limit: int) -> str:
-    """Return *text* without its middle, if it has more than *limit* characters: a traceback's end says most."""
+    """Return *text*; if it has more than *limit* characters, cut its middle, as a traceback's end says most."""
     if len(text) <= limit:
         return text
     return f"{text[: limit // 4]} ... [{len(text) - limit} characters cut] ... {text[-(limit - limit // 4) :]}"
 
 
 class _QueueHandler(logging.Handler):
-    """Renders records where they are logged, and puts the lines into the queue."""
+    """Logging handler that formats records in the thread that logs them, and puts the lines into the queue."""
 
     def __init__(self, queue: LogQueue) -> None:
         super().__init__()
         self._lines = queue
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue one record; one that cannot be rendered becomes a line about that."""
+        """Format and queue one record; if that fails, queue a line that says so."""
         try:
             line = self.format(record)
         except Exception as error:  # noqa: BLE001  (no log line may end what logs it)
@@ -222,7 +225,7 @@ class _QueueHandler(logging.Handler):
 
 
 def _handler(formatter: logging.Formatter) -> logging.Handler:
-    """Return the handler of all loggers. Standard error that is closed, or no file, needs no queue."""
+    """Return the handler of all loggers. It writes through a queue, unless standard error is closed or is no file."""
     global _queue  # noqa: PLW0603  (the process has one standard error)
     fd = _descriptor()
     if fd is None:
@@ -243,7 +246,7 @@ def _descriptor() -> int | None:
 
 
 def _end(queue: LogQueue) -> None:
-    """Write what is queued, or give it up after two seconds; from then on `say` prints directly."""
+    """Write the queued lines, waiting up to two seconds; if that succeeds, `say` prints directly from then on."""
     global _queue  # noqa: PLW0603
     atexit.unregister(_end)
     if queue.close() and _queue is queue:
@@ -257,12 +260,15 @@ def _dropped_line(formatter: logging.Formatter, count: int) -> str:
 
 
 def _say_uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    """Print the traceback of what ends the process: through the queue, for a full pipe must not keep it from ending."""
+    """Print the traceback of the error that ends the process; through the queue, so that a full pipe cannot block."""
     say("".join(traceback.format_exception(kind, error, where)).rstrip("\n"))
 
 
 def _on_its_own_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Keep what others wrote, such as a job's id, from looking like a line of ours; JSON does so by itself."""
+    """Escape line breaks in a log event's values, so that a job's id, for example, cannot look like a log line.
+
+    A structlog processor for terminals; JSON has its own escapes.
+    """
     for name, value in event.items():
         if name == "exception":
             event[name] = "\n".join(f"    {printable(line)}" for line in value.splitlines())
@@ -272,7 +278,10 @@ def _on_its_own_line(_logger: object, _method: str, event: structlog.typing.Even
 
 
 def _take_over_arq() -> None:
-    """Undo the handler that the `arq` command has given arq's logger, and drop its two lines a job."""
+    """Remove the handler that the `arq` command gave arq's logger, and hide its two lines for each job.
+
+    The lines are shown at the level DEBUG.
+    """
     arq = logging.getLogger("arq")
     arq.handlers.clear()
     arq.propagate = True

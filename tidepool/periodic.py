@@ -14,13 +14,17 @@ from tidepool.cancelling import heed_cancel
 log = structlog.get_logger(__name__)
 
 _MIN_FAILED_DELAY_S = 1.0
-"""Seconds between a failed round and the next one, at least: one that fails at once must not run without a pause."""
+"""Min seconds between a failed round and the next one, so that work that fails at once does not loop without a pause.
+"""
 _LOG_EVERY_S = 60.0
-"""Seconds between two log lines about the failures of one task: they are all alike."""
+"""Min seconds between two log lines about failures of one task."""
 
 
 class FailureLog:
-    """Logs the failures of one task, at most one a minute, with its traceback and how many there were. Thread-safe."""
+    """Logs the failures of one task, max one a minute, with its traceback and the number of failures so far.
+
+    Thread-safe.
+    """
 
     def __init__(self, task: str) -> None:
         self._task = task
@@ -28,7 +32,7 @@ class FailureLog:
         self._next_s = 0.0
 
     def log(self, error: Exception) -> None:
-        """Count *error*, and log it if it is time."""
+        """Count *error*, and log it unless another one was logged less than a minute ago."""
         self._count += 1
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _LOG_EVERY_S
@@ -40,8 +44,8 @@ async def every(
 ) -> None:
     """Call *run_once*, wait *period_s*, and repeat until the task is cancelled; *waits_first* puts the wait first.
 
-    An error of a round is logged under *name*, and the next round comes after a second or more. A round that waits for
-    its own time, such as a tick of the clock, has a period of 0.
+    If a round raises an error, it is logged under *name*, and the next round begins a second or *period_s* later,
+    whichever is longer. Use a period of 0 if *run_once* itself sleeps until its time.
     """
     failures = FailureLog(name)
     delay_s = period_s if waits_first else 0.0

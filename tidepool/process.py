@@ -31,23 +31,27 @@ from types import FrameType, TracebackType
 from typing import Any, Never, Self
 
 ERROR = 2
-"""The exit status of what could not be done."""
+"""Exit status for a wrong call or setting, an unavailable server, or an error of the operating system."""
 _REFUSED_IMPORT = re.compile("failed to map segment|[Cc]annot allocate memory|^Out of memory")
 _LEAST_DESCRIPTORS = 12
-"""An event loop has seven, connections to both servers and files that are read have the others."""
+"""Min file descriptors free at the start: seven for an event loop, the others for connections and for open files."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _StandardStream(io.FileIO):
-    """Standard output or error, whose writes never raise: the first failure is kept, and all that follows is dropped.
+    """Standard output or standard error whose writes never raise an error.
 
-    So a full disk or a reader that has gone interrupts nothing halfway, wherever it is that writes.
+    The first error is kept in *failure*, and all later output is dropped. So a full disk or a closed pipe does not
+    interrupt the code that prints.
     """
 
     failure: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write *data*, waiting while a non-blocking descriptor has no room; return how many bytes are dealt with."""
+        """Write *data*, and wait while a non-blocking descriptor is full; return how many bytes need not be sent again.
+
+        These are the bytes that were written, or all of *data* after an error, when output is dropped.
+        """
         while self.failure is None:
             try:
                 if (written := super().write(data)) is not None:  # pyright: ignore[reportUnnecessaryComparison]
@@ -59,7 +63,11 @@ class _StandardStream(io.FileIO):
 
 
 def prepare() -> None:
-    """Open closed standard streams, make them take any text, and let a signal end the process at once."""
+    """Set up the standard streams and the signals; call this before heavy imports.
+
+    Opens standard streams that are closed, and makes them accept any text. From now on SIGINT, SIGTERM and SIGHUP end
+    the process at once with status 128 + N. Ends the process with status 2 if it may open too few files.
+    """
     _open_closed_descriptors()
     sys.stdin = sys.stdin or open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = _stream(1, sys.stdout)
@@ -74,7 +82,7 @@ def prepare() -> None:
 
 
 def run(main: Callable[[], object]) -> Never:
-    """Call *main*, and end the process with its exit status, or with 2 where its output could not be written."""
+    """Call *main*, and end the process with its exit status, or with 2 if standard output could not be written."""
     status: int | str = 0
     try:
         main()
@@ -91,10 +99,10 @@ def run(main: Callable[[], object]) -> Never:
 
 
 class Interruption:
-    """How a command is ended by a signal: *received* is the signal once it has come.
+    """Signal handler that interrupts a command; *received* is the number of the first signal, None before it.
 
-    While an event loop runs, *cancel* is set and called: an exception that a handler raised inside of a callback would
-    be logged by the loop, and end nothing.
+    It raises `KeyboardInterrupt`, or calls *cancel* if that is set. Set *cancel* while an event loop runs: the loop
+    would only log an exception that a handler raises inside a callback, and go on.
     """
 
     received: int | None = None
@@ -102,9 +110,10 @@ class Interruption:
 
     @classmethod
     def on_signals(cls) -> Self:
-        """From now on, let each signal interrupt the command, so that everything that is open is closed.
+        """Make signals interrupt the command from now on, so that it closes what it has open; return the handler.
 
-        SIGINT is left to Python and its event loop: a second one interrupts the closing, too.
+        It handles SIGTERM and SIGHUP. SIGINT is left to Python and its event loop: a second Ctrl-C interrupts the
+        closing, too.
         """
         interruption = cls()
         _handle(signal.SIGINT, signal.default_int_handler)
@@ -113,7 +122,7 @@ class Interruption:
         return interruption
 
     def __call__(self, number: int, _frame: object) -> None:
-        """Interrupt at the first signal; more of them do not disturb the closing."""
+        """Interrupt the command at the first signal; ignore later ones, so that the closing can finish."""
         if self.received is None:
             self.received = number
             if self.cancel is None:
@@ -122,36 +131,39 @@ class Interruption:
 
 
 def terminate_on_hangup() -> None:
-    """From now on handle SIGHUP as SIGTERM: a worker whose terminal is closed finishes the jobs that it has."""
+    """Handle SIGHUP like SIGTERM from now on: a worker finishes its running jobs when its terminal is closed."""
     _handle(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
 
 
 def is_arq_command() -> bool:
-    """Return whether this process is the `arq` command, and not a program that imports the worker."""
+    """Return whether this process runs the `arq` command, and is not another program that imports the worker."""
     program = sys.argv[0] if sys.argv else ""
     return os.path.basename(program) == "arq" or program.endswith(os.path.join("arq", "__main__.py"))  # noqa: PTH118, PTH119
 
 
 def stays_ignored(number: int) -> bool:
-    """Return whether the parent has let a signal be ignored, and so no handler is to be set; SIGTERM's always is."""
+    """Return whether the parent process made signal *number* ignored, so that no handler may replace that.
+
+    False for SIGTERM, which is always handled.
+    """
     return number != signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Set a signal's handler, unless it stays ignored."""
+    """Set the handler of a signal, unless the parent process made it ignored."""
     if not stays_ignored(number):
         signal.signal(number, handler)
 
 
 def _end_now(number: int, _frame: object) -> None:
-    """End the process: nothing is open that would have to be closed."""
+    """End the process at once with status 128 + *number*: at this time it has nothing open that must be closed."""
     os._exit(128 + number)
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End with one line where the system refuses memory to the imports. What else gets here is a bug.
+    """End with one line if an import failed for lack of memory; print any other error, a bug, with its traceback.
 
-    A module's own handling of the refusal may have ended in another error.
+    Looks at the error's causes, too: a module may have caught the refusal and raised another error.
     """
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
@@ -162,7 +174,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 
 def _require_descriptors() -> None:
-    """End with one line where so few may be open that no event loop and no connection could be."""
+    """End the process with one line if it may not open enough files for an event loop and connections."""
     opened = list[int]()
     try:
         opened += (os.dup(2) for _ in range(_LEAST_DESCRIPTORS))
@@ -190,7 +202,7 @@ def _open_closed_descriptors() -> None:
 
 
 def _stream(descriptor: int, before: object) -> io.TextIOWrapper:
-    """Return a stream in the encoding of the one *before*, that writes what this cannot express as an escape."""
+    """Return a text stream on *descriptor* in the encoding of *before*; it escapes characters the encoding lacks."""
     raw = _StandardStream(descriptor, "w", closefd=False)
     encoding = getattr(before, "encoding", None) or "utf-8"
     return io.TextIOWrapper(
@@ -199,7 +211,7 @@ def _stream(descriptor: int, before: object) -> io.TextIOWrapper:
 
 
 def _failure_of_output() -> OSError | None:
-    """Return why standard output could not be written, or None: a reader that has gone has seen enough."""
+    """Return the error that stopped standard output, or None. A pipe that its reader has closed is no error."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, _StandardStream) else None
     return None if failure is None or failure.errno == errno.EPIPE else failure

@@ -1,7 +1,7 @@
-"""Detects which protocol a server speaks that does not answer in the expected one.
+"""Detects the protocol of a server that does not answer in the expected one.
 
-A server of another kind, or one with TLS where we have none, looks like one that is away: it closes the connection, or
-waits for bytes that never come. Waiting does not help then.
+A server of another kind, or one with TLS when the client uses none, looks unavailable: it closes the connection, or
+waits for bytes that never come. Retrying does not help then.
 """
 
 import asyncio
@@ -10,12 +10,12 @@ import ssl
 POSTGRESQL, REDIS, HTTP, TLS = "PostgreSQL", "Redis", "HTTP", "TLS"
 _POSTGRESQL_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 _ANY_REQUEST = b"PING / HTTP/1.0\r\n\r\n"
-"""Redis answers it with an error, HTTP servers with 400 or 405, PostgreSQL by closing the connection."""
+"""A request that Redis answers with an error, an HTTP server with 400 or 405, PostgreSQL by closing the connection."""
 _PATIENCE_S = 1.0
 _HINTS = {(REDIS, TLS): ": write rediss://", (TLS, REDIS): ": write redis://"}
 
 Address = tuple[str, int] | str
-"""Host and port, or the path of a socket."""
+"""Host and port, or the path of a Unix socket."""
 
 
 async def other_than(expected: str, address: Address) -> str:
@@ -28,7 +28,10 @@ async def other_than(expected: str, address: Address) -> str:
 
 
 async def _spoken_at(address: Address) -> str | None:
-    """Return the protocol of the server at *address*, or None if nothing answers within a second. Raises nothing."""
+    """Return the name of the protocol of the server at *address*; None if it is unknown or nothing answers.
+
+    Waits a second for each answer.
+    """
     answers = await asyncio.gather(
         _answer(address, _POSTGRESQL_SSL_REQUEST), _answer(address, _ANY_REQUEST), _accepts_tls(address)
     )
@@ -43,7 +46,7 @@ async def _spoken_at(address: Address) -> str | None:
 
 
 async def _answer(address: Address, request: bytes) -> bytes:
-    """Return the first bytes of the answer to *request*, or none if there is no answer."""
+    """Return the first bytes of the answer to *request*, up to 8; empty if there is no answer within a second."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             reader, writer = await _open(address)

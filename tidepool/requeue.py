@@ -1,4 +1,4 @@
-"""Runs jobs again: withdraws their outcomes and enqueues them under their own ids."""
+"""Requeues ended jobs: withdraws their outcomes from the ledger and enqueues them again under the same ids."""
 
 from typing import Unpack
 
@@ -12,9 +12,10 @@ from tidepool.storage.results import Requeued, Selection
 async def requeue_all(
     pool: Pool, client: JobClient, *, search: str | None = None, **selection: Unpack[Selection]
 ) -> list[str]:
-    """Requeue the failed and rejected jobs of a selection, in chunks; return their ids in order.
+    """Requeue the failed and rejected jobs that match *search* and *selection*; return their ids in order.
 
-    Applied jobs and jobs whose content was not kept are left out. A call that was cut short can be repeated.
+    Applied jobs and jobs whose content was not kept are left out. Works in chunks of up to `MOST_AT_ONCE` jobs; a call
+    that was interrupted can be repeated.
     """
 
     async def mark(after_id: str) -> list[Requeued]:

@@ -1,4 +1,4 @@
-"""Retries: one function, and how long it waits as data.
+"""Retries calls whose errors are temporary, with the delays of a `RetryPolicy`.
 
 await retry(call, RetryPolicy(first_s=0.2, max_s=1.0, deadline_s=30.0), is_passing)
 """
@@ -20,15 +20,16 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _START_FIRST_S, _START_MAX_S = 0.2, 1.0
-"""Seconds between two attempts to reach a server at the start: it is found within a second of its own start."""
+"""First and max delay in seconds between attempts to reach a server: it is noticed within a second of its start."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How long to wait between two attempts, in seconds, and when to give up.
 
-    The delays are *first_s*, then each *factor* times the one before, up to *max_s*. Of each delay, the share *jitter*
-    is random. The attempt that would begin later than *deadline_s* after the call of `retry` is not made.
+    The delays are *first_s*, then each *factor* times the one before, up to *max_s* (exponential backoff). Each is
+    shortened by a random part of it, at most the share *jitter* (0 to 1). No attempt begins later than *deadline_s*
+    after the call of `retry`.
     """
 
     first_s: float
@@ -38,7 +39,7 @@ class RetryPolicy:
     deadline_s: float = math.inf
 
     def delays(self) -> Iterator[float]:
-        """Yield the delays before the second attempt, the third, and so on, without an end."""
+        """Yield the delays in seconds before the second attempt, the third, and so on; the iterator never ends."""
         for delay_s in accumulate(repeat(self.factor), lambda d, f: min(d * f, self.max_s), initial=self.first_s):
             yield delay_s * random.uniform(1.0 - self.jitter, 1.0)
 
@@ -49,10 +50,11 @@ async def retry(
     passes: Callable[[Exception], bool],
     on_failure: Callable[[Exception, int], None] = lambda _error, _attempt: None,
 ) -> T:
-    """Return what *call* returns, calling it again while *passes* says of its error that it may pass.
+    """Call *call* until it succeeds, and return its result.
 
-    *call* must be safe to repeat. *on_failure* is called with each error before the delay, and with the number of the
-    attempt, counted from 1. Raises the last error if it does not pass, or when the policy's deadline is over.
+    *call* must be safe to repeat. *passes* returns whether an error is temporary, so that a retry can help.
+    *on_failure* is called before each delay, with the error and the number of the attempt, counted from 1. Raises the
+    last error if it is not temporary, or when the policy's deadline is over.
     """
     loop = asyncio.get_running_loop()
     gives_up_s = loop.time() + policy.deadline_s
@@ -76,9 +78,10 @@ async def wait_for_server(
     address: str,
     patience_s: float | None,
 ) -> T:
-    """Return what *call*, a use of a server, returns, retrying it while its errors pass; logs the first of them.
+    """Call *call*, an operation on a server, until it succeeds, and return its result; log only the first error.
 
-    Raises the last error when *patience_s* seconds are over; None waits for ever.
+    *passes* returns whether an error is temporary; any other is raised at once. *server* and *address* are shown in the
+    log line. Raises the last error after *patience_s* seconds; None waits for ever.
     """
 
     def log_first(error: Exception, attempt: int) -> None:

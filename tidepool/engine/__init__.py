@@ -1,7 +1,7 @@
-"""arq's Worker with batched I/O. It knows arq and Redis, never SQL.
+"""The worker's engine: arq's Worker with batched Redis I/O. It knows arq and Redis, but no SQL.
 
 - `worker`   the subclass of arq's Worker
 - `attempt`  one attempt at a job, and how it ends
 - `intake`   runs jobs of declared types: from the claimed job to its outcome, and to the result that arq stores
-- `options`  the settings that arq has no place for
+- `options`  settings of the engine that arq does not have
 """

@@ -1,7 +1,7 @@
-"""One attempt at one claimed job: from its bytes to how it ends.
+"""Makes one attempt at a claimed job: decodes it, runs it, and decides how the attempt ends.
 
-The meaning is arq's, step by step: decode, look the function up, count the tries, run it under its
-timeout with the hooks around it, and decide by how it ended:
+The steps are those of arq: decode the job, look up its function, check the number of tries, and run the function under
+its timeout, between the hooks. How the attempt ends depends on the function:
 
 | the function …                       | the job                                              |
 |--------------------------------------|------------------------------------------------------|
@@ -12,12 +12,12 @@ timeout with the hooks around it, and decide by how it ended:
 | is cancelled because the worker stops| is put back; no try is spent                         |
 | raises anything else, or takes too long | is done, with the error as its failed result      |
 
-A job of a declared type is run by `EngineOptions.intake` instead, which is called with the job itself and returns its
-outcome, in how many seconds to run it again, or that it is put back for a newer worker.
+A job of a declared type is run by `EngineOptions.intake` instead, which returns its outcome, a delay after which to run
+it again, or that it is put back for a newer worker.
 
-A job that cannot be run (no content, no sense, no such function, three workers lost with it) is done, with the reason
-as its failed result. The intake, if there is one, is asked first, so that the ledger has an outcome of it, too. If the
-ledger has another outcome, that is the job's result: it was applied before its worker was lost.
+A job that cannot be run (content that is missing or invalid, an unknown function, three workers lost while they ran it)
+is done, with the reason as its failed result. The intake, if there is one, first records that outcome in the ledger. If
+the ledger has another outcome already, that is the job's result: it was applied before its worker was lost.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ from tidepool.queue.leases import MOST_LAPSES, Again, Done, Ending, Release
 from tidepool.queue.wire import now_ms
 
 _MAX_SHOWN = 200
-"""Characters of a client's id or name in a log line or an error."""
+"""Max characters of a job's id or a function's name in a log line or an error."""
 _DELAY_SHOWN_S = 1.2
-"""arq's limit: the line of a job's start shows a longer delay."""
+"""The log line of a job's start shows its delay if it is longer than this, as in arq."""
 
 failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
-"""arq's two lines about each job. They cost more than the job itself, so a worker shows them at DEBUG only.
-As in arq, `log_results=False` hides results; arguments are hidden by the option `log_arguments` of the engine."""
+"""Logs arq's two lines about each job. They cost more than the job itself, so a worker shows them at DEBUG only.
+As in arq, `log_results=False` hides results; the engine's option `log_arguments=False` hides arguments."""
 
 
 class _Host(Protocol):
-    """The worker as an attempt sees it: settings under arq's names, which it only reads."""
+    """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
     ctx: Context
@@ -77,25 +77,28 @@ class _Host(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why a job cannot be run."""
+    """Why a job cannot be run, in the forms that the ledger, clients and the log need."""
 
     outcome: Rejected | Failed
-    """For the ledger."""
+    """The outcome that the ledger records."""
     error: BaseException
-    """The failed result that arq's clients read."""
+    """The error that arq's clients get as the job's result."""
     line: str
-    """What arq's worker logs in this case, and people may watch for."""
+    """The log line, the same as arq's, because people may have alerts on it."""
 
 
 class Attempts:
-    """Makes the attempts at the jobs of one worker, the *host*."""
+    """Makes the attempts at the jobs of the worker *host*."""
 
     def __init__(self, host: _Host) -> None:
         self._host = host
         self._intake: Intake | None = host.options.intake
 
     async def make(self, job: Job) -> Ending:
-        """Make one attempt at *job* in this task, and return how it ends. Raises what the hook `on_job_end` raises."""
+        """Make one attempt at *job* in this task, and return how it ends.
+
+        Errors of the job become part of the ending; errors of the hook `on_job_end` are raised.
+        """
         refusal = self._decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
@@ -119,7 +122,7 @@ class Attempts:
     # ---------------------------------------------------------------- may it be run?
 
     def _decode(self, job: Job) -> _Refusal | None:
-        """Give the job its function and arguments; returns why that is not possible."""
+        """Decode *job* and store its function and arguments in it; return why that is not possible, or None."""
         if isinstance(job.payload, int):
             reason = f"is larger than {self._host.options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"
@@ -140,7 +143,7 @@ class Attempts:
         return None
 
     def _refusal(self, job: Job) -> _Refusal | None:
-        """Return why a job that could be decoded is not run, or None."""
+        """Return why a decoded job may not be run (aborted, unknown function, too many tries), or None."""
         if job.is_aborted and self._host.allow_abort_jobs:
             return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
         function = self._host.functions.get(job.function)
@@ -161,7 +164,7 @@ class Attempts:
         return _Refusal(Failed(reason), JobExecutionFailed(reason), line)
 
     async def _refuse(self, job: Job, refusal: _Refusal) -> Ending:
-        """Record the outcome of a job that is not run, and return how it ends."""
+        """Record the outcome of a job that is not run, and return how its attempt ends."""
         job.forget_arguments()
         settled: Outcome | RetryLater | Release | None = None
         if self._intake is not None:
@@ -178,7 +181,7 @@ class Attempts:
     # ---------------------------------------------------------------- running it
 
     async def _run_typed(self, job: Job) -> Ending:
-        """Run a job of a declared type."""
+        """Run a job of a declared type through the intake, and return how the attempt ends."""
         assert self._intake is not None
         job.is_running = True
         try:
@@ -193,7 +196,7 @@ class Attempts:
         return settled if isinstance(settled, Release) else self._succeeded(job, settled.as_result())
 
     async def _run_function(self, job: Job, context: Context) -> object:
-        """Call a plain function under its timeout, if it has one."""
+        """Call a plain arq function, under its timeout if it has one, and return its result."""
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
         job.is_running = True
@@ -207,7 +210,7 @@ class Attempts:
             job.is_running = False
 
     def _context(self, job: Job) -> Context:
-        """Return arq's ctx, which plain functions and hooks are called with."""
+        """Return the ctx dict that arq calls plain functions and hooks with."""
         return {
             **self._host.ctx,
             "job_id": job.queue_id,
@@ -219,7 +222,7 @@ class Attempts:
     # ---------------------------------------------------------------- how it ends
 
     async def _ending_of(self, job: Job, error: BaseException) -> Ending:
-        """Return how a job ends whose function, or the hook before it, raised *error*."""
+        """Return how an attempt ends if the job's function, or the hook before it, raised *error*."""
         is_cancelled = isinstance(error, asyncio.CancelledError)
         if is_cancelled and job.is_aborted and self._host.allow_abort_jobs:
             return await self._refuse(job, _aborted(job, error, f"{_since_s(job.started_ms):6.2f}s"))
@@ -247,7 +250,7 @@ class Attempts:
         return done
 
     def _done(self, job: Job, result: object, *, success: bool) -> Done:
-        """Return the ending of a job with its result as arq's clients read it, if that is kept."""
+        """Return the ending of a job that is done, with the encoded result if results are kept."""
         function = self._host.functions.get(job.function)
         forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
         forever = self._host.keep_result_forever if forever is None else forever
@@ -257,7 +260,7 @@ class Attempts:
         return Done(value or b"", 0 if forever else round(keep_s * 1000), success, mark_ms)
 
     def _encode(self, job: Job, result: object, *, success: bool) -> bytes | None:
-        """Encode a result. Characters of an id or a name that are not UTF-8 are escaped for serializers of text."""
+        """Encode a result for arq's clients. Characters of an id or a name that UTF-8 cannot express are escaped."""
         return serialize_result(
             *(job.function, job.args, job.kwargs, job.attempt, job.enqueued_ms, success, result),
             *(job.started_ms, now_ms(), _encodable(job.ref), self._host.queue_name),
@@ -276,7 +279,10 @@ class Attempts:
 
 
 async def _timed(running: Awaitable[object], timeout_s: float) -> object:
-    """Await *running*, and cancel this very task when time is up, which costs a timer but no second task."""
+    """Await *running* and return its result. Raises `TimeoutError` after *timeout_s* seconds.
+
+    The timeout cancels the current task, so that no second task is needed.
+    """
     task = asyncio.current_task()
     assert task is not None
     timed_out = False
@@ -321,7 +327,7 @@ def _log_retry(job: Job, delay_s: float) -> None:
 
 
 def _extra(error: BaseException) -> object:
-    """Return what an exception wants to be logged with it: its attribute or method `extra`, as in arq."""
+    """Return the details that an exception adds to its log line: its attribute or method `extra`, as in arq."""
     extra = getattr(error, "extra", None)
     return extra() if callable(extra) else extra
 
@@ -331,7 +337,7 @@ def _since_s(time_ms: int) -> float:
 
 
 def _shown_id(job: Job) -> str:
-    """Return the job's id for a log line, however long it is and whatever it is made of."""
+    """Return the job's id for a log line: other than ASCII characters escaped, cut to 200 characters."""
     return ascii(job.queue_id[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
 
 

@@ -1,7 +1,7 @@
 """Runs jobs of declared types: from a claimed job to its outcome.
 
-The engine calls `Intake.run` with the job itself. The arguments are validated, the job joins a batch, and its outcome
-is waited for. The result that arq's `Job.result()` returns is a JSON object:
+The engine calls `Intake.run` with the job. It validates the arguments, submits the job to the batcher, and waits for
+its outcome. The result that arq's `Job.result()` returns is a JSON object:
 
     {"status": "applied", "result": {"user_id": 7}}
     {"status": "rejected", "reason": "email_taken", "error": "another user has this email"}
@@ -24,21 +24,22 @@ from tidepool.queue.leases import Release
 log = structlog.get_logger(__name__)
 
 _UNSETTLED_DELAY_S = 1.0
-"""Before a job is run again whose outcome could not be stored because of an unexpected error."""
+"""Seconds before a job is run again if an unexpected error kept its outcome from being stored."""
 _FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
-"""Bounds of the delay before a job that is left to newer workers is looked at again: so long as it has been known."""
+"""Min and max seconds before a job that is left to newer workers is due again; the delay is the time since it was
+first seen, within these bounds."""
 _MAX_LEFT = 10_000
-"""Jobs left to newer workers that are remembered with the time when they were seen first."""
+"""Max jobs left to newer workers whose time of first sight is remembered."""
 _FORGET_AFTER_S = 60.0
-"""From the end of a job's time until it is forgotten: it has not come back, so other workers have settled it."""
+"""Seconds until a job left to newer workers is forgotten, after its time is over: another worker has run it by then."""
 _MAX_TRIES = 1_000_000
-"""The highest number of an attempt that a job in the queue may begin with, so that arq's count never ends a job."""
+"""arq's limit of attempts, set so high that only the ledger's limit ends a job."""
 _MAX_NAME_CHARACTERS = 100
-"""Of a function's name, as the ledger keeps it."""
+"""Max characters of a function's name in the ledger."""
 
 
 class JobFailed(Exception):
-    """The job was given up; the text says why. arq's clients get it as the job's result."""
+    """The job has failed; the text says why. arq's clients get this error as the job's result."""
 
 
 class _Batcher(Protocol):
@@ -46,10 +47,10 @@ class _Batcher(Protocol):
 
 
 class Intake:
-    """Runs the jobs of *types*, each up to *max_tries* times.
+    """Runs the jobs of the declared *types*, each up to *max_tries* times.
 
-    Jobs that only a newer worker can understand are left to such workers for *leave_s* seconds, then rejected as
-    invalid. Before any job is run, `open` is called with the batcher.
+    A job of an unknown type, or one whose only fault is unknown fields, is left to workers of a newer version for
+    *leave_s* seconds, then rejected as invalid. Call `open` before any job is run.
     """
 
     def __init__(self, types: JobTypes, *, max_tries: int, leave_s: float = 0.0) -> None:
@@ -59,26 +60,27 @@ class Intake:
         self._batcher: _Batcher = _Closed()
 
     def open(self, batcher: _Batcher) -> None:
-        """Submit jobs to *batcher* from now on."""
+        """Submit jobs to *batcher*, which collects them into transactions, from now on."""
         self._batcher = batcher
 
     def __contains__(self, function: str) -> bool:
-        """Return whether *function* is a declared job type."""
+        """Return whether *function* is the name of a declared job type."""
         return self._types.get(function) is not None
 
     def arq_functions(self) -> list[Function]:
-        """Return the job types as functions for arq's settings, without limits of arq's.
+        """Return the job types as functions for arq's settings, without arq's limits of time and attempts.
 
-        The ledger counts the attempts, since it must have a row of a job that is given up, and while the database is
-        away a job waits as long as it must.
+        The ledger limits the attempts instead, since it must have a row for each failed job; and while PostgreSQL is
+        unavailable, jobs wait without a limit.
         """
         names = [job_type.name for job_type in self._types]
         return [func(_run_without_intake, name=name, timeout=math.inf, max_tries=_MAX_TRIES) for name in names]
 
     async def run(self, job: Job, *, may_leave: bool) -> Outcome | RetryLater | Release:
-        """Return the job's outcome, in how many seconds to run it again, or that it is left to a newer worker.
+        """Run *job* and return its outcome; or `RetryLater`, with a delay; or `Release`, to leave it to a newer worker.
 
-        *may_leave*: whether it may be left. A worker that runs in a burst may not, since it would end without the job.
+        *may_leave* is whether the job may be left to a newer worker. It is False in burst mode, where the worker would
+        end without the job.
         """
         self._validate(job)
         job.forget_arguments()
@@ -86,9 +88,10 @@ class Intake:
         return left or await self._submit(job)
 
     async def refuse(self, job: Job, outcome: Rejected | Failed, *, may_leave: bool) -> Outcome | RetryLater | Release:
-        """Record the *outcome* of a job that cannot be run; otherwise as `run`.
+        """Record *outcome* for a job that cannot be run, without running it; returns the same types as `run`.
 
-        Returns the outcome in the ledger, which is another one if the job was applied before its worker was lost.
+        The outcome that it returns is that in the ledger, which is another one if the job was applied earlier, before
+        its worker was lost.
         """
         job.function = _readable(job.function, _MAX_NAME_CHARACTERS)
         job.decided = outcome
@@ -96,7 +99,7 @@ class Intake:
         return left or await self._submit(job)
 
     def _validate(self, job: Job) -> None:
-        """Give the job its command, or the rejection of its arguments."""
+        """Validate the job's arguments; store the command in the job, or the rejection if they are invalid."""
         job_type = self._types.get(job.function)
         if job_type is None or (job.args and job.content is job.kwargs):
             job.decided = Rejected(CommonReason.INVALID, "takes its fields by name, or one object")
@@ -123,9 +126,9 @@ class _Closed:
 
 
 class _NewerJobs:
-    """Leaves jobs that this version does not understand to newer workers, each for *leave_s* seconds.
+    """Leaves jobs that this version does not know to workers of a newer version, each for *leave_s* seconds.
 
-    The time counts from when this worker first saw the job.
+    The time is counted from when this worker first saw the job.
     """
 
     def __init__(self, leave_s: float) -> None:
@@ -135,7 +138,7 @@ class _NewerJobs:
         self._logged: set[str] = set()
 
     def leave(self, job: Job) -> Release | None:
-        """Return how the job is put back into the queue; None if it is no such job, or its time is over."""
+        """Return how to put the job back for a newer worker; None if it is not such a job, or its time is over."""
         if not isinstance(job.decided, Rejected) or not job.decided.is_newer:
             return None
         now = time.monotonic()
@@ -152,7 +155,7 @@ class _NewerJobs:
         return Release(int(delay_s * 1000))
 
     def _remember(self, job_id: str, since_s: float) -> None:
-        """Note when a job was first seen, if there is room; otherwise its next sight is the first one."""
+        """Remember when a job was first seen, unless too many are remembered: then it counts as new next time."""
         oldest = next(iter(self._seen), None)
         if oldest is not None and time.monotonic() - self._seen[oldest] > self._leave_s + _FORGET_AFTER_S:
             del self._seen[oldest]
@@ -165,5 +168,5 @@ async def _run_without_intake(*_args: object, **_fields: object) -> Never:
 
 
 def _readable(text: str, max_characters: int) -> str:
-    """Return a name as the ledger can hold it: printable, and cut to its maximum."""
+    """Return *text* as the ledger can store it: unprintable characters escaped, cut to *max_characters*."""
     return text[:max_characters] if text.isprintable() else ascii(text)[1:-1][:max_characters]

@@ -1,4 +1,4 @@
-"""The settings of the engine that arq has no place for."""
+"""Settings of the engine that arq does not have."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,23 +9,25 @@ from arq.connections import ArqRedis
 from tidepool.engine.intake import Intake
 
 Context: TypeAlias = dict[Any, Any]
-"""arq's ctx: what the startup hook has put in, and the job's id, attempt, enqueue time and score."""
+"""arq's ctx dict: what the startup hook has put in; for a job also its id, attempt, enqueue time and score."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Settings that arq has no place for: the value of `ctx["engine"]`. All of them are optional.
+    """Settings of the engine that arq does not have; pass them to a worker as `ctx["engine"]`. All are optional.
 
-    *owner* is the name of the process in Redis. *connect* makes the connection instead of arq's `create_pool`.
-    *intake* runs the jobs of declared types.
-
-    While *may_claim* returns False, no new jobs are claimed; those that are here go on. *beaten* is called with every
-    heartbeat. While *is_ready* returns False, the key that `arq --check` reads is not renewed and expires.
-
-    *max_job_bytes* is the limit of a job's content in Redis: a larger one is never read, and its result is an error.
-    While the jobs here have *max_held_bytes* together or more, no others are claimed. Jobs of less than 4 KiB are not
-    counted, since `max_jobs` bounds them. The arguments of a job of more than *max_kept_bytes* are kept neither while
-    it runs nor in its result; None: they are, as in arq. *log_arguments*: the line of a job's start shows them.
+    - *owner*: name of the process in Redis
+    - *lease_s*: seconds after which other workers run the jobs of this process if it dies
+    - *connect*: opens the Redis connection, in place of arq's `create_pool`
+    - *intake*: runs the jobs of declared types
+    - *may_claim*: while it returns False, no new jobs are claimed; the jobs that the worker has go on
+    - *beaten*: called at every heartbeat, each 0.5 s while the worker's main loop runs
+    - *is_ready*: while it returns False, the key that `arq --check` reads is not renewed and so expires
+    - *max_job_bytes*: max size of a job's content; a larger one is not read from Redis, and its result is an error
+    - *max_held_bytes*: while the worker's jobs have that many bytes together, it claims no more; jobs of up to 4 KiB
+      are not counted, since `max_jobs` bounds them
+    - *max_kept_bytes*: the arguments of a larger job are not kept while it runs, nor in its result; None: always kept
+    - *log_arguments*: whether the log line of a job's start shows its arguments
     """
 
     owner: str = ""

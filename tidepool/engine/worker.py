@@ -1,8 +1,8 @@
-"""arq's Worker with batched Redis I/O: the same command, options, wire format and meaning, many times the speed.
+"""arq's Worker with batched Redis I/O: the same command, options, wire format and behaviour, but many times as fast.
 
-What is arq's stays arq's: settings, signals, cron, health check, abort, burst. Replaced is how jobs
-come and go: `queue.holding` claims many in a round trip, keeps their lease and finishes them, `attempt` makes an
-attempt at each, and `queue.wakeup` ends the idle worker's sleep. An outage of Redis never ends the worker.
+Settings, signals, cron, health check, abort and burst mode are arq's. What differs is how jobs are fetched and ended:
+`queue.holding` claims many in a round trip, renews their lease and acknowledges them, `attempt` makes an attempt at
+each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the worker.
 """
 
 import asyncio
@@ -37,24 +37,24 @@ log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _HOOK_DELAY_MS = 1000
-"""Before a job is run again whose hook raised an error."""
+"""Delay in milliseconds before a job is run again if its hook raised an error."""
 _FAILED_ROUND_DELAY_S = 1.0
-"""After an unexpected error of the main loop."""
+"""Delay in seconds after an unexpected error of the main loop."""
 _YOUNG_OBJECTS = 20_000
-"""Objects that are created before the garbage collector runs; Python's default is 700 to 2,000."""
+"""Threshold of the garbage collector: objects created between two runs. Python's default is 700 to 2,000."""
 _SMALL_BYTES = 4096
-"""Jobs of up to so many bytes are not counted against `max_held_bytes`: `max_jobs` bounds them."""
+"""Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
 _HEARTBEAT_S = 0.5
-"""Between two checks of cron, aborts and the health key. arq's cron relies on 0.5 s or less."""
+"""Seconds between two heartbeats, which check cron jobs, aborts and the health key. arq's cron needs 0.5 s or less."""
 
 
 class StartError(Exception):
-    """The worker cannot start, and waiting would not help; the text is one line for the person who started it."""
+    """The worker cannot start, and waiting would not help; the text is one line that is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What the engine consists of while it is connected."""
+    """The objects that a worker uses while it is connected to Redis."""
 
     holding: Holding
     wakeup: Wakeup
@@ -62,7 +62,7 @@ class _Parts:
 
 
 class Worker(arq.worker.Worker):
-    """The Worker that `arq worker.WorkerSettings` runs; see arq's for every option."""
+    """The Worker that `arq worker.WorkerSettings` runs. It takes the options of `arq.worker.Worker`."""
 
     jobs_complete: int
     jobs_retried: int
@@ -79,7 +79,7 @@ class Worker(arq.worker.Worker):
         self._next_heartbeat_s = 0.0
         self._performing = 0
         self.held_bytes = 0
-        """Bytes of the jobs at hand that are not small."""
+        """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
         self._failures = FailureLog("worker")
         self._freed = asyncio.Event()
         self._outage = Outage()
@@ -89,7 +89,7 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- life
 
     def run(self) -> None:
-        """Run until a signal stops it. Exits with status 2 if it cannot start, or Redis refuses a command."""
+        """Run until a signal stops the worker. Exits with status 2 if it cannot start, or Redis rejects a command."""
         try:
             super().run()
         except Exception as error:
@@ -99,7 +99,7 @@ class Worker(arq.worker.Worker):
             raise SystemExit(2) from None
 
     async def main(self) -> None:
-        """Connect, start up, and work until cancelled, or in burst mode until the queue is empty."""
+        """Connect, run the startup hook, and run jobs until cancelled, or in burst mode until the queue is empty."""
         parts = await self._open()
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await log_redis_info(self.pool, arq_log.info)
@@ -121,10 +121,10 @@ class Worker(arq.worker.Worker):
                 parts.holding.doubt()
 
     async def _outlast(self, error: Exception) -> None:
-        """Wait a little after a failed round of the main loop. Raises *error* if Redis will never accept the command.
+        """Wait after a failed round of the main loop. Raises *error* if Redis will never accept the command.
 
-        An error that does not come from Redis comes from data or a hook. It ends a worker in burst mode only, as in
-        arq.
+        An error that does not come from Redis comes from data or a hook: it is logged, and the worker goes on. In burst
+        mode it is raised, as in arq.
         """
         if self.burst or is_outage(error) or is_refused_command(error):
             await self._outage.pause(error)
@@ -133,7 +133,7 @@ class Worker(arq.worker.Worker):
             await asyncio.sleep(_FAILED_ROUND_DELAY_S)
 
     async def close(self) -> None:
-        """Give back the jobs that are still held, and close everything. Every step is taken even if one fails."""
+        """Put the jobs that are still held back into the queue, and close everything, even if a step fails."""
         if not self._handle_signals:
             self.handle_sig(Signals.SIGUSR1)
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (arq annotates it too narrowly)
@@ -155,7 +155,7 @@ class Worker(arq.worker.Worker):
         self._pool = None
 
     async def _let_jobs_end(self) -> None:
-        """Wait for the jobs that were cancelled. Those that still run after a lease's time are cancelled again."""
+        """Wait until the cancelled jobs have ended. Any that still run after `lease_s` seconds are cancelled again."""
         while running := [task for task in self.tasks.values() if not task.done()]:
             _, late = await asyncio.wait(running, timeout=self.options.lease_s)
             for task in late:
@@ -169,7 +169,7 @@ class Worker(arq.worker.Worker):
         return self._assembled()
 
     def _assembled(self) -> _Parts:
-        """Return the engine's parts. The first call makes them, on the open connection."""
+        """Return the worker's parts; the first call after the connection is opened makes them."""
         if self._parts is None:
             holding = Holding(
                 self.pool,
@@ -194,7 +194,10 @@ class Worker(arq.worker.Worker):
         )
 
     async def _give_back(self, holding: Holding) -> None:
-        """Acknowledge finished jobs and give back the others. If Redis is away, the lease ends by itself."""
+        """Acknowledge finished jobs and put the others back into the queue; delete the health key.
+
+        If Redis is unavailable, other workers take the jobs over when the lease ends.
+        """
         try:
             await holding.give_back()
             await self.pool.delete(self.health_check_key)
@@ -206,7 +209,7 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- one round
 
     async def _poll_iteration(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (arq's returns None)
-        """Claim jobs and start them, and make a heartbeat if it is due.
+        """Claim jobs and start them, and do the heartbeat if it is due. This is one round of the main loop.
 
         Returns whether there may be more jobs to claim at once: the claim got as many as it asked for, or stopped
         before the end of the due jobs.
@@ -223,9 +226,9 @@ class Worker(arq.worker.Worker):
         return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Claim as many due jobs as there is room for, and start them. Returns their number.
+        """Claim as many due jobs as the worker's limits allow, and start them; return their number.
 
-        arq reads ids first and claims the jobs one by one; here the claim finds them, so *job_ids* is not used.
+        *job_ids* is not used: arq reads ids first and claims the jobs one by one, while here the claim finds the jobs.
         """
         parts = self._assembled()
         claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self.held_bytes)
@@ -238,7 +241,7 @@ class Worker(arq.worker.Worker):
         return len(claimed)
 
     def _room(self) -> int:
-        """Return how many jobs may be claimed now."""
+        """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
         room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
         if self.burst and self.max_burst_jobs >= 0:
             room = min(room, self.max_burst_jobs - self._jobs_started())
@@ -269,9 +272,10 @@ class Worker(arq.worker.Worker):
             self._parts.wakeup.set()
 
     async def _cancel_aborted_jobs(self) -> None:
-        """Cancel the jobs at hand that a client asked to abort.
+        """Cancel those running jobs of this worker that a client asked to abort.
 
-        Marks of other workers' jobs are not read, however many there are. As in arq, marks from the future are removed.
+        Requests for other workers' jobs are not read, however many there are. As in arq, requests that are dated in the
+        future are deleted.
         """
         holding = self._assembled().holding
         running = {job.queue_id: job for job in self.tasks if job.is_running}
@@ -287,7 +291,7 @@ class Worker(arq.worker.Worker):
                 self.tasks[job].cancel()
 
     async def record_health(self) -> None:
-        """Renew the health key if it is due and the worker is ready."""
+        """Call `EngineOptions.beaten`, and renew the worker's health key if it is due and the worker is ready."""
         self.options.beaten()
         if self.options.is_ready():
             await super().record_health()
@@ -295,7 +299,7 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- rest
 
     async def _rest(self) -> None:
-        """Wait until there is room, a job is due, or the next heartbeat is."""
+        """Wait until another job may be claimed, because one has ended or is due; until the next heartbeat at most."""
         timeout_s = max(0.0, self._next_heartbeat_s - time.monotonic())
         if self._room() <= 0:
             self._freed.clear()
@@ -325,12 +329,15 @@ class Worker(arq.worker.Worker):
         return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._performing
 
     def _add_signal_handler(self, signum: Signals, handler: Callable[[Signals], None]) -> None:
-        """Handle a signal, unless the parent process made it ignored, as a shell does for background commands."""
+        """Set the handler of a signal, unless the parent process made it ignored.
+
+        A shell does that for background commands.
+        """
         if not process.stays_ignored(signum):
             super()._add_signal_handler(signum, handler)
 
     def handle_sig(self, signum: Signals) -> None:
-        """Stop at once: jobs that run are cancelled and given back."""
+        """Stop the worker at once: running jobs are cancelled and put back into the queue."""
         self.is_stopping = True
         super().handle_sig(signum)
 

@@ -1,4 +1,4 @@
-"""Everything that knows Redis; other rooms import neither redis nor arq.
+"""The job queue in Redis. Besides this folder, only `engine` imports arq, and only `embedded` imports redis.
 
 - `keys`        the names of all keys
 - `wire`        the format of jobs and results, which is arq's
@@ -7,7 +7,10 @@
 - `scripts`     loads the Lua scripts of `lua`
 - `submission`  a job to enqueue
 - `results`     reads the status and the results of jobs
-- `leases`      claims and acknowledges many jobs in a round trip
+- `leases`      claims jobs under a lease and acknowledges them, many in a round trip
 - `holding`     the jobs that this process holds: `renewal` renews their lease, `finisher` acknowledges them
-- `wakeup`      wakes an idle worker
+- `wakeup`      wakes an idle worker when a job is enqueued
+
+Words used here: an *owner* is the name under which a worker process holds jobs; its *lease* is the time for which it
+holds them and which it renews; a *mark* is a note in Redis about a job, for example that it runs or is to be aborted.
 """

@@ -34,11 +34,11 @@ _KEEPALIVE = {
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
     if hasattr(socket, name)
 }
-"""A connection that only listens is found dead within two minutes; the kernels' own limits are hours."""
+"""TCP keepalive, in seconds: a dead connection that only listens is noticed within two minutes, not after hours."""
 _DROPS_NOTHING = "noeviction"
 
 RedisClient: TypeAlias = ArqRedis
-"""The client of Redis, for annotations: other rooms import neither redis nor arq."""
+"""The type of the Redis client, for annotations in other folders, which import neither redis nor arq."""
 
 
 def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> RedisClient:
@@ -68,10 +68,10 @@ def redis_settings(url: str) -> RedisSettings:
 
 
 async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | None = None) -> None:
-    """Wait until Redis answers, and check that it can serve us; log one line if it does not answer at once.
+    """Wait until Redis answers, and check that a worker can use it; log one line if it does not answer at once.
 
-    Logs a warning if it may drop jobs. Raises the last error, one of `faults.REDIS_ERRORS`, when *patience_s* seconds
-    are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.
+    Logs a warning if Redis may drop jobs when it is full. Raises the last error, one of `faults.REDIS_ERRORS`, when
+    *patience_s* seconds are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.
     """
 
     async def attempt() -> str:
@@ -91,7 +91,7 @@ async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | No
 
 
 async def _require_redis_at(url: str) -> None:
-    """Raise `RedisRefused` if another kind of server answers, or if only one of the two ends uses TLS."""
+    """Raise `RedisRefused` if another kind of server answers at *url*, or if only one of the two ends uses TLS."""
     options = parse_url(url)
     address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
     if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
@@ -108,7 +108,10 @@ async def ask(redis: RedisClient) -> str:
 
 
 async def _look(redis: RedisClient) -> str:
-    """Return a warning about the configuration, or an empty text. Raises `RedisRefused` if it cannot serve us."""
+    """Return a warning about Redis's configuration, or an empty text.
+
+    Raises `RedisRefused` for a Sentinel, a node of a Redis Cluster and a read-only replica, which are not supported.
+    """
     await redis.ping()
     try:
         info: dict[str, object] = await redis.info()
@@ -142,15 +145,17 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
 class _OurWay(AbstractConnection):
     """A connection of redis-py with three changes.
 
-    A server whose certificate is not trusted has refused us, as it does with a wrong password: it is not away.
-
-    Theirs write under `asyncio.wait_for`, which on Python 3.11 loses about every second cancel that arrives then,
-    and makes a task of each command. And theirs pack commands in Python, which takes 5 us for each job that is
-    finished; hiredis takes one.
+    - A server whose certificate is not trusted counts as a refusal, like a wrong password, and not as an outage.
+    - Writes do not use `asyncio.wait_for`, which on Python 3.11 loses about half of the cancellations that arrive
+      during it, and makes a task for each command.
+    - Commands are encoded by hiredis: 1 us for each finished job, where redis-py's Python code takes 5 us.
     """
 
     async def connect(self) -> None:
-        """Connect. Raises what redis-py raises; `AuthenticationError` and `RedisRefused` are not temporary."""
+        """Connect. Raises redis-py's errors and `RedisRefused`.
+
+        After `RedisRefused` and `AuthenticationError` a retry does not help.
+        """
         try:
             await super().connect()
         except RedisConnectionError as error:
@@ -172,7 +177,10 @@ class _OurWay(AbstractConnection):
         command: bytes | str | Iterable[bytes],
         check_health: bool = True,  # noqa: FBT001, FBT002  (redis-py's)
     ) -> None:
-        """Send an encoded command. Raises what redis-py raises."""
+        """Send an encoded command; connect first if necessary.
+
+        Raises redis-py's errors, and closes the connection if the write fails.
+        """
         if not self.is_connected:
             await self.connect()
         elif check_health:
@@ -193,14 +201,14 @@ class _OurWay(AbstractConnection):
 
 
 def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
-    """Return whether our settings, our files or the TLS versions of the two ends are why redis-py cannot connect."""
+    """Return whether redis-py could not connect because of local settings or files, or incompatible TLS versions."""
     if is_local(reason) or is_broken_tls(reason):
         return True
     return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 
 
 class _QuietRedisSettings(RedisSettings):
-    """arq's settings, whose `repr` does not contain the password."""
+    """arq's Redis settings with a `repr` that does not contain the password."""
 
     def __repr__(self) -> str:
         return f"RedisSettings(host={self.host!r}, port={self.port}, database={self.database})"

@@ -40,59 +40,62 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 REDIS_ERRORS = (RedisError, OSError)
-"""What a use of Redis raises, whether it passes or not."""
+"""The errors that any operation on Redis may raise, temporary or not."""
 _PASSING = re.compile(r"\b(LOADING|READONLY|OOM|BUSY|MISCONF|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|WRONGTYPE)\b")
 _OUTAGE_DELAYS = RetryPolicy(first_s=0.05, max_s=1.0, jitter=0.5)
-"""Short at first, for a connection that was cut is back at once; with jitter, for a fleet loses its Redis together."""
+"""The first delay is short, because a cut connection is soon back; jitter spreads the retries of many workers."""
 _MAX_LOGGED = 100
-"""Different values that one process logs."""
+"""Max different values that one `Oddities` logs."""
 _MAX_SHOWN = 200
-"""Characters of a sender's text in a line."""
+"""Max characters of a sender's text in a log line."""
 
 
 class RedisRefused(RedisConnectionError):
-    """Redis does not let us in, or cannot serve us as it or its URL is set up; the text says why."""
+    """Redis rejects the connection, or cannot be used because of its configuration or its URL; the text says why."""
 
 
 class RedisUnavailable(RedisConnectionError):
-    """Redis did not serve for as long as the caller was ready to wait; the text is that of the last error."""
+    """Redis was unavailable for longer than the caller waits; the text is that of the last error."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether *error* is one that a running worker waits out."""
+    """Return whether *error* is temporary for a running worker, which waits and tries again."""
     if isinstance(error, ResponseError):
         return bool(_PASSING.search(str(error))) or type(error).__name__ in ("ReadOnlyError", "OutOfMemoryError")
     return isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Return whether Redis, or what answers in its place, does not let us in or cannot serve us."""
+    """Return whether Redis rejects the login or lacks a right for the user, or is set up in a way that we cannot use.
+
+    False for None.
+    """
     refusals = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError, RedisRefused)
     return isinstance(error, refusals)
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return whether waiting can help a process that starts: *error* is an outage and not a refusal."""
+    """Return whether a process that starts should wait and retry: *error* is an outage and not a refusal."""
     return is_outage(error) and not is_refusal(error)
 
 
 def is_answer(error: BaseException) -> bool:
-    """Return whether it is Redis that says *error*, so that the address is right."""
+    """Return whether *error* is a reply of Redis itself, which proves that the address is right."""
     return isinstance(error, (ResponseError, BusyLoadingError))
 
 
 def is_refused_command(error: BaseException) -> bool:
-    """Return whether Redis will never take the command that met *error*."""
+    """Return whether Redis rejected the command with *error* and will reject it again: a retry cannot help."""
     return isinstance(error, ResponseError) and not is_outage(error)
 
 
 def is_wrong_type(error: BaseException) -> bool:
-    """Return whether Redis refused a command because its key has another type than the command is for."""
+    """Return whether Redis rejected a command because its key holds a value of another type (WRONGTYPE)."""
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 class Oddities:
-    """Counts values of Redis that were skipped, and logs *event* once for each of them."""
+    """Counts unusable values in Redis that were skipped, and logs a warning named *event* once for each of them."""
 
     def __init__(self, event: str) -> None:
         self._event = event
@@ -100,7 +103,7 @@ class Oddities:
         self.count = 0
 
     def skipped(self, what: str, **more: object) -> None:
-        """Count an unusable value, and log it once, shortened, unless too many have been logged."""
+        """Count the unusable value *what*, and log it once, shortened. After 100 different values none is logged."""
         self.count += 1
         shown = shown_text(what)
         if shown not in self._logged and len(self._logged) < _MAX_LOGGED:
@@ -109,36 +112,42 @@ class Oddities:
 
 
 def shown_text(text: str) -> str:
-    """Return a sender's text for a log line: printable, and at most 200 characters of it."""
+    """Return a sender's text in a form for a log line: cut to 200 characters, other than printable ones escaped."""
     start = text[:_MAX_SHOWN]
     return start if start.isprintable() else ascii(start)[1:-1][:_MAX_SHOWN]
 
 
 class Outage:
-    """Waits for the end of outages. One object serves a whole process, so that an outage is logged once."""
+    """Waits while Redis is unavailable, and logs the beginning and the end of each outage.
+
+    A process uses one object for all its calls, so that an outage is logged once.
+    """
 
     def __init__(self) -> None:
         self._is_on = False
         self._delays = _OUTAGE_DELAYS.delays()
 
     async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of *call*, repeating it while Redis is unavailable: it must be safe to repeat.
+        """Call *call* until Redis is available, and return its result. *call* must be safe to repeat.
 
-        Raises errors of *call* that are not outages.
+        Waits without a limit, and raises errors of *call* that are not outages.
         """
         answer = await retry(call, _OUTAGE_DELAYS, is_outage, lambda error, _attempt: self._begin(error))
         self.over()
         return answer
 
     async def pause(self, error: Exception) -> None:
-        """Wait a little, longer each time until it is `over`. Raises *error* if it is no outage."""
+        """Wait before the next attempt: 50 ms at first, then longer each time, up to 1 s, until `over` is called.
+
+        Raises *error* if it is not an outage.
+        """
         if not is_outage(error):
             raise error
         self._begin(error)
         await asyncio.sleep(next(self._delays))
 
     def over(self) -> None:
-        """Take note that Redis serves, and log that if it did not before."""
+        """Record that Redis is available; log that if it was unavailable before."""
         if self._is_on:
             self._is_on = False
             log.info("redis.back")

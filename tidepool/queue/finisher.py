@@ -1,9 +1,10 @@
 """Acknowledges finished jobs, many in one round trip.
 
-Natural batching again: while one call is under way the next one fills, so a lone job is acknowledged
-at once and a busy worker's by the hundred. A call that was cut short is repeated until it gets
-through: a job whose effect is committed but not acknowledged is acknowledged late, never run again
-here. An error that does not pass is kept for the worker's loop, which asks by `check`.
+Acknowledging removes an ended job from the queue and stores its result, or puts the job back to be run again. While
+one call is under way, the next batch fills: a single job is acknowledged at once, those of a busy worker by the
+hundred. A call that was interrupted is repeated until it succeeds, so a job whose effect is committed may be
+acknowledged late, but is not run again here. An error that is not temporary is kept for the worker's loop, which calls
+`check`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class Finisher:
-    """Acknowledges jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch that succeeded."""
+    """Acknowledges ended jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch."""
 
     def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
         self._leases = leases
@@ -31,19 +32,19 @@ class Finisher:
         self._error: Exception | None = None
 
     def put(self, job: Job, ending: Ending) -> None:
-        """Queue the acknowledgement of one job; it is sent with the others of this turn of the event loop."""
+        """Queue the acknowledgement of one job; it is sent with the others of this iteration of the event loop."""
         self._waiting.append((job, ending))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="finisher")
 
     def check(self) -> None:
-        """Raise the error that stopped the acknowledgements, if there was one: a bug, or a refused command."""
+        """Raise the error that stopped the acknowledgements, if any: a bug, or a command that Redis rejects."""
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     async def drain(self) -> None:
-        """Wait until everything is acknowledged."""
+        """Wait until all queued acknowledgements are sent, or an error has stopped them."""
         while self._sending is not None:
             await asyncio.shield(self._sending)
 
@@ -68,7 +69,10 @@ class Finisher:
         self._acknowledged([job for job, _ in batch])
 
     def _next_batch(self) -> list[tuple[Job, Ending]]:
-        """Take finishes of one owner, of so many bytes: after a lost lease those of the old and the new one may mix."""
+        """Take the next acknowledgements that fit in one call: of one owner only, limited in number and bytes.
+
+        After a lost lease, the queue may hold jobs of the old owner and of the new one.
+        """
         batch = [self._waiting.popleft()]
         owner, size = batch[0][0].owner, _size(batch[0][1])
         while self._waiting and len(batch) < MOST_AT_ONCE and self._waiting[0][0].owner == owner:

@@ -1,8 +1,8 @@
 """Tracks the jobs that this process has claimed, and the owner name under which it holds them in Redis.
 
-It holds jobs as an *owner*, under one lease that `renewal` keeps. Where the lease is lost all the same, it goes on as
-another owner: others have the old one's jobs by then, and what it finishes of them is refused. So jobs of two owners
-may be under way here; those of the lost one keep no lease.
+The owner's jobs are held under one lease, which `renewal` renews. If the lease is lost, the process goes on under a
+new owner name. Other workers may run the old owner's jobs then, and their acknowledgements from here are rejected. So
+this process may have running jobs of two owners at a time; the lease of the old one is not renewed.
 """
 
 import asyncio
@@ -26,9 +26,10 @@ _DOUBT_S, _LOOK_AGAIN_S = 120.0, 5.0
 
 
 class Holding:
-    """Claims jobs, renews their lease, and acknowledges them; calls *acknowledged* with those that are acknowledged.
+    """Claims jobs, renews their lease, and acknowledges them; calls *acknowledged* with the jobs it has acknowledged.
 
-    *name* is this process's in Redis; an owner's is that and a number.
+    *name* is the name of this process in Redis; the name of an owner is *name*, a dot and a number. *lease_s* is in
+    seconds.
     """
 
     def __init__(
@@ -47,11 +48,14 @@ class Holding:
         self._lease_s = lease_s
         self._notify_acknowledged = acknowledged
         self._ids: set[str] = set()
-        """Ids of the jobs that the present owner holds."""
+        """Ids of the jobs that are held under the current owner name."""
         self._suspect: Job | None = None
-        """A job that two owners were lost with. A process holds one such job at a time."""
+        """A job during which two owners lost their lease, as it may crash a process; only one is held at a time."""
         self._look_s, self._doubtful_until_s = math.inf, 0.0
-        """When to look for strays next, and until when again and again."""
+        """When to look for strays next, and until when to repeat that (monotonic seconds).
+
+        Strays are jobs that are claimed in Redis, but unknown here because the reply to the claim was lost.
+        """
         lease_ms = int(lease_s * 1000)
         self._leases = Leases(redis, queue_name, lease_ms=lease_ms, max_job_bytes=max_job_bytes)
         self._finisher = Finisher(self._leases, outage, self._acknowledged)
@@ -64,11 +68,14 @@ class Holding:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim stopped before it had looked at all due jobs."""
+        """Whether the last claim stopped before it had looked at all due jobs, so that more may be claimed at once."""
         return self._leases.is_midway
 
     async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job]:
-        """Claim up to *room* due jobs with at most *max_bytes* of content together, or one larger job."""
+        """Claim up to *room* due jobs with max *max_bytes* of content together, or one larger job, and return them.
+
+        Raises an error that stopped the acknowledgements, and the errors of Redis's client.
+        """
         self._finisher.check()
         if time.monotonic() >= self._look_s:
             await self._look_for_strays()
@@ -89,29 +96,33 @@ class Holding:
         return claimed
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return which of these jobs are to be aborted, and remove their marks in Redis."""
+        """Return those of *job_ids* that a client asked to abort, and delete these requests from Redis."""
         return await self._leases.aborted(job_ids)
 
     def doubt(self) -> None:
-        """Remember that a claim was cut short: it may have claimed jobs in Redis whose list never arrived here.
+        """Record that a claim was interrupted: it may have claimed jobs in Redis although no reply arrived here.
 
-        A command may reach Redis up to a minute after the caller has given it up, when the network works again.
+        The next calls of `claim` put such jobs back into the queue, for two minutes: a command may reach Redis up to a
+        minute after the caller has given it up, when the network works again.
         """
         self._look_s = time.monotonic()
         self._doubtful_until_s = self._look_s + _DOUBT_S
 
     def finish(self, job: Job, ending: Ending) -> None:
-        """Acknowledge a job, together with the others of this turn of the event loop."""
+        """Queue the acknowledgement of a job, which ended as *ending* says; it is sent in a batch."""
         if self._suspect is job:
             self._suspect = None
         self._finisher.put(job, ending)
 
     async def drain(self) -> None:
-        """Wait until everything is acknowledged."""
+        """Wait until all queued acknowledgements are sent."""
         await self._finisher.drain()
 
     async def give_back(self) -> None:
-        """Acknowledge the ended jobs and put the others back. Raises `TimeoutError` after the length of a lease."""
+        """Acknowledge the ended jobs and put the others back into the queue, when the worker stops.
+
+        Raises `TimeoutError` if that takes longer than a lease.
+        """
         async with asyncio.timeout(self._lease_s):
             await self.drain()
             await self._release_strays(set())
@@ -119,7 +130,7 @@ class Holding:
         self._finisher.check()
 
     async def close(self) -> None:
-        """Stop renewing the lease, so that it expires."""
+        """Stop the renewal of the lease, so that it expires and other workers can take the jobs over."""
         await self._renewal.close()
 
     async def _look_for_strays(self) -> None:
@@ -129,7 +140,7 @@ class Holding:
         self._look_s = now_s + _LOOK_AGAIN_S if now_s < self._doubtful_until_s else math.inf
 
     async def _release_strays(self, known: set[str]) -> None:
-        """Put jobs back that are held in Redis but not *known* here: the reply to their claim was lost."""
+        """Put the jobs back that this owner holds in Redis but that are not *known*: their claim's reply was lost."""
         owner = self.owner
         for job_id in await self._leases.strays(owner, known):
             self._finisher.put(Job(job_id, job_id, owner), Release())
@@ -140,7 +151,7 @@ class Holding:
         self._notify_acknowledged(jobs)
 
     def _owner_at_work(self) -> str | None:
-        """Return the owner if it holds any jobs. Called from the renewal's thread."""
+        """Return the current owner name, or None if it holds no jobs. Called from the renewal thread."""
         return self.owner if self._ids else None
 
     def _lost(self, owner: str) -> None:

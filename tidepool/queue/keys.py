@@ -1,17 +1,17 @@
 """The names of all keys in Redis: arq's own, and those that Tidepool adds.
 
-No other module and no Lua script spells a key. The scripts get the prefixes as local variables (see `scripts`), and
-everything else as KEYS.
+No other module and no Lua script contains the name of a key. The scripts get the prefixes as local variables (see
+`scripts`), and all other keys as KEYS.
 
 Keys of one job are a prefix and the job's id:
 
     arq:job:{id}          string  the job: function, arguments and enqueue time; see `wire`
-    arq:in-progress:{id}  string  who runs the job; ends by itself
+    arq:in-progress:{id}  string  who runs the job; expires
     arq:retry:{id}        string  how many attempts have failed
     arq:cause:{id}        string  the error of the last failed attempt (Tidepool's)
     arq:result:{id}       string  the result, for as long as it is kept
 
-Of a queue there are the keys of `QueueKeys`, and of a fleet those of `budget_keys`.
+`QueueKeys` has the keys of a queue, `budget_keys` those of a fleet (the workers that share a PostgreSQL server).
 """
 
 from arq.constants import (
@@ -29,19 +29,19 @@ RETRY = retry_key_prefix
 CAUSE = "arq:cause:"
 RESULT = result_key_prefix
 ABORTS = abort_jobs_ss
-"""A sorted set of the jobs that somebody asked to abort; score: when, Unix ms."""
+"""A sorted set of the ids of jobs that a client asked to abort; the score is when, in Unix ms."""
 RECEIPT = "tidepool:receipt:"
-"""The prefix of the replies of `enqueue.lua`; a random name follows."""
+"""The prefix of the keys of stored replies of `enqueue.lua`, so that a call can be repeated; a random name follows."""
 
 
 class QueueKeys:
-    """The keys of one queue. An *owner* is a worker process that holds jobs.
+    """The keys of one queue. An *owner* is a worker process that holds jobs under a lease.
 
-    queue     sorted set  job id → due time; of a job that is held: the end of its mark (Unix ms)
+    queue     sorted set  job id → due time, Unix ms; for a held job: when it is due again if nothing else puts it back
     owners    sorted set  owner → end of its lease, Unix ms
-    held      sorted set  of one owner: job id → its due time before it was claimed
-    lapses    hash        job id → owners that were lost with it
-    suspects  sorted set  jobs that two owners were lost with → due time
+    held      sorted set  for one owner: job id → its due time before it was claimed
+    lapses    hash        job id → number of owners that lost their lease while they held the job
+    suspects  sorted set  id of a job with two lapses → due time
     """
 
     def __init__(self, queue: str) -> None:
@@ -52,20 +52,22 @@ class QueueKeys:
         self.held_prefix = f"{queue}:held:"
 
     def held(self, owner: str) -> str:
-        """Return the key of the jobs that *owner* holds."""
+        """Return the key of the sorted set of the jobs that *owner* holds."""
         return self.held_prefix + owner
 
     def health_check(self, worker_name: str) -> str:
-        """Return the health key of a worker, which `arq --check` reads."""
+        """Return the key of a worker's health record, which `arq --check` reads."""
         return f"{self.queue}{health_check_key_suffix}:{worker_name}"
 
 
 def budget_keys(database: str) -> list[str]:
-    """Return the keys of the fleet that shares the connections of *database*.
+    """Return the three keys of a fleet: the workers that share the connections of one PostgreSQL database.
+
+    *database* is its URL without the password.
 
     tidepool:budget:{database}           hash    worker id → its last heartbeat and the connections that it holds
-    tidepool:budget:{database}:capacity  string  the newest reading of the server
-    tidepool:budget:{database}:restless  string  until when; set when a worker joins, leaves, or gets less
+    tidepool:budget:{database}:capacity  string  the newest figures of the server's connections
+    tidepool:budget:{database}:restless  string  until when shares may change: a worker has joined, left or got less
     """
     fleet = f"tidepool:budget:{database}"
     return [fleet, f"{fleet}:capacity", f"{fleet}:restless"]

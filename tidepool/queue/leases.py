@@ -1,18 +1,18 @@
 """Claims jobs under a lease and acknowledges them, hundreds in one round trip to Redis.
 
-An *owner* is one worker process, or what it becomes after it lost its leases: a new owner. It holds
-jobs under one lease, which one command renews for all of them. `keys.QueueKeys` has the structures beside arq's own.
+An *owner* is the name under which a worker process holds jobs; after a lost lease it takes a new name. All jobs of an
+owner are held under one lease, which one command renews. `keys.QueueKeys` lists the keys besides arq's own.
 
-To hold a job is to have it in one's `held` set, and every finish asks that first. When an owner's
-lease ends, whoever claims next moves its jobs back to their old places in the queue; from then on the
-owner that was lost can neither finish nor overwrite anything, however late it wakes up.
+An owner holds a job if its `held` set contains the job, which is checked before each acknowledgement. When an owner's
+lease has ended, the next claim of any worker moves its jobs back to their old places in the queue. From then on the
+lost owner can neither acknowledge nor overwrite anything, however late it wakes up.
 
-All of this is data that others can write, too. A key of a wrong type is skipped; one of ours is deleted by
-the next claim, which names it. A queue of a wrong type is an error of each claim, until somebody has mended it.
+Other programs can write these keys, too. A key of a wrong type is skipped; if it is one of Tidepool's, the next claim
+deletes it and logs its name. If the queue itself has a wrong type, each claim raises an error until it is corrected.
 
-To stock arq a claimed job is one that is in progress (its `arq:in-progress:` key) and not due (its raised score), so
-both kinds of workers can share a queue. These two marks last for two leases, and are renewed for jobs that are held
-for longer than half of one: most never are. Where no worker of ours is left to put a lost owner's jobs back, they are
+For stock arq, a claimed job is in progress (its `arq:in-progress:` key) and not due (its score is raised), so both
+kinds of workers can share a queue. These two marks last for two leases. They are renewed for jobs that are held for
+longer than half a lease, which most are not. If no Tidepool worker is left to put a lost owner's jobs back, they are
 due again when their marks end.
 """
 
@@ -33,80 +33,83 @@ from tidepool.queue.keys import QueueKeys
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
 MOST_AT_ONCE = 250
-"""Jobs in one call of a script: larger ones are slower a job, and Lua cannot unpack thousands of values."""
+"""Max jobs in one call of a script: larger calls are slower for each job, and Lua cannot unpack thousands of values."""
 MOST_BYTES_AT_ONCE = 4 * 1024 * 1024
-"""Ids and payloads in one claim, and results in one finish: Redis has several copies of them for the length of a call.
-Of a single job it may be more."""
+"""Max bytes of ids and payloads in one claim, and of results in one acknowledgement: Redis copies them several times
+during a call. A single job may have more."""
 MOST_LAPSES = 3
-"""Owners that may be lost with a job before it is failed instead of run."""
+"""Owners that may lose their lease while they hold a job (lapses) before the job is failed instead of run."""
 _MOST_DIGITS = 6
 _MOST_OWNERS = 1000
-"""That are looked at in one call: anybody may have added millions."""
+"""Max owners that one call reads: other programs may have added millions."""
 _OWNERS_AT_ONCE = 16
-"""That are read in a round trip: names that others planted may have megabytes, which only shows when they are read."""
+"""Owners that are read in one round trip; few, because other programs may have written names of megabytes."""
 _MAX_NAME_BYTES, _MAX_NAMES_BYTES = 1000, 8_388_608
-"""Of one owner, and of all in one look. Planted ones that do not come last are removed by the next claim."""
+"""Max bytes of one owner's name, and of all names that one call reads. Longer ones were written by other programs."""
 _MOST_ABORTS = 1000
-"""Jobs in one question for marks of aborts."""
+"""Max jobs in one query for requests to abort."""
 _MOST_STRAYS = 1000
-"""Jobs that one look finds: four times what a claim can have taken."""
+"""Max jobs that one call of `Leases.strays` finds: four times as many as one claim takes."""
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""
 
 
 @dataclass(slots=True)
 class Done:
-    """The job has ended: its keys are deleted, and its result is kept for arq's clients."""
+    """Ending of an attempt: the job is done, its keys are deleted, and its result is kept for arq's clients."""
 
     result: bytes = b""
-    """Empty: no result is kept."""
+    """The encoded result; empty if none is kept."""
     keep_ms: int = 0
-    """For how long the result is kept; 0: for ever."""
+    """How long Redis keeps the result, in milliseconds; 0: for ever."""
     success: bool = True
     mark_ms: int = 0
-    """For how long the mark that it is in progress stays, which keeps a cron job from being enqueued twice."""
+    """How long the job's in-progress key stays, in milliseconds, so that a cron job is not enqueued twice."""
 
 
 @dataclass(slots=True)
 class Again:
-    """The job is run again, and an attempt is spent."""
+    """Ending of an attempt: the job will be run again, and the attempt counts."""
 
     attempt: int
-    """Number of the attempt that has ended."""
+    """Number of the attempt that has ended, counted from 1."""
     cause: str = ""
-    """Kept in Redis until the job runs, for clients that look at it."""
+    """Why the attempt failed; Redis keeps it for clients until the job runs again."""
     delay_ms: int = 0
-    """0: at its old place in the queue."""
+    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
 
 
 @dataclass(slots=True)
 class Release:
-    """The job is put back as it was, and no attempt is spent."""
+    """Ending of an attempt: the job is put back into the queue unchanged, and the attempt does not count."""
 
     delay_ms: int = 0
-    """0: at its old place in the queue."""
+    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
 
 
 Ending = Done | Again | Release
-"""How an attempt ends, as `finish.lua` is to record it."""
+"""How an attempt at a job ends; `finish.lua` records it in Redis."""
 
 
 _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes | None, bytes | None]
-"""Of a claim's reply what belongs to one job: id, due time, payload, failed attempts, lapses, abort mark."""
+"""The values of one job in the reply to a claim: id, due time, payload, failed attempts, lapses, abort request."""
 
 
 class Backlog(NamedTuple):
-    """The number of jobs in a queue, and the age of the oldest."""
+    """The number of jobs in a queue, and how long the oldest due job has waited."""
 
     waiting: int
-    """Due or later, and taken by nobody."""
+    """Number of jobs that no worker has claimed, whether they are due now or later."""
     running: int
     oldest_s: float | None
-    """For how long the first of those that are due has been; None where none is."""
+    """Seconds since the oldest due job became due; None if no job is due."""
 
 
 class Leases:
-    """Claims and acknowledges the jobs of one process in one queue. Payloads over *max_job_bytes* are not read."""
+    """Claims and acknowledges the jobs of one process in one queue, with leases of *lease_ms* milliseconds.
+
+    The content of a job that is larger than *max_job_bytes* is not read.
+    """
 
     def __init__(self, redis: Redis, queue_name: str, *, lease_ms: int, max_job_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self._redis = redis
@@ -122,13 +125,14 @@ class Leases:
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
     ) -> tuple[list[Job], int]:
-        """Claim up to *limit* due jobs with at most *max_bytes* of content together, or one larger job.
+        """Claim up to *limit* due jobs with max *max_bytes* of content together, or one larger job.
 
-        Returns them, and how many jobs of lost owners were put back on the way. A call whose reply is lost may have
-        taken jobs: `strays` finds them. Raises `ResponseError` with WRONGTYPE if the queue is no sorted set.
+        Returns the jobs, and how many jobs of lost owners were put back into the queue. *suspect_too* is whether one of
+        the jobs may be a suspect, which two owners were lost with. A call whose reply is lost may have claimed jobs:
+        `strays` finds them. Raises `ResponseError` with WRONGTYPE if the queue is not a sorted set.
 
-        A call does not get past more than some thousand jobs that are marked as somebody else's. `is_midway` is true
-        then, and the next call goes on from there.
+        A call skips only some thousand jobs that are marked as held by others. If there are more, `is_midway` is true
+        afterwards, and the next call continues from there.
         """
         queue = self._keys
         args = [
@@ -147,11 +151,14 @@ class Leases:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim stopped before it had looked at all due jobs and found fewer than it asked for."""
+        """Whether the last claim stopped before it had looked at all due jobs, so that another call may find more."""
         return self._first_rank > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
-        """Acknowledge up to `MOST_AT_ONCE` jobs; return for each whether the owner still held it. Safe to repeat."""
+        """Acknowledge up to `MOST_AT_ONCE` jobs; return for each whether *owner* still held it. Safe to repeat.
+
+        A job that it no longer held is not changed.
+        """
         queue = self._keys
         reply: bytes = await self._finish(
             keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS],
@@ -160,7 +167,7 @@ class Leases:
         return [answer == ord("1") for answer in reply]
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return which of these jobs are to be aborted, and remove their marks in Redis."""
+        """Return those of *job_ids* that a client asked to abort, and delete these requests from Redis."""
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
@@ -170,9 +177,9 @@ class Leases:
         return found
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
-        """Return the jobs that *owner* holds in Redis and that are not *known*: the reply to their claim was lost.
+        """Return the ids of jobs that *owner* holds in Redis and that are not *known*: their claim's reply was lost.
 
-        Returns at most 1,000 jobs that are not among the *known* ones, because other programs may have added millions.
+        Returns max 1,000 ids for each call, because other programs may have added millions.
         """
         try:
             held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)
@@ -184,9 +191,9 @@ class Leases:
 
 
 async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
-    """End the leases of dead processes: those whose owner names begin with *prefix*.
+    """End the leases of dead processes, which are the owners whose names begin with *prefix*; return their number.
 
-    The next claim of any worker puts their jobs back. Returns how many owners there were, of the first thousand.
+    The next claim of any worker puts their jobs back into the queue. Only the first thousand owners are looked at.
     """
     queue = QueueKeys(queue_name)
     dead = [owner for owner in await _owners(redis, queue) if owner.startswith(prefix.encode())]
@@ -196,7 +203,10 @@ async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
 
 
 async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
-    """Count the jobs of a queue, in three round trips and one more for every 16 workers; return None if Redis fails."""
+    """Count the jobs of a queue, and return None if Redis fails; *at_ms* is the current time in Unix ms.
+
+    Takes three round trips, and one more for every 16 workers.
+    """
     try:
         return await _backlog(redis, QueueKeys(queue_name), at_ms)
     except REDIS_ERRORS:
@@ -218,7 +228,7 @@ async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
 
 
 def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
-    """Return a claim's reply as jobs that *owner* holds from this moment on."""
+    """Return the jobs in the reply to a claim of *owner*, with the current time as the start of their attempt."""
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
     jobs: list[Job] = []
     for raw_id, score, payload, tries, lapses, mark in columns:
@@ -233,7 +243,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
 
 
 def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
-    """Return what `finish.lua` reads of one job: id, how, value, ms, keep, tried."""
+    """Return the arguments of `finish.lua` for one job: id, how, value, ms, keep, tried."""
     job_id = _encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
@@ -244,7 +254,7 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
 
 
 async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
-    """Return up to a thousand owners that hold jobs; skip names that are too long for a worker's."""
+    """Return the names of up to a thousand owners that hold jobs; skip names too long to be a worker's."""
     found: list[bytes] = []
     size_bytes = 0
     for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
@@ -284,5 +294,5 @@ def _encode_id(job_id: str) -> bytes:
 
 
 def _decode_id(job_id: bytes) -> str:
-    """Return a job id or an owner's name as text; bytes that are not UTF-8 survive `_encode_id` of it."""
+    """Return a job id or an owner's name as text; `_encode_id` restores the same bytes, even if they are not UTF-8."""
     return job_id.decode("utf-8", "surrogateescape")

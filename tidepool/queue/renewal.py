@@ -1,13 +1,13 @@
 """Renews the lease of this process from a thread.
 
-From a thread, because a job that blocks the event loop for some seconds must not lose the lease of everything that
-the process holds, itself among it: it would run again elsewhere, and block there. There is a bound: a loop that has
-been blocked for `LONGEST_BLOCK_S` is given up. Its lease is not renewed any more, and other workers run its jobs when
-it ends. What the process commits later counts once, as that of a process that was paused.
+It uses a thread so that a job that blocks the event loop for some seconds does not cost the process its lease: all its
+jobs, the blocking one included, would be run again by other workers, and block them. There is a limit: if the event
+loop has been blocked for `LONGEST_BLOCK_S`, the lease is not renewed any more, and other workers run the jobs when it
+ends. If this process commits such a job later, its effect is still applied only once.
 
-Four times in a lease, each with half a lease of patience for the answer. Whatever stands still for less than three
-quarters of a lease costs none, be it this process (a long garbage collection, a busy machine) or Redis: 3.7 of the
-default five seconds. And an answer that is lost with its connection leaves time to ask again on another one.
+The lease is renewed four times in its length, with a timeout of half a lease for each reply. So a stall of less than
+three quarters of a lease (3.7 of the default 5 seconds) loses no lease, whether this process stalls (garbage
+collection, a busy machine) or Redis. If a reply is lost with its connection, there is time to ask again on a new one.
 """
 
 import asyncio
@@ -28,21 +28,23 @@ from tidepool.queue.scripts import script_text
 log = structlog.get_logger(__name__)
 
 LONGEST_BLOCK_S = 30.0
-"""PostgreSQL has ended the blocked process's open transaction by then, and its jobs can be run elsewhere."""
+"""Max seconds for which the event loop may be blocked before the lease is no longer renewed.
+
+By then PostgreSQL has ended the open transaction of the blocked process, so other workers can run its jobs."""
 _ROUNDS = 4
-"""Renewals in the length of a lease."""
+"""Number of renewals during one lease."""
 _JOBS_A_ROUND = 25_000
-"""Jobs whose marks one renewal looks at; those of a larger MAX_JOBS are looked at in turn, all within a lease."""
+"""Max jobs whose marks one renewal checks; if a process holds more, the next renewals check the others."""
 _ON_THE_WAY_S = 0.05
 _PATIENCE = 0.5
-"""The part of a lease that an answer may take."""
+"""Timeout of a reply, as a part of the lease."""
 
 
 class Renewal:
-    """Renews the lease four times in its length, as long as the process holds jobs.
+    """Renews the lease of a process from a thread, four times in its length, while the process holds jobs.
 
-    *owner* returns the present owner's name, or None while it holds nothing; *lost* is called in the
-    event loop with the owner whose lease is gone.
+    *owner* returns the current owner name, or None while it holds no jobs. *lost* is called in the event loop with the
+    owner name whose lease is lost.
     """
 
     def __init__(
@@ -69,19 +71,19 @@ class Renewal:
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
-        """Record that a lease began with a claim that was sent at *asked_s* (`time.monotonic`)."""
+        """Record that the lease began or was renewed at *asked_s* (`time.monotonic`), when the request was sent."""
         self._until_s = asked_s + self._lease_ms / 1000
 
     def check(self, owner: str) -> None:
-        """Give up the lease if it has expired by our own clock, because this process slept or Redis was away.
+        """Give up the lease of *owner* if it has expired by this process's clock: it stalled, or Redis was unavailable.
 
-        Called before each claim, which must not bring a lost owner back to life.
+        Called before each claim, because a claim would give an expired owner a new lease.
         """
         if self._owner() == owner and time.monotonic() > self._until_s:
             self._lost(owner)
 
     async def close(self) -> None:
-        """Stop the renewal thread and wait for its end."""
+        """Stop the renewal thread and wait until it has ended. The lease then expires by itself."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
         self._redis.close()
@@ -113,7 +115,10 @@ class Renewal:
             self._loop.call_soon_threadsafe(self._lost, owner)
 
     def _is_kept(self, owner: str) -> bool:
-        """Renew the lease; return False if Redis no longer knows the owner, and True if Redis does not answer."""
+        """Renew the lease; return whether it is kept: False if Redis no longer knows *owner*.
+
+        If Redis does not answer, the result is True, and the next round tries again.
+        """
         keys = [self._keys.queue, self._keys.owners, self._keys.held(owner)]
         asked_s = time.monotonic()
         try:
@@ -132,7 +137,7 @@ class Renewal:
 
 
 def _sync_client(redis: Redis, patience_s: float) -> sync_redis.Redis:
-    """Return a blocking client of the same server as *redis*, with a timeout of at most *patience_s* seconds."""
+    """Return a synchronous client of the same server as *redis*, with timeouts of max *patience_s* seconds."""
     pool = redis.connection_pool
     options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
     kinds = {

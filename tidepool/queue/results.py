@@ -1,4 +1,4 @@
-"""What Redis knows of jobs: their status, and their results for as long as those are kept."""
+"""Reads the status and the results of jobs from Redis, which keeps results for a limited time."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from tidepool.queue.connection import RedisClient
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE
 
 _POLL_S = 0.02
-"""Seconds between two looks for one result."""
+"""Seconds between two polls for one result."""
 
 
 class Results:
-    """Reads the status and the results of jobs."""
+    """Reads the status and the results of jobs from Redis."""
 
     MAX_AT_ONCE = 500
-    """Results that one call of `read` asks for: more would hold Redis up for longer than a millisecond or two."""
+    """Max jobs in one call of `read`: more would block Redis for longer than a millisecond or two."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._read = scripts.load(redis, "results")
 
     async def status(self, job_id: str) -> str:
-        """Return what Redis knows of a job: deferred, queued, in_progress, complete or not_found."""
+        """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return (await self._job(job_id).status()).value
 
     async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:
@@ -35,9 +35,9 @@ class Results:
         return await self._job(job_id).result(timeout_s, poll_delay=_POLL_S)
 
     async def read(self, job_ids: list[str]) -> list[tuple[str, bytes]]:
-        """Return those of up to `MAX_AT_ONCE` jobs that have a result, with it, in one round trip; in all up to 4 MiB.
+        """Return (id, encoded result) for those of up to `MAX_AT_ONCE` jobs that have a result, in one round trip.
 
-        Raises what Redis's client raises.
+        The results have up to 4 MiB together; the others are left out. Raises the errors of Redis's client.
         """
         found = await self._read(
             keys=[keys.RESULT + job_id for job_id in job_ids], args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE]

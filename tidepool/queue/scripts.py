@@ -1,4 +1,4 @@
-"""The Lua scripts of `queue/lua`: each is one atomic step of Redis. Their headers list KEYS, ARGV and reply."""
+"""Loads the Lua scripts of `queue/lua`, which Redis executes atomically. Their headers list KEYS, ARGV and reply."""
 
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -16,21 +16,21 @@ _PREFIXES = {
     "CAUSE": keys.CAUSE,
     "RESULT": keys.RESULT,
 }
-"""The local variables that each script begins with: the prefixes of the keys of one job."""
+"""Local variables that are defined at the start of each script: the prefixes of the keys of one job."""
 
 
 def load(redis: Redis, name: str) -> Callable[..., Awaitable[Any]]:
-    """Return the script *name* as a function of `keys` and `args`, which are its KEYS and ARGV.
+    """Return the script *name* as an async function of `keys` and `args`, which are its KEYS and ARGV.
 
-    It is sent to Redis when it is first called, and again if Redis has lost it. It returns the script's reply, and
-    raises what Redis's client raises.
+    The function returns the script's reply and raises the errors of Redis's client. It sends the script to Redis when
+    it is first called, and again if Redis has lost it.
     """
     return cast("Callable[..., Awaitable[Any]]", redis.register_script(script_text(name)))
 
 
 @cache
 def script_text(name: str) -> str:
-    """Return the text of a script: the prefixes, the functions of `typed.lua`, and its own lines."""
+    """Return the source of the script *name*: the key prefixes, the functions of `typed.lua`, and its own lines."""
     names, values = ", ".join(_PREFIXES), ", ".join(f"'{prefix}'" for prefix in _PREFIXES.values())
     folder = files("tidepool.queue") / "lua"
     own = (folder / f"{name}.lua").read_text("utf-8")

@@ -2,12 +2,12 @@
 
 Before it sleeps, a worker reads the head of the queue on a connection with client-side-caching support
 switched on (`CLIENT TRACKING`, Redis 6): the server then sends one message to a second connection when
-anybody changes that key. Nothing is asked of the client that enqueues: stock arq's wakes us, too. The
-same read tells when the next deferred job is due, and another one when the next lease ends: a lost
-worker's jobs are put back by whoever claims then.
+any client changes that key. The client that enqueues needs no support for this: stock arq's wakes the worker, too. The
+same read returns when the next deferred job is due, and another read when the next lease ends: the next claim then puts
+the jobs of the lost worker back.
 
-A message could be lost with its connection, so the worker looks at the queue now and then all the same.
-Where the server has no tracking (a proxy, a cluster), `wait` sleeps for the poll delay instead.
+A message can be lost with its connection, so the worker also polls the queue from time to time.
+If the server has no tracking (a proxy, a cluster), `wait` sleeps for the poll delay instead.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ log = structlog.get_logger(__name__)
 
 
 _LEAST_TO_LEASE_MS = 20.0
-"""Where a lease has ended, and putting its jobs back takes more than one claim."""
+"""Min milliseconds until the next claim if a lease has ended, as putting its jobs back may take several claims."""
 _FIRST_PAUSE_S = 0.01
-"""Between two looks at a head that is due and that no claim takes; twice as long each time."""
+"""First delay before the next look if the first job of the queue is due and no claim gets it; doubled each time."""
 
 
 class Wakeup:
-    """Waits until one queue changes."""
+    """Waits until a queue changes. Polls every *poll_delay_s* seconds instead if Redis has no client tracking."""
 
     def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
         self._redis = redis
@@ -47,12 +47,12 @@ class Wakeup:
         self._listener: asyncio.Task[None] | None = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait until the queue changes or its first job is due, at most *timeout_s* seconds.
+        """Wait until the queue changes, its first job is due, or a lease ends, but max *timeout_s* seconds.
 
-        A head that stays due without a `claimed` in between is somebody else's, such as a job that a stock worker runs:
-        it ends the wait later each time.
+        If the first job stays due and `claimed` is not called, another worker has it, such as one of stock arq: then
+        each wait for it is twice as long as the one before.
 
-        Raises what Redis raises when it is in trouble; the next call connects anew.
+        Raises the errors of Redis's client; the next call connects anew.
         """
         if not self._supported:
             await asyncio.sleep(min(self._poll_delay_s, timeout_s))
@@ -75,7 +75,7 @@ class Wakeup:
             self._supported = False
 
     def claimed(self) -> None:
-        """Record that a claim succeeded: the next job that is due at the head of the queue is a different one."""
+        """Record that a claim got jobs, so that the next `wait` does not delay a look at the queue's first job."""
         self._pause_s = 0.0
 
     def _paused(self, due_in_s: float) -> float:
@@ -86,11 +86,11 @@ class Wakeup:
         return pause_s
 
     def set(self) -> None:
-        """End a running or the next `wait`."""
+        """Make a `wait` that is running return at once."""
         self._changed.set()
 
     async def close(self) -> None:
-        """Close both connections."""
+        """Close the two connections, that for reading and that for notifications; the next `wait` opens new ones."""
         if self._listener is not None:
             self._listener.cancel()
         for connection in (self._asking, self._listening):
@@ -119,7 +119,10 @@ class Wakeup:
                 self._changed.set()
 
     async def _lease_end_ms(self) -> float:
-        """Return when the next lease ends; asked over a connection of its own, or each renewal would wake us."""
+        """Return when the next lease ends, in Unix ms, or infinity if there is none.
+
+        Read on a connection without tracking: otherwise each renewal of a lease would wake the worker.
+        """
         try:
             first: list[tuple[bytes, float]] = await self._redis.zrange(self._keys.owners, 0, 0, withscores=True)
         except Exception as error:
@@ -129,9 +132,9 @@ class Wakeup:
         return first[0][1] if first else math.inf
 
     async def _due_in_s(self, asking: AbstractConnection, lease_end_ms: float) -> float:
-        """Return in how many seconds to look again; asking makes the server notify us of the next change.
+        """Return in how many seconds to look at the queue again; the read makes the server report the next change.
 
-        By the server's clock, which claims go by: ours may be ahead, and we would look again and again.
+        Uses the server's clock, as claims do: a local clock that is ahead would make the worker look again and again.
         """
         await asking.send_command("TIME")
         await asking.send_command("ZRANGE", self._keys.queue, 0, 0, "WITHSCORES")

@@ -27,9 +27,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypedDict
 
 MAX_PAYLOAD_BYTES = 1_048_576
-"""The client refuses a larger job, and a worker never reads one from Redis (`claim.lua`)."""
+"""Max bytes of an encoded job: the client refuses a larger one, and a worker never reads one from Redis."""
 MAX_KEPT_BYTES = 65_536
-"""The arguments of a larger job are in no result and no row of the ledger: it cannot be requeued."""
+"""Max bytes of a job whose arguments are kept in its result and its ledger row; a larger one cannot be requeued."""
 _ERROR = "!error"
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""
@@ -37,14 +37,14 @@ _REVIVED = {"CancelledError": asyncio.CancelledError, "TimeoutError": TimeoutErr
 
 
 def serialize(envelope: Mapping[str, object]) -> bytes:
-    """Encode a job or a result. Raises `PydanticSerializationError` for text that is not Unicode."""
+    """Encode a job or a result as JSON. Raises `PydanticSerializationError` for a value that JSON cannot express."""
     return to_json(envelope, fallback=_as_error)
 
 
 def deserialize(payload: bytes) -> dict[str, Any]:
-    """Decode a job or a result. Raises `ValueError`.
+    """Decode a job or a result from JSON. Raises `ValueError` if *payload* is not a JSON object.
 
-    NaN and infinity are read as floats, because the result of a job that was rejected for them repeats its fields.
+    NaN and infinity are accepted: a job may be rejected because of them, and its result repeats its arguments.
     """
     envelope = from_json(payload)
     if not isinstance(envelope, dict):
@@ -57,9 +57,9 @@ def deserialize(payload: bytes) -> dict[str, Any]:
 
 
 def receive(payload: bytes) -> dict[str, Any]:
-    """Decode a job that a worker has claimed. Raises `ValueError` with a text that says what is wrong.
+    """Decode a job that a worker has claimed, and check the types of its fields, which arq does not.
 
-    arq relies on the types of the fields without looking at them; here they are checked.
+    Raises `ValueError` with a text that says what is wrong.
     """
     try:
         return cast("dict[str, Any]", _ENVELOPE.validator.validate_json(payload))
@@ -75,7 +75,7 @@ def _fault(error: ValidationError) -> str:
 
 
 class _Envelope(TypedDict):
-    """The part of a job's envelope that arq relies on without checking it."""
+    """The fields of an encoded job that arq uses without checking their types."""
 
     f: str
     a: list[object]

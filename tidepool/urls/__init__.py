@@ -1,9 +1,9 @@
-"""The URLs of PostgreSQL and Redis: parsed and checked before anything connects.
+"""Parses and checks the URLs of PostgreSQL and Redis, before anything connects.
 
-- `postgresql`  read as libpq reads it
-- `redis`       read as redis-py does
-- `shown`       what of a URL may be logged, and URLs with another database
-- `parts`       what both have in common
+- `postgresql`  parses PostgreSQL's URL as libpq does
+- `redis`       checks Redis's URL as redis-py parses it
+- `shown`       removes passwords from URLs for the log, and changes the database in a URL
+- `parts`       splits a URL into its parts, for both
 
 Errors are `UrlError`s, whose text names the parameter or the part that is wrong. No text repeats a URL that does not
 parse: what looks like a host or a parameter in it may be a piece of a password.
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def require(variable: str, url: str, check: Callable[[str], object]) -> None:
-    """Raise `ValueError`, whose text begins with *variable*, unless *check* takes *url*."""
+    """Check *url* with *check*, which raises `UrlError`; raise that as a `ValueError` that begins with *variable*."""
     try:
         check(url)
     except UrlError as error:

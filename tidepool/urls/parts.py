@@ -1,6 +1,6 @@
-"""What the URLs of PostgreSQL and Redis have in common: their parts, hosts, ports and percent-encoding.
+"""Splits URLs of PostgreSQL and Redis into parts, and checks hosts, ports and percent-encoding.
 
-No text of an error repeats what does not parse: what looks like a host or a parameter may be a piece of a password.
+Errors never quote a part that does not parse: what looks like a host or a parameter may be a piece of a password.
 """
 
 import ipaddress
@@ -20,15 +20,15 @@ _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HIGHEST_PORT = 65535
 _LONGEST_HOST = 253
 _LARGEST = 2**31 - 1
-"""The largest whole number that libpq and Redis take."""
+"""The largest whole number that libpq and Redis accept."""
 _LONGEST_SOCKET_PATH = 107
-"""Bytes that Linux lets the path of a socket have."""
+"""Max bytes of the path of a Unix socket on Linux."""
 FILES = ("passfile", "sslcert", "sslcrl", "sslkey", "sslrootcert", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 SYSTEM = "system"
 
 
 class UrlError(ValueError):
-    """A URL cannot be used. The text says what is wrong and repeats nothing of the URL except names of parameters."""
+    """A URL cannot be used. The text says what is wrong, and quotes only names of parameters from the URL."""
 
 
 class UrlParts(NamedTuple):
@@ -40,13 +40,13 @@ class UrlParts(NamedTuple):
     path: str
     query: list[tuple[str, str]]
     is_doubtful: bool
-    """An @ stands behind the host: names in the query may be pieces of a password."""
+    """Whether the path or the query has an @, so that names in the query may be pieces of a password."""
 
     @classmethod
     def of(cls, url: str, schemes: tuple[str, ...], *, takes_at: bool) -> Self:
-        """Split *url*, which has one of *schemes*. Raises `UrlError`.
+        """Split *url* into its parts. Raises `UrlError` if it is not valid or its scheme is not one of *schemes*.
 
-        *takes_at*: an @ may stand in the password as it is, as redis-py reads it; libpq ends the password there.
+        *takes_at* is whether the password may contain an @: in redis-py the last @ ends it, in libpq the first one.
         """
         match = SHAPE.fullmatch(url)
         if match is None or match[1] not in schemes:
@@ -63,7 +63,11 @@ class UrlParts(NamedTuple):
         return cls(match[1], user_info, hosts, path, pairs, "@" in f"{path}{query}")
 
     def parameters(self, take: Callable[[str, str], None]) -> dict[str, str]:
-        """Return the query's parameters, each checked by *take*; of one name the last counts, and not if empty."""
+        """Return the query's parameters as a dict from name to decoded value, without empty ones.
+
+        *take* is called with each name and value, and raises `UrlError` for one that is not allowed. If a name is
+        repeated, its last value counts. `ssl` is returned as `sslmode`.
+        """
         given: dict[str, str] = {}
         for name, text in self.query:
             try:
@@ -82,7 +86,10 @@ class UrlParts(NamedTuple):
         return given
 
     def addresses(self) -> tuple[list[str], list[int | None]]:
-        """Return the hosts and ports of `host:port,host:port`; none if it is empty. Raises `UrlError`."""
+        """Return the list of hosts and the list of ports of `host:port,host:port`; both are empty if the text is.
+
+        A port that is left out is None. Raises `UrlError`.
+        """
         text = self.hosts
         found = [_HOST_IN_URL.fullmatch(one) for one in text.split(",")]
         if text.strip(",") and not all(match and match[1] for match in found):
@@ -104,17 +111,17 @@ def _user_info(authority: str) -> tuple[str, str, str]:
 
 
 def listed_hosts(text: str) -> list[str]:
-    """Return the hosts of a list with commas. Raises `UrlError` for one that cannot be a host."""
+    """Return the hosts of a comma-separated list. Raises `UrlError` for one that is not valid."""
     return [_checked_host(host) for host in _listed(text, "host")]
 
 
 def listed_ports(text: str) -> list[int | None]:
-    """Return the ports of a list with commas, None for one that is left out. Raises `UrlError`."""
+    """Return the ports of a comma-separated list, with None for an empty text. Raises `UrlError`."""
     return [_port(port) for port in _listed(text, "port")]
 
 
 def require_number(value: str, kind: type[int] | type[float], least: float) -> None:
-    """Raise `UrlError` unless *value* is a number of that kind, *least* or more."""
+    """Raise `UrlError` unless *value* is a number of the type *kind*, and *least* or more."""
     try:
         number = kind(value) if re.fullmatch("[0-9eE.+-]+", value) else math.nan
     except ValueError:
@@ -125,7 +132,10 @@ def require_number(value: str, kind: type[int] | type[float], least: float) -> N
 
 
 def require_file(name: str, path: str) -> None:
-    """Raise `UrlError` unless the file can be read: the driver reports a missing file as a server that is away."""
+    """Raise `UrlError`, which names the parameter *name*, unless *path* is a file that this process can read.
+
+    The driver itself would report a missing file as an unavailable server.
+    """
     try:
         if Path(path).is_file():
             Path(path).open("rb").close()
@@ -137,20 +147,23 @@ def require_file(name: str, path: str) -> None:
 
 
 def require_socket_path(path: str) -> None:
-    """Raise `UrlError` if the path of a socket is longer than Linux allows."""
+    """Raise `UrlError` if *path* is longer than Linux allows for a Unix socket."""
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise UrlError(f"names a socket whose path has more than {_LONGEST_SOCKET_PATH} bytes")
 
 
 def decoded(text: str, what: str) -> str:
-    """Return *text* without percent-encoding. Raises `UrlError`."""
+    """Decode the percent-encoding of *text*. Raises `UrlError` if it is not valid; *what* is the part that it names."""
     if _BAD_PERCENT.search(text):
         raise UrlError(f"has a % in its {what} that is not written %25")
     return decoded_utf8(text, what)
 
 
 def decoded_utf8(text: str, what: str) -> str:
-    """Return *text* without percent-encoding; a % that encodes nothing stays. Raises `UrlError`."""
+    """Decode the percent-encoding of *text*; a % that encodes nothing stays. *what* names the part in an error.
+
+    Raises `UrlError` for bytes that are not UTF-8 and for a zero byte.
+    """
     try:
         decoded = unquote_to_bytes(text).decode("utf-8")
     except UnicodeError:
@@ -168,7 +181,7 @@ def _listed(text: str, what: str) -> list[str]:
 
 
 def _port(text: str) -> int | None:
-    """Return a port's number; None where it is left out."""
+    """Return the number of a port, or None for an empty text. Raises `UrlError` unless it is from 1 to 65535."""
     if not text:
         return None
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not 1 <= int(text) <= _HIGHEST_PORT:
@@ -177,7 +190,7 @@ def _port(text: str) -> int | None:
 
 
 def _checked_host(host: str) -> str:
-    """Return *host*: a name, an address or the directory of a socket. Raises `UrlError`."""
+    """Return *host* unchanged. Raises `UrlError` unless it is a name, an IP address or a socket's directory."""
     if host.startswith("/") and host.isprintable():
         require_socket_path(host if ".s.PGSQL." in host else f"{host}/.s.PGSQL.5432")
         return host

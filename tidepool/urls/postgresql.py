@@ -1,7 +1,7 @@
-"""The URL of PostgreSQL, read as libpq reads it.
+"""Parses the URL of PostgreSQL as libpq does.
 
-The tables say which parameters are honoured, which are dropped because the driver does nothing else anyway, and which
-values of those are refused; every other parameter is refused by name.
+The tables list which parameters asyncpg honours, and which are dropped because asyncpg does the same without them, each
+with its allowed values. Every other parameter is an error that names it.
 """
 
 import re
@@ -21,7 +21,7 @@ from tidepool.urls.parts import (
 
 POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _MIN_TIMEOUT = -(2**31 - 1)
-"""Seconds: libpq takes a negative CONNECT_TIMEOUT for no limit."""
+"""Min value of connect_timeout, in seconds: libpq takes zero and negative values for no limit."""
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _POSTGRES_HONOURED: dict[str, tuple[str, ...] | None] = {
@@ -41,7 +41,7 @@ _POSTGRES_HONOURED: dict[str, tuple[str, ...] | None] = {
     "sslrootcert": None,
     "target_session_attrs": ("any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
 }
-"""What asyncpg honours, with the values that it takes; None: any."""
+"""Parameters that asyncpg honours, with the values that it accepts; None: any."""
 _POSTGRES_ADDRESS = ("host", "port", "user", "password", "dbname", "database")
 _POSTGRES_DROPPED: dict[str, tuple[str, ...] | None] = {
     "application_name": None,  # ours says which worker has the connection
@@ -64,7 +64,7 @@ _POSTGRES_DROPPED: dict[str, tuple[str, ...] | None] = {
     "sslsni": ("1",),
     "tcp_user_timeout": None,
 }
-"""What asyncpg does not know, and the values with which leaving it out changes nothing; None: any."""
+"""Parameters that asyncpg does not know, with the values for which leaving them out changes nothing; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +77,18 @@ class PostgresUrl:
     password: str | None
     database: str | None
     parameters: dict[str, str]
-    """Those that the driver honours."""
+    """The URL's other parameters that asyncpg honours, such as sslmode."""
     connect_timeout_s: float | None
     statement_cache_size: int | None
 
     @property
     def trusts_the_systems_cas(self) -> bool:
-        """Whether `sslrootcert=system` is given: the CAs of the system, certificate and name checked."""
+        """Whether the URL has `sslrootcert=system`: the system's CAs are trusted, certificate and host name checked."""
         return self.parameters.get("sslrootcert") == SYSTEM
 
 
 def parse_postgres(url: str) -> PostgresUrl:
-    """Return the parts of a URL of PostgreSQL. Raises `UrlError`."""
+    """Parse a PostgreSQL URL into its parts. Raises `UrlError`."""
     parts = UrlParts.of(url, POSTGRES_SCHEMES, takes_at=False)
     if "@" in parts.hosts:
         raise UrlError("has two @ before its path: in a user's name or password it is written %40")
@@ -117,7 +117,10 @@ def parse_postgres(url: str) -> PostgresUrl:
 
 
 def check_parameter(name: str, value: str) -> None:
-    """Check a parameter of PostgreSQL that stands outside of a URL. Raises `UrlError`, without its name."""
+    """Check a connection parameter from outside a URL, such as a variable or a service file.
+
+    Raises `UrlError`, whose text does not have the parameter's name.
+    """
     _take_postgres(name, value)
     if name == "host":
         listed_hosts(value)
@@ -128,17 +131,20 @@ def check_parameter(name: str, value: str) -> None:
 
 
 def drops_channel_binding(postgres_url: str) -> bool:
-    """Return whether the URL requires channel binding, which the driver does not have: the URL's TLS has to do."""
+    """Return whether the URL requires channel binding, which asyncpg does not support, so that only TLS protects."""
     return ("channel_binding", "require") in UrlParts.of(postgres_url, POSTGRES_SCHEMES, takes_at=False).query
 
 
 def as_libpq_reads(postgres_url: str) -> str:
-    """Return the URL with the scheme `postgresql` in place of SQLAlchemy's, which psql and pg_dump refuse."""
+    """Return the URL with the scheme `postgresql` in place of SQLAlchemy's `postgresql+asyncpg`.
+
+    psql and pg_dump do not accept the latter.
+    """
     return re.sub(r"^postgresql\+asyncpg://", "postgresql://", postgres_url)
 
 
 def _take_postgres(name: str, value: str) -> None:
-    """Raise `UrlError` unless a URL of PostgreSQL may have this parameter."""
+    """Raise `UrlError` unless a PostgreSQL URL may have the parameter *name* with this value."""
     allowed = (_POSTGRES_HONOURED | _POSTGRES_DROPPED).get(name)
     if name == "ssl":
         allowed = ("true", *_SSL_MODES)  # as in JDBC's URLs, which libpq takes, and in SQLAlchemy's
@@ -155,7 +161,10 @@ def _take_postgres(name: str, value: str) -> None:
 
 
 def _check_tls(given: dict[str, str]) -> None:
-    """Raise `UrlError` where `sslrootcert=system` has company that it does not fit, as libpq does."""
+    """Raise `UrlError` if `sslrootcert=system` is combined with a parameter that it excludes.
+
+    These are sslmode other than verify-full, as in libpq, and those that asyncpg cannot combine with it.
+    """
     if given.get("sslrootcert") != SYSTEM:
         return
     if given.get("sslmode", "verify-full") != "verify-full":
@@ -166,7 +175,10 @@ def _check_tls(given: dict[str, str]) -> None:
 
 
 def _connect_timeout_s(text: str | None) -> float | None:
-    """Return the seconds; None where CONNECT_TIMEOUT holds: libpq's 0 and less is no limit, and there is always one."""
+    """Return the URL's connect_timeout in seconds; None if the setting CONNECT_TIMEOUT applies instead.
+
+    That is so for 0 and negative values, libpq's form of no limit, because Tidepool always has a limit.
+    """
     return float(text) if text and int(text) > 0 else None
 
 

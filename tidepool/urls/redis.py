@@ -1,4 +1,4 @@
-"""The URL of Redis, checked as redis-py reads it; it has parameters that are honoured, and no others."""
+"""Checks the URL of Redis as redis-py parses it, and refuses parameters that are not supported."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _LONGEST_S = 3600.0
 
 
 def check_redis(url: str) -> None:
-    """Raise `UrlError` unless redis-py takes *url* and connects as it says."""
+    """Raise `UrlError` unless redis-py accepts *url* and honours every part and parameter of it."""
     parts = UrlParts.of(url, REDIS_SCHEMES, takes_at=True)
     for part in parts.user_info.partition(":")[::2]:
         decoded_utf8(part, "user's name or password")
@@ -40,7 +40,7 @@ def checks_certificate(redis_url: str) -> bool:
 
 
 def _take_redis(name: str, value: str) -> None:
-    """Raise `UrlError` unless a URL of Redis may have this parameter."""
+    """Raise `UrlError` unless a Redis URL may have the parameter *name* with this value."""
     if name in _REDIS_HONOURED:
         if check := _REDIS_HONOURED[name]:
             check(value)
@@ -67,7 +67,7 @@ def _require_seconds(value: str) -> None:
 
 
 _TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
-"""How redis-py's documentation writes them; what else is no empty text counts as true there, also `off`."""
+"""Spellings of true and false that are accepted; redis-py would take any other text, such as `off`, for true."""
 
 
 def _truth(value: str) -> bool:
@@ -96,11 +96,11 @@ _REDIS_HONOURED: dict[str, Callable[[str], None] | None] = {
     "ssl_keyfile": None,
     "username": None,
 }
-"""What redis-py honours and this service can live with, and how a value is checked."""
+"""Parameters that redis-py honours and Tidepool supports, each with the check of its value; None: any value."""
 
 
 def _check_redis_server(parts: UrlParts) -> None:
-    """Raise `UrlError` unless host, port and path are those of one Redis."""
+    """Raise `UrlError` unless the URL names a single host, a valid port, and a database number or none as its path."""
     if "," in parts.hosts:
         raise UrlError("names several hosts: Redis has one; for a fail-over put a proxy before them")
     hosts, _ = parts.addresses()

@@ -1,4 +1,4 @@
-"""What of a URL may be shown, and URLs with a part changed."""
+"""Removes passwords from URLs, so that they can be logged, and changes the database in a URL."""
 
 import re
 
@@ -7,15 +7,15 @@ from tidepool.urls.postgresql import POSTGRES_SCHEMES, parse_postgres
 from tidepool.urls.redis import REDIS_SCHEMES, check_redis
 
 UNREADABLE = "(a URL that does not parse)"
-"""What is shown in place of such a URL."""
+"""The text that `without_password` returns for a URL that does not parse with certainty."""
 _SHOWN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9_.-]+)?\]|[^\s:\[\]]*)(?::\d*)?")
 _NAMING_DATABASES = ("dbname", "database", "db")
 
 
 def without_password(url: str) -> str:
-    """Return *url* in a form that may be logged: without the password and most of the query.
+    """Return *url* in a form that may be logged: without the password, and of the query only `host` and `db`.
 
-    If its parts cannot be told apart with certainty, nothing of it is returned.
+    If its parts cannot be told apart with certainty, returns `UNREADABLE`, so that no piece of a password is shown.
     """
     match = SHAPE.fullmatch(url)
     if match is None:
@@ -39,9 +39,10 @@ def without_password(url: str) -> str:
 
 
 def with_database(url: str, name: str) -> str:
-    """Return a URL of PostgreSQL or Redis with the database *name*, or that number, and all else as it is.
+    """Return *url* with another database: the *name* in PostgreSQL, the number in Redis.
 
-    A parameter that names a database counts more than the path, so it is removed. Raises `UrlError`.
+    Parameters that name a database are removed, because they would override the path. Raises `UrlError` if *url* does
+    not parse.
     """
     match = SHAPE.fullmatch(url)
     if match is None:
