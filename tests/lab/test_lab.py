@@ -186,8 +186,9 @@ async def test_what_ends_the_load_is_what_is_told(
         raise RedisError("no space")
 
     monkeypatch.setattr(ClosedLoad, "run", ends)
-    with pytest.raises(RedisError, match="no space"):
-        await arm()
+    async with asyncio.timeout(30):
+        with pytest.raises(RedisError, match="no space"):
+            await arm()
 
 
 def _measured_before(record: Record) -> Path:
