@@ -75,7 +75,7 @@ def _add_bench(commands: CommandLine) -> None:
         type=positive,
         default=3,
         metavar="R",
-        help="number of rounds over all parts; their medians are shown (default 3)",
+        help="how often to repeat every measurement; medians are shown (default 3)",
     )
     measuring.add_argument(
         "--parts",

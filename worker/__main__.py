@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from typing import Never
 
-from tidepool import cli
+from tidepool.cli import main as run_operators_commands
 
 MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
 """Names of the commands that moved to `python -m lab`. For one release, `python -m worker` passes them on to it."""
@@ -32,7 +32,7 @@ def main() -> Never:
     """Run the command that the process's arguments name, and end the process with its exit status."""
     if sys.argv[1:2] and sys.argv[1] in MOVED:
         _hand_on(sys.argv[1:])
-    cli.main("python -m worker", "worker:app")
+    run_operators_commands("python -m worker", "worker:app")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Compare one pool with several pools in one process and with several processes, for the same connections."""
+    """Compare the waits for a connection in one pool, in several pools of one process, and in several processes."""
     demand = Demand(
         connections=arguments.connections,
         callers=arguments.callers or 2 * arguments.connections,

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         type=_url,
         metavar="URL",
-        help="URL of a running HTTP front to send requests to; they create users there (default: jobs in Redis)",
+        help="URL of a running HTTP front; requests create users through it (default: enqueue jobs in Redis)",
     )
 
 

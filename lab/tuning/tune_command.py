@@ -75,7 +75,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         "--in-flight",
         type=terminal.positive,
         metavar="N",
-        help="number of jobs that are queued or running at any time (default 2,000; 200 as transactions)",
+        help="number of jobs that are queued or running at any time (default 2,000; 200 with --jobs-as transactions)",
     )
     parser.add_argument(
         "--think-ms",

@@ -44,7 +44,7 @@ class AdviceJob:
             log.warning("advice.failed", error=str(fault))
 
     async def run_once(self, now: datetime | None = None) -> None:
-        """Judge the 15 minutes before *now*, and write the advice, if there is any.
+        """Compute a recommended pool size from the snapshots of the 15 minutes before *now*, and store it as an event.
 
         Does nothing if a process has written advice in the last seven and a half minutes. *now* is by default
         PostgreSQL's time.

@@ -63,9 +63,9 @@ class Check:
     """Whether a size may be advised although this check holds: the figures are sound, and more connections can help."""
 
     def find(self, study: Study, advice: Advice | None = None) -> Finding:
-        """Apply the check to *study*, and return its result.
+        """Run the check on the figures of a group of processes, *study*, and return its result.
 
-        A check that is about the recommended pool size compares that in *advice*, too.
+        A check of the pool's size also compares the current size with the size that *advice* recommends.
         """
         evidence, holds = self.measure(study)
         if holds and self.lasts:

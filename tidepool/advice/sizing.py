@@ -91,12 +91,12 @@ class Load:
 
     @classmethod
     def of(cls, ticks: Sequence[Tick]) -> Self | None:
-        """Return the mean load of one process over *ticks*; None if no connection was lent."""
+        """Return the mean load of one process over *ticks*, intervals between snapshots; None if idle."""
         return cls.of_parts([_Part.of(tick) for tick in ticks])
 
     @classmethod
     def of_parts(cls, parts: Sequence[_Part]) -> Self | None:
-        """Return the mean load of one process over the ticks in *parts*; None if no connection was lent."""
+        """Return the mean load of one process over the summed intervals *parts*; None if it lent no connection."""
         if not parts or not (total := _Part.total(parts)).served:
             return None
         hold_us = total.in_use_us / total.served

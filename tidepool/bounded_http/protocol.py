@@ -81,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the end of the connection: subtract its part from the shared counters."""
+        """Remove a closed connection, and the body bytes that it held, from the counters that all connections share."""
         super().connection_lost(exc)
         self._all.evictable.pop(self, None)
         self._all.count -= 1

@@ -57,7 +57,9 @@ def add_job_commands(commands: CommandLine) -> None:
 
 
 def _add_selection(parser: argparse.ArgumentParser, statuses: tuple[str, ...], default: str) -> None:
-    parser.add_argument("job_ids", nargs="*", metavar="JOB_ID", help="ids of jobs (default all jobs)")
+    parser.add_argument(
+        "job_ids", nargs="*", metavar="JOB_ID", help="ids of the jobs (default: all that the options select)"
+    )
     parser.add_argument("--status", choices=statuses, help=f"outcome of the jobs (default {default})")
     parser.add_argument("--function", metavar="F", help="function of the jobs, such as place_order (default any)")
 

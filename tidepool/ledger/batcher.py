@@ -26,8 +26,8 @@ class _Ledger(Protocol):
 class Batcher:
     """Gathers jobs into batches of up to *limit* jobs, and lets *ledger* run up to *slots* batches at a time.
 
-    *shares* limits functions, by name, to a share of the slots between 0 and 1, which is always at least one slot. Must
-    be created while an event loop runs.
+    *shares* maps a function's name to the fraction of the slots (0 to 1) that its batches may use, which is always at
+    least one slot. Must be created while an event loop runs.
     """
 
     def __init__(

@@ -139,7 +139,7 @@ class Reading(Counters):
 
     @classmethod
     def of(cls, row: Iterable[tuple[str, object]]) -> Self:
-        """Return the reading of a database row, given as pairs of column and value.
+        """Build the figures of one process at one snapshot from a database row, given as pairs of column and value.
 
         A null comes from a process of another version, which does not have that figure: it becomes 0 or an empty
         histogram. A histogram with other buckets becomes an empty one. Raises `TypeError` if a column is missing or
