@@ -212,6 +212,7 @@ def test_a_look_at_a_bucket_takes_nothing() -> None:
 PAGES = ("/", "/sign-in", "/openapi.json", "/static/page.css", "/nowhere")
 CHANGING = (
     "/health",
+    "/load-test",
     "/metrics",
     "/pool/stats",
     "/picture",

@@ -4,10 +4,7 @@ import asyncio
 import math
 import random
 import signal
-from contextlib import suppress
 from typing import Any
-
-from redis.exceptions import ResponseError
 
 from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena
@@ -95,19 +92,22 @@ async def _remove(redis: Any, key: str, member: bytes) -> None:
 
 
 async def _replace(redis: Any, key: str, chance: random.Random) -> None:
-    """Rename *key*, and store a value of a random type in its place."""
-    with suppress(ResponseError):  # it is not there
-        await redis.rename(key, f"{key}:aside")
+    """Rename *key*, and store a value of a random type in its place, in one step: workers write to it meanwhile."""
     junk = chance.randbytes(20)
-    kind = chance.choice(("string", "list", "set", "hash"))
-    plant = {"string": redis.set, "list": redis.rpush, "set": redis.sadd}.get(kind)
-    await (plant(key, junk) if plant else redis.hset(key, junk, junk))
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.rename(key, f"{key}:aside")  # an error if it is not there
+        kind = chance.choice(("string", "list", "set", "hash"))
+        plant = {"string": pipe.set, "list": pipe.rpush, "set": pipe.sadd}.get(kind)
+        plant(key, junk) if plant else pipe.hset(key, junk, junk)
+        _, planted = await pipe.execute(raise_on_error=False)
+    if isinstance(planted, Exception):
+        raise planted
 
 
 async def _put_back(redis: Any, key: str) -> None:
-    await redis.delete(key)
-    with suppress(ResponseError):
-        await redis.rename(f"{key}:aside", key)
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.delete(key).rename(f"{key}:aside", key)
+        await pipe.execute(raise_on_error=False)  # an error if nothing was moved aside
 
 
 async def _big_payloads(arena: Arena, _chance: random.Random) -> None:
