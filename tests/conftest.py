@@ -28,7 +28,8 @@ from redis import Redis
 
 from tidepool import embedded
 from tidepool.client import JobClient
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from worker import app

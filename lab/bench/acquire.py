@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import Pool, PoolConfig, pool_options
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 
 _TURNS, _ACQUIRES = 100, 200
 

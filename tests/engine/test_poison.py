@@ -44,7 +44,8 @@ from planting import (
 from waiting import until
 
 from tidepool.client import JobClient
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
 

@@ -9,7 +9,8 @@ import pytest
 
 from tidepool.fleet.capacity import Backends, Capacity
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 
 

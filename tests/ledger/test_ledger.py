@@ -10,8 +10,9 @@ from waiting import until
 
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Rejected, RetryLater
 from tidepool.ledger.ledger import UNRESOLVED_DELAYS_S, Ledger
-from tidepool.ledger.tally import Tally
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from worker.jobs import JOBS
 from worker.reasons import ShopReason
 

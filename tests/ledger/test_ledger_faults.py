@@ -15,7 +15,8 @@ from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected, Retr
 from tidepool.ledger.ledger import ERROR_DELAYS_S, Ledger
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault, Refused, Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.storage.results import ResultRepository
 from worker.jobs import JOBS
 from worker.jobs.create_user import CreateUser, create_user

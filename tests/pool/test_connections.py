@@ -13,7 +13,8 @@ from waiting import until
 from tidepool.pool.connections import Connections
 from tidepool.pool.faults import Refused, Unavailable
 from tidepool.pool.figures import PoolStats
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 
 
 async def setting(connection: Any, name: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tidepool.pool.faults import DataFault, Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 
 

@@ -9,7 +9,7 @@ import pytest
 from history import a_snapshot
 
 from tidepool.health.watcher import Watcher
-from tidepool.pool.pool import Holder
+from tidepool.pool.connections import Checkout
 
 CALM = a_snapshot(pool_limit=4)
 SECOND_US = 1_000_000
@@ -21,14 +21,14 @@ def watcher() -> Watcher:
     return Watcher(SECOND_US)
 
 
-def look(watcher: Watcher, *holders: Holder, **other: Any) -> list[str]:
+def look(watcher: Watcher, *holders: Checkout, **other: Any) -> list[str]:
     """Return the kinds of the events of a sample a second after the one before."""
     return [event.kind for event in watcher.look(replace(CALM, **other), holders, passed_us=SECOND_US)]
 
 
-def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Holder:
+def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Checkout:
     """Return somebody who has had a connection for so long."""
-    return Holder(time.perf_counter_ns() - int(seconds * 1e9), task, "somewhere:1", 4711)
+    return Checkout(time.perf_counter_ns() - int(seconds * 1e9), task, "somewhere:1", 4711)
 
 
 def test_nothing_is_told_while_all_is_well(watcher: Watcher) -> None:

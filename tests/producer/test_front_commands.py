@@ -18,7 +18,8 @@ from producer.commands_file import read_commands
 from tidepool.client import JobClient
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 from tidepool.web import waiting

@@ -10,7 +10,7 @@ from front import a_front
 from planting import QUEUE
 
 from producer import workload
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.web.services import Services
 
 

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import migrator
 from tidepool.storage.migrator import MigrationError, Migrations

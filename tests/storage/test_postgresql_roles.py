@@ -21,7 +21,8 @@ from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
 from tidepool.jobs.outcomes import Applied, Verdict
 from tidepool.pool.faults import Refused
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.roles import grant_roles

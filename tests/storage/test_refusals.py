@@ -14,7 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tidepool.health.readiness import Readiness
 from tidepool.pool.faults import Refused, ServerError, Unavailable, classify, words
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.protocols import other_than
 from tidepool.queue.connection import ask, open_redis, wait_for_redis
 from tidepool.queue.faults import RedisRefused, is_outage, is_passing, is_refused_command

@@ -12,7 +12,7 @@ from factories import user_fields
 from front import a_front
 
 from tidepool.bounded_http.listening import is_loopback
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.web.guard import MAX_BODY_BYTES
 from tidepool.web.rates import Rates
 from tidepool.web.sign_in import Sessions

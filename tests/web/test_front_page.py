@@ -23,7 +23,7 @@ from tidepool.embedded import Urls
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot

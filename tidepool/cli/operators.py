@@ -18,7 +18,7 @@ from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
 from tidepool.jobs.job import JobTypes
 from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings, app_in_environment
 from tidepool.storage.roles import ROLES, grant_roles
 from tidepool.urls import UrlError, as_libpq_reads

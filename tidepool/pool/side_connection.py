@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 
 
 class SideConnection:

@@ -34,7 +34,7 @@ import structlog
 
 from tidepool.pool.connection import Connection, DirectConnection, Row
 from tidepool.pool.faults import Unavailable, translated
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 from tidepool.retry import RetryPolicy, retry
 
 log = structlog.get_logger(__name__)

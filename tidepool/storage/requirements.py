@@ -2,7 +2,7 @@
 
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Refused, translated
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 from tidepool.storage import queries
 from tidepool.storage.migrator import Migrations
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import LiteralString, cast
 
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 
 ROLES = ("tidepool_work", "tidepool_read")
 _SQL = cast("LiteralString", (files("tidepool.storage") / "roles.sql").read_text("utf-8"))

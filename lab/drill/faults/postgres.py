@@ -1,4 +1,5 @@
-"""Faults of PostgreSQL, and of the network between it and the workers."""
+"""Faults of PostgreSQL, and of the network between it and the workers."""from tidepool.urls import parse_postgres
+
 
 import asyncio
 import random
@@ -9,7 +10,6 @@ import asyncpg
 
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, freeze
-from tidepool.pool import address
 
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tidepool:%'"
 
@@ -41,7 +41,7 @@ async def _postgres_full(arena: Arena, _chance: random.Random) -> None:
     await arena.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tidepool:%'")
     try:
         while True:
-            others.append(await asyncpg.connect(**address.arguments(arena.urls.database)))
+            others.append(await asyncpg.connect(**parse_postgres(arena.urls.database).driver_arguments()))
     except asyncpg.TooManyConnectionsError:
         await asyncio.sleep(SHORT_S)
     finally:
