@@ -186,7 +186,7 @@ async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
 @pytest.fixture
 async def connection(database: PoolConfig) -> AsyncIterator[Any]:
     """Give a connection of its own to the test's database, beside any pool."""
-    connection = await connect(database, "test")
+    connection = await database.connect("test")
     yield connection
     await connection.close()
 

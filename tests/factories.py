@@ -17,6 +17,8 @@ from worker.jobs.place_order import PlaceOrder
 from worker.jobs.set_stock import SetStock
 from worker.jobs.update_user import UpdateUser
 
+SERVERS = {"DATABASE_URL": "postgresql://ada:hunter2@db.example.org:5433/shop", "REDIS_URL": "redis://:hunter2@r:6379"}
+"""Variables that name both servers."""
 _NUMBERS = itertools.count(1)
 _FUNCTIONS = {job_type.command: job_type.name for job_type in JOBS}
 

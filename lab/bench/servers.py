@@ -18,8 +18,8 @@ from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
 from tidepool.fleet.capacity import Capacity
-from tidepool.pool.faults import translated
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import translated
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from tidepool.settings import Settings, child_environment

@@ -12,8 +12,8 @@ from factories import a_job, a_user
 
 from tidepool.jobs.outcomes import Applied
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.faults import Conflict
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import Conflict
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories

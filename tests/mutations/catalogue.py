@@ -139,8 +139,8 @@ MUTATIONS = [
     Mutation(
         "a refused commit stops the whole worker",
         "Ledger._run_transaction",
-        "if was_asked and is_of",
-        "if False and is_of",
+        "if was_asked and fault.is_of",
+        "if False and fault.is_of",
         "test_a_commit_that_is_refused_is_its_job_types_failure",
     ),
     Mutation(
@@ -937,7 +937,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a worker that waits for connections does not log why",
-        "_Heartbeat._beat_until_granted",
+        "Budget._beat_until_granted",
         "**self._cause(), **self._numbers",
         "**self._entries.trouble, **self._numbers",
         "test_budget_outages.py",

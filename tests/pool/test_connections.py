@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from waiting import until
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connections import Connections
 from tidepool.pool.faults import Refused, Unavailable
 from tidepool.pool.figures import PoolStats
-from tidepool.pool.config import PoolConfig
 from tidepool.pool.pool import Pool
 
 
@@ -76,7 +76,7 @@ async def test_a_server_that_is_not_there_is_unavailable(database: PoolConfig) -
     with pytest.raises(Unavailable):
         await Pool.open(away)
     with pytest.raises(Unavailable):
-        await connect(away, "test")
+        await away.connect("test")
 
 
 async def test_a_database_that_is_not_there_is_refused(database: PoolConfig) -> None:

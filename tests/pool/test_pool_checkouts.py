@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidepool.pool.faults import Conflict, DataFault, Unavailable
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import Conflict, DataFault, Unavailable
 from tidepool.pool.pool import Pool
 
 

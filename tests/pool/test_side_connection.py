@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidepool.pool.faults import DataFault, Unavailable
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import DataFault, Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 

@@ -20,8 +20,8 @@ from tidepool.health.pruner import Pruner
 from tidepool.jobs.command import Command
 from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
 from tidepool.jobs.outcomes import Applied, Verdict
-from tidepool.pool.faults import Refused
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import Refused
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
@@ -232,7 +232,7 @@ async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig
         "CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
         "CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION on_ddl()"
     )
-    connections = {role: await connect(as_role(database, role), "test") for role in (WORK, READ)}
+    connections = {role: await as_role(database, role).connect("test") for role in (WORK, READ)}
     allowed: list[tuple[str, str]] = []
     for role, statement in MORE:
         try:
@@ -319,7 +319,7 @@ async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig
 @pytest.fixture
 async def hardened(empty_database: PoolConfig) -> Any:
     """Give a database where nobody may do anything that was not granted to them, with tables and roles."""
-    connection = await connect(empty_database, "test")
+    connection = await empty_database.connect("test")
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(
         f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
@@ -348,8 +348,8 @@ async def test_a_hardened_database_is_enough(hardened: PoolConfig, role: str) ->
 async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConfig) -> None:
     """Whatever it calls itself, the budget counts it among the others; a worker of another role is one."""
     side = SideConnection(as_role(database, WORK), "stats")
-    hiding = await connect(replace(as_role(database, READ), application_name="tidepool:w9"), "x")
-    owner = await connect(replace(database, application_name="tidepool:w8"), "x")
+    hiding = await replace(as_role(database, READ), application_name="tidepool:w9").connect("x")
+    owner = await replace(database, application_name="tidepool:w8").connect("x")
     seen = await Capacity.read(side)
     for connection in (hiding, owner):
         await connection.close()
@@ -383,7 +383,7 @@ async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConf
 )
 async def test_more_than_that_is_refused(roles: None, database: PoolConfig, role: str, statement: str) -> None:
     """Whoever gets hold of a worker's password can neither destroy what is there nor reach the machine."""
-    allowed = await connect(as_role(database, role), "test")
+    allowed = await as_role(database, role).connect("test")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await allowed.execute(statement)
     await allowed.close()

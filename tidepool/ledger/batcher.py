@@ -21,7 +21,6 @@ from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Failed, LookAgain, Outcome, Rejected, RetryLater
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
-
 _OTHERS = "(others)"
 """The name under which all functions are counted that are no job type of this process: clients can invent many."""
 
@@ -100,7 +99,6 @@ class Tally:
         }
         self.batch_wait_us_max = 0
         return figures
-
 
 
 class _Ledger(Protocol):

@@ -1,5 +1,4 @@
-"""Faults of PostgreSQL, and of the network between it and the workers."""from tidepool.urls import parse_postgres
-
+"""Faults of PostgreSQL, and of the network between it and the workers."""
 
 import asyncio
 import random
@@ -10,6 +9,7 @@ import asyncpg
 
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, freeze
+from tidepool.urls import parse_postgres
 
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tidepool:%'"
 

@@ -1,5 +1,4 @@
-"""Faults that concern transactions: locks, deadlocks, serialization failures, and a statement that hangs."""from tidepool.urls import parse_postgres
-
+"""Faults that concern transactions: locks, deadlocks, serialization failures, and a statement that hangs."""
 
 import asyncio
 import random
@@ -11,6 +10,7 @@ import asyncpg
 
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, SHORT_S, Fault
+from tidepool.urls import parse_postgres
 
 _DEADLOCKS = 5
 _CROSSED = (
