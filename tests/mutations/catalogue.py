@@ -866,8 +866,8 @@ MUTATIONS = [
     Mutation(
         "a pooler's prepared statement is a job's fault",
         "_classify_state",
-        "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
-        "if state.startswith(_REFUSED_CLASSES):",
+        "if state.startswith((*_REFUSED_CLASSES, *_POOLED, *_SCHEMA_CLASSES)):",
+        "if state.startswith((*_REFUSED_CLASSES, *_SCHEMA_CLASSES)):",
         "test_a_poolers_prepared_statements_are_no_jobs_fault",
     ),
     # ---------------------------------------------------------------- settings, and the ends of commands

@@ -196,7 +196,7 @@ async def test_a_server_that_falls_silent_while_it_is_greeted_is_not_waited_for(
     """The time for connecting includes that, and the connection is not left behind."""
     silent = FakeConnection(1, silent=True)
     connections, stats = connections_to(monkeypatch, silent)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(Unavailable, match="TimeoutError"):
         await connections.connect(timeout=0.01)
     assert silent.was_cut
     assert (0, 1) == (stats.connections_opened, stats.connect_timeouts)

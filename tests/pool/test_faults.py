@@ -96,7 +96,9 @@ def test_the_servers_errors(kind: type[asyncpg.PostgresError], fault: type) -> N
         (asyncpg.UniqueViolationError, "ERROR", False),
     ],
 )
-def test_some_faults_concern_one_statement(kind: type[asyncpg.PostgresError], severity: str, is_of_one: bool) -> None:
+def test_some_faults_concern_one_statement(
+    kind: type[asyncpg.PostgresError], severity: str, *, is_of_one: bool
+) -> None:
     """What it needs is missing, and the server goes on; unless it ends the connection with its error."""
     error: Any = server_error(kind)
     error.severity_en = severity
