@@ -18,23 +18,18 @@ class FakeWorker:
     """A worker process: its budget, and a pool of which it says how many are open."""
 
     id: str
-    entry: Budget
+    budget: Budget
     limits: list[int] = field(default_factory=list)
     """Those that its pool had, one after the other."""
     open: int = 0
 
     async def start(self, *, open_all: bool = False) -> int:
         """Enter, take the share, open the pool; returns its limit."""
-        member = await self.entry.enter()
-        share = await member.take_share()
-        self.open = share.limit if open_all else 1
-        share.govern(lambda: self.open, self.resize)
-        return share.limit
-
-    @property
-    def budget(self) -> Any:
-        """Its heartbeat: what it knows and does once a second."""
-        return self.entry.heartbeat
+        await self.budget.enter()
+        limit = await self.budget.take_share()
+        self.open = limit if open_all else 1
+        self.budget.govern(lambda: self.open, self.resize)
+        return limit
 
     def resize(self, limit: int) -> None:
         """Take note of a new limit."""

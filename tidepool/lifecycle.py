@@ -23,7 +23,7 @@ from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import Context, EngineOptions
 from tidepool.engine.worker import StartError, install
-from tidepool.fleet.budget import Budget, Member, Share
+from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
@@ -155,16 +155,16 @@ class WorkerProcess:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
         config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
-        member = await self._enter_fleet(ctx["redis"], side)
-        pool, share = await self._open_pool(config, member, side)
+        budget = await self._enter_fleet(ctx["redis"], side)
+        pool = await self._open_pool(config, budget, side)
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
         batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
-        share.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
+        budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.intake.open(batcher)
-        self._watch(pool, ledger, batcher, side, share, ctx["redis"])
+        self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: Context) -> None:
@@ -180,8 +180,8 @@ class WorkerProcess:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
 
-    async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Member:
-        """Wait until this process may open connections, and return its membership in the fleet.
+    async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Budget:
+        """Wait until this process may open connections, and return its budget of them.
 
         The fleet is all worker processes that share the connections of one PostgreSQL server. At shutdown this process
         leaves it after it has closed all its connections.
@@ -196,11 +196,11 @@ class WorkerProcess:
         )
         self._open.push_async_callback(budget.leave)
         self._open.push_async_callback(side.close)
-        member = await budget.enter()
-        self._run_aside(member.run, "budget")
-        return member
+        await budget.enter()
+        self._run_aside(budget.run, "budget")
+        return budget
 
-    async def _open_pool(self, config: PoolConfig, member: Member, side: SideConnection) -> tuple[Pool, Share]:
+    async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
             await self._wait_for_database(functools.partial(_require, side, tables=tables))
@@ -208,17 +208,17 @@ class WorkerProcess:
                 for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
                     log.info("migration.applied", name=str(migration))
                 await self._wait_for_database(functools.partial(_require, side, tables=True))
-            pool, share = await self._wait_for_database(functools.partial(_open_pool, config, member))
+            pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
         except (DatabaseFault, MigrationError, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
-        return pool, share
+        return pool
 
     async def _wait_for_database(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
-        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: RedisClient
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient
     ) -> None:
         """Start the periodic work: deletion of old rows, pool snapshots, and advice about the pool."""
         pruner = Pruner(
@@ -231,7 +231,7 @@ class WorkerProcess:
         self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
         if self._settings.enable_monitoring:
             journal = Journal(
-                self._identity, side, about=_about(self._settings, pool.config), server=share.server_connections
+                self._identity, side, about=_about(self._settings, pool.config), server=budget.server_connections
             )
             recorder = Recorder(
                 journal,
@@ -274,10 +274,9 @@ async def _require(side: SideConnection, *, tables: bool) -> None:
         await require(connection, tables=tables, writing=True)
 
 
-async def _open_pool(config: PoolConfig, member: Member) -> tuple[Pool, Share]:
-    """Open the connection pool with this process's share of the server's connections; return both."""
-    share = await member.take_share()
-    return await Pool.open(config, share.limit), share
+async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
+    """Open the connection pool with this process's share of the server's connections."""
+    return await Pool.open(config, await budget.take_share())
 
 
 async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:

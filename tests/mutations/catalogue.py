@@ -937,7 +937,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a worker that waits for connections does not log why",
-        "_Heartbeat._beat_until_granted",
+        "Budget._beat_until_granted",
         "**self._cause(), **self._numbers",
         "**self._entries.trouble, **self._numbers",
         "test_budget_outages.py",

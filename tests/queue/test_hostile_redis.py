@@ -153,7 +153,8 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         health_check_interval=0,
         ctx={"engine": options},
     )
-    await (await budget.enter()).take_share()
+    await budget.enter()
+    await budget.take_share()
     world = World(redis, asyncio.current_task(), budget, JobClient(redis, patience_s=1), Waits(redis))  # type: ignore[arg-type]
     world.running = worker.main_task = asyncio.create_task(worker.main())
     yield world
@@ -169,8 +170,8 @@ async def test_ids_of_a_megabyte_in_the_fleet_are_dropped_unread(redis: ArqRedis
     for number in range(8):
         await redis.hset(BUDGET, b"%d" % number + b"x" * 2**20, "1:2")
     budget = Budget(redis, "db", "me", pool_size=4, margin=5, read=a_reading)
-    share = await (await budget.enter()).take_share()
-    assert 4 == share.limit
+    await budget.enter()
+    assert 4 == await budget.take_share()
     assert [b"me"] == await redis.hkeys(BUDGET)
     assert ["the fleet: 8 entries"] == [line["what"] for line in logs if line["event"] == "budget.entries_unusable"]
 
@@ -191,7 +192,7 @@ async def live_through(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]
     async with asyncio.timeout(10):
         await world.held.wait()
     await plant(world.redis, plants)
-    await world.budget.heartbeat.beat()
+    await world.budget.beat()
     await read_as_others_do(world, plants)
     if await world.redis.type(QUEUE) != b"zset":
         await world.redis.delete(QUEUE)  # somebody mends it
