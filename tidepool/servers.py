@@ -11,7 +11,7 @@ from tidepool.pool.pool import PoolConfig
 from tidepool.protocols import POSTGRESQL, other_than
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
-from tidepool.urls import parse_postgres, without_password
+from tidepool.urls import PostgresUrl, without_password
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, pat
 
 async def _require_postgresql_at(url: str) -> None:
     """Raise `Refused` if *url* has a single host and the server there speaks another protocol than PostgreSQL's."""
-    parsed = parse_postgres(url)
+    parsed = PostgresUrl.parse(url)
     if len(parsed.hosts) != 1:
         return
     host, port = parsed.hosts[0], (parsed.ports or (5432,))[0]

@@ -844,9 +844,9 @@ MUTATIONS = [
     ),
     Mutation(
         "URL: an unknown parameter is dropped without a word",
-        "_take_postgres",
-        "elif name not in (*_POSTGRES_HONOURED, *_POSTGRES_DROPPED, *_POSTGRES_ADDRESS):",
-        "elif not name:",
+        "parts:_check",
+        'if name not in allowed:\n    raise UrlError("is not known")',
+        "if name not in allowed:\n    return",
         "test_a_url_of_postgresql_is_refused_in_words",
     ),
     Mutation(

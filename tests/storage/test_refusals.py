@@ -20,7 +20,7 @@ from tidepool.queue.connection import ask, open_redis, wait_for_redis
 from tidepool.queue.faults import RedisFault, RedisRefused
 from tidepool.servers import wait_for_postgresql
 from tidepool.storage import requirements
-from tidepool.urls import parse_postgres
+from tidepool.urls import PostgresUrl
 from worker import app
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -365,7 +365,7 @@ async def test_another_server_at_the_address_is_found_out(
 async def test_a_wrong_url_of_a_running_server_is_refused(servers: Any) -> None:
     """Redis's URL names PostgreSQL, or a Redis without TLS."""
     database = servers.database_url("postgres")
-    parsed = parse_postgres(database)
+    parsed = PostgresUrl.parse(database)
     url = f"unix://{parsed.hosts[0]}/.s.PGSQL.{(parsed.ports or (5432,))[0]}"
     redis = open_redis(url, queue_name="q")
     try:

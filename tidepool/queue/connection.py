@@ -24,7 +24,7 @@ from tidepool.protocols import REDIS, TLS, other_than
 from tidepool.queue import wire
 from tidepool.queue.faults import RedisFault, RedisRefused
 from tidepool.repeating import RetryPolicy
-from tidepool.urls import checks_certificate, without_password
+from tidepool.urls import RedisUrl, without_password
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 def redis_settings(url: str) -> RedisSettings:
     """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
     options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
-    secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
+    secured: dict[str, Any] = {"ssl_check_hostname": RedisUrl.parse(url).checks_certificate}
     secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
     return _QuietRedisSettings(
         host=options.get("host", "localhost"),
@@ -140,7 +140,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
         options["socket_keepalive"] = True
         options["socket_keepalive_options"] = _KEEPALIVE
     if url.startswith("rediss:"):
-        options["ssl_check_hostname"] = checks_certificate(url)
+        options["ssl_check_hostname"] = RedisUrl.parse(url).checks_certificate
     return options
 
 
