@@ -18,7 +18,7 @@ from tidepool.web.callers import Callers, caller_of
 from tidepool.web.rates import Rates
 from tidepool.web.sign_in import Sessions
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 PROXIES = "10.0.0.0/8,192.168.4.7,fd00::/8"
 

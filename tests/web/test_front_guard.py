@@ -17,7 +17,7 @@ from tidepool.web.guard import MAX_BODY_BYTES
 from tidepool.web.rates import Rates
 from tidepool.web.sign_in import Sessions
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 @pytest.fixture
