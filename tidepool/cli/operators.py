@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import functools
+import re
 import sys
 from typing import Never
 
@@ -21,7 +22,7 @@ from tidepool.pool import address
 from tidepool.pool.pool import PoolConfig
 from tidepool.settings import Settings, app_in_environment
 from tidepool.storage.roles import ROLES, grant_roles
-from tidepool.urls import UrlError, as_libpq_reads
+from tidepool.urls import UrlError
 
 _DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
 It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
@@ -104,7 +105,9 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
 
 
 def _print_urls(arguments: argparse.Namespace, context: Context[Settings]) -> None:
-    addresses = {"database": as_libpq_reads(context.urls.database), "redis": context.urls.redis}
+    # psql and pg_dump do not accept SQLAlchemy's scheme.
+    database = re.sub(r"^postgresql\+asyncpg://", "postgresql://", context.urls.database)
+    addresses = {"database": database, "redis": context.urls.redis}
     if arguments.json:
         terminal.print_json(addresses)
     else:

@@ -4,14 +4,14 @@ import ssl
 from typing import Any
 from urllib.parse import urlencode
 
-from tidepool.urls import PostgresUrl, UrlError, parse_postgres
+from tidepool.urls import PostgresUrl, UrlError
 
 _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslpassword")
 
 
 def arguments(url: str) -> dict[str, Any]:
     """Return the keyword arguments with which `asyncpg.connect` connects to *url*. Raises `urls.UrlError`."""
-    parsed = parse_postgres(url)
+    parsed = PostgresUrl.parse(url)
     parameters, given = dict(parsed.parameters), dict[str, Any]()
     if parsed.trusts_the_systems_cas:
         given["ssl"] = _system_context(parsed)
@@ -35,7 +35,7 @@ def service_file(url: str) -> str:
 
     Raises `urls.UrlError` if *url* is wrong, or has a value that a line of that file cannot hold.
     """
-    parsed = parse_postgres(url)
+    parsed = PostgresUrl.parse(url)
     values = {
         "host": ",".join(parsed.hosts),
         "port": ",".join(map(str, parsed.ports)),
