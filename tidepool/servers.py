@@ -9,7 +9,7 @@ from tidepool.embedded import Urls
 from tidepool.pool.faults import Refused, ServerError, Unavailable
 from tidepool.pool.pool import PoolConfig
 from tidepool.protocols import POSTGRESQL, other_than
-from tidepool.retry import wait_for_server
+from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.urls import PostgresUrl, without_password
 
@@ -52,12 +52,8 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, pat
                 await _require_postgresql_at(url)
             raise
 
-    return await wait_for_server(
-        tried,
-        lambda error: isinstance(error, Unavailable),
-        server="postgresql",
-        address=without_password(url),
-        patience_s=patience_s,
+    return await RetryPolicy.for_start(patience_s).reach(
+        "postgresql", without_password(url), tried, lambda error: isinstance(error, Unavailable)
     )
 
 

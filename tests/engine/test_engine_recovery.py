@@ -23,7 +23,7 @@ from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import holding, renewal, wire
 from tidepool.queue.connection import open_redis
-from tidepool.queue.faults import is_outage
+from tidepool.queue.faults import RedisFault
 from tidepool.queue.leases import Leases, release_owners
 
 QUEUE = "arq:queue"
@@ -350,7 +350,7 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
 )
 def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """What passes by itself, or by mending data, is waited out; a wrong command would be repeated for ever."""
-    assert passes == is_outage(error)
+    assert passes == RedisFault.of(error).is_outage
 
 
 async def test_a_redis_that_stands_still_for_half_a_lease_costs_no_job(own_redis: Any, running: Any) -> None:

@@ -421,7 +421,7 @@ MUTATIONS = [
     Mutation(
         "trouble with Redis ends the worker",
         "Outage.pause",
-        "if not is_outage(error):\n    raise error",
+        "if not RedisFault.of(error).is_outage:\n    raise error",
         "raise error",
         "test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
     ),
@@ -547,7 +547,7 @@ MUTATIONS = [
     Mutation(
         "an odd error ends a worker",
         "Worker._outlast",
-        "if self.burst or is_outage(error) or is_refused_command(error):",
+        "if self.burst or RedisFault.of(error) is not RedisFault.NONE:",
         "if True:",
         "test_an_error_of_a_round_does_not_end_the_worker",
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from factories import user_fields
-from front import a_front, front_app, running
+from front import BEARER, TOKEN, a_front, front_app, running
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,15 +18,9 @@ from tidepool.web.callers import Callers, caller_of
 from tidepool.web.rates import Rates
 from tidepool.web.sign_in import Sessions
 
-TOKEN = "sesame-open-sesame"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
+pytestmark = pytest.mark.one_database
+
 PROXIES = "10.0.0.0/8,192.168.4.7,fd00::/8"
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database."""
-    return shared_database
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from commands import Service
 from factories import user_fields
-from front import a_front
+from front import BEARER, TOKEN, a_front
 
 from tidepool.bounded_http.listening import is_loopback
 from tidepool.pool.pool import PoolConfig
@@ -17,21 +17,7 @@ from tidepool.web.guard import MAX_BODY_BYTES
 from tidepool.web.rates import Rates
 from tidepool.web.sign_in import Sessions
 
-TOKEN = "sesame-open-sesame"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database."""
-    return shared_database
-
-
-@pytest.fixture
-async def front(database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a front without a token."""
-    async with a_front(database.url, redis_url) as http:
-        yield http
+pytestmark = pytest.mark.one_database
 
 
 @pytest.fixture
