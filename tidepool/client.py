@@ -20,12 +20,12 @@ from tidepool.fleet.identity import Identity
 from tidepool.jobs.ids import check_id
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient, open_redis
-from tidepool.queue.faults import RedisUnavailable, is_passing
+from tidepool.queue.faults import RedisFault, RedisUnavailable
 from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners
 from tidepool.queue.results import Results
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
-from tidepool.retry import wait_for_server
+from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -159,15 +159,14 @@ class JobClient:
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
-            reply: bytes = await wait_for_server(
+            reply: bytes = await RetryPolicy.for_start(self._patience_s).reach(
+                "redis",
+                "the queue",
                 lambda: self._enqueue(keys=names, args=args),
-                is_passing,
-                server="redis",
-                address="the queue",
-                patience_s=self._patience_s,
+                lambda error: RedisFault.of(error).is_passing,
             )
         except Exception as error:
-            if is_passing(error):
+            if RedisFault.of(error).is_passing:
                 raise RedisUnavailable(str(error)) from error
             raise
         return [answer == "1" for answer in reply.decode()]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from tidepool.urls import UrlError, check_parameter, parse_postgres
+from tidepool.urls import PostgresUrl, UrlError
 
 _CHECKED = {
     "PGGSSLIB": "gsslib",
@@ -52,7 +52,7 @@ def check(url: str, environment: Mapping[str, str]) -> None:
     for variable, name in _CHECKED.items():
         if value := environment.get(variable):
             _check_variable(variable, name, value)
-    if service := parse_postgres(url).parameters.get("service"):
+    if service := PostgresUrl.parse(url).parameters.get("service"):
         try:
             _check_service(service, environment.get("PGSERVICEFILE"))
         except UrlError as error:
@@ -65,7 +65,7 @@ def _check_variable(variable: str, name: str, value: str) -> None:
     if name == "host" and ":" in value:
         raise UrlError(f"{variable}: has a colon: write ports in PGPORT, and IPv6 addresses in DATABASE_URL")
     try:
-        check_parameter(name, value)
+        PostgresUrl.check_parameter(name, value)
     except UrlError as error:
         raise UrlError(f"{variable}: {error}") from None
 
@@ -86,6 +86,6 @@ def _check_service(service: str, given_file: str | None) -> None:
         if name in _NOT_IN_SERVICES:
             raise UrlError(f"has a service with {name}, which the driver ignores there: write it in the URL")
         try:
-            check_parameter(name, value)
+            PostgresUrl.check_parameter(name, value)
         except UrlError as error:
             raise UrlError(f"has a service with {name} that {error}") from None

@@ -48,7 +48,7 @@ from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
 from tidepool.storage.migrator import MigrationError, Migrations
 from tidepool.storage.requirements import require
-from tidepool.urls import drops_channel_binding, without_password
+from tidepool.urls import PostgresUrl, without_password
 
 log = structlog.get_logger(__name__)
 
@@ -152,7 +152,7 @@ class WorkerProcess:
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
-        if drops_channel_binding(self._urls.database):
+        if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
         config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from arq.connections import ArqRedis
@@ -23,12 +24,14 @@ from tidepool.pool.faults import translated
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from tidepool.settings import Settings, child_environment
-from tidepool.urls import parse_postgres, with_database, without_password
+from tidepool.urls import PostgresUrl, without_password
 from worker import app
 
 QUEUE = "arq:queue"
 """The queue of everything that is measured, whatever the setting QUEUE_NAME is."""
 _REDIS_DATABASE = 15
+_NAMING_DATABASES = ("dbname", "database", "db")
+"""Parameters of a URL that would override the database in its path."""
 _USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
 _RESTART_WAIT_S = 30.0
 
@@ -72,7 +75,7 @@ async def session(url: str) -> AsyncGenerator[Any]:
     """
     try:
         async with translated():
-            connection: Any = await asyncpg.connect(**parse_postgres(url).driver_arguments())
+            connection: Any = await asyncpg.connect(**PostgresUrl.parse(url).driver_arguments())
             try:
                 yield connection
             finally:
@@ -110,7 +113,7 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     At the end the one is dropped and the other emptied. Raises `CommandError` if Redis database 15 is not empty.
     """
     name = f"tidepool_bench_{secrets.token_hex(6)}"
-    own = Urls(with_database(urls.database, name), with_database(urls.redis, str(_REDIS_DATABASE)))
+    own = with_databases(urls, name, _REDIS_DATABASE)
     async with AsyncExitStack() as stack:
         redis = open_redis(own.redis, queue_name=QUEUE)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
@@ -123,6 +126,22 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
         stack.push_async_callback(_drop, urls, name)
         stack.push_async_callback(redis.flushdb)
         yield own, redis
+
+
+def with_databases(urls: Urls, database: str, redis: int) -> Urls:
+    """Return *urls* with other databases: PostgreSQL's of the name *database*, and Redis's of the number *redis*."""
+    return Urls(_with_database(urls.database, database), _with_database(urls.redis, str(redis)))
+
+
+def _with_database(url: str, name: str) -> str:
+    """Return the valid *url* with the database *name*, without parameters that would override it."""
+    scheme, authority, path, query, _ = urlsplit(url)
+    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in _NAMING_DATABASES]
+    if scheme == "unix":
+        kept.append(f"db={name}")
+    else:
+        path = f"/{name}"
+    return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
 
 
 async def _drop(urls: Urls, name: str) -> None:

@@ -18,7 +18,7 @@ from tidepool.engine.worker import install
 from tidepool.queue import wire
 from tidepool.queue.connection import open_redis, redis_settings
 from tidepool.settings import Settings
-from tidepool.urls import parse_postgres
+from tidepool.urls import PostgresUrl
 
 _SETTINGS = Settings.load()
 _URLS = servers.addresses(_SETTINGS)
@@ -71,7 +71,7 @@ async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity:
 
 async def _open_pool(ctx: dict[Any, Any]) -> None:
     ctx["pool"] = await asyncpg.create_pool(
-        **parse_postgres(_URLS.database).driver_arguments(), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
+        **PostgresUrl.parse(_URLS.database).driver_arguments(), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
     )
 
 

@@ -30,7 +30,7 @@ from tidepool.pool.config import PoolConfig
 from tidepool.queue.connection import open_redis
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import release_owners
-from tidepool.urls import parse_postgres
+from tidepool.urls import PostgresUrl
 from worker import app
 
 _LOOK_S = 0.05
@@ -141,7 +141,7 @@ class Arena:
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run a query over a new connection to PostgreSQL that bypasses the proxies; return the rows."""
-        connection: Any = await asyncpg.connect(**parse_postgres(self.urls.database).driver_arguments())
+        connection: Any = await asyncpg.connect(**PostgresUrl.parse(self.urls.database).driver_arguments())
         try:
             return await connection.fetch(query, *args)
         finally:

@@ -11,7 +11,7 @@ import asyncpg
 
 from lab.drill.log import Log
 from tidepool.storage import queries
-from tidepool.urls import parse_postgres
+from tidepool.urls import PostgresUrl
 
 _CHUNK = 10_000
 _SQL = queries.load("check", "lab.drill")
@@ -48,7 +48,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
     A worker's snapshots since *since* may have gaps of up to *longest_gap*, such as faults cause; longer ones are
     errors.
     """
-    connection: Any = await asyncpg.connect(**parse_postgres(database).driver_arguments())
+    connection: Any = await asyncpg.connect(**PostgresUrl.parse(database).driver_arguments())
     try:
         await connection.execute(_SQL["expected"])
         for chunk in _chunks(log):

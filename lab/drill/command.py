@@ -21,7 +21,7 @@ from lab.tuning import numbers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
-from tidepool.urls import check_redis, parse_postgres, require
+from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
 EXAMPLES = """  %(prog)s                               two minutes of faults by chance
   %(prog)s --minutes 10 --seed 7
@@ -88,11 +88,11 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
     if too_much := [name for name in arguments.fault or () if FAULTS[name].needs_own_servers]:
         raise terminal.CommandError(f"{', '.join(too_much)}: only on servers of the drill's own")
     urls = Urls(arguments.database, arguments.redis)
-    try:
-        require("--database", urls.database, parse_postgres)
-        require("--redis", urls.redis, check_redis)
-    except ValueError as error:
-        raise terminal.CommandError(str(error)) from None
+    for option, url, kind in (("--database", urls.database, PostgresUrl), ("--redis", urls.redis, RedisUrl)):
+        try:
+            kind.parse(url)
+        except UrlError as error:
+            raise terminal.CommandError(f"{option}: {error}") from None
     for url in (urls.database, urls.redis):
         target(url)
     await prepare(urls, QUEUE, agreed=arguments.yes)

@@ -115,7 +115,9 @@ def test_wrong_settings_end_the_process_with_status_2(
 )
 def test_certificates_that_are_not_there_are_told_at_the_start(variable: str, url: str, parameter: str) -> None:
     """The drivers would say "no such file", as of a server's socket, which is waited for."""
-    with pytest.raises(SettingsError, match=f"^{variable}: {parameter} is no file: /no/ca.pem$"):
+    with pytest.raises(
+        SettingsError, match=f"^{variable}: has parameter {parameter}, which is not a file: /no/ca.pem$"
+    ):
         load({**SERVERS, variable: url})
 
 

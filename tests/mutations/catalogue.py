@@ -421,7 +421,7 @@ MUTATIONS = [
     Mutation(
         "trouble with Redis ends the worker",
         "Outage.pause",
-        "if not is_outage(error):\n    raise error",
+        "if not RedisFault.of(error).is_outage:\n    raise error",
         "raise error",
         "test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
     ),
@@ -547,7 +547,7 @@ MUTATIONS = [
     Mutation(
         "an odd error ends a worker",
         "Worker._outlast",
-        "if self.burst or is_outage(error) or is_refused_command(error):",
+        "if self.burst or RedisFault.of(error) is not RedisFault.NONE:",
         "if True:",
         "test_an_error_of_a_round_does_not_end_the_worker",
     ),
@@ -745,7 +745,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a session is not signed",
-        "Sessions.is_open",
+        "Access.has_session",
         "if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):",
         "if not session:",
         "test_a_session_ends",
@@ -844,9 +844,9 @@ MUTATIONS = [
     ),
     Mutation(
         "URL: an unknown parameter is dropped without a word",
-        "_take_postgres",
-        "elif name not in (*_POSTGRES_HONOURED, *_POSTGRES_DROPPED, *_POSTGRES_ADDRESS):",
-        "elif not name:",
+        "parts:_check",
+        'if name not in allowed:\n    raise UrlError("is not known")',
+        "if name not in allowed:\n    return",
         "test_a_url_of_postgresql_is_refused_in_words",
     ),
     Mutation(

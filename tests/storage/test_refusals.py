@@ -18,10 +18,10 @@ from tidepool.pool.faults import DatabaseFault, Refused, ServerError, Unavailabl
 from tidepool.pool.pool import Pool
 from tidepool.protocols import other_than
 from tidepool.queue.connection import ask, open_redis, wait_for_redis
-from tidepool.queue.faults import RedisRefused, is_outage, is_passing, is_refused_command
+from tidepool.queue.faults import RedisFault, RedisRefused
 from tidepool.servers import wait_for_postgresql
 from tidepool.storage import requirements
-from tidepool.urls import parse_postgres
+from tidepool.urls import PostgresUrl
 from worker import app
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -317,16 +317,21 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
 @pytest.mark.parametrize("kind", [AuthenticationError, RedisRefused])
 def test_a_refused_connection_ends_a_start_only(kind: type[Exception]) -> None:
     """A running worker waits for the end of it, as when the server is away."""
-    assert is_outage(kind())
-    assert not is_passing(kind())
+    fault = RedisFault.of(kind())
+    assert fault.is_outage
+    assert fault.is_refusal
+    assert not fault.is_passing
 
 
 @pytest.mark.parametrize("kind", [NoPermissionError, AuthenticationWrongNumberOfArgsError])
 def test_a_refused_command_ends_a_worker_too(kind: type[Exception]) -> None:
     """Redis would refuse it for ever."""
-    assert is_refused_command(kind())
-    assert not is_outage(kind())
-    assert not is_passing(kind())
+    fault = RedisFault.of(kind())
+    assert fault.is_rejected_command
+    assert fault.is_refusal
+    assert fault.is_answer
+    assert not fault.is_outage
+    assert not fault.is_passing
 
 
 def that_answers(reply: bytes) -> Answer:
@@ -361,7 +366,7 @@ async def test_another_server_at_the_address_is_found_out(
 async def test_a_wrong_url_of_a_running_server_is_refused(servers: Any) -> None:
     """Redis's URL names PostgreSQL, or a Redis without TLS."""
     database = servers.database_url("postgres")
-    parsed = parse_postgres(database)
+    parsed = PostgresUrl.parse(database)
     url = f"unix://{parsed.hosts[0]}/.s.PGSQL.{(parsed.ports or (5432,))[0]}"
     redis = open_redis(url, queue_name="q")
     try:

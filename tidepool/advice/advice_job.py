@@ -7,10 +7,10 @@ import structlog
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import Verdict, judge
 from tidepool.health.journal import Journal
-from tidepool.periodic import every
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
+from tidepool.repeating import every
 from tidepool.storage.repositories import Repositories
 
 log = structlog.get_logger(__name__)

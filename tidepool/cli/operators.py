@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import functools
+import re
 import sys
 from typing import Never
 
@@ -20,7 +21,7 @@ from tidepool.jobs.job import JobTypes
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings, app_in_environment
 from tidepool.storage.roles import ROLES, grant_roles
-from tidepool.urls import UrlError, as_libpq_reads, parse_postgres
+from tidepool.urls import PostgresUrl, UrlError
 
 _DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
 It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
@@ -94,7 +95,7 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
     """Print the URLs of PostgreSQL and Redis for other programs: with passwords, in the form that psql takes."""
     if arguments.service:
         try:
-            print(parse_postgres(context.urls.database).service_file())
+            print(PostgresUrl.parse(context.urls.database).service_file())
         except UrlError as error:
             raise terminal.CommandError(f"DATABASE_URL: {error}") from None
     else:
@@ -103,7 +104,9 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
 
 
 def _print_urls(arguments: argparse.Namespace, context: Context[Settings]) -> None:
-    addresses = {"database": as_libpq_reads(context.urls.database), "redis": context.urls.redis}
+    # psql and pg_dump do not accept SQLAlchemy's scheme.
+    database = re.sub(r"^postgresql\+asyncpg://", "postgresql://", context.urls.database)
+    addresses = {"database": database, "redis": context.urls.redis}
     if arguments.json:
         terminal.print_json(addresses)
     else:

@@ -23,15 +23,15 @@ import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 
 from tidepool import logs, process
-from tidepool.engine.attempt import Attempts
+from tidepool.engine.attempt import MAX_SHOWN, Attempts
 from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.job import Job
-from tidepool.periodic import FailureLog
 from tidepool.queue import keys
-from tidepool.queue.faults import Outage, is_answer, is_outage, is_refused_command, is_wrong_type, shown_text
+from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.holding import Holding
 from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Release
 from tidepool.queue.wakeup import Wakeup
+from tidepool.repeating import FailureLog
 
 log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
@@ -93,9 +93,10 @@ class Worker(arq.worker.Worker):
         try:
             super().run()
         except Exception as error:
-            if not isinstance(error, StartError) and not is_answer(error):
+            is_answer = RedisFault.of(error).is_answer
+            if not isinstance(error, StartError) and not is_answer:
                 raise
-            logs.say(f"error: {'Redis refuses us: ' if is_answer(error) else ''}{error}")
+            logs.say(f"error: {'Redis refuses us: ' if is_answer else ''}{error}")
             raise SystemExit(2) from None
 
     async def main(self) -> None:
@@ -126,7 +127,7 @@ class Worker(arq.worker.Worker):
         An error that does not come from Redis comes from data or a hook: it is logged, and the worker goes on. In burst
         mode it is raised, as in arq.
         """
-        if self.burst or is_outage(error) or is_refused_command(error):
+        if self.burst or RedisFault.of(error) is not RedisFault.NONE:
             await self._outage.pause(error)
         else:
             self._failures.log(error)
@@ -202,7 +203,7 @@ class Worker(arq.worker.Worker):
             await holding.give_back()
             await self.pool.delete(self.health_check_key)
         except Exception as error:
-            if not isinstance(error, TimeoutError) and not is_outage(error):
+            if not isinstance(error, TimeoutError) and not RedisFault.of(error).is_outage:
                 raise
             log.warning("worker.left_jobs", jobs=len(self.tasks), error=type(error).__name__)
 
@@ -254,7 +255,7 @@ class Worker(arq.worker.Worker):
         except asyncio.CancelledError:
             ending = Release()
         except Exception:
-            log.exception("hook.failed", job_id=shown_text(job.queue_id))  # arq's worker would end here
+            log.exception("hook.failed", job_id=logs.printable(job.queue_id, MAX_SHOWN))  # arq's worker would end here
             ending = Again(job.attempt, delay_ms=_HOOK_DELAY_MS)
         self._performing -= 1
         self._count(ending)
@@ -282,7 +283,7 @@ class Worker(arq.worker.Worker):
         try:
             aborted = await holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
         except Exception as error:
-            if not is_wrong_type(error):
+            if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return  # the next claim logs it
         for job in (running[queue_id] for queue_id in aborted):

@@ -42,14 +42,13 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from tidepool.cancelling import heed_cancel
 from tidepool.fleet.capacity import Capacity
-from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.queue import scripts
 from tidepool.queue.connection import RedisClient
-from tidepool.queue.faults import Oddities, is_outage
+from tidepool.queue.faults import Oddities, RedisFault
 from tidepool.queue.keys import budget_keys
+from tidepool.repeating import every, heed_cancel
 from tidepool.storage.server import ServerConnections
 
 log = structlog.get_logger(__name__)
@@ -112,7 +111,7 @@ class _Entries:
         try:
             reply = _Reply(*await self._script(keys=self._keys, args=args))
         except Exception as error:
-            if not is_outage(error):
+            if not RedisFault.of(error).is_outage:
                 raise
             self.trouble = {"error": f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]}
             return None  # a running engine logs it
@@ -127,7 +126,7 @@ class _Entries:
         try:
             await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
         except Exception as error:
-            if not is_outage(error):
+            if not RedisFault.of(error).is_outage:
                 raise
 
 

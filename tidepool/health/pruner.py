@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import structlog
 
-from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
+from tidepool.repeating import every
 from tidepool.storage.repositories import Repositories, Thinned
 
 log = structlog.get_logger(__name__)

@@ -22,9 +22,9 @@ from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.watcher import Watcher
 from tidepool.ledger.batcher import Tally
-from tidepool.periodic import FailureLog, every
 from tidepool.pool.connections import Checkout
 from tidepool.pool.pool import Pool
+from tidepool.repeating import FailureLog, every
 from tidepool.storage.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)

@@ -29,7 +29,6 @@ from contextlib import contextmanager
 import structlog
 from pydantic_core import to_json
 
-from tidepool.cancelling import heed_cancel
 from tidepool.jobs.job import AnyJobType, Job, JobTypes, Transaction
 from tidepool.jobs.outcomes import (
     Applied,
@@ -58,6 +57,7 @@ from tidepool.pool.faults import (
 )
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
+from tidepool.repeating import heed_cancel
 from tidepool.storage.results import Entry, ResultRepository
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ import asyncpg
 from tidepool.pool.connection import DirectConnection
 from tidepool.pool.connections import Session
 from tidepool.pool.faults import translated
-from tidepool.urls import parse_postgres
+from tidepool.urls import PostgresUrl
 
 _NAME_BYTES = 63
 """Max bytes of an application name. PostgreSQL cuts a longer one, and warns."""
@@ -61,7 +61,7 @@ class PoolConfig:
         return {
             "connection_class": Session,
             "timeout": self.connect_timeout_s,
-            **parse_postgres(self.url).driver_arguments(),
+            **PostgresUrl.parse(self.url).driver_arguments(),
             "command_timeout": self.command_timeout_s,
             "server_settings": {
                 "application_name": application_name[:_NAME_BYTES],

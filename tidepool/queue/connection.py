@@ -22,9 +22,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tidepool.pool.faults import is_permanent, words
 from tidepool.protocols import REDIS, TLS, other_than
 from tidepool.queue import wire
-from tidepool.queue.faults import RedisRefused, is_answer, is_outage, is_passing, is_refusal
-from tidepool.retry import wait_for_server
-from tidepool.urls import checks_certificate, without_password
+from tidepool.queue.faults import RedisFault, RedisRefused
+from tidepool.repeating import RetryPolicy
+from tidepool.urls import RedisUrl, without_password
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> 
 def redis_settings(url: str) -> RedisSettings:
     """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
     options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
-    secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
+    secured: dict[str, Any] = {"ssl_check_hostname": RedisUrl.parse(url).checks_certificate}
     secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
     return _QuietRedisSettings(
         host=options.get("host", "localhost"),
@@ -78,14 +78,16 @@ async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | No
         try:
             return await _look(redis)
         except Exception as error:
-            if isinstance(error, RedisError) and not is_passing(error):
+            fault = RedisFault.of(error)
+            if isinstance(error, RedisError) and not fault.is_passing:
                 raise RedisRefused(words(error)) from error
-            if is_outage(error) and not is_answer(error):
+            if fault is RedisFault.UNREACHABLE:
                 await _require_redis_at(url)
             raise
 
     address = without_password(url)
-    warning = await wait_for_server(attempt, is_passing, server="redis", address=address, patience_s=patience_s)
+    policy = RetryPolicy.for_start(patience_s)
+    warning = await policy.reach("redis", address, attempt, lambda error: RedisFault.of(error).is_passing)
     if warning:
         log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
 
@@ -138,7 +140,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
         options["socket_keepalive"] = True
         options["socket_keepalive_options"] = _KEEPALIVE
     if url.startswith("rediss:"):
-        options["ssl_check_hostname"] = checks_certificate(url)
+        options["ssl_check_hostname"] = RedisUrl.parse(url).checks_certificate
     return options
 
 
@@ -162,7 +164,7 @@ class _OurWay(AbstractConnection):
             reason = error.__context__
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
-            if is_refusal(reason):  # hidden in an error that says the server is away
+            if RedisFault.of(reason).is_refusal:  # hidden in an error that says the server is away
                 raise AuthenticationError(str(reason)) from error
             if _is_ours_to_mend(reason):
                 raise RedisRefused(words(reason)) from error

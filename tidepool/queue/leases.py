@@ -28,7 +28,7 @@ from redis.asyncio.client import Pipeline
 from tidepool.jobs.ids import ledger_id
 from tidepool.jobs.job import Job
 from tidepool.queue import keys, scripts
-from tidepool.queue.faults import REDIS_ERRORS, Oddities, is_wrong_type
+from tidepool.queue.faults import REDIS_ERRORS, Oddities, RedisFault
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
@@ -184,7 +184,7 @@ class Leases:
         try:
             held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)
         except Exception as error:
-            if not is_wrong_type(error):
+            if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return []  # nobody holds anything there
         return [job_id for job_id in map(_decode_id, held) if job_id not in known]
@@ -272,7 +272,7 @@ async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
     """Execute a pipeline; return its replies, with None in place of errors about keys of a wrong type."""
     replies = await reading.execute(raise_on_error=False)
     for reply in replies:
-        if isinstance(reply, Exception) and not is_wrong_type(reply):
+        if isinstance(reply, Exception) and RedisFault.of(reply) is not RedisFault.WRONG_TYPE:
             raise reply
     return [None if isinstance(reply, Exception) else reply for reply in replies]
 

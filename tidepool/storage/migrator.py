@@ -35,7 +35,7 @@ import structlog
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection, Row
 from tidepool.pool.faults import Unavailable, translated
-from tidepool.retry import RetryPolicy, retry
+from tidepool.repeating import RetryPolicy
 
 log = structlog.get_logger(__name__)
 
@@ -218,8 +218,8 @@ class Migrations:
         passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
         policy = RetryPolicy(first_s=_PAUSE_S, max_s=_PAUSE_S, jitter=0.5, deadline_s=_PATIENCE_S)
         try:
-            return await retry(
-                lambda: self._apply(connection, backend), policy, lambda error: isinstance(error, passing)
+            return await policy.retry(
+                lambda: self._apply(connection, backend), lambda error: isinstance(error, passing)
             )
         except passing:
             raise Unavailable("a migration waits for a lock; the log says who holds it") from None

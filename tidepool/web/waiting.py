@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
-from tidepool.periodic import FailureLog
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS
 from tidepool.queue.results import Results
+from tidepool.repeating import FailureLog
 
 _LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
 _MOST_AT_A_TURN = 16
