@@ -134,8 +134,8 @@ async def empty_database(servers: Servers) -> AsyncIterator[PoolConfig]:
 
 @pytest.fixture
 async def database(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[PoolConfig]:
-    """Give a migrated database of its own, or that of the file's tests if it is marked `one_database`."""
-    if request.node.get_closest_marker("one_database"):
+    """Give a migrated database of its own, or the one of all tests of the file if they use `shared_database`."""
+    if "shared_database" in request.fixturenames:
         yield request.getfixturevalue("shared_database")
         return
     async for config in _database(servers, _TEMPLATE):

@@ -48,7 +48,7 @@ from tidepool.pool.pool import Pool
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 @dataclass(frozen=True)

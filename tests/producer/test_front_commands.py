@@ -16,7 +16,7 @@ from tidepool.pool.pool import Pool, PoolConfig
 from tidepool.queue import wire
 from worker.jobs import JOBS
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 def an_order(**fields: Any) -> dict[str, Any]:

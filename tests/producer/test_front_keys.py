@@ -17,7 +17,7 @@ from tidepool.client import JobClient
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 async def test_the_same_key_is_the_same_job(front: httpx.AsyncClient, redis: ArqRedis) -> None:

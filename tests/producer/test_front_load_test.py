@@ -10,7 +10,7 @@ from planting import QUEUE
 from producer import workload
 from tidepool.web.services import Services
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 async def test_a_burst_is_enqueued_and_reported(front: httpx.AsyncClient, redis: ArqRedis) -> None:

@@ -17,7 +17,7 @@ from tidepool.queue import wire
 from tidepool.web import waiting
 from tidepool.web.waiting import Waits
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 async def _true_of(value: object) -> object:

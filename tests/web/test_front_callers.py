@@ -17,7 +17,7 @@ from tidepool.pool.pool import PoolConfig
 from tidepool.web.callers import Callers, Rates
 from tidepool.web.sign_in import Access
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 PROXIES = "10.0.0.0/8,192.168.4.7,fd00::/8"
 

@@ -17,7 +17,7 @@ from tidepool.web.callers import Rates
 from tidepool.web.guard import MAX_BODY_BYTES
 from tidepool.web.sign_in import Access
 
-pytestmark = pytest.mark.one_database
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 @pytest.fixture
