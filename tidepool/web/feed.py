@@ -19,7 +19,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from tidepool.advice.sizing import Advice
-from tidepool.advice.verdict import Verdict
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.health.cached import Cached
 from tidepool.pool.faults import DatabaseFault, Unavailable
 from tidepool.queue.leases import Backlog, backlog
@@ -205,7 +205,7 @@ async def _events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
     return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-def _group(verdict: Verdict) -> dict[str, object]:
+def _group(verdict: PoolVerdict) -> dict[str, object]:
     """Return the part of a verdict that the page shows: the finding that decided, and the recommended size in words."""
     return {
         "processes": verdict.processes,

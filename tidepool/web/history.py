@@ -11,11 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from tidepool.advice.window import Tick, Window, quantile_ms
+from tidepool.advice.window import Tick, Window
 from tidepool.storage.repositories import Repositories
 
 _MOST_PROCESSES = 50
-_P95 = 0.95
 TALLIED = timedelta(minutes=5)
 """Length of the period whose outcomes are counted by function."""
 _STRETCH = timedelta(seconds=5)
@@ -97,7 +96,7 @@ def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
     for place, tick in placed:
         series["in_use"][place] = tick.gained.in_use_us / tick.us
         series["waiting"][place] = tick.gained.waiting_us / tick.us
-        series["wait_p95_ms"][place] = quantile_ms(tick.gained.wait_hist, _P95)
+        series["wait_p95_ms"][place] = tick.wait_p95_ms
     return {
         "process": now.worker_id,
         "limit": now.pool_limit,
@@ -107,7 +106,7 @@ def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
         "batch_pending": now.batch_pending,
         "batch_wait_ms": window.batch_wait_ms,
         "queued": gained.saturated_us / window.us,
-        "wait_p95_ms": quantile_ms(gained.wait_hist, _P95),
+        "wait_p95_ms": window.wait_p95_ms,
         "jobs_per_second": (gained.jobs_applied + gained.jobs_rejected + gained.jobs_failed) / (window.us / 1e6),
         "memory_mb": now.rss_bytes / 1_048_576,
         "series": series,
