@@ -15,8 +15,7 @@ from tidepool.advice.study import Study
 from tidepool.app import App
 from tidepool.fleet.capacity import Capacity
 from tidepool.health.pruner import Pruner
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+from tidepool.jobs.job import Command, Job, JobType, JobTypes, Transaction
 from tidepool.jobs.outcomes import Applied, Verdict
 from tidepool.pool.faults import Refused
 from tidepool.pool.pool import Pool, PoolConfig, connect
