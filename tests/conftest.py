@@ -133,15 +133,18 @@ async def empty_database(servers: Servers) -> AsyncIterator[PoolConfig]:
 
 
 @pytest.fixture
-async def database(servers: Servers) -> AsyncIterator[PoolConfig]:
-    """Give a migrated database of its own."""
+async def database(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[PoolConfig]:
+    """Give a migrated database of its own, or the one of all tests of the file if they use `shared_database`."""
+    if "shared_database" in request.fixturenames:
+        yield request.getfixturevalue("shared_database")
+        return
     async for config in _database(servers, _TEMPLATE):
         yield config
 
 
 @pytest.fixture(scope="module")
 def shared_database(servers: Servers) -> Iterator[PoolConfig]:
-    """Give a migrated database for all tests of a file, whose `database` it is then: they have to empty it."""
+    """Give a migrated database for all tests of a file; a test that needs it empty has to empty it."""
     name = f"t{next(_DATABASE_NUMBERS)}"
     servers.administer(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY")
     yield PoolConfig(url=servers.database_url(name), application_name="tests")

@@ -16,7 +16,8 @@ from commands import Service
 
 from lab.bench.processes import children
 from tidepool.embedded.locks import wait_until
-from tidepool.embedded.membership import servers as servers_of
+from tidepool.embedded.postgres import Postgres
+from tidepool.embedded.redis import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -171,7 +172,7 @@ def own_data() -> Iterator[Path]:
     """Give a DATA_DIR with a short path; servers that a killed command has left there are stopped."""
     home = Path(tempfile.mkdtemp(prefix="tp-"))
     yield home
-    for server in servers_of(home):
+    for server in (EmbeddedRedis(home), Postgres(home)):
         if not server.is_down():
             server.ask_to_stop()
     shutil.rmtree(home, ignore_errors=True)

@@ -20,7 +20,7 @@ import pytest
 from redis import Redis, RedisError
 
 from tidepool import embedded
-from tidepool.embedded import locks
+from tidepool.embedded.locks import PrivateFile
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -307,7 +307,7 @@ def test_missing_packages_are_named_with_the_way_out(data_dir: Path, monkeypatch
     def nothing(_: str) -> None:
         return None
 
-    monkeypatch.setattr("tidepool.embedded.programs.find_spec", nothing)
+    monkeypatch.setattr("tidepool.embedded.server.find_spec", nothing)
     with pytest.raises(embedded.EmbeddedServersError, match=r"arq-tidepool\[embedded\]', or set DATABASE_URL"):
         embedded.join(data_dir)
 
@@ -340,22 +340,22 @@ def test_what_somebody_else_put_there_is_refused(data_dir: Path, name: str, kind
     assert (0o644, b"") == (victim.stat().st_mode & 0o777, victim.read_bytes())
 
 
-@pytest.mark.parametrize(("name", "module", "wait"), [("start", "locks", "LOCK"), ("members", "membership", "STOP")])
+@pytest.mark.parametrize(("name", "wait"), [("start", "LOCK"), ("members", "STOP")])
 def test_a_lock_that_is_held_is_named_while_a_command_waits_and_when_it_gives_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, module: str, wait: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, wait: str
 ) -> None:
     """Somebody with the same user holds the file: a warning says which it is, long before the end."""
     home = tmp_path / "data"
     home.mkdir(mode=0o700)
     monkeypatch.setattr("tidepool.embedded.locks._QUIET_WAIT_S", 0.02)
-    monkeypatch.setattr(f"tidepool.embedded.{module}.{wait}_WAIT_S", 0.1)
-    held = locks.open_lock(home / f"{name}.lock")
-    assert locks.try_flock(held)
+    monkeypatch.setattr(f"tidepool.embedded.membership.{wait}_WAIT_S", 0.1)
+    held = PrivateFile(home / f"{name}.lock")
+    assert held.try_lock()
 
     with pytest.raises(embedded.EmbeddedServersError, match=f"has held {home}/{name}.lock for"):
         embedded.join(home)
 
-    os.close(held)
+    held.close()
     assert [f"waiting for the process that holds {home}/{name}.lock: it starts or stops the servers"] == [
         record.getMessage() for record in caplog.records if "waiting" in record.getMessage()
     ]

