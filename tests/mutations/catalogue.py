@@ -917,8 +917,8 @@ MUTATIONS = [
     Mutation(
         "a compressed commands file is read line by line",
         "_commands",
-        "if found := other_format(stream.peek()):",
-        "if found := other_format(stream.peek()[:0]):",
+        "if found := _other_format(stream.peek()):",
+        "if found := _other_format(stream.peek()[:0]):",
         "test_commands_that_cannot_be_read_are_one_line",
     ),
     Mutation(
@@ -951,15 +951,15 @@ MUTATIONS = [
     ),
     Mutation(
         "lines are held back until a chunk is full",
-        "Reader.take",
+        "CommandReader.take",
         "if taken or ended:",
         "if len(taken) == most or ended:",
         "test_a_line_is_taken_while_the_next_is_waited_for",
     ),
     Mutation(
         "a file is read ahead without a bound",
-        "Reader._wait_for_room",
-        "while len(self._there) >= MOST_AT_ONCE:",
+        "CommandReader._wait_for_room",
+        "while len(self._unread) >= MOST_AT_ONCE:",
         "while False:",
         "test_no_more_is_read_ahead_than_one_round_trip",
     ),
