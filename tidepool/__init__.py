@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from tidepool.settings import Settings, SettingsError, child_environment
     from tidepool.storage.migrator import Migrations
     from tidepool.storage.queries import load as load_queries
-    from tidepool.storage.results import Finished
-    from tidepool.storage.rows import encode as encode_rows
+    from tidepool.storage.results import Finished, encode_rows
     from tidepool.urls import without_password
 
 __all__ = [
@@ -126,7 +125,7 @@ _HOMES = {
     "check_id": "tidepool.jobs.job",
     "child_environment": "tidepool.settings",
     "describe_pattern": "tidepool.jobs.job",
-    "encode_rows": "tidepool.storage.rows:encode",
+    "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",
     "open_client": "tidepool.client",
     "without_password": "tidepool.urls",

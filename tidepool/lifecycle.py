@@ -35,8 +35,9 @@ from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, ServerError, words
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient, ask, open_redis, redis_settings, wait_for_redis
@@ -228,7 +229,7 @@ class _WorkerProcess:
         )
         self._run_aside(pruner.run, "pruner")
         lag = LoopLag()
-        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
         if self._settings.enable_monitoring:
             journal = Journal(
                 self._identity, side, about=_about(self._settings, pool.config), server=budget.server_connections
@@ -239,7 +240,7 @@ class _WorkerProcess:
                 tally=ledger.tally,
                 lag=lag,
                 callers=lambda: batcher.slots,
-                batches=batcher.take_figures,
+                pending=lambda: batcher.pending,
                 backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
                 interval_s=self._settings.stats_interval,
             )

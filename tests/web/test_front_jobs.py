@@ -15,7 +15,8 @@ from httpx import AsyncClient
 from tidepool.client import JobClient
 from tidepool.jobs.outcomes import Failed, RetryLater
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue.leases import Leases
 from worker.jobs import JOBS
 

@@ -18,11 +18,10 @@ from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
 from tidepool.jobs.job import JobTypes
-from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings, app_in_environment
 from tidepool.storage.roles import ROLES, grant_roles
-from tidepool.urls import UrlError
+from tidepool.urls import PostgresUrl, UrlError
 
 _DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
 It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
@@ -96,7 +95,7 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
     """Print the URLs of PostgreSQL and Redis for other programs: with passwords, in the form that psql takes."""
     if arguments.service:
         try:
-            print(address.service_file(context.urls.database))
+            print(PostgresUrl.parse(context.urls.database).service_file())
         except UrlError as error:
             raise terminal.CommandError(f"DATABASE_URL: {error}") from None
     else:
