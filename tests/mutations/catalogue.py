@@ -139,8 +139,8 @@ MUTATIONS = [
     Mutation(
         "a refused commit stops the whole worker",
         "Ledger._run_transaction",
-        "if was_asked and is_of",
-        "if False and is_of",
+        "if was_asked and fault.is_of",
+        "if False and fault.is_of",
         "test_a_commit_that_is_refused_is_its_job_types_failure",
     ),
     Mutation(
@@ -624,7 +624,7 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "ledger_id",
+        "_ledger_id",
         '~{digest}"',
         '"',
         "test_endless_ids_that_begin_alike_are_two_jobs",
@@ -866,8 +866,8 @@ MUTATIONS = [
     Mutation(
         "a pooler's prepared statement is a job's fault",
         "_classify_state",
-        "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
-        "if state.startswith(_REFUSED_CLASSES):",
+        "if state.startswith((*_REFUSED_CLASSES, *_POOLED, *_SCHEMA_CLASSES)):",
+        "if state.startswith((*_REFUSED_CLASSES, *_SCHEMA_CLASSES)):",
         "test_a_poolers_prepared_statements_are_no_jobs_fault",
     ),
     # ---------------------------------------------------------------- settings, and the ends of commands
@@ -917,8 +917,8 @@ MUTATIONS = [
     Mutation(
         "a compressed commands file is read line by line",
         "_commands",
-        "if found := other_format(stream.peek()):",
-        "if found := other_format(stream.peek()[:0]):",
+        "if found := _other_format(stream.peek()):",
+        "if found := _other_format(stream.peek()[:0]):",
         "test_commands_that_cannot_be_read_are_one_line",
     ),
     Mutation(
@@ -951,15 +951,15 @@ MUTATIONS = [
     ),
     Mutation(
         "lines are held back until a chunk is full",
-        "Reader.take",
+        "CommandReader.take",
         "if taken or ended:",
         "if len(taken) == most or ended:",
         "test_a_line_is_taken_while_the_next_is_waited_for",
     ),
     Mutation(
         "a file is read ahead without a bound",
-        "Reader._wait_for_room",
-        "while len(self._there) >= MOST_AT_ONCE:",
+        "CommandReader._wait_for_room",
+        "while len(self._unread) >= MOST_AT_ONCE:",
         "while False:",
         "test_no_more_is_read_ahead_than_one_round_trip",
     ),
