@@ -28,7 +28,8 @@ from redis import Redis
 
 from tidepool import embedded
 from tidepool.client import JobClient
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from worker import app
@@ -188,7 +189,7 @@ async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
 @pytest.fixture
 async def connection(database: PoolConfig) -> AsyncIterator[Any]:
     """Give a connection of its own to the test's database, beside any pool."""
-    connection = await connect(database, "test")
+    connection = await database.connect("test")
     yield connection
     await connection.close()
 

@@ -16,7 +16,8 @@ from planting import a_worker
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 
 TOKEN = "sesame-open-sesame"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

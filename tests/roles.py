@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 
 WORK, READ = "tidepool_work", "tidepool_read"
 

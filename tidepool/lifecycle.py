@@ -22,7 +22,7 @@ from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import Context, EngineOptions
-from tidepool.engine.worker import StartError, install
+from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
@@ -35,8 +35,9 @@ from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, ServerError, words
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient, ask, open_redis, redis_settings, wait_for_redis
@@ -63,10 +64,10 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     status 2 and prints one line for each wrong variable.
     """
     settings = kind.load_or_exit()
-    install()
+    Worker.install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types, migrations)
+    this = _WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -99,7 +100,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-class WorkerProcess:
+class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
@@ -228,7 +229,7 @@ class WorkerProcess:
         )
         self._run_aside(pruner.run, "pruner")
         lag = LoopLag()
-        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
         if self._settings.enable_monitoring:
             journal = Journal(
                 self._identity, side, about=_about(self._settings, pool.config), server=budget.server_connections
@@ -239,7 +240,7 @@ class WorkerProcess:
                 tally=ledger.tally,
                 lag=lag,
                 callers=lambda: batcher.slots,
-                batches=batcher.take_figures,
+                pending=lambda: batcher.pending,
                 backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
                 interval_s=self._settings.stats_interval,
             )

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from tidepool import embedded
 from tidepool.embedded import Urls
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused, ServerError, Unavailable
-from tidepool.pool.pool import PoolConfig
 from tidepool.protocols import POSTGRESQL, other_than
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings

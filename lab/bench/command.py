@@ -22,7 +22,7 @@ from lab.bench.servers import measured_environment, own_databases, session
 from lab.percentiles import percentiles
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
 from worker import app
 

@@ -19,13 +19,12 @@ from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
 from tidepool.fleet.capacity import Capacity
-from tidepool.pool import address
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from tidepool.settings import Settings, child_environment
-from tidepool.urls import without_password
+from tidepool.urls import PostgresUrl, without_password
 from worker import app
 
 QUEUE = "arq:queue"
@@ -76,7 +75,7 @@ async def session(url: str) -> AsyncGenerator[Any]:
     """
     try:
         async with translated():
-            connection: Any = await asyncpg.connect(**address.arguments(url))
+            connection: Any = await asyncpg.connect(**PostgresUrl.parse(url).driver_arguments())
             try:
                 yield connection
             finally:

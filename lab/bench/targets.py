@@ -14,11 +14,11 @@ from arq.worker import Retry
 
 from tidepool import servers
 from tidepool.engine.options import EngineOptions
-from tidepool.engine.worker import install
-from tidepool.pool import address
+from tidepool.engine.worker import Worker
 from tidepool.queue import wire
 from tidepool.queue.connection import open_redis, redis_settings
 from tidepool.settings import Settings
+from tidepool.urls import PostgresUrl
 
 _SETTINGS = Settings.load()
 _URLS = servers.addresses(_SETTINGS)
@@ -71,7 +71,7 @@ async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity:
 
 async def _open_pool(ctx: dict[Any, Any]) -> None:
     ctx["pool"] = await asyncpg.create_pool(
-        **address.arguments(_URLS.database), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
+        **PostgresUrl.parse(_URLS.database).driver_arguments(), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
     )
 
 
@@ -105,7 +105,7 @@ def __getattr__(name: str) -> Any:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         return type(name, (), {**vars(ArqDefault), **_TUNED})
     if name == "EngineNoop":
-        install()
+        Worker.install()
         ours = {"max_jobs": _SETTINGS.max_jobs, "ctx": {"engine": EngineOptions(connect=_connect)}}
         return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, **ours})
     if name == "ArqTunedNoop":

@@ -26,11 +26,11 @@ from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import Server
 from tidepool.fleet.identity import Identity
-from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.queue.connection import open_redis
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import release_owners
+from tidepool.urls import PostgresUrl
 from worker import app
 
 _LOOK_S = 0.05
@@ -141,7 +141,7 @@ class Arena:
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run a query over a new connection to PostgreSQL that bypasses the proxies; return the rows."""
-        connection: Any = await asyncpg.connect(**address.arguments(self.urls.database))
+        connection: Any = await asyncpg.connect(**PostgresUrl.parse(self.urls.database).driver_arguments())
         try:
             return await connection.fetch(query, *args)
         finally:

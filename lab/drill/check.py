@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 
 from lab.drill.log import Log
-from tidepool.pool import address
 from tidepool.storage import queries
+from tidepool.urls import PostgresUrl
 
 _CHUNK = 10_000
 _SQL = queries.load("check", "lab.drill")
@@ -48,7 +48,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
     A worker's snapshots since *since* may have gaps of up to *longest_gap*, such as faults cause; longer ones are
     errors.
     """
-    connection: Any = await asyncpg.connect(**address.arguments(database))
+    connection: Any = await asyncpg.connect(**PostgresUrl.parse(database).driver_arguments())
     try:
         await connection.execute(_SQL["expected"])
         for chunk in _chunks(log):

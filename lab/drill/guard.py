@@ -8,12 +8,11 @@ from redis.exceptions import RedisError
 
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
-from tidepool.pool import address
 from tidepool.queue import keys
 from tidepool.queue.connection import open_redis
 from tidepool.queue.leases import release_owners
 from tidepool.storage import queries
-from tidepool.urls import without_password
+from tidepool.urls import PostgresUrl, without_password
 
 _SQL = queries.load("guard", "lab.drill")
 
@@ -27,7 +26,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
     redis: Any = open_redis(urls.redis, queue_name=queue)
     connection: Any = None
     try:
-        connection = await asyncpg.connect(**address.arguments(urls.database))
+        connection = await asyncpg.connect(**PostgresUrl.parse(urls.database).driver_arguments())
         is_new = await _examine(connection)
         if jobs := await redis.zcard(queue):
             raise CommandError(f"the queue {queue} has {jobs} jobs: the drill takes an empty one")

@@ -21,7 +21,7 @@ from lab.tuning.trials import Kind, Plan, Trial
 from lab.tuning.workers import running_workers
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
 

@@ -8,7 +8,8 @@ from lab.tuning import numbers
 from lab.tuning.holders import Use, figures, hold
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.settings import Settings
 
 EXAMPLES = """  %(prog)s --max-concurrent 100

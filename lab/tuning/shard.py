@@ -16,7 +16,8 @@ import uvloop
 
 from lab.bench.processes import peak_mb
 from lab.tuning.holders import Use, hold
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 
 _ACQUIRE_TIMEOUT_S = 60.0
 

@@ -16,7 +16,7 @@ from lab.tuning.record import Record
 from lab.tuning.trials import DEFAULTS, Plan, trials
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import judge
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
 from tidepool.storage.repositories import Repositories

@@ -14,7 +14,7 @@ from tidepool.cli.advice import advise, why
 from tidepool.embedded import Urls
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from worker import app
 

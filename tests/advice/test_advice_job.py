@@ -11,7 +11,7 @@ from tidepool.advice.advice_job import WINDOW, AdviceJob
 from tidepool.advice.verdict import judge
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 

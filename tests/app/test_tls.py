@@ -14,7 +14,7 @@ from commands import Ended, Service, stop
 from proxies import tls_postgres, tls_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.queue.connection import open_redis
 from tidepool.queue.renewal import _sync_client
 

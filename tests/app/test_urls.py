@@ -14,7 +14,6 @@ from settings import SettingsError, load
 from tidepool.cli.context import Context
 from tidepool.cli.operators import command_line
 from tidepool.embedded import Urls
-from tidepool.pool.address import arguments, service_file
 from tidepool.queue.connection import open_redis, redis_settings
 from tidepool.urls import UNREADABLE, PostgresUrl, RedisUrl, UrlError, without_password
 from worker import app
@@ -25,7 +24,7 @@ SECRET = "hunter2"
 
 def given_to_asyncpg(url: str, *names: str) -> tuple[Any, ...]:
     """Return what asyncpg gets of *url* under these names."""
-    found = arguments(url)
+    found = PostgresUrl.parse(url).driver_arguments()
     return tuple(found.get(name) for name in names)
 
 
@@ -281,7 +280,10 @@ def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
                 lines = str(error).splitlines()
             else:
                 lines = [variable]
-                redis_settings(url.strip() or REDIS) if variable == "REDIS_URL" else arguments(url.strip() or DATABASE)
+                if variable == "REDIS_URL":
+                    redis_settings(url.strip() or REDIS)
+                else:
+                    PostgresUrl.parse(url.strip() or DATABASE).driver_arguments()
             assert 1 == len(lines)
 
 
@@ -300,7 +302,7 @@ def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
 def test_another_database_of_postgresql(url: str, other: str) -> None:
     """Whatever names the database in the URL names the other one, and the rest stays what it is."""
     assert Urls(other, "redis:///15") == with_databases(Urls(url, "redis://"), "own", 15)
-    before, after = arguments(url), arguments(other)
+    before, after = PostgresUrl.parse(url).driver_arguments(), PostgresUrl.parse(other).driver_arguments()
     assert after["database"] == "own"
     assert {name: value for name, value in before.items() if name != "database"} == {
         name: value for name, value in after.items() if name != "database"
@@ -341,12 +343,12 @@ def test_another_database_of_redis(url: str, other: str) -> None:
 )
 def test_a_service_file_has_the_parts_of_the_url(url: str, lines: list[str]) -> None:
     """As libpq reads them: a line each, not encoded."""
-    assert ["[tidepool]", *lines] == service_file(url).splitlines()
+    assert ["[tidepool]", *lines] == PostgresUrl.parse(url).service_file().splitlines()
 
 
 @pytest.mark.parametrize("password", ["a%0Ahost%3Devil", "a%20", "%09a"])
 def test_a_password_that_no_service_file_holds_is_refused(password: str) -> None:
     """It would be another line, or be read without its blank; the text does not have it."""
     with pytest.raises(UrlError, match="has a password that a service file cannot hold") as refused:
-        service_file(f"postgresql://u:{password}@h/d")
+        PostgresUrl.parse(f"postgresql://u:{password}@h/d").service_file()
     assert "evil" not in str(refused.value)

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 
 

@@ -19,10 +19,11 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.jobs.outcomes import Applied
-from tidepool.ledger.tally import Tally
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot

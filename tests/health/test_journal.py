@@ -12,8 +12,9 @@ from waiting import until
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.recorder import Recorder
-from tidepool.ledger.tally import Tally
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.server import ServerConnections

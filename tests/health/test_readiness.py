@@ -8,7 +8,8 @@ import pytest
 from arq.connections import ArqRedis
 
 from tidepool.health.readiness import Condition, Readiness
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import open_redis
 from worker import app

@@ -24,7 +24,7 @@ from settings import load
 from tidepool.cli import Context
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.servers import addresses
 from worker import app
 

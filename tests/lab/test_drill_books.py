@@ -18,7 +18,8 @@ from lab.drill.proxy import Proxy
 from lab.drill.run import Drill
 from tidepool.embedded import Urls
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from worker.jobs import JOBS
 

@@ -10,7 +10,7 @@ from factories import a_job
 
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, LookAgain, Outcome, RetryLater
-from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.batcher import Batcher, Tally
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -19,6 +19,7 @@ class Settling:
     """A ledger that tells its batches and, when *held*, waits for `let_go`."""
 
     def __init__(self, *, held: bool = False) -> None:
+        self.tally = Tally()
         self.batches: list[list[str]] = []
         self.functions: list[str] = []
         self.error: BaseException | None = None

@@ -12,7 +12,8 @@ from ledgers import CURSED, a_ledger, raising, usernames
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Failed, RetryLater, Verdict
 from tidepool.ledger.ledger import ERROR_DELAYS_S
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from worker.jobs.create_user import CreateUser, create_user
 
 

@@ -139,8 +139,8 @@ MUTATIONS = [
     Mutation(
         "a refused commit stops the whole worker",
         "Ledger._run_transaction",
-        "if was_asked and is_of",
-        "if False and is_of",
+        "if was_asked and fault.is_of",
+        "if False and fault.is_of",
         "test_a_commit_that_is_refused_is_its_job_types_failure",
     ),
     Mutation(
@@ -624,7 +624,7 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "ledger_id",
+        "_ledger_id",
         '~{digest}"',
         '"',
         "test_endless_ids_that_begin_alike_are_two_jobs",
@@ -866,8 +866,8 @@ MUTATIONS = [
     Mutation(
         "a pooler's prepared statement is a job's fault",
         "_classify_state",
-        "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
-        "if state.startswith(_REFUSED_CLASSES):",
+        "if state.startswith((*_REFUSED_CLASSES, *_POOLED, *_SCHEMA_CLASSES)):",
+        "if state.startswith((*_REFUSED_CLASSES, *_SCHEMA_CLASSES)):",
         "test_a_poolers_prepared_statements_are_no_jobs_fault",
     ),
     # ---------------------------------------------------------------- settings, and the ends of commands

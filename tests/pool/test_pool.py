@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from waiting import until
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import PoolClosed, PoolTimeout
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 
 _BACKENDS: Any = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shrinking'"
 

@@ -9,8 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Conflict, DataFault, Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ async def test_cancelled_in_the_block(pair: Pool) -> None:
 def returning(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Give a stop at which every connection that is given back arrives."""
     stop = Stop()
-    monkeypatch.setattr("tidepool.pool.pool._nothing_to_reset", stop)
+    monkeypatch.setattr("tidepool.pool.config._nothing_to_reset", stop)
     return stop
 
 

@@ -12,7 +12,8 @@ from planting import QUEUE
 
 from tidepool.jobs.outcomes import Failed
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from worker.jobs import JOBS
 

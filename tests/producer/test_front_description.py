@@ -21,7 +21,8 @@ from schemathesis.specs.openapi import checks
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.web.server import Server
 
 API = schemathesis.openapi.from_dict(create_front(load({}), Urls("", "")).openapi()).exclude(path="/events")

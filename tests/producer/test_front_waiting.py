@@ -12,7 +12,7 @@ from planting import QUEUE
 from waiting import until
 
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.queue import wire
 from tidepool.web import waiting
 from tidepool.web.waiting import Waits, outcome_of

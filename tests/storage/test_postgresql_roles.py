@@ -15,11 +15,11 @@ from tidepool.advice.study import Study
 from tidepool.app import App
 from tidepool.fleet.capacity import Capacity
 from tidepool.health.pruner import Pruner
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+from tidepool.jobs.job import Command, Job, JobType, JobTypes, Transaction
 from tidepool.jobs.outcomes import Applied, Verdict
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.roles import grant_roles
@@ -172,7 +172,7 @@ async def test_the_event_triggers_of_an_operator_change_nothing(
 @pytest.fixture
 async def hardened(empty_database: PoolConfig) -> Any:
     """Give a database where nobody may do anything that was not granted to them, with tables and roles."""
-    connection = await connect(empty_database, "test")
+    connection = await empty_database.connect("test")
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(
         f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;"

@@ -13,8 +13,9 @@ from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArg
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tidepool.health.readiness import Readiness
-from tidepool.pool.faults import Refused, ServerError, Unavailable, classify, words
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import DatabaseFault, Refused, ServerError, Unavailable, words
+from tidepool.pool.pool import Pool
 from tidepool.protocols import other_than
 from tidepool.queue.connection import ask, open_redis, wait_for_redis
 from tidepool.queue.faults import RedisFault, RedisRefused
@@ -146,7 +147,7 @@ async def test_the_servers_words_reach_the_person_whatever_their_state(
     """Beside the pool and in it; and only what is known to pass is waited for."""
     async with listening(postgres_that_says(state, message)) as port:
         config = PoolConfig(url=f"postgresql://u:hunter2@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
-        for attempt in (connect(config, "test"), Pool.open(config)):
+        for attempt in (config.connect("test"), Pool.open(config)):
             with pytest.raises(fault) as met:
                 await attempt
             assert message in str(met.value)
@@ -164,7 +165,7 @@ async def test_an_environment_that_the_driver_cannot_use_is_a_refusal(
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     monkeypatch.setenv(variable, value)
     with pytest.raises(Refused):
-        await connect(PoolConfig(url="postgresql://u@127.0.0.1/d", application_name="t"), "test")
+        await PoolConfig(url="postgresql://u@127.0.0.1/d", application_name="t").connect("test")
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -203,7 +204,7 @@ async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: 
     """Tables, views and columns: no migration makes them again, since it is applied, and every job would fail."""
     await app.migrations.migrate(empty_database)
     await requirements.check(empty_database, tables=True)
-    other = await connect(empty_database, "test")
+    other = await empty_database.connect("test")
     await other.execute(statement)
     await other.close()
     with pytest.raises(Refused, match=f"though its migrations are applied: {words}$"):
@@ -215,7 +216,7 @@ async def test_a_database_without_tables_or_read_only_is_refused(empty_database:
     await requirements.check(empty_database)
     with pytest.raises(Refused, match="its tables are missing"):
         await requirements.check(empty_database, tables=True)
-    other = await connect(empty_database, "test")
+    other = await empty_database.connect("test")
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await other.close()
@@ -235,7 +236,7 @@ async def test_a_database_without_tables_or_read_only_is_refused(empty_database:
 )
 async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfig, statement: Any, said: str) -> None:
     """In the server's words, and with what to do."""
-    other = await connect(empty_database, "test")
+    other = await empty_database.connect("test")
     await other.execute(statement)
     await other.close()
     with pytest.raises((ServerError, Refused)) as met:
@@ -388,6 +389,6 @@ async def test_a_database_url_that_names_a_redis_is_refused() -> None:
 
 def test_a_file_that_cannot_be_read_here_is_no_server_that_is_away() -> None:
     """An error of a file has its name; one of a socket has none."""
-    assert isinstance(classify(FileNotFoundError(2, "No such file", "/no/key.log")), Refused)
-    assert isinstance(classify(NotADirectoryError(20, "Not a directory")), Refused)
-    assert isinstance(classify(FileNotFoundError(2, "No such file")), Unavailable)
+    assert isinstance(DatabaseFault.of(FileNotFoundError(2, "No such file", "/no/key.log")), Refused)
+    assert isinstance(DatabaseFault.of(NotADirectoryError(20, "Not a directory")), Refused)
+    assert isinstance(DatabaseFault.of(FileNotFoundError(2, "No such file")), Unavailable)

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from roles import READ, WORK, as_role
 
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 
 MORE = [
     (READ, "SELECT * FROM orders"),
@@ -100,7 +100,7 @@ async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig
         "CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
         "CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION on_ddl()"
     )
-    connections = {role: await connect(as_role(database, role), "test") for role in (WORK, READ)}
+    connections = {role: await as_role(database, role).connect("test") for role in (WORK, READ)}
     allowed: list[tuple[str, str]] = []
     for role, statement in MORE:
         try:
@@ -138,7 +138,7 @@ async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig
 )
 async def test_more_than_that_is_refused(roles: None, database: PoolConfig, role: str, statement: str) -> None:
     """Whoever gets hold of a worker's password can neither destroy what is there nor reach the machine."""
-    allowed = await connect(as_role(database, role), "test")
+    allowed = await as_role(database, role).connect("test")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await allowed.execute(statement)
     await allowed.close()

@@ -6,7 +6,7 @@ from typing import Any
 from roles import READ, WORK, as_role
 
 from tidepool.fleet.capacity import Capacity
-from tidepool.pool.pool import PoolConfig, connect
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.roles import grant_roles
 from worker import app
@@ -27,8 +27,8 @@ async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig
 async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConfig) -> None:
     """Whatever it calls itself, the budget counts it among the others; a worker of another role is one."""
     side = SideConnection(as_role(database, WORK), "stats")
-    hiding = await connect(replace(as_role(database, READ), application_name="tidepool:w9"), "x")
-    owner = await connect(replace(database, application_name="tidepool:w8"), "x")
+    hiding = await replace(as_role(database, READ), application_name="tidepool:w9").connect("x")
+    owner = await replace(database, application_name="tidepool:w8").connect("x")
     seen = await Capacity.read(side)
     for connection in (hiding, owner):
         await connection.close()

@@ -7,7 +7,7 @@ import pytest
 from commands import Service
 from roles import READ, WORK, as_role
 
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.storage.roles import grant_roles
 
 

@@ -12,7 +12,7 @@ from factories import user_fields
 from front import BEARER, TOKEN, a_front
 
 from tidepool.bounded_http.listening import is_loopback
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.web.callers import Rates
 from tidepool.web.guard import MAX_BODY_BYTES
 from tidepool.web.sign_in import Access

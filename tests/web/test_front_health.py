@@ -12,7 +12,7 @@ from history import insert_ten_minutes
 from httpx import AsyncClient
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 
 

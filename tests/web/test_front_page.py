@@ -22,8 +22,8 @@ from tidepool.advice.window import Tick
 from tidepool.embedded import Urls
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot

@@ -13,9 +13,10 @@ from tidepool.app import App
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import words
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings

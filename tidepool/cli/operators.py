@@ -10,7 +10,7 @@ import re
 import sys
 from typing import Never
 
-from tidepool.app import App, load_app
+from tidepool.app import App
 from tidepool.cli import terminal
 from tidepool.cli.advice import add_advice_commands
 from tidepool.cli.commands import CommandLine, run_command
@@ -18,11 +18,10 @@ from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
 from tidepool.jobs.job import JobTypes
-from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings, app_in_environment
 from tidepool.storage.roles import ROLES, grant_roles
-from tidepool.urls import UrlError
+from tidepool.urls import PostgresUrl, UrlError
 
 _DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
 It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
@@ -48,7 +47,7 @@ def run_operators_command(program: str, app: str | None) -> Never:
     arguments = commands.parser.parse_args()
     place: str | None = app or arguments.app
     try:
-        application = load_app(place) if place else App(job_types=JobTypes(()))
+        application = App.load(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
     run_command(functools.partial(arguments.command, arguments), application, own_servers=arguments.own_servers)
@@ -96,7 +95,7 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
     """Print the URLs of PostgreSQL and Redis for other programs: with passwords, in the form that psql takes."""
     if arguments.service:
         try:
-            print(address.service_file(context.urls.database))
+            print(PostgresUrl.parse(context.urls.database).service_file())
         except UrlError as error:
             raise terminal.CommandError(f"DATABASE_URL: {error}") from None
     else:

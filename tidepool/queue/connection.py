@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tidepool.pool.faults import is_broken_tls, is_local, words
+from tidepool.pool.faults import is_permanent, words
 from tidepool.protocols import REDIS, TLS, other_than
 from tidepool.queue import wire
 from tidepool.queue.faults import RedisFault, RedisRefused
@@ -204,7 +204,7 @@ class _OurWay(AbstractConnection):
 
 def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
     """Return whether redis-py could not connect because of local settings or files, or incompatible TLS versions."""
-    if is_local(reason) or is_broken_tls(reason):
+    if is_permanent(reason):
         return True
     return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 

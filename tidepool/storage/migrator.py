@@ -32,9 +32,9 @@ from typing import LiteralString, NamedTuple, cast
 import asyncpg
 import structlog
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection, Row
 from tidepool.pool.faults import Unavailable, translated
-from tidepool.pool.pool import PoolConfig, connect
 from tidepool.repeating import RetryPolicy
 
 log = structlog.get_logger(__name__)
@@ -174,7 +174,7 @@ class Migrations:
         that time or if the server does not answer, and `MigrationError` as `compared` does. A second call applies
         nothing.
         """
-        connection, backend = await connect(config, "migrate"), _Backend()
+        connection, backend = await config.connect("migrate"), _Backend()
         try:
             async with translated(), _watched(config, backend):
                 applied = await self._patiently(connection, backend)
@@ -334,7 +334,7 @@ async def _watch(config: PoolConfig, backend: _Backend) -> None:
     """Log each session that blocks *backend*, once: its user, application and start time, but never its SQL."""
     logged: set[tuple[int, str]] = set()
     await asyncio.sleep(_LOCK_TIMEOUT_MS / 1000 / 2)  # most migrations wait for nobody, and need no second connection
-    watcher = await connect(config, "migrate-watch")
+    watcher = await config.connect("migrate-watch")
     try:
         while True:
             for row in await watcher.fetch(_BLOCKERS, backend.pid):

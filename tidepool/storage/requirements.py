@@ -1,8 +1,8 @@
 """Checks, when a process starts, that its database has what it needs. If a check fails, waiting cannot help."""
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Refused, translated
-from tidepool.pool.pool import PoolConfig, connect
 from tidepool.storage import queries
 from tidepool.storage.migrator import Migrations
 
@@ -35,7 +35,7 @@ async def require(connection: Connection, *, tables: bool = False, writing: bool
 
 async def check(config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
     """Check the same as `require`, over a new connection. Also raises `Unavailable`."""
-    connection = await connect(config, "start")
+    connection = await config.connect("start")
     try:
         async with translated():
             await require(connection, tables=tables, writing=writing)

@@ -1,12 +1,14 @@
-"""Parses the URL of PostgreSQL as libpq does.
+"""Parses the URL of PostgreSQL as libpq does, and converts it to asyncpg's arguments or to a service file of libpq.
 
 The tables list which parameters asyncpg honours, which are dropped because asyncpg does the same without them, and
 which are read here, each with its allowed values. Every other parameter is an error that names it.
 """
 
 import re
+import ssl
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlencode
 
 from tidepool.urls.parts import Addresses, UrlError, UrlParts, Values
 
@@ -14,6 +16,7 @@ POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _PORT = 5432
 _SYSTEM = "system"
 """Value of sslrootcert that means the system's certificate authorities."""
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslpassword")
 _MIN_TIMEOUT = -(2**31 - 1)
 """Min value of connect_timeout, in seconds: libpq takes zero and negative values for no limit."""
 _ANY = Values()
@@ -119,6 +122,57 @@ class PostgresUrl:
     def trusts_the_systems_cas(self) -> bool:
         """Whether the URL has `sslrootcert=system`: the system's CAs are trusted, certificate and host name checked."""
         return self.parameters.get("sslrootcert") == _SYSTEM
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments with which `asyncpg.connect` connects to this URL."""
+        parameters, given = dict(self.parameters), dict[str, Any]()
+        if self.trusts_the_systems_cas:
+            given["ssl"] = self._system_context()
+            parameters = {name: value for name, value in parameters.items() if name not in _TLS_FILES}
+        if self.connect_timeout_s is not None:
+            given["timeout"] = self.connect_timeout_s
+        if self.statement_cache_size is not None:
+            given["statement_cache_size"] = self.statement_cache_size
+        return given | {
+            "dsn": f"postgresql://?{urlencode(parameters)}",
+            "host": list(self.hosts) or None,
+            "port": list(self.ports) or None,
+            "user": self.user,
+            "password": self.password,
+            "database": self.database,
+        }
+
+    def service_file(self) -> str:
+        """Return the text of a libpq service file that defines this URL as the service `tidepool`.
+
+        Raises `UrlError` if the URL has a value that a line of that file cannot hold.
+        """
+        values = {
+            "host": ",".join(self.hosts),
+            "port": ",".join(map(str, self.ports)),
+            "user": self.user or "",
+            "password": self.password or "",
+            "dbname": self.database or "",
+            **self.parameters,
+        }
+        for name, value in values.items():
+            if not value.isprintable() or value != value.strip():
+                raise UrlError(
+                    f"has a {name} that a service file cannot hold: a control character, or a blank at an end"
+                )
+        return "\n".join(["[tidepool]", *(f"{name}={value}" for name, value in values.items() if value)])
+
+    def _system_context(self) -> ssl.SSLContext:
+        """Return the TLS context that does what `sslrootcert=system` does in libpq.
+
+        It trusts the system's CAs, and checks the server's certificate and host name. It presents the client
+        certificate `sslcert` if the URL has one.
+        """
+        context = ssl.create_default_context()
+        if "sslcert" in self.parameters:
+            files = (self.parameters["sslcert"], self.parameters.get("sslkey"))
+            context.load_cert_chain(*files, password=self.parameters.get("sslpassword", ""))
+        return context
 
     @staticmethod
     def check_parameter(name: str, value: str) -> None:

@@ -9,7 +9,7 @@ import asyncpg
 
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, freeze
-from tidepool.pool import address
+from tidepool.urls import PostgresUrl
 
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tidepool:%'"
 
@@ -41,7 +41,7 @@ async def _postgres_full(arena: Arena, _chance: random.Random) -> None:
     await arena.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tidepool:%'")
     try:
         while True:
-            others.append(await asyncpg.connect(**address.arguments(arena.urls.database)))
+            others.append(await asyncpg.connect(**PostgresUrl.parse(arena.urls.database).driver_arguments()))
     except asyncpg.TooManyConnectionsError:
         await asyncio.sleep(SHORT_S)
     finally:

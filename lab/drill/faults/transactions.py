@@ -10,7 +10,7 @@ import asyncpg
 
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, SHORT_S, Fault
-from tidepool.pool import address
+from tidepool.urls import PostgresUrl
 
 _DEADLOCKS = 5
 _CROSSED = (
@@ -22,7 +22,7 @@ _HANGING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 
 
 async def _locked(arena: Arena, _chance: random.Random) -> None:
-    connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
+    connection: Any = await asyncpg.connect(**PostgresUrl.parse(arena.urls.database).driver_arguments())
     async with connection.transaction():
         await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         await asyncio.sleep(SHORT_S)
@@ -35,7 +35,7 @@ async def _deadlock(arena: Arena, chance: random.Random) -> None:
     Workers write the table users first and the ledger last. The fault locks the ledger, waits until a worker that has
     locked users waits for it, and then locks users.
     """
-    connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
+    connection: Any = await asyncpg.connect(**PostgresUrl.parse(arena.urls.database).driver_arguments())
     try:
         for _ in range(_DEADLOCKS):
             await _cross(arena, connection)
