@@ -26,7 +26,7 @@ def main(program: str = "tidepool", app: str | None = None) -> Never:
 def _run_command(program: str, app: str | None) -> Never:
     """Run the command that the process's arguments name; *program* and *app* are those of `main`."""
     # These take a second to import.
-    from tidepool.app import App, load_app  # noqa: PLC0415
+    from tidepool.app import App  # noqa: PLC0415
     from tidepool.cli.operators import command_line  # noqa: PLC0415
     from tidepool.jobs.job import JobTypes  # noqa: PLC0415
     from tidepool.settings import app_in_environment  # noqa: PLC0415
@@ -41,7 +41,7 @@ def _run_command(program: str, app: str | None) -> Never:
         )
     place: str | None = app or commands.parser.parse_args().app
     try:
-        application = load_app(place) if place else App(job_types=JobTypes(()))
+        application = App.load(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
     commands.run(application)
