@@ -66,9 +66,9 @@ def prepare(*, hangup_terminates: bool = False) -> None:
     """Set up the standard streams and the signals; call this before heavy imports.
 
     Opens standard streams that are closed, and makes them accept any text. From now on SIGINT, SIGTERM and SIGHUP end
-    the process at once with status 128 + N. With *hangup_terminates*, SIGHUP is handled like SIGTERM, also by a handler
-    of SIGTERM that is set later: a worker finishes its running jobs when its terminal is closed. Ends the process with
-    status 2 if it may open too few files.
+    the process at once with status 128 + N. With *hangup_terminates*, SIGHUP does what SIGTERM does once that has
+    another handler: a worker finishes its running jobs when its terminal is closed. Ends the process with status 2 if
+    it may open too few files.
     """
     _open_closed_descriptors()
     sys.stdin = sys.stdin or open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
@@ -77,7 +77,7 @@ def prepare(*, hangup_terminates: bool = False) -> None:
     for number in _SIGNALS:
         _handle(number, _end_now)
     if hangup_terminates:
-        _handle(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
+        _handle(signal.SIGHUP, _hang_up)
     # The first that is registered is called last. After it Python restores what signals do by default, and a signal
     # that came then would take the place of the status.
     atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS)
@@ -125,6 +125,13 @@ def _handle(number: int, handler: Callable[[int, FrameType | None], object]) -> 
 def _end_now(number: int, _frame: object) -> None:
     """End the process at once with status 128 + *number*: at this time it has nothing open that must be closed."""
     os._exit(128 + number)
+
+
+def _hang_up(number: int, frame: object) -> None:
+    """Do what SIGTERM does, but end the process as SIGHUP would while SIGTERM would end it at once."""
+    if signal.getsignal(signal.SIGTERM) is _end_now:
+        _end_now(number, frame)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
