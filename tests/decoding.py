@@ -14,8 +14,7 @@ from tidepool.engine.attempt import Attempts
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.ledger.ledger import _entry
 from tidepool.queue import wire
@@ -52,7 +51,7 @@ class Decoder:
 
     def decode(self, payload: bytes) -> tuple[Job, Ending]:
         """Return what the ledger would be given, and what the engine would make of its answer."""
-        job: Job = Job("job", "job", "me", payload)
+        job: Job = Job("job", "me", payload)
         try:
             self._attempts.make(job).send(None)
         except StopIteration as end:

@@ -4,8 +4,7 @@ import itertools
 import time
 from typing import Any
 
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Failed, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms
@@ -75,7 +74,6 @@ def a_job(
     command = command or a_user()
     job_id = job_id or f"job-{next(_NUMBERS)}"
     job: Job = Job(
-        job_id,
         job_id,
         function=function or _FUNCTIONS.get(type(command), "create_user"),  # pyright: ignore[reportArgumentType]
         content=content,

@@ -32,9 +32,9 @@ async def lapse(redis: ArqRedis, owner: str) -> None:
             await redis.delete(key)
 
 
-def finished(job_id: str, ending: Ending, *, is_retry: bool = False) -> tuple[Job, Ending]:
+def finished(job_id: str, ending: Ending, *, attempt: int = 1, is_retry: bool = False) -> tuple[Job, Ending]:
     """Return a job that ends so."""
-    return Job(job_id, job_id, is_retry=is_retry), ending
+    return Job(job_id, attempt=attempt, is_retry=is_retry), ending
 
 
 def done(job_id: str, result: bytes = b"result", *, is_retry: bool = False) -> tuple[Job, Ending]:

@@ -17,7 +17,7 @@ import structlog
 
 from tidepool import servers
 from tidepool.fleet.identity import Identity
-from tidepool.jobs.ids import check_id
+from tidepool.jobs.job import check_id
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient, open_redis
 from tidepool.queue.faults import RedisFault, RedisUnavailable

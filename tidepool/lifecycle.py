@@ -22,7 +22,7 @@ from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import Context, EngineOptions
-from tidepool.engine.worker import StartError, install
+from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
@@ -64,10 +64,10 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     status 2 and prints one line for each wrong variable.
     """
     settings = kind.load_or_exit()
-    install()
+    Worker.install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types, migrations)
+    this = _WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -100,7 +100,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-class WorkerProcess:
+class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:

@@ -14,7 +14,7 @@ from arq.worker import Retry
 
 from tidepool import servers
 from tidepool.engine.options import EngineOptions
-from tidepool.engine.worker import install
+from tidepool.engine.worker import Worker
 from tidepool.queue import wire
 from tidepool.queue.connection import open_redis, redis_settings
 from tidepool.settings import Settings
@@ -105,7 +105,7 @@ def __getattr__(name: str) -> Any:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         return type(name, (), {**vars(ArqDefault), **_TUNED})
     if name == "EngineNoop":
-        install()
+        Worker.install()
         ours = {"max_jobs": _SETTINGS.max_jobs, "ctx": {"engine": EngineOptions(connect=_connect)}}
         return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, **ours})
     if name == "ArqTunedNoop":

@@ -624,7 +624,7 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "ledger_id",
+        "_ledger_id",
         '~{digest}"',
         '"',
         "test_endless_ids_that_begin_alike_are_two_jobs",
@@ -930,7 +930,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an ignored SIGINT ends the front",
-        "Server.capture_signals",
+        "WebServer.capture_signals",
         "if ignored:",
         "if not ignored:",
         "test_signals_that_the_parent_ignores_stay_ignored",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from producer.commands_file import MAX_LINE_BYTES, CommandReader, Refusal, read_commands
 from tidepool.cli import CommandError
-from tidepool.jobs.ids import MAX_ID_CHARACTERS, check_id, ledger_id
+from tidepool.jobs.job import MAX_ID_CHARACTERS, Job, check_id
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 
@@ -328,6 +328,12 @@ ENTRIES = st.fixed_dictionaries(
 def test_no_json_ends_the_reading(entry: dict[str, Any]) -> None:
     """Whatever stands where job, id and args should stand, the answer is one submission or one refusal."""
     assert len(read(json.dumps(entry).encode())) == 1
+
+
+def ledger_id(queue_id: str) -> str:
+    """Return the id that the ledger has of a job."""
+    job: Job = Job(queue_id)
+    return job.id
 
 
 @given(st.text())

@@ -58,7 +58,7 @@ async def test_finishes_are_sent_4_mib_at_a_time(redis: ArqRedis, monkeypatch: p
     monkeypatch.setattr(leases, "finish", measured)
     finisher = Finisher(leases, Outage(), lambda _: None)
     for job_id in "abcdef":
-        finisher.put(Job(job_id, job_id, "me"), Done(b"x" * (MB + 1), 1000))
+        finisher.put(Job(job_id, "me"), Done(b"x" * (MB + 1), 1000))
     await finisher.drain()
     assert [3 * (MB + 1)] * 2 == sizes
     assert 6 == len([key async for key in redis.scan_iter("arq:result:*")])

@@ -4,7 +4,8 @@ import pytest
 from arq.connections import ArqRedis
 from leasing import QUEUE, claim, done, enqueue, finished
 
-from tidepool.queue.leases import Again, Leases, Release
+from tidepool.jobs.outcomes import Release, RetryLater
+from tidepool.queue.leases import Leases
 
 
 async def test_a_finish_stores_the_result_and_leaves_nothing_else(redis: ArqRedis, leases: Leases) -> None:
@@ -21,7 +22,7 @@ async def test_another_try_keeps_the_count_and_the_time(redis: ArqRedis, leases:
     """A job that runs again is due when it was told to be, and its failed tries are counted."""
     await enqueue(redis, "soon", "later")
     await claim(leases, "me")
-    await leases.finish("me", [finished("soon", Again(1)), finished("later", Again(1, delay_ms=60_000))])
+    await leases.finish("me", [finished("soon", RetryLater()), finished("later", RetryLater(60.0))])
     seconds, _ = await redis.time()
 
     ((soon,), _) = await leases.claim("me", 10, suspect_too=False)
@@ -34,9 +35,9 @@ async def test_the_cause_of_the_last_try_is_kept(cause: str, redis: ArqRedis, le
     """Whatever its text is, as long as the job is to run again; a try without one deletes that of the try before."""
     await enqueue(redis, "a")
     await claim(leases, "me")
-    await leases.finish("me", [finished("a", Again(1, "before"))])
+    await leases.finish("me", [finished("a", RetryLater(cause="before"))])
     await claim(leases, "me")
-    await leases.finish("me", [finished("a", Again(2, cause))])
+    await leases.finish("me", [finished("a", RetryLater(cause=cause), attempt=2)])
     assert (b"2", cause.encode() or None) == (await redis.get("arq:retry:a"), await redis.get("arq:cause:a"))
     await claim(leases, "me")
     await leases.finish("me", [done("a", is_retry=True)])

@@ -5,7 +5,8 @@ from arq.jobs import Job as ArqJob
 from arq.jobs import JobStatus
 from leasing import QUEUE, claim, done, enqueue, finished, lapse
 
-from tidepool.queue.leases import Again, Leases
+from tidepool.jobs.outcomes import RetryLater
+from tidepool.queue.leases import Leases
 
 
 async def test_a_lost_owners_jobs_come_back_to_their_old_places(redis: ArqRedis, leases: Leases) -> None:
@@ -96,7 +97,7 @@ async def test_a_job_that_ran_to_its_end_is_no_suspect(redis: ArqRedis, leases: 
         assert ["a"] == await claim(leases, owner)
         await lapse(redis, owner)
     assert ["a"] == [*await claim(leases, "me"), *await claim(leases, "me", suspect_too=True)]
-    await leases.finish("me", [finished("a", Again(1))])
+    await leases.finish("me", [finished("a", RetryLater())])
 
     ((job,), _) = await leases.claim("you", 10, suspect_too=False)
     assert ("a", 2, 0) == (job.id, job.attempt, job.lapses)

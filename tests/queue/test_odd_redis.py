@@ -8,8 +8,9 @@ from arq.connections import ArqRedis
 from held_jobs import QUEUE, enqueue, is_empty, is_idle
 from waiting import until
 
+from tidepool.jobs.outcomes import RetryLater
 from tidepool.queue import wire
-from tidepool.queue.leases import Again, Done, Leases
+from tidepool.queue.leases import Done, Leases
 
 
 async def test_no_id_looks_like_another_jobs_task(redis: ArqRedis, start: Any) -> None:
@@ -76,7 +77,7 @@ async def test_a_key_of_a_wrong_type_between_claim_and_finish_breaks_nothing(nam
     (a, b), _ = await leases.claim("me", 10, suspect_too=True)
     await redis.set(f"{QUEUE}:{name}", "x")
     held = name != "held:me"
-    finishes = [(a, Done(b"result", 1000)), (b, Again(1))]
+    finishes = [(a, Done(b"result", 1000)), (b, RetryLater())]
     assert [held, held] == await leases.finish("me", finishes)
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from typing import Never
 
-from tidepool.app import App, load_app
+from tidepool.app import App
 from tidepool.cli import terminal
 from tidepool.cli.advice import add_advice_commands
 from tidepool.cli.commands import CommandLine, run_command
@@ -47,7 +47,7 @@ def run_operators_command(program: str, app: str | None) -> Never:
     arguments = commands.parser.parse_args()
     place: str | None = app or arguments.app
     try:
-        application = load_app(place) if place else App(job_types=JobTypes(()))
+        application = App.load(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
     run_command(functools.partial(arguments.command, arguments), application, own_servers=arguments.own_servers)

@@ -37,9 +37,9 @@ from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 from tidepool.engine.intake import Intake, JobFailed
 from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
+from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
-from tidepool.queue.leases import MOST_LAPSES, Again, Done, Ending, Release
+from tidepool.queue.leases import MOST_LAPSES, Done, Ending
 from tidepool.queue.wire import now_ms
 
 MAX_SHOWN = 200
@@ -173,7 +173,7 @@ class Attempts:
             return settled
         failures.warning("%s", refusal.line)
         if isinstance(settled, RetryLater):
-            return _again(job, settled)
+            return settled
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
             return self._done(job, refusal.error, success=False)
         return self._done(job, settled.as_result(), success=True)
@@ -192,8 +192,7 @@ class Attempts:
             return self._failed(job, JobFailed(settled.error))
         if isinstance(settled, RetryLater):
             _log_retry(job, settled.delay_s)
-            return _again(job, settled)
-        return settled if isinstance(settled, Release) else self._succeeded(job, settled.as_result())
+        return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
 
     async def _run_function(self, job: Job, context: Context) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result."""
@@ -229,12 +228,12 @@ class Attempts:
         if not self._host.retry_jobs or not isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):
             return self._failed(job, error)
         if isinstance(error, Retry):
-            delay_ms = error.defer_score or 0
-            _log_retry(job, delay_ms / 1000)
-            return Again(job.attempt, delay_ms=delay_ms)
+            later = RetryLater((error.defer_score or 0) / 1000)
+            _log_retry(job, later.delay_s)
+            return later
         if log.isEnabledFor(logging.INFO):
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
-        return Release() if is_cancelled and self._host.is_stopping else Again(job.attempt)
+        return Release() if is_cancelled and self._host.is_stopping else RetryLater()
 
     def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
@@ -314,10 +313,6 @@ def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refu
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
-
-
-def _again(job: Job, later: RetryLater) -> Again:
-    return Again(job.attempt, later.cause, round(later.delay_s * 1000))
 
 
 def _log_retry(job: Job, delay_s: float) -> None:

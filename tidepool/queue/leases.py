@@ -25,8 +25,8 @@ from arq.constants import abort_job_max_age
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from tidepool.jobs.ids import ledger_id
 from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys, scripts
 from tidepool.queue.faults import REDIS_ERRORS, Oddities, RedisFault
 from tidepool.queue.keys import QueueKeys
@@ -67,27 +67,7 @@ class Done:
     """How long the job's in-progress key stays, in milliseconds, so that a cron job is not enqueued twice."""
 
 
-@dataclass(slots=True)
-class Again:
-    """Ending of an attempt: the job will be run again, and the attempt counts."""
-
-    attempt: int
-    """Number of the attempt that has ended, counted from 1."""
-    cause: str = ""
-    """Why the attempt failed; Redis keeps it for clients until the job runs again."""
-    delay_ms: int = 0
-    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
-
-
-@dataclass(slots=True)
-class Release:
-    """Ending of an attempt: the job is put back into the queue unchanged, and the attempt does not count."""
-
-    delay_ms: int = 0
-    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
-
-
-Ending = Done | Again | Release
+Ending = Done | RetryLater | Release
 """How an attempt at a job ends; `finish.lua` records it in Redis."""
 
 
@@ -235,7 +215,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
         queue_id, failed = _decode_id(raw_id), _count(tries)
         jobs.append(
             Job(
-                *(ledger_id(queue_id), queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
+                *(queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
                 *(_count(lapses), mark is not None, started_ms, started_ns),
             )
         )
@@ -247,9 +227,9 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     job_id = _encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
-    if isinstance(ending, Again):
-        value = f"{ending.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
-        return job_id, "again", value, ending.delay_ms, 0, 0
+    if isinstance(ending, RetryLater):
+        value = f"{job.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
+        return job_id, "again", value, round(ending.delay_s * 1000), 0, 0
     return job_id, "release", b"", ending.delay_ms, 0, 0
 
 

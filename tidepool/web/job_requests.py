@@ -23,8 +23,7 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.ids import check_id
-from tidepool.jobs.job import JobType
+from tidepool.jobs.job import JobType, check_id
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reason, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.web.accepting import Accepting

@@ -9,7 +9,7 @@ from fastapi import Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from tidepool import durations
-from tidepool.jobs.ids import MAX_ID_CHARACTERS
+from tidepool.jobs.job import MAX_ID_CHARACTERS
 from tidepool.requeue import requeue_all
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Conditions, Key, Page
