@@ -24,7 +24,6 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.queue.faults import RedisError
-from tidepool.storage.migrator import MigrationError
 from tidepool.urls import without_password
 
 
@@ -152,7 +151,7 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
         first = _first(error)
         database = f"PostgreSQL at {without_password(urls.database)}"
-        if isinstance(first, (Unavailable, Refused, MigrationError, ServerError)):
+        if isinstance(first, (Unavailable, Refused, ServerError)):
             raise CommandError(f"{database}: {words(first)}") from None
         if isinstance(first, DataFault):
             raise CommandError(f"PostgreSQL takes no such value: {first}") from None
