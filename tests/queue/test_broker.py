@@ -56,7 +56,7 @@ def test_a_password_is_in_no_repr_of_arqs_settings() -> None:
 
 def test_arqs_settings_are_what_the_url_says() -> None:
     """Arq's own reading takes a quoted password as it stands, and knows of no CA."""
-    settings = redis_settings("rediss://worker:a%40b@r:6380/3?ssl_ca_certs=/ca.pem")
+    settings = redis_settings(f"rediss://worker:a%40b@r:6380/3?ssl_ca_certs={__file__}")
     assert ("worker", "a@b", "r", 6380, 3) == (
         settings.username,
         settings.password,
@@ -64,7 +64,7 @@ def test_arqs_settings_are_what_the_url_says() -> None:
         settings.port,
         settings.database,
     )
-    assert "/ca.pem" == settings.ssl_ca_certs
+    assert __file__ == settings.ssl_ca_certs
 
 
 async def test_a_server_that_answers_is_not_waited_for(redis: ArqRedis, redis_url: str, logs: list[Any]) -> None:
