@@ -930,7 +930,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an ignored SIGINT ends the front",
-        "Server.capture_signals",
+        "WebServer.capture_signals",
         "if ignored:",
         "if not ignored:",
         "test_signals_that_the_parent_ignores_stay_ignored",

@@ -11,7 +11,7 @@ from rich.text import Text
 from tidepool.advice.evidence import Evidence
 from tidepool.advice.sizing import Forecast
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import Verdict, judge
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
@@ -67,21 +67,23 @@ async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> i
     return 0 if any(verdict.advice for verdict in judged) else 1
 
 
-async def _judge(arguments: argparse.Namespace, context: Context[Settings]) -> tuple[list[Verdict], Sequence[TableRow]]:
+async def _judge(
+    arguments: argparse.Namespace, context: Context[Settings]
+) -> tuple[list[PoolVerdict], Sequence[TableRow]]:
     """Return the verdict on each group of processes, and the events of the time that is judged."""
     async with context.connection("why") as connection:
         until = await Repositories(connection).server.clock()
         since = until - arguments.since
         studies = await Study.read(connection, since=since, until=until)
         events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
-    return await judge(studies), events
+    return await PoolVerdict.judge(studies), events
 
 
 def _without(document: dict[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in document.items() if key != name}
 
 
-def _drawn_title(verdict: Verdict, name: str, words: str) -> Text:
+def _drawn_title(verdict: PoolVerdict, name: str, words: str) -> Text:
     processes = len(verdict.processes)
     return Text(
         f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {verdict.pool_limit}, "
@@ -89,7 +91,7 @@ def _drawn_title(verdict: Verdict, name: str, words: str) -> Text:
     )
 
 
-def _drawn_verdict(verdict: Verdict) -> list[RenderableType]:
+def _drawn_verdict(verdict: PoolVerdict) -> list[RenderableType]:
     table = terminal.figures_table(("check", "figure", "value", "limit"), words=("check", "figure", "limit"))
     for finding in verdict.findings:
         check = f"{'>' if finding.check == verdict.check else ' '} {finding.verdict}"
@@ -98,7 +100,7 @@ def _drawn_verdict(verdict: Verdict) -> list[RenderableType]:
     return [_drawn_title(verdict, verdict.verdict, verdict.words), table]
 
 
-def _drawn_advice(verdict: Verdict) -> list[RenderableType]:
+def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     advice = verdict.advice
     if advice is None:
         return [_drawn_title(verdict, "no advice", f"{verdict.verdict}, {verdict.words}")]

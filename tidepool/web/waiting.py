@@ -91,14 +91,14 @@ class Waits:
         nothing while it works.
         """
         for number, (job_id, result) in enumerate(results, 1):
-            outcome = outcome_of(result)
+            outcome = _outcome_of(result)
             for future in self._waiting.get(job_id, ()):
                 _resolve(future, outcome)
             if number % _MOST_AT_A_TURN == 0:
                 await asyncio.sleep(0)
 
 
-def outcome_of(result: bytes) -> Outcome:
+def _outcome_of(result: bytes) -> Outcome:
     """Return the outcome that a job's result in Redis stands for; see `Applied.as_result`.
 
     A result that this service did not write is returned as `Failed`.
