@@ -195,7 +195,7 @@ def test_a_mix_that_is_none_is_refused_in_clear_words(text: str, words: str) -> 
 
 def test_what_cannot_be_generated_is_refused_before_the_first_job() -> None:
     """At the call, not when the stream is first read."""
-    with pytest.raises(ValueError, match="^'nap' is not a job type"):
+    with pytest.raises(ValueError, match="'nap' is not a job type"):
         generate(1, seed=1, mix={"nap": 1})
     with pytest.raises(ValueError, match="negative"):
         generate(1, seed=1, mix={"create_user": -1, "place_order": 2})
