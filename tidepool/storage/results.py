@@ -162,8 +162,8 @@ class ResultRepository:
         """Return a page of up to *limit* rows, the newest first: rows older than the key *before*, if there is one.
 
         *status*, *function* and *since* are as in `Selection`. *search* selects rows whose id begins with that text
-        (the first thousand of such ids), and rows that were not applied and contain it in their reason or error, ignoring
-        case. A page may have fewer rows, or none, and still have a next page, because the number of rows that are read
+        (the first thousand of such ids), and rows that were not applied and contain it in their reason or error,
+        ignoring case. A page may have fewer rows, or none, and still have a next page, because the number of rows that are read
         for one page is limited.
         """
         edge = None
