@@ -163,8 +163,8 @@ class ResultRepository:
 
         *status*, *function* and *since* are as in `Selection`. *search* selects rows whose id begins with that text
         (the first thousand of such ids), and rows that were not applied and contain it in their reason or error,
-        ignoring case. A page may have fewer rows, or none, and still have a next page, because the number of rows that are read
-        for one page is limited.
+        ignoring case. A page may have fewer rows, or none, and still have a next page, because the number of rows that
+        are read for one page is limited.
         """
         edge = None
         if status is not None or function is not None or search is not None:
