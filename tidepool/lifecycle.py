@@ -46,7 +46,7 @@ from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import backlog
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrator import MigrationError, Migrations
+from tidepool.storage.migrator import Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
 
@@ -204,13 +204,13 @@ class _WorkerProcess:
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await self._wait_for_database(functools.partial(_require, side, tables=tables))
+            await self._wait_for_database(functools.partial(require, side, tables=tables, writing=True))
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
                     log.info("migration.applied", name=str(migration))
-                await self._wait_for_database(functools.partial(_require, side, tables=True))
+                await self._wait_for_database(functools.partial(require, side, tables=True, writing=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
-        except (DatabaseFault, MigrationError, ServerError) as error:
+        except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
@@ -268,11 +268,6 @@ def _about(settings: Settings, config: PoolConfig) -> dict[str, dict[str, object
 def _require_known(shares: Mapping[str, float], job_types: JobTypes) -> None:
     if unknown := shares.keys() - {job_type.name for job_type in job_types}:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
-
-
-async def _require(side: SideConnection, *, tables: bool) -> None:
-    async with side.use() as connection:
-        await require(connection, tables=tables, writing=True)
 
 
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:

@@ -20,6 +20,7 @@ from lab.bench.drain import Drained, Place, System, drain, preload_noops, start,
 from lab.bench.latency import idle_latency_ms
 from lab.bench.servers import measured_environment, own_databases, session
 from lab.percentiles import percentiles
+from lab.progress import note
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.pool.config import PoolConfig
@@ -55,7 +56,7 @@ class Bench:
     async def round(self, number: int) -> None:
         """Make each measurement that `--parts` asks for once. *number* is the round, from 0."""
         for part in self.arguments.parts:
-            terminal.note(f"round {number + 1} of {self.arguments.repeat}: {part}")
+            note(f"round {number + 1} of {self.arguments.repeat}: {part}")
             if part in _MIXES:
                 for system in (_OURS, _TUNED, _DEFAULT):
                     await self._jobs(system, part)

@@ -14,7 +14,7 @@ from tidepool.advice.study import Study
 from tidepool.advice.verdict import PoolVerdict
 from tidepool.advice.window import Tick, Window
 from tidepool.pool.figures import BOUNDS_US
-from tidepool.storage.server import ServerReading
+from tidepool.storage.snapshots import ServerReading
 
 SECONDS = 40
 Scenario = Callable[[Simulation], Awaitable[None]]

@@ -17,7 +17,7 @@ from tidepool.pool.config import PoolConfig
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.server import ServerConnections
+from tidepool.storage.snapshots import ServerConnections
 
 TICK = datetime.fromtimestamp(1_764_000_000, UTC)
 SECOND = timedelta(seconds=1)

@@ -16,11 +16,12 @@ from tidepool.health.readiness import Readiness
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, Refused, ServerError, Unavailable, words
 from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
 from tidepool.protocols import other_than
 from tidepool.queue.connection import ask, open_redis, wait_for_redis
 from tidepool.queue.faults import RedisFault, RedisRefused
 from tidepool.servers import wait_for_postgresql
-from tidepool.storage import requirements
+from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl
 from worker import app
 
@@ -94,7 +95,16 @@ async def test_a_pooler_in_statement_mode_ends_a_start() -> None:
         config = PoolConfig(url=f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
         with pytest.raises(Refused, match=r"not allowed in statement pooling mode .*pool_mode"):
             async with asyncio.timeout(5):
-                await wait_for_postgresql(lambda: requirements.check(config), config.url, None)
+                await wait_for_postgresql(lambda: check(config), config.url, None)
+
+
+async def check(config: PoolConfig, **needs: bool) -> None:
+    """Check the requirements over a connection of its own."""
+    side = SideConnection(config, "start")
+    try:
+        await require(side, **needs)
+    finally:
+        await side.close()
 
 
 def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
@@ -179,7 +189,7 @@ async def test_a_database_that_cannot_hold_any_text_is_refused(connection: Any, 
     try:
         config = PoolConfig(url=(await dsn_of(connection)).replace("/DB?", f"/{name}?"), application_name="t")
         with pytest.raises(Refused, match=f"its encoding, {encoding}, cannot hold every text"):
-            await requirements.check(config, writing=True)
+            await check(config, writing=True)
     finally:
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -203,26 +213,26 @@ async def dsn_of(connection: Any) -> str:
 async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: str, words: str) -> None:
     """Tables, views and columns: no migration makes them again, since it is applied, and every job would fail."""
     await app.migrations.migrate(empty_database)
-    await requirements.check(empty_database, tables=True)
+    await check(empty_database, tables=True)
     other = await empty_database.connect("test")
     await other.execute(statement)
     await other.close()
     with pytest.raises(Refused, match=f"though its migrations are applied: {words}$"):
-        await requirements.check(empty_database, tables=True)
+        await check(empty_database, tables=True)
 
 
 async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
     """Whoever needs neither may use it."""
-    await requirements.check(empty_database)
+    await check(empty_database)
     with pytest.raises(Refused, match="its tables are missing"):
-        await requirements.check(empty_database, tables=True)
+        await check(empty_database, tables=True)
     other = await empty_database.connect("test")
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await other.close()
-    await requirements.check(empty_database)
+    await check(empty_database)
     with pytest.raises(Refused, match="it is read-only"):
-        await requirements.check(empty_database, writing=True)
+        await check(empty_database, writing=True)
 
 
 @pytest.mark.parametrize(

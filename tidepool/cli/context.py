@@ -17,12 +17,13 @@ from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import words
 from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
-from tidepool.storage import requirements
 from tidepool.storage.migrator import Migration
 from tidepool.storage.repositories import Repositories
+from tidepool.storage.requirements import require
 from tidepool.storage.results import Finished
 from tidepool.urls import without_password
 
@@ -60,7 +61,7 @@ class Context(Generic[S_co]):
         config = self._pool_config(name)
         if self.settings.migrate_on_start:
             await self.migrate(config)
-        await self._patiently(lambda: requirements.check(config, tables=True))
+        await self._require(config, tables=True)
         pool = await self._patiently(lambda: Pool.open(config))
         try:
             yield pool
@@ -132,8 +133,15 @@ class Context(Generic[S_co]):
         the database of the settings.
         """
         config = config or self._pool_config("migrate")
-        await self._patiently(lambda: requirements.check(config, writing=True))
+        await self._require(config, writing=True)
         return await self._patiently(lambda: self.app.migrations.migrate(config))
+
+    async def _require(self, config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
+        side = SideConnection(config, "start")
+        try:
+            await self._patiently(lambda: require(side, tables=tables, writing=writing))
+        finally:
+            await side.close()
 
     def _pool_config(self, name: str) -> PoolConfig:
         return PoolConfig(

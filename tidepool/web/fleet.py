@@ -13,7 +13,7 @@ from tidepool.health.cached import Cached
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.server import ServerReading
+from tidepool.storage.snapshots import ServerReading
 
 _LIFE_S = 1.0
 """Seconds for which the tables are kept: as often as the page asks."""
