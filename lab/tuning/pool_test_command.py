@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from lab.bench.servers import Site, own_site
+from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.holders import Use, figures, hold
 from tidepool.cli import terminal
@@ -88,7 +89,7 @@ async def _ramp(arguments: argparse.Namespace, site: Site, size: int) -> list[di
     try:
         rows: list[dict[str, Any]] = []
         for concurrent in steps(arguments.max_concurrent):
-            terminal.note(f"{concurrent} callers, a pool of {size}")
+            note(f"{concurrent} callers, a pool of {size}")
             rows.append(await _step(pool, concurrent, arguments))
         return rows
     finally:

@@ -851,7 +851,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the start takes a replica of Redis",
-        "connection:_look",
+        "RedisClient._look",
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:',
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 2:',
         "test_refusals.py",

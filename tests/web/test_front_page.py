@@ -200,7 +200,7 @@ async def test_a_redis_that_is_frozen_holds_no_picture_up(http: httpx.AsyncClien
         asked.append(1)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("tidepool.web.feed.backlog", hang)
+    monkeypatch.setattr("tidepool.web.feed.QueueState.backlog", hang)
     async with asyncio.timeout(5):
         for window in ("5m", "1h"):
             assert (await http.get("/picture", params={"window": window})).json()["queue"] is None

@@ -31,7 +31,7 @@ _THOUSAND = 1000
 
 def add_advice_commands(commands: CommandLine) -> None:
     """Add the commands `why` and `advise` to *commands*."""
-    for name, command, examples in (("why", why, _WHY_EXAMPLES), ("advise", advise, _ADVISE_EXAMPLES)):
+    for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
         commands.add(name, command, examples=examples).add_argument(
             "--since",
             type=terminal.duration,
@@ -41,7 +41,7 @@ def add_advice_commands(commands: CommandLine) -> None:
         )
 
 
-async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+async def _why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Find what limits the workers: one verdict for each group of like processes, with the figures behind it."""
     judged, events = await _judge(arguments, context)
     if arguments.json:
@@ -55,7 +55,7 @@ async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     return 0
 
 
-async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+async def _advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Recommend a pool size, with the waits predicted for it. Exit status 1: there are too few figures to say."""
     judged, _ = await _judge(arguments, context)
     if arguments.json:

@@ -18,7 +18,7 @@ from tidepool.pool.connection import Connection
 from tidepool.pool.faults import words
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migration
@@ -104,7 +104,7 @@ class Context(Generic[S_co]):
 
         redis = self._redis()
         try:
-            await wait_for_redis(redis, self.urls.redis, patience_s=self.patience_s)
+            await redis.wait_until_usable(self.urls.redis, patience_s=self.patience_s)
             yield JobClient(redis, settled=settled if finished else None, patience_s=self.patience_s)
         finally:
             await redis.aclose(close_connection_pool=True)
@@ -118,7 +118,7 @@ class Context(Generic[S_co]):
             pass
         redis = self._redis()
         try:
-            await wait_for_redis(redis, self.urls.redis, patience_s=0)
+            await redis.wait_until_usable(self.urls.redis, patience_s=0)
         except RedisRefused as error:
             raise CommandError(f"Redis at {without_password(self.urls.redis)}: {words(error)}") from None
         except REDIS_ERRORS:
@@ -154,7 +154,7 @@ class Context(Generic[S_co]):
         )
 
     def _redis(self) -> RedisClient:
-        return open_redis(
+        return RedisClient.open(
             self.urls.redis, queue_name=self.settings.queue_name, connect_timeout_s=self.settings.connect_timeout
         )
 

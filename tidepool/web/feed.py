@@ -22,7 +22,7 @@ from tidepool.advice.sizing import Advice
 from tidepool.advice.verdict import PoolVerdict
 from tidepool.health.cached import Cached
 from tidepool.pool.faults import DatabaseFault, Unavailable
-from tidepool.queue.leases import Backlog, backlog
+from tidepool.queue.state import Backlog, QueueState
 from tidepool.queue.wire import now_ms
 from tidepool.storage.repositories import Repositories
 from tidepool.web.history import SPANS, TALLIED, read_history
@@ -31,7 +31,7 @@ from tidepool.web.services import Services
 
 _LIFE_S = 1.0
 """Seconds for which the present state is cached, and between two events of a stream."""
-_NO_ADVICE = "No size is advised: the figures do not bear it."
+_NO_ADVICE = "No size is recommended: the figures do not support one."
 _MOST_EVENTS = 30
 _QUEUE_S = 0.5
 """How long a picture waits for Redis; without an answer the queue is not known, and everything else is shown."""
@@ -113,8 +113,7 @@ class _Pictures:
 
     async def _read_backlog(self) -> Backlog | None:
         """Read the queue's state from Redis, for as long as its client tries; one call at a time."""
-        queue_name = self._services.settings.queue_name
-        return await backlog(self._services.redis, queue_name, now_ms())
+        return await QueueState(self._services.redis).backlog(now_ms())
 
     async def _look_at_queue(self) -> dict[str, object] | None:
         """Return the queue's state now, and its history of the last minutes; None while Redis is unavailable.

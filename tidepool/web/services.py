@@ -1,7 +1,6 @@
 """Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
 
 import asyncio
-import functools
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Readiness
 from tidepool.pool.pool import Pool
-from tidepool.queue.connection import RedisClient, ask, open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.repositories import Repositories
@@ -58,13 +57,13 @@ class Services:
         Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
         """
         pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
-        redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+        redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 
         async def settled(job_ids: Sequence[str]) -> Collection[str]:
             async with pool.acquire() as connection:
                 return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
-        readiness = Readiness(functools.partial(ask, redis), migrations)
+        readiness = Readiness(redis.ask, migrations)
         readiness.watch(pool)
         lag = LoopLag()
         probe = asyncio.create_task(lag.run(), name="loop lag probe")
