@@ -31,7 +31,7 @@ from tidepool.client import JobClient
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from worker import app
 
 QUEUE = "arq:queue"
@@ -206,7 +206,7 @@ def redis_url(servers: Servers) -> str:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
     """Give arq's client of the test's Redis database."""
-    redis = open_redis(redis_url, queue_name=QUEUE)
+    redis = RedisClient.open(redis_url, queue_name=QUEUE)
     yield redis
     await redis.aclose(close_connection_pool=True)
 
@@ -248,7 +248,7 @@ async def own_servers(service: Service, tmp_path: Path) -> AsyncIterator[OwnServ
     with embedded.join(home) as membership:
         urls = membership.urls
         service.environment |= {"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}
-        redis = open_redis(urls.redis, queue_name="arq:queue")
+        redis = RedisClient.open(urls.redis, queue_name="arq:queue")
         try:
             yield OwnServers(home, urls, service, redis)
         finally:

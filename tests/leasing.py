@@ -6,7 +6,8 @@ from arq.connections import ArqRedis
 
 from tidepool.jobs.job import Job
 from tidepool.queue import wire
-from tidepool.queue.leases import Done, Ending, Leases, release_owners
+from tidepool.queue.leases import Done, Ending, Leases
+from tidepool.queue.state import QueueState
 
 QUEUE = "arq:queue"
 
@@ -26,7 +27,7 @@ async def claim(leases: Leases, owner: str, limit: int = 10, *, suspect_too: boo
 
 async def lapse(redis: ArqRedis, owner: str) -> None:
     """Let an owner's lease end now, as if its process had been dead for ten seconds."""
-    assert 1 == await release_owners(redis, QUEUE, owner)
+    assert 1 == await QueueState(redis).release_owners(owner)
     async for key in redis.scan_iter("arq:in-progress:*"):
         if await redis.get(key) == owner.encode():
             await redis.delete(key)

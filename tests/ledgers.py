@@ -7,13 +7,13 @@ from tidepool.jobs.job import Job, JobType, JobTypes
 from tidepool.jobs.outcomes import Verdict
 from tidepool.ledger.ledger import Ledger
 from worker.jobs import JOBS
-from worker.jobs.create_user import CreateUser, create_user
+from worker.jobs.create_user import JOB, CreateUser
 from worker.tables.users import CONSTRAINTS
 
 CURSED = "cursed"
 
 
-def a_ledger(pool: Any, handler: Any = create_user) -> Ledger:
+def a_ledger(pool: Any, handler: Any = JOB.handler) -> Ledger:
     """Return a ledger whose create_user jobs are handled by *handler*."""
     others = [job_type for job_type in JOBS if job_type.name != "create_user"]
     return Ledger(
@@ -27,7 +27,7 @@ def raising(error: Exception) -> Callable[..., Any]:
     """Return a handler that raises *error* where the cursed user is in the batch."""
 
     async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-        verdicts = await create_user(transaction, jobs)
+        verdicts = await JOB.handler(transaction, jobs)
         if any(job.command.username == CURSED for job in jobs):
             raise error
         return verdicts

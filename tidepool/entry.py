@@ -20,8 +20,7 @@ def app_on_demand(package: str, place: str) -> Callable[[str], object]:
     def attribute(name: str) -> object:
         if name in (app, "WorkerSettings"):
             if process.is_arq_command():
-                process.prepare()  # before the imports below, which take a second
-                process.terminate_on_hangup()
+                process.prepare(hangup_terminates=True)  # before the imports below, which take a second
             from tidepool.app import App  # noqa: PLC0415
 
             found = App.load(place)

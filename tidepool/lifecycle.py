@@ -40,13 +40,13 @@ from tidepool.pool.faults import DatabaseFault, ServerError, words
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
-from tidepool.queue.connection import RedisClient, ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.connection import RedisClient, redis_settings
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.queue.keys import QueueKeys
-from tidepool.queue.leases import backlog
+from tidepool.queue.state import QueueState
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrator import MigrationError, Migrations
+from tidepool.storage.migrator import Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
 
@@ -138,11 +138,11 @@ class _WorkerProcess:
             await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
         except EmbeddedServersError as error:
             raise StartError(str(error)) from None
-        redis = open_redis(
+        redis = RedisClient.open(
             self._urls.redis, queue_name=self._settings.queue_name, connect_timeout_s=self._settings.connect_timeout
         )
         try:
-            await wait_for_redis(redis, self._urls.redis)
+            await redis.wait_until_usable(self._urls.redis)
         except RedisRefused as error:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
@@ -176,7 +176,7 @@ class _WorkerProcess:
 
     async def _open_health_port(self, redis: RedisClient) -> None:
         try:
-            await self._health.open(functools.partial(ask, redis))
+            await self._health.open(redis.ask)
         except CannotListen as error:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
@@ -204,13 +204,13 @@ class _WorkerProcess:
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await self._wait_for_database(functools.partial(_require, side, tables=tables))
+            await self._wait_for_database(functools.partial(require, side, tables=tables, writing=True))
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
                     log.info("migration.applied", name=str(migration))
-                await self._wait_for_database(functools.partial(_require, side, tables=True))
+                await self._wait_for_database(functools.partial(require, side, tables=True, writing=True))
             pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
-        except (DatabaseFault, MigrationError, ServerError) as error:
+        except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
@@ -241,7 +241,7 @@ class _WorkerProcess:
                 lag=lag,
                 callers=lambda: batcher.slots,
                 pending=lambda: batcher.pending,
-                backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
+                backlog=functools.partial(_read_backlog, redis),
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)
@@ -270,19 +270,14 @@ def _require_known(shares: Mapping[str, float], job_types: JobTypes) -> None:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
 
 
-async def _require(side: SideConnection, *, tables: bool) -> None:
-    async with side.use() as connection:
-        await require(connection, tables=tables, writing=True)
-
-
 async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
     """Open the connection pool with this process's share of the server's connections."""
     return await Pool.open(config, await budget.take_share())
 
 
-async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
+async def _read_backlog(redis: RedisClient) -> tuple[int, float | None] | None:
     """Return how many jobs wait and for how many seconds the oldest has been due; None if Redis does not answer."""
-    found = await backlog(redis, queue_name, now_ms())
+    found = await QueueState(redis).backlog(now_ms())
     return found and (found.waiting, found.oldest_s)
 
 

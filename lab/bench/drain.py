@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 from lab.bench.processes import cpu_s, peak_mb
 from lab.bench.servers import QUEUE, redis_info
 from tidepool.cli.terminal import CommandError
 from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.submission import Submission
 
 _LOOK_S = 0.005
@@ -66,7 +66,7 @@ class Place:
         return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
 
 
-async def preload_noops(redis: ArqRedis, count: int) -> None:
+async def preload_noops(redis: RedisClient, count: int) -> None:
     """Enqueue *count* jobs of the type `noop`, which return their argument."""
     await enqueue(
         JobClient(redis), (Submission(f"noop-{number}", "noop", {"value": number}) for number in range(count))

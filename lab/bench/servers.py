@@ -11,7 +11,6 @@ from typing import Any, LiteralString, cast
 from urllib.parse import urlsplit
 
 import asyncpg
-from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 from tidepool import embedded, servers
@@ -24,7 +23,7 @@ from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import translated
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings, child_environment
 from tidepool.urls import PostgresUrl, without_password
 from worker import app
@@ -46,7 +45,7 @@ class Site:
     """
 
     urls: Urls
-    redis: ArqRedis
+    redis: RedisClient
     postgres_pid: int | None
 
     async def reset(self) -> None:
@@ -108,7 +107,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             home = stack.enter_context(_own_directory(settings.data_dir))
             urls = stack.enter_context(embedded.join(home)).urls
             postgres_pid = await _admit(home, urls, connections)
-            redis = open_redis(urls.redis, queue_name=QUEUE)
+            redis = RedisClient.open(urls.redis, queue_name=QUEUE)
             stack.push_async_callback(redis.aclose, close_connection_pool=True)
         else:
             urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
@@ -119,7 +118,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 
 @asynccontextmanager
-async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, RedisClient]]:
     """Create a PostgreSQL database with a new name, and use an empty Redis database, while the block runs.
 
     At the end the one is dropped and the other emptied. Raises `CommandError` if Redis database 15 is not empty.
@@ -127,7 +126,7 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
     name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = with_databases(urls, name, _REDIS_DATABASE)
     async with AsyncExitStack() as stack:
-        redis = open_redis(own.redis, queue_name=QUEUE)
+        redis = RedisClient.open(own.redis, queue_name=QUEUE)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         if await redis.dbsize():
             raise CommandError(

@@ -9,14 +9,13 @@ from typing import Any
 
 import asyncpg
 import uvloop
-from arq.connections import ArqRedis
 from arq.worker import Retry
 
 from tidepool import servers
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import wire
-from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.queue.connection import RedisClient, redis_settings
 from tidepool.settings import Settings
 from tidepool.urls import PostgresUrl
 
@@ -80,9 +79,9 @@ async def _close_pool(ctx: _Context) -> None:
     await ctx["pool"].close()
 
 
-async def _connect() -> ArqRedis:
+async def _connect() -> RedisClient:
     """Connect to Redis as the service's workers do."""
-    return open_redis(_URLS.redis, queue_name=_SETTINGS.queue_name)
+    return RedisClient.open(_URLS.redis, queue_name=_SETTINGS.queue_name)
 
 
 class ArqDefault:

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import LiteralString, Self
 
-from arq.connections import ArqRedis
-
 from lab.bench.servers import QUEUE, connect, measured_environment, redis_info
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
@@ -27,9 +25,9 @@ from tidepool.embedded.server import Server
 from tidepool.fleet.identity import Identity
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Row
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.keys import QueueKeys
-from tidepool.queue.leases import release_owners
+from tidepool.queue.state import QueueState
 from worker import app
 
 _LOOK_S = 0.05
@@ -98,7 +96,7 @@ class Arena:
             self.urls = self.named or embedded.urls(self.home)
             await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
-            self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
+            self.redis = RedisClient.open(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
             self.workers = [await self._behind_proxies(number, stack) for number in range(self.count)]
             stack.push_async_callback(self._stop_workers)
@@ -189,7 +187,7 @@ class Arena:
 
         The producer does the same for workers of its option `--workers`.
         """
-        await release_owners(self.redis, QUEUE, Identity.worker_id_prefix(pid))
+        await QueueState(self.redis).release_owners(Identity.worker_id_prefix(pid))
 
     async def queued(self) -> int:
         """Return the number of jobs that are queued or running."""

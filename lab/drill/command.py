@@ -16,6 +16,7 @@ from lab.drill.guard import prepare
 from lab.drill.log import Log
 from lab.drill.run import Drill, Injected, Report
 from lab.percentiles import percentiles
+from lab.progress import note
 from lab.tuning import numbers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
@@ -61,15 +62,15 @@ async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, se
     try:
         (home / "servers").mkdir()
         async with Arena(home / "servers", arguments.workers, _shots(arguments), named, log) as arena:
-            run = Drill(arena, log, rate=arguments.rate, seed=seed, report=terminal.note)
-            terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
+            run = Drill(arena, log, rate=arguments.rate, seed=seed, report=note)
+            note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:
                 report = await run.repeat(arguments.fault, arguments.times)
             else:
                 report = await run.mix(arguments.minutes)
             if arguments.timeline:
                 drawn = await timeline.write(arena, report.injected, arguments.timeline)
-                terminal.note("\n".join(map(timeline.said, drawn.marks)) if drawn else "no fault, no timeline")
+                note("\n".join(map(timeline.said, drawn.marks)) if drawn else "no fault, no timeline")
             return report
     finally:
         log.close()

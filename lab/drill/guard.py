@@ -11,8 +11,8 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.queue import keys
-from tidepool.queue.connection import open_redis
-from tidepool.queue.leases import release_owners
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.state import QueueState
 from tidepool.storage import queries
 from tidepool.urls import without_password
 
@@ -25,7 +25,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
     The user is asked for consent unless *agreed* is true. Raises `CommandError` if the database or the queue is in use,
     if the user does not consent, or if the servers cannot be reached.
     """
-    redis = open_redis(urls.redis, queue_name=queue)
+    redis = RedisClient.open(urls.redis, queue_name=queue)
     connection: DirectConnection | None = None
     try:
         connection = await connect(urls.database)
@@ -36,7 +36,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
             _ask(urls)
         if not is_new:
             await connection.execute(_SQL["empty"])
-        await release_owners(redis, queue, "")
+        await QueueState(redis).release_owners("")
         async for key in redis.scan_iter(f"{keys.RESULT}drill-*", count=1000):
             await redis.delete(key)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from lab.bench.servers import own_site
+from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.layouts import Demand, LayoutFigures, layouts, measure, medians
 from tidepool.cli import terminal
@@ -94,7 +95,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     async with own_site(settings, connections=demand.connections) as site:
         for number in range(arguments.repeats):
             for layout, rounds in zip(every, measured, strict=True):
-                terminal.note(f"round {number + 1} of {arguments.repeats}: {layout.name}, {demand.seconds:g} s")
+                note(f"round {number + 1} of {arguments.repeats}: {layout.name}, {demand.seconds:g} s")
                 rounds.append(await measure(site, layout, demand))
     rows = [medians(rounds) for rounds in measured]
     if arguments.json:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from lab.bench.drain import require_running
 from lab.bench.servers import own_site
+from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.requests import Front, Jobs
 from lab.tuning.users import Send, Tally, TallyFigures, run_users
@@ -84,7 +85,7 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
         own_site(settings, connections=connections) as site,
         running_workers(site, arguments.workers) as workers,
     ):
-        terminal.note("waiting for the workers")
+        note("waiting for the workers")
         return await _while_running(workers, _measured_once_they_work(arguments, Jobs(site.redis).send))
 
 
@@ -125,7 +126,7 @@ async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally
 
 
 async def _measured(arguments: argparse.Namespace, send: Send) -> Tally:
-    terminal.note(f"{arguments.users} users, {arguments.requests} requests each")
+    note(f"{arguments.users} users, {arguments.requests} requests each")
     return await run_users(send, users=arguments.users, requests=arguments.requests, rate=arguments.rate)
 
 

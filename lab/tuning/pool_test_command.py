@@ -3,6 +3,7 @@
 import argparse
 
 from lab.bench.servers import Site, own_site
+from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.holders import HeldFigures, Use, figures, hold
 from tidepool.cli import terminal
@@ -98,7 +99,7 @@ async def _ramp(arguments: argparse.Namespace, site: Site, size: int) -> list[_S
     try:
         rows: list[_Step] = []
         for concurrent in steps(arguments.max_concurrent):
-            terminal.note(f"{concurrent} callers, a pool of {size}")
+            note(f"{concurrent} callers, a pool of {size}")
             rows.append(await _step(pool, concurrent, arguments))
         return rows
     finally:

@@ -15,7 +15,7 @@ from lab.tuning.knee import Knee, knee_of
 from lab.tuning.record import Record
 from lab.tuning.trials import DEFAULTS, Plan, trials
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import judge
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
@@ -77,7 +77,7 @@ async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
             "words": one.words,
             "advised": one.advice.size if one.advice else None,
         }
-        for one in await judge(studies)
+        for one in await PoolVerdict.judge(studies)
     }
 
 

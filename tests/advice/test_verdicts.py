@@ -24,7 +24,7 @@ from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.server import ServerConnections
+from tidepool.storage.snapshots import ServerConnections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -33,7 +33,7 @@ def test_a_signal_while_it_imports_ends_the_command(service: Service, words: tup
     """With the documented status and without a word, from the moment on in which Python runs our code."""
     code = (
         "import runpy, signal, sys, os; import tidepool.process as process; before = process.prepare; "
-        f"process.prepare = lambda: (before(), os.kill(os.getpid(), {number})); "
+        f"process.prepare = lambda **options: (before(**options), os.kill(os.getpid(), {number})); "
         f"sys.argv = {['/usr/bin/arq' if words[0] == 'arq' else words[0], *words[1:]]!r}; "
         f"runpy.run_module({words[0]!r}, run_name='__main__')"
     )

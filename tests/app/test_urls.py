@@ -14,7 +14,7 @@ from settings import SettingsError, load
 from tidepool.cli.context import Context
 from tidepool.cli.operators import command_line
 from tidepool.embedded import Urls
-from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.queue.connection import RedisClient, redis_settings
 from tidepool.urls import UNREADABLE, PostgresUrl, RedisUrl, UrlError, without_password
 from worker import app
 
@@ -189,7 +189,7 @@ def test_a_url_of_redis_is_refused_in_words(url: str, words: str) -> None:
 async def test_what_is_taken_redis_py_and_arq_take_too(url: str) -> None:
     """The connection is made, short of connecting."""
     RedisUrl.parse(url)
-    pool: Any = open_redis(url, queue_name="q").connection_pool
+    pool: Any = RedisClient.open(url, queue_name="q").connection_pool
     made = pool.make_connection()
     if url.startswith("rediss"):
         made.ssl_context.get()
@@ -323,7 +323,7 @@ def test_another_database_of_redis(url: str, other: str) -> None:
     """The same for Redis: a socket's path is no database, and the parameter counts more than the path."""
     assert Urls("postgresql:///own", other) == with_databases(Urls("postgresql://", url), "own", 15)
     RedisUrl.parse(other)
-    before, after = (open_redis(one, queue_name="q").connection_pool.connection_kwargs for one in (url, other))
+    before, after = (RedisClient.open(one, queue_name="q").connection_pool.connection_kwargs for one in (url, other))
     assert after.pop("db") == 15
     before.pop("db", None)
     assert before == after

@@ -22,9 +22,10 @@ from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import holding, renewal, wire
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault
-from tidepool.queue.leases import Leases, release_owners
+from tidepool.queue.leases import Leases
+from tidepool.queue.state import QueueState
 
 QUEUE = "arq:queue"
 
@@ -131,7 +132,7 @@ async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, P
         return processes[-1]
 
     start()
-    redis = open_redis(f"unix://{socket}?db=0", queue_name=QUEUE)
+    redis = RedisClient.open(f"unix://{socket}?db=0", queue_name=QUEUE)
     yield redis, processes, start, socket
     await redis.aclose(close_connection_pool=True)
     for process in processes:
@@ -185,7 +186,7 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert job is not None
     first = await asyncio.wait_for(attempts.get(), 10)
 
-    await release_owners(redis, QUEUE, await owner_in(redis))
+    await QueueState(redis).release_owners(await owner_in(redis))
     clock.moved_s = 99
     second = await asyncio.wait_for(attempts.get(), 10)
     first.set_result("first")
@@ -208,7 +209,7 @@ async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any, 
     running(one)
     await redis.enqueue_job("job", _job_id="lost")
     await asyncio.wait_for(attempts.get(), 10)
-    await release_owners(redis, QUEUE, await owner_in(redis))
+    await QueueState(redis).release_owners(await owner_in(redis))
     clock.moved_s = 99
     await asyncio.wait_for(attempts.get(), 10)
     heir = await owner_in(redis)
@@ -238,7 +239,7 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
     await one.close()
 
 
-async def test_a_job_that_does_not_heed_its_stop_is_told_again(redis: ArqRedis) -> None:
+async def test_a_job_that_ignores_its_cancellation_is_cancelled_again(redis: ArqRedis) -> None:
     """Whose batch is at the database hears a cancel and waits on; this one does so twice, as `close` has one, too."""
     begun, heard = asyncio.Event(), list[int]()
 
@@ -348,7 +349,7 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
         (ValueError("a bug"), False),
     ],
 )
-def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
+def test_outages_are_distinguished_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """What passes by itself, or by mending data, is waited out; a wrong command would be repeated for ever."""
     assert passes == RedisFault.of(error).is_outage
 

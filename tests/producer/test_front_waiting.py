@@ -15,7 +15,7 @@ from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.pool.config import PoolConfig
 from tidepool.queue import wire
 from tidepool.web import waiting
-from tidepool.web.waiting import Waits, outcome_of
+from tidepool.web.waiting import Waits
 
 pytestmark = pytest.mark.usefixtures("shared_database")
 
@@ -86,14 +86,16 @@ async def test_nobody_waits_when_the_front_stops(front: httpx.AsyncClient) -> No
         ({"status": "applied"}, Failed("the job ended with a result that is none of this service")),
     ],
 )
-def test_a_result_is_read(result: object, outcome: object) -> None:
+async def test_a_result_is_read(redis: ArqRedis, result: object, outcome: object) -> None:
     """As the engine writes it, and never with an error."""
-    assert outcome == outcome_of(wire.serialize({"r": result}))
+    await redis.set("arq:result:a", wire.serialize({"r": result}))
+    assert outcome == await Waits(redis).outcome("a", 5)
 
 
-def test_bytes_that_are_no_result_are_read() -> None:
+async def test_bytes_that_are_no_result_are_read(redis: ArqRedis) -> None:
     """Somebody else's."""
-    assert isinstance(outcome_of(b"\x80\x04"), Failed)
+    await redis.set("arq:result:a", b"\x80\x04")
+    assert isinstance(await Waits(redis).outcome("a", 5), Failed)
 
 
 async def test_thousands_of_callers_wait_at_a_time(redis: ArqRedis) -> None:

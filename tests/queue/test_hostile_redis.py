@@ -33,7 +33,7 @@ from tidepool.jobs.outcomes import Applied, Rejected
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
-from tidepool.queue.leases import backlog
+from tidepool.queue.state import QueueState
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, now_ms, receive, serialize
 from tidepool.web.waiting import Waits
@@ -230,7 +230,7 @@ _DECLARED = (RedisError, ResultNotFound, DeserializationError, TimeoutError, Run
 
 async def read_as_others_do(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]) -> None:
     """Look at everything as the front and the client do: what they raise is what they say that they raise."""
-    await backlog(world.redis, QUEUE, now_ms())
+    await QueueState(world.redis).backlog(now_ms())
     for key, _ in plants:
         job_id = key.rpartition(b":")[2].decode("utf-8", "replace")
         for read in (

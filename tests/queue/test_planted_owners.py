@@ -3,7 +3,8 @@
 from arq.connections import ArqRedis
 from held_jobs import QUEUE, enqueue
 
-from tidepool.queue.leases import Leases, backlog
+from tidepool.queue.leases import Leases
+from tidepool.queue.state import QueueState
 
 
 async def test_a_lost_owners_odd_jobs_do_not_keep_the_others(redis: ArqRedis) -> None:
@@ -30,12 +31,12 @@ async def test_the_backlog_is_counted_among_odd_owners(redis: ArqRedis) -> None:
     await leases.claim("me", 1, suspect_too=False)
     await redis.set(f"{QUEUE}:held:odd", "x")
     await redis.zadd(f"{QUEUE}:owners", {"odd": 1, b"\xff": 2})
-    found = await backlog(redis, QUEUE, 10)
+    found = await QueueState(redis).backlog(10)
     assert (1, 1) == (found.waiting, found.running)
     await redis.delete(f"{QUEUE}:owners", QUEUE)
     await redis.set(f"{QUEUE}:owners", "x")
     await redis.set(QUEUE, "x")
-    found = await backlog(redis, QUEUE, 10)
+    found = await QueueState(redis).backlog(10)
     assert (0, 0, None) == tuple(found)
 
 

@@ -12,9 +12,10 @@ from arq.connections import ArqRedis
 from leasing import QUEUE, claim, done, enqueue, lapse
 from redis import Redis
 
-from tidepool.queue.leases import Leases, release_owners
+from tidepool.queue.leases import Leases
 from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
 from tidepool.queue.scripts import script_text
+from tidepool.queue.state import QueueState
 
 
 async def test_renewing_keeps_every_job_of_the_owner(redis: ArqRedis) -> None:
@@ -78,7 +79,7 @@ async def test_marks_outlive_the_lease(redis: ArqRedis, leases: Leases) -> None:
     assert 10_000 == (mark_end or 0) - (lease_end or 0)
     assert 19_000 < await redis.pttl("arq:in-progress:a") <= 20_000
 
-    await release_owners(redis, QUEUE, "me")
+    await QueueState(redis).release_owners("me")
     assert ["a"] == await claim(leases, "you")
 
 

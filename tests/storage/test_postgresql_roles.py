@@ -23,7 +23,7 @@ from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.roles import grant_roles
-from tidepool.web.fleet import Fleet
+from tidepool.web.fleet import FleetFigures
 from worker import app
 from worker.jobs import JOBS
 
@@ -189,7 +189,7 @@ async def hardened(empty_database: PoolConfig) -> Any:
 async def test_a_hardened_database_is_enough(hardened: PoolConfig, role: str) -> None:
     """Where even connecting and calling functions has to be granted."""
     pool = await Pool.open(as_role(hardened, role))
-    assert [] == (await Fleet(pool).get())["processes"]
+    assert [] == (await FleetFigures(pool).get())["processes"]
     async with pool.acquire() as connection:
         now = datetime.now(UTC)
         assert [] == await Study.read(connection, since=now, until=now + timedelta(minutes=1))

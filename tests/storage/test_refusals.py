@@ -16,11 +16,12 @@ from tidepool.health.readiness import Readiness
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, Refused, ServerError, Unavailable, words
 from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
 from tidepool.protocols import other_than
-from tidepool.queue.connection import ask, open_redis, wait_for_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault, RedisRefused
 from tidepool.servers import wait_for_postgresql
-from tidepool.storage import requirements
+from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl
 from worker import app
 
@@ -94,7 +95,16 @@ async def test_a_pooler_in_statement_mode_ends_a_start() -> None:
         config = PoolConfig(url=f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
         with pytest.raises(Refused, match=r"not allowed in statement pooling mode .*pool_mode"):
             async with asyncio.timeout(5):
-                await wait_for_postgresql(lambda: requirements.check(config), config.url, None)
+                await wait_for_postgresql(lambda: check(config), config.url, None)
+
+
+async def check(config: PoolConfig, **needs: bool) -> None:
+    """Check the requirements over a connection of its own."""
+    side = SideConnection(config, "start")
+    try:
+        await require(side, **needs)
+    finally:
+        await side.close()
 
 
 def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
@@ -179,7 +189,7 @@ async def test_a_database_that_cannot_hold_any_text_is_refused(connection: Any, 
     try:
         config = PoolConfig(url=(await dsn_of(connection)).replace("/DB?", f"/{name}?"), application_name="t")
         with pytest.raises(Refused, match=f"its encoding, {encoding}, cannot hold every text"):
-            await requirements.check(config, writing=True)
+            await check(config, writing=True)
     finally:
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -203,26 +213,26 @@ async def dsn_of(connection: Any) -> str:
 async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: str, words: str) -> None:
     """Tables, views and columns: no migration makes them again, since it is applied, and every job would fail."""
     await app.migrations.migrate(empty_database)
-    await requirements.check(empty_database, tables=True)
+    await check(empty_database, tables=True)
     other = await empty_database.connect("test")
     await other.execute(statement)
     await other.close()
     with pytest.raises(Refused, match=f"though its migrations are applied: {words}$"):
-        await requirements.check(empty_database, tables=True)
+        await check(empty_database, tables=True)
 
 
 async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
     """Whoever needs neither may use it."""
-    await requirements.check(empty_database)
+    await check(empty_database)
     with pytest.raises(Refused, match="its tables are missing"):
-        await requirements.check(empty_database, tables=True)
+        await check(empty_database, tables=True)
     other = await empty_database.connect("test")
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await other.close()
-    await requirements.check(empty_database)
+    await check(empty_database)
     with pytest.raises(Refused, match="it is read-only"):
-        await requirements.check(empty_database, writing=True)
+        await check(empty_database, writing=True)
 
 
 @pytest.mark.parametrize(
@@ -267,10 +277,10 @@ async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
     """And one that will be able to (*said* is None) is waited for, with its words in the log."""
     async with listening(redis_that_says(replies, info)) as port:
         url = f"redis://:hunter2@127.0.0.1:{port}/3"
-        redis = open_redis(url, queue_name="q")
+        redis = RedisClient.open(url, queue_name="q")
         try:
             with pytest.raises(RedisRefused if said else RedisConnectionError) as met:
-                await wait_for_redis(redis, url, patience_s=60 if said else 1.5)
+                await redis.wait_until_usable(url, patience_s=60 if said else 1.5)
         finally:
             await redis.aclose(close_connection_pool=True)
     assert (said or "") in str(met.value)
@@ -283,19 +293,19 @@ async def test_a_redis_that_drops_jobs_is_warned_of(logs: list[Any], redis: ArqR
     """At every start, and in readiness, which it does not fail; a user without INFO is asked no more than PING."""
     evicting = INFO.replace("noeviction", "allkeys-lru")
     async with listening(redis_that_says({}, evicting)) as port:
-        other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
-        await wait_for_redis(other, f"redis://127.0.0.1:{port}")
-        readiness = Readiness(lambda: ask(other), app.migrations)
+        other = RedisClient.open(f"redis://127.0.0.1:{port}", queue_name="q")
+        await other.wait_until_usable(f"redis://127.0.0.1:{port}")
+        readiness = Readiness(other.ask, app.migrations)
         report = (await readiness.look()).document()["checks"]["redis"]
         await other.aclose(close_connection_pool=True)
     assert ["redis.may_drop_jobs"] == [line["event"] for line in logs]
     assert (True, "maxmemory-policy is allkeys-lru") == (report["ok"], report["warning"].partition(":")[0])
-    assert "" == await ask(redis)
+    assert "" == await redis.ask()
 
     async with listening(redis_that_says({"INFO": "-NOPERM no permissions to run the 'info' command"})) as port:
-        other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
-        assert "" == await ask(other)
-        await wait_for_redis(other, "redis://r", patience_s=1)
+        other = RedisClient.open(f"redis://127.0.0.1:{port}", queue_name="q")
+        assert "" == await other.ask()
+        await other.wait_until_usable("redis://r", patience_s=1)
         await other.aclose(close_connection_pool=True)
 
 
@@ -368,10 +378,10 @@ async def test_a_wrong_url_of_a_running_server_is_refused(servers: Any) -> None:
     database = servers.database_url("postgres")
     parsed = PostgresUrl.parse(database)
     url = f"unix://{parsed.hosts[0]}/.s.PGSQL.{(parsed.ports or (5432,))[0]}"
-    redis = open_redis(url, queue_name="q")
+    redis = RedisClient.open(url, queue_name="q")
     try:
         with pytest.raises(RedisRefused, match="speaks PostgreSQL, not Redis"):
-            await wait_for_redis(redis, url)
+            await redis.wait_until_usable(url)
     finally:
         await redis.aclose(close_connection_pool=True)
 

@@ -1,25 +1,21 @@
-"""Defines the command `tidepool`, with which operators inspect and manage the workers of any application.
+"""Defines the commands of `tidepool`, with which operators inspect and manage the workers of any application.
 
-`python -m worker` is the same command for the service of this repository.
+`python -m worker` has the same commands for the service of this repository.
 """
 
 import argparse
 import asyncio
-import functools
 import re
 import sys
-from typing import Never
 
-from tidepool.app import App
 from tidepool.cli import terminal
 from tidepool.cli.advice import add_advice_commands
-from tidepool.cli.commands import CommandLine, run_command
+from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
-from tidepool.jobs.job import JobTypes
 from tidepool.pool.config import PoolConfig
-from tidepool.settings import Settings, app_in_environment
+from tidepool.settings import Settings
 from tidepool.storage.roles import ROLES, grant_roles
 from tidepool.urls import PostgresUrl, UrlError
 
@@ -29,28 +25,6 @@ _MIGRATE_EXAMPLES = """  %(prog)s
   %(prog)s --roles                     as the tables' owner; see docs/operations.md"""
 _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
   PGSERVICEFILE=<(%(prog)s --service) psql service=tidepool     in bash and zsh"""
-
-
-def run_operators_command(program: str, app: str | None) -> Never:
-    """Run the operators' command that the process's arguments name, and end the process with its exit status.
-
-    *program* and *app* are those of `tidepool.cli.main`.
-    """
-    commands = command_line(program)
-    if app is None:
-        commands.parser.add_argument(
-            "--app",
-            default=app_in_environment(),
-            metavar="MODULE:NAME",
-            help="where your tidepool.App is, such as shop.app:app (default TIDEPOOL_APP, or no application)",
-        )
-    arguments = commands.parser.parse_args()
-    place: str | None = app or arguments.app
-    try:
-        application = App.load(place) if place else App(job_types=JobTypes(()))
-    except ValueError as error:
-        commands.parser.error(f"--app: {error}")
-    run_command(functools.partial(arguments.command, arguments), application, own_servers=arguments.own_servers)
 
 
 def command_line(program: str) -> CommandLine:

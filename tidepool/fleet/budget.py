@@ -49,7 +49,7 @@ from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import Oddities, RedisFault
 from tidepool.queue.keys import budget_keys
 from tidepool.repeating import every, heed_cancel
-from tidepool.storage.server import ServerConnections
+from tidepool.storage.snapshots import ServerConnections
 
 log = structlog.get_logger(__name__)
 

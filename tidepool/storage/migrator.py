@@ -34,7 +34,7 @@ import structlog
 
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection, Row
-from tidepool.pool.faults import Unavailable, translated
+from tidepool.pool.faults import Refused, Unavailable, translated
 from tidepool.repeating import RetryPolicy
 
 log = structlog.get_logger(__name__)
@@ -102,7 +102,7 @@ ORDER BY pid"""
 """Reads which sessions block backend $1. A prepared transaction has no backend: PostgreSQL reports it as process 0."""
 
 
-class MigrationError(Exception):
+class MigrationError(Refused):
     """The database's schema does not fit the migration files; the message says which file, and why."""
 
 

@@ -52,7 +52,7 @@ class Finished(NamedTuple):
     queue_us: int
 
 
-class Requeued(NamedTuple):
+class _Requeued(NamedTuple):
     """A job to be enqueued again, under its own id."""
 
     job_id: str
@@ -142,7 +142,7 @@ class ResultRepository:
 
     async def mark_requeued(
         self, *, after_id: str, limit: int, search: str | None = None, **selection: Unpack[Selection]
-    ) -> list[Requeued]:
+    ) -> list[_Requeued]:
         """Revoke up to *limit* rejected or failed outcomes, so that their jobs can run again; returns the jobs.
 
         The caller enqueues them. They are sorted by id; all ids come after *after_id*: pass the last one to continue.
@@ -152,7 +152,7 @@ class ResultRepository:
         values = (*_conditions(selection), search, after_id, limit)
         marked = await self._connection.fetch(_SQL["mark_requeued"], *values)
         marked.sort(key=lambda row: row["job_id"].encode())
-        return [Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
+        return [_Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
 
     async def page(
         self, *, before: Key | None, limit: int, search: str | None = None, **conditions: Unpack[Conditions]

@@ -9,9 +9,9 @@ parameter of type `Using` for the services, accept jobs with `JobRequests`, and 
 - `job_requests`  requests that enqueue a job, and their OpenAPI description
 - `accepting` enqueues the jobs (`sharing` lets concurrent requests share round trips); `waiting` waits for outcomes
 - `jobs`      routes to list outcomes, and to requeue and abort jobs
-- `health`    routes for health and metrics; `requests` counts requests, `fleet` caches the figures of all workers
+- `health`    routes for health and metrics; `fleet` caches the figures of all workers
 - `page`      the page, out of `static`: no build step, charts by uPlot 1.6.32 (its licence beside it)
-- `feed`      the page's data, once or live; `picture` gathers it, `tallies` and `history` are its larger parts
+- `feed`      the page's data, once or live; `history` is its larger part
 - `services`  what the routers share: one pool and one Redis client of this process, and the job client
 - `routing`   the class of all routers, row ids in paths, and the URLs of jobs
 - `problems`  errors as RFC 9457 problem details

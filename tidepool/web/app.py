@@ -1,10 +1,14 @@
 """Assembles the web application: its routers, its middleware, and the services that it opens and closes."""
 
-from collections.abc import AsyncGenerator, Iterable
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from prometheus_client import Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -17,10 +21,12 @@ from tidepool.web import feed, health, jobs, page, sign_in
 from tidepool.web.callers import Callers
 from tidepool.web.guard import Guard
 from tidepool.web.problems import HANDLERS, RESPONSES
-from tidepool.web.requests import Requests
 from tidepool.web.services import Services
 from tidepool.web.sign_in import Access
 
+_LABELS = ("http_request_method", "http_route", "http_response_status_code")
+"""Of the metric of requests, as OpenTelemetry names them."""
+_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
 
 ROUTERS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, jobs.router, health.router)
@@ -41,11 +47,11 @@ def create_app(
     POST request, the endpoint of such a route is called without FastAPI's routing. Its path may have no parameters, and
     the endpoint takes the request and the services.
     """
-    requests = Requests()
+    requests = _Requests()
 
     @asynccontextmanager
     async def lifespan(web: FastAPI) -> AsyncGenerator[None]:
-        async with Services.open(settings, urls, app.migrations, requests) as web.state.services:
+        async with Services.open(settings, urls, app.migrations, [requests]) as web.state.services:
             web.state.feed = feed.Feed(web.state.services)
             yield
 
@@ -136,3 +142,55 @@ class _AnswerHead:
             await self._app(as_get, receive, send_head)
         if "route" in as_get:
             scope["route"] = as_get["route"]  # for the count of requests by route
+
+
+class _Requests(Collector):
+    """Counts the requests that this process has answered, and their durations, for Prometheus."""
+
+    def __init__(self) -> None:
+        self._seconds = Histogram(
+            "http_server_request_duration_seconds", "Requests.", _LABELS, buckets=_BOUNDS_S, registry=None
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now, for Prometheus's client library."""
+        yield from self._seconds.collect()
+
+    def count_all(self, app: ASGIApp) -> ASGIApp:
+        """Return *app* in an ASGI middleware that counts every answered request; a stream counts when it ends."""
+        return _CountRequests(app, self)
+
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request that has been answered after *seconds*.
+
+        The label for its route is the template of the path, or empty if no route matched.
+        """
+        route = getattr(scope.get("route"), "path_format", "")
+        self._seconds.labels(scope["method"], route, str(status)).observe(seconds)
+
+
+class _CountRequests:
+    """Measures each request, and counts it when it has been answered."""
+
+    def __init__(self, app: ASGIApp, requests: _Requests) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI request: pass it on, and count it when it has been answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        began_s = time.perf_counter()
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._requests.count(scope, status, time.perf_counter() - began_s)

@@ -1,7 +1,7 @@
 """Defines the routes that list the outcomes of jobs, requeue jobs and abort them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal, NamedTuple
 
@@ -131,7 +131,7 @@ def _filtered(
         ),
     ] = None,
 ) -> _Filter:
-    began = durations.before_now(durations.parse(since)) if since else None
+    began = datetime.now(UTC) - durations.parse(since) if since else None
     return _Filter({"status": status, "function": function, "since": began}, search)
 
 

@@ -1,7 +1,6 @@
 """Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
 
 import asyncio
-import functools
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from time import monotonic
 from typing import Annotated, Self
 
 from fastapi import Depends, Request
+from prometheus_client.registry import Collector
 
 from tidepool import servers
 from tidepool.client import JobClient
@@ -17,13 +17,12 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Readiness
 from tidepool.pool.pool import Pool
-from tidepool.queue.connection import RedisClient, ask, open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.repositories import Repositories
 from tidepool.web.accepting import Accepting
-from tidepool.web.fleet import Fleet
-from tidepool.web.requests import Requests
+from tidepool.web.fleet import FleetFigures
 
 PATIENCE_S = 2.0
 """How long a request goes on trying to reach Redis before it is answered 503."""
@@ -40,7 +39,7 @@ class Services:
     client: JobClient
     accepting: Accepting
     readiness: Readiness
-    fleet: Fleet
+    fleet: FleetFigures
     metrics: Metrics
     load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the load test that is in progress."""
@@ -50,20 +49,21 @@ class Services:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
+        cls, settings: Settings, urls: Urls, migrations: Migrations, collectors: Sequence[Collector]
     ) -> AsyncGenerator[Self]:
         """Open the services for an `async with` block, and close them at its end.
 
+        *collectors* have further metrics for `metrics`.
         Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
         """
         pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
-        redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+        redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 
         async def settled(job_ids: Sequence[str]) -> Collection[str]:
             async with pool.acquire() as connection:
                 return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
-        readiness = Readiness(functools.partial(ask, redis), migrations)
+        readiness = Readiness(redis.ask, migrations)
         readiness.watch(pool)
         lag = LoopLag()
         probe = asyncio.create_task(lag.run(), name="loop lag probe")
@@ -76,8 +76,8 @@ class Services:
                 client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
                 accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
                 readiness=readiness,
-                fleet=Fleet(pool),
-                metrics=Metrics(pool, None, lag, beside=[requests]),
+                fleet=FleetFigures(pool),
+                metrics=Metrics(pool, None, lag, beside=collectors),
             )
         finally:
             probe.cancel()
