@@ -21,7 +21,7 @@ from waiting import until
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
-from tidepool.queue import renewal, wire
+from tidepool.queue import leases, renewal, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault
 from tidepool.queue.leases import Leases
