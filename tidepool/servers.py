@@ -20,7 +20,7 @@ def addresses(settings: Settings) -> Urls:
     """Return the URLs of both servers; those of embedded servers are valid once they run. Starts nothing."""
     database, redis = settings.database, settings.redis_url
     if database is None or redis is None:
-        return embedded.urls(settings.data_dir)
+        return Urls.embedded(settings.data_dir)
     return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
 
 

@@ -31,7 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tidepool import libpq
+from tidepool.libpq import LibpqVariables
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
 __all__ = ["Network", "Settings", "SettingsError", "child_environment"]
@@ -315,7 +315,7 @@ class Settings(BaseSettings):
         Also changes HOME, USER and empty libpq variables of this process if asyncpg would fail over them.
         """
         _name_user_and_home()
-        libpq.drop_empty_variables(os.environ)
+        LibpqVariables(os.environ).drop_empty()
         try:
             return cls.load()
         except SettingsError as error:
@@ -358,7 +358,7 @@ def _check_environment(settings: Settings, environment: Mapping[str, str]) -> No
     if settings.database is None:
         return
     try:
-        libpq.check(settings.database.get_secret_value(), environment)
+        LibpqVariables(dict(environment)).check(settings.database.get_secret_value())
     except UrlError as error:
         raise SettingsError(str(error)) from None
     _require_user(settings.database, environment)

@@ -95,7 +95,7 @@ class Arena:
             if self.named is None:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
-            self.urls = self.named or embedded.urls(self.home)
+            self.urls = self.named or Urls.embedded(self.home)
             await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
             self.redis = RedisClient.open(self.urls.redis, queue_name=QUEUE)

@@ -69,7 +69,7 @@ def start_member(data_dir: Path) -> Iterator[Callable[[Path], Member]]:
 
 def servers_of(data_dir: Path) -> list[psutil.Process]:
     """Return the PostgreSQL and Redis that serve *data_dir*, zombies excluded."""
-    words = (f"-D {data_dir}/postgres", embedded.urls(data_dir).redis.removeprefix("unix://").split("?")[0])
+    words = (f"-D {data_dir}/postgres", embedded.Urls.embedded(data_dir).redis.removeprefix("unix://").split("?")[0])
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
@@ -126,10 +126,10 @@ def end(member: Member) -> None:
 
 def test_rows_and_queue_are_there_again_after_everybody_left(data_dir: Path) -> None:
     """What was written before the servers stopped is read after they started again; asking where starts nothing."""
-    urls = embedded.urls(data_dir)
+    urls = embedded.Urls.embedded(data_dir)
     assert not data_dir.exists()
     with embedded.join(data_dir) as membership:
-        assert membership.urls == urls == embedded.urls(data_dir)
+        assert membership.urls == urls == embedded.Urls.embedded(data_dir)
         assert sql(urls, "SELECT current_database() || current_setting('max_connections')") == "tidepool100"
         sql(urls, "CREATE TABLE kept AS SELECT 7 AS number")
         redis(urls).zadd("arq:queue", {"a-job": 1})
@@ -178,10 +178,10 @@ def test_processes_that_start_at_the_same_moment_share_the_servers(
     for member, file in zip(members, files, strict=True):
         wait_joined(member, file)
     assert len(servers_of(data_dir)) == 2
-    assert sql(embedded.urls(data_dir), "SELECT 1") == 1
+    assert sql(embedded.Urls.embedded(data_dir), "SELECT 1") == 1
     for member in members[:3]:
         end(member)
-    assert redis(embedded.urls(data_dir)).ping()
+    assert redis(embedded.Urls.embedded(data_dir)).ping()
     end(members[3])
     assert not servers_of(data_dir)
 
@@ -225,7 +225,7 @@ def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(
 def has_queued(data_dir: Path) -> bool:
     """Return whether there is a job in the queue: whoever put it there is in the middle of its work."""
     try:
-        with redis(embedded.urls(data_dir)) as client:
+        with redis(embedded.Urls.embedded(data_dir)) as client:
             return bool(client.exists("arq:queue"))
     except RedisError:
         return False
@@ -270,7 +270,7 @@ def test_a_member_whose_server_died_brings_it_back_for_all(data_dir: Path) -> No
 def test_a_long_data_dir_has_its_sockets_elsewhere(tmp_path: Path) -> None:
     """A directory whose name is too long for a socket works, and its short directory is ours alone and goes again."""
     data_dir = tmp_path / ("long-" * 40) / "a space, and $(more)"
-    urls = embedded.urls(data_dir)
+    urls = embedded.Urls.embedded(data_dir)
     sockets = Path(urls.redis.removeprefix("unix://").split("?")[0]).parent
     with embedded.join(data_dir):
         assert sql(urls, "SELECT 1") == 1
@@ -283,7 +283,7 @@ def test_a_long_data_dir_has_its_sockets_elsewhere(tmp_path: Path) -> None:
 def test_somebody_elses_socket_directory_is_refused(tmp_path: Path) -> None:
     """A link that waits under the name of the socket directory is an error, not a way to lead the sockets astray."""
     data_dir = tmp_path / ("long-" * 40)
-    sockets = Path(embedded.urls(data_dir).redis.removeprefix("unix://").split("?")[0]).parent
+    sockets = Path(embedded.Urls.embedded(data_dir).redis.removeprefix("unix://").split("?")[0]).parent
     sockets.symlink_to(tmp_path)
     try:
         with pytest.raises(embedded.EmbeddedServersError, match="is not a directory of user"):

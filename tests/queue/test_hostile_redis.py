@@ -17,6 +17,7 @@ from arq.jobs import DeserializationError, ResultNotFound
 from arq.worker import func
 from engines import own_client, stop
 from factories import user_fields
+from fleet import a_capacity
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from planting import ENVELOPE, QUEUE
@@ -28,7 +29,7 @@ from tidepool.engine.intake import Intake
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.fleet.budget import Budget
-from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.fleet.capacity import Capacity
 from tidepool.jobs.outcomes import Applied, Rejected
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
@@ -178,7 +179,7 @@ async def test_ids_of_a_megabyte_in_the_fleet_are_dropped_unread(redis: ArqRedis
 
 async def a_reading() -> Capacity:
     """Return what a server of a hundred connections would tell."""
-    return Capacity(100, 3, 0, -1, -1, (Backends("tidepool:me", True, True, 2),))  # noqa: FBT003
+    return a_capacity(100, {"me": 2})
 
 
 async def live_through(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]) -> None:

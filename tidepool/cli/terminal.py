@@ -144,7 +144,7 @@ def duration(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+def _whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return an argument type for argparse that parses whole numbers from *least* to *most*.
 
     If *most* is None, it takes numbers of up to 18 digits.
@@ -160,10 +160,10 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-positive = whole_number(1)
-processes = whole_number(1, 64)
+positive = _whole_number(1)
+processes = _whole_number(1, 64)
 """A worker process takes about 50 MB, so that a digit too many would take all of the machine's memory."""
-port = whole_number(1, 65_535)
+port = _whole_number(1, 65_535)
 
 
 def _plain(value: object) -> str:

@@ -21,6 +21,6 @@ sockets only, in a directory that only their user can enter.
 """
 
 from tidepool.embedded.membership import Membership, join
-from tidepool.embedded.place import EmbeddedServersError, Urls, urls
+from tidepool.embedded.place import EmbeddedServersError, Urls
 
-__all__ = ["EmbeddedServersError", "Membership", "Urls", "join", "urls"]
+__all__ = ["EmbeddedServersError", "Membership", "Urls", "join"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tidepool.embedded.locks import POLL_S, PrivateFile, wait_until
-from tidepool.embedded.place import Account, EmbeddedServersError, socket_dir, urls
+from tidepool.embedded.place import Account, EmbeddedServersError, Urls, socket_dir
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import START_WAIT_S, Server
@@ -33,7 +33,7 @@ class Membership:
 
     def __init__(self, home: Path, members: PrivateFile) -> None:
         """Take over members.lock, which is open and has a shared lock. Only `join` calls this."""
-        self.urls = urls(home)
+        self.urls = Urls.embedded(home)
         self._home = home
         self._members = members
         self._process_id = os.getpid()

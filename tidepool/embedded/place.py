@@ -30,6 +30,13 @@ class Urls:
     database: str
     redis: str
 
+    @classmethod
+    def embedded(cls, data_dir: Path) -> Self:
+        """Return the URLs of the embedded servers of *data_dir*, whether they are running or not. Starts nothing."""
+        sockets = socket_dir(data_dir.resolve())
+        # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
+        return cls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")
+
 
 class Account(NamedTuple):
     """The user and group ids that the embedded servers run as."""
@@ -113,13 +120,6 @@ class Account(NamedTuple):
             nobody = pwd.getpwnam("nobody")
             return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
         return ()
-
-
-def urls(data_dir: Path) -> Urls:
-    """Return the URLs of the embedded servers of *data_dir*, whether they are running or not. Starts nothing."""
-    sockets = socket_dir(data_dir.resolve())
-    # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
-    return Urls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")
 
 
 def socket_dir(home: Path) -> Path:

@@ -68,8 +68,7 @@ def create_app(
     web.add_middleware(_Shortcut, front=web, routes=quick)
     token = settings.front_token
     web.state.access = access = Access(token.get_secret_value() if token else None)
-    callers = Callers(settings.front_trusted_proxies)
-    web.add_middleware(Guard, access=access, rate_limit=settings.front_rate_limit, callers=callers)
+    web.add_middleware(Guard, access, settings.front_rate_limit, Callers(settings.front_trusted_proxies))
     web.add_middleware(_AnswerHead)
     web.add_middleware(requests.count_all)  # the last one sees all, those that the guard refuses, too
     for router in (*ROUTERS, *routers):

@@ -31,7 +31,7 @@ from tidepool.web.services import Services
 
 _LIFE_S = 1.0
 """Seconds for which the present state is cached, and between two events of a stream."""
-_NO_ADVICE = "No size is advised: the figures do not bear it."
+_NO_ADVICE = "No size is recommended: the figures do not support one."
 _MOST_EVENTS = 30
 _QUEUE_S = 0.5
 """How long a picture waits for Redis; without an answer the queue is not known, and everything else is shown."""

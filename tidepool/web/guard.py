@@ -46,10 +46,10 @@ class Guard:
     """ASGI middleware that passes requests on to *app*, or refuses them.
 
     *access* decides who may send requests. *rate_limit* is the max number of requests a second of one address; 0: no
-    limit.
+    limit. *callers* finds the addresses.
     """
 
-    def __init__(self, app: ASGIApp, *, access: Access, rate_limit: int, callers: Callers) -> None:
+    def __init__(self, app: ASGIApp, access: Access, rate_limit: int, callers: Callers) -> None:
         self._app = app
         self._access = access
         self._callers = callers

@@ -23,12 +23,6 @@ _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
 
 
-class Alive(BaseModel):
-    """The response of `GET /health/live`: a process that answers is alive."""
-
-    alive: bool = True
-
-
 class Ready(BaseModel):
     """The response of `GET /health/ready`: whether all readiness checks passed, and the result of each."""
 
@@ -103,9 +97,9 @@ async def _health(services: Using) -> Health:
 
 
 @router.get("/health/live")
-async def _live() -> Alive:
-    """Answer as long as the process runs, also if PostgreSQL or Redis is away."""
-    return Alive()
+async def _live() -> dict[str, bool]:
+    """Return `{"alive": true}` as long as the process runs, also if PostgreSQL or Redis is away."""
+    return {"alive": True}
 
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready; `checks` says why"}})
