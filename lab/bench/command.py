@@ -16,7 +16,7 @@ from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
 from lab.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
 from lab.bench.latency import idle_latency_ms
-from lab.bench.servers import measured_environment, own_databases, session
+from lab.bench.servers import measured_environment, own_databases, redis_info, session
 from lab.percentiles import percentiles
 from lab.progress import note
 from tidepool.cli import terminal
@@ -172,7 +172,7 @@ async def _cpu_percent(worker: asyncio.subprocess.Process, seconds: float) -> fl
 
 
 async def _server_versions(redis: RedisClient, urls: Urls) -> dict[str, str]:
-    info: dict[str, Any] = await redis.info("server")
+    info = await redis_info(redis, "server")
     async with session(urls.database) as connection:
         postgresql = str(await connection.fetchval("SHOW server_version"))
     return {"redis-server": info["redis_version"], "postgresql": postgresql}

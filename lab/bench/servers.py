@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString, cast
 from urllib.parse import urlsplit
 
 import asyncpg
+from redis.asyncio import Redis
 
 from tidepool import embedded, servers
 from tidepool.cli.terminal import CommandError
@@ -19,6 +20,7 @@ from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
 from tidepool.fleet.capacity import Capacity
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import translated
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import RedisClient
@@ -66,15 +68,25 @@ def measured_environment(database: str, redis: str, **variables: str) -> dict[st
     return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
 
 
+async def connect(url: str) -> DirectConnection:
+    """Open a PostgreSQL connection outside any pool. Raises asyncpg's errors."""
+    return cast("DirectConnection", await asyncpg.connect(**PostgresUrl.parse(url).driver_arguments()))
+
+
+async def redis_info(redis: Redis, section: str = "default") -> dict[str, Any]:
+    """Return a section of Redis's INFO. The type of each value depends on its name."""
+    return await redis.info(section)
+
+
 @asynccontextmanager
-async def session(url: str) -> AsyncGenerator[Any]:
+async def session(url: str) -> AsyncGenerator[DirectConnection]:
     """Open a PostgreSQL connection outside any pool, and close it at the end of the block.
 
     Raises the errors of `tidepool.pool`, and `CommandError` if PostgreSQL refuses it.
     """
     try:
         async with translated():
-            connection: Any = await asyncpg.connect(**PostgresUrl.parse(url).driver_arguments())
+            connection = await connect(url)
             try:
                 yield connection
             finally:
@@ -120,9 +132,8 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, RedisClient]]:
             raise CommandError(
                 f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
             )
-        async with session(urls.database) as admin:
-            await admin.execute(f"CREATE DATABASE {name}")
-        stack.push_async_callback(_drop, urls, name)
+        await _administer(urls, f"CREATE DATABASE {name}")
+        stack.push_async_callback(_administer, urls, f"DROP DATABASE {name} WITH (FORCE)")
         stack.push_async_callback(redis.flushdb)
         yield own, redis
 
@@ -143,9 +154,10 @@ def _with_database(url: str, name: str) -> str:
     return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
 
 
-async def _drop(urls: Urls, name: str) -> None:
+async def _administer(urls: Urls, statement: str) -> None:
+    """Run a statement that takes no parameters. It must contain no input of the user."""
     async with session(urls.database) as admin:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.execute(cast("LiteralString", statement))
 
 
 @contextmanager
@@ -162,8 +174,7 @@ async def _admit(home: Path, urls: Urls, connections: int) -> int:
     """
     postgres = Postgres(home)
     if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:
-        async with session(urls.database) as admin:
-            await admin.execute(f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
+        await _administer(urls, f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
         await asyncio.to_thread(_restart, postgres)
     return int((postgres.data / "postmaster.pid").read_text("utf-8").split()[0])
 

@@ -21,16 +21,17 @@ from tidepool.urls import PostgresUrl
 
 _SETTINGS = Settings.load()
 _URLS = servers.addresses(_SETTINGS)
+_Context = dict[str, Any]
 _STOCK_POOL_SIZE = 10
 """Connections in the pool of stock arq: the size that was fastest with one transaction per job."""
 
 
-async def noop(_ctx: dict[Any, Any], value: int) -> int:
+async def noop(_ctx: _Context, value: int) -> int:
     """Return *value*: a job that does nothing."""
     return value
 
 
-async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_name: str, is_active: bool = True) -> int:
+async def create_user(ctx: _Context, *, username: str, email: str, full_name: str, is_active: bool = True) -> int:
     """Insert a user in a transaction of its own; return the new id."""
     async with ctx["pool"].acquire() as connection, connection.transaction():
         return await connection.fetchval(
@@ -39,7 +40,7 @@ async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_na
         )
 
 
-async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str, category: str, **rest: Any) -> int:
+async def create_product(ctx: _Context, *, sku: str, name: str, price: str, category: str, **rest: object) -> int:
     """Insert a product in a transaction of its own; return the new id."""
     async with ctx["pool"].acquire() as connection, connection.transaction():
         return await connection.fetchval(
@@ -49,7 +50,7 @@ async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str
         )
 
 
-async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity: int, **_: Any) -> int | str:
+async def place_order(ctx: _Context, *, username: str, sku: str, quantity: int, **_: object) -> int | str:
     """Find a user and a product and insert an order of them, in one transaction; return the new id.
 
     Returns "rejected" if the user is inactive or the product out of stock. If one is missing, the job is retried after
@@ -68,13 +69,13 @@ async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity:
         )
 
 
-async def _open_pool(ctx: dict[Any, Any]) -> None:
+async def _open_pool(ctx: _Context) -> None:
     ctx["pool"] = await asyncpg.create_pool(
         **PostgresUrl.parse(_URLS.database).driver_arguments(), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
     )
 
 
-async def _close_pool(ctx: dict[Any, Any]) -> None:
+async def _close_pool(ctx: _Context) -> None:
     await ctx["pool"].close()
 
 
@@ -94,7 +95,7 @@ class ArqDefault:
     job_deserializer = wire.deserialize
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type:
     """Make the other settings classes when arq asks for them, since each changes the process in its own way.
 
     `ArqTuned` is stock arq with faster settings and uvloop, `ArqTunedNoop` the same without a database, and
@@ -115,5 +116,9 @@ def __getattr__(name: str) -> Any:
 
 _TUNED = {"max_jobs": 100, "poll_delay": 0.01, "log_results": False}
 _NO_DATABASE = {"functions": (noop,), "on_startup": None, "on_shutdown": None}
-QUIET_LOGS: dict[str, Any] = {"version": 1, "disable_existing_loggers": False, "loggers": {"arq": {"level": "WARNING"}}}
+QUIET_LOGS: dict[str, object] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"arq": {"level": "WARNING"}},
+}
 """The `--custom-log-dict` of all workers but default arq: it logs only warnings, since lines per job cost much time."""

@@ -4,16 +4,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import LiteralString, Self
 
-import asyncpg
-
-from lab.bench.servers import QUEUE, measured_environment
+from lab.bench.servers import QUEUE, connect, measured_environment, redis_info
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
@@ -26,10 +24,10 @@ from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import Server
 from tidepool.fleet.identity import Identity
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.connection import Row
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.state import QueueState
-from tidepool.urls import PostgresUrl
 from worker import app
 
 _LOOK_S = 0.05
@@ -138,9 +136,9 @@ class Arena:
                 worker.signal(signal.SIGKILL)
                 await process.wait()
 
-    async def fetch(self, query: str, *args: Any) -> list[Any]:
+    async def fetch(self, query: LiteralString, *args: object) -> list[Row]:
         """Run a query over a new connection to PostgreSQL that bypasses the proxies; return the rows."""
-        connection: Any = await asyncpg.connect(**PostgresUrl.parse(self.urls.database).driver_arguments())
+        connection = await connect(self.urls.database)
         try:
             return await connection.fetch(query, *args)
         finally:
@@ -219,10 +217,9 @@ class Arena:
         """Return the id of the main process of one of the drill's own servers."""
         if server is self.postgres:
             return int((server.data / "postmaster.pid").read_text("utf-8").split()[0])
-        info: dict[str, Any] = await self.redis.info("server")
-        return info["process_id"]
+        return (await redis_info(self.redis, "server"))["process_id"]
 
-    async def until(self, condition: Any, wait_s: float = _WAIT_S) -> None:
+    async def until(self, condition: Callable[[], Awaitable[object]], wait_s: float = _WAIT_S) -> None:
         """Poll the coroutine function *condition* until it returns a true value.
 
         Raises `TimeoutError` after *wait_s* seconds.

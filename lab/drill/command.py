@@ -1,4 +1,4 @@
-"""The command `python -m lab drill`: break the service on purpose, and check what became of every job."""
+"""The command `python -m lab drill`: break the service on purpose, and check the outcome of every job."""
 
 import argparse
 import random
@@ -6,7 +6,6 @@ import statistics
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lab.bench.servers import QUEUE
 from lab.drill import timeline
@@ -63,7 +62,7 @@ async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, se
     try:
         (home / "servers").mkdir()
         async with Arena(home / "servers", arguments.workers, _shots(arguments), named, log) as arena:
-            run = Drill(arena, log, rate=arguments.rate, seed=seed, told=note)
+            run = Drill(arena, log, rate=arguments.rate, seed=seed, report=note)
             note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:
                 report = await run.repeat(arguments.fault, arguments.times)
@@ -216,7 +215,9 @@ def _print(report: Report) -> None:
 
 def _row(name: str, ones: list[Injected]) -> list[str]:
     recoveries_s = percentiles([one.recovery_s for one in ones], (0.5, 0.99, 1.0))
-    rates: list[Any] = [statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")]
+    rates: list[float] = [
+        statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")
+    ]
     slow = sum(one.slow_after for one in ones)
     figures = [*(f"{second:.2f}" for second in recoveries_s.values()), *(f"{rate:,.0f}" for rate in rates)]
     counts = [str(len(ones)), f"{sum(one.shots for one in ones):,}"]

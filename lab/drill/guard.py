@@ -1,18 +1,20 @@
 """Protects servers that the user names for a drill: it refuses those that are in use, and asks for consent."""
 
 import sys
-from typing import Any
+from typing import LiteralString, cast
 
 import asyncpg
 from redis.exceptions import RedisError
 
+from lab.bench.servers import connect
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
+from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.queue import keys
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.state import QueueState
 from tidepool.storage import queries
-from tidepool.urls import PostgresUrl, without_password
+from tidepool.urls import without_password
 
 _SQL = queries.load("guard", "lab.drill")
 
@@ -23,10 +25,10 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
     The user is asked for consent unless *agreed* is true. Raises `CommandError` if the database or the queue is in use,
     if the user does not consent, or if the servers cannot be reached.
     """
-    redis: Any = RedisClient.open(urls.redis, queue_name=queue)
-    connection: Any = None
+    redis = RedisClient.open(urls.redis, queue_name=queue)
+    connection: DirectConnection | None = None
     try:
-        connection = await asyncpg.connect(**PostgresUrl.parse(urls.database).driver_arguments())
+        connection = await connect(urls.database)
         is_new = await _examine(connection)
         if jobs := await redis.zcard(queue):
             raise CommandError(f"the queue {queue} has {jobs} jobs: the drill takes an empty one")
@@ -45,7 +47,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
         await redis.aclose(close_connection_pool=True)
 
 
-async def _examine(connection: Any) -> bool:
+async def _examine(connection: Connection) -> bool:
     """Return whether the database has none of the service's tables.
 
     Raises `CommandError` if workers are connected to it, or if it has rows that are not a drill's.
@@ -55,7 +57,7 @@ async def _examine(connection: Any) -> bool:
     taken = [
         table
         for (table,) in await connection.fetch(_SQL["tables"])
-        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608  (quoted by PostgreSQL)
+        if await connection.fetchval(cast("LiteralString", f"SELECT EXISTS (SELECT FROM {table})"))  # noqa: S608  (quoted by PostgreSQL)
     ]
     is_new: bool = await connection.fetchval(_SQL["is_new"])
     if not is_new:
@@ -69,7 +71,7 @@ def _ask(urls: Urls) -> None:
     """Ask the user at the terminal for consent. Raises `CommandError` without it, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise CommandError("nobody is here to be asked: --yes agrees that these servers are broken on purpose")
-    print(  # noqa: T201  (a question to whoever sits there)
+    print(  # noqa: T201  (a question to the user)
         f"The drill will lock tables of, and end sessions at, {without_password(urls.database)}\n"
         f"and put its jobs into {without_password(urls.redis)}; what an earlier drill has left there is removed.",
         file=sys.stderr,

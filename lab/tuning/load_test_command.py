@@ -3,8 +3,7 @@
 import argparse
 import asyncio
 import re
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
 from lab.bench.drain import require_running
@@ -12,7 +11,7 @@ from lab.bench.servers import own_site
 from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.requests import Front, Jobs
-from lab.tuning.users import Send, Tally, run_users
+from lab.tuning.users import Send, Tally, TallyFigures, run_users
 from lab.tuning.workers import running_workers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
@@ -22,6 +21,12 @@ EXAMPLES = """  %(prog)s --users 20 --requests 50
   %(prog)s --users 50 --requests 20 --workers 2
   %(prog)s --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
   %(prog)s --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
+
+
+class _Document(TallyFigures):
+    users: int
+    rate: float | None
+    url: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
     """Let concurrent users send requests and wait for their outcomes. Exit status 1: a request failed."""
     tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))
-    document = {"users": arguments.users, "rate": arguments.rate, "url": arguments.url, **tally.figures()}
+    document: _Document = {
+        "users": arguments.users,
+        "rate": arguments.rate,
+        "url": arguments.url,
+        **tally.figures(),
+    }
     if arguments.json:
         terminal.print_json(document)
     else:
@@ -89,7 +99,7 @@ async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) ->
     return await _measured(arguments, send)
 
 
-async def _while_running(workers: list[asyncio.subprocess.Process], load: Coroutine[Any, Any, Tally]) -> Tally:
+async def _while_running(workers: list[asyncio.subprocess.Process], load: Awaitable[Tally]) -> Tally:
     """Return the result of *load*. Raises `CommandError` as soon as a worker ends, since nobody would run its jobs."""
     sending = asyncio.ensure_future(load)
     ends = [asyncio.create_task(worker.wait()) for worker in workers]
@@ -120,7 +130,7 @@ async def _measured(arguments: argparse.Namespace, send: Send) -> Tally:
     return await run_users(send, users=arguments.users, requests=arguments.requests, rate=arguments.rate)
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: _Document) -> None:
     table = terminal.figures_table(
         ("users", "requests", "success", "requests/s", "mean", "median", "min", "max", "p95", "p99"), words=()
     )

@@ -26,10 +26,10 @@ _DRIFTED = 0.2
 """Max difference between controls, as a share of their median, with which the machine counts as steady."""
 
 
-async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -> bool:
+async def measure_all(site: Site, record: Record, report_progress: Callable[[str], None]) -> bool:
     """Make all measurements that *record* does not have yet, and keep each at once.
 
-    *told* is called with a line on each. Returns True when all are made, False if it was cancelled before.
+    *report_progress* is called with a line on each. Returns True when all are made, False if it was cancelled before.
     """
     done = {arm.number for arm in record.arms}
     every = trials(record.plan)
@@ -45,7 +45,7 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
             if trial.kind == "defaults":
                 await forget(site.urls.database, began)
             left_s = (time.monotonic() - begun_s) / (count + 1) * (len(left) - count - 1)
-            told(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
+            report_progress(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
     except asyncio.CancelledError:
         task.uncancel()
         return False

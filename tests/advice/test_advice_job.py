@@ -88,7 +88,7 @@ async def test_who_judges_longer_than_another_gives_no_advice(
     assert 1 == len(await advice_of(connection))
 
 
-async def test_where_there_is_nothing_to_do_nothing_is_told(side: SideConnection, connection: Any) -> None:
+async def test_where_there_is_nothing_to_do_nothing_is_reported(side: SideConnection, connection: Any) -> None:
     """Nor where there is nothing to go by."""
     job, journal = a_job(side)
     await job.run_once(NOW)

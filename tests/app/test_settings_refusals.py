@@ -66,7 +66,7 @@ from tidepool import settings
         ("SIMULATION_CONCURRENCY", "65"),
     ],
 )
-def test_a_bad_value_is_told_in_one_line_that_names_the_variable(variable: str, value: str) -> None:
+def test_a_bad_value_gives_one_line_that_names_the_variable(variable: str, value: str) -> None:
     """One variable wrong: one line, beginning with its name."""
     with pytest.raises(SettingsError) as told:
         load({variable: value})
@@ -82,7 +82,7 @@ def test_an_endless_duration_is_refused(variable: str) -> None:
         load({variable: "inf"})
 
 
-def test_all_wrong_variables_are_told_at_once() -> None:
+def test_all_wrong_variables_are_named_at_once() -> None:
     """Nobody wants to start a worker three times to learn of three mistakes."""
     with pytest.raises(SettingsError) as told:
         load({"MAX_JOBS": "0", "DB_PORT": "x", "POLL_DELAY": "-1"})
@@ -113,7 +113,7 @@ def test_wrong_settings_end_the_process_with_status_2(
         ("REDIS_URL", "rediss://:hunter2@r/0?ssl_ca_certs=/no/ca.pem", "ssl_ca_certs"),
     ],
 )
-def test_certificates_that_are_not_there_are_told_at_the_start(variable: str, url: str, parameter: str) -> None:
+def test_missing_certificate_files_are_reported_at_the_start(variable: str, url: str, parameter: str) -> None:
     """The drivers would say "no such file", as of a server's socket, which is waited for."""
     with pytest.raises(
         SettingsError, match=f"^{variable}: has parameter {parameter}, which is not a file: /no/ca.pem$"
@@ -121,7 +121,7 @@ def test_certificates_that_are_not_there_are_told_at_the_start(variable: str, ur
         load({**SERVERS, variable: url})
 
 
-def test_certificates_that_are_there_are_taken() -> None:
+def test_existing_certificate_files_are_accepted() -> None:
     """Any file will do: whether it has certificates is seen when it is used."""
     url = f"rediss://r/0?ssl_ca_certs={__file__}"
     assert url == load({**SERVERS, "REDIS_URL": url}).redis_url.get_secret_value()  # pyright: ignore[reportOptionalMemberAccess]

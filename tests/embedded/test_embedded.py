@@ -205,7 +205,7 @@ def test_servers_of_a_killed_member_are_joined_and_stopped_by_the_next(
     ("number", "status", "shell"),
     [(signal.SIGTERM, 143, ()), (signal.SIGINT, 130, ()), (signal.SIGTERM, 143, IN_BACKGROUND)],
 )
-def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(
+def test_a_command_that_is_asked_to_stop_stops_its_servers(
     data_dir: Path, number: int, status: int, shell: tuple[str, ...]
 ) -> None:
     """As `docker stop` and a closed session tell it, also where a shell that started it let it ignore Ctrl-C."""

@@ -243,7 +243,7 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
     await one.close()
 
 
-async def test_a_job_that_does_not_heed_its_stop_is_told_again(redis: ArqRedis) -> None:
+async def test_a_job_that_ignores_its_cancellation_is_cancelled_again(redis: ArqRedis) -> None:
     """Whose batch is at the database hears a cancel and waits on; this one does so twice, as `close` has one, too."""
     begun, heard = asyncio.Event(), list[int]()
 
@@ -353,7 +353,7 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
         (ValueError("a bug"), False),
     ],
 )
-def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
+def test_outages_are_distinguished_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """What passes by itself, or by mending data, is waited out; a wrong command would be repeated for ever."""
     assert passes == RedisFault.of(error).is_outage
 

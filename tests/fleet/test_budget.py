@@ -145,7 +145,7 @@ async def test_a_worker_without_room_waits_says_so_once_and_goes_on_when_there_i
     assert [("budget.waiting", 4, 3), ("budget.limited", 4, 2)] == told
 
 
-async def test_workers_that_run_go_on_with_the_least_and_the_excess_is_told_once(logs: list[Any]) -> None:
+async def test_running_workers_go_on_with_the_least_and_the_excess_is_reported_once(logs: list[Any]) -> None:
     """When others have taken what they had: to stop them all would be worse."""
     fleet = await a_fleet(8, "a", "b")
     logs.clear()

@@ -76,7 +76,7 @@ def test_the_room_is_the_least_of_the_limits_less_whom_each_counts() -> None:
     assert 20 - 3 == replace(reading, role_limit=30, database_limit=20).room(margin=0)
 
 
-async def test_a_worker_is_told_apart_by_its_whole_name(database: PoolConfig) -> None:
+async def test_workers_are_distinguished_by_their_whole_names(database: PoolConfig) -> None:
     """Names are cut at 63 bytes; the longest of a worker fits."""
     host_pid_random = f"{'h' * 30}-4194304-abcd"
     side = SideConnection(replace(database, application_name=f"tidepool:{host_pid_random}"), "migrate")

@@ -30,7 +30,7 @@ def journal(side: SideConnection) -> Journal:
     return Journal(Identity.of_this_process(), side, about=ABOUT)
 
 
-async def test_a_process_is_introduced_once_and_its_end_is_told(journal: Journal, connection: Any) -> None:
+async def test_a_process_is_registered_once_and_its_end_is_recorded(journal: Journal, connection: Any) -> None:
     """A row without an end is of a process that runs, or was killed."""
     await journal.write()
     await journal.write()

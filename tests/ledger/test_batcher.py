@@ -220,7 +220,7 @@ async def test_the_last_caller_that_is_cancelled_leaves_no_empty_batch() -> None
     assert [["busy-0"], ["b"]] == settling.batches
 
 
-async def test_a_caller_cancelled_after_departure_is_told_the_answer() -> None:
+async def test_a_caller_cancelled_after_departure_gets_the_answer() -> None:
     """The batch cannot be called back, so the outcome is not thrown away."""
     settling = Settling(held=True)
     (task,) = submit(Batcher(settling, slots=1, limit=10), "a")

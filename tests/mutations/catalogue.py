@@ -283,7 +283,7 @@ MUTATIONS = [
         "Worker._let_jobs_end",
         "for task in late:\n    task.cancel()",
         "del late",
-        "test_a_job_that_does_not_heed_its_stop_is_told_again",
+        "test_a_job_that_ignores_its_cancellation_is_cancelled_again",
     ),
     Mutation(
         "a claim that reaches Redis late is never found",
@@ -304,14 +304,14 @@ MUTATIONS = [
         "Finisher._send",
         "self._waiting.extendleft(reversed(batch))",
         "",
-        "test_a_finish_that_is_refused_is_kept_and_told",
+        "test_a_finish_that_is_refused_is_kept_and_reported",
     ),
     Mutation(
         "what was applied is told as failed",
         "Attempts._refuse",
         "if settled is None or isinstance(settled, Failed) or _is_abort(settled):",
         "if settled is None or isinstance(refusal.outcome, Failed) or _is_abort(refusal.outcome):",
-        "test_what_was_applied_is_told_as_applied",
+        "test_what_was_applied_is_reported_as_applied",
     ),
     Mutation(
         "a suspect in somebody's hands has no mark that is kept",
@@ -684,7 +684,7 @@ MUTATIONS = [
         "_wait",
         "task.result()",
         "task.done()",
-        "test_what_ends_the_load_is_what_is_told",
+        "test_the_error_that_ends_the_load_is_reported",
     ),
     Mutation(
         "drill: one that is cut short lets its producer finish",

@@ -81,12 +81,12 @@ async def test_a_holder_is_a_task_with_its_stack(pair: Pool) -> None:
     await assert_all_free(pair)
 
 
-async def test_a_holder_is_told_where_the_pools_own_functions_were_called(pair: Pool) -> None:
+async def test_a_holder_is_named_where_the_pools_own_functions_were_called(pair: Pool) -> None:
     """In a transaction, and by an exit stack."""
     async with AsyncExitStack() as uses:
         await uses.enter_async_context(pair.acquire())
         await uses.enter_async_context(pair.transaction())
-        this_test = "test_a_holder_is_told_where_the_pools_own_functions_were_called"
+        this_test = "test_a_holder_is_named_where_the_pools_own_functions_were_called"
         assert [this_test] * 2 == [holder.where.rpartition(":")[0] for holder in pair.holders()]
 
 

@@ -34,13 +34,13 @@ def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Checkout:
     return holder
 
 
-def test_nothing_is_told_while_all_is_well(watcher: Watcher) -> None:
+def test_nothing_is_reported_while_all_is_well(watcher: Watcher) -> None:
     """Whoever holds a connection for a moment is no leak."""
     assert [] == look(watcher)
     assert [] == look(watcher, a_holder(0.5))
 
 
-def test_a_leak_is_told_once_and_its_return_too(watcher: Watcher) -> None:
+def test_a_leak_is_reported_once_and_so_is_its_return(watcher: Watcher) -> None:
     """However many samples see it."""
     holder = a_holder(1.5)
     assert ["leak_suspected"] == look(watcher, holder)
@@ -91,7 +91,7 @@ def test_saturation_begins_and_ends_far_apart(watcher: Watcher) -> None:
     assert [[], ["saturation_began"], [], [], ["saturation_ended"], []] == kinds
 
 
-def test_a_restart_a_blocked_loop_and_a_full_server_are_told(watcher: Watcher) -> None:
+def test_a_restart_a_blocked_loop_and_a_full_server_are_reported(watcher: Watcher) -> None:
     """Each when it is seen, not again at the next sample."""
     assert ["database_restarted"] == look(watcher, database_restarts=1)
     assert ["loop_blocked"] == look(watcher, database_restarts=1, loop_lag_us_max=300_000)

@@ -186,7 +186,7 @@ def test_the_reason_for_an_unknown_job_names_the_known_ones() -> None:
     )
 
 
-def test_what_the_command_refuses_is_told_with_its_field() -> None:
+def test_what_the_command_refuses_is_reported_with_its_field() -> None:
     """One fault: the field apart. Several, or one that is of no single field: the whole text as the reason."""
     assert refusal({"job": "create_user", "args": {**USER, "email": "ada"}}) == Refusal(
         1, "email", "must have one @, no spaces, and something on both sides"

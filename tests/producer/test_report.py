@@ -48,7 +48,7 @@ def test_the_json_report_has_the_names_of_the_contract() -> None:
     } == {name: value for name, value in told.items() if name != "queue_wait_ms"}
 
 
-def test_the_seed_is_told_where_there_is_one() -> None:
+def test_the_seed_is_printed_where_there_is_one() -> None:
     """Seed 0 is one."""
     assert 0 == Report(seed=0).as_json()["seed"]
     assert "seed" not in Report().as_json()

@@ -75,7 +75,7 @@ async def test_it_serves_and_stops_while_a_caller_waits(
     assert f"serving on http://localhost:{port}/\n" == served.stdout.read()
 
 
-def test_an_address_in_use_is_told_in_one_line(service: Service, port: int) -> None:
+def test_an_address_in_use_is_reported_in_one_line(service: Service, port: int) -> None:
     """Exit status 2."""
     with socket.create_server(("127.0.0.1", port)):
         ended = service.run("producer", "serve", "--port", str(port))

@@ -57,7 +57,7 @@ async def test_a_lapsed_lease_that_nobody_took_still_finishes(redis: ArqRedis, l
     assert [True] == await leases.finish("slow", [done("a")])
 
 
-async def test_a_job_that_kills_its_workers_is_isolated_and_told(redis: ArqRedis, leases: Leases) -> None:
+async def test_a_job_that_kills_its_workers_is_isolated_and_counted(redis: ArqRedis, leases: Leases) -> None:
     """After two lost owners it is a suspect, handed out one at a time and when asked for; then the count is three."""
     await enqueue(redis, "killer", "innocent")
     for owner in ("dead-1", "dead-2"):

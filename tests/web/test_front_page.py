@@ -268,7 +268,7 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
     assert [] == [event async for event in stream]
 
 
-async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, monkeypatch: Any) -> None:
+async def test_without_redis_the_rest_is_still_reported(http: httpx.AsyncClient, monkeypatch: Any) -> None:
     """The queue is unknown then, which is not the same as empty."""
 
     async def refuse(*_: object, **__: object) -> None:

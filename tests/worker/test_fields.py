@@ -259,7 +259,7 @@ def test_an_unknown_fields_name_is_escaped_and_cut() -> None:
     assert len(rejected.detail) < 120
 
 
-def test_only_the_first_five_faults_are_told() -> None:
+def test_only_the_first_five_faults_are_reported() -> None:
     """Many unknown fields make no endless error."""
     rejected = parse("create_user", **{f"field_{n}": n for n in range(MAX_FIELDS - len(VALID["create_user"]))})
     assert isinstance(rejected, Rejected)
@@ -274,7 +274,7 @@ def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
     assert Rejected(CommonReason.INVALID, "has more than 100 fields") == rejected
 
 
-def test_endless_nesting_is_told_in_words() -> None:
+def test_endless_nesting_is_reported_in_words() -> None:
     """It is all that pydantic says: it gives up with a RecursionError, which has no fields to name."""
 
     class Deep(Command):

@@ -7,7 +7,7 @@ parameter of type `Using` for the services, accept jobs with `JobRequests`, and 
 - `server`    runs it until the process gets a signal
 - `guard`     checks who may send a request (`sign_in`), and how often (`callers`)
 - `job_requests`  requests that enqueue a job, and their OpenAPI description
-- `accepting` enqueues the jobs (`sharing` lets concurrent requests share round trips); `waiting` waits for outcomes
+- `accepting` enqueues the jobs, in round trips that concurrent requests share; `waiting` waits for outcomes
 - `jobs`      routes to list outcomes, and to requeue and abort jobs
 - `health`    routes for health and metrics; `fleet` caches the figures of all workers
 - `page`      the page, out of `static`: no build step, charts by uPlot 1.6.32 (its licence beside it)
