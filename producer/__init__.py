@@ -1,11 +1,9 @@
 """The producer enqueues the service's jobs: from generated workloads, from commands files, and over HTTP.
 
 - `workload`       generated commands: seeded, streaming
-- `commands_file`  commands from JSON Lines, and the reason for each refused line
-- `source`         where a run takes its commands from; a pipe is read in a thread
+- `commands_file`  commands from JSON Lines, and the reason for each refused line; a pipe is read in a thread
 - `run`            one run: enqueues jobs and waits for their outcomes; `fleet` runs workers meanwhile
 - `report`         what a run counts and prints
-- `run_command`    the command line of a run
-- `http`           the HTTP front, a web application; `serve_command` starts it, `demo` adds workers and load
+- `http`           the HTTP front, a web application; `serve_command` starts it, and the demo
 - `__main__`       `python -m producer`
 """

@@ -12,7 +12,7 @@ import secrets
 import sys
 
 from producer import workload
-from producer.run_command import enqueue_and_follow
+from producer.run import enqueue_and_follow
 from producer.serve_command import add_serve_command
 from tidepool.cli import CommandLine, Parser, add_job_commands, positive, processes, run_command
 from worker import app

@@ -1,31 +1,41 @@
 """Reads commands from JSON Lines files, and reports what is wrong with each line that is not a valid command.
 
-A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. `run_command` reads files and standard input
-with it. Every line that is not blank gives one item, in order, and max one line is in memory at a time. No line,
-whatever is in it, stops the reading. A refusal never repeats the content of the line, which may be private.
+A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. Every line that is not blank gives one item,
+in order, and max one line is in memory at a time. No line, whatever is in it, stops the reading. A refusal never
+repeats the content of the line, which may be private.
 
 A line without an id gets one. In a file it is made from the file's name (without its directories), the line's number
 and its text. So a file that is run twice reports duplicates, while two equal lines are two jobs; a renamed file, or
 lines that moved, are new jobs. On standard input (source `-`) ids are random, since two pipes are not the same file.
 
 If an object has a key twice, the last value counts, as in Python, PostgreSQL and JavaScript.
+
+A pipe may block at any line, so `CommandReader` reads in a thread: meanwhile the run enqueues the commands that have
+come, and can be cancelled.
 """
 
+import asyncio
 import hashlib
+import sys
+import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any, BinaryIO
+from io import BufferedReader
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Self, TypeAlias
 
 from pydantic_core import from_json
 
-from tidepool import MAX_PAYLOAD_BYTES, JobType, Rejected, Submission, check_id
+from tidepool import MAX_PAYLOAD_BYTES, MOST_AT_ONCE, JobType, Rejected, Submission, check_id
+from tidepool.cli import CommandError
 from worker.jobs import JOBS
 
 MAX_LINE_BYTES = MAX_PAYLOAD_BYTES - 1024
 """Max bytes of a line; longer ones are refused. It is the 1 MiB that a worker decodes, less the queue's overhead."""
-STANDARD_INPUT = "-"
+_STANDARD_INPUT = "-"
 _PIECE_BYTES = 65_536
 _MOST_FIELD_CHARACTERS = 60
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -57,6 +67,10 @@ class Refusal:
     reason: str
 
 
+Item: TypeAlias = Submission | Refusal
+"""What a line becomes: a job to enqueue, or the reason why it is not one."""
+
+
 class _RefusedError(Exception):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -64,12 +78,102 @@ class _RefusedError(Exception):
         self.reason = reason
 
 
-def other_format(head: bytes) -> str | None:
+class CommandReader:
+    """Reads items, from an iterator that may block, in a thread. It reads at most 500 items ahead.
+
+    The thread is a daemon and is never joined, so the process can end while it waits for input. Only the thread uses
+    *items*.
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._unread = deque[Item]()
+        self._has_room = threading.Event()
+        self._has_items = asyncio.Event()
+        self._notified = False
+        """Whether the event loop was notified since it last looked. One notification costs more than reading a line."""
+        self._ended = False
+        self._error: Exception | None = None
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Open the commands file *path*, or standard input for `-`, and start to read it.
+
+        Raises `CommandError` if the file cannot be opened. If it has another format than JSON Lines in UTF-8, or
+        reading fails, `take` raises `CommandError`.
+        """
+        try:
+            # A descriptor's own stream: the interpreter closes sys.stdin at its end, and would wait for who reads it.
+            stream = open(sys.stdin.fileno(), "rb", closefd=False) if path == _STANDARD_INPUT else Path(path).open("rb")  # noqa: SIM115
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}") from None
+        return cls(_commands(stream, path))
+
+    async def take(self, most: int) -> list[Item]:
+        """Return the next items, at most *most*; wait until there is one. An empty list means that there are no more.
+
+        Raises the error that reading *items* raised, after the items before it.
+        """
+        while True:
+            self._notified = False  # before looking: what comes after that notifies again
+            self._has_items.clear()
+            ended = self._ended
+            taken = [self._unread.popleft() for _ in range(min(most, len(self._unread)))]
+            self._has_room.set()
+            if taken or ended:
+                break
+            await self._has_items.wait()
+        if not taken and self._error is not None:
+            raise self._error
+        return taken
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                self._unread.append(item)
+                self._notify()
+                self._wait_for_room()
+        except Exception as error:  # noqa: BLE001  (`take` raises it)
+            self._error = error
+        self._ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if not self._notified:
+            self._notified = True
+            with suppress(RuntimeError):  # the loop is closed: nothing is taken any more
+                self._loop.call_soon_threadsafe(self._has_items.set)
+
+    def _wait_for_room(self) -> None:
+        while len(self._unread) >= MOST_AT_ONCE:
+            self._has_room.clear()
+            if len(self._unread) >= MOST_AT_ONCE:
+                self._has_room.wait()
+
+
+def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
+    """Yield the commands of *stream*, and close it at the end.
+
+    Raises `CommandError` if it cannot be read or has another format than JSON Lines in UTF-8.
+    """
+    name = "standard input" if path == _STANDARD_INPUT else path
+    try:
+        with stream:
+            if found := _other_format(stream.peek()):
+                raise CommandError(f"{name}: is {found}, and has to be JSON Lines in UTF-8")
+            yield from read_commands(stream, source=path)
+    except OSError as error:
+        raise CommandError(f"{name}: {error.strerror}") from None
+
+
+def _other_format(head: bytes) -> str | None:
     """Return the name of a file's format (gzip, UTF-16 …), found by its first bytes; None if it may be UTF-8 text."""
     return next((name for start, name in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 
-def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterator[Submission | Refusal]:
+def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterator[Item]:
     """Yield a `Submission` (a job to enqueue) or a `Refusal` for every line of *stream* that is not blank.
 
     *stream* is a binary file or an iterable of lines. *source* is its name or path (`-`: standard input), from which
@@ -103,7 +207,7 @@ def _skip_rest(readline: Callable[[int], bytes]) -> None:
         pass
 
 
-def _item(text: bytes, number: int, source: str) -> Submission | Refusal:
+def _item(text: bytes, number: int, source: str) -> Item:
     try:
         entry = _entry(text)
         job_type = _job_type(entry)
@@ -157,7 +261,7 @@ def _given_id(entry: dict[str, object]) -> str:
 
 
 def _made_id(text: bytes, number: int, source: str) -> str:
-    if source == STANDARD_INPUT:
+    if source == _STANDARD_INPUT:
         return uuid.uuid4().hex
     place = f"{PurePath(source).name}\0{number}\0".encode(errors="surrogateescape")
     return "file-" + hashlib.sha256(place + text).hexdigest()[:32]

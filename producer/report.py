@@ -1,4 +1,4 @@
-"""Counts the jobs of a producer run and their outcomes, and reports them as one JSON object."""
+"""Counts the jobs of a producer run and their outcomes, and reports them as text or as one JSON object."""
 
 import math
 from collections import Counter
@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tidepool import Finished
+from tidepool.cli import console, figures_table
 
-STATUSES = ("applied", "rejected", "failed")
+_STATUSES = ("applied", "rejected", "failed")
 """The outcomes that a job can have."""
 _STEPS_PER_E = 100
 """Histogram buckets for each factor of e (2.718…), which makes percentiles accurate to one per cent."""
 
 
-class Percentiles:
+class _Percentiles:
     """A histogram of durations, which gives percentiles that are accurate to one per cent.
 
     Its memory does not grow with the number of durations.
@@ -59,7 +60,7 @@ class Report:
     followed: bool = False
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     rejections: Counter[str] = field(default_factory=Counter[str])
-    queue_wait: Percentiles = field(default_factory=Percentiles)
+    queue_wait: _Percentiles = field(default_factory=_Percentiles)
 
     def count(self, finished: Iterable[Finished]) -> None:
         """Add jobs that have their outcome to the counts."""
@@ -111,11 +112,37 @@ class Report:
             "refused": self.refused,
             "enqueue_seconds": round(self.enqueue_seconds, 3),
             **({} if self.seed is None else {"seed": self.seed}),
-            **{status: self.total(status) for status in STATUSES},
+            **{status: self.total(status) for status in _STATUSES},
             "pending": self.pending,
-            "by_function": {f: {status: self.outcomes[f, status] for status in STATUSES} for f in self.functions},
+            "by_function": {f: {status: self.outcomes[f, status] for status in _STATUSES} for f in self.functions},
             "rejections": dict(sorted(self.rejections.items())),
             "run_seconds": round(self.run_seconds, 3),
             "jobs_per_second": self.jobs_per_second,
             "queue_wait_ms": self.queue_wait.as_ms(),
         }
+
+    def print(self) -> None:
+        """Print the report as text and tables."""
+        rate = self.enqueued / self.enqueue_seconds if self.enqueue_seconds else 0.0
+        print(f"enqueued   {self.enqueued:,} in {self.enqueue_seconds:.1f} s ({rate:,.0f}/s)")
+        for title, count in (("duplicates", self.duplicates), ("refused", self.refused)):
+            if count:
+                print(f"{title:<10} {count:,}")
+        if self.seed is not None:
+            print(f"seed       {self.seed}")
+        if self.followed:
+            self._print_outcomes()
+
+    def _print_outcomes(self) -> None:
+        print(f"finished   {self.finished:,} in {self.run_seconds:.1f} s ({self.jobs_per_second:,.0f} jobs/s)")
+        table = figures_table(("function", *_STATUSES), words=("function",))
+        for function in self.functions:
+            table.add_row(function, *(f"{self.outcomes[function, status]:,}" for status in _STATUSES))
+        table.add_row("in all", *(f"{self.total(status):,}" for status in _STATUSES))
+        print()
+        console().print(table)
+        if self.rejections:
+            shown = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.rejections.items()))
+            print(f"\nrejected for {shown}")
+        wait = self.queue_wait.as_ms()
+        print(f"\nwait in the queue: p50 {wait['p50']:,.0f} ms, p95 {wait['p95']:,.0f} ms, p99 {wait['p99']:,.0f} ms")

@@ -1,16 +1,32 @@
-"""The command `python -m producer serve`, which runs the HTTP front (the service's web application)."""
+"""The command `python -m producer serve`, which runs the HTTP front (the service's web application).
+
+With `--demo` it also runs workers and enqueues a steady load of jobs, so that the service can be tried out.
+"""
 
 import argparse
+import asyncio
+import secrets
 import socket
 import sys
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 
-from producer.demo import working_service
+from producer import workload
+from producer.fleet import Fleet
 from settings import Settings
+from tidepool import JobClient
 from tidepool.cli import CommandError, CommandLine, Context, port, print_json
 
 _BACKLOG = 2048
 """Length of the socket's listen backlog: several hundred clients may connect at the same time."""
+_DEMO_WORKERS = 2
+_JOBS_PER_SECOND = 50
+_LOAD_PERIOD_S = 0.1
+_AT_ONCE = int(_JOBS_PER_SECOND * _LOAD_PERIOD_S)
+_ENDLESS = 2**62
+"""More jobs than any demo enqueues."""
 _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   %(prog)s --demo                  with two workers and a steady load, to look at
   %(prog)s --port 9000 --json      prints its URL as one JSON document
@@ -42,7 +58,7 @@ async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> i
         listening = [beside.enter_context(one) for one in await _listen(arguments)]
         await context.require_servers("front")
         if arguments.demo:
-            await beside.enter_async_context(working_service(context))
+            await beside.enter_async_context(_working_service(context))
         _print_address(arguments)
         return await run_server(create_front(context.settings, context.urls), listening)
 
@@ -65,3 +81,29 @@ def _print_address(arguments: argparse.Namespace) -> None:
     else:
         more = " with two workers and a steady load; Ctrl-C stops all of it" if arguments.demo else ""
         print(f"serving on {url}{more}", flush=True)
+
+
+@asynccontextmanager
+async def _working_service(context: Context[Settings]) -> AsyncGenerator[None]:
+    """Run two workers and enqueue 50 jobs a second while the block runs.
+
+    If the workers or the load fail, the block is cancelled and their error is raised.
+    """
+    log_dir = context.settings.data_dir / "logs"
+    async with context.client() as client:
+        with Fleet(_DEMO_WORKERS, log_dir, client.bury) as fleet:
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(fleet.watch()), tasks.create_task(_load(client))]
+                yield
+                for task in background:
+                    task.cancel()
+
+
+async def _load(client: JobClient) -> None:
+    """Enqueue generated jobs at a steady 50 a second until cancelled. Some of them are made to be rejected."""
+    jobs = workload.generate(_ENDLESS, seed=secrets.randbelow(2**31))
+    due_s = time.monotonic()
+    while True:
+        await client.enqueue_many(list(islice(jobs, _AT_ONCE)))
+        due_s = max(due_s + _LOAD_PERIOD_S, time.monotonic() - _LOAD_PERIOD_S)  # what was missed is not made up for
+        await asyncio.sleep(due_s - time.monotonic())

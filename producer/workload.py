@@ -1,6 +1,6 @@
 """Generates commands for jobs: a workload that is fully determined by a seed and a mix (the shares of the job types).
 
-`run_command` streams workloads of any length through it. It guarantees that
+A workload may have any length, because it is streamed. It is guaranteed that
 
 - a seed and a mix always give the same stream, of which a shorter one is the beginning;
 - memory does not grow with the count;

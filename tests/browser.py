@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, sync_playwright
 
 from tidepool.web.feed import Feed
-from tidepool.web.fleet import Fleet
+from tidepool.web.fleet import FleetFigures
 from tidepool.web.services import Services
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -71,7 +71,7 @@ class Front:
         async def renew() -> None:
             self.app.state.feed.close()
             services: Services = self.app.state.services
-            fleet = Fleet(services.pool)
+            fleet = FleetFigures(services.pool)
             self.app.state.services = services = replace(services, fleet=fleet)
             self.app.state.feed = Feed(services)
 

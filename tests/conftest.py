@@ -28,9 +28,10 @@ from redis import Redis
 
 from tidepool import embedded
 from tidepool.client import JobClient
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from worker import app
 
 QUEUE = "arq:queue"
@@ -133,15 +134,18 @@ async def empty_database(servers: Servers) -> AsyncIterator[PoolConfig]:
 
 
 @pytest.fixture
-async def database(servers: Servers) -> AsyncIterator[PoolConfig]:
-    """Give a migrated database of its own."""
+async def database(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[PoolConfig]:
+    """Give a migrated database of its own, or the one of all tests of the file if they use `shared_database`."""
+    if "shared_database" in request.fixturenames:
+        yield request.getfixturevalue("shared_database")
+        return
     async for config in _database(servers, _TEMPLATE):
         yield config
 
 
 @pytest.fixture(scope="module")
 def shared_database(servers: Servers) -> Iterator[PoolConfig]:
-    """Give a migrated database for all tests of a file, whose `database` it is then: they have to empty it."""
+    """Give a migrated database for all tests of a file; a test that needs it empty has to empty it."""
     name = f"t{next(_DATABASE_NUMBERS)}"
     servers.administer(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY")
     yield PoolConfig(url=servers.database_url(name), application_name="tests")
@@ -185,7 +189,7 @@ async def side(database: PoolConfig) -> AsyncIterator[SideConnection]:
 @pytest.fixture
 async def connection(database: PoolConfig) -> AsyncIterator[Any]:
     """Give a connection of its own to the test's database, beside any pool."""
-    connection = await connect(database, "test")
+    connection = await database.connect("test")
     yield connection
     await connection.close()
 
@@ -202,7 +206,7 @@ def redis_url(servers: Servers) -> str:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[ArqRedis]:
     """Give arq's client of the test's Redis database."""
-    redis = open_redis(redis_url, queue_name=QUEUE)
+    redis = RedisClient.open(redis_url, queue_name=QUEUE)
     yield redis
     await redis.aclose(close_connection_pool=True)
 
@@ -244,7 +248,7 @@ async def own_servers(service: Service, tmp_path: Path) -> AsyncIterator[OwnServ
     with embedded.join(home) as membership:
         urls = membership.urls
         service.environment |= {"DATABASE_URL": urls.database, "REDIS_URL": urls.redis}
-        redis = open_redis(urls.redis, queue_name="arq:queue")
+        redis = RedisClient.open(urls.redis, queue_name="arq:queue")
         try:
             yield OwnServers(home, urls, service, redis)
         finally:

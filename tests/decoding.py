@@ -14,13 +14,12 @@ from tidepool.engine.attempt import Attempts
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.ledger.ledger import _entry
 from tidepool.queue import wire
 from tidepool.queue.leases import Done, Ending
-from tidepool.storage import rows
+from tidepool.storage.results import encode_rows
 from worker.jobs import JOBS
 
 ENVELOPE: dict[str, Any] = {"f": "create_user", "a": [], "k": {}, "t": None, "et": 1_764_000_000_000}
@@ -52,7 +51,7 @@ class Decoder:
 
     def decode(self, payload: bytes) -> tuple[Job, Ending]:
         """Return what the ledger would be given, and what the engine would make of its answer."""
-        job: Job = Job("job", "job", "me", payload)
+        job: Job = Job("job", "me", payload)
         try:
             self._attempts.make(job).send(None)
         except StopIteration as end:
@@ -81,7 +80,7 @@ def _assert_storable(job: Job) -> None:
     """Assert that PostgreSQL would take the ledger's row and the command's fields."""
     entry = _entry(job, job.decided or Applied({}), time.perf_counter_ns())
     fields = [] if job.decided else list(job.command.model_dump().values())
-    assert rows.encode([entry, fields])
+    assert encode_rows([entry, fields])
     assert len(job.function) <= 100
     assert len(entry.error or "") <= 1000
     texts = [job.function, *_texts(fields), *_texts(list(entry)), *_texts(json.loads(entry.args or "null"))]

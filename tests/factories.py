@@ -4,8 +4,7 @@ import itertools
 import time
 from typing import Any
 
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Failed, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms
@@ -17,6 +16,8 @@ from worker.jobs.place_order import PlaceOrder
 from worker.jobs.set_stock import SetStock
 from worker.jobs.update_user import UpdateUser
 
+SERVERS = {"DATABASE_URL": "postgresql://ada:hunter2@db.example.org:5433/shop", "REDIS_URL": "redis://:hunter2@r:6379"}
+"""Variables that name both servers."""
 _NUMBERS = itertools.count(1)
 _FUNCTIONS = {job_type.command: job_type.name for job_type in JOBS}
 
@@ -73,7 +74,6 @@ def a_job(
     command = command or a_user()
     job_id = job_id or f"job-{next(_NUMBERS)}"
     job: Job = Job(
-        job_id,
         job_id,
         function=function or _FUNCTIONS.get(type(command), "create_user"),  # pyright: ignore[reportArgumentType]
         content=content,

@@ -7,7 +7,7 @@ from typing import Any
 import fakeredis
 
 from tidepool.fleet.budget import Budget
-from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.fleet.capacity import Capacity
 
 KEY = "tidepool:budget:db"
 MARGIN = 5
@@ -18,23 +18,18 @@ class FakeWorker:
     """A worker process: its budget, and a pool of which it says how many are open."""
 
     id: str
-    entry: Budget
+    budget: Budget
     limits: list[int] = field(default_factory=list)
     """Those that its pool had, one after the other."""
     open: int = 0
 
     async def start(self, *, open_all: bool = False) -> int:
         """Enter, take the share, open the pool; returns its limit."""
-        member = await self.entry.enter()
-        share = await member.take_share()
-        self.open = share.limit if open_all else 1
-        share.govern(lambda: self.open, self.resize)
-        return share.limit
-
-    @property
-    def budget(self) -> Any:
-        """Its heartbeat: what it knows and does once a second."""
-        return self.entry.heartbeat
+        await self.budget.enter()
+        limit = await self.budget.take_share()
+        self.open = limit if open_all else 1
+        self.budget.govern(lambda: self.open, self.resize)
+        return limit
 
     def resize(self, limit: int) -> None:
         """Take note of a new limit."""
@@ -70,9 +65,7 @@ class Fleet:
         if self.read_error:
             raise self.read_error
         counts = {worker.id: worker.backends for worker in self.workers.values()} | self.left_behind
-        ours = [Backends(f"tidepool:{name}", True, True, count) for name, count in counts.items()]  # noqa: FBT003
-        psql = Backends("psql", True, True, self.others)  # noqa: FBT003
-        return Capacity(self.usable + MARGIN + 3 + 1, 3, 0, -1, -1, (psql, *ours))
+        return a_capacity(self.usable + MARGIN + 3 + 1, counts, others=self.others)
 
     async def rounds(self, count: int = 1) -> None:
         """Let all that have started look and beat so many times; between the beats pools close what is too many."""
@@ -122,6 +115,20 @@ class Fleet:
     async def held(self) -> int:
         """Return what is held, as Redis has it."""
         return sum(int(value.split(b":")[1]) for value in (await self.redis.hgetall(KEY)).values())
+
+
+def a_capacity(max_connections: int, by_worker: dict[str, int], *, others: int = 0) -> Capacity:
+    """Return a reading of a server that keeps three connections for superusers; others use one role and database."""
+    return Capacity(
+        max_connections=max_connections,
+        reserved=3,
+        role_limit=-1,
+        database_limit=-1,
+        by_worker=by_worker,
+        others=others,
+        others_of_role=others,
+        others_of_database=others,
+    )
 
 
 async def a_fleet(usable: int, *names: str, pool_size: int = 10) -> Fleet:

@@ -1,15 +1,27 @@
-"""The HTTP front in the test's own process: its application, asked without a socket."""
+"""The HTTP front in the test's own process: its application, asked without a socket.
+
+The fixtures here are those of the folders whose conftest.py imports them.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
+from arq.connections import ArqRedis
 from fastapi import FastAPI
+from planting import a_worker
 
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
+
+TOKEN = "sesame-open-sesame"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+WAIT = {"Prefer": "wait=20"}
 
 
 @asynccontextmanager
@@ -34,3 +46,20 @@ async def running(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClie
         httpx.AsyncClient(transport=transport, base_url="http://localhost", **options) as http,
     ):
         yield http
+
+
+@pytest.fixture
+async def front(database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a front without a token."""
+    async with a_front(database.url, redis_url) as http:
+        yield http
+
+
+@pytest.fixture
+async def served(
+    front: httpx.AsyncClient, redis: ArqRedis, pool: Pool, connection: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a front whose jobs a worker runs, on an empty database."""
+    await connection.execute("TRUNCATE users, products, orders, job_results RESTART IDENTITY")
+    async with a_worker(redis, pool):
+        yield front

@@ -1,8 +1,9 @@
 """The house in figures: `uv run python -m tests.house [ROOT]`.
 
 Prints, for each package of a checkout (default: this one), its lines, modules, public top-level functions and classes,
-uses of `Any`, and its longest function; then the import cycles, the imports between modules and between folders, and
-how often the tests read a private attribute of an object. Only Python is counted.
+uses of `Any`, and its longest function; then the public names of tidepool, worker and producer together, the import
+cycles, the imports between modules and between folders, and how often the tests read a private attribute of an object.
+Only Python is counted. Exit status 2: ROOT is not a checkout.
 """
 
 import ast
@@ -11,24 +12,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-_PACKAGES = ("tidepool", "worker", "producer", "lab")
+_PRODUCT = ("tidepool", "worker", "producer")
+_PACKAGES = (*_PRODUCT, "lab")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def main() -> None:
     """Print the figures of the checkout that the command line names."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else _ROOT
+    if missing := [package for package in _PACKAGES if not (root / package).is_dir()]:
+        print(f"{root} is not a checkout of tidepool: it has no {', '.join(missing)}", file=sys.stderr)
+        sys.exit(2)
     modules = {path: ast.parse(path.read_text("utf-8")) for package in _PACKAGES for path in _files(root / package)}
     print(f"{'package':10} {'lines':>7} {'modules':>8} {'public':>7} {'Any':>5}  longest function")
+    names: dict[str, int] = {}
     for package in _PACKAGES:
         mine = {path: tree for path, tree in modules.items() if path.is_relative_to(root / package)}
         lines = sum(len(path.read_text("utf-8").splitlines()) for path in mine)
-        public = sum(_is_public(node) for tree in mine.values() for node in tree.body)
+        names[package] = public = sum(_is_public(node) for tree in mine.values() for node in tree.body)
         untyped = sum(
             isinstance(node, ast.Name) and node.id == "Any" for tree in mine.values() for node in ast.walk(tree)
         )
         longest = max(((_length(node), node.name) for tree in mine.values() for node in _functions(tree)), default="")
         print(f"{package:10} {lines:7,} {len(mine):8} {public:7} {untyped:5}  {longest}")
+    print(f"public names of {', '.join(_PRODUCT)}: {sum(names[package] for package in _PRODUCT)}")
     graph = imports_between({_name(root, path): tree for path, tree in modules.items()})
     folders = {
         (_folder(one), _folder(other)) for one in graph for other in graph[one] if _folder(one) != _folder(other)

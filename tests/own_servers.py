@@ -16,7 +16,6 @@ from tidepool import embedded
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.place import Account
 from tidepool.embedded.postgres import Postgres
-from tidepool.embedded.programs import packaged_program
 
 
 @dataclass
@@ -44,8 +43,7 @@ class OwnServers:
 @contextmanager
 def a_standby(servers: Any, database_url: str) -> Generator[str]:
     """Run a hot standby of the session's PostgreSQL for the block; gives the URL of the same database on it."""
-    home, program = Path(tempfile.mkdtemp(prefix="tp-")), packaged_program("pg_basebackup")
-    assert program is not None
+    home, program = Path(tempfile.mkdtemp(prefix="tp-")), Postgres.program("pg_basebackup")
     server, account = Postgres(home), Account.of_data(home)
     source = Path(servers.urls.database.split("host=")[1].split("&")[0])
     account.make_private(home)

@@ -18,8 +18,9 @@ import pytest
 from tidepool.fleet.identity import Identity
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.recorder import Recorder
-from tidepool.ledger.tally import Tally
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.storage.snapshots import Snapshot
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -35,9 +35,17 @@ if TYPE_CHECKING:
     from tidepool.client import MOST_AT_ONCE, JobClient, open_client
     from tidepool.embedded import Urls
     from tidepool.entry import app_on_demand
-    from tidepool.jobs.command import Command, LeftOut, Text, describe_pattern
-    from tidepool.jobs.ids import check_id
-    from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+    from tidepool.jobs.job import (
+        Command,
+        Job,
+        JobType,
+        JobTypes,
+        LeftOut,
+        Text,
+        Transaction,
+        check_id,
+        describe_pattern,
+    )
     from tidepool.jobs.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
     from tidepool.pool.connection import Connection, Row
     from tidepool.pool.faults import DatabaseFault, NotStored
@@ -46,8 +54,7 @@ if TYPE_CHECKING:
     from tidepool.settings import Settings, SettingsError, child_environment
     from tidepool.storage.migrator import Migrations
     from tidepool.storage.queries import load as load_queries
-    from tidepool.storage.results import Finished
-    from tidepool.storage.rows import encode as encode_rows
+    from tidepool.storage.results import Finished, encode_rows
     from tidepool.urls import without_password
 
 __all__ = [
@@ -90,7 +97,7 @@ __all__ = [
 _HOMES = {
     "App": "tidepool.app",
     "Applied": "tidepool.jobs.outcomes",
-    "Command": "tidepool.jobs.command",
+    "Command": "tidepool.jobs.job",
     "Connection": "tidepool.pool.connection",
     "DatabaseFault": "tidepool.pool.faults",
     "Finished": "tidepool.storage.results",
@@ -98,7 +105,7 @@ _HOMES = {
     "JobClient": "tidepool.client",
     "JobType": "tidepool.jobs.job",
     "JobTypes": "tidepool.jobs.job",
-    "LeftOut": "tidepool.jobs.command",
+    "LeftOut": "tidepool.jobs.job",
     "MAX_PAYLOAD_BYTES": "tidepool.queue.wire",
     "MOST_AT_ONCE": "tidepool.client",
     "Migrations": "tidepool.storage.migrator",
@@ -109,16 +116,16 @@ _HOMES = {
     "Settings": "tidepool.settings",
     "SettingsError": "tidepool.settings",
     "Submission": "tidepool.queue.submission",
-    "Text": "tidepool.jobs.command",
+    "Text": "tidepool.jobs.job",
     "Transaction": "tidepool.jobs.job",
     "Unresolved": "tidepool.jobs.outcomes",
     "Urls": "tidepool.embedded",
     "Verdict": "tidepool.jobs.outcomes",
     "app_on_demand": "tidepool.entry",
-    "check_id": "tidepool.jobs.ids",
+    "check_id": "tidepool.jobs.job",
     "child_environment": "tidepool.settings",
-    "describe_pattern": "tidepool.jobs.command",
-    "encode_rows": "tidepool.storage.rows:encode",
+    "describe_pattern": "tidepool.jobs.job",
+    "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",
     "open_client": "tidepool.client",
     "without_password": "tidepool.urls",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import LiteralString
+from typing import LiteralString, Self
 
 from tidepool.jobs.job import JobTypes
 from tidepool.settings import Settings
@@ -16,6 +16,25 @@ class App:
     job_types: JobTypes
     settings: type[Settings] = Settings
     migrations: Migrations = field(default_factory=Migrations)
+
+    @classmethod
+    def load(cls, place: str) -> Self:
+        """Import and return the application at *place*, which has the form `package.module:attribute`.
+
+        Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
+        """
+        module, colon, name = place.partition(":")
+        if not (module and colon and name.isidentifier()):
+            raise ValueError(f"{place!r} is not of the form package.module:attribute")
+        try:
+            app: object = getattr(import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # a module that the application needs is not installed
+            raise ValueError(f"no module is called {module!r}") from None
+        if not isinstance(app, cls):
+            raise ValueError(f"{place!r} is not a tidepool.App")  # noqa: TRY004  (the caller reports both as one line)
+        return app
 
     @property
     def grants(self) -> list[LiteralString]:
@@ -33,22 +52,3 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self.job_types, self.settings, self.migrations)
-
-
-def load_app(place: str) -> App:
-    """Import and return the application at *place*, which has the form `package.module:attribute`.
-
-    Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
-    """
-    module, colon, name = place.partition(":")
-    if not (module and colon and name.isidentifier()):
-        raise ValueError(f"{place!r} is not of the form package.module:attribute")
-    try:
-        app: object = getattr(import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # a module that the application needs is not installed
-        raise ValueError(f"no module is called {module!r}") from None
-    if not isinstance(app, App):
-        raise ValueError(f"{place!r} is not a tidepool.App")  # noqa: TRY004  (the caller reports both as one line)
-    return app

@@ -17,15 +17,15 @@ import structlog
 
 from tidepool import servers
 from tidepool.fleet.identity import Identity
-from tidepool.jobs.ids import check_id
+from tidepool.jobs.job import check_id
 from tidepool.queue import keys, scripts, wire
-from tidepool.queue.connection import RedisClient, open_redis
-from tidepool.queue.faults import RedisUnavailable, is_passing
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE, release_owners
-from tidepool.queue.results import Results
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import RedisFault, RedisUnavailable
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE
+from tidepool.queue.state import QueueState
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
-from tidepool.retry import wait_for_server
+from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class JobClient:
         self._settled = settled
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
-        self._results = Results(redis)
+        self._state = QueueState(redis)
 
     async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
         """Enqueue one job and return its id. If a job with this id is known already, nothing is changed.
@@ -102,7 +102,7 @@ class JobClient:
 
     async def status(self, job_id: str) -> str:
         """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
-        return await self._results.status(job_id)
+        return await self._state.status(job_id)
 
     async def retrying(self, job_id: str) -> Retrying | None:
         """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
@@ -144,7 +144,7 @@ class JobClient:
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.
         """
-        return await self._results.wait(job_id, timeout_s)
+        return await self._state.wait(job_id, timeout_s)
 
     async def bury(self, pid: int) -> int:
         """Put the jobs of a dead worker process back into the queue; return the number of leases that it held.
@@ -152,22 +152,21 @@ class JobClient:
         *pid* is its process id on this host. Without this call, other workers take the jobs over when the lease ends,
         after LEASE seconds.
         """
-        return await release_owners(self._redis, self._redis.default_queue_name, Identity.worker_id_prefix(pid))
+        return await self._state.release_owners(Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
-            reply: bytes = await wait_for_server(
+            reply: bytes = await RetryPolicy.for_start(self._patience_s).reach(
+                "redis",
+                "the queue",
                 lambda: self._enqueue(keys=names, args=args),
-                is_passing,
-                server="redis",
-                address="the queue",
-                patience_s=self._patience_s,
+                lambda error: RedisFault.of(error).is_passing,
             )
         except Exception as error:
-            if is_passing(error):
+            if RedisFault.of(error).is_passing:
                 raise RedisUnavailable(str(error)) from error
             raise
         return [answer == "1" for answer in reply.decode()]
@@ -184,7 +183,7 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
     Starts the embedded servers if *settings* name no others.
     """
     with servers.running(settings) as urls:
-        redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+        redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
         try:
             yield JobClient(redis)
         finally:

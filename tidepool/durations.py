@@ -1,11 +1,11 @@
 """Parses durations such as 90s, 10m, 1.5h and 7d."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_S = 36_500 * _UNITS_S["d"]
-"""Max duration in seconds, 100 years, so that `before_now` returns a time that the calendar has."""
+"""Max duration in seconds, 100 years, so that now less a duration is a time that the calendar has."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
@@ -18,8 +18,3 @@ def parse(text: str) -> timedelta:
     if seconds > _LONGEST_S:
         raise ValueError(f"{text!r} is longer than 36500d")
     return timedelta(seconds=seconds)
-
-
-def before_now(ago: timedelta | None) -> datetime | None:
-    """Return the current time minus *ago*, in UTC; None if *ago* is None."""
-    return None if ago is None else datetime.now(UTC) - ago

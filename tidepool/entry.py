@@ -20,11 +20,10 @@ def app_on_demand(package: str, place: str) -> Callable[[str], object]:
     def attribute(name: str) -> object:
         if name in (app, "WorkerSettings"):
             if process.is_arq_command():
-                process.prepare()  # before the imports below, which take a second
-                process.terminate_on_hangup()
-            from tidepool.app import load_app  # noqa: PLC0415
+                process.prepare(hangup_terminates=True)  # before the imports below, which take a second
+            from tidepool.app import App  # noqa: PLC0415
 
-            found = load_app(place)
+            found = App.load(place)
             return found if name == app else found.worker_settings()
         if process.is_arq_command() and f"{package}.{name}" in sys.argv:
             print(f"error: no settings are called {name}: arq {package}.WorkerSettings", file=sys.stderr)  # noqa: T201

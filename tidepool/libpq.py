@@ -6,10 +6,10 @@ No text of this module repeats a value: a line of a service file may be a passwo
 
 import configparser
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
-from tidepool.urls import UrlError, check_parameter, parse_postgres
+from tidepool.urls import PostgresUrl, UrlError
 
 _CHECKED = {
     "PGGSSLIB": "gsslib",
@@ -34,38 +34,43 @@ _NOT_IN_SERVICES = ("connect_timeout", "options", "pgbouncer", "service", "ssl",
 """Parameters of a URL that asyncpg ignores in a service file."""
 
 
-def drop_empty_variables(environment: MutableMapping[str, str]) -> None:
-    """Remove libpq's variables that are empty from *environment*: libpq treats them as not set, asyncpg does not."""
-    for variable in (*_CHECKED, *_UNCHECKED):
-        if environment.get(variable) == "":
-            del environment[variable]
+class LibpqVariables:
+    """libpq's variables in an *environment*, that of this process or another one."""
 
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        self._environment = environment
 
-def check(url: str, environment: Mapping[str, str]) -> None:
-    """Check the variables and the service file that asyncpg uses when it connects to *url*.
+    def drop_empty(self) -> None:
+        """Remove empty variables from the environment: libpq treats them as not set, asyncpg does not."""
+        for variable in (*_CHECKED, *_UNCHECKED):
+            if self._environment.get(variable) == "":
+                del self._environment[variable]
 
-    Raises `UrlError`, whose text begins with the name of the wrong variable.
-    """
-    for variable in _IGNORED:
-        if environment.get(variable):
-            raise UrlError(f"{variable}: is not honoured by the driver: unset it, and write it in DATABASE_URL")
-    for variable, name in _CHECKED.items():
-        if value := environment.get(variable):
-            _check_variable(variable, name, value)
-    if service := parse_postgres(url).parameters.get("service"):
-        try:
-            _check_service(service, environment.get("PGSERVICEFILE"))
-        except UrlError as error:
-            raise UrlError(f"DATABASE_URL: {error}") from None
+    def check(self, url: str) -> None:
+        """Check the variables and the service file that asyncpg uses when it connects to *url*.
+
+        Raises `UrlError`, whose text begins with the name of the wrong variable.
+        """
+        for variable in _IGNORED:
+            if self._environment.get(variable):
+                raise UrlError(f"{variable}: the driver ignores it: unset it, and set the parameter in DATABASE_URL")
+        for variable, name in _CHECKED.items():
+            if value := self._environment.get(variable):
+                _check_variable(variable, name, value)
+        if service := PostgresUrl.parse(url).parameters.get("service"):
+            try:
+                _check_service(service, self._environment.get("PGSERVICEFILE"))
+            except UrlError as error:
+                raise UrlError(f"DATABASE_URL: {error}") from None
 
 
 def _check_variable(variable: str, name: str, value: str) -> None:
     if name == "sslrootcert" and value == "system":
-        raise UrlError(f"{variable}: is not honoured by the driver: write sslrootcert=system in DATABASE_URL")
+        raise UrlError(f"{variable}: the driver does not support `system` here: set sslrootcert=system in DATABASE_URL")
     if name == "host" and ":" in value:
-        raise UrlError(f"{variable}: has a colon: write ports in PGPORT, and IPv6 addresses in DATABASE_URL")
+        raise UrlError(f"{variable}: has a colon: set ports in PGPORT, and IPv6 addresses in DATABASE_URL")
     try:
-        check_parameter(name, value)
+        PostgresUrl.check_parameter(name, value)
     except UrlError as error:
         raise UrlError(f"{variable}: {error}") from None
 
@@ -82,10 +87,10 @@ def _check_service(service: str, given_file: str | None) -> None:
         raise UrlError(f"has parameter service, which is not in {path}")
     for name, value in parser[service].items():
         if "%" in value:
-            raise UrlError(f"has a service with a % in its {name}, which the driver cannot read: write it in the URL")
+            raise UrlError(f"has a service with a % in its {name}, which the driver cannot read: set it in the URL")
         if name in _NOT_IN_SERVICES:
-            raise UrlError(f"has a service with {name}, which the driver ignores there: write it in the URL")
+            raise UrlError(f"has a service with {name}, which the driver ignores there: set it in the URL")
         try:
-            check_parameter(name, value)
+            PostgresUrl.check_parameter(name, value)
         except UrlError as error:
             raise UrlError(f"has a service with {name} that {error}") from None

@@ -22,8 +22,8 @@ from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import Context, EngineOptions
-from tidepool.engine.worker import StartError, install
-from tidepool.fleet.budget import Budget, Member, Share
+from tidepool.engine.worker import StartError, Worker
+from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
@@ -35,19 +35,20 @@ from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, ServerError, words
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
-from tidepool.queue.connection import RedisClient, ask, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.connection import RedisClient, redis_settings
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.queue.keys import QueueKeys
-from tidepool.queue.leases import backlog
+from tidepool.queue.state import QueueState
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrator import MigrationError, Migrations
+from tidepool.storage.migrator import Migrations
 from tidepool.storage.requirements import require
-from tidepool.urls import drops_channel_binding, without_password
+from tidepool.urls import PostgresUrl, without_password
 
 log = structlog.get_logger(__name__)
 
@@ -63,10 +64,10 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     status 2 and prints one line for each wrong variable.
     """
     settings = kind.load_or_exit()
-    install()
+    Worker.install()
     if process.is_arq_command():
         sys.excepthook = _explain
-    this = WorkerProcess(settings, job_types, migrations)
+    this = _WorkerProcess(settings, job_types, migrations)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -99,7 +100,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-class WorkerProcess:
+class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
     def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
@@ -137,11 +138,11 @@ class WorkerProcess:
             await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
         except EmbeddedServersError as error:
             raise StartError(str(error)) from None
-        redis = open_redis(
+        redis = RedisClient.open(
             self._urls.redis, queue_name=self._settings.queue_name, connect_timeout_s=self._settings.connect_timeout
         )
         try:
-            await wait_for_redis(redis, self._urls.redis)
+            await redis.wait_until_usable(self._urls.redis)
         except RedisRefused as error:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
@@ -151,20 +152,20 @@ class WorkerProcess:
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         worker_id = self._identity.worker_id
-        if drops_channel_binding(self._urls.database):
+        if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
         config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
-        member = await self._enter_fleet(ctx["redis"], side)
-        pool, share = await self._open_pool(config, member, side)
+        budget = await self._enter_fleet(ctx["redis"], side)
+        pool = await self._open_pool(config, budget, side)
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
         batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
-        share.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
+        budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.intake.open(batcher)
-        self._watch(pool, ledger, batcher, side, share, ctx["redis"])
+        self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
     async def shutdown(self, _ctx: Context) -> None:
@@ -175,13 +176,13 @@ class WorkerProcess:
 
     async def _open_health_port(self, redis: RedisClient) -> None:
         try:
-            await self._health.open(functools.partial(ask, redis))
+            await self._health.open(redis.ask)
         except CannotListen as error:
             raise StartError(f"METRICS_PORT: {error}") from None
         self._open.push_async_callback(self._health.close)
 
-    async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Member:
-        """Wait until this process may open connections, and return its membership in the fleet.
+    async def _enter_fleet(self, redis: RedisClient, side: SideConnection) -> Budget:
+        """Wait until this process may open connections, and return its budget of them.
 
         The fleet is all worker processes that share the connections of one PostgreSQL server. At shutdown this process
         leaves it after it has closed all its connections.
@@ -196,29 +197,29 @@ class WorkerProcess:
         )
         self._open.push_async_callback(budget.leave)
         self._open.push_async_callback(side.close)
-        member = await budget.enter()
-        self._run_aside(member.run, "budget")
-        return member
+        await budget.enter()
+        self._run_aside(budget.run, "budget")
+        return budget
 
-    async def _open_pool(self, config: PoolConfig, member: Member, side: SideConnection) -> tuple[Pool, Share]:
+    async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await self._wait_for_database(functools.partial(_require, side, tables=tables))
+            await self._wait_for_database(functools.partial(require, side, tables=tables, writing=True))
             if self._settings.migrate_on_start:
                 for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
                     log.info("migration.applied", name=str(migration))
-                await self._wait_for_database(functools.partial(_require, side, tables=True))
-            pool, share = await self._wait_for_database(functools.partial(_open_pool, config, member))
-        except (DatabaseFault, MigrationError, ServerError) as error:
+                await self._wait_for_database(functools.partial(require, side, tables=True, writing=True))
+            pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
+        except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
-        return pool, share
+        return pool
 
     async def _wait_for_database(self, attempt: Callable[[], Awaitable[T]]) -> T:
         return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
-        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, share: Share, redis: RedisClient
+        self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient
     ) -> None:
         """Start the periodic work: deletion of old rows, pool snapshots, and advice about the pool."""
         pruner = Pruner(
@@ -228,10 +229,10 @@ class WorkerProcess:
         )
         self._run_aside(pruner.run, "pruner")
         lag = LoopLag()
-        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag, batches=batcher.figures))
+        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
         if self._settings.enable_monitoring:
             journal = Journal(
-                self._identity, side, about=_about(self._settings, pool.config), server=share.server_connections
+                self._identity, side, about=_about(self._settings, pool.config), server=budget.server_connections
             )
             recorder = Recorder(
                 journal,
@@ -239,8 +240,8 @@ class WorkerProcess:
                 tally=ledger.tally,
                 lag=lag,
                 callers=lambda: batcher.slots,
-                batches=batcher.take_figures,
-                backlog=functools.partial(_read_backlog, redis, self._settings.queue_name),
+                pending=lambda: batcher.pending,
+                backlog=functools.partial(_read_backlog, redis),
                 interval_s=self._settings.stats_interval,
             )
             self._open.push_async_callback(recorder.close)
@@ -269,20 +270,14 @@ def _require_known(shares: Mapping[str, float], job_types: JobTypes) -> None:
         raise StartError(f"POOL_SHARES: no function is called {', '.join(sorted(unknown))}")
 
 
-async def _require(side: SideConnection, *, tables: bool) -> None:
-    async with side.use() as connection:
-        await require(connection, tables=tables, writing=True)
+async def _open_pool(config: PoolConfig, budget: Budget) -> Pool:
+    """Open the connection pool with this process's share of the server's connections."""
+    return await Pool.open(config, await budget.take_share())
 
 
-async def _open_pool(config: PoolConfig, member: Member) -> tuple[Pool, Share]:
-    """Open the connection pool with this process's share of the server's connections; return both."""
-    share = await member.take_share()
-    return await Pool.open(config, share.limit), share
-
-
-async def _read_backlog(redis: RedisClient, queue_name: str) -> tuple[int, float | None] | None:
+async def _read_backlog(redis: RedisClient) -> tuple[int, float | None] | None:
     """Return how many jobs wait and for how many seconds the oldest has been due; None if Redis does not answer."""
-    found = await backlog(redis, queue_name, now_ms())
+    found = await QueueState(redis).backlog(now_ms())
     return found and (found.waiting, found.oldest_s)
 
 

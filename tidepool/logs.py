@@ -104,9 +104,13 @@ def say(line: str) -> None:
         _queue.put(f"{line}\n")
 
 
-def printable(text: str) -> str:
-    """Return *text* unchanged if it is printable; else with escapes for line breaks and control characters."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+def printable(text: str, max_characters: int | None = None) -> str:
+    """Return *text* unchanged if it is printable; else with escapes for all but ASCII's printable characters.
+
+    It is cut to *max_characters*, before and after it is escaped; None: it is not cut.
+    """
+    start = text[:max_characters]
+    return start if start.isprintable() else ascii(start)[1:-1][:max_characters]
 
 
 def _rendering() -> list[Any]:

@@ -28,7 +28,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Never, Self
+from typing import Any, Never
 
 ERROR = 2
 """Exit status for a wrong call or setting, an unavailable server, or an error of the operating system."""
@@ -62,11 +62,13 @@ class _StandardStream(io.FileIO):
         return memoryview(data).nbytes
 
 
-def prepare() -> None:
+def prepare(*, hangup_terminates: bool = False) -> None:
     """Set up the standard streams and the signals; call this before heavy imports.
 
     Opens standard streams that are closed, and makes them accept any text. From now on SIGINT, SIGTERM and SIGHUP end
-    the process at once with status 128 + N. Ends the process with status 2 if it may open too few files.
+    the process at once with status 128 + N. With *hangup_terminates*, SIGHUP does what SIGTERM does once that has
+    another handler: a worker finishes its running jobs when its terminal is closed. Ends the process with status 2 if
+    it may open too few files.
     """
     _open_closed_descriptors()
     sys.stdin = sys.stdin or open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
@@ -74,6 +76,8 @@ def prepare() -> None:
     sys.stderr = _stream(2, sys.stderr)
     for number in _SIGNALS:
         _handle(number, _end_now)
+    if hangup_terminates:
+        _handle(signal.SIGHUP, _hang_up)
     # The first that is registered is called last. After it Python restores what signals do by default, and a signal
     # that came then would take the place of the status.
     atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS)
@@ -96,43 +100,6 @@ def run(main: Callable[[], object]) -> Never:
     for number in _SIGNALS:
         _handle(number, _end_now)
     sys.exit(status)
-
-
-class Interruption:
-    """Signal handler that interrupts a command; *received* is the number of the first signal, None before it.
-
-    It raises `KeyboardInterrupt`, or calls *cancel* if that is set. Set *cancel* while an event loop runs: the loop
-    would only log an exception that a handler raises inside a callback, and go on.
-    """
-
-    received: int | None = None
-    cancel: Callable[[], object] | None = None
-
-    @classmethod
-    def on_signals(cls) -> Self:
-        """Make signals interrupt the command from now on, so that it closes what it has open; return the handler.
-
-        It handles SIGTERM and SIGHUP. SIGINT is left to Python and its event loop: a second Ctrl-C interrupts the
-        closing, too.
-        """
-        interruption = cls()
-        _handle(signal.SIGINT, signal.default_int_handler)
-        _handle(signal.SIGTERM, interruption)
-        _handle(signal.SIGHUP, interruption)
-        return interruption
-
-    def __call__(self, number: int, _frame: object) -> None:
-        """Interrupt the command at the first signal; ignore later ones, so that the closing can finish."""
-        if self.received is None:
-            self.received = number
-            if self.cancel is None:
-                raise KeyboardInterrupt
-            self.cancel()
-
-
-def terminate_on_hangup() -> None:
-    """Handle SIGHUP like SIGTERM from now on: a worker finishes its running jobs when its terminal is closed."""
-    _handle(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
 
 
 def is_arq_command() -> bool:
@@ -158,6 +125,13 @@ def _handle(number: int, handler: Callable[[int, FrameType | None], object]) -> 
 def _end_now(number: int, _frame: object) -> None:
     """End the process at once with status 128 + *number*: at this time it has nothing open that must be closed."""
     os._exit(128 + number)
+
+
+def _hang_up(number: int, frame: object) -> None:
+    """Do what SIGTERM does, but end the process as SIGHUP would while SIGTERM would end it at once."""
+    if signal.getsignal(signal.SIGTERM) is _end_now:
+        _end_now(number, frame)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

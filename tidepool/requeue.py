@@ -6,7 +6,7 @@ from tidepool.client import MOST_AT_ONCE, JobClient
 from tidepool.pool.pool import Pool
 from tidepool.queue.submission import Submission
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Requeued, Selection
+from tidepool.storage.results import Selection
 
 
 async def requeue_all(
@@ -17,15 +17,13 @@ async def requeue_all(
     Applied jobs and jobs whose content was not kept are left out. Works in chunks of up to `MOST_AT_ONCE` jobs; a call
     that was interrupted can be repeated.
     """
-
-    async def mark(after_id: str) -> list[Requeued]:
-        async with pool.transaction() as connection:
-            return await Repositories(connection).results.mark_requeued(
-                after_id=after_id, limit=MOST_AT_ONCE, search=search, **selection
-            )
-
     requeued: list[str] = []
-    while jobs := await mark(requeued[-1] if requeued else ""):
+    while True:
+        async with pool.transaction() as connection:
+            jobs = await Repositories(connection).results.mark_requeued(
+                after_id=requeued[-1] if requeued else "", limit=MOST_AT_ONCE, search=search, **selection
+            )
+        if not jobs:
+            return requeued
         await client.enqueue_many([Submission(*job) for job in jobs], again=True)
         requeued += [job.job_id for job in jobs]
-    return requeued

@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from tidepool import embedded
 from tidepool.embedded import Urls
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused, ServerError, Unavailable
-from tidepool.pool.pool import PoolConfig
 from tidepool.protocols import POSTGRESQL, other_than
-from tidepool.retry import wait_for_server
+from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
-from tidepool.urls import parse_postgres, without_password
+from tidepool.urls import PostgresUrl, without_password
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def addresses(settings: Settings) -> Urls:
     """Return the URLs of both servers; those of embedded servers are valid once they run. Starts nothing."""
     database, redis = settings.database, settings.redis_url
     if database is None or redis is None:
-        return embedded.urls(settings.data_dir)
+        return Urls.embedded(settings.data_dir)
     return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
 
 
@@ -52,18 +52,14 @@ async def wait_for_postgresql(attempt: Callable[[], Awaitable[T]], url: str, pat
                 await _require_postgresql_at(url)
             raise
 
-    return await wait_for_server(
-        tried,
-        lambda error: isinstance(error, Unavailable),
-        server="postgresql",
-        address=without_password(url),
-        patience_s=patience_s,
+    return await RetryPolicy.for_start(patience_s).reach(
+        "postgresql", without_password(url), tried, lambda error: isinstance(error, Unavailable)
     )
 
 
 async def _require_postgresql_at(url: str) -> None:
     """Raise `Refused` if *url* has a single host and the server there speaks another protocol than PostgreSQL's."""
-    parsed = parse_postgres(url)
+    parsed = PostgresUrl.parse(url)
     if len(parsed.hosts) != 1:
         return
     host, port = parsed.hosts[0], (parsed.ports or (5432,))[0]

@@ -31,8 +31,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tidepool import libpq
-from tidepool.urls import UrlError, check_redis, parse_postgres, require
+from tidepool.libpq import LibpqVariables
+from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
 __all__ = ["Network", "Settings", "SettingsError", "child_environment"]
 
@@ -272,11 +272,13 @@ class Settings(BaseSettings):
 
     def _check_urls(self) -> None:
         """Raise `ValueError`, which names the variable, if the URL of PostgreSQL or Redis is not valid."""
-        if self.database is not None:
-            variable = "DATABASE_URL" if self.database_url is not None else "DB_HOST"
-            require(variable, self.database.get_secret_value(), parse_postgres)
-        if self.redis_url is not None:
-            require("REDIS_URL", self.redis_url.get_secret_value(), check_redis)
+        database = "DATABASE_URL" if self.database_url is not None else "DB_HOST"
+        for variable, url, kind in ((database, self.database, PostgresUrl), ("REDIS_URL", self.redis_url, RedisUrl)):
+            try:
+                if url is not None:
+                    kind.parse(url.get_secret_value())
+            except UrlError as error:
+                raise ValueError(f"{variable}: {error}") from None
 
     @property
     def database(self) -> SecretStr | None:
@@ -313,7 +315,7 @@ class Settings(BaseSettings):
         Also changes HOME, USER and empty libpq variables of this process if asyncpg would fail over them.
         """
         _name_user_and_home()
-        libpq.drop_empty_variables(os.environ)
+        LibpqVariables(os.environ).drop_empty()
         try:
             return cls.load()
         except SettingsError as error:
@@ -356,7 +358,7 @@ def _check_environment(settings: Settings, environment: Mapping[str, str]) -> No
     if settings.database is None:
         return
     try:
-        libpq.check(settings.database.get_secret_value(), environment)
+        LibpqVariables(dict(environment)).check(settings.database.get_secret_value())
     except UrlError as error:
         raise SettingsError(str(error)) from None
     _require_user(settings.database, environment)
@@ -364,7 +366,7 @@ def _check_environment(settings: Settings, environment: Mapping[str, str]) -> No
 
 def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
     """Raise `SettingsError` if neither the URL, the environment nor the system names the role to connect as."""
-    parsed = parse_postgres(database.get_secret_value())
+    parsed = PostgresUrl.parse(database.get_secret_value())
     if parsed.user or "service" in parsed.parameters or environment.get("PGUSER"):
         return
     try:

@@ -12,8 +12,9 @@ from typing import Any
 
 import asyncpg
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import Pool, PoolConfig, pool_options
+from tidepool.pool.pool import Pool
 
 _TURNS, _ACQUIRES = 100, 200
 
@@ -29,7 +30,7 @@ async def acquire_us(config: PoolConfig) -> dict[str, float]:
         ours = await Pool.open(config)
         stack.push_async_callback(ours.close)
         async with translated():
-            theirs: Any = await asyncpg.create_pool(**pool_options(config, config.max_size))
+            theirs: Any = await asyncpg.create_pool(**config.driver_options(config.max_size))
         stack.push_async_callback(theirs.close)
         acquires = {
             "asyncpg": functools.partial(theirs.acquire, timeout=config.acquire_timeout_s),

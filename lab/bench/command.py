@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from arq.connections import ArqRedis
-
 from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
 from lab.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
 from lab.bench.latency import idle_latency_ms
-from lab.bench.servers import measured_environment, own_databases, session
+from lab.bench.servers import measured_environment, own_databases, redis_info, session
 from lab.percentiles import percentiles
+from lab.progress import note
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from worker import app
 
@@ -42,7 +42,7 @@ class Bench:
     """One run of the benchmark: the databases, the place where processes run, and the measurements so far."""
 
     arguments: argparse.Namespace
-    redis: ArqRedis
+    redis: RedisClient
     urls: Urls
     place: Place
     drains: dict[tuple[str, str, int, int], list[Drained]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Bench:
     async def round(self, number: int) -> None:
         """Make each measurement that `--parts` asks for once. *number* is the round, from 0."""
         for part in self.arguments.parts:
-            terminal.note(f"round {number + 1} of {self.arguments.repeat}: {part}")
+            note(f"round {number + 1} of {self.arguments.repeat}: {part}")
             if part in _MIXES:
                 for system in (_OURS, _TUNED, _DEFAULT):
                     await self._jobs(system, part)
@@ -171,8 +171,8 @@ async def _cpu_percent(worker: asyncio.subprocess.Process, seconds: float) -> fl
     return round((workers_cpu_s([worker]) - before_s) / seconds * 100, 2)
 
 
-async def _server_versions(redis: ArqRedis, urls: Urls) -> dict[str, str]:
-    info: dict[str, Any] = await redis.info("server")
+async def _server_versions(redis: RedisClient, urls: Urls) -> dict[str, str]:
+    info = await redis_info(redis, "server")
     async with session(urls.database) as connection:
         postgresql = str(await connection.fetchval("SHOW server_version"))
     return {"redis-server": info["redis_version"], "postgresql": postgresql}

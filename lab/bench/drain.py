@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
-from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 from lab.bench.processes import cpu_s, peak_mb
-from lab.bench.servers import QUEUE
+from lab.bench.servers import QUEUE, redis_info
 from tidepool.cli.terminal import CommandError
 from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.submission import Submission
 
 _LOOK_S = 0.005
@@ -67,7 +66,7 @@ class Place:
         return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
 
 
-async def preload_noops(redis: ArqRedis, count: int) -> None:
+async def preload_noops(redis: RedisClient, count: int) -> None:
     """Enqueue *count* jobs of the type `noop`, which return their argument."""
     await enqueue(
         JobClient(redis), (Submission(f"noop-{number}", "noop", {"value": number}) for number in range(count))
@@ -110,7 +109,7 @@ async def _compact(redis: Redis) -> None:
 
     After the preload of a long queue a rewrite is due, and would otherwise start during the measurement.
     """
-    info: dict[str, Any] = await redis.info("persistence")
+    info = await redis_info(redis, "persistence")
     if info["aof_enabled"]:
         await _rewrite_is_over(redis)
         await redis.bgrewriteaof()
@@ -119,7 +118,7 @@ async def _compact(redis: Redis) -> None:
 
 async def _rewrite_is_over(redis: Redis) -> None:
     while True:
-        info: dict[str, Any] = await redis.info("persistence")
+        info = await redis_info(redis, "persistence")
         if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
             return
         await asyncio.sleep(_LOOK_S)
@@ -140,7 +139,7 @@ async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], b
         require_running(processes)
         await asyncio.sleep(_LOOK_S)
     at_s, used_s = time.perf_counter(), workers_cpu_s(processes)
-    info: dict[str, Any] = await redis.info()
+    info = await redis_info(redis)
     redis_cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
     return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
 

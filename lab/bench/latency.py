@@ -3,12 +3,11 @@
 import asyncio
 import random
 import time
-from typing import Any
-
-from arq.connections import ArqRedis
 
 from lab.bench.drain import require_running
 from tidepool.cli.terminal import CommandError
+from tidepool.pool.connection import Connection
+from tidepool.queue.connection import RedisClient
 
 _FIRST_LOOK_S, _LOOK_S = 0.002, 0.0002
 _WAIT_S = 60.0
@@ -16,7 +15,7 @@ _COMMITTED = "SELECT true FROM job_results WHERE job_id = $1"
 
 
 async def idle_latency_ms(
-    redis: ArqRedis, connection: Any, worker: asyncio.subprocess.Process, jobs: int
+    redis: RedisClient, connection: Connection, worker: asyncio.subprocess.Process, jobs: int
 ) -> list[float]:
     """Return the latencies in milliseconds of *jobs* jobs, enqueued one at a time, about 30 ms apart, by arq's client.
 

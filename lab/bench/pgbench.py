@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from tidepool.cli.terminal import CommandError
-from tidepool.embedded import packaged_program
+from tidepool.embedded import EmbeddedServersError
+from tidepool.embedded.postgres import Postgres
 from tidepool.settings import child_environment
 
 CLIENTS = (1, 10, 20, 50)
@@ -30,8 +31,12 @@ SCRIPTS = {
 
 def find() -> Path | None:
     """Return the path of pgbench, installed on this machine or with the embedded PostgreSQL; None if there is none."""
-    found = shutil.which("pgbench")
-    return Path(found) if found else packaged_program("pgbench")
+    if found := shutil.which("pgbench"):
+        return Path(found)
+    try:
+        return Postgres.program("pgbench")
+    except EmbeddedServersError:
+        return None
 
 
 async def transactions_per_second(program: Path, url: str, script: str, *, clients: int, seconds: int) -> float:

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString, cast
+from urllib.parse import urlsplit
 
 import asyncpg
-from arq.connections import ArqRedis
+from redis.asyncio import Redis
 
 from tidepool import embedded, servers
 from tidepool.cli.terminal import CommandError
@@ -18,18 +19,20 @@ from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
 from tidepool.embedded.postgres import Postgres
 from tidepool.fleet.capacity import Capacity
-from tidepool.pool import address
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings, child_environment
-from tidepool.urls import with_database, without_password
+from tidepool.urls import PostgresUrl, without_password
 from worker import app
 
 QUEUE = "arq:queue"
 """The queue of everything that is measured, whatever the setting QUEUE_NAME is."""
 _REDIS_DATABASE = 15
+_NAMING_DATABASES = ("dbname", "database", "db")
+"""Parameters of a URL that would override the database in its path."""
 _USUAL_CONNECTIONS, _SPARE_CONNECTIONS = 100, 20
 _RESTART_WAIT_S = 30.0
 
@@ -42,7 +45,7 @@ class Site:
     """
 
     urls: Urls
-    redis: ArqRedis
+    redis: RedisClient
     postgres_pid: int | None
 
     async def reset(self) -> None:
@@ -65,15 +68,25 @@ def measured_environment(database: str, redis: str, **variables: str) -> dict[st
     return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
 
 
+async def connect(url: str) -> DirectConnection:
+    """Open a PostgreSQL connection outside any pool. Raises asyncpg's errors."""
+    return cast("DirectConnection", await asyncpg.connect(**PostgresUrl.parse(url).driver_arguments()))
+
+
+async def redis_info(redis: Redis, section: str = "default") -> dict[str, Any]:
+    """Return a section of Redis's INFO. The type of each value depends on its name."""
+    return await redis.info(section)
+
+
 @asynccontextmanager
-async def session(url: str) -> AsyncGenerator[Any]:
+async def session(url: str) -> AsyncGenerator[DirectConnection]:
     """Open a PostgreSQL connection outside any pool, and close it at the end of the block.
 
     Raises the errors of `tidepool.pool`, and `CommandError` if PostgreSQL refuses it.
     """
     try:
         async with translated():
-            connection: Any = await asyncpg.connect(**address.arguments(url))
+            connection = await connect(url)
             try:
                 yield connection
             finally:
@@ -94,7 +107,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             home = stack.enter_context(_own_directory(settings.data_dir))
             urls = stack.enter_context(embedded.join(home)).urls
             postgres_pid = await _admit(home, urls, connections)
-            redis = open_redis(urls.redis, queue_name=QUEUE)
+            redis = RedisClient.open(urls.redis, queue_name=QUEUE)
             stack.push_async_callback(redis.aclose, close_connection_pool=True)
         else:
             urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
@@ -105,30 +118,46 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 
 @asynccontextmanager
-async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, ArqRedis]]:
+async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, RedisClient]]:
     """Create a PostgreSQL database with a new name, and use an empty Redis database, while the block runs.
 
     At the end the one is dropped and the other emptied. Raises `CommandError` if Redis database 15 is not empty.
     """
     name = f"tidepool_bench_{secrets.token_hex(6)}"
-    own = Urls(with_database(urls.database, name), with_database(urls.redis, str(_REDIS_DATABASE)))
+    own = with_databases(urls, name, _REDIS_DATABASE)
     async with AsyncExitStack() as stack:
-        redis = open_redis(own.redis, queue_name=QUEUE)
+        redis = RedisClient.open(own.redis, queue_name=QUEUE)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         if await redis.dbsize():
             raise CommandError(
                 f"Redis database {_REDIS_DATABASE} is not empty; the benchmark empties it, so it will not use it"
             )
-        async with session(urls.database) as admin:
-            await admin.execute(f"CREATE DATABASE {name}")
-        stack.push_async_callback(_drop, urls, name)
+        await _administer(urls, f"CREATE DATABASE {name}")
+        stack.push_async_callback(_administer, urls, f"DROP DATABASE {name} WITH (FORCE)")
         stack.push_async_callback(redis.flushdb)
         yield own, redis
 
 
-async def _drop(urls: Urls, name: str) -> None:
+def with_databases(urls: Urls, database: str, redis: int) -> Urls:
+    """Return *urls* with other databases: PostgreSQL's of the name *database*, and Redis's of the number *redis*."""
+    return Urls(_with_database(urls.database, database), _with_database(urls.redis, str(redis)))
+
+
+def _with_database(url: str, name: str) -> str:
+    """Return the valid *url* with the database *name*, without parameters that would override it."""
+    scheme, authority, path, query, _ = urlsplit(url)
+    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in _NAMING_DATABASES]
+    if scheme == "unix":
+        kept.append(f"db={name}")
+    else:
+        path = f"/{name}"
+    return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
+
+
+async def _administer(urls: Urls, statement: str) -> None:
+    """Run a statement that takes no parameters. It must contain no input of the user."""
     async with session(urls.database) as admin:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.execute(cast("LiteralString", statement))
 
 
 @contextmanager
@@ -145,8 +174,7 @@ async def _admit(home: Path, urls: Urls, connections: int) -> int:
     """
     postgres = Postgres(home)
     if connections + _SPARE_CONNECTIONS > _USUAL_CONNECTIONS:
-        async with session(urls.database) as admin:
-            await admin.execute(f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
+        await _administer(urls, f"ALTER SYSTEM SET max_connections = {connections + _SPARE_CONNECTIONS:d}")
         await asyncio.to_thread(_restart, postgres)
     return int((postgres.data / "postmaster.pid").read_text("utf-8").split()[0])
 

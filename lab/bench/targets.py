@@ -9,29 +9,29 @@ from typing import Any
 
 import asyncpg
 import uvloop
-from arq.connections import ArqRedis
 from arq.worker import Retry
 
 from tidepool import servers
 from tidepool.engine.options import EngineOptions
-from tidepool.engine.worker import install
-from tidepool.pool import address
+from tidepool.engine.worker import Worker
 from tidepool.queue import wire
-from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.queue.connection import RedisClient, redis_settings
 from tidepool.settings import Settings
+from tidepool.urls import PostgresUrl
 
 _SETTINGS = Settings.load()
 _URLS = servers.addresses(_SETTINGS)
+_Context = dict[str, Any]
 _STOCK_POOL_SIZE = 10
 """Connections in the pool of stock arq: the size that was fastest with one transaction per job."""
 
 
-async def noop(_ctx: dict[Any, Any], value: int) -> int:
+async def noop(_ctx: _Context, value: int) -> int:
     """Return *value*: a job that does nothing."""
     return value
 
 
-async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_name: str, is_active: bool = True) -> int:
+async def create_user(ctx: _Context, *, username: str, email: str, full_name: str, is_active: bool = True) -> int:
     """Insert a user in a transaction of its own; return the new id."""
     async with ctx["pool"].acquire() as connection, connection.transaction():
         return await connection.fetchval(
@@ -40,7 +40,7 @@ async def create_user(ctx: dict[Any, Any], *, username: str, email: str, full_na
         )
 
 
-async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str, category: str, **rest: Any) -> int:
+async def create_product(ctx: _Context, *, sku: str, name: str, price: str, category: str, **rest: object) -> int:
     """Insert a product in a transaction of its own; return the new id."""
     async with ctx["pool"].acquire() as connection, connection.transaction():
         return await connection.fetchval(
@@ -50,7 +50,7 @@ async def create_product(ctx: dict[Any, Any], *, sku: str, name: str, price: str
         )
 
 
-async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity: int, **_: Any) -> int | str:
+async def place_order(ctx: _Context, *, username: str, sku: str, quantity: int, **_: object) -> int | str:
     """Find a user and a product and insert an order of them, in one transaction; return the new id.
 
     Returns "rejected" if the user is inactive or the product out of stock. If one is missing, the job is retried after
@@ -69,19 +69,19 @@ async def place_order(ctx: dict[Any, Any], *, username: str, sku: str, quantity:
         )
 
 
-async def _open_pool(ctx: dict[Any, Any]) -> None:
+async def _open_pool(ctx: _Context) -> None:
     ctx["pool"] = await asyncpg.create_pool(
-        **address.arguments(_URLS.database), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
+        **PostgresUrl.parse(_URLS.database).driver_arguments(), min_size=_STOCK_POOL_SIZE, max_size=_STOCK_POOL_SIZE
     )
 
 
-async def _close_pool(ctx: dict[Any, Any]) -> None:
+async def _close_pool(ctx: _Context) -> None:
     await ctx["pool"].close()
 
 
-async def _connect() -> ArqRedis:
+async def _connect() -> RedisClient:
     """Connect to Redis as the service's workers do."""
-    return open_redis(_URLS.redis, queue_name=_SETTINGS.queue_name)
+    return RedisClient.open(_URLS.redis, queue_name=_SETTINGS.queue_name)
 
 
 class ArqDefault:
@@ -95,7 +95,7 @@ class ArqDefault:
     job_deserializer = wire.deserialize
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type:
     """Make the other settings classes when arq asks for them, since each changes the process in its own way.
 
     `ArqTuned` is stock arq with faster settings and uvloop, `ArqTunedNoop` the same without a database, and
@@ -105,7 +105,7 @@ def __getattr__(name: str) -> Any:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
         return type(name, (), {**vars(ArqDefault), **_TUNED})
     if name == "EngineNoop":
-        install()
+        Worker.install()
         ours = {"max_jobs": _SETTINGS.max_jobs, "ctx": {"engine": EngineOptions(connect=_connect)}}
         return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, **ours})
     if name == "ArqTunedNoop":
@@ -116,5 +116,9 @@ def __getattr__(name: str) -> Any:
 
 _TUNED = {"max_jobs": 100, "poll_delay": 0.01, "log_results": False}
 _NO_DATABASE = {"functions": (noop,), "on_startup": None, "on_shutdown": None}
-QUIET_LOGS: dict[str, Any] = {"version": 1, "disable_existing_loggers": False, "loggers": {"arq": {"level": "WARNING"}}}
+QUIET_LOGS: dict[str, object] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"arq": {"level": "WARNING"}},
+}
 """The `--custom-log-dict` of all workers but default arq: it logs only warnings, since lines per job cost much time."""

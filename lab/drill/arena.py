@@ -4,17 +4,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import LiteralString, Self
 
-import asyncpg
-from arq.connections import ArqRedis
-
-from lab.bench.servers import QUEUE, measured_environment
+from lab.bench.servers import QUEUE, connect, measured_environment, redis_info
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
@@ -26,11 +23,11 @@ from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import Server
 from tidepool.fleet.identity import Identity
-from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
-from tidepool.queue.connection import open_redis
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.connection import Row
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.keys import QueueKeys
-from tidepool.queue.leases import release_owners
+from tidepool.queue.state import QueueState
 from worker import app
 
 _LOOK_S = 0.05
@@ -96,10 +93,10 @@ class Arena:
             if self.named is None:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
-            self.urls = self.named or embedded.urls(self.home)
+            self.urls = self.named or Urls.embedded(self.home)
             await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
-            self.redis: ArqRedis = open_redis(self.urls.redis, queue_name=QUEUE)
+            self.redis = RedisClient.open(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
             self.workers = [await self._behind_proxies(number, stack) for number in range(self.count)]
             stack.push_async_callback(self._stop_workers)
@@ -139,9 +136,9 @@ class Arena:
                 worker.signal(signal.SIGKILL)
                 await process.wait()
 
-    async def fetch(self, query: str, *args: Any) -> list[Any]:
+    async def fetch(self, query: LiteralString, *args: object) -> list[Row]:
         """Run a query over a new connection to PostgreSQL that bypasses the proxies; return the rows."""
-        connection: Any = await asyncpg.connect(**address.arguments(self.urls.database))
+        connection = await connect(self.urls.database)
         try:
             return await connection.fetch(query, *args)
         finally:
@@ -190,7 +187,7 @@ class Arena:
 
         The producer does the same for workers of its option `--workers`.
         """
-        await release_owners(self.redis, QUEUE, Identity.worker_id_prefix(pid))
+        await QueueState(self.redis).release_owners(Identity.worker_id_prefix(pid))
 
     async def queued(self) -> int:
         """Return the number of jobs that are queued or running."""
@@ -220,10 +217,9 @@ class Arena:
         """Return the id of the main process of one of the drill's own servers."""
         if server is self.postgres:
             return int((server.data / "postmaster.pid").read_text("utf-8").split()[0])
-        info: dict[str, Any] = await self.redis.info("server")
-        return info["process_id"]
+        return (await redis_info(self.redis, "server"))["process_id"]
 
-    async def until(self, condition: Any, wait_s: float = _WAIT_S) -> None:
+    async def until(self, condition: Callable[[], Awaitable[object]], wait_s: float = _WAIT_S) -> None:
         """Poll the coroutine function *condition* until it returns a true value.
 
         Raises `TimeoutError` after *wait_s* seconds.

@@ -1,22 +1,24 @@
 """Compares the drill's log of jobs with the database, and reports jobs that are lost, doubled or wrong."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
+from typing import Protocol, cast
 
-import asyncpg
-
+from lab.bench.servers import connect
 from lab.drill.log import Log
-from tidepool.pool import address
+from tidepool.pool.connection import DirectConnection
 from tidepool.storage import queries
 
 _CHUNK = 10_000
 _SQL = queries.load("check", "lab.drill")
 _CHECKS = ("lost", "unknown", "doubled", "without_effect", "wrong", "left_in_transaction", "snapshot_gaps")
 _NAMED = 5
+
+
+class _Copying(DirectConnection, Protocol):
+    async def copy_records_to_table(self, table_name: str, *, records: Iterable[tuple[object, ...]]) -> str: ...
 
 
 @dataclass
@@ -48,7 +50,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
     A worker's snapshots since *since* may have gaps of up to *longest_gap*, such as faults cause; longer ones are
     errors.
     """
-    connection: Any = await asyncpg.connect(**address.arguments(database))
+    connection = cast("_Copying", await connect(database))
     try:
         await connection.execute(_SQL["expected"])
         for chunk in _chunks(log):
@@ -63,13 +65,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
         await connection.close()
 
 
-def _chunks(log: Log) -> Iterator[list[tuple[Any, ...]]]:
-    jobs = map(_record, log.jobs())
+def _chunks(log: Log) -> Iterator[list[tuple[object, ...]]]:
+    jobs = (job.expected for job in log.jobs())
     while chunk := list(itertools.islice(jobs, _CHUNK)):
         yield chunk
-
-
-def _record(job: dict[str, Any]) -> tuple[Any, ...]:
-    args = job["args"]
-    total = None if job["total"] is None else Decimal(job["total"])
-    return (job["id"], job["job"], job["outcome"], job["reason"], total, args.get("username"), args.get("sku"))

@@ -1,4 +1,4 @@
-"""The command `python -m lab drill`: break the service on purpose, and check what became of every job."""
+"""The command `python -m lab drill`: break the service on purpose, and check the outcome of every job."""
 
 import argparse
 import random
@@ -6,7 +6,6 @@ import statistics
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lab.bench.servers import QUEUE
 from lab.drill import timeline
@@ -17,11 +16,12 @@ from lab.drill.guard import prepare
 from lab.drill.log import Log
 from lab.drill.run import Drill, Injected, Report
 from lab.percentiles import percentiles
+from lab.progress import note
 from lab.tuning import numbers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
-from tidepool.urls import check_redis, parse_postgres, require
+from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
 EXAMPLES = """  %(prog)s                               two minutes of faults by chance
   %(prog)s --minutes 10 --seed 7
@@ -62,15 +62,15 @@ async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, se
     try:
         (home / "servers").mkdir()
         async with Arena(home / "servers", arguments.workers, _shots(arguments), named, log) as arena:
-            run = Drill(arena, log, rate=arguments.rate, seed=seed, told=terminal.note)
-            terminal.note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
+            run = Drill(arena, log, rate=arguments.rate, seed=seed, report=note)
+            note(f"seed {seed}, {arguments.workers} workers, {arguments.rate} jobs a second")
             if arguments.fault:
                 report = await run.repeat(arguments.fault, arguments.times)
             else:
                 report = await run.mix(arguments.minutes)
             if arguments.timeline:
                 drawn = await timeline.write(arena, report.injected, arguments.timeline)
-                terminal.note("\n".join(map(timeline.said, drawn.marks)) if drawn else "no fault, no timeline")
+                note("\n".join(map(timeline.said, drawn.marks)) if drawn else "no fault, no timeline")
             return report
     finally:
         log.close()
@@ -88,11 +88,11 @@ async def _named(arguments: argparse.Namespace) -> Urls | None:
     if too_much := [name for name in arguments.fault or () if FAULTS[name].needs_own_servers]:
         raise terminal.CommandError(f"{', '.join(too_much)}: only on servers of the drill's own")
     urls = Urls(arguments.database, arguments.redis)
-    try:
-        require("--database", urls.database, parse_postgres)
-        require("--redis", urls.redis, check_redis)
-    except ValueError as error:
-        raise terminal.CommandError(str(error)) from None
+    for option, url, kind in (("--database", urls.database, PostgresUrl), ("--redis", urls.redis, RedisUrl)):
+        try:
+            kind.parse(url)
+        except UrlError as error:
+            raise terminal.CommandError(f"{option}: {error}") from None
     for url in (urls.database, urls.redis):
         target(url)
     await prepare(urls, QUEUE, agreed=arguments.yes)
@@ -215,7 +215,9 @@ def _print(report: Report) -> None:
 
 def _row(name: str, ones: list[Injected]) -> list[str]:
     recoveries_s = percentiles([one.recovery_s for one in ones], (0.5, 0.99, 1.0))
-    rates: list[Any] = [statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")]
+    rates: list[float] = [
+        statistics.median(getattr(one, when) for one in ones) for when in ("before", "during", "after")
+    ]
     slow = sum(one.slow_after for one in ones)
     figures = [*(f"{second:.2f}" for second in recoveries_s.values()), *(f"{rate:,.0f}" for rate in rates)]
     counts = [str(len(ones)), f"{sum(one.shots for one in ones):,}"]

@@ -1,17 +1,18 @@
 """Protects servers that the user names for a drill: it refuses those that are in use, and asks for consent."""
 
 import sys
-from typing import Any
+from typing import LiteralString, cast
 
 import asyncpg
 from redis.exceptions import RedisError
 
+from lab.bench.servers import connect
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
-from tidepool.pool import address
+from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.queue import keys
-from tidepool.queue.connection import open_redis
-from tidepool.queue.leases import release_owners
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.state import QueueState
 from tidepool.storage import queries
 from tidepool.urls import without_password
 
@@ -24,10 +25,10 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
     The user is asked for consent unless *agreed* is true. Raises `CommandError` if the database or the queue is in use,
     if the user does not consent, or if the servers cannot be reached.
     """
-    redis: Any = open_redis(urls.redis, queue_name=queue)
-    connection: Any = None
+    redis = RedisClient.open(urls.redis, queue_name=queue)
+    connection: DirectConnection | None = None
     try:
-        connection = await asyncpg.connect(**address.arguments(urls.database))
+        connection = await connect(urls.database)
         is_new = await _examine(connection)
         if jobs := await redis.zcard(queue):
             raise CommandError(f"the queue {queue} has {jobs} jobs: the drill takes an empty one")
@@ -35,7 +36,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
             _ask(urls)
         if not is_new:
             await connection.execute(_SQL["empty"])
-        await release_owners(redis, queue, "")
+        await QueueState(redis).release_owners("")
         async for key in redis.scan_iter(f"{keys.RESULT}drill-*", count=1000):
             await redis.delete(key)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
@@ -46,7 +47,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
         await redis.aclose(close_connection_pool=True)
 
 
-async def _examine(connection: Any) -> bool:
+async def _examine(connection: Connection) -> bool:
     """Return whether the database has none of the service's tables.
 
     Raises `CommandError` if workers are connected to it, or if it has rows that are not a drill's.
@@ -56,7 +57,7 @@ async def _examine(connection: Any) -> bool:
     taken = [
         table
         for (table,) in await connection.fetch(_SQL["tables"])
-        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608  (quoted by PostgreSQL)
+        if await connection.fetchval(cast("LiteralString", f"SELECT EXISTS (SELECT FROM {table})"))  # noqa: S608  (quoted by PostgreSQL)
     ]
     is_new: bool = await connection.fetchval(_SQL["is_new"])
     if not is_new:
@@ -70,7 +71,7 @@ def _ask(urls: Urls) -> None:
     """Ask the user at the terminal for consent. Raises `CommandError` without it, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise CommandError("nobody is here to be asked: --yes agrees that these servers are broken on purpose")
-    print(  # noqa: T201  (a question to whoever sits there)
+    print(  # noqa: T201  (a question to the user)
         f"The drill will lock tables of, and end sessions at, {without_password(urls.database)}\n"
         f"and put its jobs into {without_password(urls.redis)}; what an earlier drill has left there is removed.",
         file=sys.stderr,

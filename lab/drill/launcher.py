@@ -36,7 +36,7 @@ def main() -> None:
         time.sleep(arguments.block)
 
     signal.signal(signal.SIGUSR2, block)
-    from arq.cli import cli  # noqa: PLC0415  (whoever is imported before keeps the right clock)
+    from arq.cli import cli  # noqa: PLC0415  (a module that is imported before keeps the right clock)
 
     cli(["worker.WorkerSettings"], prog_name="arq")
 

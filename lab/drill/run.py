@@ -38,8 +38,6 @@ _ENDED = (
     " FROM job_results WHERE job_id = ANY ($1)"  # an order for nobody is tried for twelve seconds, fault or not
 )
 
-Told = Callable[[str], None]
-
 
 class DrillError(CommandError):
     """The drill cannot go on. The text says why."""
@@ -97,15 +95,15 @@ class Report:
 class Drill:
     """Injects faults into an arena under load, and checks all jobs at the end.
 
-    *told* is called with lines of text on its progress.
+    *report* is called with lines of text on its progress.
     """
 
-    def __init__(self, arena: Arena, log: Log, *, rate: float, seed: int, told: Told) -> None:
+    def __init__(self, arena: Arena, log: Log, *, rate: float, seed: int, report: Callable[[str], None]) -> None:
         self._arena = arena
         self._log = log
         self._rate = rate
         self._seed = seed
-        self._told = told
+        self._report = report
         self._chance = random.Random(seed)
         self._injected: list[Injected] = []
         self._left_out: dict[str, str] = {}
@@ -211,7 +209,7 @@ class Drill:
         """
         said, complained = await _ended(producer)
         if producer.returncode:
-            self._told(f"the producer gave up, so all is enqueued again: {complained.decode().strip()[-200:]}")
+            self._report(f"the producer gave up, so all is enqueued again: {complained.decode().strip()[-200:]}")
             await self._enqueue_again()
         elif json.loads(said)["refused"]:
             raise DrillError(f"the producer refused jobs of the drill: {complained.decode()[-500:]}")
@@ -231,7 +229,7 @@ class Drill:
         """
         await self._until(self._queue_is_empty, _DRAIN_WAIT_S, _NOT_EMPTY)
         done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM job_results")}
-        lost = [job["id"] for job in self._log.jobs() if job["id"] not in done]
+        lost = [job.id for job in self._log.jobs() if job.id not in done]
         if not lost or not any(FAULTS[one.fault].loses_queue for one in self._injected):
             return []
         await self._enqueue_again()
@@ -276,7 +274,7 @@ class Drill:
             recovered = await self._recovered(began, mended, jobs)
         except NotHereError as error:
             self._left_out[fault.name] = str(error)
-            self._told(f"{fault.name}: left out, {error}")
+            self._report(f"{fault.name}: left out, {error}")
             return
         except (TimeoutError, DrillError) as error:
             raise DrillError(f"{fault.name}: {error or 'it could not be injected in time'}") from None
@@ -297,7 +295,7 @@ class Drill:
             slow_after=after < _ENOUGH * steady,
         )
         self._injected.append(injected)
-        self._told(f"{fault.name}: {injected.lasted_s:.1f} s, recovered after {injected.recovery_s:.1f} s")
+        self._report(f"{fault.name}: {injected.lasted_s:.1f} s, recovered after {injected.recovery_s:.1f} s")
 
     async def _catch_up(self) -> float | None:
         """Wait until the jobs that have piled up are worked off; return the seconds it took, or None after 30 s."""

@@ -6,18 +6,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lab.drill.arena import Arena
 from lab.drill.run import Injected
 from lab.tuning import plot
 from tidepool.cli.terminal import CommandError
+from tidepool.pool.connection import Row
 from tidepool.storage import queries
 
 SUFFIXES = (".png", ".svg", ".json")
 _SQL = queries.load("timeline", "lab.drill")
 _SLOT_S = 0.5
 _BEFORE_S, _AFTER_S = 5.0, 5.0
+
+
+class Slot(TypedDict):
+    """What happened in one time slot, which begins *at_s* seconds after the timeline's beginning."""
+
+    at_s: float
+    per_second: float
+    """Jobs that ended, per second."""
+    latency_ms: float | None
+    wait_ms: float | None
+    failed: int
+    errors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,7 @@ class Timeline:
     """The figures of a drill in time slots of *slot_s* seconds, and its faults."""
 
     slot_s: float
-    slots: list[dict[str, Any]]
+    slots: list[Slot]
     marks: list[Mark]
 
 
@@ -70,14 +83,14 @@ async def write(arena: Arena, injected: list[Injected], path: Path) -> Timeline 
     return timeline
 
 
-async def _slots(arena: Arena, since: datetime, count: int) -> list[dict[str, Any]]:
+async def _slots(arena: Arena, since: datetime, count: int) -> list[Slot]:
     """Return the figures of *count* time slots from *since* on, also of slots in which no job ended."""
     ended = {row["slot"]: row for row in await arena.fetch(_SQL["slots"], since, _SLOT_S)}
     errors = {row["slot"]: int(row["errors"]) for row in await arena.fetch(_SQL["errors"], since, _SLOT_S)}
     return [_slot(number, ended.get(number), errors.get(number, 0)) for number in range(count)]
 
 
-def _slot(number: int, row: Any, errors: int) -> dict[str, Any]:
+def _slot(number: int, row: Row | None, errors: int) -> Slot:
     return {
         "at_s": number * _SLOT_S,
         "per_second": row["outcomes"] / _SLOT_S if row else 0.0,
@@ -88,7 +101,7 @@ def _slot(number: int, row: Any, errors: int) -> dict[str, Any]:
     }
 
 
-async def _mark(arena: Arena, one: Injected, since: datetime, slots: Sequence[dict[str, Any]]) -> Mark:
+async def _mark(arena: Arena, one: Injected, since: datetime, slots: Sequence[Slot]) -> Mark:
     began = datetime.fromisoformat(one.began)
     [row] = await arena.fetch(_SQL["around"], began, began + timedelta(seconds=_length_s(one) + _AFTER_S))
     began_s = (began - since).total_seconds()

@@ -14,14 +14,14 @@ from typing import Any, Self
 
 from lab.bench.drain import require_running, workers_cpu_s
 from lab.bench.processes import cpu_s, family_cpu_s, family_mb, machine_busy_s, peak_mb
-from lab.bench.servers import Site
+from lab.bench.servers import Site, redis_info
 from lab.tuning.load import ClosedLoad
 from lab.tuning.mix import jobs
 from lab.tuning.trials import Kind, Plan, Trial
 from lab.tuning.workers import running_workers
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
 
@@ -146,7 +146,7 @@ class _Look:
 
 
 async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _Look:
-    info: dict[str, Any] = await site.redis.info()
+    info = await redis_info(site.redis)
     postgres = site.postgres_pid
     ours: dict[str, float | None] = {
         "worker": workers_cpu_s(workers),

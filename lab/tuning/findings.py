@@ -114,7 +114,7 @@ def _advisor(said: dict[str, Any] | None) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else terminal.figure(value)
+    return terminal.cell(value)
 
 
 def _cores(value: float | None) -> str:

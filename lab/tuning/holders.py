@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from lab.percentiles import percentiles
 from tidepool.pool.faults import DatabaseFault, PoolTimeout
@@ -27,6 +27,16 @@ class Held:
     waits_ms: list[float] = field(default_factory=list)
     """For each use that got a connection: milliseconds from asking for it to having it."""
     seconds: float = 0.0
+
+
+class HeldFigures(TypedDict):
+    """What is reported of the uses of all holders: counts, uses per second, and percentiles of the waits in ms."""
+
+    succeeded: int
+    timed_out: int
+    failed: int
+    per_second: float
+    wait_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +84,8 @@ def _seconds(mean_ms: float, use: Use, chance: random.Random) -> float:
     return mean_ms / 1000 * (chance.expovariate(1) if use.by_chance else 1)
 
 
-def figures(held: Held) -> dict[str, Any]:
-    """Return the counts, the uses per second, and the percentiles of the waits (ms) as a dictionary."""
+def figures(held: Held) -> HeldFigures:
+    """Return what is reported of *held*."""
     return {
         "succeeded": held.succeeded,
         "timed_out": held.timed_out,

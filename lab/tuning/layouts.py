@@ -4,14 +4,14 @@ import asyncio
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from lab.bench.processes import family_cpu_s, family_mb, machine_busy_s
 from lab.bench.servers import Site
-from lab.tuning.holders import Held, figures
-from lab.tuning.shard import Order
+from lab.tuning.holders import Held, HeldFigures, figures
+from lab.tuning.shard import Order, ShardFigures
 from tidepool.cli.terminal import CommandError
 from tidepool.settings import child_environment
 
@@ -51,12 +51,27 @@ class Demand:
         return max(0.0, self.hold_ms * (self.callers / (self.load * self.connections) - 1))
 
 
+class LayoutFigures(HeldFigures):
+    """The figures of a layout: waits in ms, CPU in cores, memory in MB. *size* is the connections of each pool."""
+
+    layout: str
+    processes: int
+    pools: int
+    size: int
+    wait_mean_ms: float
+    cpu: float
+    memory_mb: int
+    postgresql_cpu: float | None
+    postgresql_mb: int | None
+    others_cpu: float | None
+
+
 def layouts(shards: Sequence[int]) -> list[Layout]:
     """Return the layouts to compare: one pool, and for each k in *shards* a process with k pools, and k processes."""
     return [Layout(1, 1), *(layout for k in shards for layout in (Layout(1, k), Layout(k, 1)))]
 
 
-async def measure(site: Site, layout: Layout, demand: Demand) -> dict[str, Any]:
+async def measure(site: Site, layout: Layout, demand: Demand) -> LayoutFigures:
     """Run one layout under *demand* and return its figures: waits in ms, CPU in cores, memory in MB.
 
     Raises `CommandError` if one of its processes fails.
@@ -87,7 +102,7 @@ async def measure(site: Site, layout: Layout, demand: Demand) -> dict[str, Any]:
 
 async def _measured(
     site: Site, layout: Layout, order: Order, shards: Sequence[asyncio.subprocess.Process]
-) -> dict[str, Any]:
+) -> LayoutFigures:
     postgres = site.postgres_pid
     cpu_s, busy_s = family_cpu_s(postgres) if postgres else None, machine_busy_s()
     memory_mb = round(family_mb(postgres)) if postgres else None
@@ -117,13 +132,17 @@ async def _measured(
     }
 
 
-def _others(busy_s: float, seconds: float, said: Sequence[dict[str, Any]]) -> float:
+def _others(busy_s: float, seconds: float, said: Sequence[ShardFigures]) -> float:
     """Return the number of cores that other work on the machine used: neither PostgreSQL nor the layout's processes."""
     return round(max(0.0, busy_s / seconds - sum(one["cpu"] for one in said)), 2)
 
 
-def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def medians(rounds: Sequence[LayoutFigures]) -> LayoutFigures:
     """Return the median of each figure of a layout over several rounds. Counts are summed instead."""
+    return cast("LayoutFigures", _medians(rounds))
+
+
+def _medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: _middle(name, [one[name] for one in rounds]) for name in rounds[0]}
 
 
@@ -131,7 +150,7 @@ def _middle(name: str, values: Sequence[Any]) -> Any:
     if name in ("succeeded", "timed_out", "failed"):
         return sum(values)
     if isinstance(values[0], dict):
-        return medians([value for value in values if value] or values[:1])
+        return _medians([value for value in values if value] or values[:1])
     alike = values.count(values[0]) == len(values)  # sizes stay whole numbers
     return values[0] if alike or values[0] is None else round(statistics.median(values), 2)
 
@@ -155,7 +174,7 @@ async def _hear(shard: asyncio.subprocess.Process, word: bytes) -> None:
         raise CommandError("a process of the layout could not open its pools; what it says is above")
 
 
-async def _said(shard: asyncio.subprocess.Process) -> dict[str, Any]:
+async def _said(shard: asyncio.subprocess.Process) -> ShardFigures:
     assert shard.stdout is not None
     line = await shard.stdout.readline()
     if not line:

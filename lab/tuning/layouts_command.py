@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from lab.bench.servers import own_site
+from lab.progress import note
 from lab.tuning import numbers
-from lab.tuning.layouts import Demand, layouts, measure, medians
+from lab.tuning.layouts import Demand, LayoutFigures, layouts, measure, medians
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
@@ -91,11 +91,11 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     if max(arguments.shards) > min(demand.connections, demand.callers):
         raise terminal.CommandError("there are more shards than connections or callers: ask for fewer")
     every = layouts(arguments.shards)
-    measured: list[list[dict[str, Any]]] = [[] for _ in every]
+    measured: list[list[LayoutFigures]] = [[] for _ in every]
     async with own_site(settings, connections=demand.connections) as site:
         for number in range(arguments.repeats):
             for layout, rounds in zip(every, measured, strict=True):
-                terminal.note(f"round {number + 1} of {arguments.repeats}: {layout.name}, {demand.seconds:g} s")
+                note(f"round {number + 1} of {arguments.repeats}: {layout.name}, {demand.seconds:g} s")
                 rounds.append(await measure(site, layout, demand))
     rows = [medians(rounds) for rounds in measured]
     if arguments.json:
@@ -105,7 +105,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     return 0
 
 
-def found(rows: Sequence[dict[str, Any]]) -> list[str]:
+def found(rows: Sequence[LayoutFigures]) -> list[str]:
     """Return sentences that compare each layout with one pool, by mean wait, rate of uses, and memory."""
     one = rows[0]
     others = max(row["others_cpu"] or 0.0 for row in rows)
@@ -130,7 +130,7 @@ def _times(wait_ms: float, of_one_ms: float) -> str:
     return f"waits {ratio:.1f} times as long as"
 
 
-def _print(rows: Sequence[dict[str, Any]], demand: Demand) -> None:
+def _print(rows: Sequence[LayoutFigures], demand: Demand) -> None:
     table = terminal.figures_table(
         ("layout", "size", "uses/s", "wait mean", "p50", "p95", "p99", "failed", "CPU", "MB", "postgres CPU", "MB"),
         words=("layout",),

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from lab.bench.drain import enqueue
 from tidepool.client import JobClient
@@ -24,7 +23,7 @@ class ClosedLoad:
     """
 
     client: JobClient
-    jobs: Iterator[tuple[str, dict[str, Any]]]
+    jobs: Iterator[tuple[str, dict[str, object]]]
     """An endless iterator over the jobs to enqueue, each as its function and its fields."""
     in_flight: int
     think_s: float = 0.0

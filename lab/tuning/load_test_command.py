@@ -3,15 +3,15 @@
 import argparse
 import asyncio
 import re
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
 from lab.bench.drain import require_running
 from lab.bench.servers import own_site
+from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.requests import Front, Jobs
-from lab.tuning.users import Send, Tally, run_users
+from lab.tuning.users import Send, Tally, TallyFigures, run_users
 from lab.tuning.workers import running_workers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
@@ -21,6 +21,12 @@ EXAMPLES = """  %(prog)s --users 20 --requests 50
   %(prog)s --users 50 --requests 20 --workers 2
   %(prog)s --users 50 --requests 100 --rate 500     on a schedule, whatever the service does
   %(prog)s --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
+
+
+class _Document(TallyFigures):
+    users: int
+    rate: float | None
+    url: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
     """Let concurrent users send requests and wait for their outcomes. Exit status 1: a request failed."""
     tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))
-    document = {"users": arguments.users, "rate": arguments.rate, "url": arguments.url, **tally.figures()}
+    document: _Document = {
+        "users": arguments.users,
+        "rate": arguments.rate,
+        "url": arguments.url,
+        **tally.figures(),
+    }
     if arguments.json:
         terminal.print_json(document)
     else:
@@ -74,7 +85,7 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
         own_site(settings, connections=connections) as site,
         running_workers(site, arguments.workers) as workers,
     ):
-        terminal.note("waiting for the workers")
+        note("waiting for the workers")
         return await _while_running(workers, _measured_once_they_work(arguments, Jobs(site.redis).send))
 
 
@@ -88,7 +99,7 @@ async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) ->
     return await _measured(arguments, send)
 
 
-async def _while_running(workers: list[asyncio.subprocess.Process], load: Coroutine[Any, Any, Tally]) -> Tally:
+async def _while_running(workers: list[asyncio.subprocess.Process], load: Awaitable[Tally]) -> Tally:
     """Return the result of *load*. Raises `CommandError` as soon as a worker ends, since nobody would run its jobs."""
     sending = asyncio.ensure_future(load)
     ends = [asyncio.create_task(worker.wait()) for worker in workers]
@@ -115,11 +126,11 @@ async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally
 
 
 async def _measured(arguments: argparse.Namespace, send: Send) -> Tally:
-    terminal.note(f"{arguments.users} users, {arguments.requests} requests each")
+    note(f"{arguments.users} users, {arguments.requests} requests each")
     return await run_users(send, users=arguments.users, requests=arguments.requests, rate=arguments.rate)
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: _Document) -> None:
     table = terminal.figures_table(
         ("users", "requests", "success", "requests/s", "mean", "median", "min", "max", "p95", "p99"), words=()
     )

@@ -4,7 +4,6 @@ import argparse
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
 
 USERS = {"create_user": 1}
 _CATALOGUE = 1000
@@ -28,7 +27,7 @@ def shares(text: str) -> dict[str, int]:
     return mix
 
 
-def jobs(mix: dict[str, int], seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+def jobs(mix: dict[str, int], seed: int = 0) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield jobs without end, each as its function and its fields. Equal arguments give equal jobs.
 
     If *mix* has orders, 1000 users and 1000 products come first.
@@ -43,15 +42,15 @@ def jobs(mix: dict[str, int], seed: int = 0) -> Iterator[tuple[str, dict[str, An
         yield function, _FIELDS[function](number, chance)
 
 
-def _user(number: int, _: random.Random) -> dict[str, Any]:
+def _user(number: int, _: random.Random) -> dict[str, object]:
     return {"username": f"lab.{number}", "email": f"lab.{number}@example.org", "full_name": "Ada Laboratory"}
 
 
-def _product(number: int, _: random.Random) -> dict[str, Any]:
+def _product(number: int, _: random.Random) -> dict[str, object]:
     return {"sku": f"LAB-{number}", "name": f"Beaker {number}", "price": "12.50", "category": "Laboratory"}
 
 
-def _order(_: int, chance: random.Random) -> dict[str, Any]:
+def _order(_: int, chance: random.Random) -> dict[str, object]:
     return {
         "username": f"lab.{chance.randrange(_CATALOGUE)}",
         "sku": f"LAB-{chance.randrange(_CATALOGUE)}",
@@ -59,7 +58,7 @@ def _order(_: int, chance: random.Random) -> dict[str, Any]:
     }
 
 
-_FIELDS: dict[str, Callable[[int, random.Random], dict[str, Any]]] = {
+_FIELDS: dict[str, Callable[[int, random.Random], dict[str, object]]] = {
     "create_user": _user,
     "create_product": _product,
     "place_order": _order,

@@ -1,20 +1,32 @@
 """The command `python -m lab pool-test`: waits and timeouts of more and more concurrent callers of one pool."""
 
 import argparse
-from typing import Any
 
 from lab.bench.servers import Site, own_site
+from lab.progress import note
 from lab.tuning import numbers
-from lab.tuning.holders import Use, figures, hold
+from lab.tuning.holders import HeldFigures, Use, figures, hold
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.settings import Settings
 
 EXAMPLES = """  %(prog)s --max-concurrent 100
   %(prog)s --max-concurrent 150 --pool-size 120    more than a hundred real connections
   %(prog)s --acquire-timeout 2 --json"""
 _FIRST = 5
+
+
+class _Step(HeldFigures):
+    """The figures of one step: with so many concurrent callers."""
+
+    concurrent: int
+    waited: int
+    success_rate: float
+    connections: int
+    in_use_max: int
+    waiting_max: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +87,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     return 1 if any(row["failed"] for row in rows) else 0
 
 
-async def _ramp(arguments: argparse.Namespace, site: Site, size: int) -> list[dict[str, Any]]:
+async def _ramp(arguments: argparse.Namespace, site: Site, size: int) -> list[_Step]:
     config = PoolConfig(
         url=site.urls.database,
         application_name="tidepool-lab:pool-test",
@@ -85,16 +97,16 @@ async def _ramp(arguments: argparse.Namespace, site: Site, size: int) -> list[di
     )
     pool = await Pool.open(config)
     try:
-        rows: list[dict[str, Any]] = []
+        rows: list[_Step] = []
         for concurrent in steps(arguments.max_concurrent):
-            terminal.note(f"{concurrent} callers, a pool of {size}")
+            note(f"{concurrent} callers, a pool of {size}")
             rows.append(await _step(pool, concurrent, arguments))
         return rows
     finally:
         await pool.close()
 
 
-async def _step(pool: Pool, concurrent: int, arguments: argparse.Namespace) -> dict[str, Any]:
+async def _step(pool: Pool, concurrent: int, arguments: argparse.Namespace) -> _Step:
     pool.stats.figures()  # the peaks begin anew
     waited = pool.stats.acquire_waited
     held = await hold([pool], holders=concurrent, use=Use(arguments.hold_ms), seconds=arguments.seconds)
@@ -111,7 +123,7 @@ async def _step(pool: Pool, concurrent: int, arguments: argparse.Namespace) -> d
     }
 
 
-def _print(rows: list[dict[str, Any]], size: int, arguments: argparse.Namespace) -> None:
+def _print(rows: list[_Step], size: int, arguments: argparse.Namespace) -> None:
     table = terminal.figures_table(
         ("callers", "succeeded", "waited", "timed out", "success", "uses/s", "wait p50", "p95", "max", "open", "queue"),
         words=(),

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
-from arq.connections import ArqRedis
-
 from tidepool.client import JobClient
 from tidepool.jobs.outcomes import Applied, Rejected
+from tidepool.queue.connection import RedisClient
 from tidepool.web.waiting import Waits
 
 _PREFER_S = 5
@@ -25,7 +24,7 @@ _OUTCOME = (200, 201)
 class Jobs:
     """Enqueues create_user jobs in Redis and waits for their outcomes, as the HTTP front does for its clients."""
 
-    def __init__(self, redis: ArqRedis) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._client, self._waits = JobClient(redis), Waits(redis)
         self._mark = secrets.token_hex(4)
 

@@ -10,13 +10,14 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import uvloop
 
 from lab.bench.processes import peak_mb
 from lab.tuning.holders import Use, hold
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 
 _ACQUIRE_TIMEOUT_S = 60.0
 
@@ -35,10 +36,22 @@ class Order:
     seed: int
 
 
-async def run(order: Order) -> dict[str, Any]:
+class ShardFigures(TypedDict):
+    """The result of one process: counts, every wait in ms, and its CPU (cores) and peak memory (MB)."""
+
+    succeeded: int
+    timed_out: int
+    failed: int
+    waits_ms: list[float]
+    seconds: float
+    cpu: float
+    memory_mb: float
+
+
+async def run(order: Order) -> ShardFigures:
     """Open the pools, wait for the signal to start, and run the holders for `order.seconds`.
 
-    Returns the counts, every wait in ms, and the CPU (cores) and peak memory (MB) of this process.
+    Returns what the process prints.
     """
     config = PoolConfig(
         url=order.url,

@@ -15,8 +15,8 @@ from lab.tuning.knee import Knee, knee_of
 from lab.tuning.record import Record
 from lab.tuning.trials import DEFAULTS, Plan, trials
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import judge
-from tidepool.pool.pool import PoolConfig
+from tidepool.advice.verdict import PoolVerdict
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import queries
 from tidepool.storage.repositories import Repositories
@@ -26,10 +26,10 @@ _DRIFTED = 0.2
 """Max difference between controls, as a share of their median, with which the machine counts as steady."""
 
 
-async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -> bool:
+async def measure_all(site: Site, record: Record, report_progress: Callable[[str], None]) -> bool:
     """Make all measurements that *record* does not have yet, and keep each at once.
 
-    *told* is called with a line on each. Returns True when all are made, False if it was cancelled before.
+    *report_progress* is called with a line on each. Returns True when all are made, False if it was cancelled before.
     """
     done = {arm.number for arm in record.arms}
     every = trials(record.plan)
@@ -45,7 +45,7 @@ async def measure_all(site: Site, record: Record, told: Callable[[str], None]) -
             if trial.kind == "defaults":
                 await forget(site.urls.database, began)
             left_s = (time.monotonic() - begun_s) / (count + 1) * (len(left) - count - 1)
-            told(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
+            report_progress(f"{trial.number + 1} of {len(every)}: {_said(record.plan, arm)}; {_duration(left_s)} left")
     except asyncio.CancelledError:
         task.uncancel()
         return False
@@ -77,7 +77,7 @@ async def advice(site: Site, since: datetime) -> dict[int, dict[str, Any]]:
             "words": one.words,
             "advised": one.advice.size if one.advice else None,
         }
-        for one in await judge(studies)
+        for one in await PoolVerdict.judge(studies)
     }
 
 

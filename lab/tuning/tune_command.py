@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lab.bench.servers import own_site
+from lab.progress import note
 from lab.tuning import findings, mix, numbers, plot, tune
 from lab.tuning.record import Record
 from lab.tuning.trials import LADDERS, WORKERS, Plan, trials, usual_of
@@ -100,10 +101,10 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     """
     record = Record.resume(arguments.resume) if arguments.resume else _begin(arguments, settings)
     plan = record.plan
-    terminal.note(f"{record.directory}: {len(trials(plan)) - len(record.arms)} arms to measure, seed {plan.seed}")
+    note(f"{record.directory}: {len(trials(plan)) - len(record.arms)} arms to measure, seed {plan.seed}")
     since = datetime.now(UTC)
     async with own_site(settings, connections=plan.connections) as site:
-        complete = await tune.measure_all(site, record, terminal.note)
+        complete = await tune.measure_all(site, record, note)
         judged = await tune.advice(site, since) if plan.setting == "POOL_MAX_SIZE" else {}
         document = tune.report(record, judged)
     document["plot"] = plot.values(record, document)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from lab.percentiles import percentiles
 
@@ -25,8 +25,8 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter[str])
     seconds: float = 0.0
 
-    def figures(self) -> dict[str, Any]:
-        """Return counts, requests per second, and a summary of the latencies (ms) as a dictionary."""
+    def figures(self) -> "TallyFigures":
+        """Return what is reported of the requests."""
         failed = self.faults.total()
         asked = len(self.latencies_ms) + failed
         return {
@@ -39,6 +39,19 @@ class Tally:
             "per_second": round(len(self.latencies_ms) / self.seconds, 1) if self.seconds else 0.0,
             "latency_ms": _summary(self.latencies_ms),
         }
+
+
+class TallyFigures(TypedDict):
+    """What is reported of the requests: counts, times in seconds, and a summary of the latencies in ms."""
+
+    requests: int
+    succeeded: int
+    failed: int
+    faults: dict[str, int]
+    success_rate: float
+    seconds: float
+    per_second: float
+    latency_ms: dict[str, float]
 
 
 async def run_users(send: Send, *, users: int, requests: int, rate: float | None = None) -> Tally:

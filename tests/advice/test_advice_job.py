@@ -8,10 +8,10 @@ import pytest
 from history import insert_ten_minutes
 
 from tidepool.advice.advice_job import WINDOW, AdviceJob
-from tidepool.advice.verdict import judge
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 
@@ -51,12 +51,13 @@ async def test_workers_that_start_together_give_advice_once(
     """A rollout of twenty left twenty equal events each quarter of an hour: nobody had told when the others looked."""
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     have_looked = asyncio.Barrier(6)
+    judge = PoolVerdict.judge
 
     async def judge_together(studies: Any) -> Any:
         await have_looked.wait()
         return await judge(studies)
 
-    monkeypatch.setattr("tidepool.advice.advice_job.judge", judge_together)
+    monkeypatch.setattr("tidepool.advice.verdict.PoolVerdict.judge", judge_together)
     sides = [SideConnection(database, "stats") for _ in range(have_looked.parties)]
     processes = [a_job(own_side) for own_side in sides]
     async with asyncio.timeout(20):
@@ -74,19 +75,20 @@ async def test_who_judges_longer_than_another_gives_no_advice(
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     quick_side = SideConnection(database, "stats")
     quick, slow = a_job(quick_side)[0], a_job(side)[0]
+    judge = PoolVerdict.judge
 
     async def judge_late(studies: Any) -> Any:
-        monkeypatch.setattr("tidepool.advice.advice_job.judge", judge)
+        monkeypatch.setattr("tidepool.advice.verdict.PoolVerdict.judge", judge)
         await quick.run_once(NOW)
         return await judge(studies)
 
-    monkeypatch.setattr("tidepool.advice.advice_job.judge", judge_late)
+    monkeypatch.setattr("tidepool.advice.verdict.PoolVerdict.judge", judge_late)
     await slow.run_once(NOW)
     await quick_side.close()
     assert 1 == len(await advice_of(connection))
 
 
-async def test_where_there_is_nothing_to_do_nothing_is_told(side: SideConnection, connection: Any) -> None:
+async def test_where_there_is_nothing_to_do_nothing_is_reported(side: SideConnection, connection: Any) -> None:
     """Nor where there is nothing to go by."""
     job, journal = a_job(side)
     await job.run_once(NOW)

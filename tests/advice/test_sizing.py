@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
 from tidepool.advice.sizing import Advice, Load
-from tidepool.advice.window import Tick, Window, quantile_ms
+from tidepool.advice.window import Tick, Window
 from tidepool.storage.snapshots import Snapshot
 
 Measure = Callable[..., Window]
@@ -66,10 +66,10 @@ def test_the_advised_size_does_what_was_predicted(measure: Measure) -> None:
     window = measure(advice.size, seconds=60, seed=2)
     assert pytest.approx(told.per_second, rel=0.03) == window.gained.acquire_ok / 60
     assert pytest.approx(told.use, rel=0.05) == window.in_use / advice.size
-    waited = quantile_ms(window.gained.wait_hist, 0.95)
+    waited = window.wait_p95_ms
     assert waited is not None
     assert waited <= advice.target_ms
-    smaller = quantile_ms(measure(22, seconds=60, seed=3).gained.wait_hist, 0.95)
+    smaller = measure(22, seconds=60, seed=3).wait_p95_ms
     assert smaller is not None
     assert 1 / 2 < smaller / advice.load.at(22).wait_quantile(0.95) < 2  # pyright: ignore[reportOptionalMemberAccess]
 

@@ -11,10 +11,10 @@ import pytest
 from virtual_time import NOON, Clock, Simulation, run_virtually
 
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import Verdict
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.advice.window import Tick, Window
 from tidepool.pool.figures import BOUNDS_US
-from tidepool.storage.server import ServerReading
+from tidepool.storage.snapshots import ServerReading
 
 SECONDS = 40
 Scenario = Callable[[Simulation], Awaitable[None]]
@@ -138,19 +138,19 @@ def test_each_trouble_has_its_verdict_and_no_other(
     study: Callable[..., Study], scenario: Scenario, size: int, callers: int, verdict: str
 ) -> None:
     """No other check holds either, before or after it: what is found is all that is wrong."""
-    found = Verdict.of(study(scenario, size=size, callers=callers))
+    found = PoolVerdict.of(study(scenario, size=size, callers=callers))
     assert verdict == found.verdict, found.finding
     assert {verdict} == holding(found)
 
 
-def holding(verdict: Verdict) -> set[str]:
+def holding(verdict: PoolVerdict) -> set[str]:
     """Return the verdicts of the checks that hold."""
     return {finding.verdict for finding in verdict.findings if finding.holds}
 
 
 def test_a_pool_that_needs_more_than_the_server_has(study: Callable[..., Study]) -> None:
     """It is too small, and cannot be larger: that is another verdict, which says so."""
-    found = Verdict.of(study(crowded, size=2, callers=200, budget=4))
+    found = PoolVerdict.of(study(crowded, size=2, callers=200, budget=4))
     assert "budget_bound" == found.verdict
     assert found.advice is not None
     assert (4, "budget") == (found.advice.size, found.advice.binding)
@@ -175,14 +175,14 @@ def a_reading(*, waiting_lock: int) -> ServerReading:
 def test_transactions_that_wait_for_locks_are_seen_from_the_server(study: Callable[..., Study]) -> None:
     """Where everything stands still no query ends, and none can be compared."""
     database = [a_reading(waiting_lock=3)] * 3
-    assert "database_bound" == Verdict.of(study(comfortable, database=database)).verdict
+    assert "database_bound" == PoolVerdict.of(study(comfortable, database=database)).verdict
     database[0] = a_reading(waiting_lock=1)
-    assert "ok" == Verdict.of(study(comfortable, database=database)).verdict
+    assert "ok" == PoolVerdict.of(study(comfortable, database=database)).verdict
 
 
 def test_every_finding_tells_its_figures_and_limits(study: Callable[..., Study]) -> None:
     """Those of the checks that do not hold, too: that is how one sees what it is not."""
-    found = Verdict.of(study(comfortable))
+    found = PoolVerdict.of(study(comfortable))
     assert {"ok"} == holding(found)
     assert 10 < len(found.findings)
     for finding in found.findings:
@@ -194,7 +194,7 @@ def test_figures_that_contradict_each_other_get_no_verdict(study: Callable[..., 
     """Little's law has to hold on our own figures."""
     sound = study(comfortable)
     doubled = [Tick(tick.before, replace(tick.now, in_use_us=2 * tick.now.in_use_us)) for tick in sound.window.ticks]
-    found = Verdict.of(replace(sound, window=Window(doubled)))
+    found = PoolVerdict.of(replace(sound, window=Window(doubled)))
     assert ("insufficient_data", "contradiction") == (found.verdict, found.check)
 
 
@@ -222,7 +222,7 @@ def test_jobs_that_wait_in_the_batcher_make_a_pool_too_small(study: Callable[...
         batch_jobs=lambda n: 500 * n,
         batch_wait_us_sum=lambda n: 500 * n * 3_000_000,
     )
-    found = Verdict.of(one)
+    found = PoolVerdict.of(one)
     assert "pool_too_small" == found.verdict, found.findings
     assert found.advice is not None
     assert (4, "high") == (found.advice.size, found.advice.confidence)
@@ -250,7 +250,7 @@ def test_a_natural_wait_in_the_batcher_is_no_verdict(study: Callable[..., Study]
         batch_jobs=lambda n: 500 * n,
         batch_wait_us_sum=lambda n: 500 * n * 125_000,
     )
-    assert "ok" == Verdict.of(natural).verdict
+    assert "ok" == PoolVerdict.of(natural).verdict
 
 
 def test_cpu_that_others_took_is_no_verdict_where_nothing_waits(study: Callable[..., Study]) -> None:
@@ -258,21 +258,21 @@ def test_cpu_that_others_took_is_no_verdict_where_nothing_waits(study: Callable[
     full = {"cpu_us": lambda n: 300_000 * n, "cpu_wait_us": lambda n: 600_000 * n}
     lags = {"loop_lag_hist": lambda n: histogram({8: 10 * n}), "loop_block_hist": lambda n: histogram({0: 10 * n})}
     starved = changed(study(comfortable), **full, **lags)
-    assert "ok" == Verdict.of(starved).verdict
-    assert "loop_bound" == Verdict.of(changed(starved, queue_oldest_us=lambda _: 2_000_000)).verdict
+    assert "ok" == PoolVerdict.of(starved).verdict
+    assert "loop_bound" == PoolVerdict.of(changed(starved, queue_oldest_us=lambda _: 2_000_000)).verdict
 
 
 def test_a_short_block_counts_only_where_something_waits(study: Callable[..., Study]) -> None:
     """Twenty-five milliseconds hold nobody up in an idle process."""
     blocked = changed(study(comfortable), loop_block_hist=lambda n: histogram({0: 9 * n, 7: n}))
-    assert "ok" == Verdict.of(blocked).verdict
-    assert "loop_bound" == Verdict.of(changed(blocked, queue_oldest_us=lambda _: 2_000_000)).verdict
+    assert "ok" == PoolVerdict.of(blocked).verdict
+    assert "loop_bound" == PoolVerdict.of(changed(blocked, queue_oldest_us=lambda _: 2_000_000)).verdict
 
 
 def test_what_holds_for_a_moment_only_is_no_verdict(study: Callable[..., Study]) -> None:
     """On average over the window it would: one burst of blocks in a tenth of the time."""
     burst = changed(study(comfortable), loop_block_hist=lambda n: histogram({0: 10 * n, 9: 40 if n > 20 else 0}))
-    found = Verdict.of(burst)
+    found = PoolVerdict.of(burst)
     assert "ok" == found.verdict
     (finding,) = (one for one in found.findings if one.verdict == "loop_bound")
     assert "in a row" in finding.evidence[-1].name
@@ -281,7 +281,7 @@ def test_what_holds_for_a_moment_only_is_no_verdict(study: Callable[..., Study])
 def test_slow_commits_are_the_databases(study: Callable[..., Study]) -> None:
     """Where something waits; a slow COMMIT that nobody waits for is none's limit."""
     slow = {"commits": lambda n: 10 * n, "commit_us_sum": lambda n: 10 * n * 150_000}
-    assert "ok" == Verdict.of(changed(study(comfortable), **slow)).verdict
-    found = Verdict.of(changed(study(comfortable), **slow, queue_oldest_us=lambda _: 2_000_000))
+    assert "ok" == PoolVerdict.of(changed(study(comfortable), **slow)).verdict
+    found = PoolVerdict.of(changed(study(comfortable), **slow, queue_oldest_us=lambda _: 2_000_000))
     assert "database_bound" == found.verdict
     assert "COMMIT" in found.finding.words

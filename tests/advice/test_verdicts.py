@@ -18,12 +18,13 @@ from tidepool.embedded.postgres import Postgres
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.recorder import Recorder
-from tidepool.ledger.tally import Tally
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.figures import quantile_us
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.server import ServerConnections
+from tidepool.storage.snapshots import ServerConnections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -13,7 +13,7 @@ from front import running
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -8,7 +8,6 @@ import pytest
 
 import worker
 from tidepool import App, app_on_demand
-from tidepool.app import load_app
 
 MODULE = "an_application_for_tests"
 
@@ -24,21 +23,21 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_service_is_an_application() -> None:
     """By either of its places it is the same one."""
     assert isinstance(worker.app, App)
-    assert worker.app is load_app("worker:app") is load_app("worker.service:app")
+    assert worker.app is App.load("worker:app") is App.load("worker.service:app")
 
 
 @pytest.mark.parametrize("place", ["", "worker", "worker:", ":app", "worker:app:app", "worker:a-b"])
 def test_a_place_of_another_form_is_refused(place: str) -> None:
     """With what it should be."""
     with pytest.raises(ValueError, match=r"is not of the form package\.module:attribute$"):
-        load_app(place)
+        App.load(place)
 
 
 def test_a_module_that_is_not_there_is_named() -> None:
     """Of a package that is there, too."""
     for place in ("no_such_module", "worker.no_such_module"):
         with pytest.raises(ValueError, match=f"^no module is called '{place}'$"):
-            load_app(f"{place}:app")
+            App.load(f"{place}:app")
 
 
 def test_what_is_no_application_is_refused(module: Path) -> None:
@@ -46,14 +45,14 @@ def test_what_is_no_application_is_refused(module: Path) -> None:
     module.write_text("app = 7\n", "utf-8")
     for name in ("app", "other"):
         with pytest.raises(ValueError, match=r"is not a tidepool\.App$"):
-            load_app(f"{MODULE}:{name}")
+            App.load(f"{MODULE}:{name}")
 
 
 def test_an_error_of_the_applications_own_goes_through(module: Path) -> None:
     """Such as a package that it needs and that is not installed."""
     module.write_text("import no_such_package\n", "utf-8")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        load_app(f"{MODULE}:app")
+        App.load(f"{MODULE}:app")
 
 
 def test_a_package_without_such_a_name_says_so() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import tidepool.libpq
 from settings import SettingsError, load
+from tidepool.libpq import LibpqVariables
 from tidepool.urls import UrlError
 
 URL = "postgresql://ada@h/shop"
@@ -48,7 +48,7 @@ def test_a_variable_that_the_driver_cannot_use_or_ignores_is_refused_by_name(var
 def test_empty_variables_count_as_absent() -> None:
     """As in libpq; compose files pass variables on that are not set as empty ones."""
     environment = {"PGSSLMODE": "", "PGPASSWORD": "", "PGHOST": "h", "HOME": ""}
-    tidepool.libpq.drop_empty_variables(environment)
+    LibpqVariables(environment).drop_empty()
     assert {"PGHOST": "h", "HOME": ""} == environment
 
 
@@ -62,8 +62,8 @@ def test_empty_variables_count_as_absent() -> None:
         ("[prod]\nhost=a\nhost=hunter2", "no service file can be read"),
         ("[prod]\npassword=%hunter2", "a % in its password"),
         ("[prod]\nport=hunter2", "port that has a port that is not a number"),
-        ("[prod]\nsslmode=hunter2", "sslmode that which may only be"),
-        ("[prod]\nhostaddr=10.0.0.1", "hostaddr that which is not known"),
+        ("[prod]\nsslmode=hunter2", "sslmode that may only be"),
+        ("[prod]\nhostaddr=10.0.0.1", "hostaddr that is not known"),
         ("[prod]\noptions=-c geqo=off", "options, which the driver ignores there"),
         ("[prod]\nhost=\udcff", "no service file can be read"),
     ],
@@ -72,12 +72,12 @@ def test_a_service_is_checked_and_never_repeated(tmp_path: Path, text: str, said
     """The driver takes a service that is not there for none, and repeats lines that it cannot read."""
     file = tmp_path / "pg_service.conf"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    check = (f"{URL}?service=prod", {"PGSERVICEFILE": str(file)})
+    variables = LibpqVariables({"PGSERVICEFILE": str(file)})
     if said is None:
-        tidepool.libpq.check(*check)
+        variables.check(f"{URL}?service=prod")
         return
     with pytest.raises(UrlError, match=r"^DATABASE_URL: ") as refused:
-        tidepool.libpq.check(*check)
+        variables.check(f"{URL}?service=prod")
     assert said in str(refused.value)
     assert SECRET not in str(refused.value)
 
@@ -86,4 +86,4 @@ def test_a_service_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """A directory is none either."""
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UrlError, match="no service file can be read"):
-            tidepool.libpq.check(f"{URL}?service=prod", {"PGSERVICEFILE": str(path)})
+            LibpqVariables({"PGSERVICEFILE": str(path)}).check(f"{URL}?service=prod")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidepool import periodic
-from tidepool.periodic import FailureLog, every
+from tidepool import repeating
+from tidepool.repeating import FailureLog, every
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
@@ -37,7 +37,7 @@ async def test_a_round_that_fails_does_not_end_the_task(
     error: Exception | None, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
 ) -> None:
     """Whatever it raises; all of its failures are one line in a minute."""
-    monkeypatch.setattr(periodic, "_MIN_FAILED_DELAY_S", 0.0)
+    monkeypatch.setattr(repeating, "_MIN_FAILED_DELAY_S", 0.0)
     enough = asyncio.Event()
     task = asyncio.create_task(every(0.0, rounds_until(5, enough, error), "the task"))
     await enough.wait()
@@ -70,7 +70,7 @@ async def test_the_first_round_comes_at_once_or_after_a_period(waits_first: bool
 def test_the_next_minute_has_its_line(monkeypatch: pytest.MonkeyPatch, logs: list[Any]) -> None:
     """It says how many failures there have been."""
     now_s = 100.0
-    monkeypatch.setattr(periodic.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(repeating.time, "monotonic", lambda: now_s)
     failures = FailureLog("the task")
     for seconds in (0.0, 1.0, 30.0, 60.0):
         now_s = 100.0 + seconds

@@ -16,7 +16,8 @@ from commands import Service
 
 from lab.bench.processes import children
 from tidepool.embedded.locks import wait_until
-from tidepool.embedded.membership import servers as servers_of
+from tidepool.embedded.postgres import Postgres
+from tidepool.embedded.redis import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -32,7 +33,7 @@ def test_a_signal_while_it_imports_ends_the_command(service: Service, words: tup
     """With the documented status and without a word, from the moment on in which Python runs our code."""
     code = (
         "import runpy, signal, sys, os; import tidepool.process as process; before = process.prepare; "
-        f"process.prepare = lambda: (before(), os.kill(os.getpid(), {number})); "
+        f"process.prepare = lambda **options: (before(**options), os.kill(os.getpid(), {number})); "
         f"sys.argv = {['/usr/bin/arq' if words[0] == 'arq' else words[0], *words[1:]]!r}; "
         f"runpy.run_module({words[0]!r}, run_name='__main__')"
     )
@@ -171,7 +172,7 @@ def own_data() -> Iterator[Path]:
     """Give a DATA_DIR with a short path; servers that a killed command has left there are stopped."""
     home = Path(tempfile.mkdtemp(prefix="tp-"))
     yield home
-    for server in servers_of(home):
+    for server in (EmbeddedRedis(home), Postgres(home)):
         if not server.is_down():
             server.ask_to_stop()
     shutil.rmtree(home, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidepool.retry import RetryPolicy, retry, wait_for_server
+from tidepool.repeating import RetryPolicy
 
 FAST = RetryPolicy(first_s=0.001, max_s=0.001)
 
@@ -50,7 +50,7 @@ async def test_an_error_that_passes_is_retried_and_reported() -> None:
     """With the number of the attempt."""
     call, calls = answering(ConnectionError("1"), ConnectionError("2"), "answer")
     failures: list[tuple[str, int]] = []
-    assert "answer" == await retry(call, FAST, is_away, lambda error, n: failures.append((str(error), n)))
+    assert "answer" == await FAST.retry(call, is_away, lambda error, n: failures.append((str(error), n)))
     assert [("1", 1), ("2", 2)] == failures
     assert 3 == len(calls)
 
@@ -59,7 +59,7 @@ async def test_another_error_is_raised_at_once() -> None:
     """Some servers lock out who tries a wrong password too often."""
     call, calls = answering(ConnectionError(), PermissionError("no"), "answer")
     with pytest.raises(PermissionError):
-        await retry(call, FAST, is_away)
+        await FAST.retry(call, is_away)
     assert 2 == len(calls)
 
 
@@ -68,7 +68,7 @@ async def test_the_deadline_ends_it_with_the_last_error() -> None:
     call, calls = answering(ConnectionError("first"), ConnectionError("last"), "answer")
     with pytest.raises(ConnectionError, match="first"):
         async with asyncio.timeout(1):
-            await retry(call, RetryPolicy(first_s=60.0, max_s=60.0, deadline_s=30.0), is_away)
+            await RetryPolicy(first_s=60.0, max_s=60.0, deadline_s=30.0).retry(call, is_away)
     assert 1 == len(calls)
 
 
@@ -84,7 +84,7 @@ async def test_a_cancel_that_a_call_swallowed_ends_it() -> None:
         except asyncio.CancelledError:
             raise ConnectionError from None
 
-    task = asyncio.create_task(retry(swallow, RetryPolicy(first_s=0.0, max_s=0.0), is_away))
+    task = asyncio.create_task(RetryPolicy(first_s=0.0, max_s=0.0).retry(swallow, is_away))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     task.cancel()
@@ -96,5 +96,5 @@ async def test_a_cancel_that_a_call_swallowed_ends_it() -> None:
 async def test_a_server_that_is_away_is_waited_for_and_logged_once(logs: list[Any]) -> None:
     """With its address, which has no password any more."""
     call, _ = answering(ConnectionError("refused"), ConnectionError("refused"), "PONG")
-    assert "PONG" == await wait_for_server(call, is_away, server="redis", address="redis://r", patience_s=10)
+    assert "PONG" == await RetryPolicy.for_start(10).reach("redis", "redis://r", call, is_away)
     assert [("server.waited_for", "redis", "redis://r")] == [(x["event"], x["server"], x["address"]) for x in logs]

@@ -14,8 +14,8 @@ from commands import Ended, Service, stop
 from proxies import tls_postgres, tls_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tidepool.pool.pool import PoolConfig
-from tidepool.queue.connection import open_redis
+from tidepool.pool.config import PoolConfig
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.renewal import _sync_client
 
 PASSWORD = "geheim"
@@ -93,7 +93,7 @@ async def test_the_thread_that_renews_leases_checks_the_same(secured: Secured) -
     """It has a client of its own, of redis-py's other kind."""
     url = secured.redis.replace(f"default:{PASSWORD}", "")
     trusting, distrusting = (
-        _sync_client(open_redis(address, queue_name="q"), 5.0) for address in (url, secured.distrusted(url))
+        _sync_client(RedisClient.open(address, queue_name="q"), 5.0) for address in (url, secured.distrusted(url))
     )
     assert await asyncio.to_thread(trusting.ping)
     with pytest.raises(RedisConnectionError, match="certificate verify failed"):

@@ -1,5 +1,6 @@
 """The URLs of both servers: what is taken, what is refused and in which words, and that nothing is given away."""
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.bench.servers import with_databases
 from settings import SettingsError, load
-from tidepool.pool.address import arguments, service_file
-from tidepool.queue.connection import open_redis, redis_settings
-from tidepool.urls import (
-    UNREADABLE,
-    UrlError,
-    as_libpq_reads,
-    check_redis,
-    parse_postgres,
-    with_database,
-    without_password,
-)
+from tidepool.cli.context import Context
+from tidepool.cli.operators import command_line
+from tidepool.embedded import Urls
+from tidepool.queue.connection import RedisClient, redis_settings
+from tidepool.urls import UNREADABLE, PostgresUrl, RedisUrl, UrlError, without_password
+from worker import app
 
 DATABASE, REDIS = "postgresql://ada@h/shop", "redis://r"
 SECRET = "hunter2"
@@ -27,7 +24,7 @@ SECRET = "hunter2"
 
 def given_to_asyncpg(url: str, *names: str) -> tuple[Any, ...]:
     """Return what asyncpg gets of *url* under these names."""
-    found = arguments(url)
+    found = PostgresUrl.parse(url).driver_arguments()
     return tuple(found.get(name) for name in names)
 
 
@@ -81,7 +78,7 @@ def test_the_systems_cas_check_certificate_and_name() -> None:
     (context,) = given_to_asyncpg(f"{DATABASE}?sslrootcert=system", "ssl")
     assert context.check_hostname
     with pytest.raises(UrlError, match="sslmode may only be verify-full"):
-        parse_postgres(f"{DATABASE}?sslrootcert=system&sslmode=require")
+        PostgresUrl.parse(f"{DATABASE}?sslrootcert=system&sslmode=require")
 
 
 @pytest.mark.parametrize(
@@ -118,8 +115,8 @@ def test_the_systems_cas_check_certificate_and_name() -> None:
         ("postgresql://h/d?connect_timeout=99999999999", "must be a whole number"),
         (f"postgresql://h/d?statement_cache_size={'9' * 400}", "must be a whole number"),
         (f"postgresql:///d?host=/{'s' * 100}", "a socket whose path has more than 107 bytes"),
-        (f"{DATABASE}?sslcert=/no/cert.pem", "sslcert is no file: /no/cert.pem"),
-        (f"{DATABASE}?passfile={Path('/')}", "passfile is no file: /"),
+        (f"{DATABASE}?sslcert=/no/cert.pem", "sslcert, which is not a file: /no/cert.pem"),
+        (f"{DATABASE}?passfile={Path('/')}", "passfile, which is not a file: /"),
     ],
 )
 def test_a_url_of_postgresql_is_refused_in_words(url: str, words: str) -> None:
@@ -191,8 +188,8 @@ def test_a_url_of_redis_is_refused_in_words(url: str, words: str) -> None:
 )
 async def test_what_is_taken_redis_py_and_arq_take_too(url: str) -> None:
     """The connection is made, short of connecting."""
-    check_redis(url)
-    pool: Any = open_redis(url, queue_name="q").connection_pool
+    RedisUrl.parse(url)
+    pool: Any = RedisClient.open(url, queue_name="q").connection_pool
     made = pool.make_connection()
     if url.startswith("rediss"):
         made.ssl_context.get()
@@ -261,10 +258,14 @@ def test_the_password_of_any_text_stays_secret(scheme: str, user: str, before: s
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
-def test_libpq_gets_a_scheme_that_it_knows(scheme: str) -> None:
+async def test_libpq_gets_a_scheme_that_it_knows(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The rest stays as it is, even where it looks like a scheme."""
     rest = "u:postgresql+asyncpg@h:5433/d?sslmode=require"
-    assert f"{scheme.removesuffix('+asyncpg')}://{rest}" == as_libpq_reads(f"{scheme}://{rest}")
+    urls = Urls(f"{scheme}://{rest}", REDIS)
+    arguments = command_line("tidepool").parser.parse_args(["urls", "--json"])
+    await arguments.command(arguments, Context(app, load({}), urls))
+    printed = json.loads(capsys.readouterr().out)
+    assert {"database": f"{scheme.removesuffix('+asyncpg')}://{rest}", "redis": REDIS} == printed
 
 
 @given(st.text(st.sampled_from(string.printable + "é☃\ud800"), max_size=40))
@@ -279,7 +280,10 @@ def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
                 lines = str(error).splitlines()
             else:
                 lines = [variable]
-                redis_settings(url.strip() or REDIS) if variable == "REDIS_URL" else arguments(url.strip() or DATABASE)
+                if variable == "REDIS_URL":
+                    redis_settings(url.strip() or REDIS)
+                else:
+                    PostgresUrl.parse(url.strip() or DATABASE).driver_arguments()
             assert 1 == len(lines)
 
 
@@ -297,8 +301,8 @@ def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
 )
 def test_another_database_of_postgresql(url: str, other: str) -> None:
     """Whatever names the database in the URL names the other one, and the rest stays what it is."""
-    assert with_database(url, "own") == other
-    before, after = arguments(url), arguments(other)
+    assert Urls(other, "redis:///15") == with_databases(Urls(url, "redis://"), "own", 15)
+    before, after = PostgresUrl.parse(url).driver_arguments(), PostgresUrl.parse(other).driver_arguments()
     assert after["database"] == "own"
     assert {name: value for name, value in before.items() if name != "database"} == {
         name: value for name, value in after.items() if name != "database"
@@ -317,9 +321,9 @@ def test_another_database_of_postgresql(url: str, other: str) -> None:
 )
 def test_another_database_of_redis(url: str, other: str) -> None:
     """The same for Redis: a socket's path is no database, and the parameter counts more than the path."""
-    assert with_database(url, "15") == other
-    check_redis(other)
-    before, after = (open_redis(one, queue_name="q").connection_pool.connection_kwargs for one in (url, other))
+    assert Urls("postgresql:///own", other) == with_databases(Urls("postgresql://", url), "own", 15)
+    RedisUrl.parse(other)
+    before, after = (RedisClient.open(one, queue_name="q").connection_pool.connection_kwargs for one in (url, other))
     assert after.pop("db") == 15
     before.pop("db", None)
     assert before == after
@@ -339,12 +343,12 @@ def test_another_database_of_redis(url: str, other: str) -> None:
 )
 def test_a_service_file_has_the_parts_of_the_url(url: str, lines: list[str]) -> None:
     """As libpq reads them: a line each, not encoded."""
-    assert ["[tidepool]", *lines] == service_file(url).splitlines()
+    assert ["[tidepool]", *lines] == PostgresUrl.parse(url).service_file().splitlines()
 
 
 @pytest.mark.parametrize("password", ["a%0Ahost%3Devil", "a%20", "%09a"])
 def test_a_password_that_no_service_file_holds_is_refused(password: str) -> None:
     """It would be another line, or be read without its blank; the text does not have it."""
     with pytest.raises(UrlError, match="has a password that a service file cannot hold") as refused:
-        service_file(f"postgresql://u:{password}@h/d")
+        PostgresUrl.parse(f"postgresql://u:{password}@h/d").service_file()
     assert "evil" not in str(refused.value)

@@ -29,7 +29,7 @@ from arq.connections import ArqRedis
 from settings import child_environment
 from tests.attacks import CALLERS, Attack, under_attack
 from tidepool import embedded
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 
 _ROOT = Path(__file__).parents[2]
 _LOOK_S = 0.05
@@ -153,7 +153,7 @@ async def _rates(
 
     The worker's own processor time for each job is compared, too.
     """
-    redis = open_redis(urls.redis, queue_name="arq:queue")
+    redis = RedisClient.open(urls.redis, queue_name="arq:queue")
     environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
     samples: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
     for number in range(rounds):

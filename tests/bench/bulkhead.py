@@ -19,7 +19,7 @@ import asyncpg
 
 from settings import child_environment
 from tidepool import embedded
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from worker import app
 
 _SLOW = """

@@ -23,7 +23,7 @@ import asyncpg
 import httpx
 
 from tidepool import embedded
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from worker import app
 
 _ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ import httpx
 from lab.bench.drain import Place, System, drain
 from lab.bench.servers import QUEUE, measured_environment
 from tidepool import embedded
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 
 _TIDEPOOL = System("tidepool", "worker.WorkerSettings")
 _SCRAPE_S = 1.0
@@ -42,7 +42,7 @@ def main() -> int:
 
 async def _rounds(urls: embedded.Urls, jobs: int, repeat: int) -> dict[str, list[int]]:
     environment = measured_environment(urls.database, urls.redis, LOG_LEVEL="WARNING")
-    redis = open_redis(urls.redis, queue_name=QUEUE)
+    redis = RedisClient.open(urls.redis, queue_name=QUEUE)
     metrics_port = _free_port()
     watched = {**environment, "METRICS_PORT": str(metrics_port)}
     rates: dict[str, list[int]] = {"nobody": [], "page": [], "metrics": []}

@@ -84,7 +84,7 @@ def test_wrong_settings_are_a_line_each(service: Service, words: tuple[str, ...]
     assert ["POOL_MAX_SIZE:", "STATS_INTERVAL:"] == [line.split(" ")[0] for line in ended.stderr.splitlines()]
 
 
-def test_a_share_of_the_pool_for_nobody_is_told_at_once(service: Service) -> None:
+def test_a_pool_share_for_an_unknown_job_is_reported_at_once(service: Service) -> None:
     """Which functions there are the settings do not know: the worker does."""
     ended = service.run("arq", "worker.WorkerSettings", POOL_SHARES="dance=0.5")
 
@@ -147,7 +147,7 @@ def test_a_redis_that_is_away_is_named_without_its_password(service: Service) ->
     assert "Traceback" not in ended.stderr
 
 
-def test_a_wrong_password_is_told_at_once(service: Service) -> None:
+def test_a_wrong_password_is_reported_at_once(service: Service) -> None:
     """A database that does not exist is no outage: waiting would not help, and the worker says so."""
     url = service.environment["DATABASE_URL"].replace("/t", "/no_such_", 1)
 
@@ -189,7 +189,7 @@ def test_lists_are_a_table_for_people_and_an_array_for_programs(service: Service
 
 
 @pytest.mark.slow
-def test_the_slowest_jobs_are_told_part_by_part(service: Service) -> None:
+def test_the_slowest_jobs_are_shown_part_by_part(service: Service) -> None:
     """A summary by function above the rows; for programs the same whole rows as without the word."""
     assert "no such outcomes\n" == service.run("producer", "results", "--slowest").stdout
     service.run("producer", "--jobs", "3", "--workers", "1", "--mix", "create_user=1")

@@ -18,7 +18,7 @@ from commands import Service, stop
 from proxies import tls_postgres, tls_redis
 
 from tidepool.embedded.place import Account, EmbeddedServersError
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = ("producer", "--jobs", "300", "--workers", "1", "--json")

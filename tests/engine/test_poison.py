@@ -6,7 +6,7 @@ and the worker goes on. The ids are those of the fault catalogue (P1 to P19). Co
 
 - P8, P9, P11, P12: every field by every wrong value, without servers, in `worker/test_fields.py`; names that differ in
   case or accents only in `contract/test_ports.py`
-- P10: an error's text with NUL, in `ledger/test_ledger_faults.py`; data that slips through validation, there, too
+- P10: an error's text with NUL, in `ledger/test_ledger_content.py`; data that slips through validation, there, too
 - P13: an order that overtakes its user, in `ledger/test_ledger.py`
 - P17 (orders racing for a number of pieces): there are no numbers of pieces here, a product is in stock or it is not
 - P18: the same id twice at enqueueing, in `client/test_client.py`
@@ -44,9 +44,11 @@ from planting import (
 from waiting import until
 
 from tidepool.client import JobClient
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
+
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,6 @@ def good_jobs(count: int = 100) -> dict[str, tuple[str, dict[str, Any], str]]:
         lambda _: ("set_stock", STOCK, "applied"),
     ]
     return {f"good-{n}": kinds[n % len(kinds)](n) for n in range(count)}
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database: to copy one for each would take as long as the test."""
-    return shared_database
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fleet import KEY, Fleet, a_fleet
 
-from tidepool.fleet.budget import LEAST, Member
+from tidepool.fleet.budget import LEAST
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
 
@@ -106,10 +106,10 @@ async def test_a_worker_that_left_is_gone_at_once() -> None:
     """It has closed its connections before."""
     fleet = await a_fleet(20, "a", "b")
     b = fleet.workers.pop("b")
-    await b.entry.leave()
+    await b.budget.leave()
     await fleet.rounds()
     assert 1 == fleet.workers["a"].budget.live
-    await fleet.workers["a"].entry.leave()
+    await fleet.workers["a"].budget.leave()
     assert 0 < await fleet.redis.pttl(KEY) <= 4000
 
 
@@ -120,7 +120,7 @@ async def test_of_a_cold_start_one_goes_first() -> None:
     for worker in (a, b, c):
         await worker.budget.beat(LEAST)
     assert [LEAST, 0, 0] == [worker.budget.granted for worker in (a, b, c)]
-    assert 1 == (await Member(a.budget).take_share()).limit
+    assert 1 == await a.budget.take_share()
     for worker in (b, c):
         await worker.budget.beat(LEAST)
     assert [LEAST, LEAST, 0] == [worker.budget.granted for worker in (a, b, c)]
@@ -145,7 +145,7 @@ async def test_a_worker_without_room_waits_says_so_once_and_goes_on_when_there_i
     assert [("budget.waiting", 4, 3), ("budget.limited", 4, 2)] == told
 
 
-async def test_workers_that_run_go_on_with_the_least_and_the_excess_is_told_once(logs: list[Any]) -> None:
+async def test_running_workers_go_on_with_the_least_and_the_excess_is_reported_once(logs: list[Any]) -> None:
     """When others have taken what they had: to stop them all would be worse."""
     fleet = await a_fleet(8, "a", "b")
     logs.clear()
@@ -160,7 +160,7 @@ async def test_workers_that_run_go_on_with_the_least_and_the_excess_is_told_once
 async def test_run_beats_until_it_is_cancelled() -> None:
     """And looks at the server, which may answer slowly."""
     fleet = await a_fleet(8, "a")
-    running = asyncio.create_task(Member(fleet.workers["a"].budget).run())
+    running = asyncio.create_task(fleet.workers["a"].budget.run())
     fleet.others += 3
     while fleet.workers["a"].budget.limit != 4:
         await asyncio.sleep(0.001)

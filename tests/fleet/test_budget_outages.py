@@ -27,7 +27,7 @@ async def test_while_redis_is_away_limits_stay_as_they_are(monkeypatch: pytest.M
     monkeypatch.setattr("redis.asyncio.client.Pipeline.execute", away)
     assert not await a.beat()
     assert 10 == a.limit
-    await fleet.workers["a"].entry.leave()
+    await fleet.workers["a"].budget.leave()
 
 
 async def waiting_lines(worker: FakeWorker, logs: list[Any]) -> list[dict[str, Any]]:
@@ -73,10 +73,10 @@ async def test_a_worker_that_waits_for_the_first_to_read_the_server_logs_that_on
     """PostgreSQL has no connection left even for the first one, whose own log has the server's words."""
     fleet = Fleet(usable=20)
     fleet.read_error = Unavailable("53300 TooManyConnectionsError: sorry, too many clients already")
-    first = fleet.worker("a").entry
-    member = await first.enter()
+    first = fleet.worker("a").budget
+    await first.enter()
     with pytest.raises(Unavailable, match="too many clients"):
-        await member.take_share()
+        await first.take_share()
     (line,) = await waiting_lines(fleet.worker("b"), logs)
     assert "no worker has been able to read" in line["reason"]
     assert "usable" not in line

@@ -6,7 +6,7 @@ from fleet import KEY, FakeWorker, Fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidepool.fleet.budget import LEAST, Member
+from tidepool.fleet.budget import LEAST
 
 Step = tuple[str, str]
 STEPS = st.lists(
@@ -43,8 +43,8 @@ class Story:
         if what in ("join", "beat") and not budget.granted:
             await budget.beat(LEAST)
         elif what in ("join", "beat") and not worker.limits:
-            share = await Member(budget).take_share()
-            share.govern(lambda: worker.open, worker.resize)
+            await budget.take_share()
+            budget.govern(lambda: worker.open, worker.resize)
         elif what in ("join", "beat"):
             await budget.look()
             await budget.beat()
@@ -54,7 +54,7 @@ class Story:
             worker.open = min(worker.open, budget.limit)
         elif what == "leave":
             del self.fleet.workers[worker.id]
-            await worker.entry.leave()
+            await budget.leave()
         elif what in ("kill", "lose"):
             await self.fleet.die(worker.id, left=what == "lose")
 

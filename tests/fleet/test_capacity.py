@@ -6,10 +6,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fleet import a_capacity
 
-from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.fleet.capacity import Capacity
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 
 
@@ -30,29 +32,19 @@ async def ordinary(database: PoolConfig, connection: Any) -> AsyncIterator[PoolC
     await connection.execute("DROP ROLE ordinary")
 
 
-def count(reading: Capacity, **of: Any) -> int:
-    """Return how many backends there are of which all this is true."""
-    return sum(
-        backends.count
-        for backends in reading.backends
-        if all(getattr(backends, name) == value for name, value in of.items())
-    )
-
-
 async def test_a_reading_has_the_limits_and_who_is_there(
     database: PoolConfig, connection: Any, side: SideConnection
 ) -> None:
     """The worker's two names count for it; other tests' connections are other databases'."""
     pool = await Pool.open(replace(database, application_name="tidepool:w1", min_size=2))
     reading = await Capacity.read(side)
-    for name in ("max_connections", "superuser_reserved_connections"):
-        assert int(await connection.fetchval(f"SHOW {name}")) == getattr(reading, name)
+    settings = ("max_connections", "superuser_reserved_connections", "reserved_connections")
+    most, *reserved = [int(await connection.fetchval("SELECT current_setting($1)", name)) for name in settings]
+    assert (most, sum(reserved)) == (reading.max_connections, reading.reserved)
     assert (-1, -1) == (reading.role_limit, reading.database_limit)
     assert {"w1": 3} == reading.by_worker
-    assert 2 == count(reading, application_name="tidepool:w1", same_database=True, same_role=True)
-    assert 1 == count(reading, application_name="tidepool:w1:stats")
-    assert 1 == count(reading, application_name="tests:test")
-    assert 1 <= count(reading, same_database=False) <= reading.others
+    assert 1 == reading.others_of_database, "the test's own connection"
+    assert 1 <= reading.others - reading.others_of_database
     await pool.close()
     assert {"w1": 1} == (await Capacity.read(side)).by_worker
 
@@ -70,25 +62,21 @@ async def test_an_ordinary_role_sees_everybody(ordinary: PoolConfig, connection:
     side = SideConnection(ordinary, "stats")
     reading = await Capacity.read(side)
     assert 7 == reading.role_limit
-    assert 1 == count(reading, application_name="tests:test", same_role=False, same_database=True)
-    assert 1 == count(reading, same_role=True)
+    assert (1, 2) == (reading.others_of_role, reading.others_of_database), "its own connection, and the test's"
     visible = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-    assert await connection.fetchval(visible) == sum(backends.count for backends in reading.backends)
+    assert await connection.fetchval(visible) == reading.others + sum(reading.by_worker.values())
     await side.close()
 
 
 def test_the_room_is_the_least_of_the_limits_less_whom_each_counts() -> None:
     """The server counts all, a role its own, a database its own; what is a worker's is left to the budget."""
-    strangers = (Backends("psql", True, False, 2), Backends("web", False, True, 3), Backends("", False, False, 10))  # noqa: FBT003
-    ours = (Backends("tidepool:w1", True, True, 4), Backends("tidepool:w1:stats", True, True, 1))  # noqa: FBT003
-    reading = Capacity(100, 3, 2, -1, -1, (*strangers, *ours))
-    assert (15, {"w1": 5}) == (reading.others, reading.by_worker)
-    assert 100 - 3 - 2 - 15 - 5 == reading.room(margin=5)
+    reading = replace(a_capacity(100, {"w1": 5}, others=15), reserved=5, others_of_role=2, others_of_database=3)
+    assert 100 - 5 - 15 - 5 == reading.room(margin=5)
     assert 30 - 2 == replace(reading, role_limit=30).room(margin=0)
     assert 20 - 3 == replace(reading, role_limit=30, database_limit=20).room(margin=0)
 
 
-async def test_a_worker_is_told_apart_by_its_whole_name(database: PoolConfig) -> None:
+async def test_workers_are_distinguished_by_their_whole_names(database: PoolConfig) -> None:
     """Names are cut at 63 bytes; the longest of a worker fits."""
     host_pid_random = f"{'h' * 30}-4194304-abcd"
     side = SideConnection(replace(database, application_name=f"tidepool:{host_pid_random}"), "migrate")

@@ -75,7 +75,7 @@ async def test_a_stale_one_is_answered_while_a_new_one_is_made(maker: Maker, clo
     assert (1, 1, 2, 3) == (first, stale, fresh, await kept.get())
 
 
-async def test_who_will_not_wait_is_told_what_there_is(maker: Maker, clock: Callable[[float], None]) -> None:
+async def test_a_caller_that_does_not_wait_gets_what_there_is(maker: Maker, clock: Callable[[float], None]) -> None:
     """Nothing at first, nothing that is too old; asking is what has it made."""
     kept = Cached(1, maker, stale_s=10)
     answers = []

@@ -19,10 +19,11 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.jobs.outcomes import Applied
-from tidepool.ledger.tally import Tally
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot
@@ -348,7 +349,7 @@ async def test_a_failed_round_of_pruning_is_logged_and_the_next_one_comes(
 ) -> None:
     """Neither an outage nor a surprise ends it."""
     monkeypatch.setattr("tidepool.health.pruner._INTERVAL_S", 0.01)
-    monkeypatch.setattr("tidepool.periodic._MIN_FAILED_DELAY_S", 0.01)
+    monkeypatch.setattr("tidepool.repeating._MIN_FAILED_DELAY_S", 0.01)
     unsteady: Any = side
     await insert_results(connection, 1, NOW - timedelta(days=3000))
     side.away = error

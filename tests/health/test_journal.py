@@ -12,11 +12,12 @@ from waiting import until
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.recorder import Recorder
-from tidepool.ledger.tally import Tally
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.server import ServerConnections
+from tidepool.storage.snapshots import ServerConnections
 
 TICK = datetime.fromtimestamp(1_764_000_000, UTC)
 SECOND = timedelta(seconds=1)
@@ -29,7 +30,7 @@ def journal(side: SideConnection) -> Journal:
     return Journal(Identity.of_this_process(), side, about=ABOUT)
 
 
-async def test_a_process_is_introduced_once_and_its_end_is_told(journal: Journal, connection: Any) -> None:
+async def test_a_process_is_registered_once_and_its_end_is_recorded(journal: Journal, connection: Any) -> None:
     """A row without an end is of a process that runs, or was killed."""
     await journal.write()
     await journal.write()

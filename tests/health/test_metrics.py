@@ -10,9 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
-from tidepool.ledger.tally import Tally
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.figures import BOUNDS_US
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 POOL = {"db_client_connection_pool_name": "tidepool"}
@@ -40,6 +41,7 @@ KINDS = {
     "tidepool_jobs": "counter",
     "tidepool_job_retries": "counter",
     "tidepool_pool_commit_time_seconds": "histogram",
+    "tidepool_batch_wait_seconds": "histogram",
     "tidepool_loop_lag_seconds": "histogram",
 }
 

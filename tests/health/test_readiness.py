@@ -8,9 +8,10 @@ import pytest
 from arq.connections import ArqRedis
 
 from tidepool.health.readiness import Condition, Readiness
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.connection import open_redis
+from tidepool.queue.connection import RedisClient
 from worker import app
 
 
@@ -51,7 +52,7 @@ async def test_before_the_pool_is_open_the_process_is_starting() -> None:
 
 async def test_a_redis_that_is_away_is_named(pool: Pool) -> None:
     """In one line, without the password."""
-    away = open_redis("redis://user:secret@127.0.0.1:1", queue_name="arq:queue")
+    away = RedisClient.open("redis://user:secret@127.0.0.1:1", queue_name="arq:queue")
     readiness = Readiness(away.ping, app.migrations)
     readiness.watch(pool)
     words = (await failing(readiness))["redis"]

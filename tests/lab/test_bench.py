@@ -24,7 +24,7 @@ from settings import load
 from tidepool.cli import Context
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.servers import addresses
 from worker import app
 
@@ -94,7 +94,7 @@ async def test_pgbench_gets_the_password_where_nobody_sees_it(
     assert not any("cret" in word for word in said[1:])
 
 
-async def test_a_pgbench_that_fails_is_told_in_a_line(tmp_path: Path) -> None:
+async def test_a_pgbench_that_fails_is_reported_in_one_line(tmp_path: Path) -> None:
     """In its own words."""
     program = a_pgbench(tmp_path, "echo 'pgbench: error:' >&2", "echo 'no such role' >&2", "exit 1")
     with pytest.raises(CommandError, match=r"^pgbench: pgbench: error: no such role$"):
@@ -108,7 +108,7 @@ async def test_pgbench_takes_the_url(database: PoolConfig) -> None:
     assert await pgbench.transactions_per_second(program, database.url, "SELECT 1;\n", clients=1, seconds=1) > 0
 
 
-async def test_what_postgresql_refuses_otherwise_is_told_in_a_line(database: PoolConfig) -> None:
+async def test_other_refusals_of_postgresql_are_reported_in_one_line(database: PoolConfig) -> None:
     """No fault of the server, and no bug of ours: a template that somebody uses, a database that is to be dropped."""
     with pytest.raises(CommandError, match=r"^PostgreSQL at postgresql://postgres@.*: database .* already exists$"):
         async with session(database.url) as connection:

@@ -79,7 +79,7 @@ def waiting(tmp_path: Path) -> Waiting:
 def drill(waiting: Waiting, tmp_path: Path) -> Iterator[Drill]:
     """Give a drill there."""
     log = Log(tmp_path / "log.jsonl", seed=1)
-    yield Drill(waiting, log, rate=50, seed=1, told=lambda _line: None)
+    yield Drill(waiting, log, rate=50, seed=1, report=lambda _line: None)
     log.close()
 
 

@@ -18,7 +18,8 @@ from lab.drill.proxy import Proxy
 from lab.drill.run import Drill
 from tidepool.embedded import Urls
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from worker.jobs import JOBS
 
@@ -40,13 +41,13 @@ async def settle(log: Log, pool: Pool) -> None:
     """Settle all jobs of a log, in their order."""
     ledger = Ledger(pool, JOBS, worker_id="drill")
     batch: list[Any] = []
-    for job in [*log.jobs(), {"job": None}]:
-        if batch and (job["job"] != batch[0].function or len(batch) == 500):
+    for job in [*log.jobs(), None]:
+        if batch and (job is None or job.job != batch[0].function or len(batch) == 500):
             await ledger.settle(batch[0].function, batch)
             batch = []
-        if job["job"]:
-            command = JOBS.get(job["job"]).parse(job["args"])  # pyright: ignore[reportOptionalMemberAccess]
-            batch.append(a_job(command, job["id"], function=job["job"], content=job["args"], is_last_attempt=True))
+        if job:
+            command = JOBS.get(job.job).parse(job.args)  # pyright: ignore[reportOptionalMemberAccess]
+            batch.append(a_job(command, job.id, function=job.job, content=job.args, is_last_attempt=True))
 
 
 async def books(database: PoolConfig, log: Log) -> Verdict:
@@ -60,8 +61,8 @@ def test_a_seed_makes_the_same_jobs(tmp_path: Path) -> None:
     lines = [line for count in (1, 999, 3000) for line in one.write(count)]
     assert lines == other.write(4000)
     assert lines == list(one.commands())
-    assert 4000 == len({job["id"] for job in one.jobs()})
-    outcomes = {(job["outcome"], job["reason"]) for job in one.jobs()}
+    assert 4000 == len({job.id for job in one.jobs()})
+    outcomes = {(job.outcome, job.reason) for job in one.jobs()}
     assert {("one_of", None), ("applied", None), ("rejected", "out_of_stock"), ("rejected", "unknown_user")} == outcomes
     one.close()
     other.close()
@@ -138,7 +139,7 @@ async def test_a_lease_that_outlives_the_last_job_is_found(
     monkeypatch.setattr("lab.drill.run._LEASES_WAIT_S", 0.01)
     arena = Arena(tmp_path, count=0, shots=1)
     arena.urls, arena.redis = Urls(database.url, ""), redis
-    drill = Drill(arena, log, rate=1, seed=1, told=print)
+    drill = Drill(arena, log, rate=1, seed=1, report=print)
     await settle(log, pool)
     assert (await drill.books(since=EPOCH)).holds
     await redis.zadd(f"{QUEUE}:owners", {"worker-1": 1})

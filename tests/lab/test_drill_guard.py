@@ -7,7 +7,7 @@ import pytest
 from lab.drill.guard import prepare
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.storage import queries
 
 QUEUE = "arq:queue"

@@ -125,7 +125,7 @@ async def test_a_worker_that_ends_under_its_load_ends_the_command(
     assert all(worker.returncode is not None for worker in running)
 
 
-async def test_a_front_that_is_away_is_told(settings: Settings) -> None:
+async def test_a_front_that_is_away_is_reported(settings: Settings) -> None:
     """In a line, before the users are let loose."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -141,7 +141,7 @@ async def test_a_front_that_is_away_is_told(settings: Settings) -> None:
         ("WORKERS", "0,1", "WORKERS: is 0, less than 1"),
     ],
 )
-async def test_a_setting_that_no_worker_starts_with_is_told(
+async def test_a_setting_that_no_worker_starts_with_is_reported(
     settings: Settings, tmp_path: Path, name: str, values: str, said: str
 ) -> None:
     """Before anything is started, and with nothing left in the directory."""
@@ -159,7 +159,7 @@ async def arm(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         yield functools.partial(measure, site, plan, trials(plan)[0])
 
 
-async def test_a_worker_that_dies_while_it_is_measured_is_told(
+async def test_a_worker_that_dies_while_it_is_measured_is_reported(
     arm: Callable[[], Awaitable[Arm]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its figures in /proc are gone with it, and were looked for with a traceback."""
@@ -177,7 +177,7 @@ async def test_a_worker_that_dies_while_it_is_measured_is_told(
         await arm()
 
 
-async def test_what_ends_the_load_is_what_is_told(
+async def test_the_error_that_ends_the_load_is_reported(
     arm: Callable[[], Awaitable[Arm]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was lost, and the workers were said to commit nothing after a minute."""

@@ -81,7 +81,7 @@ def test_a_demand_has_pauses_that_make_its_load() -> None:
     assert [Layout(1, 1), Layout(1, 4), Layout(4, 1)] == layouts([4])
 
 
-def test_what_a_layout_costs_is_told_against_one_pool() -> None:
+def test_a_layouts_cost_is_compared_with_one_pool() -> None:
     """Its waits, what it serves, its memory."""
     one = {
         "layout": "1 pool",
@@ -130,7 +130,9 @@ def test_the_rounds_of_a_layout_become_one() -> None:
         (("load-test", "--url", "http://host:99999/"), "--url: is no address such as http://"),
     ],
 )
-def test_a_wrong_call_is_told(words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_reported(
+    words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In a line, before anything is started."""
     with pytest.raises(SystemExit, match="2"):
         command_line().parser.parse_args(words)

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from lab.tuning.mix import jobs, shares
-from tidepool.jobs.command import Command
+from tidepool.jobs.job import Command
 from worker.jobs import JOBS
 
 
@@ -42,7 +42,7 @@ def test_every_job_is_valid_and_new() -> None:
 @pytest.mark.parametrize(
     "text", ["", "create_user", "create_user=0", "create_user=-1", "a=1", "create_user=1,create_user=2"]
 )
-def test_what_is_no_mix_is_told(text: str) -> None:
+def test_an_invalid_mix_is_refused(text: str) -> None:
     """With what one looks like."""
     with pytest.raises(argparse.ArgumentTypeError, match="is no share such as place_order=7, of create_user"):
         shares(text)

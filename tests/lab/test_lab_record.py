@@ -129,7 +129,7 @@ def test_a_directory_is_not_taken_twice(tmp_path: Path) -> None:
         ("arms.jsonl", "garbage\n"),
     ],
 )
-def test_a_run_that_cannot_be_read_is_told(tmp_path: Path, name: str, text: str) -> None:
+def test_a_run_that_cannot_be_read_is_reported(tmp_path: Path, name: str, text: str) -> None:
     """It is damaged, or an older version has made it."""
     Record.begin(tmp_path, plan())
     (tmp_path / name).write_text(text, "utf-8")

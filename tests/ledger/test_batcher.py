@@ -10,7 +10,7 @@ from factories import a_job
 
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, LookAgain, Outcome, RetryLater
-from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.batcher import Batcher, Tally
 
 pytestmark = pytest.mark.timeout(10)
 
@@ -19,6 +19,7 @@ class Settling:
     """A ledger that tells its batches and, when *held*, waits for `let_go`."""
 
     def __init__(self, *, held: bool = False) -> None:
+        self.tally = Tally()
         self.batches: list[list[str]] = []
         self.functions: list[str] = []
         self.error: BaseException | None = None
@@ -219,7 +220,7 @@ async def test_the_last_caller_that_is_cancelled_leaves_no_empty_batch() -> None
     assert [["busy-0"], ["b"]] == settling.batches
 
 
-async def test_a_caller_cancelled_after_departure_is_told_the_answer() -> None:
+async def test_a_caller_cancelled_after_departure_gets_the_answer() -> None:
     """The batch cannot be called back, so the outcome is not thrown away."""
     settling = Settling(held=True)
     (task,) = submit(Batcher(settling, slots=1, limit=10), "a")

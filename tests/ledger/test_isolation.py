@@ -12,8 +12,9 @@ from factories import a_job, a_user
 
 from tidepool.jobs.outcomes import Applied
 from tidepool.ledger.ledger import Ledger
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Conflict
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS

@@ -9,9 +9,10 @@ from factories import a_job, a_product, a_stock, a_user, an_order
 from waiting import until
 
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Rejected, RetryLater
+from tidepool.ledger.batcher import Tally
 from tidepool.ledger.ledger import UNRESOLVED_DELAYS_S, Ledger
-from tidepool.ledger.tally import Tally
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from worker.jobs import JOBS
 from worker.reasons import ShopReason
 

@@ -1,152 +1,20 @@
-"""The ledger when something goes wrong: whose fault it is, and that nobody else pays for it."""
+"""The ledger when a job's own code goes wrong: its errors, its statements, and the number of its verdicts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import asyncpg
 import pytest
-from factories import a_change, a_job, a_user
+from factories import a_job, a_user
+from ledgers import CURSED, a_ledger, raising, usernames
 
-from tidepool.jobs.job import Job, JobType, JobTypes
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected, RetryLater, Verdict
-from tidepool.ledger.ledger import ERROR_DELAYS_S, Ledger
-from tidepool.pool.connection import Connection
-from tidepool.pool.faults import DatabaseFault, Refused, Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.storage.results import ResultRepository
-from worker.jobs import JOBS
-from worker.jobs.create_user import CreateUser, create_user
-from worker.jobs.place_order import PlaceOrder
-from worker.reasons import ShopReason
-from worker.tables.users import CONSTRAINTS
-
-CURSED = "cursed"
-
-
-def a_ledger(pool: Any, handler: Any = create_user) -> Ledger:
-    """Return a ledger whose create_user jobs are handled by *handler*."""
-    others = [job_type for job_type in JOBS if job_type.name != "create_user"]
-    return Ledger(
-        pool,
-        JobTypes([JobType("create_user", CreateUser, handler, constraints=CONSTRAINTS), *others]),
-        worker_id="worker-1",
-    )
-
-
-def raising(error: Exception) -> Callable[..., Any]:
-    """Return a handler that raises *error* where the cursed user is in the batch."""
-
-    async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-        verdicts = await create_user(transaction, jobs)
-        if any(job.command.username == CURSED for job in jobs):
-            raise error
-        return verdicts
-
-    return handler
-
-
-class HeldHandler:
-    """A handler that makes its effects, says so, and waits to be let go; it remembers what it was given."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.go = asyncio.Event()
-        self.batches: list[list[str]] = []
-        self.backend = 0
-
-    async def __call__(self, transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-        """Create the users."""
-        self.batches.append([job.id for job in jobs])
-        self.backend = await transaction.fetchval("SELECT pg_backend_pid()")
-        verdicts = await create_user(transaction, jobs)
-        self.reached.set()
-        await self.go.wait()
-        return verdicts
-
-
-class UnluckyPool:
-    """A pool whose first transactions fail: before they begin, or when their commit has been made but not heard of."""
-
-    def __init__(
-        self, pool: Pool, *, before: int = 0, after: int = 0, fault: type[DatabaseFault] = Unavailable
-    ) -> None:
-        self._fault = fault
-        self._pool = pool
-        self._before = before
-        self._after = after
-        self.transactions = 0
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection, as `Pool.transaction`."""
-        self.transactions += 1
-        if self._before:
-            self._before -= 1
-            raise self._fault("the server is away")
-        async with self._pool.transaction() as connection:
-            yield connection
-        if self._after:
-            self._after -= 1
-            raise Unavailable("the connection was lost in COMMIT")
-
-
-async def usernames(connection: Any) -> list[str]:
-    """Return the users that are there."""
-    return [row["username"] for row in await connection.fetch("SELECT username FROM users ORDER BY username")]
-
-
-async def test_one_jobs_data_does_not_change_the_others_outcomes(pool: Pool, connection: Any) -> None:
-    """A change to a taken email stands alone in the end; the rest is as it would be without it."""
-    ledger = Ledger(pool, JOBS, worker_id="w")
-    names = [f"user-{n}" for n in range(8)]
-    created = await ledger.settle("create_user", [a_job(a_user(name)) for name in names])
-    changes = [a_job(a_change(name, full_name="New")) for name in names]
-    changes[3] = a_job(a_change("user-3", email="user-0@example.org"), "taken")
-    outcomes = await ledger.settle("update_user", changes)
-    rejected = Rejected(ShopReason.EMAIL_TAKEN, "breaks users_email_key")
-    assert [*created[:3], rejected, *created[4:]] == outcomes
-    assert 7 == await connection.fetchval("SELECT count(*) FROM users WHERE full_name = 'New'")
-    assert "email_taken" == await connection.fetchval("SELECT reason FROM job_results WHERE job_id = 'taken'")
-
-
-@pytest.mark.parametrize(
-    "poison",
-    [{"username": "a\x00b"}, {"username": "\ud800"}, {"username": "x" * 51}, {"username": ""}, {"is_active": "no"}],
-    ids=["nul", "surrogate", "too long", "empty", "wrong type"],
-)
-async def test_data_that_slipped_through_validation_is_rejected_alone(
-    pool: Pool, connection: Any, poison: dict[str, Any]
-) -> None:
-    """One bad element fails a whole array, on the server or already in the driver; nobody else pays for it."""
-    fields: dict[str, Any] = {"username": "bad", "email": "bad@x", "full_name": "Bad", "is_active": True, **poison}
-    bad = a_job(CreateUser.model_construct(**fields), "bad", content={})
-    batch = [a_job(a_user("ada")), bad, a_job(a_user("eve"))]
-    async with asyncio.timeout(10):
-        outcomes = await a_ledger(pool).settle("create_user", batch)
-    assert [Applied, Rejected, Applied] == [type(outcome) for outcome in outcomes]
-    assert "invalid" == await connection.fetchval("SELECT reason FROM job_results WHERE job_id = 'bad'")
-
-
-@pytest.mark.parametrize("quantity", [2**31, 2**70, 0, -1])
-async def test_a_number_that_slipped_through_validation_is_rejected(pool: Pool, quantity: int) -> None:
-    """Beyond the column's type the driver refuses it, within it the constraint does."""
-    ledger = Ledger(pool, JOBS, worker_id="w")
-    await ledger.settle("create_user", [a_job(a_user())])
-    await pool_insert_product(pool)
-    order = PlaceOrder.model_construct(username="ada", sku="LAMP", quantity=quantity, total_price=None, status="new")
-    async with asyncio.timeout(10):
-        (outcome,) = await ledger.settle("place_order", [a_job(order, content={})])
-    assert isinstance(outcome, Rejected)
-    assert CommonReason.INVALID is outcome.reason
-
-
-async def pool_insert_product(pool: Pool) -> None:
-    """Insert the product LAMP."""
-    async with pool.acquire() as connection:
-        await connection.execute("INSERT INTO products (sku, name, price, category) VALUES ('LAMP', 'L', 1, 'C')")
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Applied, Failed, RetryLater, Verdict
+from tidepool.ledger.ledger import ERROR_DELAYS_S
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
+from worker.jobs.create_user import JOB, CreateUser
 
 
 @pytest.mark.parametrize("attempt", range(1, 6))
@@ -177,30 +45,6 @@ async def test_a_job_whose_code_raises_on_its_last_try_has_failed(pool: Pool, co
     assert (1, 1) == (ledger.tally.applied, ledger.tally.failed)
 
 
-@pytest.mark.parametrize(
-    ("text", "stored"),
-    [
-        ("a\x00b", r"ValueError: a\x00b"),
-        ("\ud800", r"ValueError: \ud800"),
-        ("é😀", "ValueError: é😀"),
-        ("", "ValueError: "),
-    ],
-)
-async def test_an_errors_text_never_breaks_its_row(pool: Pool, connection: Any, text: str, stored: str) -> None:
-    """PostgreSQL has no place for NUL: the path of failure must not fail itself."""
-    ledger = a_ledger(pool, raising(ValueError(text)))
-    assert [Failed(stored)] == await ledger.settle("create_user", [a_job(a_user(CURSED), is_last_attempt=True)])
-    assert stored == await connection.fetchval("SELECT error FROM job_results")
-
-
-async def test_an_endless_error_is_cut(pool: Pool) -> None:
-    """A driver may quote a whole batch."""
-    ledger = a_ledger(pool, raising(ValueError("x" * 100_000)))
-    (outcome,) = await ledger.settle("create_user", [a_job(a_user(CURSED), is_last_attempt=True)])
-    assert isinstance(outcome, Failed)
-    assert len(outcome.error) <= 1000
-
-
 async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolConfig) -> None:
     """The server cancels it; the others of its batch are applied, and nobody waits for ever."""
     pool = await Pool.open(replace(database, command_timeout_s=0.3))
@@ -208,7 +52,7 @@ async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolC
     async def slow(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         if any(job.command.username == CURSED for job in jobs):
             await transaction.execute("SELECT pg_sleep(5)")
-        return await create_user(transaction, jobs)
+        return await JOB.handler(transaction, jobs)
 
     batch = [a_job(a_user("ada")), a_job(a_user(CURSED))]
     applied, retried = await a_ledger(pool, slow).settle("create_user", batch)
@@ -243,200 +87,9 @@ async def test_a_handler_with_a_wrong_number_of_verdicts_commits_nothing(
     """Nobody can tell whose verdict is whose."""
 
     async def miscounting(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-        verdicts = await create_user(transaction, jobs)
+        verdicts = await JOB.handler(transaction, jobs)
         return verdicts[:surplus] if surplus < 0 else [*verdicts, *verdicts[:surplus]]
 
     outcomes = await a_ledger(pool, miscounting).settle("create_user", [a_job(a_user(n)) for n in ("a", "b")])
     assert [RetryLater(ERROR_DELAYS_S[0])] * 2 == outcomes
     assert [] == await usernames(connection)
-
-
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03"])
-async def test_a_conflict_runs_the_same_batch_again(pool: Pool, connection: Any, sqlstate: str) -> None:
-    """Serialization failure, deadlock, lock not available: the same ids, at once, and applied once."""
-    await break_inserts(connection, times=2, sqlstate=sqlstate)
-    handler = HeldHandler()
-    handler.go.set()
-    batch = [a_job(a_user("ada"), "a"), a_job(a_user("eve"), "b")]
-    outcomes = await a_ledger(pool, handler).settle("create_user", batch)
-    assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
-    assert [["a", "b"]] * 3 == handler.batches
-    assert ["ada", "eve"] == await usernames(connection)
-
-
-async def test_conflicts_without_end_stay_with_their_job(
-    pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After some tries the batch is split, like for any other error."""
-    monkeypatch.setattr("tidepool.ledger.ledger._MAX_CONFLICTS", 1)
-    await break_inserts(connection, times=1_000, sqlstate="40001")
-    batch = [a_job(a_user("ada")), a_job(a_user(CURSED))]
-    applied, retried = await a_ledger(pool).settle("create_user", batch)
-    assert isinstance(applied, Applied)
-    assert RetryLater(ERROR_DELAYS_S[0]) == retried
-
-
-async def test_an_effect_whose_row_cannot_be_written_is_rolled_back(pool: Pool, connection: Any) -> None:
-    """They are one transaction: nobody ever sees the user of a job that has no outcome."""
-    await connection.execute("ALTER TABLE job_results RENAME COLUMN db_us TO lost")
-    ledger = a_ledger(pool)
-    async with asyncio.timeout(10):
-        settling = asyncio.create_task(ledger.settle("create_user", [a_job(a_user("ada"))]))
-        while not ledger.database_is_away and not settling.done():
-            await asyncio.sleep(0.01)
-        assert [] == await usernames(connection)
-        await connection.execute("ALTER TABLE job_results RENAME COLUMN lost TO db_us")
-        (outcome,) = await settling
-    assert isinstance(outcome, Applied)
-    assert ["ada"] == await usernames(connection)
-
-
-async def test_a_row_whose_effect_cannot_be_committed_is_rolled_back(pool: Pool, connection: Any) -> None:
-    """They are one transaction: no job has an outcome without its effect, which the next try would then not bring."""
-    await connection.execute(
-        """CREATE SEQUENCE commits;
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF nextval('commits') = 1 THEN RAISE 'unlucky' USING ERRCODE = '40001'; END IF;
-            RETURN NULL;
-        END $$;
-        CREATE CONSTRAINT TRIGGER refused AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION refuse()"""
-    )
-    (outcome,) = await a_ledger(pool).settle("create_user", [a_job(a_user("ada"))])
-    assert isinstance(outcome, Applied)
-    assert 2 == await connection.fetchval("SELECT last_value FROM commits")
-    assert ["ada"] == await usernames(connection)
-
-
-async def test_a_read_only_database_is_waited_for(pool: Pool, connection: Any) -> None:
-    """As after a failover to a server that is not promoted yet, or on a full disk: no try is spent."""
-    name = await connection.fetchval("SELECT current_database()")
-    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    reading = await Pool.open(pool.config)
-    ledger = a_ledger(reading)
-    async with asyncio.timeout(10):
-        settling = asyncio.create_task(ledger.settle("create_user", [a_job(a_user("ada"), is_last_attempt=True)]))
-        while not ledger.database_is_away and not settling.done():
-            await asyncio.sleep(0.01)
-        await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        )
-        (outcome,) = await settling
-    await reading.close()
-    assert isinstance(outcome, Applied)
-
-
-async def break_inserts(connection: Any, *, times: int, sqlstate: str) -> None:
-    """Let the first inserts of the cursed user, or of ada's batch, fail; a sequence counts, as it never rolls back."""
-    cursed = CURSED if times > 100 else "ada"
-    await connection.execute(f"""
-        CREATE SEQUENCE failures;
-        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF new.username = '{cursed}' AND nextval('failures') <= {times} THEN
-                RAISE EXCEPTION 'on purpose' USING ERRCODE = '{sqlstate}';
-            END IF;
-            RETURN new;
-        END $$;
-        CREATE TRIGGER fail BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION fail();
-    """)
-
-
-async def test_a_backend_that_is_terminated_in_the_middle_costs_nothing(pool: Pool, connection: Any) -> None:
-    """Its effects are rolled back by the server, and the same batch runs again over another connection."""
-    handler = HeldHandler()
-    batch = [a_job(a_user("ada"), "a"), a_job(a_user("eve"), "b")]
-    settling = asyncio.create_task(a_ledger(pool, handler).settle("create_user", batch))
-    await handler.reached.wait()
-    await connection.execute("SELECT pg_terminate_backend($1, 5000)", handler.backend)
-    assert [] == await usernames(connection)
-    handler.go.set()
-    assert [Applied, Applied] == [type(outcome) for outcome in await settling]
-    assert [["a", "b"]] * 2 == handler.batches
-    assert ["ada", "eve"] == await usernames(connection)
-
-
-@pytest.mark.parametrize("fault", [Unavailable, Refused])
-async def test_a_server_that_is_away_or_refuses_us_is_waited_for(
-    pool: Pool, connection: Any, fault: type[DatabaseFault]
-) -> None:
-    """Nobody's job is at fault, so no try is spent and nothing is split.
-
-    Jobs failed after five tries when somebody had changed the role's password while a worker ran.
-    """
-    unlucky = UnluckyPool(pool, before=3, fault=fault)
-    outcomes = await a_ledger(unlucky).settle("create_user", [a_job(a_user(n)) for n in ("ada", "eve")])
-    assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
-    assert 4 == unlucky.transactions
-    assert ["ada", "eve"] == await usernames(connection)
-
-
-async def test_a_server_that_is_back_with_an_error_is_back(pool: Pool) -> None:
-    """Else the worker would claim nothing more, until a success that there may be no other batch to bring."""
-    unlucky = UnluckyPool(pool, before=1)
-    ledger = a_ledger(unlucky, raising(ValueError("a bug")))
-    (outcome,) = await ledger.settle("create_user", [a_job(a_user(CURSED))])
-    assert isinstance(outcome, RetryLater)
-    assert not ledger.database_is_away
-
-
-async def test_a_commit_that_nobody_heard_of_is_not_made_twice(pool: Pool, connection: Any) -> None:
-    """The connection is lost in COMMIT, which the server has made: the second run finds the rows."""
-    unlucky = UnluckyPool(pool, after=1)
-    ledger = a_ledger(unlucky)
-    (outcome,) = await ledger.settle("create_user", [a_job(a_user("ada"))])
-    assert Applied({"user_id": await connection.fetchval("SELECT id FROM users")}) == outcome
-    assert 2 == unlucky.transactions
-    assert 1 == await connection.fetchval("SELECT count(*) FROM job_results")
-
-
-async def test_an_outcome_of_a_newer_version_does_not_break_the_batch(pool: Pool, connection: Any) -> None:
-    """While a new version is rolled out, old workers meet its rows."""
-    ledger = a_ledger(pool)
-    await ledger.settle("create_user", [a_job(Rejected(CommonReason.INVALID), "a")])
-    await connection.execute("UPDATE job_results SET reason = 'too_young'")
-    batch = [a_job(a_user("ada"), "a", is_last_attempt=True), a_job(a_user("eve"), "b", is_last_attempt=True)]
-    again, other = await ledger.settle("create_user", batch)
-    assert isinstance(other, Applied)
-    assert not isinstance(again, Applied)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
-        asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_stmt_1__" does not exist'),
-    ],
-    ids=["duplicate", "unknown"],
-)
-@pytest.mark.parametrize("place", ["handler", "ledger"])
-async def test_a_poolers_prepared_statements_are_no_jobs_fault(
-    pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
-) -> None:
-    """Whoever's statement meets it: the database counts as refusing, and even a last try is not spent."""
-    errors, write = [error, error], ResultRepository.write
-    away: list[bool] = []
-
-    async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-        away.append(ledger.database_is_away)
-        if place == "handler" and errors:
-            raise errors.pop()
-        return await create_user(transaction, jobs)
-
-    async def written(self: ResultRepository, *args: Any, **named: Any) -> int:
-        if place == "ledger" and errors:
-            raise errors.pop()
-        return await write(self, *args, **named)
-
-    monkeypatch.setattr(ResultRepository, "write", written)
-    ledger = a_ledger(pool, handler)
-    outcomes = await ledger.settle(
-        "create_user", [a_job(a_user(name), attempt=5, is_last_attempt=True) for name in ("ada", "bob")]
-    )
-
-    assert [Applied, Applied] == [type(outcome) for outcome in outcomes]
-    assert [False, True, True] == away
-    assert not ledger.database_is_away
-    assert ["ada", "bob"] == await usernames(connection)

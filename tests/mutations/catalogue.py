@@ -139,8 +139,8 @@ MUTATIONS = [
     Mutation(
         "a refused commit stops the whole worker",
         "Ledger._run_transaction",
-        "if was_asked and is_of",
-        "if False and is_of",
+        "if was_asked and fault.is_of",
+        "if False and fault.is_of",
         "test_a_commit_that_is_refused_is_its_job_types_failure",
     ),
     Mutation(
@@ -283,7 +283,7 @@ MUTATIONS = [
         "Worker._let_jobs_end",
         "for task in late:\n    task.cancel()",
         "del late",
-        "test_a_job_that_does_not_heed_its_stop_is_told_again",
+        "test_a_job_that_ignores_its_cancellation_is_cancelled_again",
     ),
     Mutation(
         "a claim that reaches Redis late is never found",
@@ -304,14 +304,14 @@ MUTATIONS = [
         "Finisher._send",
         "self._waiting.extendleft(reversed(batch))",
         "",
-        "test_a_finish_that_is_refused_is_kept_and_told",
+        "test_a_finish_that_is_refused_is_kept_and_reported",
     ),
     Mutation(
         "what was applied is told as failed",
         "Attempts._refuse",
         "if settled is None or isinstance(settled, Failed) or _is_abort(settled):",
         "if settled is None or isinstance(refusal.outcome, Failed) or _is_abort(refusal.outcome):",
-        "test_what_was_applied_is_told_as_applied",
+        "test_what_was_applied_is_reported_as_applied",
     ),
     Mutation(
         "a suspect in somebody's hands has no mark that is kept",
@@ -435,7 +435,7 @@ MUTATIONS = [
     Mutation(
         "trouble with Redis ends the worker",
         "Outage.pause",
-        "if not is_outage(error):\n    raise error",
+        "if not RedisFault.of(error).is_outage:\n    raise error",
         "raise error",
         "test_a_redis_that_is_killed_and_comes_back_ends_no_worker",
     ),
@@ -561,7 +561,7 @@ MUTATIONS = [
     Mutation(
         "an odd error ends a worker",
         "Worker._outlast",
-        "if self.burst or is_outage(error) or is_refused_command(error):",
+        "if self.burst or RedisFault.of(error) is not RedisFault.NONE:",
         "if True:",
         "test_an_error_of_a_round_does_not_end_the_worker",
     ),
@@ -638,7 +638,7 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "ledger_id",
+        "_ledger_id",
         '~{digest}"',
         '"',
         "test_endless_ids_that_begin_alike_are_two_jobs",
@@ -698,7 +698,7 @@ MUTATIONS = [
         "_wait",
         "task.result()",
         "task.done()",
-        "test_what_ends_the_load_is_what_is_told",
+        "test_the_error_that_ends_the_load_is_reported",
     ),
     Mutation(
         "drill: one that is cut short lets its producer finish",
@@ -759,7 +759,7 @@ MUTATIONS = [
     ),
     Mutation(
         "front: a session is not signed",
-        "Sessions.is_open",
+        "Access.has_session",
         "if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):",
         "if not session:",
         "test_a_session_ends",
@@ -858,14 +858,14 @@ MUTATIONS = [
     ),
     Mutation(
         "URL: an unknown parameter is dropped without a word",
-        "_take_postgres",
-        "elif name not in (*_POSTGRES_HONOURED, *_POSTGRES_DROPPED, *_POSTGRES_ADDRESS):",
-        "elif not name:",
+        "parts:_check",
+        'if name not in allowed:\n    raise UrlError("is not known")',
+        "if name not in allowed:\n    return",
         "test_a_url_of_postgresql_is_refused_in_words",
     ),
     Mutation(
         "the start takes a replica of Redis",
-        "connection:_look",
+        "RedisClient._look",
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:',
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 2:',
         "test_refusals.py",
@@ -880,8 +880,8 @@ MUTATIONS = [
     Mutation(
         "a pooler's prepared statement is a job's fault",
         "_classify_state",
-        "if state.startswith((*_REFUSED_CLASSES, *_POOLED)):",
-        "if state.startswith(_REFUSED_CLASSES):",
+        "if state.startswith((*_REFUSED_CLASSES, *_POOLED, *_SCHEMA_CLASSES)):",
+        "if state.startswith((*_REFUSED_CLASSES, *_SCHEMA_CLASSES)):",
         "test_a_poolers_prepared_statements_are_no_jobs_fault",
     ),
     # ---------------------------------------------------------------- settings, and the ends of commands
@@ -931,8 +931,8 @@ MUTATIONS = [
     Mutation(
         "a compressed commands file is read line by line",
         "_commands",
-        "if found := other_format(stream.peek()):",
-        "if found := other_format(stream.peek()[:0]):",
+        "if found := _other_format(stream.peek()):",
+        "if found := _other_format(stream.peek()[:0]):",
         "test_commands_that_cannot_be_read_are_one_line",
     ),
     Mutation(
@@ -944,14 +944,14 @@ MUTATIONS = [
     ),
     Mutation(
         "an ignored SIGINT ends the front",
-        "Server.capture_signals",
+        "WebServer.capture_signals",
         "if ignored:",
         "if not ignored:",
         "test_signals_that_the_parent_ignores_stay_ignored",
     ),
     Mutation(
         "a worker that waits for connections does not log why",
-        "_Heartbeat._beat_until_granted",
+        "Budget._beat_until_granted",
         "**self._cause(), **self._numbers",
         "**self._entries.trouble, **self._numbers",
         "test_budget_outages.py",
@@ -965,15 +965,15 @@ MUTATIONS = [
     ),
     Mutation(
         "lines are held back until a chunk is full",
-        "Reader.take",
+        "CommandReader.take",
         "if taken or ended:",
         "if len(taken) == most or ended:",
         "test_a_line_is_taken_while_the_next_is_waited_for",
     ),
     Mutation(
         "a file is read ahead without a bound",
-        "Reader._wait_for_room",
-        "while len(self._there) >= MOST_AT_ONCE:",
+        "CommandReader._wait_for_room",
+        "while len(self._unread) >= MOST_AT_ONCE:",
         "while False:",
         "test_no_more_is_read_ahead_than_one_round_trip",
     ),

@@ -10,10 +10,11 @@ import asyncpg
 import pytest
 from waiting import until
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connections import Connections
 from tidepool.pool.faults import Refused, Unavailable
 from tidepool.pool.figures import PoolStats
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.pool import Pool
 
 
 async def setting(connection: Any, name: str) -> str:
@@ -75,7 +76,7 @@ async def test_a_server_that_is_not_there_is_unavailable(database: PoolConfig) -
     with pytest.raises(Unavailable):
         await Pool.open(away)
     with pytest.raises(Unavailable):
-        await connect(away, "test")
+        await away.connect("test")
 
 
 async def test_a_database_that_is_not_there_is_refused(database: PoolConfig) -> None:
@@ -195,7 +196,7 @@ async def test_a_server_that_falls_silent_while_it_is_greeted_is_not_waited_for(
     """The time for connecting includes that, and the connection is not left behind."""
     silent = FakeConnection(1, silent=True)
     connections, stats = connections_to(monkeypatch, silent)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(Unavailable, match="TimeoutError"):
         await connections.connect(timeout=0.01)
     assert silent.was_cut
     assert (0, 1) == (stats.connections_opened, stats.connect_timeouts)

@@ -14,10 +14,8 @@ from tidepool.pool.faults import (
     DataFault,
     PoolTimeout,
     Refused,
-    SchemaFault,
     StatementTimeout,
     Unavailable,
-    classify,
     translated,
 )
 
@@ -52,7 +50,7 @@ def untrusted() -> ssl.SSLCertVerificationError:
         (asyncpg.InvalidPasswordError, Refused),
         (asyncpg.InvalidAuthorizationSpecificationError, Refused),
         (asyncpg.InvalidCatalogNameError, Refused),
-        (asyncpg.InsufficientPrivilegeError, SchemaFault),
+        (asyncpg.InsufficientPrivilegeError, Refused),
         (asyncpg.SerializationError, Conflict),
         (asyncpg.DeadlockDetectedError, Conflict),
         (asyncpg.LockNotAvailableError, Conflict),
@@ -67,11 +65,11 @@ def untrusted() -> ssl.SSLCertVerificationError:
         (asyncpg.UntranslatableCharacterError, DataFault),
         (asyncpg.InvalidTextRepresentationError, DataFault),
         (asyncpg.QueryCanceledError, StatementTimeout),
-        (asyncpg.UndefinedTableError, SchemaFault),
-        (asyncpg.UndefinedColumnError, SchemaFault),
-        (asyncpg.UndefinedFunctionError, SchemaFault),
-        (asyncpg.UndefinedObjectError, SchemaFault),
-        (asyncpg.InvalidSchemaNameError, SchemaFault),
+        (asyncpg.UndefinedTableError, Refused),
+        (asyncpg.UndefinedColumnError, Refused),
+        (asyncpg.UndefinedFunctionError, Refused),
+        (asyncpg.UndefinedObjectError, Refused),
+        (asyncpg.InvalidSchemaNameError, Refused),
         (asyncpg.PostgresSyntaxError, type(None)),
         (asyncpg.InternalServerError, type(None)),
     ],
@@ -79,7 +77,34 @@ def untrusted() -> ssl.SSLCertVerificationError:
 )
 def test_the_servers_errors(kind: type[asyncpg.PostgresError], fault: type) -> None:
     """By SQLSTATE; a bug passes unchanged."""
-    assert fault is type(classify(server_error(kind)))
+    assert fault is type(DatabaseFault.of(server_error(kind)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "severity", "is_of_one"),
+    [
+        (asyncpg.InsufficientPrivilegeError, "ERROR", True),
+        (asyncpg.UndefinedTableError, "ERROR", True),
+        (asyncpg.UndefinedColumnError, "ERROR", True),
+        (asyncpg.UndefinedFunctionError, "ERROR", True),
+        (asyncpg.UndefinedObjectError, "ERROR", True),
+        (asyncpg.InvalidSchemaNameError, "ERROR", True),
+        (asyncpg.ConnectionFailureError, "ERROR", True),
+        (asyncpg.ConnectionFailureError, "FATAL", False),
+        (asyncpg.InvalidPasswordError, "FATAL", False),
+        (asyncpg.DiskFullError, "ERROR", False),
+        (asyncpg.UniqueViolationError, "ERROR", False),
+    ],
+)
+def test_some_faults_concern_one_statement(
+    kind: type[asyncpg.PostgresError], severity: str, *, is_of_one: bool
+) -> None:
+    """What it needs is missing, and the server goes on; unless it ends the connection with its error."""
+    error: Any = server_error(kind)
+    error.severity_en = severity
+    fault = DatabaseFault.of(error)
+    assert fault
+    assert is_of_one == fault.is_of_one_statement
 
 
 @pytest.mark.parametrize(
@@ -105,13 +130,13 @@ def test_the_servers_errors(kind: type[asyncpg.PostgresError], fault: type) -> N
 )
 def test_errors_on_our_side(error: Exception, fault: type) -> None:
     """A cut connection is nobody's fault; a value that cannot be encoded is its job's."""
-    assert fault is type(classify(error))
+    assert fault is type(DatabaseFault.of(error))
 
 
 @pytest.mark.parametrize("constraint", ["users_username_key", None])
 def test_the_fault_of_data_names_the_constraint(constraint: str | None) -> None:
     """In its text too, but never the data."""
-    fault = classify(server_error(asyncpg.UniqueViolationError, constraint))
+    fault = DatabaseFault.of(server_error(asyncpg.UniqueViolationError, constraint))
     assert isinstance(fault, DataFault)
     assert (constraint or "") == fault.constraint
     assert (constraint or "23505") in str(fault)

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from tidepool.pool.gate import Gate, GateClosed, GateFull
+from tidepool.pool.faults import PoolClosed
+from tidepool.pool.pool import Gate
 
 
 async def turns() -> None:
@@ -62,7 +63,7 @@ async def test_so_many_wait_and_no_more() -> None:
     await gate.enter(1)
     waiter = come(gate, "a", [])
     await turns()
-    with pytest.raises(GateFull):
+    with pytest.raises(asyncio.QueueFull):
         await gate.enter(1)
     waiter.cancel()
 
@@ -111,10 +112,10 @@ async def test_closing_sends_the_waiting_away() -> None:
     waiter = come(gate, "a", [])
     await turns()
     gate.close()
-    with pytest.raises(GateClosed):
+    with pytest.raises(PoolClosed):
         await waiter
     gate.leave()
-    with pytest.raises(GateClosed):
+    with pytest.raises(PoolClosed):
         await gate.enter(1)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from waiting import until
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import PoolClosed, PoolTimeout
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 
 _BACKENDS: Any = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shrinking'"
 
@@ -140,7 +141,7 @@ async def test_closing_does_not_wait_for_ever_for_a_connection_in_use(
             pass
 
 
-async def test_waiting_is_fair_bounded_and_told_apart(narrow: PoolConfig) -> None:
+async def test_waiting_is_fair_and_bounded_and_counted_apart(narrow: PoolConfig) -> None:
     """One waits and gets it, one gives up, one is cancelled, one is refused: each has a counter of its own."""
     pool = await Pool.open(replace(narrow, max_waiting=2, acquire_timeout_s=0.05))
 
@@ -257,7 +258,7 @@ async def backends(connection: Any) -> int:
     return await connection.fetchval(_BACKENDS)
 
 
-async def test_who_holds_a_connection_is_told(database: PoolConfig) -> None:
+async def test_the_holder_of_a_connection_is_reported(database: PoolConfig) -> None:
     """The task, where it asked, and which process of the server it has: what one needs to find a leak."""
     pool = await Pool.open(database)
     assert [] == pool.holders()
@@ -266,6 +267,6 @@ async def test_who_holds_a_connection_is_told(database: PoolConfig) -> None:
         assert one.us >= two.us >= 0
         assert one.server_pid == await first.fetchval("SELECT pg_backend_pid()")
         for holder in (one, two):
-            assert holder.where.startswith("test_who_holds_a_connection_is_told:")
+            assert holder.where.startswith("test_the_holder_of_a_connection_is_reported:")
     assert [] == pool.holders()
     await pool.close()

@@ -9,8 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Conflict, DataFault, Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 
 
 @pytest.fixture
@@ -80,12 +81,12 @@ async def test_a_holder_is_a_task_with_its_stack(pair: Pool) -> None:
     await assert_all_free(pair)
 
 
-async def test_a_holder_is_told_where_the_pools_own_functions_were_called(pair: Pool) -> None:
+async def test_a_holder_is_named_where_the_pools_own_functions_were_called(pair: Pool) -> None:
     """In a transaction, and by an exit stack."""
     async with AsyncExitStack() as uses:
         await uses.enter_async_context(pair.acquire())
         await uses.enter_async_context(pair.transaction())
-        this_test = "test_a_holder_is_told_where_the_pools_own_functions_were_called"
+        this_test = "test_a_holder_is_named_where_the_pools_own_functions_were_called"
         assert [this_test] * 2 == [holder.where.rpartition(":")[0] for holder in pair.holders()]
 
 
@@ -170,7 +171,7 @@ async def test_cancelled_in_the_block(pair: Pool) -> None:
 def returning(monkeypatch: pytest.MonkeyPatch) -> Stop:
     """Give a stop at which every connection that is given back arrives."""
     stop = Stop()
-    monkeypatch.setattr("tidepool.pool.pool._nothing_to_reset", stop)
+    monkeypatch.setattr("tidepool.pool.config._nothing_to_reset", stop)
     return stop
 
 

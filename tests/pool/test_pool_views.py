@@ -166,7 +166,7 @@ async def test_of_one_process_only_its_rows_are_read(connection: Any, long_histo
     assert "instance_id" in minutes["Index Cond"]
 
 
-async def test_a_jobs_time_is_told_part_by_part(connection: Any) -> None:
+async def test_a_jobs_time_is_shown_part_by_part(connection: Any) -> None:
     """Redis, pool, or PostgreSQL: for each function and part, the quantiles."""
     await connection.execute("""
         INSERT INTO job_results (job_id, function, status, result, attempts, worker_id, enqueued_at, started_at,

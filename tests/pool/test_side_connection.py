@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DataFault, Unavailable
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 
 

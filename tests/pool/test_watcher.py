@@ -4,12 +4,13 @@ import asyncio
 import time
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from history import a_snapshot
 
 from tidepool.health.watcher import Watcher
-from tidepool.pool.pool import Holder
+from tidepool.pool.connections import Checkout
 
 CALM = a_snapshot(pool_limit=4)
 SECOND_US = 1_000_000
@@ -21,23 +22,25 @@ def watcher() -> Watcher:
     return Watcher(SECOND_US)
 
 
-def look(watcher: Watcher, *holders: Holder, **other: Any) -> list[str]:
+def look(watcher: Watcher, *holders: Checkout, **other: Any) -> list[str]:
     """Return the kinds of the events of a sample a second after the one before."""
     return [event.kind for event in watcher.look(replace(CALM, **other), holders, passed_us=SECOND_US)]
 
 
-def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Holder:
+def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Checkout:
     """Return somebody who has had a connection for so long."""
-    return Holder(time.perf_counter_ns() - int(seconds * 1e9), task, "somewhere:1", 4711)
+    holder = Checkout(AsyncMock(), AsyncMock())
+    holder.since_ns, holder.task, holder.server_pid = time.perf_counter_ns() - int(seconds * 1e9), task, 4711
+    return holder
 
 
-def test_nothing_is_told_while_all_is_well(watcher: Watcher) -> None:
+def test_nothing_is_reported_while_all_is_well(watcher: Watcher) -> None:
     """Whoever holds a connection for a moment is no leak."""
     assert [] == look(watcher)
     assert [] == look(watcher, a_holder(0.5))
 
 
-def test_a_leak_is_told_once_and_its_return_too(watcher: Watcher) -> None:
+def test_a_leak_is_reported_once_and_so_is_its_return(watcher: Watcher) -> None:
     """However many samples see it."""
     holder = a_holder(1.5)
     assert ["leak_suspected"] == look(watcher, holder)
@@ -59,9 +62,10 @@ async def test_a_leak_tells_who_has_it_and_where_that_is_now(watcher: Watcher) -
 
     task = asyncio.create_task(outer(), name="batch of create_user")
     await asleep.wait()
-    ((_, detail),) = watcher.look(CALM, [a_holder(2, task)], passed_us=SECOND_US)
+    holder = a_holder(2, task)
+    ((_, detail),) = watcher.look(CALM, [holder], passed_us=SECOND_US)
     task.cancel()
-    assert ("batch of create_user", "somewhere:1", 4711) == tuple(
+    assert ("batch of create_user", holder.where, 4711) == tuple(
         detail[name] for name in ("task", "where", "server_pid")
     )
     assert detail["held_us"] >= 2 * SECOND_US
@@ -87,7 +91,7 @@ def test_saturation_begins_and_ends_far_apart(watcher: Watcher) -> None:
     assert [[], ["saturation_began"], [], [], ["saturation_ended"], []] == kinds
 
 
-def test_a_restart_a_blocked_loop_and_a_full_server_are_told(watcher: Watcher) -> None:
+def test_a_restart_a_blocked_loop_and_a_full_server_are_reported(watcher: Watcher) -> None:
     """Each when it is seen, not again at the next sample."""
     assert ["database_restarted"] == look(watcher, database_restarts=1)
     assert ["loop_blocked"] == look(watcher, database_restarts=1, loop_lag_us_max=300_000)

@@ -5,14 +5,16 @@ import gzip
 import io
 import json
 import lzma
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.commands_file import MAX_LINE_BYTES, Refusal, other_format, read_commands
-from tidepool.jobs.ids import MAX_ID_CHARACTERS, check_id, ledger_id
+from producer.commands_file import MAX_LINE_BYTES, CommandReader, Refusal, read_commands
+from tidepool.cli import CommandError
+from tidepool.jobs.job import MAX_ID_CHARACTERS, Job, check_id
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 
@@ -106,9 +108,17 @@ def test_a_nul_refuses_its_line_alone(line: bytes, reason: str) -> None:
         (b'"\xff"', None),
     ],
 )
-def test_a_file_of_another_format_is_known_by_its_beginning(content: bytes, found: str | None) -> None:
+async def test_a_file_of_another_format_is_known_by_its_beginning(
+    tmp_path: Path, content: bytes, found: str | None
+) -> None:
     """Compressed, or in an encoding of another width: each of its lines would be refused for a reason of its own."""
-    assert found == other_format(content)
+    (path := tmp_path / "commands").write_bytes(content)
+    reader = CommandReader.open(str(path))
+    if found is None:
+        await reader.take(1)
+        return
+    with pytest.raises(CommandError, match=f": is {found}, and has to be JSON Lines in UTF-8$"):
+        await reader.take(1)
 
 
 def test_blank_lines_are_skipped_but_line_numbers_are_those_of_the_editor() -> None:
@@ -176,7 +186,7 @@ def test_the_reason_for_an_unknown_job_names_the_known_ones() -> None:
     )
 
 
-def test_what_the_command_refuses_is_told_with_its_field() -> None:
+def test_what_the_command_refuses_is_reported_with_its_field() -> None:
     """One fault: the field apart. Several, or one that is of no single field: the whole text as the reason."""
     assert refusal({"job": "create_user", "args": {**USER, "email": "ada"}}) == Refusal(
         1, "email", "must have one @, no spaces, and something on both sides"
@@ -318,6 +328,12 @@ ENTRIES = st.fixed_dictionaries(
 def test_no_json_ends_the_reading(entry: dict[str, Any]) -> None:
     """Whatever stands where job, id and args should stand, the answer is one submission or one refusal."""
     assert len(read(json.dumps(entry).encode())) == 1
+
+
+def ledger_id(queue_id: str) -> str:
+    """Return the id that the ledger has of a job."""
+    job: Job = Job(queue_id)
+    return job.id
 
 
 @given(st.text())

@@ -1,8 +1,5 @@
-"""Commands over HTTP: taken, waited for, refused, repeated; and what is said while a server is away."""
+"""Commands over HTTP: what is taken, what is refused, and the answers to callers who wait for the outcome."""
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -10,49 +7,17 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job
 from factories import a_job, product_fields, user_fields
-from front import a_front
-from planting import QUEUE, a_worker
-from waiting import until
+from front import WAIT, a_front
+from planting import QUEUE
 
-from producer.commands_file import read_commands
-from tidepool.client import JobClient
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
+from tidepool.jobs.outcomes import Failed
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
-from tidepool.web import waiting
-from tidepool.web.waiting import Waits, outcome_of
 from worker.jobs import JOBS
 
-WAIT = {"Prefer": "wait=20"}
-
-
-async def _true_of(value: object) -> object:
-    return value
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database."""
-    return shared_database
-
-
-@pytest.fixture
-async def front(database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a front."""
-    async with a_front(database.url, redis_url) as http:
-        yield http
-
-
-@pytest.fixture
-async def served(
-    front: httpx.AsyncClient, redis: ArqRedis, pool: Pool, connection: Any
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a front whose jobs a worker runs, on an empty database."""
-    await connection.execute("TRUNCATE users, products, orders, job_results RESTART IDENTITY")
-    async with a_worker(redis, pool):
-        yield front
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 def an_order(**fields: Any) -> dict[str, Any]:
@@ -187,128 +152,6 @@ async def test_what_is_no_wish_to_wait_is_none(front: httpx.AsyncClient, wish: s
     assert "preference-applied" not in answer.headers
 
 
-async def test_the_same_key_is_the_same_job(front: httpx.AsyncClient, redis: ArqRedis) -> None:
-    """The same answer, and no second job; what the first asked for stands."""
-    key = {"Idempotency-Key": "user/ädä"}
-    headers = {name: value.encode() for name, value in key.items()}
-    first = await front.post("/users/", json=user_fields(), headers=headers)  # type: ignore[arg-type]
-    second = await front.post("/users/", json=user_fields("eve"), headers=headers)  # type: ignore[arg-type]
-
-    assert (202, "user/ädä", "/jobs/user%2F%C3%A4d%C3%A4") == (
-        first.status_code,
-        first.json()["id"],
-        first.json()["url"],
-    )
-    assert (202, first.json()) == (second.status_code, second.json())
-    assert 1 == await redis.zcard(QUEUE)
-    assert user_fields() == wire.receive(await redis.get("arq:job:user/ädä") or b"")["k"]
-
-
-async def test_a_key_that_can_be_no_id_is_refused(front: httpx.AsyncClient) -> None:
-    """400, and the header is named."""
-    latin = "commande-é-1".encode("latin-1")
-    for key in (" ", '" a"', '"a', '"a"b', '"a"; p=1', latin, "x" * 201, "", ".", ".."):
-        answer = await front.post("/users/", json=user_fields(), headers=[("Idempotency-Key", key)])  # type: ignore[list-item]
-        assert (400, "invalid_key") == (answer.status_code, answer.json()["code"])
-        assert "Idempotency-Key: must " in answer.json()["detail"]
-
-
-async def test_two_keys_are_no_key(front: httpx.AsyncClient, redis: ArqRedis) -> None:
-    """400: which of them is meant is a guess."""
-    answer = await front.post(
-        "/users/", json=user_fields(), headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
-    )
-    assert (400, "invalid_key") == (answer.status_code, answer.json()["code"])
-    assert 0 == await redis.zcard(QUEUE)
-
-
-@pytest.mark.parametrize(
-    "job_id", ["commande-é-1", "注文-1", "or-p-BANK CHARGES", "a, b", 'say "x"', "back\\slash", "a/../b"]
-)
-@pytest.mark.parametrize("quoted", [False, True])
-async def test_an_id_is_the_same_whichever_way_it_comes(
-    front: httpx.AsyncClient, redis: ArqRedis, job_id: str, *, quoted: bool
-) -> None:
-    """By HTTP, plain or quoted, by a file, and in the job's URL: one job."""
-    key = '"' + job_id.replace("\\", "\\\\").replace('"', '\\"') + '"' if quoted else job_id
-    answer = await front.post("/users/", json=user_fields(), headers=[("Idempotency-Key", key.encode())])  # type: ignore[list-item]
-    line = json.dumps({"job": "create_user", "id": job_id, "args": user_fields()}).encode()
-    (submission,) = read_commands([line], source="-")
-
-    assert isinstance(submission, Submission)
-    assert [False] == await JobClient(redis).enqueue_many([submission])
-    assert (202, job_id) == (answer.status_code, answer.json()["id"])
-    assert job_id == (await front.get(answer.json()["url"])).json()["id"]
-    assert [job_id.encode()] == await redis.zrange(QUEUE, 0, -1)
-
-
-async def test_a_repeated_job_that_redis_has_forgotten_is_answered_from_the_ledger(
-    served: httpx.AsyncClient, redis: ArqRedis
-) -> None:
-    """The same outcome, and the queue is not touched."""
-    headers = {**WAIT, "Idempotency-Key": "once"}
-    first = await served.post("/users/", json=user_fields(), headers=headers)
-    await until(lambda: redis.delete("arq:result:once"))
-
-    again = await served.post("/users/", json=user_fields(), headers=headers)
-    unwaited = await served.post("/users/", json=user_fields(), headers={"Idempotency-Key": "once"})
-
-    assert (201, first.json()) == (again.status_code, again.json())
-    assert first.headers["location"] == again.headers["location"]
-    assert (202, "queued") == (unwaited.status_code, unwaited.json()["status"])
-    assert not await redis.exists("arq:job:once", "arq:result:once")
-
-
-async def test_callers_share_round_trips(front: httpx.AsyncClient, redis: ArqRedis) -> None:
-    """Two hundred at a time: each has its own job, and Redis was called a few times."""
-    await redis.config_resetstat()
-    answers = await asyncio.gather(*(front.post("/users/", json=user_fields(f"u{n}")) for n in range(200)))
-
-    assert {202} == {answer.status_code for answer in answers}
-    assert 200 == await redis.zcard(QUEUE)
-    calls = (await redis.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"]
-    assert calls < 50
-
-
-async def test_a_caller_who_leaves_is_not_waited_for(database: PoolConfig, redis_url: str) -> None:
-    """Neither its request nor the question to Redis outlives it."""
-    async with a_front(database.url, redis_url) as http:
-        transport: Any = http._transport
-        app = transport.app
-        gone = asyncio.Event()
-        messages = [{"type": "http.request", "body": wire.serialize(user_fields())}]
-
-        async def receive() -> dict[str, Any]:
-            if messages:
-                return messages.pop()
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(_message: dict[str, Any]) -> None:
-            pass
-
-        names = {b"host": b"localhost", b"content-type": b"application/json", b"prefer": b"wait=30"}
-        scope = {"type": "http", "method": "POST", "path": "/users/", "raw_path": b"/users/", "query_string": b""}
-        scope |= {"headers": list(names.items()), "client": ("127.0.0.1", 1), "scheme": "http", "http_version": "1.1"}
-        request = asyncio.create_task(app(scope, receive, send))
-        waits: Waits = app.state.services.accepting.waits
-        await until(lambda: _true_of(waits._waiting))
-        gone.set()
-        await request
-        assert not waits._waiting
-
-
-async def test_nobody_waits_when_the_front_stops(front: httpx.AsyncClient) -> None:
-    """Who waits is answered 202 then."""
-    transport: Any = front._transport
-    waits: Waits = transport.app.state.services.accepting.waits
-    request = asyncio.create_task(front.post("/users/", json=user_fields(), headers=WAIT))
-    await until(lambda: _true_of(waits._waiting))
-    waits.close()
-    assert 202 == (await request).status_code
-    assert 202 == (await front.post("/users/", json=user_fields("eve"), headers=WAIT)).status_code
-
-
 async def test_redis_away(database: PoolConfig) -> None:
     """503, and when to try again."""
     async with a_front(database.url, "redis://127.0.0.1:1/0") as http:
@@ -317,128 +160,8 @@ async def test_redis_away(database: PoolConfig) -> None:
     assert "application/problem+json" == answer.headers["content-type"]
 
 
-@pytest.mark.parametrize(
-    ("result", "outcome"),
-    [
-        ({"status": "applied", "result": {"user_id": 7}}, Applied({"user_id": 7})),
-        ({"status": "rejected", "reason": "sku_taken", "error": "words"}, Rejected("sku_taken", "words")),
-        ({"status": "rejected", "reason": "of_tomorrow", "error": ""}, Rejected("of_tomorrow", "was rejected")),
-        (asyncio.CancelledError(), Rejected(CommonReason.ABORTED)),
-        (RuntimeError("gave up"), Failed("gave up")),
-        (7, Failed("the job ended with a result that is none of this service")),
-        ({"status": "applied"}, Failed("the job ended with a result that is none of this service")),
-    ],
-)
-def test_a_result_is_read(result: object, outcome: object) -> None:
-    """As the engine writes it, and never with an error."""
-    assert outcome == outcome_of(wire.serialize({"r": result}))
-
-
-def test_bytes_that_are_no_result_are_read() -> None:
-    """Somebody else's."""
-    assert isinstance(outcome_of(b"\x80\x04"), Failed)
-
-
 async def test_a_failed_job_is_our_fault(front: httpx.AsyncClient, pool: Pool) -> None:
     """500 with the error that the ledger has."""
     await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(Failed("gave up"), "sad", content={})])
     answer = await front.post("/users/", json=user_fields(), headers={**WAIT, "Idempotency-Key": "sad"})
     assert (500, "failed", "gave up") == (answer.status_code, answer.json()["code"], answer.json()["detail"])
-
-
-FORGED = {
-    "applied": {"status": "applied", "result": {"user_id": 4711}},
-    "rejected": {"status": "rejected", "reason": "email_taken", "error": "no"},
-    "failed": RuntimeError("no"),
-    "aborted": asyncio.CancelledError(),
-    "nothing of ours": 17,
-}
-
-
-@pytest.mark.parametrize("result", FORGED.values(), ids=FORGED)
-async def test_a_forged_result_is_not_believed(served: httpx.AsyncClient, redis: ArqRedis, result: Any) -> None:
-    """Whoever may write to Redis can invent a result; the job is enqueued all the same, and the ledger answers."""
-    await redis.set("arq:result:forged", wire.serialize({"r": result, "s": True}))
-    answer = await served.post("/users/", json=user_fields(), headers={**WAIT, "Idempotency-Key": "forged"})
-    assert (201, {"user_id": 1}) == (answer.status_code, answer.json()["result"])
-    assert 200 == (await served.get("/users/1")).status_code
-
-
-async def test_a_result_that_is_forged_while_somebody_waits_is_not_believed(
-    front: httpx.AsyncClient, redis: ArqRedis, connection: Any
-) -> None:
-    """There is no worker, so nothing is applied; who chose the job's id is told that it is queued."""
-    await connection.execute("TRUNCATE users, products, orders, job_results RESTART IDENTITY")
-    headers = {"Prefer": "wait=1", "Idempotency-Key": "raced"}
-    asking = asyncio.create_task(front.post("/users/", json=user_fields(), headers=headers))
-    await until(lambda: redis.exists("arq:job:raced"))
-    await redis.set("arq:result:raced", wire.serialize({"r": FORGED["applied"], "s": True}))
-    assert (202, "queued") == ((answer := await asking).status_code, answer.json()["status"])
-
-
-async def test_thousands_of_callers_wait_at_a_time(redis: ArqRedis) -> None:
-    """Each gets its own outcome, and Redis is asked for all of them together."""
-    waits = Waits(redis)
-    asking = {number: asyncio.create_task(waits.outcome(f"job-{number}", 30)) for number in range(8000)}
-    await until(lambda: _true_of(len(waits._waiting) == len(asking)))
-    for start in range(0, len(asking), 500):
-        results = {
-            f"arq:result:job-{number}": wire.serialize({"r": {"status": "applied", "result": {"n": number}}})
-            for number in range(start, start + 500)
-        }
-        await redis.mset(results)
-    for number, task in asking.items():
-        assert Applied({"n": number}) == await task
-    assert not waits._waiting
-
-
-async def test_a_result_that_no_worker_wrote_is_not_read_whole(redis: ArqRedis) -> None:
-    """It is ignored until a worker writes the job's own; results of other jobs are not kept by it."""
-    waits = Waits(redis)
-    result = wire.serialize({"r": {"status": "applied", "result": {}}})
-    await redis.set("arq:result:huge", result + b" " * wire.MAX_PAYLOAD_BYTES)
-    await redis.hset("arq:result:odd", "a", "b")
-    await redis.mset({f"arq:result:{n}": result + b" " * 1_000_000 for n in range(12)})
-    huge, odd = (asyncio.create_task(waits.outcome(name, 30)) for name in ("huge", "odd"))
-    assert [Applied({})] * 12 == await asyncio.gather(*(waits.outcome(f"{n}", 30) for n in range(12)))
-    assert not huge.done()
-    await redis.delete("arq:result:odd")
-    await redis.mset({"arq:result:huge": result, "arq:result:odd": result})
-    assert [Applied({})] * 2 == await asyncio.gather(huge, odd)
-
-
-async def test_an_error_of_a_look_does_not_end_the_waits(redis: ArqRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it is: the next look comes, for those who wait already."""
-    waits = Waits(redis)
-    look_once, errors = waits._look_once, iter([KeyError("a mistake"), None])
-
-    async def look() -> None:
-        if error := next(errors, None):
-            raise error
-        await look_once()
-
-    monkeypatch.setattr(waits, "_look_once", look)
-    monkeypatch.setattr(waiting, "_TROUBLE_DELAY_S", 0.0)
-    await redis.set("arq:result:a", wire.serialize({"r": {"status": "applied", "result": {}}}))
-    assert Applied({}) == await waits.outcome("a", 5)
-
-
-async def test_a_client_that_leaves_in_mid_body_costs_no_traceback(
-    front: httpx.AsyncClient, logs: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """One line for who debugs, and nothing else."""
-    transport: Any = front._transport
-    messages = iter([{"type": "http.request", "body": b'{"user', "more_body": True}, {"type": "http.disconnect"}])
-
-    async def receive() -> Any:
-        return next(messages)
-
-    async def send(_message: Any) -> None:
-        """Nobody is there."""
-
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/users/", "raw_path": b"/users/", "query_string": b""}
-    more = {"headers": headers, "client": ("127.0.0.1", 1), "scheme": "http", "root_path": "", "http_version": "1.1"}
-    await transport.app({**scope, **more}, receive, send)
-    assert [("front.client_left", "debug")] == [(line["event"], line["log_level"]) for line in logs]
-    assert not caplog.records

@@ -21,8 +21,9 @@ from schemathesis.specs.openapi import checks
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.web.server import Server
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
+from tidepool.web.server import WebServer
 
 API = schemathesis.openapi.from_dict(create_front(load({}), Urls("", "")).openapi()).exclude(path="/events")
 """All rooms; event streams have no end."""
@@ -33,7 +34,7 @@ def url(shared_database: PoolConfig, servers: Any) -> Iterator[str]:
     """Give the address of a front, which serves in a thread with an event loop of its own."""
     urls = Urls(shared_database.url, servers.redis_url(0))
     settings = load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis, "FRONT_RATE_LIMIT": "0"})
-    server = Server(app := create_front(settings, urls), uvicorn.Config(app, log_config=None, ws="none"))
+    server = WebServer(app := create_front(settings, urls), uvicorn.Config(app, log_config=None, ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         serving.start()

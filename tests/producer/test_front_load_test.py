@@ -1,24 +1,16 @@
 """A burst of generated jobs over HTTP."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from arq.connections import ArqRedis
-from front import a_front
 from planting import QUEUE
 
 from producer import workload
-from tidepool.pool.pool import PoolConfig
 from tidepool.web.services import Services
 
-
-@pytest.fixture
-async def front(shared_database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a front."""
-    async with a_front(shared_database.url, redis_url) as http:
-        yield http
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 async def test_a_burst_is_enqueued_and_reported(front: httpx.AsyncClient, redis: ArqRedis) -> None:

@@ -9,7 +9,8 @@ from front import a_front
 from httpx import AsyncClient
 
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 from worker.jobs import JOBS
 
 BEYOND = 2**63

@@ -14,7 +14,8 @@ from front import a_front
 from planting import a_worker
 from waiting import until
 
-from tidepool.pool.pool import Pool, PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
 
 USER = '{"username": "john", "email": "john@example.com", "full_name": "John Doe"}'
 PRODUCT = '{"name": "Wireless Headphones", "description": "Good ones", "price": 99.99, "category": "electronics"}'

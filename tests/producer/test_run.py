@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,10 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
 from producer import workload
-from producer.commands_file import Refusal
+from producer.commands_file import Item, Refusal
 from producer.report import Report
-from producer.run import Pace, Run, _Ids
-from producer.source import at_hand
+from producer.run import Run, Take, _Ids
 from tidepool.client import JobClient
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
@@ -58,6 +58,16 @@ async def a_worker(redis: ArqRedis, pool: Pool) -> AsyncIterator[Ledger]:
         await working
 
 
+def taking(items: Iterable[Item]) -> Take:
+    """Return a source that takes from *items*, and never waits."""
+    left = iter(items)
+
+    async def take(most: int) -> list[Item]:
+        return list(islice(left, most))
+
+    return take
+
+
 Start = Callable[..., tuple[Run, Report, list[Refusal]]]
 
 
@@ -95,7 +105,7 @@ async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool:
     items = [*workload.generate(120, seed=1), *refusals, *workload.generate(20, seed=1)]
     async with a_worker(redis, pool) as ledger:
         async with asyncio.timeout(30), asyncio.TaskGroup() as both:
-            both.create_task(run.enqueue(at_hand(iter(items)), Pace()))
+            both.create_task(run.enqueue(taking(items)))
             both.create_task(run.follow())
         assert (120, 20, 2, 0) == (report.enqueued, report.duplicates, report.refused, report.pending)
         assert refusals == refused
@@ -114,7 +124,7 @@ async def test_following_ends_only_with_the_last_outcome(
 ) -> None:
     """Not when everything is enqueued, nor when the queue is empty."""
     run, report, _ = a_run(client)
-    await run.enqueue(at_hand(iter([a_submission("ada", "a"), a_submission("eve", "b")])), Pace())
+    await run.enqueue(taking([a_submission("ada", "a"), a_submission("eve", "b")]))
     following = asyncio.create_task(run.follow())
     ledger = Ledger(pool, JOBS, worker_id="w")
     await ledger.settle("create_user", [a_job(job_id="a")])
@@ -136,7 +146,7 @@ async def test_an_empty_run_ends(client: JobClient, a_run: Start) -> None:
     """Nothing to wait for."""
     run, report, _ = a_run(client)
     async with asyncio.timeout(10):
-        await run.enqueue(at_hand(iter(())), Pace())
+        await run.enqueue(taking(()))
         await run.follow()
     assert 0 == report.given
 
@@ -145,7 +155,7 @@ async def test_a_chunk_of_refusals_enqueues_nothing(client: JobClient, a_run: St
     """And is no reason to wait."""
     run, report, refused = a_run(client)
     async with asyncio.timeout(10):
-        await run.enqueue(at_hand(iter([Refusal(1, "", "is not JSON")])), Pace())
+        await run.enqueue(taking([Refusal(1, "", "is not JSON")]))
         await run.follow()
     assert (1, 1) == (report.refused, len(refused))
     assert 1 == report.exit_status
@@ -155,15 +165,23 @@ async def test_a_rate_is_kept(client: JobClient, a_run: Start) -> None:
     """100 jobs at 400 a second take a quarter of a second, less the chunk of 20 that goes out at once."""
     run, report, _ = a_run(client)
     begun_s = time.perf_counter()
-    await run.enqueue(at_hand(iter([a_submission() for _ in range(100)])), Pace(rate=400))
+    await run.enqueue(taking([a_submission() for _ in range(100)]), rate=400)
     assert 0.14 <= time.perf_counter() - begun_s
     assert 100 == report.enqueued
 
 
 @pytest.mark.parametrize(("rate", "chunk"), [(None, 500), (1, 1), (19, 1), (400, 20), (1_000_000, 500)])
-def test_a_slow_rate_goes_in_small_chunks(rate: float | None, chunk: int) -> None:
+async def test_a_slow_rate_goes_in_small_chunks(a_run: Start, rate: float | None, chunk: int) -> None:
     """Twenty chunks a second, and never more than one round trip takes."""
-    assert chunk == Pace(rate=rate).chunk
+    run, _, _ = a_run(None)
+    asked: list[int] = []
+
+    async def nothing(most: int) -> list[Item]:
+        asked.append(most)
+        return []
+
+    await run.enqueue(nothing, rate=rate)
+    assert [chunk] == asked
 
 
 async def test_there_are_never_more_round_trips_than_allowed(a_run: Start) -> None:
@@ -181,7 +199,7 @@ async def test_there_are_never_more_round_trips_than_allowed(a_run: Start) -> No
 
     client = SlowClient()
     run, report, _ = a_run(client)
-    await run.enqueue(at_hand(iter([a_submission() for _ in range(3000)])), Pace(concurrency=2))
+    await run.enqueue(taking([a_submission() for _ in range(3000)]), concurrency=2)
     assert (2, 3000) == (client.most, report.enqueued)
 
 
@@ -201,6 +219,6 @@ async def test_a_queue_that_stays_away_ends_the_run(redis: ArqRedis, a_run: Star
 
     redis.evalsha = lost_after_the_first
     with pytest.raises(ExceptionGroup) as told:
-        await run.enqueue(at_hand(iter([a_submission() for _ in range(1000)])), Pace())
+        await run.enqueue(taking([a_submission() for _ in range(1000)]))
     assert told.group_contains(RedisConnectionError)
     assert 500 == report.enqueued

@@ -20,8 +20,8 @@ from waiting import until
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
-from tidepool.web.server import Server
+from tidepool.pool.config import PoolConfig
+from tidepool.web.server import WebServer
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_it_serves_and_stops_while_a_caller_waits(
     assert f"serving on http://localhost:{port}/\n" == served.stdout.read()
 
 
-def test_an_address_in_use_is_told_in_one_line(service: Service, port: int) -> None:
+def test_an_address_in_use_is_reported_in_one_line(service: Service, port: int) -> None:
     """Exit status 2."""
     with socket.create_server(("127.0.0.1", port)):
         ended = service.run("producer", "serve", "--port", str(port))
@@ -87,7 +87,7 @@ async def test_an_open_stream_holds_nobody_up(database: PoolConfig, redis_url: s
     """The feed is told to end before the server waits for its requests."""
     settings = load({"DATABASE_URL": database.url, "REDIS_URL": redis_url})
     app = create_front(settings, Urls(database.url, redis_url))
-    server = Server(app, uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))
+    server = WebServer(app, uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))
     listening = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve([listening]))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/events"

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.commands_file import Refusal, read_commands
-from producer.source import Item, Reader
+from producer.commands_file import CommandReader, Item, Refusal, read_commands
 from tidepool.client import MOST_AT_ONCE
 
 
@@ -17,7 +16,7 @@ def refusals(count: int) -> Iterator[Item]:
         yield Refusal(number, "", "")
 
 
-async def all_of(reader: Reader, most: int) -> list[Item]:
+async def all_of(reader: CommandReader, most: int) -> list[Item]:
     """Take everything."""
     items: list[Item] = []
     while taken := await reader.take(most):
@@ -29,7 +28,7 @@ async def all_of(reader: Reader, most: int) -> list[Item]:
 @pytest.mark.parametrize("count", [0, 1, MOST_AT_ONCE, 20 * MOST_AT_ONCE + 1])
 async def test_everything_comes_once_and_in_order(count: int) -> None:
     """However the reader and the taker overtake each other; at the end there is nothing, again and again."""
-    reader = Reader(refusals(count))
+    reader = CommandReader(refusals(count))
     async with asyncio.timeout(10):
         assert list(refusals(count)) == await all_of(reader, 300)
         assert [] == await reader.take(300)
@@ -39,7 +38,7 @@ async def test_a_line_is_taken_while_the_next_is_waited_for() -> None:
     """And other tasks run meanwhile."""
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as stream, os.fdopen(theirs, "wb", buffering=0) as pipe:
-        reader = Reader(read_commands(stream, source="-"))
+        reader = CommandReader(read_commands(stream, source="-"))
         async with asyncio.timeout(10):
             for number in (1, 2):
                 taking = asyncio.create_task(reader.take(300))
@@ -64,7 +63,7 @@ async def test_no_more_is_read_ahead_than_one_round_trip() -> None:
             read += 1
             yield item
 
-    reader = Reader(counted())
+    reader = CommandReader(counted())
     async with asyncio.timeout(10):
         while await reader.take(1):
             taken += 1
@@ -79,7 +78,7 @@ async def test_a_fault_in_reading_comes_after_what_was_read() -> None:
         yield from refusals(3)
         raise OSError("the disk is gone")
 
-    reader = Reader(broken())
+    reader = CommandReader(broken())
     assert list(refusals(3)) == [*await reader.take(1), *await reader.take(1), *await reader.take(1)]
     with pytest.raises(OSError, match="the disk is gone"):
         await reader.take(1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.workload import DEFAULT_MIX, generate, parse_mix
-from tidepool.jobs.ids import check_id
+from tidepool.jobs.job import check_id
 from tidepool.jobs.outcomes import Rejected
 from tidepool.queue.submission import Submission
 from worker.jobs import JOBS

@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from tidepool.queue.connection import SOCKET_TIMEOUT_S, open_redis, redis_settings, wait_for_redis
+from tidepool.queue.connection import SOCKET_TIMEOUT_S, RedisClient, redis_settings
 from tidepool.queue.faults import RedisRefused
 
 
@@ -43,7 +43,7 @@ async def test_a_silent_server_is_given_up(redis: ArqRedis) -> None:
 
 async def test_tls_checks_the_servers_name() -> None:
     """redis-py does not by default."""
-    options: dict[str, Any] = open_redis("rediss://r", queue_name="q").connection_pool.connection_kwargs
+    options: dict[str, Any] = RedisClient.open("rediss://r", queue_name="q").connection_pool.connection_kwargs
     assert options["ssl_check_hostname"]
     assert redis_settings("rediss://r").ssl_check_hostname
 
@@ -56,7 +56,7 @@ def test_a_password_is_in_no_repr_of_arqs_settings() -> None:
 
 def test_arqs_settings_are_what_the_url_says() -> None:
     """Arq's own reading takes a quoted password as it stands, and knows of no CA."""
-    settings = redis_settings("rediss://worker:a%40b@r:6380/3?ssl_ca_certs=/ca.pem")
+    settings = redis_settings(f"rediss://worker:a%40b@r:6380/3?ssl_ca_certs={__file__}")
     assert ("worker", "a@b", "r", 6380, 3) == (
         settings.username,
         settings.password,
@@ -64,20 +64,20 @@ def test_arqs_settings_are_what_the_url_says() -> None:
         settings.port,
         settings.database,
     )
-    assert "/ca.pem" == settings.ssl_ca_certs
+    assert __file__ == settings.ssl_ca_certs
 
 
 async def test_a_server_that_answers_is_not_waited_for(redis: ArqRedis, redis_url: str, logs: list[Any]) -> None:
     """And nothing is said."""
-    await wait_for_redis(redis, redis_url)
+    await redis.wait_until_usable(redis_url)
     assert [] == logs
 
 
 async def test_patience_ends_with_the_last_error() -> None:
     """As the caller's error."""
-    away = open_redis("unix:///nowhere/redis.sock", queue_name="q")
+    away = RedisClient.open("unix:///nowhere/redis.sock", queue_name="q")
     with pytest.raises(RedisConnectionError):
-        await wait_for_redis(away, "unix:///nowhere/redis.sock", patience_s=0.1)
+        await away.wait_until_usable("unix:///nowhere/redis.sock", patience_s=0.1)
     await away.aclose(close_connection_pool=True)
 
 
@@ -89,4 +89,4 @@ async def test_a_user_that_may_not_even_ask_is_refused(redis: ArqRedis) -> None:
 
     redis.ping = refuse
     with pytest.raises(RedisRefused, match="no permissions to run the 'ping' command"):
-        await wait_for_redis(redis, "redis://r", patience_s=60)
+        await redis.wait_until_usable("redis://r", patience_s=60)

@@ -12,7 +12,7 @@ from engines import own_client
 from tidepool.client import JobClient
 from tidepool.engine.worker import Worker
 from tidepool.health.pruner import Pruner
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.leases import Leases

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.commands_file import Refusal, read_commands
-from tidepool.jobs.command import Command
+from tidepool.jobs.job import Command
 from tidepool.jobs.outcomes import Rejected
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission

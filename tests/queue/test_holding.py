@@ -71,7 +71,7 @@ async def test_nobody_looks_for_strays_for_ever(
     assert [b"a"] == await redis.zrange(f"{QUEUE}:held:{held.owner}", 0, -1)
 
 
-async def test_a_finish_that_is_refused_is_kept_and_told(
+async def test_a_finish_that_is_refused_is_kept_and_reported(
     redis: ArqRedis, held: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error ends the worker by its next claim, as an error of the claim itself does; nothing is forgotten."""

@@ -17,6 +17,7 @@ from arq.jobs import DeserializationError, ResultNotFound
 from arq.worker import func
 from engines import own_client, stop
 from factories import user_fields
+from fleet import a_capacity
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from planting import ENVELOPE, QUEUE
@@ -28,12 +29,12 @@ from tidepool.engine.intake import Intake
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.fleet.budget import Budget
-from tidepool.fleet.capacity import Backends, Capacity
+from tidepool.fleet.capacity import Capacity
 from tidepool.jobs.outcomes import Applied, Rejected
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
-from tidepool.queue.leases import backlog
+from tidepool.queue.state import QueueState
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, now_ms, receive, serialize
 from tidepool.web.waiting import Waits
@@ -153,7 +154,8 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         health_check_interval=0,
         ctx={"engine": options},
     )
-    await (await budget.enter()).take_share()
+    await budget.enter()
+    await budget.take_share()
     world = World(redis, asyncio.current_task(), budget, JobClient(redis, patience_s=1), Waits(redis))  # type: ignore[arg-type]
     world.running = worker.main_task = asyncio.create_task(worker.main())
     yield world
@@ -169,15 +171,15 @@ async def test_ids_of_a_megabyte_in_the_fleet_are_dropped_unread(redis: ArqRedis
     for number in range(8):
         await redis.hset(BUDGET, b"%d" % number + b"x" * 2**20, "1:2")
     budget = Budget(redis, "db", "me", pool_size=4, margin=5, read=a_reading)
-    share = await (await budget.enter()).take_share()
-    assert 4 == share.limit
+    await budget.enter()
+    assert 4 == await budget.take_share()
     assert [b"me"] == await redis.hkeys(BUDGET)
     assert ["the fleet: 8 entries"] == [line["what"] for line in logs if line["event"] == "budget.entries_unusable"]
 
 
 async def a_reading() -> Capacity:
     """Return what a server of a hundred connections would tell."""
-    return Capacity(100, 3, 0, -1, -1, (Backends("tidepool:me", True, True, 2),))  # noqa: FBT003
+    return a_capacity(100, {"me": 2})
 
 
 async def live_through(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]) -> None:
@@ -191,7 +193,7 @@ async def live_through(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]
     async with asyncio.timeout(10):
         await world.held.wait()
     await plant(world.redis, plants)
-    await world.budget.heartbeat.beat()
+    await world.budget.beat()
     await read_as_others_do(world, plants)
     if await world.redis.type(QUEUE) != b"zset":
         await world.redis.delete(QUEUE)  # somebody mends it
@@ -229,7 +231,7 @@ _DECLARED = (RedisError, ResultNotFound, DeserializationError, TimeoutError, Run
 
 async def read_as_others_do(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]) -> None:
     """Look at everything as the front and the client do: what they raise is what they say that they raise."""
-    await backlog(world.redis, QUEUE, now_ms())
+    await QueueState(world.redis).backlog(now_ms())
     for key, _ in plants:
         job_id = key.rpartition(b":")[2].decode("utf-8", "replace")
         for read in (

@@ -3,7 +3,8 @@
 import pytest
 from arq.connections import ArqRedis
 
-from tidepool.queue.leases import Leases, backlog, release_owners
+from tidepool.queue.leases import Leases
+from tidepool.queue.state import QueueState
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 QUEUE = "arq:queue"
@@ -76,10 +77,10 @@ async def test_long_names_of_owners_are_read_a_few_at_a_time(redis: ArqRedis) ->
     for number in range(40):
         await redis.zadd(f"{QUEUE}:owners", {f"{number}".encode() + b"x" * MB: 9e15})
     await redis.config_resetstat()
-    found = await backlog(redis, QUEUE, 10)
+    found = await QueueState(redis).backlog(10)
     assert 2 == (await redis.info("commandstats"))["cmdstat_zrange"]["calls"]
     assert (1, 1) == (found.waiting, found.running)
-    assert 21 == await release_owners(redis, QUEUE, "")
+    assert 21 == await QueueState(redis).release_owners("")
 
 
 async def test_long_ids_of_a_lost_owner_come_back_a_few_at_a_time(redis: ArqRedis, leases: Leases) -> None:

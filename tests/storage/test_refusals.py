@@ -13,14 +13,16 @@ from redis.exceptions import AuthenticationError, AuthenticationWrongNumberOfArg
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tidepool.health.readiness import Readiness
-from tidepool.pool.faults import Refused, ServerError, Unavailable, classify, words
-from tidepool.pool.pool import Pool, PoolConfig, connect
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import DatabaseFault, Refused, ServerError, Unavailable, words
+from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
 from tidepool.protocols import other_than
-from tidepool.queue.connection import ask, open_redis, wait_for_redis
-from tidepool.queue.faults import RedisRefused, is_outage, is_passing, is_refused_command
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import RedisFault, RedisRefused
 from tidepool.servers import wait_for_postgresql
-from tidepool.storage import requirements
-from tidepool.urls import parse_postgres
+from tidepool.storage.requirements import require
+from tidepool.urls import PostgresUrl
 from worker import app
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -93,7 +95,16 @@ async def test_a_pooler_in_statement_mode_ends_a_start() -> None:
         config = PoolConfig(url=f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
         with pytest.raises(Refused, match=r"not allowed in statement pooling mode .*pool_mode"):
             async with asyncio.timeout(5):
-                await wait_for_postgresql(lambda: requirements.check(config), config.url, None)
+                await wait_for_postgresql(lambda: check(config), config.url, None)
+
+
+async def check(config: PoolConfig, **needs: bool) -> None:
+    """Check the requirements over a connection of its own."""
+    side = SideConnection(config, "start")
+    try:
+        await require(side, **needs)
+    finally:
+        await side.close()
 
 
 def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
@@ -146,7 +157,7 @@ async def test_the_servers_words_reach_the_person_whatever_their_state(
     """Beside the pool and in it; and only what is known to pass is waited for."""
     async with listening(postgres_that_says(state, message)) as port:
         config = PoolConfig(url=f"postgresql://u:hunter2@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
-        for attempt in (connect(config, "test"), Pool.open(config)):
+        for attempt in (config.connect("test"), Pool.open(config)):
             with pytest.raises(fault) as met:
                 await attempt
             assert message in str(met.value)
@@ -164,7 +175,7 @@ async def test_an_environment_that_the_driver_cannot_use_is_a_refusal(
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     monkeypatch.setenv(variable, value)
     with pytest.raises(Refused):
-        await connect(PoolConfig(url="postgresql://u@127.0.0.1/d", application_name="t"), "test")
+        await PoolConfig(url="postgresql://u@127.0.0.1/d", application_name="t").connect("test")
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -178,7 +189,7 @@ async def test_a_database_that_cannot_hold_any_text_is_refused(connection: Any, 
     try:
         config = PoolConfig(url=(await dsn_of(connection)).replace("/DB?", f"/{name}?"), application_name="t")
         with pytest.raises(Refused, match=f"its encoding, {encoding}, cannot hold every text"):
-            await requirements.check(config, writing=True)
+            await check(config, writing=True)
     finally:
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -202,26 +213,26 @@ async def dsn_of(connection: Any) -> str:
 async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: str, words: str) -> None:
     """Tables, views and columns: no migration makes them again, since it is applied, and every job would fail."""
     await app.migrations.migrate(empty_database)
-    await requirements.check(empty_database, tables=True)
-    other = await connect(empty_database, "test")
+    await check(empty_database, tables=True)
+    other = await empty_database.connect("test")
     await other.execute(statement)
     await other.close()
     with pytest.raises(Refused, match=f"though its migrations are applied: {words}$"):
-        await requirements.check(empty_database, tables=True)
+        await check(empty_database, tables=True)
 
 
 async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
     """Whoever needs neither may use it."""
-    await requirements.check(empty_database)
+    await check(empty_database)
     with pytest.raises(Refused, match="its tables are missing"):
-        await requirements.check(empty_database, tables=True)
-    other = await connect(empty_database, "test")
+        await check(empty_database, tables=True)
+    other = await empty_database.connect("test")
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     await other.close()
-    await requirements.check(empty_database)
+    await check(empty_database)
     with pytest.raises(Refused, match="it is read-only"):
-        await requirements.check(empty_database, writing=True)
+        await check(empty_database, writing=True)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,7 @@ async def test_a_database_without_tables_or_read_only_is_refused(empty_database:
 )
 async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfig, statement: Any, said: str) -> None:
     """In the server's words, and with what to do."""
-    other = await connect(empty_database, "test")
+    other = await empty_database.connect("test")
     await other.execute(statement)
     await other.close()
     with pytest.raises((ServerError, Refused)) as met:
@@ -266,10 +277,10 @@ async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
     """And one that will be able to (*said* is None) is waited for, with its words in the log."""
     async with listening(redis_that_says(replies, info)) as port:
         url = f"redis://:hunter2@127.0.0.1:{port}/3"
-        redis = open_redis(url, queue_name="q")
+        redis = RedisClient.open(url, queue_name="q")
         try:
             with pytest.raises(RedisRefused if said else RedisConnectionError) as met:
-                await wait_for_redis(redis, url, patience_s=60 if said else 1.5)
+                await redis.wait_until_usable(url, patience_s=60 if said else 1.5)
         finally:
             await redis.aclose(close_connection_pool=True)
     assert (said or "") in str(met.value)
@@ -282,19 +293,19 @@ async def test_a_redis_that_drops_jobs_is_warned_of(logs: list[Any], redis: ArqR
     """At every start, and in readiness, which it does not fail; a user without INFO is asked no more than PING."""
     evicting = INFO.replace("noeviction", "allkeys-lru")
     async with listening(redis_that_says({}, evicting)) as port:
-        other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
-        await wait_for_redis(other, f"redis://127.0.0.1:{port}")
-        readiness = Readiness(lambda: ask(other), app.migrations)
+        other = RedisClient.open(f"redis://127.0.0.1:{port}", queue_name="q")
+        await other.wait_until_usable(f"redis://127.0.0.1:{port}")
+        readiness = Readiness(other.ask, app.migrations)
         report = (await readiness.look()).document()["checks"]["redis"]
         await other.aclose(close_connection_pool=True)
     assert ["redis.may_drop_jobs"] == [line["event"] for line in logs]
     assert (True, "maxmemory-policy is allkeys-lru") == (report["ok"], report["warning"].partition(":")[0])
-    assert "" == await ask(redis)
+    assert "" == await redis.ask()
 
     async with listening(redis_that_says({"INFO": "-NOPERM no permissions to run the 'info' command"})) as port:
-        other = open_redis(f"redis://127.0.0.1:{port}", queue_name="q")
-        assert "" == await ask(other)
-        await wait_for_redis(other, "redis://r", patience_s=1)
+        other = RedisClient.open(f"redis://127.0.0.1:{port}", queue_name="q")
+        assert "" == await other.ask()
+        await other.wait_until_usable("redis://r", patience_s=1)
         await other.aclose(close_connection_pool=True)
 
 
@@ -316,16 +327,21 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
 @pytest.mark.parametrize("kind", [AuthenticationError, RedisRefused])
 def test_a_refused_connection_ends_a_start_only(kind: type[Exception]) -> None:
     """A running worker waits for the end of it, as when the server is away."""
-    assert is_outage(kind())
-    assert not is_passing(kind())
+    fault = RedisFault.of(kind())
+    assert fault.is_outage
+    assert fault.is_refusal
+    assert not fault.is_passing
 
 
 @pytest.mark.parametrize("kind", [NoPermissionError, AuthenticationWrongNumberOfArgsError])
 def test_a_refused_command_ends_a_worker_too(kind: type[Exception]) -> None:
     """Redis would refuse it for ever."""
-    assert is_refused_command(kind())
-    assert not is_outage(kind())
-    assert not is_passing(kind())
+    fault = RedisFault.of(kind())
+    assert fault.is_rejected_command
+    assert fault.is_refusal
+    assert fault.is_answer
+    assert not fault.is_outage
+    assert not fault.is_passing
 
 
 def that_answers(reply: bytes) -> Answer:
@@ -360,12 +376,12 @@ async def test_another_server_at_the_address_is_found_out(
 async def test_a_wrong_url_of_a_running_server_is_refused(servers: Any) -> None:
     """Redis's URL names PostgreSQL, or a Redis without TLS."""
     database = servers.database_url("postgres")
-    parsed = parse_postgres(database)
+    parsed = PostgresUrl.parse(database)
     url = f"unix://{parsed.hosts[0]}/.s.PGSQL.{(parsed.ports or (5432,))[0]}"
-    redis = open_redis(url, queue_name="q")
+    redis = RedisClient.open(url, queue_name="q")
     try:
         with pytest.raises(RedisRefused, match="speaks PostgreSQL, not Redis"):
-            await wait_for_redis(redis, url)
+            await redis.wait_until_usable(url)
     finally:
         await redis.aclose(close_connection_pool=True)
 
@@ -383,6 +399,6 @@ async def test_a_database_url_that_names_a_redis_is_refused() -> None:
 
 def test_a_file_that_cannot_be_read_here_is_no_server_that_is_away() -> None:
     """An error of a file has its name; one of a socket has none."""
-    assert isinstance(classify(FileNotFoundError(2, "No such file", "/no/key.log")), Refused)
-    assert isinstance(classify(NotADirectoryError(20, "Not a directory")), Refused)
-    assert isinstance(classify(FileNotFoundError(2, "No such file")), Unavailable)
+    assert isinstance(DatabaseFault.of(FileNotFoundError(2, "No such file", "/no/key.log")), Refused)
+    assert isinstance(DatabaseFault.of(NotADirectoryError(20, "Not a directory")), Refused)
+    assert isinstance(DatabaseFault.of(FileNotFoundError(2, "No such file")), Unavailable)

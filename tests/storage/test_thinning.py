@@ -11,7 +11,7 @@ import pytest
 
 from lab.tuning.tune import forget
 from tidepool.health.pruner import Pruner
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 

@@ -8,25 +8,18 @@ from typing import Any
 import httpx
 import pytest
 from factories import user_fields
-from front import a_front, front_app, running
+from front import BEARER, TOKEN, a_front, front_app, running
 from hypothesis import given
 from hypothesis import strategies as st
 
 from settings import load
-from tidepool.pool.pool import PoolConfig
-from tidepool.web.callers import Callers, caller_of
-from tidepool.web.rates import Rates
-from tidepool.web.sign_in import Sessions
+from tidepool.pool.config import PoolConfig
+from tidepool.web.callers import Callers, Rates
+from tidepool.web.sign_in import Access
 
-TOKEN = "sesame-open-sesame"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
+pytestmark = pytest.mark.usefixtures("shared_database")
+
 PROXIES = "10.0.0.0/8,192.168.4.7,fd00::/8"
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database."""
-    return shared_database
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ def seen(peer: str, *forwarded: str, proto: str = "", trusted: str = PROXIES) ->
     scope: dict[str, Any] = {"type": "http", "client": (peer, 1), "scheme": "http", "headers": headers}
     settings = load({"FRONT_TRUSTED_PROXIES": trusted})
     Callers(settings.front_trusted_proxies).find(scope)
-    return caller_of(scope), scope["scheme"]
+    return Callers.key(scope), scope["scheme"]
 
 
 @pytest.mark.parametrize(
@@ -185,20 +178,20 @@ async def test_a_form_to_sign_in_is_small(locked: httpx.AsyncClient) -> None:
 
 def test_a_cookies_key_is_not_a_plain_hash_of_the_token() -> None:
     """Who has seen a cookie must not be able to try tokens by the million; several fronts share sessions."""
-    cookie = Sessions(TOKEN).open()
-    assert Sessions(TOKEN).is_open(cookie)
+    cookie = Access(TOKEN).open_session()
+    assert Access(TOKEN).has_session(cookie)
     assert 3 == len(cookie.split("."))
-    assert cookie != Sessions(TOKEN).open()
+    assert cookie != Access(TOKEN).open_session()
 
 
 def test_what_is_remembered_of_sign_outs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only real sessions are remembered at all."""
     monkeypatch.setattr("tidepool.web.sign_in._MAX_SIGNED_OUT", 3)
-    sessions = Sessions(TOKEN)
-    cookies = [sessions.open() for _ in range(5)]
+    access = Access(TOKEN)
+    cookies = [access.open_session() for _ in range(5)]
     for cookie in (*cookies, "9.forged.x", ""):
-        sessions.end(cookie)
-    assert [True, True, False, False, False] == [sessions.is_open(cookie) for cookie in cookies]
+        access.end_session(cookie)
+    assert [True, True, False, False, False] == [access.has_session(cookie) for cookie in cookies]
 
 
 def test_a_look_at_a_bucket_takes_nothing() -> None:

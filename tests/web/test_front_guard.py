@@ -9,29 +9,15 @@ import httpx
 import pytest
 from commands import Service
 from factories import user_fields
-from front import a_front
+from front import BEARER, TOKEN, a_front
 
 from tidepool.bounded_http.listening import is_loopback
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
+from tidepool.web.callers import Rates
 from tidepool.web.guard import MAX_BODY_BYTES
-from tidepool.web.rates import Rates
-from tidepool.web.sign_in import Sessions
+from tidepool.web.sign_in import Access
 
-TOKEN = "sesame-open-sesame"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture
-def database(shared_database: PoolConfig) -> PoolConfig:
-    """Give all tests of this file one database."""
-    return shared_database
-
-
-@pytest.fixture
-async def front(database: PoolConfig, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client of a front without a token."""
-    async with a_front(database.url, redis_url) as http:
-        yield http
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 
 @pytest.fixture
@@ -221,15 +207,15 @@ def test_the_buckets_are_bounded() -> None:
 def test_a_session_ends() -> None:
     """After half a day, with the token, and where somebody changes its time."""
     now_s = 1000.0
-    sessions = Sessions(TOKEN, clock=lambda: now_s)
-    cookie = sessions.open()
+    access = Access(TOKEN, clock=lambda: now_s)
+    cookie = access.open_session()
 
-    assert sessions.is_open(cookie)
-    assert not Sessions(f"{TOKEN}!", clock=lambda: now_s).is_open(cookie)
+    assert access.has_session(cookie)
+    assert not Access(f"{TOKEN}!", clock=lambda: now_s).has_session(cookie)
     for wrong in ("", ".", "x", cookie[:-1], f"9{cookie}", cookie.partition(".")[0], "ä.ä"):
-        assert not sessions.is_open(wrong)
+        assert not access.has_session(wrong)
     now_s += 12 * 3600
-    assert not sessions.is_open(cookie)
+    assert not access.has_session(cookie)
 
 
 @pytest.mark.parametrize(

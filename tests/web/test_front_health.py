@@ -12,7 +12,7 @@ from history import insert_ten_minutes
 from httpx import AsyncClient
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 
 
@@ -40,7 +40,7 @@ async def test_a_front_whose_servers_answer_is_ready(http: AsyncClient) -> None:
     assert ("up to date", "answers") == (checks["migrations"]["reason"], checks["redis"]["reason"])
 
 
-async def test_a_missing_migration_is_told(http: AsyncClient, connection: Any) -> None:
+async def test_a_missing_migration_is_reported(http: AsyncClient, connection: Any) -> None:
     """The front would answer from a schema that it does not know."""
     await connection.execute("DELETE FROM schema_migrations WHERE version = 2")
     answer = await http.get("/health/ready")

@@ -13,10 +13,11 @@ from front import a_front
 from httpx import AsyncClient
 
 from tidepool.client import JobClient
-from tidepool.jobs.outcomes import Failed
+from tidepool.jobs.outcomes import Failed, RetryLater
 from tidepool.ledger.ledger import Ledger
-from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.queue.leases import Again, Leases
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
+from tidepool.queue.leases import Leases
 from worker.jobs import JOBS
 
 TEXTS = ["\x00", "%00", "a/b", "ä", "😀", "%", "_", "'", '"', "\\", "x" * 200]
@@ -141,7 +142,8 @@ async def test_a_job_that_is_retried_says_why_and_when(http: AsyncClient, client
     await client.enqueue_many([a_submission(job_id="j")])
     leases = Leases(redis, redis.default_queue_name, lease_ms=5000)
     ((job,), _) = await leases.claim("o", 10, suspect_too=False)
-    await leases.finish("o", [(job, Again(2, "ValueError", 60_000))])
+    job.attempt = 2
+    await leases.finish("o", [(job, RetryLater(60.0, "ValueError"))])
     await redis.set("arq:cause:j", b"ValueError: no\xff luck")
     told = (await http.get("/jobs/j")).json()
     assert ("deferred", "create_user", 2) == tuple(told[name] for name in ("status", "function", "attempts"))

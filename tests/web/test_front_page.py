@@ -22,16 +22,15 @@ from tidepool.advice.window import Tick
 from tidepool.embedded import Urls
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Unavailable
-from tidepool.pool.pool import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.snapshots import Reading, Snapshot
 from tidepool.web import feed as feed_module
 from tidepool.web import page as page_module
 from tidepool.web.feed import Feed
-from tidepool.web.history import SPANS, read_history
-from tidepool.web.tallies import floor, tallies
+from tidepool.web.history import SPANS, read_history, tallies
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ADDED = """
@@ -119,7 +118,7 @@ def test_without_a_row_nothing_is_known() -> None:
 
 async def test_history_is_of_gains(side: SideConnection, connection: Any) -> None:
     """A pool of two, full and waited for, at each stretch and over the whole time."""
-    began = floor(datetime.now(UTC), timedelta(minutes=1)) - timedelta(seconds=600)
+    began = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(seconds=600)
     await insert_ten_minutes(side, began, waiting=15)
     now = began + timedelta(seconds=595)
     told = await read_history(Repositories(connection), SPANS["5m"], now)
@@ -201,7 +200,7 @@ async def test_a_redis_that_is_frozen_holds_no_picture_up(http: httpx.AsyncClien
         asked.append(1)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("tidepool.web.picture.backlog", hang)
+    monkeypatch.setattr("tidepool.web.feed.QueueState.backlog", hang)
     async with asyncio.timeout(5):
         for window in ("5m", "1h"):
             assert (await http.get("/picture", params={"window": window})).json()["queue"] is None
@@ -230,7 +229,7 @@ async def test_a_stream_says_that_the_database_is_away_and_goes_on(
     app: FastAPI, http: httpx.AsyncClient, monkeypatch: Any
 ) -> None:
     """The page keeps its figures until it is back."""
-    monkeypatch.setattr(feed_module, "LIFE_S", 0.01)
+    monkeypatch.setattr(feed_module, "_LIFE_S", 0.01)
     feed: Feed = app.state.feed
     pool = app.state.services.pool
     acquire = pool.acquire
@@ -260,7 +259,7 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
         await thawed.wait()
         raise Unavailable("away")
 
-    monkeypatch.setattr("tidepool.web.picture.read_history", wait)
+    monkeypatch.setattr("tidepool.web.feed.read_history", wait)
     stream = feed.follow("5m")
     assert b"retry: 1000\n\n" == await anext(stream)
     assert b'event: trouble\ndata: "PostgreSQL does not answer."\n\n' == await anext(stream)
@@ -269,7 +268,7 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
     assert [] == [event async for event in stream]
 
 
-async def test_without_redis_the_rest_is_still_told(http: httpx.AsyncClient, monkeypatch: Any) -> None:
+async def test_without_redis_the_rest_is_still_reported(http: httpx.AsyncClient, monkeypatch: Any) -> None:
     """The queue is unknown then, which is not the same as empty."""
 
     async def refuse(*_: object, **__: object) -> None:

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.submission import Submission
 from tidepool.web.services import Services

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tidepool.web.sharing import Shared
+from tidepool.web.accepting import Shared
 
 
 class Line:

@@ -1,5 +1,6 @@
 """Commands are strict: what each field refuses, and how it is told."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -7,11 +8,11 @@ import pytest
 from factories import product_fields, user_fields
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import model_validator
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.command import Command, rejection_of
-from tidepool.jobs.job import MAX_FIELDS
-from tidepool.jobs.outcomes import CommonReason, Rejected
+from tidepool.jobs.job import MAX_FIELDS, Command, Job, JobType, Transaction
+from tidepool.jobs.outcomes import CommonReason, Rejected, Verdict
 from worker.jobs import JOBS
 from worker.jobs.place_order import PlaceOrder
 
@@ -258,7 +259,7 @@ def test_an_unknown_fields_name_is_escaped_and_cut() -> None:
     assert len(rejected.detail) < 120
 
 
-def test_only_the_first_five_faults_are_told() -> None:
+def test_only_the_first_five_faults_are_reported() -> None:
     """Many unknown fields make no endless error."""
     rejected = parse("create_user", **{f"field_{n}": n for n in range(MAX_FIELDS - len(VALID["create_user"]))})
     assert isinstance(rejected, Rejected)
@@ -273,6 +274,18 @@ def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
     assert Rejected(CommonReason.INVALID, "has more than 100 fields") == rejected
 
 
-def test_endless_nesting_is_told_in_words() -> None:
+def test_endless_nesting_is_reported_in_words() -> None:
     """It is all that pydantic says: it gives up with a RecursionError, which has no fields to name."""
-    assert "is nested too deeply" == rejection_of(RecursionError()).detail
+
+    class Deep(Command):
+        @model_validator(mode="before")
+        @classmethod
+        def recurse(cls, content: object) -> object:
+            """Give up as pydantic does."""
+            raise RecursionError(content)
+
+    async def unused(_tx: Transaction, _jobs: Sequence[Job[Deep]]) -> list[Verdict]:
+        raise NotImplementedError
+
+    rejected = JobType("deep", Deep, unused).parse({})
+    assert Rejected(CommonReason.INVALID, "is nested too deeply") == rejected

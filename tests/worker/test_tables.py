@@ -47,7 +47,7 @@ async def test_the_answers_are_in_the_order_of_the_commands(repositories: Tables
     assert ids == await repositories.users.update([a_change(name, is_active=True) for name in names])
 
 
-async def test_a_taken_username_is_told_before_a_taken_email(repositories: Tables) -> None:
+async def test_a_taken_username_is_reported_before_a_taken_email(repositories: Tables) -> None:
     """Where both are taken the username is what is told."""
     await repositories.users.create([a_user("ada"), a_user("bob")])
     assert [
@@ -82,7 +82,7 @@ async def test_names_are_compared_to_the_letter(repositories: Tables, one: str, 
     assert all(isinstance(user_id, int) for user_id in ids)
 
 
-async def test_a_taken_sku_is_told(repositories: Tables) -> None:
+async def test_a_taken_sku_is_reported(repositories: Tables) -> None:
     """And products without a sku never clash."""
     ids = await repositories.products.create([a_product("LAMP"), a_product(None), a_product(None)])
     assert all(isinstance(product_id, int) for product_id in ids)
@@ -192,7 +192,7 @@ async def test_an_order_names_user_and_product_by_id_or_by_their_own_keys(reposi
     assert [Decimal("12.50")] * 4 == await place(repositories, *orders)
 
 
-async def test_the_first_reason_that_holds_is_told(repositories: Tables) -> None:
+async def test_the_first_reason_that_holds_is_reported(repositories: Tables) -> None:
     """Unknown user, unknown product, inactive user, out of stock: in this order."""
     await repositories.users.create([a_user("ada"), a_user("idle", is_active=False)])
     await repositories.products.create([a_product("LAMP"), a_product("SOLD", in_stock=False)])

@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 import structlog
 
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import Verdict, judge
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.health.journal import Journal
-from tidepool.periodic import every
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
+from tidepool.repeating import every
 from tidepool.storage.repositories import Repositories
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class AdviceJob:
             if await _is_given(connection, now):
                 return
             studies = await Study.read(connection, since=now - WINDOW, until=now)
-        verdicts = await judge(studies)
+        verdicts = await PoolVerdict.judge(studies)
         if advice := [_detail(verdict) for verdict in verdicts if verdict.verdict not in _NOTHING_TO_DO]:
             await self._write(advice, now)
 
@@ -70,7 +70,7 @@ async def _is_given(connection: Connection, now: datetime) -> bool:
     return bool(await Repositories(connection).events.newest(since=now - WINDOW / 2, kind="advice", limit=1))
 
 
-def _detail(verdict: Verdict) -> dict[str, object]:
+def _detail(verdict: PoolVerdict) -> dict[str, object]:
     advice = verdict.advice
     return {
         "verdict": verdict.verdict,

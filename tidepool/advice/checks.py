@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tidepool.advice.evidence import BUSY, CROWDED_LIMITS, Crowding, Evidence, Limit
 from tidepool.advice.sizing import Advice, Load
 from tidepool.advice.study import Study
-from tidepool.advice.window import Tick, Window, quantile_ms, ratio
+from tidepool.advice.window import Tick, Window, ratio
 
 
 class _Measured(NamedTuple):
@@ -226,9 +226,9 @@ def _loop_bound(study: Study) -> _Measured:
     """Measure only what our own code blocked, and the CPU only while something waits for it."""
     window, gained = study.window, study.window.gained
     waiting = _waited(window)
-    hold_ms = quantile_ms(gained.hold_hist, 0.5) or 0.0
+    hold_ms = window.hold_p50_ms or 0.0
     limit_ms = max(_BLOCKED.value if waiting.counts else _BLOCKED_IDLE_MS, _BLOCKED_SHARE_OF_HOLD * hold_ms)
-    blocked = _BLOCKED.against(quantile_ms(gained.loop_block_hist, 0.99), limit=limit_ms)
+    blocked = _BLOCKED.against(window.loop_block_p99_ms, limit=limit_ms)
     cpu = _CPU.against((gained.cpu_us + gained.cpu_wait_us) / max(window.us, 1))
     return _Measured([blocked, cpu, waiting], blocked.counts or (cpu.counts and waiting.counts))
 
@@ -339,7 +339,7 @@ def _nothing_asked(_study: Study) -> _Measured:
 def _wait_p95(study: Study) -> _Measured:
     load = Load.of(study.window.ticks)
     wait = Limit("wait p95", "ms", load.target_ms if load else 0.0, "")
-    return _Measured([wait.against(quantile_ms(study.window.gained.wait_hist, 0.95))], holds=True)
+    return _Measured([wait.against(study.window.wait_p95_ms)], holds=True)
 
 
 CHECKS: tuple[Check, ...] = (

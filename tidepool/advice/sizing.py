@@ -245,9 +245,9 @@ class Advice:
     def of(cls, window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Self:
         """Compute the recommended size for the processes of *window*, whose figures must be sound.
 
-        `verdict.Verdict.of` checks that. *peak* is the max number of connections that one process has had in use within
-        the last days, *budget* the number of connections that the server can give to each; None if that is not known.
-        The same figures and *seed* give the same advice.
+        `PoolVerdict.of` checks that. *peak* is the max number of connections that one process has had in use within the
+        last days, *budget* the number of connections that the server can give to each; None if that is not known. The
+        same figures and *seed* give the same advice.
         """
         load = Load.of(window.ticks)
         assert load is not None, "nothing was served"

@@ -8,8 +8,7 @@ from typing import Self
 from tidepool.advice.window import Tick, Window
 from tidepool.pool.connection import Connection
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.server import ServerReading
-from tidepool.storage.snapshots import Reading
+from tidepool.storage.snapshots import Reading, ServerReading
 
 _MAX_ROWS = 360
 """Snapshots of one process, in a window and the same time before it: a longer time is read at a lower resolution."""

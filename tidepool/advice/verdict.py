@@ -16,7 +16,7 @@ from tidepool.advice.study import Study
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PoolVerdict:
     """What limits a group of processes, with the figures that led to this verdict.
 
     The processes have the same pool size and number of callers.
@@ -72,7 +72,7 @@ class Verdict:
             advice=advice,
         )
 
-
-async def judge(studies: Sequence[Study]) -> list[Verdict]:
-    """Return the verdict on each study. They are computed in a thread, so that the event loop is not blocked."""
-    return await asyncio.to_thread(lambda: [Verdict.of(study) for study in studies])
+    @classmethod
+    async def judge(cls, studies: Sequence[Study]) -> list[Self]:
+        """Return the verdict on each study. They are computed in a thread, so that the event loop is not blocked."""
+        return await asyncio.to_thread(lambda: [cls.of(study) for study in studies])

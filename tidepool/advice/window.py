@@ -62,6 +62,11 @@ class Tick:
         """Mean share (0 to 1) of the allowed connections that were in use; 0 if none was allowed."""
         return ratio(self.gained.in_use_us, self.us * self.now.pool_limit) or 0.0
 
+    @property
+    def wait_p95_ms(self) -> float | None:
+        """95th percentile of the waits for a connection, in milliseconds; None if none was lent."""
+        return _quantile_ms(self.gained.wait_hist, 0.95)
+
 
 class _Setup(NamedTuple):
     """What processes must have in common for their figures to be added up."""
@@ -133,6 +138,21 @@ class Window:
         return _ms(self.gained.in_use_us, self.gained.acquire_ok)
 
     @property
+    def hold_p50_ms(self) -> float | None:
+        """Median time for which a connection was held, in milliseconds; None if none was given back."""
+        return _quantile_ms(self.gained.hold_hist, 0.5)
+
+    @property
+    def wait_p95_ms(self) -> float | None:
+        """95th percentile of the waits for a connection, in milliseconds; None if none was lent."""
+        return _quantile_ms(self.gained.wait_hist, 0.95)
+
+    @property
+    def loop_block_p99_ms(self) -> float | None:
+        """99th percentile of the lag of the event loop that the process's own code caused, in milliseconds."""
+        return _quantile_ms(self.gained.loop_block_hist, 0.99)
+
+    @property
     def batch_wait_ms(self) -> float | None:
         """Mean wait of a job for its batch to leave the batcher, in milliseconds; None if no batch left."""
         return _ms(self.gained.batch_wait_us_sum, self.gained.batch_jobs)
@@ -148,7 +168,7 @@ class Window:
         return _ms(self.gained.commit_us_sum, self.gained.commits)
 
 
-def quantile_ms(histogram: list[int], share: float) -> float | None:
+def _quantile_ms(histogram: list[int], share: float) -> float | None:
     """Return a quantile of a histogram in milliseconds: 0.95 for *share* returns the 95th percentile.
 
     None if the histogram is empty.

@@ -11,7 +11,7 @@ from rich.text import Text
 from tidepool.advice.evidence import Evidence
 from tidepool.advice.sizing import Forecast
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import Verdict, judge
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
@@ -31,7 +31,7 @@ _THOUSAND = 1000
 
 def add_advice_commands(commands: CommandLine) -> None:
     """Add the commands `why` and `advise` to *commands*."""
-    for name, command, examples in (("why", why, _WHY_EXAMPLES), ("advise", advise, _ADVISE_EXAMPLES)):
+    for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
         commands.add(name, command, examples=examples).add_argument(
             "--since",
             type=terminal.duration,
@@ -41,7 +41,7 @@ def add_advice_commands(commands: CommandLine) -> None:
         )
 
 
-async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+async def _why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Find what limits the workers: one verdict for each group of like processes, with the figures behind it."""
     judged, events = await _judge(arguments, context)
     if arguments.json:
@@ -55,7 +55,7 @@ async def why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     return 0
 
 
-async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+async def _advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Recommend a pool size, with the waits predicted for it. Exit status 1: there are too few figures to say."""
     judged, _ = await _judge(arguments, context)
     if arguments.json:
@@ -67,21 +67,23 @@ async def advise(arguments: argparse.Namespace, context: Context[Settings]) -> i
     return 0 if any(verdict.advice for verdict in judged) else 1
 
 
-async def _judge(arguments: argparse.Namespace, context: Context[Settings]) -> tuple[list[Verdict], Sequence[TableRow]]:
+async def _judge(
+    arguments: argparse.Namespace, context: Context[Settings]
+) -> tuple[list[PoolVerdict], Sequence[TableRow]]:
     """Return the verdict on each group of processes, and the events of the time that is judged."""
     async with context.connection("why") as connection:
         until = await Repositories(connection).server.clock()
         since = until - arguments.since
         studies = await Study.read(connection, since=since, until=until)
         events = await Repositories(connection).events.newest(since=since, limit=_MOST_EVENTS)
-    return await judge(studies), events
+    return await PoolVerdict.judge(studies), events
 
 
 def _without(document: dict[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in document.items() if key != name}
 
 
-def _drawn_title(verdict: Verdict, name: str, words: str) -> Text:
+def _drawn_title(verdict: PoolVerdict, name: str, words: str) -> Text:
     processes = len(verdict.processes)
     return Text(
         f"{name}: {words}\n{processes} process{'es' if processes > 1 else ''} with a pool of {verdict.pool_limit}, "
@@ -89,7 +91,7 @@ def _drawn_title(verdict: Verdict, name: str, words: str) -> Text:
     )
 
 
-def _drawn_verdict(verdict: Verdict) -> list[RenderableType]:
+def _drawn_verdict(verdict: PoolVerdict) -> list[RenderableType]:
     table = terminal.figures_table(("check", "figure", "value", "limit"), words=("check", "figure", "limit"))
     for finding in verdict.findings:
         check = f"{'>' if finding.check == verdict.check else ' '} {finding.verdict}"
@@ -98,7 +100,7 @@ def _drawn_verdict(verdict: Verdict) -> list[RenderableType]:
     return [_drawn_title(verdict, verdict.verdict, verdict.words), table]
 
 
-def _drawn_advice(verdict: Verdict) -> list[RenderableType]:
+def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     advice = verdict.advice
     if advice is None:
         return [_drawn_title(verdict, "no advice", f"{verdict.verdict}, {verdict.words}")]

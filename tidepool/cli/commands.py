@@ -24,7 +24,6 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.queue.faults import RedisError
-from tidepool.storage.migrator import MigrationError
 from tidepool.urls import without_password
 
 
@@ -92,7 +91,7 @@ def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, 
     started first if none run yet. With *own_servers* they are not, and the command gets their addresses only.
     """
     settings = app.settings.load_or_exit()
-    interruption = process.Interruption.on_signals()
+    interruption = _Interruption()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
         with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
@@ -105,7 +104,36 @@ def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, 
     sys.exit(status if interruption.received is None else 128 + interruption.received)
 
 
-async def _cancelled_by(interruption: process.Interruption, command: Awaitable[int]) -> int:
+class _Interruption:
+    """Signal handler that interrupts a command; *received* is the number of the first signal, None before it.
+
+    It raises `KeyboardInterrupt`, or calls *cancel* if that is set. Set *cancel* while an event loop runs: the loop
+    would only log an exception that a handler raises inside a callback, and go on.
+    """
+
+    received: int | None = None
+    cancel: Callable[[], object] | None = None
+
+    def __init__(self) -> None:
+        """Make SIGTERM and SIGHUP interrupt the command from now on, so that it closes what it has open.
+
+        SIGINT is left to Python and its event loop: a second Ctrl-C interrupts the closing, too.
+        """
+        handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: self, signal.SIGHUP: self}
+        for number, handler in handlers.items():
+            if not process.stays_ignored(number):
+                signal.signal(number, handler)
+
+    def __call__(self, number: int, _frame: object) -> None:
+        """Interrupt the command at the first signal; ignore later ones, so that the closing can finish."""
+        if self.received is None:
+            self.received = number
+            if self.cancel is None:
+                raise KeyboardInterrupt
+            self.cancel()
+
+
+async def _cancelled_by(interruption: _Interruption, command: Awaitable[int]) -> int:
     """Run *command*, and cancel it when the process gets a signal."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -123,7 +151,7 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
     except Exception as error:  # noqa: BLE001  (raised again, out of its groups)
         first = _first(error)
         database = f"PostgreSQL at {without_password(urls.database)}"
-        if isinstance(first, (Unavailable, Refused, MigrationError, ServerError)):
+        if isinstance(first, (Unavailable, Refused, ServerError)):
             raise CommandError(f"{database}: {words(first)}") from None
         if isinstance(first, DataFault):
             raise CommandError(f"PostgreSQL takes no such value: {first}") from None

@@ -13,15 +13,17 @@ from tidepool.app import App
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import words
-from tidepool.pool.pool import Pool, PoolConfig
-from tidepool.queue.connection import RedisClient, open_redis, wait_for_redis
+from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
-from tidepool.storage import requirements
 from tidepool.storage.migrator import Migration
 from tidepool.storage.repositories import Repositories
+from tidepool.storage.requirements import require
 from tidepool.storage.results import Finished
 from tidepool.urls import without_password
 
@@ -59,7 +61,7 @@ class Context(Generic[S_co]):
         config = self._pool_config(name)
         if self.settings.migrate_on_start:
             await self.migrate(config)
-        await self._patiently(lambda: requirements.check(config, tables=True))
+        await self._require(config, tables=True)
         pool = await self._patiently(lambda: Pool.open(config))
         try:
             yield pool
@@ -102,7 +104,7 @@ class Context(Generic[S_co]):
 
         redis = self._redis()
         try:
-            await wait_for_redis(redis, self.urls.redis, patience_s=self.patience_s)
+            await redis.wait_until_usable(self.urls.redis, patience_s=self.patience_s)
             yield JobClient(redis, settled=settled if finished else None, patience_s=self.patience_s)
         finally:
             await redis.aclose(close_connection_pool=True)
@@ -116,7 +118,7 @@ class Context(Generic[S_co]):
             pass
         redis = self._redis()
         try:
-            await wait_for_redis(redis, self.urls.redis, patience_s=0)
+            await redis.wait_until_usable(self.urls.redis, patience_s=0)
         except RedisRefused as error:
             raise CommandError(f"Redis at {without_password(self.urls.redis)}: {words(error)}") from None
         except REDIS_ERRORS:
@@ -131,8 +133,15 @@ class Context(Generic[S_co]):
         the database of the settings.
         """
         config = config or self._pool_config("migrate")
-        await self._patiently(lambda: requirements.check(config, writing=True))
+        await self._require(config, writing=True)
         return await self._patiently(lambda: self.app.migrations.migrate(config))
+
+    async def _require(self, config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
+        side = SideConnection(config, "start")
+        try:
+            await self._patiently(lambda: require(side, tables=tables, writing=writing))
+        finally:
+            await side.close()
 
     def _pool_config(self, name: str) -> PoolConfig:
         return PoolConfig(
@@ -145,7 +154,7 @@ class Context(Generic[S_co]):
         )
 
     def _redis(self) -> RedisClient:
-        return open_redis(
+        return RedisClient.open(
             self.urls.redis, queue_name=self.settings.queue_name, connect_timeout_s=self.settings.connect_timeout
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from tidepool import durations
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
@@ -70,10 +69,12 @@ async def _results(arguments: argparse.Namespace, context: Context[Settings]) ->
         "job_ids": arguments.job_ids or None,
         "status": arguments.status,
         "function": arguments.function,
-        "since": durations.before_now(arguments.since),
+        "since": None,
     }
     shows_parts = arguments.slowest and not arguments.json
     async with context.connection("results") as connection:
+        if arguments.since:
+            selection["since"] = await Repositories(connection).server.clock() - arguments.since
         ledger = Repositories(connection).results
         listed = ledger.slowest if arguments.slowest else ledger.newest
         rows = await listed(**selection, limit=max(arguments.limit, len(arguments.job_ids)))
@@ -104,7 +105,7 @@ def _latency_table(latency: Sequence[TableRow]) -> Table:
     titles = ("function", "part", "jobs", *(name.removesuffix("_ms") for name in _QUANTILES))
     table = terminal.figures_table(titles, words=("function", "part"))
     for row in latency:
-        quantiles = (terminal.figure(row[name]) for name in _QUANTILES)
+        quantiles = (terminal.cell(row[name]) for name in _QUANTILES)
         table.add_row(terminal.cell(row["function"]), row["part"], f"{row['jobs']:,}", *quantiles)
     return table
 
@@ -117,7 +118,7 @@ def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
     table.padding = (0, 2 if wide else 1, 0, 0)
     for row in rows:
         parts_us = [row[name] for name in _PARTS]
-        figures = (terminal.figure(us / 1000) for us in (sum(parts_us), *parts_us))
+        figures = (terminal.cell(us / 1000) for us in (sum(parts_us), *parts_us))
         table.add_row(*figures, *(terminal.cell(row[name]) for name in words))
     return table
 

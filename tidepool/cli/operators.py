@@ -1,27 +1,23 @@
-"""Defines the command `tidepool`, with which operators inspect and manage the workers of any application.
+"""Defines the commands of `tidepool`, with which operators inspect and manage the workers of any application.
 
-`python -m worker` is the same command for the service of this repository.
+`python -m worker` has the same commands for the service of this repository.
 """
 
 import argparse
 import asyncio
-import functools
+import re
 import sys
-from typing import Never
 
-from tidepool.app import App, load_app
 from tidepool.cli import terminal
 from tidepool.cli.advice import add_advice_commands
-from tidepool.cli.commands import CommandLine, run_command
+from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
-from tidepool.jobs.job import JobTypes
-from tidepool.pool import address
-from tidepool.pool.pool import PoolConfig
-from tidepool.settings import Settings, app_in_environment
+from tidepool.pool.config import PoolConfig
+from tidepool.settings import Settings
 from tidepool.storage.roles import ROLES, grant_roles
-from tidepool.urls import UrlError, as_libpq_reads
+from tidepool.urls import PostgresUrl, UrlError
 
 _DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
 It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
@@ -29,28 +25,6 @@ _MIGRATE_EXAMPLES = """  %(prog)s
   %(prog)s --roles                     as the tables' owner; see docs/operations.md"""
 _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
   PGSERVICEFILE=<(%(prog)s --service) psql service=tidepool     in bash and zsh"""
-
-
-def run_operators_command(program: str, app: str | None) -> Never:
-    """Run the operators' command that the process's arguments name, and end the process with its exit status.
-
-    *program* and *app* are those of `tidepool.cli.main`.
-    """
-    commands = command_line(program)
-    if app is None:
-        commands.parser.add_argument(
-            "--app",
-            default=app_in_environment(),
-            metavar="MODULE:NAME",
-            help="where your tidepool.App is, such as shop.app:app (default TIDEPOOL_APP, or no application)",
-        )
-    arguments = commands.parser.parse_args()
-    place: str | None = app or arguments.app
-    try:
-        application = load_app(place) if place else App(job_types=JobTypes(()))
-    except ValueError as error:
-        commands.parser.error(f"--app: {error}")
-    run_command(functools.partial(arguments.command, arguments), application, own_servers=arguments.own_servers)
 
 
 def command_line(program: str) -> CommandLine:
@@ -95,7 +69,7 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
     """Print the URLs of PostgreSQL and Redis for other programs: with passwords, in the form that psql takes."""
     if arguments.service:
         try:
-            print(address.service_file(context.urls.database))
+            print(PostgresUrl.parse(context.urls.database).service_file())
         except UrlError as error:
             raise terminal.CommandError(f"DATABASE_URL: {error}") from None
     else:
@@ -104,7 +78,9 @@ async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> in
 
 
 def _print_urls(arguments: argparse.Namespace, context: Context[Settings]) -> None:
-    addresses = {"database": as_libpq_reads(context.urls.database), "redis": context.urls.redis}
+    # psql and pg_dump do not accept SQLAlchemy's scheme.
+    database = re.sub(r"^postgresql\+asyncpg://", "postgresql://", context.urls.database)
+    addresses = {"database": database, "redis": context.urls.redis}
     if arguments.json:
         terminal.print_json(addresses)
     else:

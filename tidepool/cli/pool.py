@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tidepool import durations
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
@@ -105,9 +104,9 @@ async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> in
 async def _snapshots(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """List pool snapshots, the newest first: one process's pool figures every STATS_INTERVAL seconds."""
     async with context.connection("snapshots") as connection:
-        rows = await Repositories(connection).snapshots.newest(
-            worker_id=arguments.worker, since=durations.before_now(arguments.since), limit=arguments.limit
-        )
+        repositories = Repositories(connection)
+        since = await repositories.server.clock() - arguments.since if arguments.since else None
+        rows = await repositories.snapshots.newest(worker_id=arguments.worker, since=since, limit=arguments.limit)
     empty = "no snapshots yet: is a worker running, and ENABLE_MONITORING on?"
     terminal.print_rows(rows, _SNAPSHOT_COLUMNS, as_json=arguments.json, empty=empty)
     return 0
@@ -160,4 +159,4 @@ def _cell(name: str, value: object) -> str:
         return str(value)
     if name in _SHARES:
         return f"{value:.0%}"
-    return f"{int(value):,}" if name in _COUNTS or isinstance(value, int) else terminal.figure(value)
+    return f"{int(value):,}" if name in _COUNTS or isinstance(value, int) else terminal.cell(value)

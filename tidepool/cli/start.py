@@ -17,9 +17,31 @@ def main(program: str = "tidepool", app: str | None = None) -> Never:
     process.prepare()
 
     def run() -> Never:
-        from tidepool.cli.operators import run_operators_command  # noqa: PLC0415  (it takes a second)
-
         sys.path.append(os.getcwd())  # noqa: PTH109  (where the application is, as for the `arq` command)
-        run_operators_command(program, app)
+        _run_command(program, app)
 
     process.run(run)
+
+
+def _run_command(program: str, app: str | None) -> Never:
+    """Run the command that the process's arguments name; *program* and *app* are those of `main`."""
+    # These take a second to import.
+    from tidepool.app import App  # noqa: PLC0415
+    from tidepool.cli.operators import command_line  # noqa: PLC0415
+    from tidepool.jobs.job import JobTypes  # noqa: PLC0415
+    from tidepool.settings import app_in_environment  # noqa: PLC0415
+
+    commands = command_line(program)
+    if app is None:
+        commands.parser.add_argument(
+            "--app",
+            default=app_in_environment(),
+            metavar="MODULE:NAME",
+            help="where your tidepool.App is, such as shop.app:app (default TIDEPOOL_APP, or no application)",
+        )
+    place: str | None = app or commands.parser.parse_args().app
+    try:
+        application = App.load(place) if place else App(job_types=JobTypes(()))
+    except ValueError as error:
+        commands.parser.error(f"--app: {error}")
+    commands.run(application)

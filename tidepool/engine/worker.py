@@ -23,21 +23,22 @@ import uvloop
 from arq.connections import ArqRedis, create_pool, log_redis_info
 
 from tidepool import logs, process
-from tidepool.engine.attempt import Attempts
+from tidepool.engine.attempt import MAX_SHOWN, Attempts
 from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.job import Job
-from tidepool.periodic import FailureLog
+from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
-from tidepool.queue.faults import Outage, is_answer, is_outage, is_refused_command, is_wrong_type, shown_text
+from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.holding import Holding
-from tidepool.queue.leases import MOST_AT_ONCE, Again, Done, Ending, Release
+from tidepool.queue.leases import MOST_AT_ONCE, Done, Ending
 from tidepool.queue.wakeup import Wakeup
+from tidepool.repeating import FailureLog
 
 log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
-_HOOK_DELAY_MS = 1000
-"""Delay in milliseconds before a job is run again if its hook raised an error."""
+_HOOK_DELAY_S = 1.0
+"""Delay in seconds before a job is run again if its hook raised an error."""
 _FAILED_ROUND_DELAY_S = 1.0
 """Delay in seconds after an unexpected error of the main loop."""
 _YOUNG_OBJECTS = 20_000
@@ -86,6 +87,22 @@ class Worker(arq.worker.Worker):
         self._parts: _Parts | None = None
         self.is_stopping = False
 
+    @classmethod
+    def install(cls) -> None:
+        """Make the `arq` command run this Worker, and prepare the process: uvloop, and less garbage collection.
+
+        `arq worker.WorkerSettings` always builds `arq.worker.Worker`, which it looks up in that module by name. There
+        is no setting for another class, so the name is bound to this one when the settings are made. arq is pinned to
+        0.28, and a test makes sure that the command runs this class.
+        """
+        module: Any = arq.worker
+        module.Worker = cls
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
+        # A thousand jobs are some ten thousand young objects, none of them garbage. By default the collector examines
+        # them and all modules several times for each batch, which takes a sixth of the worker's time.
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS)
+
     # ---------------------------------------------------------------- life
 
     def run(self) -> None:
@@ -93,9 +110,10 @@ class Worker(arq.worker.Worker):
         try:
             super().run()
         except Exception as error:
-            if not isinstance(error, StartError) and not is_answer(error):
+            is_answer = RedisFault.of(error).is_answer
+            if not isinstance(error, StartError) and not is_answer:
                 raise
-            logs.say(f"error: {'Redis refuses us: ' if is_answer(error) else ''}{error}")
+            logs.say(f"error: {'Redis refuses us: ' if is_answer else ''}{error}")
             raise SystemExit(2) from None
 
     async def main(self) -> None:
@@ -126,7 +144,7 @@ class Worker(arq.worker.Worker):
         An error that does not come from Redis comes from data or a hook: it is logged, and the worker goes on. In burst
         mode it is raised, as in arq.
         """
-        if self.burst or is_outage(error) or is_refused_command(error):
+        if self.burst or RedisFault.of(error) is not RedisFault.NONE:
             await self._outage.pause(error)
         else:
             self._failures.log(error)
@@ -202,7 +220,7 @@ class Worker(arq.worker.Worker):
             await holding.give_back()
             await self.pool.delete(self.health_check_key)
         except Exception as error:
-            if not isinstance(error, TimeoutError) and not is_outage(error):
+            if not isinstance(error, TimeoutError) and not RedisFault.of(error).is_outage:
                 raise
             log.warning("worker.left_jobs", jobs=len(self.tasks), error=type(error).__name__)
 
@@ -254,8 +272,8 @@ class Worker(arq.worker.Worker):
         except asyncio.CancelledError:
             ending = Release()
         except Exception:
-            log.exception("hook.failed", job_id=shown_text(job.queue_id))  # arq's worker would end here
-            ending = Again(job.attempt, delay_ms=_HOOK_DELAY_MS)
+            log.exception("hook.failed", job_id=logs.printable(job.queue_id, MAX_SHOWN))  # arq's worker would end here
+            ending = RetryLater(_HOOK_DELAY_S)
         self._performing -= 1
         self._count(ending)
         parts.holding.finish(job, ending)
@@ -282,7 +300,7 @@ class Worker(arq.worker.Worker):
         try:
             aborted = await holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
         except Exception as error:
-            if not is_wrong_type(error):
+            if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return  # the next claim logs it
         for job in (running[queue_id] for queue_id in aborted):
@@ -352,19 +370,3 @@ def _counted_bytes(job: Job) -> int:
     """Return the bytes of a job that count against `max_held_bytes`: 0 for a small one."""
     size = len(job.queue_id) + (len(job.payload) if isinstance(job.payload, bytes) else 0)
     return size if size > _SMALL_BYTES else 0
-
-
-def install() -> None:
-    """Make the `arq` command run this Worker, and prepare the process: uvloop, and less garbage collection.
-
-    `arq worker.WorkerSettings` always builds `arq.worker.Worker`, which it looks up in that module by name. There is no
-    setting for another class, so the name is bound to this one when the settings are made. arq is pinned to 0.28, and a
-    test makes sure that the command runs this class.
-    """
-    module: Any = arq.worker
-    module.Worker = Worker
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
-    # A thousand jobs are some ten thousand young objects, none of them garbage. By default the collector examines
-    # them and all modules several times for each batch, which takes a sixth of the worker's time.
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS)

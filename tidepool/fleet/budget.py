@@ -1,12 +1,12 @@
 """Divides PostgreSQL's connections among all workers, the *fleet*, so that their pools never exceed its limits.
 
-`tidepool.lifecycle` has one budget for each process. These steps are taken in this order, and each returns what the
-next one needs:
+`tidepool.lifecycle` has one `Budget` for each process, and takes these steps in this order:
 
-    member = await Budget(…).enter()         waits until the process may open its first two connections
-    member.run()                             a background task from here on: sends a heartbeat once a second
-    share = await member.take_share()        how many connections the pool may have to begin with
-    share.govern(…)                          the pool's limit follows the share from here on
+    await budget.enter()                     waits until the process may open its first two connections
+    budget.run()                             a background task from here on: sends a heartbeat once a second
+    limit = await budget.take_share()        how many connections the pool may have to begin with
+    budget.govern(…)                         the pool's limit follows the share from here on
+    await budget.leave()                     after the last connection was closed
 
 With a heartbeat a worker renews its *entry* in Redis (`tidepool.queue.keys.budget_keys`). By these entries workers know
 of each other: an entry that is not renewed expires after a few seconds, and its worker no longer counts as live.
@@ -42,15 +42,14 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from tidepool.cancelling import heed_cancel
 from tidepool.fleet.capacity import Capacity
-from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.queue import scripts
 from tidepool.queue.connection import RedisClient
-from tidepool.queue.faults import Oddities, is_outage
+from tidepool.queue.faults import Oddities, RedisFault
 from tidepool.queue.keys import budget_keys
-from tidepool.storage.server import ServerConnections
+from tidepool.repeating import every, heed_cancel
+from tidepool.storage.snapshots import ServerConnections
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +111,7 @@ class _Entries:
         try:
             reply = _Reply(*await self._script(keys=self._keys, args=args))
         except Exception as error:
-            if not is_outage(error):
+            if not RedisFault.of(error).is_outage:
                 raise
             self.trouble = {"error": f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]}
             return None  # a running engine logs it
@@ -127,7 +126,7 @@ class _Entries:
         try:
             await leaving.pexpire(self._keys[0], int(LIFE_S * 1000)).execute()
         except Exception as error:
-            if not is_outage(error):
+            if not RedisFault.of(error).is_outage:
                 raise
 
 
@@ -155,22 +154,34 @@ class _Server:
         return _as_json(self.capacity, self._margin) if self.capacity and is_fresh else ""
 
 
-class _Heartbeat:
-    """Sends a worker's heartbeats, and keeps what their replies say.
+class Budget:
+    """A worker process's share of the server's connections, which all workers (the fleet) divide among themselves.
 
-    As of the last heartbeat, *usable* is the number of connections for the whole fleet (None: not known yet), and
-    *granted* the number for this worker.
+    *database* identifies the fleet. *pool_size* is the max size of the pool, without the side connection; *margin* is
+    the number of connections that are left to others. *read* reads the server's capacity. The methods are called in
+    the order in which the module's docstring names them.
     """
 
-    def __init__(self, entries: _Entries, server: _Server, *, pool_size: int) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        database: str,
+        worker_id: str,
+        *,
+        pool_size: int,
+        margin: int,
+        read: Callable[[], Awaitable[Capacity]],
+    ) -> None:
         self.usable: int | None = None
+        """The number of connections for the whole fleet, as of the last heartbeat; None if it is not known yet."""
         self.granted = 0
+        """The number of connections for this worker, as of the last heartbeat."""
         self._held = 0
         self._live: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._is_exceeded = False
-        self._entries = entries
-        self._server = server
+        self._entries = _Entries(redis, database, worker_id)
+        self._server = _Server(read, margin)
         self._wanted = pool_size + _BESIDE_POOL
         self._beating = asyncio.Lock()
         self._governed: tuple[Callable[[], int], Callable[[int], None]] | None = None
@@ -186,23 +197,43 @@ class _Heartbeat:
         return len(self._live)
 
     async def enter(self) -> None:
-        """Send heartbeats until this worker is granted its first two connections."""
+        """Join the fleet: wait, without a limit, until this worker may open its first two connections."""
         await self._beat_until_granted(LEAST)
 
-    async def take_share(self) -> None:
-        """Read the server's capacity, and wait until Redis grants this worker its share.
+    async def run(self) -> None:
+        """Send a heartbeat and read the server's capacity, each once a second, until cancelled.
 
-        Logs a warning if that is less than the pool's size needs. Raises the errors of reading the capacity.
+        Neither delays the other.
+        """
+        looking = asyncio.create_task(every(BEAT_S, self.look, "capacity reader"), name="capacity reader")
+        try:
+            await every(BEAT_S, self.beat, "budget", waits_first=True)
+        finally:
+            looking.cancel()
+
+    async def take_share(self) -> int:
+        """Read the server's capacity, wait until Redis grants this worker its share, and return `limit`, at least 1.
+
+        Logs a warning if that is less than the pool's size needs. Raises the errors of reading the capacity, and can
+        then be called again.
         """
         await self._server.read()
         await self._beat_until_granted(self._wanted)
         if self.granted < self._wanted:
             log.warning("budget.limited", limit=self.limit, wanted=self._wanted - _BESIDE_POOL, **self._numbers)
+        return self.limit
+
+    async def leave(self) -> None:
+        """Leave the fleet. Call it after the last connection was closed.
+
+        If Redis does not answer, this worker's entry expires by itself, after four seconds.
+        """
+        await self._entries.end()
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
-        """Make the pool follow the grant: call *resize* with its limit now, and after each answered heartbeat.
+        """Keep the pool's size within the share: call *resize* with `limit` now, and after each answered heartbeat.
 
-        *count_open* returns how many connections the pool has open; heartbeats report it.
+        *count_open* returns how many connections the pool has open, so that heartbeats can report it.
         """
         self._governed = count_open, resize
         resize(self.limit)
@@ -278,91 +309,6 @@ class _Heartbeat:
         was_exceeded, self._is_exceeded = self._is_exceeded, self.usable is not None and held > self.usable
         if self._is_exceeded and not was_exceeded:
             log.warning("budget.exceeded", held=held, **self._numbers)
-
-
-class Budget:
-    """Lets one worker process join the fleet, which shares the server's connections. It is the first of three steps.
-
-    `enter` returns a `Member`, which may open two connections. `Member.take_share` then returns the `Share`, which
-    limits the pool of the process.
-    *database* identifies the fleet. *pool_size* is the max size of the pool, without the side connection; *margin* is
-    the number of connections that are left to others. *read* reads the server's capacity.
-    """
-
-    def __init__(
-        self,
-        redis: RedisClient,
-        database: str,
-        worker_id: str,
-        *,
-        pool_size: int,
-        margin: int,
-        read: Callable[[], Awaitable[Capacity]],
-    ) -> None:
-        self._entries = _Entries(redis, database, worker_id)
-        self.heartbeat = _Heartbeat(self._entries, _Server(read, margin), pool_size=pool_size)
-
-    async def enter(self) -> "Member":
-        """Join the fleet: wait, without a limit, until this worker may open its first two connections."""
-        await self.heartbeat.enter()
-        return Member(self.heartbeat)
-
-    async def leave(self) -> None:
-        """Leave the fleet. Call it after the last connection was closed.
-
-        If Redis does not answer, this worker's entry expires by itself, after four seconds.
-        """
-        await self._entries.end()
-
-
-class Member:
-    """A worker that has joined the fleet: it may open two connections, for as long as `run` runs."""
-
-    def __init__(self, heartbeat: _Heartbeat) -> None:
-        self._heartbeat = heartbeat
-
-    async def run(self) -> None:
-        """Send a heartbeat and read the server's capacity, each once a second, until cancelled.
-
-        Neither delays the other.
-        """
-        looking = asyncio.create_task(every(BEAT_S, self._heartbeat.look, "capacity reader"), name="capacity reader")
-        try:
-            await every(BEAT_S, self._heartbeat.beat, "budget", waits_first=True)
-        finally:
-            looking.cancel()
-
-    async def take_share(self) -> "Share":
-        """Read the server's capacity, and wait until Redis grants this worker its share of the connections.
-
-        Returns the share, whose `limit` is at least 1. Raises the errors of reading the capacity, and can then be
-        called again.
-        """
-        await self._heartbeat.take_share()
-        return Share(self._heartbeat)
-
-
-class Share:
-    """A worker's share of the server's connections. It changes with the fleet and with what others use."""
-
-    def __init__(self, heartbeat: _Heartbeat) -> None:
-        self._heartbeat = heartbeat
-
-    @property
-    def limit(self) -> int:
-        """The max number of connections that the pool may have now."""
-        return self._heartbeat.limit
-
-    def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
-        """Keep the pool's size within the share: call *resize* with `limit` now, and after each heartbeat from now on.
-
-        *count_open* returns how many connections the pool has open, so that heartbeats can report it.
-        """
-        self._heartbeat.govern(count_open, resize)
-
-    def server_connections(self) -> ServerConnections | None:
-        """Return the server's limits and who has its connections, for snapshots; None before the first reading."""
-        return self._heartbeat.server_connections()
 
 
 def _as_json(capacity: Capacity, margin: int) -> str:

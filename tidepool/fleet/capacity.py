@@ -6,7 +6,7 @@ the side connection, outside the pool. Such a name counts only if the connection
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,69 +16,53 @@ from tidepool.storage import queries
 _SQL = queries.load("capacity", "tidepool.fleet")
 _OURS = "tidepool:"
 """The prefix of the application names of workers' connections."""
-_LIMITS = (
-    "max_connections", "superuser_reserved_connections", "reserved_connections", "role_limit", "database_limit"
-)  # fmt: skip
-_OF_BACKENDS = ("application_name", "same_role", "same_database", "count")
 
 
-@dataclass(frozen=True, slots=True)
-class Backends:
-    """The number of connections with one application name, role and database.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """One reading of the server: its limits on connections (-1: no limit), and its client connections at that time.
 
-    *same_role* and *same_database* say whether these are the reader's own.
+    *Others* are the connections that belong to no worker.
     """
 
-    application_name: str
-    same_role: bool
-    same_database: bool
-    count: int
-
-    @property
-    def worker_id(self) -> str | None:
-        """The id of the worker, live or not, that the application name has; None if it is not that of a worker."""
-        if not self.application_name.startswith(_OURS):
-            return None
-        return self.application_name.removeprefix(_OURS).partition(":")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """One reading of the server: its limits on connections (-1: no limit), and its client connections at that time."""
-
     max_connections: int
-    superuser_reserved_connections: int
-    reserved_connections: int
+    reserved: int
+    """The number of connections that the server keeps for superusers, and for roles with a grant to use them."""
     role_limit: int
     database_limit: int
-    backends: tuple[Backends, ...]
+    by_worker: Mapping[str, int]
+    """The number of connections of each worker, live or not, by worker id."""
+    others: int
+    others_of_role: int
+    """Those of the others that have the reader's own role."""
+    others_of_database: int
+    """Those of the others that are in the reader's own database."""
 
     @classmethod
     async def read(cls, side: SideConnection) -> Self:
         """Read the capacity over the side connection. Raises the errors of `tidepool.pool.faults`."""
         async with side.use() as connection:
             rows = await connection.fetch(_SQL["read"])
-        backends = tuple(Backends(**{name: row[name] for name in _OF_BACKENDS}) for row in rows)
-        return cls(**{name: rows[0][name] for name in _LIMITS}, backends=backends)
-
-    @property
-    def reserved(self) -> int:
-        """The number of connections that the server keeps for superusers, and for roles with a grant to use them."""
-        return self.superuser_reserved_connections + self.reserved_connections
-
-    @property
-    def by_worker(self) -> dict[str, int]:
-        """The number of connections of each worker, live or not, by worker id."""
-        counts: Counter[str] = Counter()
-        for backends in self.backends:
-            if backends.worker_id is not None:
-                counts[backends.worker_id] += backends.count
-        return dict(counts)
-
-    @property
-    def others(self) -> int:
-        """The number of connections that belong to no worker."""
-        return _sum(self._others())
+        by_worker: Counter[str] = Counter()
+        others: Counter[str] = Counter()
+        for row in rows:
+            if (worker_id := _worker_id(row["application_name"])) is not None:
+                by_worker[worker_id] += row["count"]
+            else:
+                others["all"] += row["count"]
+                others["role"] += row["count"] if row["same_role"] else 0
+                others["database"] += row["count"] if row["same_database"] else 0
+        limits = rows[0]
+        return cls(
+            max_connections=limits["max_connections"],
+            reserved=limits["superuser_reserved_connections"] + limits["reserved_connections"],
+            role_limit=limits["role_limit"],
+            database_limit=limits["database_limit"],
+            by_worker=dict(by_worker),
+            others=others["all"],
+            others_of_role=others["role"],
+            others_of_database=others["database"],
+        )
 
     def room(self, margin: int) -> int:
         """Return how many connections all workers together may have.
@@ -89,14 +73,14 @@ class Capacity:
         """
         rooms = [self.max_connections - self.reserved - self.others]
         if self.role_limit >= 0:
-            rooms.append(self.role_limit - _sum(one for one in self._others() if one.same_role))
+            rooms.append(self.role_limit - self.others_of_role)
         if self.database_limit >= 0:
-            rooms.append(self.database_limit - _sum(one for one in self._others() if one.same_database))
+            rooms.append(self.database_limit - self.others_of_database)
         return min(rooms) - margin
 
-    def _others(self) -> Iterator[Backends]:
-        return (backends for backends in self.backends if backends.worker_id is None)
 
-
-def _sum(backends: Iterable[Backends]) -> int:
-    return sum(one.count for one in backends)
+def _worker_id(application_name: str) -> str | None:
+    """Return the id of the worker, live or not, that a connection's name has; None if it is not that of a worker."""
+    if not application_name.startswith(_OURS):
+        return None
+    return application_name.removeprefix(_OURS).partition(":")[0]

@@ -19,8 +19,7 @@ from tidepool.fleet.identity import Identity
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.server import ServerConnections
-from tidepool.storage.snapshots import Event, Snapshot
+from tidepool.storage.snapshots import Event, ServerConnections, Snapshot
 
 log = structlog.get_logger(__name__)
 

@@ -5,8 +5,8 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable
 
-from tidepool.periodic import every
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
+from tidepool.repeating import every
 
 _PROBE_INTERVAL_S = 0.1
 """Seconds: short enough to catch a block of a tenth of a second, and 0.05 % of a core."""

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from tidepool.health.loop_lag import LoopLag
-from tidepool.ledger.tally import BatchFigures, Tally
+from tidepool.ledger.batcher import Tally
 from tidepool.pool.figures import BOUNDS_US, PoolStats
 from tidepool.pool.pool import Pool
 
@@ -33,7 +33,7 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 class Metrics(Collector):
     """Collects the Prometheus metrics of one process. Call it in the event loop's thread.
 
-    A process that runs no jobs has None for *tally* (job counters) and *batches*. *beside* are further collectors,
+    A process that runs no jobs has None for *tally*, which counts jobs and batches. *beside* are further collectors,
     whose metrics are added.
     """
 
@@ -43,12 +43,10 @@ class Metrics(Collector):
         tally: Tally | None,
         lag: LoopLag,
         *,
-        batches: BatchFigures | None = None,
         beside: Sequence[Collector] = (),
     ) -> None:
         self._pool = pool
         self._tally = tally
-        self._batches = batches
         self._lag = lag
         self._recent: dict[str, tuple[float, bytes]] = {}
         self._registry = CollectorRegistry()
@@ -83,12 +81,7 @@ class Metrics(Collector):
         if self._tally is not None:
             yield _jobs(self._tally)
             yield _retries(self._tally)
-        if self._batches is not None:
-            waits = HistogramMetricFamily(
-                "tidepool_batch_wait", "Jobs, from being taken until their batch left the batcher.", unit="seconds"
-            )
-            waits.add_metric([], _buckets(self._batches.batch_wait_hist), self._batches.batch_wait_us_sum / 1e6)
-            yield waits
+            yield _batch_waits(self._tally)
         lag = HistogramMetricFamily(
             "tidepool_loop_lag", "By how much the event loop ran a probe too late, ten times a second.", unit="seconds"
         )
@@ -101,6 +94,14 @@ def _jobs(tally: Tally) -> Metric:
     for outcome in ("applied", "rejected", "failed"):
         jobs.add_metric([outcome], getattr(tally, outcome))
     return jobs
+
+
+def _batch_waits(tally: Tally) -> Metric:
+    waits = HistogramMetricFamily(
+        "tidepool_batch_wait", "Jobs, from being taken until their batch left the batcher.", unit="seconds"
+    )
+    waits.add_metric([], _buckets(tally.batch_wait_hist), tally.batch_wait_us_sum / 1e6)
+    return waits
 
 
 def _retries(tally: Tally) -> Metric:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import structlog
 
-from tidepool.periodic import every
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.repositories import Repositories, Thinned
+from tidepool.repeating import every
+from tidepool.storage.repositories import Repositories
 
 log = structlog.get_logger(__name__)
 
@@ -125,20 +125,23 @@ class Pruner:
             batch = await self._thin_batch(period, since, until)
             if batch is None:
                 break
-            gone += batch.gone
-            since = batch.last_tick or until
+            deleted, last_tick = batch
+            gone += deleted
+            since = last_tick or until
         self._thinned_until[period] = since
         return gone
 
-    async def _thin_batch(self, period: timedelta, since: datetime, before: datetime) -> Thinned | None:
-        """Thin up to a thousand rows; return None if another process is thinning."""
+    async def _thin_batch(
+        self, period: timedelta, since: datetime, before: datetime
+    ) -> tuple[int, datetime | None] | None:
+        """Thin up to a thousand rows; return how many, and the last one's tick. None: another process is thinning."""
         async with self._side.use() as connection, connection.transaction():
             repositories = Repositories(connection)
             if not await repositories.snapshots.lock_thinning():
                 return None
-            batch = await repositories.snapshots.thin(since, before, period=period, limit=_BATCH)
-            await repositories.server.thin(since, batch.last_tick or before, period=period)
-            return batch
+            deleted, last_tick = await repositories.snapshots.thin(since, before, period=period, limit=_BATCH)
+            await repositories.server.thin(since, last_tick or before, period=period)
+            return deleted, last_tick
 
 
 def _start_of(period: timedelta, time: datetime) -> datetime:

@@ -12,11 +12,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 
 from tidepool.health.cached import Cached
-from tidepool.periodic import every
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import PoolTimeout
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
+from tidepool.repeating import every
 from tidepool.storage.migrator import MigrationError, Migrations, SchemaState
 
 LOOK_S = 1.0

@@ -21,10 +21,10 @@ import structlog
 from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.watcher import Watcher
-from tidepool.ledger.tally import BatchFigures, Tally
-from tidepool.periodic import FailureLog, every
-from tidepool.pool.checkout import Holder
+from tidepool.ledger.batcher import Tally
+from tidepool.pool.connections import Checkout
 from tidepool.pool.pool import Pool
+from tidepool.repeating import FailureLog, every
 from tidepool.storage.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -40,10 +40,10 @@ _STATM = Path("/proc/self/statm")
 class Recorder:
     """Takes a snapshot of one process every *interval_s* seconds, and adds it to *journal*, which writes it.
 
-    A snapshot has the figures of *pool*, *tally* (job counters), *batches* (returns the batcher's figures) and *lag*
-    (the event loop, which the recorder measures). *callers* returns how many tasks use the pool at a time. *backlog*
-    returns how many jobs wait in the queue, and for how many seconds the oldest of them has been due; if it returns
-    None or takes longer than a quarter of a second, the snapshot has neither.
+    A snapshot has the figures of *pool*, *tally* (jobs and batches) and *lag* (the event loop, which the recorder
+    measures). *callers* returns how many tasks use the pool at a time, and *pending* how many jobs wait for their batch
+    to start. *backlog* returns how many jobs wait in the queue, and for how many seconds the oldest of them has been
+    due; if it returns None or takes longer than a quarter of a second, the snapshot has neither.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Recorder:
         callers: Callable[[], int],
         interval_s: float,
         lag: LoopLag | None = None,
-        batches: Callable[[], dict[str, Any]] | None = None,
+        pending: Callable[[], int] = lambda: 0,
         backlog: Callable[[], Awaitable[tuple[int, float | None] | None]] | None = None,
     ) -> None:
         self._journal = journal
@@ -64,7 +64,7 @@ class Recorder:
         self._callers = callers
         self._interval = timedelta(seconds=interval_s)
         self._lag = lag or LoopLag()
-        self._batches = batches or BatchFigures().take_figures
+        self._pending = pending
         self._backlog = backlog
         self._queue: tuple[int, float | None] | None = None
         self._watcher = Watcher(int(pool.config.transaction_timeout_s * 1e6))
@@ -118,12 +118,12 @@ class Recorder:
         self._last_ns = now_ns
         self._log_jobs(snapshot)
 
-    def _snapshot(self, tick: datetime, holders: Sequence[Holder]) -> Snapshot:
+    def _snapshot(self, tick: datetime, holders: Sequence[Checkout]) -> Snapshot:
         identity, pool, now = self._journal.identity, self._pool, self._journal.now()
         figures: dict[str, Any] = {
             **pool.stats.figures(),
-            **self._tally.figures(),
-            **self._batches(),
+            **self._tally.take_figures(),
+            "batch_pending": self._pending(),
             **self._lag.take_figures(),
             **_process_figures(),
         }

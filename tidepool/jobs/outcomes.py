@@ -2,7 +2,8 @@
 
 A handler returns a *verdict* on each job: `Applied`, `Rejected`, or `Unresolved` if the job's arguments name something
 that does not exist yet. From verdicts and errors the ledger derives the job's *outcome*, which is final and stored:
-`Applied`, `Rejected` or `Failed`. `RetryLater` and `LookAgain` are not outcomes: they say how the job is run again.
+`Applied`, `Rejected` or `Failed`. `RetryLater`, `Release` and `LookAgain` are not outcomes: they say how the job is run
+again.
 """
 
 from dataclasses import dataclass, field
@@ -85,13 +86,20 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Says that a job is to be put back into the queue and run again after *delay_s* seconds, because of *cause*.
+    """Says that a job is to be put back into the queue and run again, and that the attempt counts."""
 
-    It is not an outcome.
-    """
-
-    delay_s: float
+    delay_s: float = 0.0
+    """Seconds until the job is due again; 0: it gets its old place in the queue."""
     cause: str = field(default="", compare=False)
+    """Why the attempt failed; Redis keeps it for clients until the job runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Says that a job is to be put back into the queue unchanged, and that the attempt does not count."""
+
+    delay_ms: int = 0
+    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,101 @@ transactions of this one take long.
 """
 
 import asyncio
+import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import LookAgain, Outcome, RetryLater
-from tidepool.ledger.tally import BatchFigures
+from tidepool.jobs.outcomes import Applied, Failed, LookAgain, Outcome, Rejected, RetryLater
+from tidepool.pool.figures import BOUNDS_US, empty_histogram
+
+_OTHERS = "(others)"
+"""The name under which all functions are counted that are no job type of this process: clients can invent many."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts the batches of one process, their outcomes, and the attempts after which a job is run again.
+
+    The counters only grow, so the figures of a period are the difference of two readings.
+    """
+
+    applied: int = 0
+    rejected: int = 0
+    failed: int = 0
+    retried: int = 0
+    functions: dict[str, list[int]] = field(default_factory=dict[str, list[int]], compare=False)
+    """The four counts above by function: applied, rejected, failed, retried."""
+    known: Collection[str] = field(default=(), compare=False)
+    """The functions that are counted under their own names; others are counted together."""
+    batches: int = 0
+    batch_jobs: int = 0
+    batch_wait_us_sum: int = 0
+    """Microseconds that jobs waited in the batcher until their batch started."""
+    batch_wait_us_max: int = 0
+    """The longest such wait since the last call of `take_figures`."""
+    batch_wait_hist: list[int] = field(default_factory=empty_histogram)
+
+    def name_of(self, function: str) -> str:
+        """Return the name under which *function* is counted: its own if it is known, or else `(others)`."""
+        return function if function in self.known else _OTHERS
+
+    def add(self, outcomes: Sequence[Outcome], function: str = _OTHERS, *, retried: int = 0) -> None:
+        """Count the *outcomes* of a batch of *function*, and how many of its jobs are *retried*."""
+        applied = sum(isinstance(outcome, Applied) for outcome in outcomes)
+        rejected = sum(isinstance(outcome, Rejected) for outcome in outcomes)
+        failed = sum(isinstance(outcome, Failed) for outcome in outcomes)
+        self.applied += applied
+        self.rejected += rejected
+        self.failed += failed
+        self.retried += retried
+        counts = self.functions.setdefault(self.name_of(function), [0, 0, 0, 0])
+        counts[0] += applied
+        counts[1] += rejected
+        counts[2] += failed
+        counts[3] += retried
+
+    def add_batch(self, batch: Sequence[Job]) -> None:
+        """Count a batch that starts now, and set `left_ns` of its jobs to the present time."""
+        now_ns = time.perf_counter_ns()
+        hist = self.batch_wait_hist
+        total_us = longest_us = 0
+        for job in batch:
+            job.left_ns = now_ns
+            us = (now_ns - job.started_ns) // 1000
+            hist[bisect_left(BOUNDS_US, us)] += 1
+            total_us += us
+            longest_us = max(longest_us, us)
+        self.batches += 1
+        self.batch_jobs += len(batch)
+        self.batch_wait_us_sum += total_us
+        self.batch_wait_us_max = max(self.batch_wait_us_max, longest_us)
+
+    def take_figures(self) -> dict[str, object]:
+        """Return the figures as columns of the table `pool_snapshots`, and reset the peak `batch_wait_us_max`."""
+        figures: dict[str, object] = {
+            "jobs_applied": self.applied,
+            "jobs_rejected": self.rejected,
+            "jobs_failed": self.failed,
+            "jobs_retried": self.retried,
+            "functions": {name: list(counts) for name, counts in self.functions.items()},
+            "batches": self.batches,
+            "batch_jobs": self.batch_jobs,
+            "batch_wait_us_sum": self.batch_wait_us_sum,
+            "batch_wait_us_max": self.batch_wait_us_max,
+            "batch_wait_hist": list(self.batch_wait_hist),
+        }
+        self.batch_wait_us_max = 0
+        return figures
 
 
 class _Ledger(Protocol):
+    tally: Tally
+
     async def settle(self, function: str, batch: Sequence[Job]) -> Sequence[Outcome | RetryLater | LookAgain]: ...
 
 
@@ -33,8 +117,8 @@ class Batcher:
     def __init__(
         self, ledger: _Ledger, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
     ) -> None:
-        self.figures = BatchFigures()
         self._ledger = ledger
+        self._tally = ledger.tally
         self._slots = slots
         self._shares = shares
         self._settling: Counter[str] = Counter()
@@ -49,9 +133,10 @@ class Batcher:
         self._looking_again: set[asyncio.Task[None]] = set()
         self._departing = False
 
-    def take_figures(self) -> dict[str, object]:
-        """Return the batch figures as columns of the table `pool_snapshots`, and reset the peaks among them."""
-        return self.figures.take_figures(sum(map(len, self._pending.values())))
+    @property
+    def pending(self) -> int:
+        """The number of jobs that wait for their batch to start."""
+        return sum(map(len, self._pending.values()))
 
     @property
     def slots(self) -> int:
@@ -124,7 +209,7 @@ class Batcher:
         while self._settling.total() < self._slots and (function := self._next_function()):
             batch = self._take(function)
             if batch:
-                self.figures.left(batch)
+                self._tally.add_batch(batch)
                 self._settling[function] += 1
                 task = asyncio.create_task(self._run(function, batch), name=f"batch of {function}")
                 self._under_way.add(task)

@@ -29,7 +29,6 @@ from contextlib import contextmanager
 import structlog
 from pydantic_core import to_json
 
-from tidepool.cancelling import heed_cancel
 from tidepool.jobs.job import AnyJobType, Job, JobTypes, Transaction
 from tidepool.jobs.outcomes import (
     Applied,
@@ -43,7 +42,7 @@ from tidepool.jobs.outcomes import (
     Unresolved,
     Verdict,
 )
-from tidepool.ledger.tally import Tally
+from tidepool.ledger.batcher import Tally
 from tidepool.pool.faults import (
     Conflict,
     DatabaseFault,
@@ -54,12 +53,11 @@ from tidepool.pool.faults import (
     ServerError,
     StatementTimeout,
     Unavailable,
-    classify,
-    is_of_one_statement,
     words,
 )
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
+from tidepool.repeating import heed_cancel
 from tidepool.storage.results import Entry, ResultRepository
 
 log = structlog.get_logger(__name__)
@@ -221,9 +219,8 @@ class Ledger:
                 committing = True
         except DatabaseFault as fault:
             was_asked = committing and any(job.decided is None for job in fresh)
-            cause = fault.__cause__ or fault
-            if was_asked and is_of_one_statement(cause):  # a deferred trigger of the handler's tables
-                raise HandlerError(f"PostgreSQL refuses its commit: {words(cause)}") from None
+            if was_asked and fault.is_of_one_statement:  # a deferred trigger of the handler's tables
+                raise HandlerError(f"PostgreSQL refuses its commit: {words(fault.__cause__ or fault)}") from None
             raise
         if settled:
             self._write_us[counted_name] = (time.perf_counter_ns() - write_ns) // 1000
@@ -256,7 +253,8 @@ class Ledger:
                 raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None
             raise
         except Exception as error:
-            if is_of_one_statement(error):
+            fault = DatabaseFault.of(error)
+            if fault is not None and fault.is_of_one_statement:
                 raise HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None
             raise
         if len(verdicts) != len(jobs):
@@ -283,7 +281,7 @@ def _own_statement(jobs: int) -> Generator[None]:
     try:
         yield
     except ServerError as error:
-        fault = classify(error)
+        fault = DatabaseFault.of(error)
         if getattr(error, "sqlstate", "").startswith("42") or (isinstance(fault, StatementTimeout) and jobs == 1):
             raise Refused(f"the ledger's own statement: {words(error)}") from error
         if getattr(error, "sqlstate", "").startswith("23"):

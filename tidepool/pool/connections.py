@@ -1,4 +1,4 @@
-"""Opens the server connections of one pool, and counts how long they took to open and why each of them ended.
+"""Opens the connections of one pool, records who uses each of them, and counts why they end and what that took.
 
 asyncpg reports that a connection has ended, but not why. The reason follows from what the connection was doing, such as
 being idle or checked out, which is recorded here. Only public hooks of asyncpg are used: `connect`, query logger and
@@ -6,23 +6,29 @@ termination listener.
 """
 
 import asyncio
+import contextlib
 import functools
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any, LiteralString, Protocol, TypeVar, cast
+from pathlib import Path
+from types import CodeType, TracebackType
+from typing import Any, LiteralString, Protocol, Self, TypeVar, cast
 
 import asyncpg
 
 from tidepool.pool.connection import DirectConnection, Row
-from tidepool.pool.faults import connecting
+from tidepool.pool.faults import DatabaseFault, translated
 from tidepool.pool.figures import PoolStats
 
 T = TypeVar("T")
 
+_OF_THE_POOL = (__file__, str(Path(__file__).with_name("pool.py")), contextlib.__file__)
+"""Source files whose frames are not the caller that asked for a connection."""
 _BOUNDS_TRANSACTIONS = (17,)
 """The first version of PostgreSQL with the setting `transaction_timeout`. No other timeout ends the transaction of a
 worker that stopped in the middle of sending a query: it is not idle in its transaction, and no statement of it runs."""
@@ -74,6 +80,75 @@ class Session(asyncpg.Connection):
             except _CONFLICTS:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
         return await statement(*args, **options)
+
+
+class Checkout:
+    """The context manager that `Pool.acquire` returns. It can be entered once.
+
+    Entering it awaits *check_out*, which returns a connection; leaving it awaits *check_in*, which takes that back.
+    Errors of the driver become those of `tidepool.pool.faults`. It is a class because a generator would cost 4 us more.
+    It keeps the caller's code and line instead of its frame, which would keep the caller's variables alive.
+    """
+
+    __slots__ = ("_check_in", "_check_out", "_code", "_line", "connection", "server_pid", "since_ns", "task")
+
+    # *check_out* sets these:
+    connection: DirectConnection
+    server_pid: int
+    """The process id of the connection's PostgreSQL backend."""
+    since_ns: int
+    """When the connection was checked out (`time.perf_counter_ns`)."""
+    task: asyncio.Task[object] | None
+    """The task that has the connection; None if it was checked out outside any task."""
+
+    def __init__(
+        self, check_out: Callable[[Self], Awaitable[DirectConnection]], check_in: Callable[[Self], Awaitable[None]]
+    ) -> None:
+        self._check_out = check_out
+        self._check_in = check_in
+        self._code, self._line = _caller()
+
+    async def __aenter__(self) -> DirectConnection:
+        try:
+            return await self._check_out(self)
+        except Exception as error:
+            DatabaseFault.raise_for(error)
+            raise
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._check_in(self)
+        except Exception as failure:
+            DatabaseFault.raise_for(failure)
+            raise
+        if isinstance(error, Exception):
+            DatabaseFault.raise_for(error)
+
+    @property
+    def where(self) -> str:
+        """The code that asked for the connection, as `function:line`."""
+        return f"{self._code.co_qualname}:{self._line}"
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task that has the connection; empty if it was checked out outside any task."""
+        return self.task.get_name() if self.task else ""
+
+    @property
+    def us(self) -> int:
+        """How long the connection has been checked out, in microseconds."""
+        return (time.perf_counter_ns() - self.since_ns) // 1000
+
+
+def _caller() -> tuple[CodeType, int]:
+    """Return the code object and line number of the caller, outside the pool, that asked for a connection."""
+    # from the checkout's construction upwards; `inspect` would begin here, and a traceback would cost 20 us
+    frame = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    while frame.f_code.co_filename in _OF_THE_POOL and frame.f_back:
+        frame = frame.f_back
+    return frame.f_code, frame.f_lineno
 
 
 class _QueryRecord(Protocol):
@@ -141,10 +216,10 @@ class Connections:
     async def connect(self, *args: object, **options: object) -> DirectConnection:
         """Open a connection with asyncpg, within the option `timeout`, in seconds.
 
-        It is the argument `connect` of `asyncpg.create_pool`. Raises `Refused` if waiting cannot help, and otherwise
-        asyncpg's own error or `TimeoutError`.
+        It is the argument `connect` of `asyncpg.create_pool`. Raises `Refused` if waiting cannot help, or else
+        `Unavailable`.
         """
-        async with connecting():
+        async with translated(connecting=True):
             return await self._connect(*args, **options)
 
     async def _connect(self, *args: object, **options: object) -> DirectConnection:

@@ -5,15 +5,15 @@ Callers of `tidepool.storage` see these classes, and decide by them alone:
 - `Unavailable`: the server is away, starting, full, or read-only. No job is the cause: wait.
 - `Refused`: the server rejects our login, its identity cannot be verified, or its configuration does not suit us. When
   a process starts, waiting cannot help. Later it means that somebody has changed a password, a certificate or a pooler,
-  and no job is the cause. A subclass is `SchemaFault`: a grant, table, column or function is missing. If a handler's
-  statement needs it, that is a failure of the handler's job type (`tidepool.ledger.ledger`).
+  and no job is the cause. But if only a handler's statement is refused (`is_of_one_statement`), such as for want of a
+  grant, that is a failure of the handler's job type (`tidepool.ledger.ledger`).
 - `Conflict`: the transaction conflicted with another one. Run the same transaction again, at once.
 - `DataFault`: one job's data broke a constraint or does not fit a type. Repeating cannot help.
 - `NotStored`: a trigger or a policy dropped rows without an error.
 - `StatementTimeout`: the server cancelled a statement. Its caller has to ask for less at a time.
 - Any other error is a bug, and passes unchanged.
 
-While a connection is being opened, every error that is not known to be temporary is `Refused` (`connecting`).
+While a connection is being opened, every error that is not known to be temporary is `Refused` (`translated`).
 `Unavailable` and `Refused` repeat the server's own message.
 
 No message and no traceback of these exceptions contains a job's data: PostgreSQL's DETAIL, which repeats whole rows, is
@@ -83,13 +83,45 @@ ServerError = asyncpg.PostgresError
 class DatabaseFault(Exception):
     """The base class of this module's exceptions. Its `__cause__` is the driver's error, except for a `DataFault`."""
 
+    is_of_one_statement = False
+    """Whether it concerns only its own statement, while the server still serves others.
+
+    That is the case if a grant, table, column or function is missing, or if a trigger calls something that is not
+    there, such as a foreign server.
+    """
+
+    @staticmethod
+    def of(error: Exception) -> "DatabaseFault | None":
+        """Convert an error of the driver to this module's exception for it, which is returned and not raised.
+
+        Returns None if *error* is no database error, or if it shows a bug in the calling code: raise that unchanged.
+        """
+        if isinstance(error, asyncpg.PostgresError):
+            fault = _classify_state(error)
+            if fault is not None and _is_of_one_statement(error):
+                fault.is_of_one_statement = True
+            return fault
+        if isinstance(error, (asyncpg.DataError, UnicodeEncodeError)):
+            return DataFault("a value does not fit its column's type")
+        if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
+            return _classify_connection(error)
+        return None
+
+    @staticmethod
+    def raise_for(error: Exception) -> None:
+        """Raise this module's exception for *error*, or return if there is none.
+
+        Also removes PostgreSQL's DETAIL from *error*, because it repeats whole rows.
+        """
+        if isinstance(error, asyncpg.PostgresError):
+            setattr(error, "detail", None)  # noqa: B010  (asyncpg sets it the same way)
+        fault = DatabaseFault.of(error)
+        if fault is not None:
+            raise fault from None if isinstance(fault, DataFault) else error
+
 
 class Refused(DatabaseFault):
-    """The server rejects our login, database, grants or certificate, or its configuration does not suit us."""
-
-
-class SchemaFault(Refused):
-    """A statement needs a grant, table, column, function or schema that is missing."""
+    """The server rejects our login, database, grants or certificate, or its schema or settings do not suit us."""
 
 
 class Unavailable(DatabaseFault):
@@ -142,64 +174,36 @@ def words(error: BaseException) -> str:
 
 
 @asynccontextmanager
-async def connecting() -> AsyncGenerator[None]:
-    """Convert errors of the block, which opens a connection, to `Refused` unless they are known to be temporary.
+async def translated(*, connecting: bool = False) -> AsyncGenerator[None]:
+    """Convert the driver's errors that the block raises to this module's exceptions. Other errors pass unchanged.
 
-    Temporary ones, such as a server that is starting, are raised unchanged.
+    If the block opens a connection (*connecting*), all its errors become `Refused` that are not known to be temporary,
+    as that of a server which is starting.
     """
     try:
         yield
     except Exception as error:
-        if _is_refusal(error):
-            fault = classify(error)
+        if connecting and _is_refusal(error):
+            fault = DatabaseFault.of(error)
             raise (fault if isinstance(fault, Refused) else Refused(words(error))) from error
+        DatabaseFault.raise_for(error)
         raise
 
 
-@asynccontextmanager
-async def translated() -> AsyncGenerator[None]:
-    """Convert the driver's errors that the block raises to this module's exceptions. Other errors pass unchanged."""
-    try:
-        yield
-    except Exception as error:
-        raise_fault(error)
-        raise
+def is_permanent(error: BaseException | None) -> bool:
+    """Return whether *error*, raised while connecting to any server, is one that waiting cannot repair.
 
-
-def raise_fault(error: Exception) -> None:
-    """Raise this module's exception for *error*, or return if `classify` finds none.
-
-    Also removes PostgreSQL's DETAIL from *error*, because it repeats whole rows.
+    That is the case if its cause is a file or a permission on this machine, if the two ends cannot agree on TLS, or if
+    a certificate cannot be read; but not if the connection was refused or cut.
     """
-    if isinstance(error, asyncpg.PostgresError):
-        setattr(error, "detail", None)  # noqa: B010  (asyncpg sets it the same way)
-    fault = classify(error)
-    if fault is not None:
-        raise fault from None if isinstance(fault, DataFault) else error
+    if isinstance(error, ssl.SSLError):
+        return not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    return isinstance(error, OSError) and error.filename is not None  # one about a socket has no file name
 
 
-def classify(error: Exception) -> DatabaseFault | None:
-    """Convert an error of the driver to this module's exception for it, which is returned and not raised.
-
-    Returns None if *error* is no database error, or if it shows a bug in the calling code: raise that unchanged.
-    """
-    if isinstance(error, asyncpg.PostgresError):
-        return _classify_state(error)
-    if isinstance(error, (asyncpg.DataError, UnicodeEncodeError)):
-        return DataFault("a value does not fit its column's type")
-    if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
-        return _classify_connection(error)
-    return None
-
-
-def is_of_one_statement(error: BaseException) -> bool:
-    """Return whether the driver's *error* concerns only its own statement, while the server still serves others.
-
-    That is the case if a grant, table, column or function is missing, or if a trigger calls something that is not
-    there, such as a foreign server.
-    """
-    if not isinstance(error, asyncpg.PostgresError):
-        return False
+def _is_of_one_statement(error: asyncpg.PostgresError) -> bool:
     state: str = getattr(error, "sqlstate", None) or ""
     severity: str | None = getattr(error, "severity_en", None)
     lives_on = severity == "ERROR" and not _POOLER_WAITS.search(str(error))
@@ -209,14 +213,14 @@ def is_of_one_statement(error: BaseException) -> bool:
 def _is_refusal(error: Exception) -> bool:
     """Return whether an error that was raised while connecting is a refusal: it is not known to be temporary."""
     if isinstance(error, asyncpg.PostgresError):
-        setattr(error, "detail", None)  # noqa: B010  (as in raise_fault)
+        setattr(error, "detail", None)  # noqa: B010  (as in raise_for)
         state: str = getattr(error, "sqlstate", None) or ""
         if _STATEMENT_POOLING in str(error):
             return True
         if state == _PROTOCOL_VIOLATION:
             return not _POOLER_WAITS.search(str(error))
         return not (state == _CANCELLED or state.startswith(_UNAVAILABLE_CLASSES))
-    if isinstance(fault := classify(error), (Unavailable, Refused)):
+    if isinstance(fault := DatabaseFault.of(error), (Unavailable, Refused)):
         return isinstance(fault, Refused)
     # The driver cannot use the address, or what else its environment says.
     return isinstance(error, (asyncpg.InterfaceError, ValueError, LookupError, configparser.Error))
@@ -231,31 +235,11 @@ def _classify_connection(error: Exception) -> DatabaseFault | None:
         return Refused(f"its certificate is not trusted: {error.verify_message}")
     if isinstance(error, asyncpg.ClientConfigurationError) or _REFUSES_TLS in str(error):
         return Refused(words(error))
-    if is_local(error) or is_broken_tls(error):
+    if is_permanent(error):
         return Refused(words(error))
     if isinstance(error, asyncpg.InterfaceError) and "closed" not in str(error):
         return None  # we misuse the driver: repeating that would go on for ever
     return Unavailable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-
-
-def is_local(error: BaseException | None) -> bool:
-    """Return whether the cause of *error* is a file or a permission on this machine, so that waiting cannot help.
-
-    An `OSError` about a file has the file's name; one about a network socket has none.
-    """
-    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
-        return True
-    return isinstance(error, OSError) and error.filename is not None
-
-
-def is_broken_tls(error: BaseException | None) -> bool:
-    """Return whether *error* is a TLS failure that waiting cannot repair.
-
-    That is the case if the two ends cannot agree on TLS, or if a certificate cannot be read, but not if the connection
-    was cut.
-    """
-    cut = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-    return isinstance(error, ssl.SSLError) and not isinstance(error, cut)
 
 
 def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # noqa: PLR0911  (one for each fault)
@@ -264,10 +248,8 @@ def _classify_state(error: asyncpg.PostgresError) -> DatabaseFault | None:  # no
         return Refused(f"{words(error)} {_STATEMENT_POOLING_HINT}")
     if state.startswith(_UNAVAILABLE_CLASSES) or state == _READ_ONLY:
         return Unavailable(_with_state(error))
-    if state.startswith((*_REFUSED_CLASSES, *_POOLED)):
+    if state.startswith((*_REFUSED_CLASSES, *_POOLED, *_SCHEMA_CLASSES)):
         return Refused(words(error))
-    if state.startswith(_SCHEMA_CLASSES):
-        return SchemaFault(words(error))
     if state == _CANCELLED:
         return StatementTimeout(str(error))
     if state in _CONFLICTS:

@@ -8,40 +8,19 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, LiteralString, Protocol, Self, cast
+from typing import LiteralString, Protocol, Self, cast
 
 import asyncpg
 
-from tidepool.pool.address import arguments
-from tidepool.pool.checkout import Checkout, Holder
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection
-from tidepool.pool.connections import COMMIT, Connections, Session
-from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, connecting, translated
+from tidepool.pool.connections import COMMIT, Checkout, Connections
+from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, translated
 from tidepool.pool.figures import PoolStats
-from tidepool.pool.gate import Gate, GateClosed, GateFull
 
 _CLOSE_TIMEOUT_S = 10.0
 """Seconds that `close` waits for connections in use: as long as a batch may take by default."""
-_NAME_BYTES = 63
-"""Max bytes of an application name. PostgreSQL cuts a longer one, and warns."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolConfig:
-    """The configuration of a pool. Durations are seconds; each field is the setting of the same name."""
-
-    url: str = field(repr=False)
-    application_name: str
-    min_size: int = 1
-    max_size: int = 4
-    max_queries: int = 50_000
-    max_inactive_time_s: float = 300.0
-    acquire_timeout_s: float = 10.0
-    command_timeout_s: float = 10.0
-    connect_timeout_s: float = 5.0
-    transaction_timeout_s: float = 20.0
-    max_waiting: int = 10_000
+_CLOSED = "the pool is closed"
 
 
 class _DriverPool(Protocol):
@@ -54,6 +33,91 @@ class _DriverPool(Protocol):
     async def release(self, connection: DirectConnection, *, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
     async def close(self) -> None: ...
     def terminate(self) -> None: ...
+
+
+class Gate:
+    """A fair semaphore: at most *limit* callers are inside, and others enter in the order in which they came.
+
+    asyncpg's pool has a queue of its own, which reports nothing and cannot be bounded or resized. The gate in front of
+    it lets no more callers in than the pool has connections, so that all waiting happens here, where it is counted. At
+    most *max_waiting* callers wait.
+    """
+
+    def __init__(self, limit: int, *, max_waiting: int) -> None:
+        self._limit = limit
+        self._max_waiting = max_waiting
+        self._inside = 0
+        self._queue: dict[asyncio.Future[None], None] = {}
+        """The waiting callers in order; a dictionary, because a caller that gives up can be anywhere in it."""
+        self._closed = False
+
+    @property
+    def limit(self) -> int:
+        """The max number of callers that may be inside at a time."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        """Change the limit. A higher one lets callers in at once; a lower one lets none in until enough have left."""
+        self._limit = limit
+        self._let_in()
+
+    @property
+    def waiting(self) -> int:
+        """The number of callers that wait."""
+        return len(self._queue)
+
+    def try_enter(self) -> bool:
+        """Enter if there is room and no caller waits; returns whether it has. After that, `leave` must be called."""
+        if self._closed or self._queue or self._inside >= self._limit:
+            return False
+        self._inside += 1
+        return True
+
+    async def enter(self, timeout_s: float) -> None:
+        """Wait for the caller's turn and enter. After that, `leave` must be called.
+
+        Raises `TimeoutError` after *timeout_s* seconds, `asyncio.QueueFull` at once if the max number of callers wait
+        already, and `PoolClosed` if the gate is closed before or meanwhile.
+        """
+        if self._closed:
+            raise PoolClosed(_CLOSED)
+        if self.try_enter():
+            return
+        if len(self._queue) >= self._max_waiting:
+            raise asyncio.QueueFull
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue[turn] = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn
+        except BaseException:
+            if turn in self._queue:
+                del self._queue[turn]
+            elif turn.done() and not turn.cancelled() and not turn.exception():
+                self.leave()  # it was let in at the very moment when it gave up
+            raise
+
+    def leave(self) -> None:
+        """Leave, and let the next waiting caller in. To be called once after each successful entry."""
+        self._inside -= 1
+        self._let_in()
+
+    def close(self) -> None:
+        """Close the gate for good. Callers that wait or come later get `PoolClosed`; those inside can finish."""
+        self._closed = True
+        for turn in self._queue:
+            if not turn.done():
+                turn.set_exception(PoolClosed(_CLOSED))
+        self._queue.clear()
+
+    def _let_in(self) -> None:
+        while self._queue and self._inside < self._limit:
+            turn = next(iter(self._queue))
+            del self._queue[turn]
+            if not turn.done():  # else its caller was cancelled, and is about to say so
+                self._inside += 1
+                turn.set_result(None)
 
 
 class Pool:
@@ -73,7 +137,7 @@ class Pool:
         )
         self._checkouts: set[Checkout] = set()
         self._shrinking: asyncio.Task[None] | None = None
-        options = pool_options(config, self.limit)
+        options = config.driver_options(self.limit)
         self._pool = cast("_DriverPool", asyncpg.create_pool(connect=self._connections.connect, **options))
 
     @classmethod
@@ -113,9 +177,9 @@ class Pool:
         self._gate.limit = min(limit, self.config.max_size)
         self._shrink_soon()
 
-    def holders(self) -> list[Holder]:
-        """Return the holder of each connection that is checked out, the longest checkout first."""
-        return sorted((checkout.holder() for checkout in self._checkouts), key=lambda holder: holder.since_ns)
+    def holders(self) -> list[Checkout]:
+        """Return the checkout of each connection that is in use, the longest checkout first."""
+        return sorted(self._checkouts, key=lambda checkout: checkout.since_ns)
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]:
         """Check a connection out for an `async with` block, first come, first served; waits up to the acquire timeout.
@@ -194,11 +258,9 @@ class Pool:
         except TimeoutError:
             stats.acquire_timeouts += 1
             raise PoolTimeout(f"no connection after {_ms_since(since_ns)} ms ({self._fullness()})") from None
-        except GateFull:
+        except asyncio.QueueFull:
             stats.acquire_rejected += 1
             raise PoolTimeout(f"too many wait for a connection ({self._fullness()})") from None
-        except GateClosed:
-            raise PoolClosed("the pool is closed") from None
         except asyncio.CancelledError:
             stats.acquire_cancelled += 1
             raise
@@ -245,52 +307,6 @@ class Pool:
         )
 
 
-async def connect(config: PoolConfig, purpose: str) -> DirectConnection:
-    """Open a connection outside the pool, which the caller has to close. Raises `Unavailable` and `Refused`.
-
-    Its application name is that of *config*, with a colon and the *purpose* behind it.
-    """
-    options = _connect_options(replace(config, application_name=f"{config.application_name}:{purpose}"))
-    async with translated(), connecting():
-        return cast("DirectConnection", await asyncpg.connect(**options))
-
-
-def pool_options(config: PoolConfig, limit: int) -> dict[str, Any]:
-    """Return the keyword arguments of `asyncpg.create_pool`. It opens max *limit* connections at first."""
-    return {
-        "min_size": min(config.min_size, 1),  # what asyncpg opens anew whatever the limit is
-        "init_size": min(config.min_size, limit),
-        "max_size": config.max_size,
-        "max_queries": config.max_queries,
-        "max_inactive_connection_lifetime": config.max_inactive_time_s,
-        "reset": _nothing_to_reset,
-        **_connect_options(config),
-    }
-
-
-def _connect_options(config: PoolConfig) -> dict[str, Any]:
-    """Return the keyword arguments that every connection is opened with.
-
-    The server's statement timeout is 90 % of the driver's command timeout. So the server cancels a slow statement, and
-    the driver's timeout means that the server does not answer at all.
-    """
-    statement_timeout_ms = int(config.command_timeout_s * 900)
-    return {
-        "connection_class": Session,
-        "timeout": config.connect_timeout_s,
-        **arguments(config.url),
-        "command_timeout": config.command_timeout_s,
-        "server_settings": {
-            "application_name": config.application_name[:_NAME_BYTES],
-            "timezone": "UTC",
-            "search_path": "public",
-            "statement_timeout": str(statement_timeout_ms),
-            "idle_in_transaction_session_timeout": str(statement_timeout_ms),
-            "jit": "off",  # never pays for statements this short, and slows the first one of a connection
-        },
-    }
-
-
 async def _end(connection: DirectConnection, statement: LiteralString) -> None:
     """End a transaction with *statement*: COMMIT or ROLLBACK. Raises `Unavailable` if the connection was lost."""
     try:
@@ -303,10 +319,3 @@ async def _end(connection: DirectConnection, statement: LiteralString) -> None:
 
 def _ms_since(since_ns: int) -> int:
     return (time.perf_counter_ns() - since_ns) // 1_000_000
-
-
-async def _nothing_to_reset(_connection: object) -> None:
-    """Do nothing when a connection is given back, which saves a round trip per checkout.
-
-    No session state is set that would have to be reset, and asyncpg rolls back by itself.
-    """

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import PoolConfig, connect
 
 
 class SideConnection:
@@ -30,7 +30,7 @@ class SideConnection:
         """
         async with self._lock, translated():
             if self._connection is None or self._connection.is_closed():
-                self._connection = await connect(self._config, self._purpose)
+                self._connection = await self._config.connect(self._purpose)
             try:
                 yield self._connection
             except BaseException:

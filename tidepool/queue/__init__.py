@@ -6,7 +6,7 @@
 - `faults`      what an error of Redis means, and how an outage is waited out
 - `scripts`     loads the Lua scripts of `lua`
 - `submission`  a job to enqueue
-- `results`     reads the status and the results of jobs
+- `state`       reads the backlog, and the status and the results of jobs
 - `leases`      claims jobs under a lease and acknowledges them, many in a round trip
 - `holding`     the jobs that this process holds: `renewal` renews their lease, `finisher` acknowledges them
 - `wakeup`      wakes an idle worker when a job is enqueued

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterable
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import hiredis
 import structlog
@@ -19,12 +19,12 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tidepool.pool.faults import is_broken_tls, is_local, words
+from tidepool.pool.faults import is_permanent, words
 from tidepool.protocols import REDIS, TLS, other_than
 from tidepool.queue import wire
-from tidepool.queue.faults import RedisRefused, is_answer, is_outage, is_passing, is_refusal
-from tidepool.retry import wait_for_server
-from tidepool.urls import checks_certificate, without_password
+from tidepool.queue.faults import RedisFault, RedisRefused
+from tidepool.repeating import RetryPolicy
+from tidepool.urls import RedisUrl, without_password
 
 log = structlog.get_logger(__name__)
 
@@ -37,23 +37,79 @@ _KEEPALIVE = {
 """TCP keepalive, in seconds: a dead connection that only listens is noticed within two minutes, not after hours."""
 _DROPS_NOTHING = "noeviction"
 
-RedisClient: TypeAlias = ArqRedis
-"""The type of the Redis client, for annotations in other folders, which import neither redis nor arq."""
 
+class RedisClient(ArqRedis):
+    """arq's client of Redis, with Tidepool's serializers and time limits, and checks whether the server is usable.
 
-def open_redis(url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> RedisClient:
-    """Return a client of Redis with Tidepool's serializers and time limits. It connects when it is first used."""
-    pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
-    pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
-    return ArqRedis(
-        pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize, default_queue_name=queue_name
-    )
+    Other folders, which import neither redis nor arq, use this class.
+    """
+
+    @classmethod
+    def open(cls, url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> Self:
+        """Return a client of the Redis at *url*. It connects when it is first used."""
+        pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
+        pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
+        return cls(
+            pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize, default_queue_name=queue_name
+        )
+
+    async def wait_until_usable(self, url: str, *, patience_s: float | None = None) -> None:
+        """Wait until Redis, which is at *url*, answers, and check that a worker can use it.
+
+        Logs one line if it does not answer at once, and a warning if it may drop jobs when it is full. Raises the last
+        error, one of `faults.REDIS_ERRORS`, when *patience_s* seconds are over; None waits for ever. Raises
+        `RedisRefused` at once if waiting cannot help.
+        """
+
+        async def attempt() -> str:
+            try:
+                return await self._look()
+            except Exception as error:
+                fault = RedisFault.of(error)
+                if isinstance(error, RedisError) and not fault.is_passing:
+                    raise RedisRefused(words(error)) from error
+                if fault is RedisFault.UNREACHABLE:
+                    await _require_redis_at(url)
+                raise
+
+        address = without_password(url)
+        policy = RetryPolicy.for_start(patience_s)
+        warning = await policy.reach("redis", address, attempt, lambda error: RedisFault.of(error).is_passing)
+        if warning:
+            log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
+
+    async def ask(self) -> str:
+        """Check that Redis answers; return a warning about its configuration, or an empty text. Raises `RedisError`."""
+        try:
+            return _eviction(await self.info("memory"))
+        except NoPermissionError:
+            await self.ping()
+            return ""
+
+    async def _look(self) -> str:
+        """Return a warning about Redis's configuration, or an empty text.
+
+        Raises `RedisRefused` for servers that are not supported: a Sentinel, a node of a Redis Cluster, a read-only
+        replica.
+        """
+        await self.ping()
+        try:
+            info: dict[str, object] = await self.info()
+        except NoPermissionError:  # a user who may only enqueue
+            return ""
+        if info.get("redis_mode") == "sentinel":
+            raise RedisRefused("it is a Sentinel, not a Redis: name the primary, or a proxy that follows it")
+        if info.get("cluster_enabled") == 1:
+            raise RedisRefused("it is a node of a Redis Cluster, which is not supported: name a single Redis")
+        if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:
+            raise RedisRefused("READONLY: it is a read-only replica: name the primary, or a proxy that follows it")
+        return _eviction(info)
 
 
 def redis_settings(url: str) -> RedisSettings:
     """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
     options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
-    secured: dict[str, Any] = {"ssl_check_hostname": checks_certificate(url)}
+    secured: dict[str, Any] = {"ssl_check_hostname": RedisUrl.parse(url).checks_certificate}
     secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
     return _QuietRedisSettings(
         host=options.get("host", "localhost"),
@@ -67,63 +123,12 @@ def redis_settings(url: str) -> RedisSettings:
     )
 
 
-async def wait_for_redis(redis: RedisClient, url: str, *, patience_s: float | None = None) -> None:
-    """Wait until Redis answers, and check that a worker can use it; log one line if it does not answer at once.
-
-    Logs a warning if Redis may drop jobs when it is full. Raises the last error, one of `faults.REDIS_ERRORS`, when
-    *patience_s* seconds are over; None waits for ever. Raises `RedisRefused` at once if waiting cannot help.
-    """
-
-    async def attempt() -> str:
-        try:
-            return await _look(redis)
-        except Exception as error:
-            if isinstance(error, RedisError) and not is_passing(error):
-                raise RedisRefused(words(error)) from error
-            if is_outage(error) and not is_answer(error):
-                await _require_redis_at(url)
-            raise
-
-    address = without_password(url)
-    warning = await wait_for_server(attempt, is_passing, server="redis", address=address, patience_s=patience_s)
-    if warning:
-        log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
-
-
 async def _require_redis_at(url: str) -> None:
     """Raise `RedisRefused` if another kind of server answers at *url*, or if only one of the two ends uses TLS."""
     options = parse_url(url)
     address = options.get("path") or (options.get("host", "localhost"), options.get("port", 6379))
     if said := await other_than(TLS if url.startswith("rediss:") else REDIS, address):
         raise RedisRefused(said)
-
-
-async def ask(redis: RedisClient) -> str:
-    """Check that Redis answers; return a warning about its configuration, or an empty text. Raises `RedisError`."""
-    try:
-        return _eviction(await redis.info("memory"))
-    except NoPermissionError:
-        await redis.ping()
-        return ""
-
-
-async def _look(redis: RedisClient) -> str:
-    """Return a warning about Redis's configuration, or an empty text.
-
-    Raises `RedisRefused` for a Sentinel, a node of a Redis Cluster and a read-only replica, which are not supported.
-    """
-    await redis.ping()
-    try:
-        info: dict[str, object] = await redis.info()
-    except NoPermissionError:  # a user who may only enqueue
-        return ""
-    if info.get("redis_mode") == "sentinel":
-        raise RedisRefused("it is a Sentinel, not a Redis: name the primary, or a proxy that follows it")
-    if info.get("cluster_enabled") == 1:
-        raise RedisRefused("it is a node of a Redis Cluster, which is not supported: name a single Redis")
-    if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:
-        raise RedisRefused("READONLY: it is a read-only replica: name the primary, or a proxy that follows it")
-    return _eviction(info)
 
 
 def _eviction(info: dict[str, object]) -> str:
@@ -138,7 +143,7 @@ def _options(url: str, connect_timeout_s: float) -> dict[str, object]:
         options["socket_keepalive"] = True
         options["socket_keepalive_options"] = _KEEPALIVE
     if url.startswith("rediss:"):
-        options["ssl_check_hostname"] = checks_certificate(url)
+        options["ssl_check_hostname"] = RedisUrl.parse(url).checks_certificate
     return options
 
 
@@ -162,7 +167,7 @@ class _OurWay(AbstractConnection):
             reason = error.__context__
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise AuthenticationError(f"its certificate is not trusted: {reason.verify_message}") from error
-            if is_refusal(reason):  # hidden in an error that says the server is away
+            if RedisFault.of(reason).is_refusal:  # hidden in an error that says the server is away
                 raise AuthenticationError(str(reason)) from error
             if _is_ours_to_mend(reason):
                 raise RedisRefused(words(reason)) from error
@@ -202,7 +207,7 @@ class _OurWay(AbstractConnection):
 
 def _is_ours_to_mend(reason: BaseException | None) -> TypeGuard[BaseException]:
     """Return whether redis-py could not connect because of local settings or files, or incompatible TLS versions."""
-    if is_local(reason) or is_broken_tls(reason):
+    if is_permanent(reason):
         return True
     return reason is not None and not isinstance(reason, (OSError, TimeoutError, EOFError, RedisError))
 

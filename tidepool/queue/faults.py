@@ -1,12 +1,14 @@
 """Classifies the errors of Redis for the whole program, as `tidepool.pool.faults` does for PostgreSQL.
 
-- An *outage* passes by itself (`is_outage`): a connection that is refused, cut or silent; a server that is loading,
-  read-only, out of memory or busy; and a key of a wrong type, which somebody wrote and can mend. A running worker waits
-  for its end, with growing delays and jitter, and goes on; `Outage` logs one line when it begins and one when it ends.
-- A *refusal* (`is_refusal`) ends a start at once, since waiting cannot help: a wrong password, a missing right, a
-  server that is set up in a way that cannot serve us. For a running worker a connection that is refused is an outage:
-  somebody has just changed a password or a certificate.
-- Every other error, such as a wrong command in a script, is a bug and is raised: a loop that caught it would not end.
+`RedisFault.of(error)` says what an error means. Of these kinds,
+
+- an *outage* passes by itself: a connection that is refused, cut or silent; a server that is loading, read-only, out of
+  memory or busy; and a key of a wrong type, which somebody wrote and can mend. A running worker waits for its end, with
+  growing delays and jitter, and goes on; `Outage` logs one line when it begins and one when it ends.
+- a *refusal* ends a start at once, since waiting cannot help: a wrong password, a missing right, a server that is set
+  up in a way that cannot serve us. For a running worker a connection that is refused is an outage: somebody has just
+  changed a password or a certificate.
+- every other error, such as a wrong command in a script, is a bug and is raised: a loop that caught it would not end.
 
 Other rooms see errors of Redis's client as `RedisError`. Two of these are ours: `RedisUnavailable`, when a call has
 waited in vain for the end of an outage, and `RedisRefused`, when a process starts.
@@ -17,6 +19,7 @@ A value that makes no sense is no error: others can write to Redis, too. It is s
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import TypeVar
 
 import structlog
@@ -25,13 +28,16 @@ from redis.exceptions import (
     AuthenticationWrongNumberOfArgsError,
     BusyLoadingError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tidepool.retry import RetryPolicy, retry
+from tidepool.logs import printable
+from tidepool.repeating import RetryPolicy
 
 __all__ = ["RedisError"]
 
@@ -41,8 +47,11 @@ T = TypeVar("T")
 
 REDIS_ERRORS = (RedisError, OSError)
 """The errors that any operation on Redis may raise, temporary or not."""
-_PASSING = re.compile(r"\b(LOADING|READONLY|OOM|BUSY|MISCONF|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|WRONGTYPE)\b")
-_OUTAGE_DELAYS = RetryPolicy(first_s=0.05, max_s=1.0, jitter=0.5)
+_CONNECTION_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError)
+_BUSY_ERRORS = (ReadOnlyError, OutOfMemoryError)
+_BUSY_REPLY = re.compile(r"\b(LOADING|READONLY|OOM|BUSY|MISCONF|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN)\b")
+"""Matches the other replies, and the errors of scripts, which repeat the reply to one of their commands."""
+_OUTAGE_POLICY = RetryPolicy(first_s=0.05, max_s=1.0, jitter=0.5)
 """The first delay is short, because a cut connection is soon back; jitter spreads the retries of many workers."""
 _MAX_LOGGED = 100
 """Max different values that one `Oddities` logs."""
@@ -58,40 +67,56 @@ class RedisUnavailable(RedisConnectionError):
     """Redis was unavailable for longer than the caller waits; the text is that of the last error."""
 
 
-def is_outage(error: BaseException) -> bool:
-    """Return whether *error* is temporary for a running worker, which waits and tries again."""
-    if isinstance(error, ResponseError):
-        return bool(_PASSING.search(str(error))) or type(error).__name__ in ("ReadOnlyError", "OutOfMemoryError")
-    return isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError))
+class RedisFault(Enum):
+    """What an error of a call of Redis means: six kinds of trouble with Redis, and `NONE`, which is any other error."""
 
+    UNREACHABLE = "the connection is refused, cut or silent"
+    LOGIN = "Redis rejects our login or certificate, or is set up in a way that we cannot use"
+    BUSY = "Redis answers that it is loading, read-only, out of memory or busy"
+    WRONG_TYPE = "a key holds a value of another type than the command expects"
+    PERMISSION = "our user lacks a right that the command needs"
+    COMMAND = "Redis rejects the command for another reason, and would reject it again"
+    NONE = "the error does not come from Redis or the connection to it"
 
-def is_refusal(error: BaseException | None) -> bool:
-    """Return whether Redis rejects the login or lacks a right for the user, or is set up in a way that we cannot use.
+    @classmethod
+    def of(cls, error: BaseException | None) -> "RedisFault":
+        """Return the kind of *error*."""
+        if isinstance(error, (AuthenticationError, RedisRefused)):
+            return cls.LOGIN
+        if isinstance(error, (NoPermissionError, AuthenticationWrongNumberOfArgsError)):
+            return cls.PERMISSION
+        if isinstance(error, ResponseError):
+            if "WRONGTYPE" in str(error):
+                return cls.WRONG_TYPE
+            return cls.BUSY if isinstance(error, _BUSY_ERRORS) or _BUSY_REPLY.search(str(error)) else cls.COMMAND
+        if isinstance(error, BusyLoadingError):
+            return cls.BUSY
+        return cls.UNREACHABLE if isinstance(error, _CONNECTION_ERRORS) else cls.NONE
 
-    False for None.
-    """
-    refusals = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError, RedisRefused)
-    return isinstance(error, refusals)
+    @property
+    def is_outage(self) -> bool:
+        """Whether it is temporary for a running worker, which waits and tries again."""
+        return self.is_passing or self is RedisFault.LOGIN
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether a process that starts should wait and retry: it is an outage and not a refusal."""
+        return self in (RedisFault.UNREACHABLE, RedisFault.BUSY, RedisFault.WRONG_TYPE)
 
-def is_passing(error: BaseException) -> bool:
-    """Return whether a process that starts should wait and retry: *error* is an outage and not a refusal."""
-    return is_outage(error) and not is_refusal(error)
+    @property
+    def is_refusal(self) -> bool:
+        """Whether Redis rejects the login, lacks a right for our user, or is set up in a way that we cannot use."""
+        return self in (RedisFault.LOGIN, RedisFault.PERMISSION)
 
+    @property
+    def is_rejected_command(self) -> bool:
+        """Whether Redis rejected the command and will reject it again: a retry cannot help."""
+        return self in (RedisFault.PERMISSION, RedisFault.COMMAND)
 
-def is_answer(error: BaseException) -> bool:
-    """Return whether *error* is a reply of Redis itself, which proves that the address is right."""
-    return isinstance(error, (ResponseError, BusyLoadingError))
-
-
-def is_refused_command(error: BaseException) -> bool:
-    """Return whether Redis rejected the command with *error* and will reject it again: a retry cannot help."""
-    return isinstance(error, ResponseError) and not is_outage(error)
-
-
-def is_wrong_type(error: BaseException) -> bool:
-    """Return whether Redis rejected a command because its key holds a value of another type (WRONGTYPE)."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is a reply of Redis itself, which proves that the address is right."""
+        return self.is_rejected_command or self in (RedisFault.BUSY, RedisFault.WRONG_TYPE)
 
 
 class Oddities:
@@ -105,16 +130,10 @@ class Oddities:
     def skipped(self, what: str, **more: object) -> None:
         """Count the unusable value *what*, and log it once, shortened. After 100 different values none is logged."""
         self.count += 1
-        shown = shown_text(what)
+        shown = printable(what, _MAX_SHOWN)
         if shown not in self._logged and len(self._logged) < _MAX_LOGGED:
             self._logged.add(shown)
             log.warning(self._event, what=shown, count=self.count, **more)
-
-
-def shown_text(text: str) -> str:
-    """Return a sender's text in a form for a log line: cut to 200 characters, other than printable ones escaped."""
-    start = text[:_MAX_SHOWN]
-    return start if start.isprintable() else ascii(start)[1:-1][:_MAX_SHOWN]
 
 
 class Outage:
@@ -125,14 +144,16 @@ class Outage:
 
     def __init__(self) -> None:
         self._is_on = False
-        self._delays = _OUTAGE_DELAYS.delays()
+        self._delays = _OUTAGE_POLICY.delays()
 
     async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call *call* until Redis is available, and return its result. *call* must be safe to repeat.
 
         Waits without a limit, and raises errors of *call* that are not outages.
         """
-        answer = await retry(call, _OUTAGE_DELAYS, is_outage, lambda error, _attempt: self._begin(error))
+        answer = await _OUTAGE_POLICY.retry(
+            call, lambda error: RedisFault.of(error).is_outage, lambda error, _attempt: self._begin(error)
+        )
         self.over()
         return answer
 
@@ -141,7 +162,7 @@ class Outage:
 
         Raises *error* if it is not an outage.
         """
-        if not is_outage(error):
+        if not RedisFault.of(error).is_outage:
             raise error
         self._begin(error)
         await asyncio.sleep(next(self._delays))
@@ -155,5 +176,5 @@ class Outage:
     def _begin(self, error: Exception) -> None:
         if not self._is_on:
             self._is_on = True
-            self._delays = _OUTAGE_DELAYS.delays()
+            self._delays = _OUTAGE_POLICY.delays()
             log.warning("redis.unavailable", error=f"{type(error).__name__}: {error}"[:200])

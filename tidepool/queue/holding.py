@@ -14,9 +14,10 @@ import structlog
 from redis.asyncio import Redis
 
 from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Release
 from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Finisher
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE, Ending, Leases, Release
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE, Ending, Leases
 from tidepool.queue.renewal import Renewal
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
@@ -143,7 +144,7 @@ class Holding:
         """Put the jobs back that this owner holds in Redis but that are not *known*: their claim's reply was lost."""
         owner = self.owner
         for job_id in await self._leases.strays(owner, known):
-            self._finisher.put(Job(job_id, job_id, owner), Release())
+            self._finisher.put(Job(job_id, owner), Release())
 
     def _acknowledged(self, jobs: Sequence[Job]) -> None:
         owner = self.owner

@@ -19,16 +19,15 @@ due again when their marks end.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from arq.constants import abort_job_max_age
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
-from tidepool.jobs.ids import ledger_id
 from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys, scripts
-from tidepool.queue.faults import REDIS_ERRORS, Oddities, is_wrong_type
+from tidepool.queue.faults import Oddities, RedisFault
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 
@@ -40,12 +39,6 @@ during a call. A single job may have more."""
 MOST_LAPSES = 3
 """Owners that may lose their lease while they hold a job (lapses) before the job is failed instead of run."""
 _MOST_DIGITS = 6
-_MOST_OWNERS = 1000
-"""Max owners that one call reads: other programs may have added millions."""
-_OWNERS_AT_ONCE = 16
-"""Owners that are read in one round trip; few, because other programs may have written names of megabytes."""
-_MAX_NAME_BYTES, _MAX_NAMES_BYTES = 1000, 8_388_608
-"""Max bytes of one owner's name, and of all names that one call reads. Longer ones were written by other programs."""
 _MOST_ABORTS = 1000
 """Max jobs in one query for requests to abort."""
 _MOST_STRAYS = 1000
@@ -67,42 +60,12 @@ class Done:
     """How long the job's in-progress key stays, in milliseconds, so that a cron job is not enqueued twice."""
 
 
-@dataclass(slots=True)
-class Again:
-    """Ending of an attempt: the job will be run again, and the attempt counts."""
-
-    attempt: int
-    """Number of the attempt that has ended, counted from 1."""
-    cause: str = ""
-    """Why the attempt failed; Redis keeps it for clients until the job runs again."""
-    delay_ms: int = 0
-    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
-
-
-@dataclass(slots=True)
-class Release:
-    """Ending of an attempt: the job is put back into the queue unchanged, and the attempt does not count."""
-
-    delay_ms: int = 0
-    """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
-
-
-Ending = Done | Again | Release
+Ending = Done | RetryLater | Release
 """How an attempt at a job ends; `finish.lua` records it in Redis."""
 
 
 _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes | None, bytes | None]
 """The values of one job in the reply to a claim: id, due time, payload, failed attempts, lapses, abort request."""
-
-
-class Backlog(NamedTuple):
-    """The number of jobs in a queue, and how long the oldest due job has waited."""
-
-    waiting: int
-    """Number of jobs that no worker has claimed, whether they are due now or later."""
-    running: int
-    oldest_s: float | None
-    """Seconds since the oldest due job became due; None if no job is due."""
 
 
 class Leases:
@@ -184,47 +147,10 @@ class Leases:
         try:
             held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)
         except Exception as error:
-            if not is_wrong_type(error):
+            if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return []  # nobody holds anything there
         return [job_id for job_id in map(_decode_id, held) if job_id not in known]
-
-
-async def release_owners(redis: Redis, queue_name: str, prefix: str) -> int:
-    """End the leases of dead processes, which are the owners whose names begin with *prefix*; return their number.
-
-    The next claim of any worker puts their jobs back into the queue. Only the first thousand owners are looked at.
-    """
-    queue = QueueKeys(queue_name)
-    dead = [owner for owner in await _owners(redis, queue) if owner.startswith(prefix.encode())]
-    if dead:
-        await redis.zadd(queue.owners, dict.fromkeys(dead, 0), xx=True)
-    return len(dead)
-
-
-async def backlog(redis: Redis, queue_name: str, at_ms: int) -> Backlog | None:
-    """Count the jobs of a queue, and return None if Redis fails; *at_ms* is the current time in Unix ms.
-
-    Takes three round trips, and one more for every 16 workers.
-    """
-    try:
-        return await _backlog(redis, QueueKeys(queue_name), at_ms)
-    except REDIS_ERRORS:
-        return None
-
-
-async def _backlog(redis: Redis, queue: QueueKeys, at_ms: int) -> Backlog:
-    reading = redis.pipeline(transaction=False)
-    reading.zcard(queue.queue)
-    reading.zrangebyscore(queue.queue, "-inf", at_ms, start=0, num=1, withscores=True)
-    jobs, oldest = await _skip_wrong_types(reading)
-    owners = await _owners(redis, queue)
-    holding = redis.pipeline(transaction=False)
-    for owner in owners:
-        holding.zcard(_encode_id(queue.held(_decode_id(owner))))
-    held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
-    jobs, age_s = jobs or 0, (at_ms - _due_ms(oldest[0][1])) / 1000 if oldest else None
-    return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
 
 
 def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
@@ -235,7 +161,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
         queue_id, failed = _decode_id(raw_id), _count(tries)
         jobs.append(
             Job(
-                *(ledger_id(queue_id), queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
+                *(queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
                 *(_count(lapses), mark is not None, started_ms, started_ns),
             )
         )
@@ -247,34 +173,10 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     job_id = _encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
-    if isinstance(ending, Again):
-        value = f"{ending.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
-        return job_id, "again", value, ending.delay_ms, 0, 0
+    if isinstance(ending, RetryLater):
+        value = f"{job.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
+        return job_id, "again", value, round(ending.delay_s * 1000), 0, 0
     return job_id, "release", b"", ending.delay_ms, 0, 0
-
-
-async def _owners(redis: Redis, queue: QueueKeys) -> list[bytes]:
-    """Return the names of up to a thousand owners that hold jobs; skip names too long to be a worker's."""
-    found: list[bytes] = []
-    size_bytes = 0
-    for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
-        reading = redis.pipeline(transaction=False)
-        reading.zrange(queue.owners, first, first + _OWNERS_AT_ONCE - 1)
-        (page,) = await _skip_wrong_types(reading)
-        found += [owner for owner in page or () if len(owner) <= _MAX_NAME_BYTES]
-        size_bytes += sum(map(len, page or ()))
-        if len(page or ()) < _OWNERS_AT_ONCE or size_bytes > _MAX_NAMES_BYTES:
-            break
-    return found
-
-
-async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
-    """Execute a pipeline; return its replies, with None in place of errors about keys of a wrong type."""
-    replies = await reading.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, Exception) and not is_wrong_type(reply):
-            raise reply
-    return [None if isinstance(reply, Exception) else reply for reply in replies]
 
 
 def _due_ms(score: bytes | float) -> int:

@@ -20,10 +20,10 @@ import redis as sync_redis
 import structlog
 from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
 
-from tidepool.periodic import FailureLog
-from tidepool.queue.faults import is_outage
+from tidepool.queue.faults import RedisFault
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import script_text
+from tidepool.repeating import FailureLog
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +125,7 @@ class Renewal:
             args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
             renewed, self._first_rank = cast("tuple[int, int]", self._renew(keys=keys, args=args))
         except Exception as error:
-            if not is_outage(error):
+            if not RedisFault.of(error).is_outage:
                 raise
             return True  # the event loop meets the same outage, and logs it; the next round is soon
         if renewed:

@@ -19,7 +19,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from tidepool.queue.faults import is_refused_command, is_wrong_type
+from tidepool.queue.faults import RedisFault
 from tidepool.queue.keys import QueueKeys
 
 log = structlog.get_logger(__name__)
@@ -69,8 +69,8 @@ class Wakeup:
                         await self._changed.wait()
         except Exception as error:
             await self.close()
-            if not is_refused_command(error):  # a queue of a wrong type, for one: the next claim names it
-                raise
+            if not RedisFault.of(error).is_rejected_command:
+                raise  # if the queue has a wrong type, the next claim logs its name
             log.info("wakeup.unsupported", poll_delay_s=self._poll_delay_s)
             self._supported = False
 
@@ -126,7 +126,7 @@ class Wakeup:
         try:
             first: list[tuple[bytes, float]] = await self._redis.zrange(self._keys.owners, 0, 0, withscores=True)
         except Exception as error:
-            if not is_wrong_type(error):
+            if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return -math.inf  # look at once: a claim deletes it
         return first[0][1] if first else math.inf

@@ -1,8 +1,8 @@
 """Reads, writes and migrates the library's own tables in PostgreSQL.
 
 - `repositories`  a class for each table; the ledger's is in `results`. Their SQL is in `sql/`
-- `queries`       loads that SQL by name; `rows` encodes many rows as one parameter of a query
-- `snapshots`, `server`  the records of processes and of the database server
+- `queries`       loads that SQL by name
+- `snapshots`     the records of processes and of the database server
 - `migrator`      applies the numbered SQL files of `migrations/`, and those of applications, once each
 - `roles`         creates PostgreSQL's roles; `requirements` checks the database when a process starts
 """

@@ -32,10 +32,10 @@ from typing import LiteralString, NamedTuple, cast
 import asyncpg
 import structlog
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection, Row
-from tidepool.pool.faults import Unavailable, translated
-from tidepool.pool.pool import PoolConfig, connect
-from tidepool.retry import RetryPolicy, retry
+from tidepool.pool.faults import Refused, Unavailable, translated
+from tidepool.repeating import RetryPolicy
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +102,7 @@ ORDER BY pid"""
 """Reads which sessions block backend $1. A prepared transaction has no backend: PostgreSQL reports it as process 0."""
 
 
-class MigrationError(Exception):
+class MigrationError(Refused):
     """The database's schema does not fit the migration files; the message says which file, and why."""
 
 
@@ -174,7 +174,7 @@ class Migrations:
         that time or if the server does not answer, and `MigrationError` as `compared` does. A second call applies
         nothing.
         """
-        connection, backend = await connect(config, "migrate"), _Backend()
+        connection, backend = await config.connect("migrate"), _Backend()
         try:
             async with translated(), _watched(config, backend):
                 applied = await self._patiently(connection, backend)
@@ -218,8 +218,8 @@ class Migrations:
         passing = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
         policy = RetryPolicy(first_s=_PAUSE_S, max_s=_PAUSE_S, jitter=0.5, deadline_s=_PATIENCE_S)
         try:
-            return await retry(
-                lambda: self._apply(connection, backend), policy, lambda error: isinstance(error, passing)
+            return await policy.retry(
+                lambda: self._apply(connection, backend), lambda error: isinstance(error, passing)
             )
         except passing:
             raise Unavailable("a migration waits for a lock; the log says who holds it") from None
@@ -334,7 +334,7 @@ async def _watch(config: PoolConfig, backend: _Backend) -> None:
     """Log each session that blocks *backend*, once: its user, application and start time, but never its SQL."""
     logged: set[tuple[int, str]] = set()
     await asyncio.sleep(_LOCK_TIMEOUT_MS / 1000 / 2)  # most migrations wait for nobody, and need no second connection
-    watcher = await connect(config, "migrate-watch")
+    watcher = await config.connect("migrate-watch")
     try:
         while True:
             for row in await watcher.fetch(_BLOCKERS, backend.pid):

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -12,8 +11,7 @@ from pydantic_core import to_json
 from tidepool.pool.connection import Connection
 from tidepool.storage import queries
 from tidepool.storage.results import ResultRepository
-from tidepool.storage.server import ServerConnections, ServerReading
-from tidepool.storage.snapshots import Event, Reading, Snapshot
+from tidepool.storage.snapshots import Event, Reading, ServerConnections, ServerReading, Snapshot
 
 _SNAPSHOTS = queries.load("snapshots")
 _PROCESSES = queries.load("processes")
@@ -32,15 +30,6 @@ class Repositories:
         self.events = _Events(connection)
         self.server = _Server(connection)
         self.retention = _Retention(connection)
-
-
-class Thinned(NamedTuple):
-    """The result of one call of `thin`, which deletes a limited number of rows."""
-
-    gone: int
-    """The number of rows that were deleted."""
-    last_tick: datetime | None
-    """The tick of the last deleted row, before which nothing is left to delete. None if no row was deleted."""
 
 
 class _Snapshots:
@@ -104,16 +93,21 @@ class _Snapshots:
         """Try to lock the task of thinning until the transaction ends; returns False at once if another has it."""
         return await self._connection.fetchval(_SNAPSHOTS["lock_thinning"]) or False
 
-    async def thin(self, since: datetime, before: datetime, *, period: timedelta, limit: int = 1000) -> Thinned:
+    async def thin(
+        self, since: datetime, before: datetime, *, period: timedelta, limit: int = 1000
+    ) -> tuple[int, datetime | None]:
         """Thin out snapshots: of each process and *period*, keep only the last one, and write the peaks of all into it.
 
         Applies to ticks from *since* to *before*. Periods begin at multiples of *period* since 1970, and must be over
         at *before*. Deletes up to *limit* rows, the oldest first; call it in the transaction of `lock_thinning`. Once
         all such rows are deleted, another call changes nothing.
+
+        Returns how many rows were deleted, and the tick of the last one, before which nothing is left to delete; None
+        if there was none.
         """
         row = await self._connection.fetchrow(_SNAPSHOTS["thin"], since, before, period, limit)
         assert row is not None, "an aggregate has a row"
-        return Thinned(row["gone"], row["last_tick"])
+        return row["gone"], row["last_tick"]
 
 
 class _Processes:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import LiteralString, cast
 
+from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import translated
-from tidepool.pool.pool import PoolConfig, connect
 
 ROLES = ("tidepool_work", "tidepool_read")
 _SQL = cast("LiteralString", (files("tidepool.storage") / "roles.sql").read_text("utf-8"))
@@ -25,7 +25,7 @@ async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: 
     INSERT ON orders`. A second call changes nothing. Raises `Refused` if the owner may not create a role, and
     `Unavailable`.
     """
-    connection = await connect(config, "migrate")
+    connection = await config.connect("migrate")
     try:
         async with translated(), connection.transaction():
             await connection.execute(_SQL)

@@ -1,4 +1,4 @@
-"""Types for what a process records about itself: a row of `pool_snapshots` at each tick, and its events.
+"""Types for what a process records at each tick, a row of `pool_snapshots` and one of `db_snapshots`, and its events.
 
 A tick is a multiple of the snapshot interval (default 5 s) by PostgreSQL's clock.
 """
@@ -206,6 +206,43 @@ class Snapshot(Reading):
     queue_waiting: int | None
     """Jobs in Redis that no worker has claimed; None if Redis did not answer."""
     jobs_retried: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConnections:
+    """The server's connection limits, and how many connections workers and others have, for the connection budget.
+
+    Only one process stores them at each tick, as a part of a row of `db_snapshots`.
+    """
+
+    max_connections: int
+    reserved_connections: int
+    role_limit: int | None
+    """The connection limit of this process's role; None if it has none of its own."""
+    database_limit: int | None
+    backends: int
+    """The number of client connections, in all databases."""
+    backends_of_workers: int
+    backends_orphaned: int
+    """The number of connections of workers that are not live any more."""
+    workers: int
+    granted: int
+    """The number of connections that all workers together have been granted or have open."""
+    usable: int
+    """The max number of connections that all workers together may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerReading(ServerConnections):
+    """The columns of a row of `db_snapshots` that the advice about pools and the operators' page use.
+
+    *active* and *waiting_lock* count sessions of this database: those that run a statement, and of these the ones that
+    wait for a lock.
+    """
+
+    tick: datetime
+    active: int
+    waiting_lock: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Splits URLs of PostgreSQL and Redis into parts, and checks hosts, ports and percent-encoding.
+"""Splits URLs of PostgreSQL and Redis into parts, and checks hosts, ports, parameters and percent-encoding.
 
 Errors never quote a part that does not parse: what looks like a host or a parameter may be a piece of a password.
 """
@@ -7,7 +7,8 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import unquote_to_bytes
@@ -23,12 +24,83 @@ _LARGEST = 2**31 - 1
 """The largest whole number that libpq and Redis accept."""
 _LONGEST_SOCKET_PATH = 107
 """Max bytes of the path of a Unix socket on Linux."""
-FILES = ("passfile", "sslcert", "sslcrl", "sslkey", "sslrootcert", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-SYSTEM = "system"
 
 
 class UrlError(ValueError):
-    """A URL cannot be used. The text says what is wrong, and quotes only names of parameters from the URL."""
+    """A URL cannot be used. The text says what is wrong; it quotes only names of parameters and paths of files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values that a parameter may have: those that are *listed*, the path of a file, or numbers; else any.
+
+    An empty text counts as no value, which is allowed unless the values are numbers.
+    """
+
+    listed: tuple[str, ...] = ()
+    ignores_case: bool = False
+    described: str = ""
+    """How an error describes the listed values. Default: each of them."""
+    is_file: bool = False
+    number: type[int] | type[float] | None = None
+    least: float = 0
+    most_s: float | None = None
+    """Max value of a number of seconds."""
+
+    def check(self, value: str) -> None:
+        """Raise `UrlError`, whose text goes on after the parameter's name and "which", if *value* is not allowed."""
+        if self.number is not None:
+            self._check_number(value, self.number)
+        elif not value or (value.lower() if self.ignores_case else value) in self.listed:
+            return
+        elif self.is_file:
+            _require_file(value)
+        elif self.listed:
+            raise UrlError(f"may only be {self.described or ' or '.join(self.listed)}")
+
+    def _check_number(self, value: str, kind: type[int] | type[float]) -> None:
+        try:
+            number = kind(value) if re.fullmatch("[0-9eE.+-]+", value) else math.nan
+        except ValueError:
+            number = math.nan
+        if not self.least <= number <= _LARGEST:
+            what = "whole number" if kind is int else "number"
+            raise UrlError(f"must be a {what}" + (f" of at least {self.least:g}" if self.least >= 0 else ""))
+        if self.most_s is not None and number > self.most_s:
+            raise UrlError(f"may be {self.most_s:g} seconds or less")
+
+
+class Addresses(NamedTuple):
+    """The hosts and the ports of a URL; a port that is left out is None."""
+
+    hosts: list[str]
+    ports: list[int | None]
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Parse `host:port,host:port`. Both lists are empty if *text* is. Raises `UrlError`."""
+        found = [_HOST_IN_URL.fullmatch(one) for one in text.split(",")]
+        if text.strip(",") and not all(match and match[1] for match in found):
+            if text.startswith(":") and len(found) == 1 and found[0]:
+                return cls([], [_port(found[0][2] or "")])
+            raise UrlError("has a host in its list that is empty or not a name or an address")
+        if not text.strip(","):
+            if text:
+                raise UrlError("has a host in its list that is empty or not a name or an address")
+            return cls([], [])
+        matches = [match for match in found if match]
+        hosts = [_checked_host(_decoded(match[1].strip("[]"), "host")) for match in matches]
+        return cls(hosts, [_port(_decoded(match[2] or "", "port")) for match in matches])
+
+    def replaced(self, hosts: str | None, ports: str | None) -> Self:
+        """Return a copy with the hosts and ports of comma-separated lists; None keeps those of this object.
+
+        Raises `UrlError` for a host or port that is not valid.
+        """
+        return type(self)(
+            self.hosts if hosts is None else [_checked_host(host) for host in _listed(hosts, "host")],
+            self.ports if ports is None else [_port(port) for port in _listed(ports, "port")],
+        )
 
 
 class UrlParts(NamedTuple):
@@ -42,12 +114,13 @@ class UrlParts(NamedTuple):
     is_doubtful: bool
     """Whether the path or the query has an @, so that names in the query may be pieces of a password."""
 
-    @classmethod
-    def of(cls, url: str, schemes: tuple[str, ...], *, takes_at: bool) -> Self:
-        """Split *url* into its parts. Raises `UrlError` if it is not valid or its scheme is not one of *schemes*.
+    as_redis_py: bool
+    """Whether the URL is read as redis-py does: the last @ ends the password, and a % that encodes nothing stays in
+    user, password and path. In libpq the first @ ends it, and each % has to encode something."""
 
-        *takes_at* is whether the password may contain an @: in redis-py the last @ ends it, in libpq the first one.
-        """
+    @classmethod
+    def of(cls, url: str, schemes: tuple[str, ...], *, as_redis_py: bool = False) -> Self:
+        """Split *url* into its parts. Raises `UrlError` if it is not valid or its scheme is not one of *schemes*."""
         match = SHAPE.fullmatch(url)
         if match is None or match[1] not in schemes:
             raise UrlError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
@@ -56,53 +129,52 @@ class UrlParts(NamedTuple):
         _, authority, path, query, fragment = match.groups(default="")
         if fragment:
             raise UrlError("has a #: in a user's name or password it is written %23")
-        user_info, _, hosts = authority.rpartition("@") if takes_at else _user_info(authority)
+        user_info, _, hosts = authority.rpartition("@") if as_redis_py else _user_info(authority)
         if re.search(r"[\[\]]", user_info):
             raise UrlError("has a [ or ] before its host: in a user's name or password they are written %5B %5D")
         pairs = [(name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)]
-        return cls(match[1], user_info, hosts, path, pairs, "@" in f"{path}{query}")
+        return cls(match[1], user_info, hosts, path, pairs, "@" in f"{path}{query}", as_redis_py)
 
-    def parameters(self, take: Callable[[str, str], None]) -> dict[str, str]:
+    def user_and_password(self) -> tuple[str, str | None]:
+        """Return the user's name and the password, decoded; the password is None without a colon. Raises `UrlError`."""
+        user, colon, password = self.user_info.partition(":")
+        decoded = _decoded(user, "user's name", is_strict=not self.as_redis_py)
+        return decoded, _decoded(password, "password", is_strict=not self.as_redis_py) if colon else None
+
+    def decoded_path(self) -> str:
+        """Return the path, decoded. Raises `UrlError`."""
+        return _decoded(self.path, "path", is_strict=not self.as_redis_py)
+
+    def check_socket(self) -> None:
+        """Raise `UrlError` if the path, as that of a Unix socket, is longer than Linux allows."""
+        _require_socket_path(self.decoded_path())
+
+    def parameters(self, allowed: Mapping[str, Values]) -> dict[str, str]:
         """Return the query's parameters as a dict from name to decoded value, without empty ones.
 
-        *take* is called with each name and value, and raises `UrlError` for one that is not allowed. If a name is
-        repeated, its last value counts. `ssl` is returned as `sslmode`.
+        If a name is repeated, its last value counts. Raises `UrlError` for a name that is not in *allowed*, and for a
+        value that is not allowed for its name.
         """
         given: dict[str, str] = {}
         for name, text in self.query:
             try:
-                value = decoded(text, "query")
-                take(name, value)
+                value = _decoded(text, "value")
+                _check(allowed, name, value)
             except UrlError as error:
-                shown = _NAME.fullmatch(name) and not self.is_doubtful
-                raise UrlError(f"has parameter {name}, {error}" if shown else f"has a parameter {error}") from None
+                if self.is_doubtful or not _NAME.fullmatch(name):
+                    raise UrlError(
+                        "has a parameter that is not valid: is an @, / or ? in a user's name or password not encoded?"
+                    ) from None
+                raise UrlError(f"has parameter {name}, which {error}") from None
             if value:
                 given[name] = value
-        if mode := given.pop("ssl", None):
-            given.setdefault("sslmode", "require" if mode == "true" else mode)
-        for name in FILES:
-            if name in given and (name, given[name]) != ("sslrootcert", SYSTEM):
-                require_file(name, given[name])
         return given
 
-    def addresses(self) -> tuple[list[str], list[int | None]]:
-        """Return the list of hosts and the list of ports of `host:port,host:port`; both are empty if the text is.
 
-        A port that is left out is None. Raises `UrlError`.
-        """
-        text = self.hosts
-        found = [_HOST_IN_URL.fullmatch(one) for one in text.split(",")]
-        if text.strip(",") and not all(match and match[1] for match in found):
-            if text.startswith(":") and len(found) == 1 and found[0]:
-                return [], [_port(found[0][2] or "")]
-            raise UrlError("has a host in its list that is empty or not a name or an address")
-        if not text.strip(","):
-            if text:
-                raise UrlError("has a host in its list that is empty or not a name or an address")
-            return [], []
-        matches = [match for match in found if match]
-        hosts = [_checked_host(decoded(match[1].strip("[]"), "host")) for match in matches]
-        return hosts, [_port(decoded(match[2] or "", "port")) for match in matches]
+def _check(allowed: Mapping[str, Values], name: str, value: str) -> None:
+    if name not in allowed:
+        raise UrlError("is not known")
+    allowed[name].check(value)
 
 
 def _user_info(authority: str) -> tuple[str, str, str]:
@@ -110,29 +182,8 @@ def _user_info(authority: str) -> tuple[str, str, str]:
     return (user_info, at, hosts) if at else ("", "", authority)
 
 
-def listed_hosts(text: str) -> list[str]:
-    """Return the hosts of a comma-separated list. Raises `UrlError` for one that is not valid."""
-    return [_checked_host(host) for host in _listed(text, "host")]
-
-
-def listed_ports(text: str) -> list[int | None]:
-    """Return the ports of a comma-separated list, with None for an empty text. Raises `UrlError`."""
-    return [_port(port) for port in _listed(text, "port")]
-
-
-def require_number(value: str, kind: type[int] | type[float], least: float) -> None:
-    """Raise `UrlError` unless *value* is a number of the type *kind*, and *least* or more."""
-    try:
-        number = kind(value) if re.fullmatch("[0-9eE.+-]+", value) else math.nan
-    except ValueError:
-        number = math.nan
-    if not least <= number <= _LARGEST:
-        what = "whole number" if kind is int else "number"
-        raise UrlError(f"which must be a {what}" + (f" of at least {least:g}" if least >= 0 else ""))
-
-
-def require_file(name: str, path: str) -> None:
-    """Raise `UrlError`, which names the parameter *name*, unless *path* is a file that this process can read.
+def _require_file(path: str) -> None:
+    """Raise `UrlError` unless *path* is a file that this process can read.
 
     The driver itself would report a missing file as an unavailable server.
     """
@@ -140,30 +191,26 @@ def require_file(name: str, path: str) -> None:
         if Path(path).is_file():
             Path(path).open("rb").close()
             return
-        said = "is no file"
+        said = "is not a file"
     except (OSError, ValueError):
-        said = "cannot be read by this user"
-    raise UrlError(f"{name} {said}: {path}")
+        said = "is a file that this user cannot read"
+    raise UrlError(f"{said}: {path}")
 
 
-def require_socket_path(path: str) -> None:
+def _require_socket_path(path: str) -> None:
     """Raise `UrlError` if *path* is longer than Linux allows for a Unix socket."""
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise UrlError(f"names a socket whose path has more than {_LONGEST_SOCKET_PATH} bytes")
 
 
-def decoded(text: str, what: str) -> str:
-    """Decode the percent-encoding of *text*. Raises `UrlError` if it is not valid; *what* is the part that it names."""
-    if _BAD_PERCENT.search(text):
-        raise UrlError(f"has a % in its {what} that is not written %25")
-    return decoded_utf8(text, what)
+def _decoded(text: str, what: str, *, is_strict: bool = True) -> str:
+    """Decode the percent-encoding of *text*; *what* is the part that an error names.
 
-
-def decoded_utf8(text: str, what: str) -> str:
-    """Decode the percent-encoding of *text*; a % that encodes nothing stays. *what* names the part in an error.
-
-    Raises `UrlError` for bytes that are not UTF-8 and for a zero byte.
+    Raises `UrlError` for bytes that are not UTF-8, for a zero byte, and, if *is_strict*, for a % that encodes nothing,
+    which stays otherwise.
     """
+    if is_strict and _BAD_PERCENT.search(text):
+        raise UrlError(f"has a % in its {what} that is not written %25")
     try:
         decoded = unquote_to_bytes(text).decode("utf-8")
     except UnicodeError:
@@ -192,7 +239,7 @@ def _port(text: str) -> int | None:
 def _checked_host(host: str) -> str:
     """Return *host* unchanged. Raises `UrlError` unless it is a name, an IP address or a socket's directory."""
     if host.startswith("/") and host.isprintable():
-        require_socket_path(host if ".s.PGSQL." in host else f"{host}/.s.PGSQL.5432")
+        _require_socket_path(host if ".s.PGSQL." in host else f"{host}/.s.PGSQL.5432")
         return host
     try:
         ipaddress.ip_address(host)

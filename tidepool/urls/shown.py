@@ -1,15 +1,14 @@
-"""Removes passwords from URLs, so that they can be logged, and changes the database in a URL."""
+"""Removes passwords from URLs, so that they can be logged."""
 
 import re
 
 from tidepool.urls.parts import SHAPE, UrlError
-from tidepool.urls.postgresql import POSTGRES_SCHEMES, parse_postgres
-from tidepool.urls.redis import REDIS_SCHEMES, check_redis
+from tidepool.urls.postgresql import POSTGRES_SCHEMES, PostgresUrl
+from tidepool.urls.redis import REDIS_SCHEMES, RedisUrl
 
 UNREADABLE = "(a URL that does not parse)"
 """The text that `without_password` returns for a URL that does not parse with certainty."""
 _SHOWN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9_.-]+)?\]|[^\s:\[\]]*)(?::\d*)?")
-_NAMING_DATABASES = ("dbname", "database", "db")
 
 
 def without_password(url: str) -> str:
@@ -38,27 +37,9 @@ def without_password(url: str) -> str:
     return f"{scheme}://{name}{hosts}{path}" + (f"?{kept}" if kept else "")
 
 
-def with_database(url: str, name: str) -> str:
-    """Return *url* with another database: the *name* in PostgreSQL, the number in Redis.
-
-    Parameters that name a database are removed, because they would override the path. Raises `UrlError` if *url* does
-    not parse.
-    """
-    match = SHAPE.fullmatch(url)
-    if match is None:
-        raise UrlError("does not parse")
-    scheme, authority, path, query, _ = match.groups(default="")
-    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in _NAMING_DATABASES]
-    if scheme == "unix":
-        kept.append(f"db={name}")
-    else:
-        path = f"/{name}"
-    return f"{scheme}://{authority}{path}" + (f"?{'&'.join(kept)}" if kept else "")
-
-
 def _is_valid(url: str) -> bool:
     try:
-        check_redis(url) if url.startswith(tuple(f"{one}:" for one in REDIS_SCHEMES)) else parse_postgres(url)
+        (RedisUrl if url.startswith(tuple(f"{one}:" for one in REDIS_SCHEMES)) else PostgresUrl).parse(url)
     except UrlError:
         return False
     return True

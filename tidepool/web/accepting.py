@@ -1,7 +1,9 @@
 """Enqueues the jobs of valid requests, and waits for the outcomes that callers wait for."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
 from tidepool.client import MOST_AT_ONCE, JobClient
 from tidepool.jobs.outcomes import Outcome
@@ -9,8 +11,10 @@ from tidepool.pool.pool import Pool
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.submission import Submission
 from tidepool.storage.repositories import Repositories
-from tidepool.web.sharing import Shared
 from tidepool.web.waiting import Waits
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 _UNCONFIRMED_S = 0.5
 """Seconds between two questions to the ledger about a result in Redis that it does not confirm."""
@@ -68,3 +72,51 @@ class Accepting:
         async with self._pool.acquire() as connection:
             found = await Repositories(connection).results.lookup(job_ids)
         return [found.get(job_id) for job_id in job_ids]
+
+
+class Shared(Generic[Q, A]):
+    """Coalesces calls: collects the single questions of concurrent callers into calls of up to *most* questions.
+
+    While one call is in progress, the questions of further callers are collected for the next one. There is no timer,
+    so a lone caller is not delayed, and two hundred cost a handful of round trips.
+
+    *call* gets a list of questions, and returns the answers in the same order. An error of a call is raised to each of
+    its callers.
+    """
+
+    def __init__(self, call: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], most: int) -> None:
+        self._call = call
+        self._most = most
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._calling: asyncio.Task[None] | None = None
+
+    async def __call__(self, question: Q) -> A:
+        """Return the answer to *question*, which is asked together with the questions of other callers.
+
+        Cancelling a caller does not withdraw its question.
+        """
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if self._calling is None:
+            self._calling = asyncio.create_task(self._run(), name="shared calls")
+        return await future
+
+    async def _run(self) -> None:
+        await asyncio.sleep(0)  # other callers of this turn of the event loop come along
+        try:
+            while self._waiting:
+                await self._call_once([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
+        finally:
+            self._calling = None
+
+    async def _call_once(self, asked: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:
+        try:
+            answers = await self._call([question for question, _ in asked])
+        except Exception as error:  # noqa: BLE001  (its callers get it)
+            for _, future in asked:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), answer in zip(asked, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)

@@ -1,4 +1,4 @@
-"""Finds the IP address and scheme of a request's caller, also behind trusted proxies.
+"""Finds the IP address and scheme of a request's caller, also behind trusted proxies, and limits its rate.
 
 `X-Forwarded-For` and `X-Forwarded-Proto` are used only if they come from a proxy that is named in
 FRONT_TRUSTED_PROXIES; loopback addresses are not trusted either unless they are named there. `Forwarded` (RFC 7239) is
@@ -8,7 +8,9 @@ to set or remove `X-Forwarded-Proto`.
 
 import functools
 import ipaddress
-from collections.abc import Iterable, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.types import Scope
@@ -19,6 +21,8 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_CHARACTERS = 64
 """An address with its port has fewer."""
 _SCHEMES = ("http", "https")
+_MAX_CALLERS = 10_000
+"""Max callers that are remembered. The least recent is forgotten first: its bucket would be full again anyway."""
 
 
 class Callers:
@@ -44,13 +48,47 @@ class Callers:
         if schemes and schemes[-1].lower() in _SCHEMES:
             scope["scheme"] = schemes[-1].lower()
 
+    @staticmethod
+    def key(scope: Scope) -> str:
+        """Return the key for counting a caller's requests: its IPv4 address, or the /64 network of its IPv6 address."""
+        return _key(_peer(scope))
+
     def _is_proxy(self, address: _Address | None) -> bool:
         return address is not None and any(address in network for network in self._proxies)
 
 
-def caller_of(scope: Scope) -> str:
-    """Return the key for counting a caller's requests: its IPv4 address, or the /64 network of its IPv6 address."""
-    return _key(_peer(scope))
+class Rates:
+    """A rate limiter: admits *per_second* requests a second from each caller, by a token bucket for each.
+
+    A caller may send *burst_s* seconds' worth of requests at once. The memory is bounded, however many callers come.
+    """
+
+    def __init__(self, per_second: float, *, burst_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cost_s = 1 / per_second
+        self._burst_s = burst_s
+        self._clock = clock
+        self._full_at_s: OrderedDict[str, float] = OrderedDict()
+        """The bucket as one number: when it will be full again."""
+
+    def has_one(self, caller: str) -> bool:
+        """Return whether *caller* may send a request now, without counting one."""
+        return self._after(caller) is not None
+
+    def admit(self, caller: str) -> bool:
+        """Count a request of *caller* and return True; return False if it is over the rate."""
+        full_at_s = self._after(caller)
+        if full_at_s is None:
+            return False
+        self._full_at_s[caller] = full_at_s
+        self._full_at_s.move_to_end(caller)
+        if len(self._full_at_s) > _MAX_CALLERS:
+            self._full_at_s.popitem(last=False)
+        return True
+
+    def _after(self, caller: str) -> float | None:
+        now_s = self._clock()
+        full_at_s = max(self._full_at_s.get(caller, now_s), now_s) + self._cost_s
+        return None if full_at_s - now_s > self._burst_s else full_at_s
 
 
 @functools.lru_cache(maxsize=4096)

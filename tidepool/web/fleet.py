@@ -8,12 +8,12 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from tidepool.advice.study import Study
-from tidepool.advice.verdict import Verdict, judge
+from tidepool.advice.verdict import PoolVerdict
 from tidepool.health.cached import Cached
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.server import ServerReading
+from tidepool.storage.snapshots import ServerReading
 
 _LIFE_S = 1.0
 """Seconds for which the tables are kept: as often as the page asks."""
@@ -32,7 +32,7 @@ _HISTOGRAMS = ("wait_hist", "hold_hist", "batch_wait_hist", "commit_hist")
 _SESSIONS = ("active", "waiting_lock")
 
 
-class Fleet:
+class FleetFigures:
     """Reads the figures of all workers from the database, and caches them.
 
     It reads only when it is called; errors of the database are raised to the caller.
@@ -59,7 +59,7 @@ class Fleet:
         except TimeoutError:
             raise Unavailable(f"PostgreSQL gave no answer within {_PATIENCE_S:g} s") from None
 
-    def groups(self) -> list[Verdict] | None:
+    def groups(self) -> list[PoolVerdict] | None:
         """Return the verdicts on the last fifteen minutes, one for each group of processes; None until there are some.
 
         They are made in the background, as reading and judging takes up to a second; the call does not wait for them.
@@ -80,11 +80,11 @@ class Fleet:
             "groups": self.groups(),
         }
 
-    async def _judge(self) -> list[Verdict]:
+    async def _judge(self) -> list[PoolVerdict]:
         async with self._pool.acquire() as connection:
             until = await Repositories(connection).server.clock()
             studies = await Study.read(connection, since=until - _JUDGED, until=until, max_rows=_MAX_ROWS)
-        return await judge(studies)
+        return await PoolVerdict.judge(studies)
 
 
 def _budget(reading: ServerReading) -> dict[str, object]:

@@ -22,9 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidepool.bounded_http.listening import names_this_machine
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
-from tidepool.web.callers import Callers, caller_of
-from tidepool.web.problems import problem
-from tidepool.web.rates import Rates
+from tidepool.web.callers import Callers, Rates
+from tidepool.web.problems import Problem
 from tidepool.web.sign_in import MAX_FORM_BYTES, PATH, SIGN_OUT_PATH, Access
 
 log = structlog.get_logger(__name__)
@@ -47,10 +46,10 @@ class Guard:
     """ASGI middleware that passes requests on to *app*, or refuses them.
 
     *access* decides who may send requests. *rate_limit* is the max number of requests a second of one address; 0: no
-    limit.
+    limit. *callers* finds the addresses.
     """
 
-    def __init__(self, app: ASGIApp, *, access: Access, rate_limit: int, callers: Callers) -> None:
+    def __init__(self, app: ASGIApp, access: Access, rate_limit: int, callers: Callers) -> None:
         self._app = app
         self._access = access
         self._callers = callers
@@ -68,10 +67,11 @@ class Guard:
             await (refusal or self._app)(scope, _limited(receive, _max_bytes(scope)), send)
         except ClientDisconnect:
             log.debug("front.client_left", path=scope["path"])
-            await problem(HTTPStatus.BAD_REQUEST, "the client has left")(scope, receive, send)  # for the counts
+            left = Problem(HTTPStatus.BAD_REQUEST, "the client has left").response()
+            await left(scope, receive, send)  # for the counts
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        caller = caller_of(scope)
+        caller = Callers.key(scope)
         admitted = self._access.admits(headers, caller)
         return (
             self._too_often(caller, admitted=admitted)
@@ -85,13 +85,13 @@ class Guard:
         if self._rates is None or self._rates.admit(caller if admitted else f"{caller} without the token"):
             return None
         words = "more requests a second than FRONT_RATE_LIMIT allows one address"
-        return problem(HTTPStatus.TOO_MANY_REQUESTS, words, code="too_many", headers={"Retry-After": "1"})
+        return Problem(HTTPStatus.TOO_MANY_REQUESTS, words, code="too_many", headers={"Retry-After": "1"}).response()
 
     def _misdirected(self, headers: Headers) -> Response | None:
         if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):
             return None
         words = "without FRONT_TOKEN the front answers to localhost only"
-        return problem(HTTPStatus.MISDIRECTED_REQUEST, words, code="misdirected")
+        return Problem(HTTPStatus.MISDIRECTED_REQUEST, words, code="misdirected").response()
 
 
 def _unauthorized(scope: Scope, headers: Headers) -> Response | None:
@@ -102,14 +102,16 @@ def _unauthorized(scope: Scope, headers: Headers) -> Response | None:
     if scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
         return RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
     words = "needs Authorization: Bearer with the FRONT_TOKEN"
-    return problem(HTTPStatus.UNAUTHORIZED, words, code="unauthorized", headers={"WWW-Authenticate": "Bearer"})
+    return Problem(
+        HTTPStatus.UNAUTHORIZED, words, code="unauthorized", headers={"WWW-Authenticate": "Bearer"}
+    ).response()
 
 
 def _not_allowed(scope: Scope) -> Response | None:
     if scope["method"] in _METHODS:
         return None
     words = f"only {', '.join(_METHODS)}"
-    return problem(HTTPStatus.METHOD_NOT_ALLOWED, words, headers={"Allow": ", ".join(_METHODS)})
+    return Problem(HTTPStatus.METHOD_NOT_ALLOWED, words, headers={"Allow": ", ".join(_METHODS)}).response()
 
 
 def _unsafe(scope: Scope, headers: Headers) -> Response | None:
@@ -118,16 +120,18 @@ def _unsafe(scope: Scope, headers: Headers) -> Response | None:
     The sign-in's form is the one body that need not be JSON.
     """
     if not _from_here(headers):
-        return problem(HTTPStatus.FORBIDDEN, "changes are not taken from another site", code="cross_site")
+        return Problem(HTTPStatus.FORBIDDEN, "changes are not taken from another site", code="cross_site").response()
     length = headers.get(b"content-length", b"")
     empty = length in (b"", b"0") and b"transfer-encoding" not in headers
     if not empty and scope["path"] not in (PATH, SIGN_OUT_PATH) and not _is_json(headers.get(b"content-type", b"")):
-        return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", code="not_json")
+        return Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", code="not_json"
+        ).response()
     most = _max_bytes(scope)
     if length.isdigit() and int(length) > most:
-        return problem(
+        return Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most), code="too_large", headers={"Connection": "close"}
-        )
+        ).response()
     return None
 
 

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from tidepool.health.readiness import Condition
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
 from tidepool.web.routing import Router
@@ -22,25 +23,11 @@ _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
 
 
-class Alive(BaseModel):
-    """The response of `GET /health/live`: a process that answers is alive."""
-
-    alive: bool = True
-
-
-class Fact(BaseModel):
-    """The result of one readiness check: whether it passed, and why."""
-
-    ok: bool
-    reason: str
-    warning: str = ""
-
-
 class Ready(BaseModel):
     """The response of `GET /health/ready`: whether all readiness checks passed, and the result of each."""
 
     ready: bool
-    checks: dict[str, Fact]
+    checks: dict[str, Condition]
 
 
 HealthStatus = Literal["healthy", "unhealthy"]
@@ -69,7 +56,7 @@ class Health(BaseModel):
     reasons: dict[str, str]
 
 
-class PoolStats(BaseModel):
+class PoolStatsResponse(BaseModel):
     """The response of `GET /pool/stats`: figures of this process's pool since it started, and of the workers' pools.
 
     *error_rate* is the share of the queries that failed, from 0 to 1.
@@ -110,9 +97,9 @@ async def _health(services: Using) -> Health:
 
 
 @router.get("/health/live")
-async def _live() -> Alive:
-    """Answer as long as the process runs, also if PostgreSQL or Redis is away."""
-    return Alive()
+async def _live() -> dict[str, bool]:
+    """Return `{"alive": true}` as long as the process runs, also if PostgreSQL or Redis is away."""
+    return {"alive": True}
 
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready; `checks` says why"}})
@@ -123,7 +110,7 @@ async def _ready(services: Using) -> Ready:
     return JSONResponse(report.document(), status)  # pyright: ignore[reportReturnType]  (FastAPI takes both)
 
 
-@router.get("/pool/stats", response_model=PoolStats)
+@router.get("/pool/stats", response_model=PoolStatsResponse)
 async def _pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
     fleet = await services.fleet.get()

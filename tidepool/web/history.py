@@ -1,17 +1,28 @@
-"""Reads outcomes of jobs and figures of pools over time from stored snapshots, for the page's charts."""
+"""Reads outcomes of jobs and figures of pools over time from stored snapshots, for the page's charts and counts.
+
+The counts are those of the counters in every worker's snapshots. They are complete whatever the rate, and to read them
+costs the same at twenty jobs a second and at twenty thousand. They are as new as the last snapshot; what a killed
+process did after that is in the ledger only.
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from tidepool.advice.window import Tick, Window, quantile_ms
+from tidepool.advice.window import Tick, Window
 from tidepool.storage.repositories import Repositories
-from tidepool.web.tallies import STATUSES, floor, tallies
 
 _MOST_PROCESSES = 50
-_P95 = 0.95
+TALLIED = timedelta(minutes=5)
+"""Length of the period whose outcomes are counted by function."""
+_STRETCH = timedelta(seconds=5)
+"""Length of one point of the rates by function."""
+_STATUSES = ("applied", "rejected", "failed")
+_COUNTS = (*_STATUSES, "retried")
+"""As each function's counters stand in a snapshot."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +51,10 @@ async def read_history(repositories: Repositories, span: _Span, now: datetime) -
     - `pools`      figures of the pool of each live process, the 50 with the highest use at most
     - `live`       the number of live processes
     - `ended`      the number of processes that wrote snapshots in the period, and are not live any more
-    - `tallies`    counts by function (`tidepool.web.tallies`) of the five minutes up to the newest snapshot, or up to
+    - `tallies`    counts by function (`tallies`) of the five minutes up to the newest snapshot, or up to
       *now* if no process is live
     """
-    since = floor(now - span.length, span.stretch)
+    since = _floor(now - span.length, span.stretch)
     read_since = since - span.lag
     readings, live_ids = await repositories.snapshots.history(read_since, now, span.stretch)
     ticks = Tick.pair(readings, since=read_since)
@@ -67,11 +78,11 @@ async def read_history(repositories: Repositories, span: _Span, now: datetime) -
 
 def _outcomes(processes: Iterable[Sequence[tuple[int, Tick]]], length: int) -> dict[str, list[float | None]]:
     """Return jobs a second of all processes together; None where no process wrote a row."""
-    rates: dict[str, list[float | None]] = {status: [None] * length for status in STATUSES}
+    rates: dict[str, list[float | None]] = {status: [None] * length for status in _STATUSES}
     for placed in processes:
         for place, tick in placed:
             outcomes = (tick.gained.jobs_applied, tick.gained.jobs_rejected, tick.gained.jobs_failed)
-            for status, jobs in zip(STATUSES, outcomes, strict=True):
+            for status, jobs in zip(_STATUSES, outcomes, strict=True):
                 rates[status][place] = (rates[status][place] or 0.0) + jobs / (tick.us / 1e6)
     return rates
 
@@ -85,7 +96,7 @@ def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
     for place, tick in placed:
         series["in_use"][place] = tick.gained.in_use_us / tick.us
         series["waiting"][place] = tick.gained.waiting_us / tick.us
-        series["wait_p95_ms"][place] = quantile_ms(tick.gained.wait_hist, _P95)
+        series["wait_p95_ms"][place] = tick.wait_p95_ms
     return {
         "process": now.worker_id,
         "limit": now.pool_limit,
@@ -95,8 +106,91 @@ def _pool(placed: Sequence[tuple[int, Tick]], length: int) -> dict[str, Any]:
         "batch_pending": now.batch_pending,
         "batch_wait_ms": window.batch_wait_ms,
         "queued": gained.saturated_us / window.us,
-        "wait_p95_ms": quantile_ms(gained.wait_hist, _P95),
+        "wait_p95_ms": window.wait_p95_ms,
         "jobs_per_second": (gained.jobs_applied + gained.jobs_rejected + gained.jobs_failed) / (window.us / 1e6),
         "memory_mb": now.rss_bytes / 1_048_576,
         "series": series,
+    }
+
+
+@dataclass
+class _Counted:
+    """The counts of one function: jobs by outcome, and jobs a second at each time."""
+
+    jobs: list[int] = field(default_factory=lambda: [0] * len(_COUNTS))
+    rates: list[list[float]] = field(default_factory=lambda: [[0.0] * int(TALLIED / _STRETCH) for _ in _STATUSES])
+
+
+def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, object]:
+    """Return the jobs of the last five minutes by function, as a dict.
+
+    - `functions`  a list of dicts, one for each `function`: `jobs` are the numbers of jobs by outcome, and of retries;
+      `rates` are jobs a second by outcome at each of `times`
+    - `times`      Unix seconds, five seconds apart
+    - `since`, `until`  the period, in Unix seconds; it ends with the newest tick, or at *now* if that is later
+
+    Without any tick, the lists are empty and `since` and `until` are None.
+    """
+    if not ticks:
+        return {"since": None, "until": None, "times": [], "functions": []}
+    until = max(tick.now.tick for tick in ticks)
+    until = max(until, now) if now else until
+    since = until - TALLIED
+    counted: dict[str, _Counted] = {}
+    for tick in ticks:
+        if tick.now.tick > since:
+            for name, gains in _gains(tick).items():
+                _count(counted.setdefault(name, _Counted()), gains, *_places(tick, since))
+    return {
+        "since": since.timestamp(),
+        "until": until.timestamp(),
+        "times": [(since + n * _STRETCH).timestamp() for n in range(int(TALLIED / _STRETCH))],
+        "functions": [_function(name, counted[name]) for name in sorted(counted)],
+    }
+
+
+def _floor(at: datetime, stretch: timedelta) -> datetime:
+    """Return the start of the period that *at* is in; periods have the length *stretch*, and count from 1970."""
+    return _EPOCH + (at - _EPOCH) // stretch * stretch
+
+
+def _gains(tick: Tick) -> dict[str, list[int]]:
+    """Return how much each function's counters grew, without functions whose counters did not.
+
+    Counters of a newer version that this one does not know are ignored.
+    """
+    now = tick.now.functions
+    before = tick.before.functions if tick.before else {}
+    none = [0] * len(_COUNTS)
+    gains = {name: [n - b for n, b in zip(now[name], before.get(name, none), strict=False)] for name in now}
+    gains = {name: [*gain, *none][: len(_COUNTS)] for name, gain in gains.items()}
+    return {name: gain for name, gain in gains.items() if any(gain)}
+
+
+def _places(tick: Tick, since: datetime) -> tuple[int, int]:
+    """Return the first and last stretch that a tick is spread over."""
+    last = _place(tick.now.tick, since)
+    began = tick.before.tick if tick.before else tick.began_at
+    return min(last, max(0, _place(began, since) + 1)), last
+
+
+def _place(at: datetime, since: datetime) -> int:
+    """Return the stretch that ends at *at*, or after it."""
+    return -((since - at) // _STRETCH) - 1
+
+
+def _count(counted: _Counted, gains: list[int], first: int, last: int) -> None:
+    seconds = (last - first + 1) * _STRETCH.total_seconds()
+    for n, gain in enumerate(gains):
+        counted.jobs[n] += gain
+    for rates, gain in zip(counted.rates, gains, strict=False):  # retries have none
+        for place in range(first, last + 1):
+            rates[place] += gain / seconds
+
+
+def _function(name: str, counted: _Counted) -> dict[str, object]:
+    return {
+        "function": name,
+        "jobs": dict(zip(_COUNTS, counted.jobs, strict=True)),
+        "rates": dict(zip(_STATUSES, counted.rates, strict=True)),
     }

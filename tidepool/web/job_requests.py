@@ -1,7 +1,7 @@
 """Handles requests that enqueue a job: each is validated, enqueued, and answered 202.
 
 A request that waits for the job's outcome is answered with that. The body is the fields of the job's command, whose
-model decides what is valid, however a job is enqueued.
+model decides what is valid, however a job is enqueued. OpenAPI's description of such a route is made of it, too.
 
 - `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
   twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes are UTF-8,
@@ -23,14 +23,12 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.ids import check_id
-from tidepool.jobs.job import JobType
+from tidepool.jobs.job import JobType, check_id
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reason, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.web.accepting import Accepting
-from tidepool.web.describing import describe_route
-from tidepool.web.paths import job_url
-from tidepool.web.problems import Problem, problem
+from tidepool.web.problems import PROBLEM_SCHEMA, Problem
+from tidepool.web.routing import job_url
 from tidepool.web.services import Services
 
 MAX_WAIT_S = 30.0
@@ -41,6 +39,45 @@ _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", r
 _QUOTED = re.compile(r'"(?:[^"\\]|\\["\\])*"')
 _ESCAPED = re.compile(r'\\(["\\])')
 _JSON = "application/json"
+_JOB_ID = {"type": "string", "description": "the job's id"}
+_JOB_URL = {"type": "string", "description": "where the job and its outcome are read"}
+_ACCEPTED: dict[str, object] = {
+    "type": "object",
+    "required": ["id", "url", "status"],
+    "properties": {"id": _JOB_ID, "url": _JOB_URL, "status": {"const": "queued"}},
+}
+_APPLIED: dict[str, object] = {
+    "type": "object",
+    "required": ["id", "url", "status", "result"],
+    "properties": {
+        "id": _JOB_ID,
+        "url": _JOB_URL,
+        "status": {"const": "applied"},
+        "result": {"type": "object", "description": "the ids of what was created or changed"},
+    },
+}
+_HEADERS: list[dict[str, object]] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Becomes the job's id. The same key again is the same job: nothing is applied twice, and what "
+        "the first request with a key asked for stands. Printable characters as UTF-8, spaces only inside, not `.` or "
+        "`..`; the quotes of a quoted key are not part of it.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "pattern": r"^(?!\.{1,2}$)[!#-~]([ -~]*[!-~])?$",
+        },
+    },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`wait=5`: answer with the outcome if there is one within so many seconds, at most 30.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +99,23 @@ class JobRequests:
 
         *summary* is for the API's description; *named* are the fields that are in the route's path.
         """
-        return describe_route(job_type, summary, named=named, alternatives=self.alternatives)
+        done = HTTPStatus.OK if named else HTTPStatus.CREATED
+        waited = "With `Prefer: wait`: the outcome. "
+        return {
+            "summary": summary,
+            "status_code": HTTPStatus.ACCEPTED,
+            "response_description": "The job is in the queue (or was, under this key)",
+            "responses": {
+                202: _json(_ACCEPTED),
+                int(done): {"description": f"{waited}Applied", **_json(_APPLIED)},
+                409: {"description": f"{waited}A rule said no; `code` names it", **PROBLEM_SCHEMA},
+                422: {"description": "Not valid, or names what is not there; `code` says which", **PROBLEM_SCHEMA},
+            },
+            "openapi_extra": {
+                "requestBody": {"required": True, **_json(_body_schema(job_type, named, self.alternatives))},
+                "parameters": _HEADERS,
+            },
+        }
 
     async def accept(self, request: Request, services: Services, job_type: JobType[Any], **named: int) -> Response:
         """Enqueue a job of *job_type*, with its fields from the request's body and *named*, those of the path.
@@ -91,11 +144,12 @@ class JobRequests:
         """Return the response for *outcome*."""
         more = {"id": job_id, "url": job_url(job_id)}
         if isinstance(outcome, Failed):
-            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, outcome.error, code="failed", headers=headers, **more)
+            failed = HTTPStatus.INTERNAL_SERVER_ERROR
+            return Problem(failed, outcome.error, code="failed", headers=headers, **more).response()
         if isinstance(outcome, Rejected):
             is_invalid = outcome.reason in (CommonReason.INVALID, *self.unprocessable)
             status = HTTPStatus.UNPROCESSABLE_ENTITY if is_invalid else HTTPStatus.CONFLICT
-            return problem(status, outcome.detail, code=outcome.reason, headers=headers, **more)
+            return Problem(status, outcome.detail, code=outcome.reason, headers=headers, **more).response()
         body = to_json({**more, "status": "applied", "result": outcome.result})
         if not created:
             return Response(body, HTTPStatus.OK, headers=headers, media_type=_JSON)
@@ -187,3 +241,29 @@ def _accepted(job_id: str, headers: dict[str, str]) -> Response:
     url = job_url(job_id)
     body = to_json({"id": job_id, "url": url, "status": "queued"})
     return Response(body, HTTPStatus.ACCEPTED, headers={"Location": url, **headers}, media_type=_JSON)
+
+
+def _body_schema(
+    job_type: JobType[Any], named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
+) -> dict[str, object]:
+    """Return the JSON schema of the body: the command's, without the fields that are in the path."""
+    schema = job_type.command.model_json_schema()
+    schema["properties"] = {
+        name: _without_null(field) for name, field in schema["properties"].items() if name not in named
+    }
+    one_of = [
+        {"oneOf": [{"required": [name]} for name in pair]}
+        for pair in alternatives
+        if schema["properties"].keys() >= {*pair}
+    ]
+    changes = [{"minProperties": 1}] if named else []
+    return {**schema, "allOf": [*one_of, *changes]} if one_of or changes else schema
+
+
+def _without_null(field: dict[str, object]) -> dict[str, object]:
+    """Remove a default of null from a field's schema: the field may be omitted, but may not be null."""
+    return {name: value for name, value in field.items() if name != "default" or value is not None}
+
+
+def _json(schema: dict[str, object]) -> dict[str, object]:
+    return {"content": {_JSON: {"schema": schema}}}

@@ -1,7 +1,7 @@
 """Defines the routes that list the outcomes of jobs, requeue jobs and abort them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal, NamedTuple
 
@@ -9,13 +9,12 @@ from fastapi import Depends, Path, Query
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from tidepool import durations
-from tidepool.jobs.ids import MAX_ID_CHARACTERS
+from tidepool.jobs.job import MAX_ID_CHARACTERS
 from tidepool.requeue import requeue_all
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Conditions, Key, Page
-from tidepool.web.paths import job_url
 from tidepool.web.problems import Problem
-from tidepool.web.routing import Router
+from tidepool.web.routing import Router, job_url
 from tidepool.web.services import Services, Using
 
 router = Router(tags=["jobs"])
@@ -26,7 +25,7 @@ JobId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARACTERS, descript
 Status = Literal["applied", "rejected", "failed"]
 
 
-class Row(BaseModel):
+class _Row(BaseModel):
     """The outcome of a job, as the ledger has it. Durations are microseconds."""
 
     job_id: str
@@ -48,7 +47,7 @@ class Row(BaseModel):
     requeued_at: datetime | None
 
 
-class JobRow(Row):
+class JobRow(_Row):
     """The outcome of a job in a list. *requeueable*: the job can run again.
 
     A list omits the arguments, which only `GET /jobs/{id}` returns. A result of more than 4 kB is null here, and an
@@ -69,7 +68,7 @@ class JobPage(BaseModel):
     next: str | None
 
 
-class Pending(BaseModel):
+class PendingJob(BaseModel):
     """A job that has no outcome yet."""
 
     id: str
@@ -77,7 +76,7 @@ class Pending(BaseModel):
     url: str
 
 
-class Retrying(Pending):
+class RetryingJob(PendingJob):
     """A job whose attempts so far have failed, and which will be tried again."""
 
     function: str | None
@@ -88,7 +87,7 @@ class Retrying(Pending):
     """When it is tried next; null while a worker has it."""
 
 
-class Settled(Row):
+class SettledJob(_Row):
     """A job that has its outcome, with its arguments if they were kept."""
 
     id: str
@@ -96,13 +95,13 @@ class Settled(Row):
     url: str
 
 
-class Requeued(BaseModel):
+class RequeueResponse(BaseModel):
     """The response of a requeue: how many jobs were enqueued again."""
 
     requeued: int
 
 
-class Aborting(BaseModel):
+class AbortResponse(BaseModel):
     """The response of an abort. The job is rejected with the reason `aborted`, unless it is committed first."""
 
     id: str
@@ -132,7 +131,7 @@ def _filtered(
         ),
     ] = None,
 ) -> _Filter:
-    began = durations.before_now(durations.parse(since)) if since else None
+    began = datetime.now(UTC) - durations.parse(since) if since else None
     return _Filter({"status": status, "function": function, "since": began}, search)
 
 
@@ -155,7 +154,7 @@ async def _list_jobs(
 
 
 @router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
-async def _requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
+async def _requeue_jobs(services: Using, wanted: Filtered) -> RequeueResponse:
     """Run all jobs of a filter again that failed or were rejected. Applied ones never run again.
 
     Without any of its four parameters the call is refused (422): all of the ledger is never meant.
@@ -164,11 +163,11 @@ async def _requeue_jobs(services: Using, wanted: Filtered) -> Requeued:
         words = "name one or more of status, function, since and search"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
     ids = await requeue_all(services.pool, services.client, search=wanted.search, **wanted.conditions)
-    return Requeued(requeued=len(ids))
+    return RequeueResponse(requeued=len(ids))
 
 
 @router.post("/jobs/{job_id:path}/requeue", status_code=HTTPStatus.ACCEPTED)
-async def _requeue_job(services: Using, job_id: JobId) -> Requeued:
+async def _requeue_job(services: Using, job_id: JobId) -> RequeueResponse:
     """Run a job again that failed or was rejected, under its own id."""
     ids = await requeue_all(services.pool, services.client, job_ids=[job_id])
     if not ids:
@@ -177,21 +176,21 @@ async def _requeue_job(services: Using, job_id: JobId) -> Requeued:
             raise _unknown(job_id)
         words = "it was applied" if row["status"] == "applied" else "its content was not kept"
         raise Problem(HTTPStatus.CONFLICT, f"the job cannot run again: {words}", code="not_requeueable")
-    return Requeued(requeued=len(ids))
+    return RequeueResponse(requeued=len(ids))
 
 
 @router.post("/jobs/{job_id:path}/abort", status_code=HTTPStatus.ACCEPTED)
-async def _abort_job(services: Using, job_id: JobId) -> Aborting:
+async def _abort_job(services: Using, job_id: JobId) -> AbortResponse:
     """Ask the workers to abort a job. One that commits first stays applied."""
     if not await services.client.abort(job_id):
         if await _row_of(services, job_id) is None:
             raise _unknown(job_id)
         raise Problem(HTTPStatus.CONFLICT, "the job has its outcome already", code="settled")
-    return Aborting(id=job_id, url=job_url(job_id))
+    return AbortResponse(id=job_id, url=job_url(job_id))
 
 
 @router.get("/jobs/{job_id:path}")
-async def _read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pending:
+async def _read_job(services: Using, job_id: JobId) -> SettledJob | RetryingJob | PendingJob:
     """Return a job: its outcome, or else what the queue knows of it."""
     row = await _row_of(services, job_id)
     if row is None or row["requeued_at"] is not None:
@@ -201,16 +200,16 @@ async def _read_job(services: Using, job_id: JobId) -> Settled | Retrying | Pend
         row = await _row_of(services, job_id)  # it may have been settled in between
     if row is None:
         raise _unknown(job_id)
-    return Settled.model_validate({**row, "id": job_id, "url": job_url(job_id)})
+    return SettledJob.model_validate({**row, "id": job_id, "url": job_url(job_id)})
 
 
-async def _pending(services: Services, job_id: str, state: str) -> Pending:
+async def _pending(services: Services, job_id: str, state: str) -> PendingJob:
     pending = {"id": job_id, "status": state, "url": job_url(job_id)}
     retrying = await services.client.retrying(job_id)
     if retrying is None:
-        return Pending.model_validate(pending)
+        return PendingJob.model_validate(pending)
     due_at = None if state == "in_progress" else retrying.due_at  # what a claimed job has in its place is a lease
-    return Retrying.model_validate({**pending, **retrying._asdict(), "due_at": due_at})
+    return RetryingJob.model_validate({**pending, **retrying._asdict(), "due_at": due_at})
 
 
 async def _row_of(services: Services, job_id: str) -> dict[str, object] | None:

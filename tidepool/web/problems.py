@@ -1,9 +1,10 @@
 """Answers errors with problem details (RFC 9457): JSON with `type`, `title`, `status`, `detail` and `code`."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -36,59 +37,68 @@ RESPONSES: dict[int | str, dict[str, object]] = {
 class Problem(Exception):
     """Raised in a route to refuse a request. The response is problem details with *status*, *detail* and *code*.
 
-    *detail* says what is wrong for people, *code* for programs.
+    *detail* says what is wrong for people, *code* for programs. *headers* are added to the response, *more* are further
+    members of its document.
     """
 
-    def __init__(self, status: HTTPStatus, detail: str, *, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **more: object,
+    ) -> None:
         super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.code = code
+        self._status = status
+        self._detail = detail
+        self._code = {} if code is None else {"code": code}
+        self._headers = headers
+        self._more = more
+
+    def response(self) -> JSONResponse:
+        """Return the response with the problem details."""
+        title = HTTPStatus(self._status).phrase
+        members = {"type": "about:blank", "title": title, "status": self._status, "detail": self._detail}
+        content = {**members, **self._code, **self._more}
+        return JSONResponse(content, self._status, headers=self._headers, media_type=MEDIA_TYPE)
 
 
-def problem(
-    status: int, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None, **more: object
-) -> JSONResponse:
-    """Return a response with problem details. *code* is for programs; *more* are further members of the document."""
-    members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if code is not None:
-        members["code"] = code
-    return JSONResponse({**members, **more}, status, headers=headers, media_type=MEDIA_TYPE)
+def _on_problem(_request: Request, error: Problem) -> JSONResponse:
+    return error.response()
 
 
-def handle_problems(app: FastAPI) -> None:
-    """Register error handlers on *app*, so that it answers every error with problem details."""
+def _on_http(_request: Request, error: HTTPException) -> JSONResponse:
+    return Problem(error.status_code, str(error.detail), headers=error.headers).response()
 
-    def on_problem(_request: Request, error: Problem) -> JSONResponse:
-        return problem(error.status, error.detail, code=error.code)
 
-    def on_http(_request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+def _on_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid").response()
 
-    def on_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
 
-    def on_bug(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the front; its log has it")
+def _on_bug(_request: Request, _error: Exception) -> JSONResponse:
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of the front; its log has it").response()
 
-    def on_away(_request: Request, error: Exception) -> JSONResponse:
-        words = f"{'Redis' if isinstance(error, RedisError) else 'PostgreSQL'} does not answer"
-        if isinstance(error, PoolTimeout):
-            words = "all of the front's connections to PostgreSQL are in use"
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, words, headers={"Retry-After": "2"})
 
-    def on_unfit(_request: Request, error: DataFault) -> JSONResponse:
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="invalid")
+def _on_away(_request: Request, error: Exception) -> JSONResponse:
+    words = f"{'Redis' if isinstance(error, RedisError) else 'PostgreSQL'} does not answer"
+    if isinstance(error, PoolTimeout):
+        words = "all of the front's connections to PostgreSQL are in use"
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, words, headers={"Retry-After": "2"}).response()
 
-    handlers: dict[Any, Any] = {
-        Problem: on_problem,
-        HTTPException: on_http,
-        RequestValidationError: on_invalid,
-        Exception: on_bug,
-        DataFault: on_unfit,  # a text with a NUL, say, that nothing in the database can be equal to
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
-    for kind in (Unavailable, PoolTimeout, StatementTimeout, RedisError):
-        app.add_exception_handler(kind, on_away)
+
+def _on_unfit(_request: Request, error: DataFault) -> JSONResponse:
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="invalid").response()
+
+
+HANDLERS: dict[Any, Any] = {
+    Problem: _on_problem,
+    HTTPException: _on_http,
+    RequestValidationError: _on_invalid,
+    Exception: _on_bug,
+    DataFault: _on_unfit,  # a text with a NUL, say, that nothing in the database can be equal to
+    **dict.fromkeys((Unavailable, PoolTimeout, StatementTimeout, RedisError), _on_away),
+}
+"""FastAPI's exception handlers: every error is answered with problem details."""

@@ -1,9 +1,14 @@
-"""The base class of routers: it sets how the paths of routes are written and how the routes are named."""
+"""Defines what the routes of several routers share: their base class, the id of a row in a path, and a job's URL."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
+
+GREATEST_ID = 2**63 - 1
+"""The largest `bigint` of PostgreSQL, the type of all row ids."""
+RowId = Annotated[int, Path(ge=1, le=GREATEST_ID)]
 
 
 class Router(APIRouter):
@@ -21,3 +26,8 @@ class Router(APIRouter):
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
             undocumented: dict[str, Any] = {**options, "include_in_schema": False}
             super().add_api_route(other, endpoint, **undocumented)
+
+
+def job_url(job_id: str) -> str:
+    """Return the path of the URL under which a job and its outcome can be read."""
+    return f"/jobs/{quote(job_id, safe='')}"

@@ -20,7 +20,7 @@ _CONNECTIONS = 16_384
 """Max connections: twice the callers that were seen to wait at a time, and some 200 MB if all of them are open."""
 
 
-class Server(BoundedServer):
+class WebServer(BoundedServer):
     """The HTTP server of the web application: at a signal, it ends what would go on waiting, and then stops.
 
     That is event streams and requests with `Prefer: wait`; other requests have five seconds. It then closes the
@@ -66,7 +66,7 @@ async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
         proxy_headers=False,  # `callers` reads them, from trusted proxies only
         timeout_graceful_shutdown=_GRACE_S,
     )
-    server = Server(app, config)
+    server = WebServer(app, config)
     try:
         await server.serve(listening)
     except asyncio.CancelledError:

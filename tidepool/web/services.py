@@ -1,14 +1,14 @@
 """Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
 
 import asyncio
-import functools
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import Depends, Request
+from prometheus_client.registry import Collector
 
 from tidepool import servers
 from tidepool.client import JobClient
@@ -17,13 +17,12 @@ from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Readiness
 from tidepool.pool.pool import Pool
-from tidepool.queue.connection import RedisClient, ask, open_redis
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.repositories import Repositories
 from tidepool.web.accepting import Accepting
-from tidepool.web.fleet import Fleet
-from tidepool.web.requests import Requests
+from tidepool.web.fleet import FleetFigures
 
 PATIENCE_S = 2.0
 """How long a request goes on trying to reach Redis before it is answered 503."""
@@ -40,12 +39,50 @@ class Services:
     client: JobClient
     accepting: Accepting
     readiness: Readiness
-    fleet: Fleet
+    fleet: FleetFigures
     metrics: Metrics
     load_test: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the load test that is in progress."""
     opened_s: float = field(default_factory=monotonic)
     """When the pool was opened, by the monotonic clock."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: Settings, urls: Urls, migrations: Migrations, collectors: Sequence[Collector]
+    ) -> AsyncGenerator[Self]:
+        """Open the services for an `async with` block, and close them at its end.
+
+        *collectors* have further metrics for `metrics`.
+        Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
+        """
+        pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
+        redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
+
+        async def settled(job_ids: Sequence[str]) -> Collection[str]:
+            async with pool.acquire() as connection:
+                return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
+
+        readiness = Readiness(redis.ask, migrations)
+        readiness.watch(pool)
+        lag = LoopLag()
+        probe = asyncio.create_task(lag.run(), name="loop lag probe")
+        try:
+            yield cls(
+                settings=settings,
+                urls=urls,
+                pool=pool,
+                redis=redis,
+                client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
+                accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
+                readiness=readiness,
+                fleet=FleetFigures(pool),
+                metrics=Metrics(pool, None, lag, beside=collectors),
+            )
+        finally:
+            probe.cancel()
+            await redis.aclose(close_connection_pool=True)
+            await pool.close()
 
     def pool_gauges(self) -> dict[str, int]:
         """Return the pool's present numbers by name: its sizes, connections in use, and waiting callers."""
@@ -73,43 +110,6 @@ class Services:
             "connections_acquired": stats.acquire_ok,
             "connections_released": stats.acquire_ok - stats.in_use,
         }
-
-
-@asynccontextmanager
-async def open_services(
-    settings: Settings, urls: Urls, migrations: Migrations, requests: Requests
-) -> AsyncGenerator[Services]:
-    """Open the services for an `async with` block, and close them at its end.
-
-    Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
-    """
-    pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
-    redis = open_redis(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
-
-    async def settled(job_ids: Sequence[str]) -> Collection[str]:
-        async with pool.acquire() as connection:
-            return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
-
-    readiness = Readiness(functools.partial(ask, redis), migrations)
-    readiness.watch(pool)
-    lag = LoopLag()
-    probe = asyncio.create_task(lag.run(), name="loop lag probe")
-    try:
-        yield Services(
-            settings=settings,
-            urls=urls,
-            pool=pool,
-            redis=redis,
-            client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
-            accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
-            readiness=readiness,
-            fleet=Fleet(pool),
-            metrics=Metrics(pool, None, lag, beside=[requests]),
-        )
-    finally:
-        probe.cancel()
-        await redis.aclose(close_connection_pool=True)
-        await pool.close()
 
 
 async def _services(request: Request) -> Services:

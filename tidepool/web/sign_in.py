@@ -19,8 +19,7 @@ import structlog
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from tidepool.web.callers import caller_of
-from tidepool.web.rates import Rates
+from tidepool.web.callers import Callers, Rates
 from tidepool.web.routing import Router
 
 log = structlog.get_logger(__name__)
@@ -55,48 +54,41 @@ _PAGE = """<!doctype html>
 router = Router(include_in_schema=False)
 
 
-class Sessions:
-    """Opens and ends the sessions of browsers that have signed in.
+class Access:
+    """Decides whether a request has access: by the token, or a session. If *token* is None, every request has.
 
-    A session ends after twelve hours, at a sign-out, or when the token is changed. Sign-outs are known to this process
-    only, until it ends: another front accepts a stolen cookie until it expires. The browser that signs out has its
-    cookie removed in any case.
+    A session of a browser that has signed in ends after twelve hours, at a sign-out, or when the token is changed.
+    Sign-outs are known to this process only, until it ends: another front accepts a stolen cookie until it expires. The
+    browser that signs out has its cookie removed in any case.
     """
 
-    def __init__(self, token: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._key = _derived(token)
+    def __init__(self, token: str | None, *, clock: Callable[[], float] = time.time) -> None:
+        self.token = token
+        self._key = _derived(token) if token is not None else b""
         self._clock = clock
         self._signed_out: dict[str, None] = {}
+        self._failures = Rates(_FAILURES_PER_S, burst_s=_FAILURES_BURST_S)
 
-    def open(self) -> str:
+    def open_session(self) -> str:
         """Open a session, and return the value of its cookie."""
         return self._signed(f"{int(self._clock()) + _LENGTH_S}.{secrets.token_hex(8)}")
 
-    def is_open(self, cookie: str) -> bool:
+    def has_session(self, cookie: str) -> bool:
         """Return whether *cookie* is signed by us, not expired, and not signed out."""
         session, _, _ = cookie.rpartition(".")
         if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):
             return False
         return self._clock() < int(session.partition(".")[0]) and session not in self._signed_out
 
-    def end(self, cookie: str) -> None:
+    def end_session(self, cookie: str) -> None:
         """End the session of *cookie*: it is signed out. Only the last 10,000 sign-outs are remembered."""
-        if self.is_open(cookie):
+        if self.has_session(cookie):
             self._signed_out[cookie.rpartition(".")[0]] = None
             if len(self._signed_out) > _MAX_SIGNED_OUT:
                 del self._signed_out[next(iter(self._signed_out))]
 
     def _signed(self, session: str) -> str:
         return f"{session}.{hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()}"
-
-
-class Access:
-    """Decides whether a request has access: by the token, or a session. If *token* is None, every request has."""
-
-    def __init__(self, token: str | None) -> None:
-        self.token = token
-        self.sessions = Sessions(token) if token is not None else None
-        self._failures = Rates(_FAILURES_PER_S, burst_s=_FAILURES_BURST_S)
 
     def is_right(self, given: bytes) -> bool:
         """Return whether *given* is the token; True if there is no token."""
@@ -107,11 +99,11 @@ class Access:
 
         A wrong token is counted for *caller*, and logged. Without a token every request is admitted.
         """
-        if self.sessions is None:
+        if self.token is None:
             return True
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
-            return self.sessions.is_open(_cookie_of(headers.get(b"cookie", b"")))
+            return self.has_session(_cookie_of(headers.get(b"cookie", b"")))
         right = self.is_right(given.strip())
         if not right:
             self.failed(caller, "bearer")
@@ -150,7 +142,7 @@ async def _sign_in(request: Request) -> Response:
     """Open a session for a browser that gives the token, and redirect it to the page."""
     access: Access = request.app.state.access
     given = _token_in(await request.body())
-    caller = caller_of(request.scope)
+    caller = Callers.key(request.scope)
     if not access.may_try(caller):
         words = _PAGE.format(words="Too many wrong tokens from this address. Try again in some seconds.")
         return HTMLResponse(words, HTTPStatus.TOO_MANY_REQUESTS, headers={"Retry-After": "5"})
@@ -158,9 +150,9 @@ async def _sign_in(request: Request) -> Response:
         access.failed(caller, "form")
         return HTMLResponse(_PAGE.format(words="That is not the token."), HTTPStatus.UNAUTHORIZED)
     answer = RedirectResponse("/", HTTPStatus.SEE_OTHER)
-    if access.sessions is not None:
+    if access.token is not None:
         secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, access.sessions.open(), _LENGTH_S, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(COOKIE, access.open_session(), _LENGTH_S, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
@@ -168,8 +160,8 @@ async def _sign_in(request: Request) -> Response:
 async def _sign_out(request: Request) -> Response:
     """End the browser's session, and ask for the token again."""
     access: Access = request.app.state.access
-    if access.sessions is not None:
-        access.sessions.end(request.cookies.get(COOKIE, ""))
+    if access.token is not None:
+        access.end_session(request.cookies.get(COOKIE, ""))
     answer = RedirectResponse(PATH, HTTPStatus.SEE_OTHER)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
     return answer

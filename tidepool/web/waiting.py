@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
-from tidepool.periodic import FailureLog
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS
-from tidepool.queue.results import Results
+from tidepool.queue.state import QueueState
+from tidepool.repeating import FailureLog
 
 _LEAST_PACE_S, _MOST_PACE_S, _PACE_PER_JOB_S = 0.001, 0.003, 0.000002
 _MOST_AT_A_TURN = 16
@@ -26,7 +26,7 @@ class Waits:
     """Waits for the outcomes of jobs, for all requests of this process."""
 
     def __init__(self, redis: RedisClient) -> None:
-        self._results = Results(redis)
+        self._queue = QueueState(redis)
         self._failures = FailureLog("outcomes")
         self._waiting: dict[str, list[asyncio.Future[Outcome | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -76,9 +76,9 @@ class Waits:
     async def _look_once(self) -> None:
         """Read the results of all jobs that are waited for now, and end the waits for those that have one."""
         job_ids = list(self._waiting)
-        for start in range(0, len(job_ids), Results.MAX_AT_ONCE):
+        for start in range(0, len(job_ids), QueueState.MAX_RESULTS):
             try:
-                found = await self._results.read(job_ids[start : start + Results.MAX_AT_ONCE])
+                found = await self._queue.results(job_ids[start : start + QueueState.MAX_RESULTS])
             except REDIS_ERRORS:
                 await asyncio.sleep(_TROUBLE_DELAY_S)
                 return
@@ -91,14 +91,14 @@ class Waits:
         nothing while it works.
         """
         for number, (job_id, result) in enumerate(results, 1):
-            outcome = outcome_of(result)
+            outcome = _outcome_of(result)
             for future in self._waiting.get(job_id, ()):
                 _resolve(future, outcome)
             if number % _MOST_AT_A_TURN == 0:
                 await asyncio.sleep(0)
 
 
-def outcome_of(result: bytes) -> Outcome:
+def _outcome_of(result: bytes) -> Outcome:
     """Return the outcome that a job's result in Redis stands for; see `Applied.as_result`.
 
     A result that this service did not write is returned as `Failed`.

@@ -23,7 +23,7 @@ class CreateProduct(Command):
     in_stock: bool = True
 
 
-async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
+async def _create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
     """Insert a product for each job. A job whose sku is taken is rejected.
 
     Returns a verdict for each job, in order; an applied job's result is the new `product_id`.
@@ -38,7 +38,7 @@ async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProd
 JOB = JobType(
     "create_product",
     CreateProduct,
-    create_product,
+    _create_product,
     constraints=CONSTRAINTS,
     grants=("SELECT, INSERT ON products", "USAGE ON SEQUENCE products_id_seq"),
 )

@@ -20,7 +20,7 @@ class CreateUser(Command):
     is_active: bool = True
 
 
-async def create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
+async def _create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
     """Insert a user for each job. A job whose username or email is taken is rejected.
 
     Returns a verdict for each job, in order; an applied job's result is the new `user_id`.
@@ -32,7 +32,7 @@ async def create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]])
 JOB = JobType(
     "create_user",
     CreateUser,
-    create_user,
+    _create_user,
     constraints=CONSTRAINTS,
     grants=("SELECT, INSERT ON users", "USAGE ON SEQUENCE users_id_seq"),
 )

@@ -36,7 +36,7 @@ class PlaceOrder(Command):
         return self
 
 
-async def place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
+async def _place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
     """Insert an order for each job. A job whose user or product does not exist yet is retried later.
 
     A job is rejected if the user is inactive, if the product is out of stock, or if user or product are still missing
@@ -57,7 +57,7 @@ def _verdict(order: PlacedOrder | ShopReason) -> Verdict:
 JOB = JobType(
     "place_order",
     PlaceOrder,
-    place_order,
+    _place_order,
     constraints=CONSTRAINTS,
     grants=("SELECT ON users, products", "SELECT, INSERT ON orders"),
 )

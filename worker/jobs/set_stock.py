@@ -27,7 +27,7 @@ class SetStock(Command):
         return self
 
 
-async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
+async def _set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
     """Set whether the jobs' products are in stock. A job whose product does not exist yet is retried later.
 
     It is rejected if the product is still missing when its attempts are used up. Returns a verdict for each job, in
@@ -40,4 +40,4 @@ async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> 
     ]
 
 
-JOB = JobType("set_stock", SetStock, set_stock, grants=("SELECT, UPDATE (in_stock) ON products",))
+JOB = JobType("set_stock", SetStock, _set_stock, grants=("SELECT, UPDATE (in_stock) ON products",))

@@ -31,7 +31,7 @@ class UpdateUser(Command):
         return self
 
 
-async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
+async def _update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
     """Change the given fields of the jobs' users. A job whose user does not exist yet is retried later.
 
     A job is rejected if its new email is taken, or if the user is still missing when its attempts are used up. Returns
@@ -44,7 +44,7 @@ async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]])
 JOB = JobType(
     "update_user",
     UpdateUser,
-    update_user,
+    _update_user,
     constraints=CONSTRAINTS,
     grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON users",),
 )

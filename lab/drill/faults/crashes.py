@@ -9,7 +9,6 @@ import operator
 import random
 import signal
 from collections.abc import Callable
-from typing import Any
 
 from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena, Worker
@@ -61,10 +60,10 @@ async def _none_would_fail(arena: Arena) -> bool:
     This is so if the jobs of dead workers are back in the queue, if fewer than 100 jobs that lost a worker have no
     outcome yet, and if none of these has lost two.
     """
-    redis: Any = arena.redis
+    redis = arena.redis
     if await redis.zcount(_KEYS.owners, "-inf", 0):
         return False
-    lapses = [int(count) for count in await redis.hvals(_KEYS.lapses)]
+    lapses = [int(count) for count in await redis.execute_command("HVALS", _KEYS.lapses) or ()]
     return len(lapses) < _FEW and max(lapses, default=0) < MOST_LAPSES - 1
 
 

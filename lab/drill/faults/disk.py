@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import LiteralString, cast
 
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import SHORT_S, Fault, NotHereError
@@ -18,7 +19,7 @@ _PAGE = 4096
 async def _disk_full(arena: Arena, _chance: random.Random) -> None:
     bytes_now: int = (await arena.fetch("SELECT pg_table_size('job_results')"))[0][0]
     async with _small_disk(arena, bytes_now // _MIB + _GROWTH_MIB) as directory:
-        await arena.fetch(f"CREATE TABLESPACE drill LOCATION '{directory}'")
+        await arena.fetch(cast("LiteralString", f"CREATE TABLESPACE drill LOCATION '{directory}'"))
         await arena.fetch("ALTER TABLE job_results SET TABLESPACE drill")
         filler = directory / "filler"
         try:

@@ -3,13 +3,14 @@
 import asyncio
 import random
 import signal
-from typing import Any
+from typing import LiteralString
 
 import asyncpg
 
+from lab.bench.servers import connect
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, delayed, freeze
-from tidepool.pool import address
+from tidepool.pool.connection import DirectConnection
 
 _SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tidepool:%'"
 
@@ -37,11 +38,11 @@ async def _postgres_restarts(arena: Arena, chance: random.Random) -> None:
 
 
 async def _postgres_full(arena: Arena, _chance: random.Random) -> None:
-    others: list[Any] = []
+    others: list[DirectConnection] = []
     await arena.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tidepool:%'")
     try:
         while True:
-            others.append(await asyncpg.connect(**address.arguments(arena.urls.database)))
+            others.append(await connect(arena.urls.database))
     except asyncpg.TooManyConnectionsError:
         await asyncio.sleep(SHORT_S)
     finally:
@@ -88,7 +89,7 @@ async def _lose_commits(arena: Arena, chance: random.Random, *, passes_on: bool)
             worker.postgres.disarm()
 
 
-async def _set_read_only(arena: Arena, value: str) -> None:
+async def _set_read_only(arena: Arena, value: LiteralString) -> None:
     await arena.fetch(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
     await arena.fetch("SELECT pg_reload_conf()")
 
@@ -124,7 +125,11 @@ FAULTS = (
         is_burst=True,
     ),
     Fault("commit-lost", "COMMITs never arrive, and the connection is lost.", _commit_lost, is_burst=True),
-    Fault("postgres-frozen", "The way to PostgreSQL swallows everything, and no connection is told.", _postgres_frozen),
+    Fault(
+        "postgres-frozen",
+        "The network to PostgreSQL loses everything, and closes no connection.",
+        _postgres_frozen,
+    ),
     Fault("postgres-cut", "The connections to PostgreSQL are cut, again and again, at any point.", _postgres_cut),
     Fault("postgres-slow", "Everything takes 50 ms longer to PostgreSQL and back.", _postgres_slow),
 )

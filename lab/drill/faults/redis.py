@@ -4,7 +4,8 @@ import asyncio
 import math
 import random
 import signal
-from typing import Any
+
+from arq.connections import ArqRedis
 
 from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena
@@ -63,7 +64,7 @@ async def _odd_values(arena: Arena, chance: random.Random) -> None:
 
     The original values are moved aside, and put back.
     """
-    redis: Any = arena.redis
+    redis = arena.redis
     for _ in range(_ODD_ROUNDS):
         members = [(key, chance.randbytes(chance.randrange(1, 40))) for key in _READ_KEYS]
         for key, member in members:
@@ -79,34 +80,33 @@ async def _odd_values(arena: Arena, chance: random.Random) -> None:
             await _remove(redis, key, member)
 
 
-async def _add(redis: Any, key: str, member: bytes, chance: random.Random) -> None:
+async def _add(redis: ArqRedis, key: str, member: bytes, chance: random.Random) -> None:
     """Add a member to the hash or sorted set at *key* that the service would not write."""
     if key == _KEYS.lapses:
-        await redis.hset(key, member, chance.randbytes(8))
+        await redis.execute_command("HSET", key, member, chance.randbytes(8))
     else:
         await redis.zadd(key, {member: chance.choice((0.0, -1.0, 1.5, 1e300, math.inf))})
 
 
-async def _remove(redis: Any, key: str, member: bytes) -> None:
-    await (redis.hdel if key == _KEYS.lapses else redis.zrem)(key, member)
+async def _remove(redis: ArqRedis, key: str, member: bytes) -> None:
+    await redis.execute_command("HDEL" if key == _KEYS.lapses else "ZREM", key, member)
 
 
-async def _replace(redis: Any, key: str, chance: random.Random) -> None:
+async def _replace(redis: ArqRedis, key: str, chance: random.Random) -> None:
     """Rename *key*, and store a value of a random type in its place, in one step: workers write to it meanwhile."""
     junk = chance.randbytes(20)
     async with redis.pipeline(transaction=True) as pipe:
         pipe.rename(key, f"{key}:aside")  # an error if it is not there
-        kind = chance.choice(("string", "list", "set", "hash"))
-        plant = {"string": pipe.set, "list": pipe.rpush, "set": pipe.sadd}.get(kind)
-        plant(key, junk) if plant else pipe.hset(key, junk, junk)
+        pipe.execute_command(*chance.choice((("SET", key), ("RPUSH", key), ("SADD", key), ("HSET", key, junk))), junk)
         _, planted = await pipe.execute(raise_on_error=False)
     if isinstance(planted, Exception):
         raise planted
 
 
-async def _put_back(redis: Any, key: str) -> None:
+async def _put_back(redis: ArqRedis, key: str) -> None:
     async with redis.pipeline(transaction=True) as pipe:
-        pipe.delete(key).rename(f"{key}:aside", key)
+        pipe.delete(key)
+        pipe.rename(f"{key}:aside", key)
         await pipe.execute(raise_on_error=False)  # an error if nothing was moved aside
 
 
@@ -155,7 +155,7 @@ FAULTS = (
         needs_own_servers=True,
     ),
     Fault("redis-cut", "The connections to Redis are cut, again and again, at any point.", _redis_cut),
-    Fault("redis-frozen", "The way to Redis swallows everything, and no connection is told.", _redis_frozen),
+    Fault("redis-frozen", "The network to Redis loses everything, and closes no connection.", _redis_frozen),
     Fault(
         "redis-read-only",
         "Redis becomes a replica that refuses writes, and a master again.",

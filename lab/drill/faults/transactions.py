@@ -4,13 +4,14 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import LiteralString
 
 import asyncpg
 
+from lab.bench.servers import connect
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, SHORT_S, Fault
-from tidepool.pool import address
+from tidepool.pool.connection import Connection
 
 _DEADLOCKS = 5
 _CROSSED = (
@@ -22,7 +23,7 @@ _HANGING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 
 
 async def _locked(arena: Arena, _chance: random.Random) -> None:
-    connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
+    connection = await connect(arena.urls.database)
     async with connection.transaction():
         await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         await asyncio.sleep(SHORT_S)
@@ -35,7 +36,7 @@ async def _deadlock(arena: Arena, chance: random.Random) -> None:
     Workers write the table users first and the ledger last. The fault locks the ledger, waits until a worker that has
     locked users waits for it, and then locks users.
     """
-    connection: Any = await asyncpg.connect(**address.arguments(arena.urls.database))
+    connection = await connect(arena.urls.database)
     try:
         for _ in range(_DEADLOCKS):
             await _cross(arena, connection)
@@ -44,11 +45,11 @@ async def _deadlock(arena: Arena, chance: random.Random) -> None:
         await connection.close()
 
 
-async def _cross(arena: Arena, connection: Any) -> None:
+async def _cross(arena: Arena, connection: Connection) -> None:
     async def is_crossed() -> bool:
         return await connection.fetchval(_CROSSED)
 
-    with suppress(asyncpg.DeadlockDetectedError):  # whoever has waited for longer is ended: as a rule the worker
+    with suppress(asyncpg.DeadlockDetectedError):  # as a rule PostgreSQL ends the worker, which has waited longer
         async with connection.transaction():
             await connection.execute("LOCK TABLE job_results IN SHARE MODE")
             await arena.until(is_crossed)
@@ -76,7 +77,7 @@ async def _hangs(arena: Arena, count: int) -> bool:
 
 
 @asynccontextmanager
-async def _trigger(arena: Arena, body: str, when: str) -> AsyncGenerator[None]:
+async def _trigger(arena: Arena, body: LiteralString, when: LiteralString) -> AsyncGenerator[None]:
     """Create a trigger on the table users with the PL/pgSQL statements *body*, and drop it at the end of the block."""
     await arena.fetch(f"CREATE OR REPLACE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
     await arena.fetch(f"CREATE TRIGGER drill {when} EXECUTE FUNCTION drill()")

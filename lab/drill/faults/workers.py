@@ -66,6 +66,6 @@ FAULTS = (
     ),
     Fault("pause-short", "A worker is stopped for less than its lease.", _pause_short),
     Fault("pause-long", "A worker is stopped for longer than its lease; others do its jobs meanwhile.", _pause_long),
-    Fault("stop-twice", "A worker is told to stop in the middle of a batch, and once more at once.", _stop_twice),
+    Fault("stop-twice", "A worker gets SIGTERM twice in a row, in the middle of a batch.", _stop_twice),
     Fault("rolling-restart", "All workers are restarted under load, one after the other.", _rolling_restart),
 )

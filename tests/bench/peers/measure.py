@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from lab.bench.drain import cpu_s
 from tests.bench.peers.catalogue import APPS, System
-from tidepool.pool.pool import PoolConfig
+from tidepool.pool.config import PoolConfig
 from worker import app
 
 DATABASE = "tidepool_peers"

@@ -1,0 +1,50 @@
+"""What the tests of the engine share."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import arq.worker
+import pytest
+from arq.connections import ArqRedis
+from arq.worker import func
+from both_workers import Make, add, again, fail
+
+import tidepool.engine.worker
+from tidepool.queue import wire
+
+
+@pytest.fixture(params=["arq", "ours"])
+async def make(request: pytest.FixtureRequest, redis: ArqRedis) -> AsyncIterator[Make]:
+    """Give a function that makes workers of one class, in burst mode unless told otherwise; all are closed later."""
+    kind = arq.worker.Worker if request.param == "arq" else tidepool.engine.worker.Worker
+    made: list[arq.worker.Worker] = []
+
+    def make_worker(**options: Any) -> arq.worker.Worker:
+        functions = options.pop("functions", [add, func(fail, name="fail"), func(again, name="again", max_tries=3)])
+        made.append(
+            kind(
+                functions=functions,
+                **{
+                    "redis_pool": redis,
+                    "burst": True,
+                    "poll_delay": 0,
+                    "handle_signals": False,
+                    "job_serializer": wire.serialize,
+                    "job_deserializer": wire.deserialize,
+                    **options,
+                },
+            )
+        )
+        return made[-1]
+
+    yield make_worker
+    for one in made:
+        one._handle_signals = True  # a closing worker that handles none would cancel the test's own task
+        close = one.pool.aclose
+        one.pool.aclose = one.pool.close = _nothing  # type: ignore[method-assign]  # the next one needs the connection
+        await one.close()
+        redis.aclose = close  # type: ignore[method-assign]
+
+
+async def _nothing(**_: Any) -> None:
+    pass

@@ -1,0 +1,81 @@
+"""The configuration of a pool, and how its connections are opened."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import asyncpg
+
+from tidepool.pool.connection import DirectConnection
+from tidepool.pool.connections import Session
+from tidepool.pool.faults import translated
+from tidepool.urls import PostgresUrl
+
+_NAME_BYTES = 63
+"""Max bytes of an application name. PostgreSQL cuts a longer one, and warns."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """The configuration of a pool. Durations are seconds; each field is the setting of the same name."""
+
+    url: str = field(repr=False)
+    application_name: str
+    min_size: int = 1
+    max_size: int = 4
+    max_queries: int = 50_000
+    max_inactive_time_s: float = 300.0
+    acquire_timeout_s: float = 10.0
+    command_timeout_s: float = 10.0
+    connect_timeout_s: float = 5.0
+    transaction_timeout_s: float = 20.0
+    max_waiting: int = 10_000
+
+    async def connect(self, purpose: str) -> DirectConnection:
+        """Open a connection outside the pool, which the caller has to close. Raises `Unavailable` and `Refused`.
+
+        Its application name is the pool's, with a colon and the *purpose* behind it.
+        """
+        options = self._connect_options(f"{self.application_name}:{purpose}")
+        async with translated(connecting=True):
+            return cast("DirectConnection", await asyncpg.connect(**options))
+
+    def driver_options(self, limit: int) -> dict[str, Any]:
+        """Return the keyword arguments of `asyncpg.create_pool`. It opens max *limit* connections at first."""
+        return {
+            "min_size": min(self.min_size, 1),  # what asyncpg opens anew whatever the limit is
+            "init_size": min(self.min_size, limit),
+            "max_size": self.max_size,
+            "max_queries": self.max_queries,
+            "max_inactive_connection_lifetime": self.max_inactive_time_s,
+            "reset": _nothing_to_reset,
+            **self._connect_options(self.application_name),
+        }
+
+    def _connect_options(self, application_name: str) -> dict[str, Any]:
+        """Return the keyword arguments that every connection is opened with.
+
+        The server's statement timeout is 90 % of the driver's command timeout. So the server cancels a slow statement,
+        and the driver's timeout means that the server does not answer at all.
+        """
+        statement_timeout_ms = int(self.command_timeout_s * 900)
+        return {
+            "connection_class": Session,
+            "timeout": self.connect_timeout_s,
+            **PostgresUrl.parse(self.url).driver_arguments(),
+            "command_timeout": self.command_timeout_s,
+            "server_settings": {
+                "application_name": application_name[:_NAME_BYTES],
+                "timezone": "UTC",
+                "search_path": "public",
+                "statement_timeout": str(statement_timeout_ms),
+                "idle_in_transaction_session_timeout": str(statement_timeout_ms),
+                "jit": "off",  # never pays for statements this short, and slows the first one of a connection
+            },
+        }
+
+
+async def _nothing_to_reset(_connection: object) -> None:
+    """Do nothing when a connection is given back, which saves a round trip per checkout.
+
+    No session state is set that would have to be reset, and asyncpg rolls back by itself.
+    """

@@ -1,0 +1,129 @@
+"""Reads the state of a queue in Redis: its backlog, and the status and the results of its jobs."""
+
+from typing import Any, NamedTuple
+
+from arq.jobs import Job
+from redis.asyncio.client import Pipeline
+
+from tidepool.queue import keys, scripts, wire
+from tidepool.queue.connection import RedisClient
+from tidepool.queue.faults import REDIS_ERRORS, RedisFault
+from tidepool.queue.keys import QueueKeys
+from tidepool.queue.leases import MOST_BYTES_AT_ONCE
+
+_POLL_S = 0.02
+"""Seconds between two polls for one result."""
+_MOST_OWNERS = 1000
+"""Max owners that one call reads: other programs may have added millions."""
+_OWNERS_AT_ONCE = 16
+"""Owners that are read in one round trip; few, because other programs may have written names of megabytes."""
+_MAX_NAME_BYTES, _MAX_NAMES_BYTES = 1000, 8_388_608
+"""Max bytes of one owner's name, and of all names that one call reads. Longer ones were written by other programs."""
+
+
+class Backlog(NamedTuple):
+    """The number of jobs in a queue, and how long the oldest due job has waited."""
+
+    waiting: int
+    """Number of jobs that no worker has claimed, whether they are due now or later."""
+    running: int
+    oldest_s: float | None
+    """Seconds since the oldest due job became due; None if no job is due."""
+
+
+class QueueState:
+    """Reads the state of the client's default queue, and ends leases of dead owners, so that their jobs are due again.
+
+    Redis keeps results for a limited time.
+    """
+
+    MAX_RESULTS = 500
+    """Max jobs in one call of `results`: more would block Redis for longer than a millisecond or two."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._keys = QueueKeys(redis.default_queue_name)
+        self._results = scripts.load(redis, "results")
+
+    async def status(self, job_id: str) -> str:
+        """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
+        return (await self._job(job_id).status()).value
+
+    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:
+        """Wait for a job's result and return it.
+
+        Raises `TimeoutError` after *timeout_s* seconds, the error of a failed job, and `arq.jobs.ResultNotFound` if
+        Redis knows neither the job nor a result of it.
+        """
+        return await self._job(job_id).result(timeout_s, poll_delay=_POLL_S)
+
+    async def results(self, job_ids: list[str]) -> list[tuple[str, bytes]]:
+        """Return (id, encoded result) for those of up to `MAX_RESULTS` jobs that have a result, in one round trip.
+
+        The results have up to 4 MiB together; the others are left out. Raises the errors of Redis's client.
+        """
+        found = await self._results(
+            keys=[keys.RESULT + job_id for job_id in job_ids], args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE]
+        )
+        numbers: list[int] = found[::2]
+        results: list[bytes] = found[1::2]
+        return [(job_ids[number - 1], result) for number, result in zip(numbers, results, strict=True)]
+
+    async def backlog(self, at_ms: int) -> Backlog | None:
+        """Count the jobs of the queue, and return None if Redis fails; *at_ms* is the current time in Unix ms.
+
+        Takes three round trips, and one more for every 16 workers.
+        """
+        try:
+            return await self._backlog(at_ms)
+        except REDIS_ERRORS:
+            return None
+
+    async def release_owners(self, prefix: str) -> int:
+        """End the leases of dead processes, which are the owners whose names begin with *prefix*; return their number.
+
+        The next claim of any worker puts their jobs back into the queue. Only the first thousand owners are looked at.
+        """
+        dead = [owner for owner in await self._owners() if owner.startswith(prefix.encode())]
+        if dead:
+            await self._redis.zadd(self._keys.owners, dict.fromkeys(dead, 0), xx=True)
+        return len(dead)
+
+    def _job(self, job_id: str) -> Job:
+        return Job(job_id, self._redis, self._redis.default_queue_name, wire.deserialize)
+
+    async def _backlog(self, at_ms: int) -> Backlog:
+        reading = self._redis.pipeline(transaction=False)
+        reading.zcard(self._keys.queue)
+        reading.zrangebyscore(self._keys.queue, "-inf", at_ms, start=0, num=1, withscores=True)
+        jobs, oldest = await _skip_wrong_types(reading)
+        owners = await self._owners()
+        holding = self._redis.pipeline(transaction=False)
+        for owner in owners:
+            holding.zcard(self._keys.held_prefix.encode() + owner)
+        held = [count or 0 for count in (await _skip_wrong_types(holding) if owners else ())]
+        jobs, age_s = jobs or 0, (at_ms - int(max(0.0, oldest[0][1]))) / 1000 if oldest else None
+        return Backlog(waiting=max(0, jobs - sum(held)), running=sum(held), oldest_s=age_s)
+
+    async def _owners(self) -> list[bytes]:
+        """Return the names of up to a thousand owners that hold jobs; skip names too long to be a worker's."""
+        found: list[bytes] = []
+        size_bytes = 0
+        for first in range(0, _MOST_OWNERS, _OWNERS_AT_ONCE):
+            reading = self._redis.pipeline(transaction=False)
+            reading.zrange(self._keys.owners, first, first + _OWNERS_AT_ONCE - 1)
+            (page,) = await _skip_wrong_types(reading)
+            found += [owner for owner in page or () if len(owner) <= _MAX_NAME_BYTES]
+            size_bytes += sum(map(len, page or ()))
+            if len(page or ()) < _OWNERS_AT_ONCE or size_bytes > _MAX_NAMES_BYTES:
+                break
+        return found
+
+
+async def _skip_wrong_types(reading: Pipeline) -> list[Any]:
+    """Execute a pipeline; return its replies, with None in place of errors about keys of a wrong type."""
+    replies = await reading.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception) and RedisFault.of(reply) is not RedisFault.WRONG_TYPE:
+            raise reply
+    return [None if isinstance(reply, Exception) else reply for reply in replies]
