@@ -60,19 +60,14 @@ class _Requeued(NamedTuple):
     args: dict[str, object]
 
 
-class Conditions(TypedDict, total=False):
+class Selection(TypedDict, total=False):
     """Conditions that select ledger rows. One that is left out or None selects all rows."""
 
+    job_ids: Sequence[str] | None
     status: str | None
     function: str | None
     since: datetime | None
     """The earliest `finished_at`."""
-
-
-class Selection(Conditions, total=False):
-    """Conditions that select ledger rows, also by the ids of their jobs."""
-
-    job_ids: Sequence[str] | None
 
 
 class Key(NamedTuple):
@@ -155,18 +150,27 @@ class ResultRepository:
         return [_Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
 
     async def page(
-        self, *, before: Key | None, limit: int, search: str | None = None, **conditions: Unpack[Conditions]
+        self,
+        *,
+        before: Key | None,
+        limit: int,
+        status: str | None = None,
+        function: str | None = None,
+        since: datetime | None = None,
+        search: str | None = None,
     ) -> Page:
         """Return a page of up to *limit* rows, the newest first: rows older than the key *before*, if there is one.
 
-        *search* selects rows whose id begins with that text (the first thousand of such ids), and rows that were not
-        applied and contain it in their reason or error, ignoring case. A page may have fewer rows, or none, and still
-        have a next page, because the number of rows that are read for one page is limited.
+        *status*, *function* and *since* are as in `Selection`. *search* selects rows whose id begins with that text
+        (the first thousand of such ids), and rows that were not applied and contain it in their reason or error,
+        ignoring case. A page may have fewer rows, or none, and still have a next page, because the number of rows that
+        are read for one page is limited.
         """
-        edge = await self._edge(before, conditions, search)
-        since = edge or conditions.get("since")
+        edge = None
+        if status is not None or function is not None or search is not None:
+            edge = await self._edge(before, since, not_applied=search is not None or status in ("rejected", "failed"))
         key = before or (None, None)
-        values = (conditions.get("status"), conditions.get("function"), since, *key, limit + 1, search)
+        values = (status, function, edge or since, *key, limit + 1, search)
         return _page(await self._connection.fetch(_SQL["page"], *values), limit, edge)
 
     async def has_any(self) -> bool:
@@ -177,16 +181,14 @@ class ResultRepository:
         """Delete up to *limit* rows that finished before *before*; returns how many were deleted."""
         return await self._connection.fetchval(_SQL["prune"], before, limit)
 
-    async def _edge(self, before: Key | None, conditions: Conditions, search: str | None) -> datetime | None:
+    async def _edge(self, before: Key | None, since: datetime | None, *, not_applied: bool) -> datetime | None:
         """Return the earliest `finished_at` that the next page searches, which limits the rows that it reads.
 
-        None: no such limit is needed, or *conditions* has a later one.
+        *not_applied* says whether only rejected and failed rows are searched. Returns None if no such limit is needed,
+        or if *since* is later.
         """
-        status, since = conditions.get("status"), conditions.get("since")
-        if status is None and conditions.get("function") is None and search is None:
-            return None
         finished_at = before.finished_at if before else None
-        if search is not None or status in ("rejected", "failed"):
+        if not_applied:
             edge = await self._connection.fetchval(_SQL["edge_of_not_applied"], finished_at, _MAX_NOT_APPLIED)
         else:
             edge = await self._connection.fetchval(_SQL["edge"], finished_at, _MAX_LOOKED_AT)

@@ -12,7 +12,7 @@ from tidepool import durations
 from tidepool.jobs.job import MAX_ID_CHARACTERS
 from tidepool.requeue import requeue_all
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Conditions, Key, Page
+from tidepool.storage.results import Key, Page
 from tidepool.web.problems import Problem
 from tidepool.web.routing import Router, job_url
 from tidepool.web.services import Services, Using
@@ -112,7 +112,9 @@ class AbortResponse(BaseModel):
 class _Filter(NamedTuple):
     """The conditions that select outcomes in the ledger."""
 
-    conditions: Conditions
+    status: Status | None
+    function: str | None
+    since: datetime | None
     search: str | None
 
 
@@ -132,7 +134,7 @@ def _filtered(
     ] = None,
 ) -> _Filter:
     began = datetime.now(UTC) - durations.parse(since) if since else None
-    return _Filter({"status": status, "function": function, "since": began}, search)
+    return _Filter(status, function, began, search)
 
 
 Filtered = Annotated[_Filter, Depends(_filtered)]
@@ -149,7 +151,7 @@ async def _list_jobs(
     before = None if cursor is None else _key(cursor)
     async with services.pool.acquire() as connection:
         results = Repositories(connection).results
-        page = await results.page(before=before, limit=limit, search=wanted.search, **wanted.conditions)
+        page = await results.page(before=before, limit=limit, **wanted._asdict())
     return _as_page(page)
 
 
@@ -159,10 +161,10 @@ async def _requeue_jobs(services: Using, wanted: Filtered) -> RequeueResponse:
 
     Without any of its four parameters the call is refused (422): all of the ledger is never meant.
     """
-    if wanted.search is None and not any(wanted.conditions.values()):
+    if not any(wanted):
         words = "name one or more of status, function, since and search"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
-    ids = await requeue_all(services.pool, services.client, search=wanted.search, **wanted.conditions)
+    ids = await requeue_all(services.pool, services.client, **wanted._asdict())
     return RequeueResponse(requeued=len(ids))
 
 
