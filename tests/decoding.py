@@ -18,7 +18,7 @@ from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.ledger.ledger import _entry
 from tidepool.queue import wire
-from tidepool.queue.leases import Done, Ending
+from tidepool.queue.finisher import Done, Ending
 from tidepool.storage.results import encode_rows
 from worker.jobs import JOBS
 

@@ -6,7 +6,8 @@ from arq.connections import ArqRedis
 
 from tidepool.jobs.job import Job
 from tidepool.queue import wire
-from tidepool.queue.leases import Done, Ending, Leases
+from tidepool.queue.finisher import Done, Ending
+from tidepool.queue.leases import Leases
 from tidepool.queue.state import QueueState
 
 QUEUE = "arq:queue"

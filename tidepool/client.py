@@ -21,7 +21,7 @@ from tidepool.jobs.job import check_id
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault, RedisUnavailable
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE
+from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
 from tidepool.queue.state import QueueState
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms

@@ -21,7 +21,7 @@ from waiting import until
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
-from tidepool.queue import holding, renewal, wire
+from tidepool.queue import leases, renewal, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault
 from tidepool.queue.leases import Leases
@@ -88,12 +88,16 @@ class Clock:
         """Return seconds."""
         return time.monotonic() + self.moved_s
 
+    def perf_counter_ns(self) -> int:
+        """Return nanoseconds, from which durations are measured."""
+        return time.perf_counter_ns()
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the clock of leases."""
     clock = Clock()
-    for module in (holding, renewal):
+    for module in (leases, renewal):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -15,8 +15,8 @@ from tidepool.client import JobClient
 from tidepool.jobs.job import Job
 from tidepool.queue import wire
 from tidepool.queue.faults import Outage
-from tidepool.queue.finisher import Finisher
-from tidepool.queue.leases import Done, Leases
+from tidepool.queue.finisher import Done, Finisher
+from tidepool.queue.leases import Leases
 from tidepool.queue.scripts import script_text
 
 MB = 2**20

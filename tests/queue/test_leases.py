@@ -5,7 +5,9 @@ from arq.jobs import Job as ArqJob
 from arq.jobs import JobStatus
 from leasing import QUEUE, claim, done, enqueue
 
-from tidepool.queue.leases import MOST_AT_ONCE, Done, Leases
+from tidepool.queue.finisher import Done
+from tidepool.queue.leases import Leases
+from tidepool.queue.scripts import MOST_AT_ONCE
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 
 

@@ -10,7 +10,8 @@ from waiting import until
 
 from tidepool.jobs.outcomes import RetryLater
 from tidepool.queue import wire
-from tidepool.queue.leases import Done, Leases
+from tidepool.queue.finisher import Done
+from tidepool.queue.leases import Leases
 
 
 async def test_no_id_looks_like_another_jobs_task(redis: ArqRedis, start: Any) -> None:

@@ -39,7 +39,8 @@ from tidepool.engine.options import Context, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
-from tidepool.queue.leases import MOST_LAPSES, Done, Ending
+from tidepool.queue.finisher import Done, Ending
+from tidepool.queue.leases import MOST_LAPSES
 from tidepool.queue.wire import now_ms
 
 MAX_SHOWN = 200

@@ -1,7 +1,7 @@
 """arq's Worker with batched Redis I/O: the same command, options, wire format and behaviour, but many times as fast.
 
 Settings, signals, cron, health check, abort and burst mode are arq's. What differs is how jobs are fetched and ended:
-`queue.holding` claims many in a round trip, renews their lease and acknowledges them, `attempt` makes an attempt at
+`queue.leases` claims many in a round trip, renews their lease and acknowledges them, `attempt` makes an attempt at
 each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the worker.
 """
 
@@ -29,8 +29,9 @@ from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
-from tidepool.queue.holding import Holding
-from tidepool.queue.leases import MOST_AT_ONCE, Done, Ending
+from tidepool.queue.finisher import Done, Ending
+from tidepool.queue.leases import Holding
+from tidepool.queue.scripts import MOST_AT_ONCE
 from tidepool.queue.wakeup import Wakeup
 from tidepool.repeating import FailureLog
 

@@ -7,8 +7,9 @@
 - `scripts`     loads the Lua scripts of `lua`
 - `submission`  a job to enqueue
 - `state`       reads the backlog, and the status and the results of jobs
-- `leases`      claims jobs under a lease and acknowledges them, many in a round trip
-- `holding`     the jobs that this process holds: `renewal` renews their lease, `finisher` acknowledges them
+- `leases`      claims jobs under a lease, many in a round trip, and tracks those that this process holds
+- `renewal`     renews the lease of this process
+- `finisher`    acknowledges ended jobs, many in a round trip
 - `wakeup`      wakes an idle worker when a job is enqueued
 
 Words used here: an *owner* is the name under which a worker process holds jobs; its *lease* is the time for which it

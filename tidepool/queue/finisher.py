@@ -10,20 +10,44 @@ acknowledged late, but is not run again here. An error that is not temporary is 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue.faults import Outage
-from tidepool.queue.leases import MOST_AT_ONCE, MOST_BYTES_AT_ONCE, Done, Ending, Leases
+from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Done:
+    """Ending of an attempt: the job is done, its keys are deleted, and its result is kept for arq's clients."""
+
+    result: bytes = b""
+    """The encoded result; empty if none is kept."""
+    keep_ms: int = 0
+    """How long Redis keeps the result, in milliseconds; 0: for ever."""
+    success: bool = True
+    mark_ms: int = 0
+    """How long the job's in-progress key stays, in milliseconds, so that a cron job is not enqueued twice."""
+
+
+Ending = Done | RetryLater | Release
+"""How an attempt at a job ends; `finish.lua` records it in Redis."""
+
+
+class _Leases(Protocol):
+    async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]: ...
 
 
 class Finisher:
     """Acknowledges ended jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch."""
 
-    def __init__(self, leases: Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
+    def __init__(self, leases: _Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
         self._leases = leases
         self._outage = outage
         self._acknowledged = acknowledged
@@ -55,7 +79,7 @@ class Finisher:
             while self._waiting:
                 batch = self._next_batch()
                 await self._send_batch(batch)
-        except Exception as error:  # noqa: BLE001  (told by `check`; nobody waits for this task)
+        except Exception as error:  # noqa: BLE001  (raised by `check`; nobody waits for this task)
             self._waiting.extendleft(reversed(batch))
             self._error = error
         finally:

@@ -9,6 +9,11 @@ from redis.asyncio import Redis
 
 from tidepool.queue import keys
 
+MOST_AT_ONCE = 250
+"""Max jobs in one call of a script: larger calls are slower for each job, and Lua cannot unpack thousands of values."""
+MOST_BYTES_AT_ONCE = 4 * 1024 * 1024
+"""Max bytes of ids and payloads in one claim, and of results in one acknowledgement: Redis copies them several times
+during a call. A single job may have more."""
 _PREFIXES = {
     "JOB": keys.JOB,
     "IN_PROGRESS": keys.IN_PROGRESS,

@@ -9,7 +9,7 @@ from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisFault
 from tidepool.queue.keys import QueueKeys
-from tidepool.queue.leases import MOST_BYTES_AT_ONCE
+from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
 
 _POLL_S = 0.02
 """Seconds between two polls for one result."""
