@@ -173,7 +173,7 @@ def test_any_iterable_of_lines_is_read() -> None:
 def test_a_line_that_is_no_command_is_refused_with_the_field_and_the_reason(
     line: bytes | dict[str, Any], field: str, reason: str
 ) -> None:
-    """Whoever wrote the file can find the fault from these words alone."""
+    """The author of the file can find the fault from these words alone."""
     refused = refusal(line)
     assert (refused.line, refused.field) == (1, field)
     assert refused.reason.startswith(reason)
