@@ -93,7 +93,7 @@ def _run_arguments(words: list[str]) -> argparse.Namespace:
     parser = run_parser()
     arguments = parser.parse_args(words)
     if arguments.file is not None and (arguments.mix is not None or arguments.seed is not None):
-        parser.error("--mix and --seed are of generated workloads: they do not go with --file")
+        parser.error("--mix and --seed are for generated workloads, not for --file")
     arguments.mix = arguments.mix or workload.DEFAULT_MIX
     if arguments.file is None and arguments.seed is None:
         arguments.seed = secrets.randbelow(2**31)

@@ -162,7 +162,7 @@ def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
     try:
         with stream:
             if found := _other_format(stream.peek()):
-                raise CommandError(f"{name}: is {found}, and has to be JSON Lines in UTF-8")
+                raise CommandError(f"{name}: is {found}, but must be JSON Lines in UTF-8")
             yield from read_commands(stream, source=path)
     except OSError as error:
         raise CommandError(f"{name}: {error.strerror}") from None
@@ -235,7 +235,7 @@ def _check_keys(entry: object) -> None:
     for key in entry:
         if key not in _KEYS:
             name = ascii(key)[1:-1][:_MOST_FIELD_CHARACTERS]
-            raise _RefusedError(name, "is not known here; a command has job, id and args")
+            raise _RefusedError(name, "is not a known key; a command has job, id and args")
 
 
 def _job_type(entry: dict[str, object]) -> JobType[Any]:

@@ -52,7 +52,9 @@ class Fleet:
                 self._workers.append(self._start(number))
         except OSError as error:
             self._stop()
-            raise CommandError(f"no log of a worker in {self._log_dir}: {error.strerror}; set DATA_DIR") from None
+            raise CommandError(
+                f"cannot write a worker's log in {self._log_dir}: {error.strerror}; set DATA_DIR"
+            ) from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -108,7 +110,7 @@ class Fleet:
 def last_line(path: Path) -> str:
     """Return the last line of a process's log. If the process could not start, this is the reason."""
     lines = path.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it logged nothing"
+    return lines[-1] if lines else "its log is empty"
 
 
 def _delete_old_logs(directory: Path) -> None:

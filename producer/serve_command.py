@@ -53,7 +53,7 @@ async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> i
     from tidepool.web import serve as run_server  # noqa: PLC0415
 
     if context.settings.front_token is None and not is_loopback(arguments.host):
-        raise CommandError(f"--host {arguments.host} can be reached from elsewhere: set FRONT_TOKEN")
+        raise CommandError(f"--host {arguments.host} is not a loopback address: set FRONT_TOKEN")
     async with AsyncExitStack() as beside:
         listening = [beside.enter_context(one) for one in await _listen(arguments)]
         await context.require_servers("front")

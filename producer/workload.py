@@ -116,9 +116,9 @@ def parse_mix(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, equals, share = (word.strip() for word in part.partition("="))
         if not (name and equals):
-            raise ValueError(f"a mix reads like create_user=2,place_order=7, of the jobs {', '.join(_MAKERS)}")
+            raise ValueError(f"a mix is written as create_user=2,place_order=7, of the job types {', '.join(_MAKERS)}")
         if name in mix:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} occurs twice")
         if not _SHARE.fullmatch(share):
             raise ValueError(f"the share of {name} must be a whole number from 0 to 999999999")
         mix[name] = int(share)
@@ -255,7 +255,7 @@ _MAKERS: dict[str, Callable[[_Stream, int], dict[str, object]]] = {
 def _check(mix: Mapping[str, int]) -> None:
     for name, share in mix.items():
         if name not in _MAKERS:
-            raise ValueError(f"there is no job {name!r} to generate; known are {', '.join(_MAKERS)}")
+            raise ValueError(f"{name!r} is not a job type that can be generated: these are {', '.join(_MAKERS)}")
         if share < 0:
             raise ValueError(f"the share of {name} is negative")
     if not sum(mix.values()):

@@ -1,12 +1,11 @@
 """Writes log lines to standard error from a thread, through a bounded queue.
 
-A pipe that nobody reads, a terminal that is held or a slow disk stops that thread and nothing else: lines wait in
-the queue, and when it is full new ones are dropped and counted. As soon as the output takes lines again, one line
-says how many are missing, in the place where they are. The same holds for an output that fails: a closed pipe, a
-full disk.
+If the output blocks (a pipe that is not read, a stopped terminal, a slow disk), only that thread waits: lines collect
+in the queue, and when it is full, new ones are dropped and counted. Once the output takes lines again, one line says
+how many are missing, in the place where they would be. The same holds if the output fails (a closed pipe, a full disk).
 
-Lines are rendered by the caller, so that they show what was so when they were logged. A process that ends waits up
-to `EXIT_WAIT_S` for the queue to be written; one that is killed loses what is in it.
+The caller formats the lines, so that they show the state at the time of logging. A process that ends waits up to
+`EXIT_WAIT_S` seconds until the queue is written; a process that is killed loses what is in it.
 """
 
 import os

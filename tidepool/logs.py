@@ -38,7 +38,7 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `migration.applied` | info | a schema migration was applied |
 | `migration.waits` | warning | a migration waits for a lock; with the process that holds it |
 | `migrations.newer` | warning | the database is newer than this process, which can work with it |
-| `log.dropped` | warning | lines that could not be written, since nobody read them or the disk was full: *count* |
+| `log.dropped` | warning | lines that could not be written, as their reader stopped or the disk was full: *count* |
 
 Lines go through a bounded queue (`tidepool.log_queue`), so that an output that is blocked does not stop the process.
 An error that repeats is logged each time, but its traceback only once a minute for each function and place. Long

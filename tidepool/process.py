@@ -1,21 +1,21 @@
 """Prepares a process before it imports anything heavy, and ends it with a documented exit status.
 
 `prepare` is the first thing that `python -m producer`, `python -m worker` and `arq worker.WorkerSettings` do. It needs
-nothing but what the interpreter has loaded, because until it has run a signal kills the process without a word, or,
-for process 1 of a container, is lost.
+nothing but what the interpreter has loaded, because until it has run, a signal ends the process without an exit status
+of ours; process 1 of a container would not even get the signal.
 
 Exit statuses of `python -m producer` and `python -m worker`:
 
-- 0: done. A reader that closes standard output early (`| head -1`) changes nothing: the rest of the text is dropped.
-- 1: done, and a job failed, a line was refused, or there is no such job or no advice to give.
-- 2: a wrong call or setting, a server that is away or refuses us, what the operating system refuses (a full disk, a
-  directory that cannot be written), or standard output that could not be written in full.
+- 0: success. A reader that closes standard output early (`| head -1`) changes nothing: the rest of the text is dropped.
+- 1: the command ran, and a job failed, a line was refused, there is no such job, or there is no advice to give.
+- 2: wrong usage or a wrong setting, a server that is unavailable or refuses the connection, a refusal by the operating
+  system (a full disk, a directory that cannot be written), or standard output that could not be written in full.
 - 128 + N: ended by signal N, after everything that it had open was closed: 129 SIGHUP (a closed terminal), 130 SIGINT
-  (Ctrl-C), 143 SIGTERM. A SIGHUP that the parent ignores, as `nohup` does, stays ignored; so does such a SIGINT.
+  (Ctrl-C), 143 SIGTERM. If the parent process ignores SIGHUP (as `nohup` does) or SIGINT, it stays ignored.
 
-`arq worker.WorkerSettings` is arq's command: 0 after a clean stop, which SIGINT, SIGTERM and SIGHUP begin, and after
-`--burst` and a good `--check`; 1 after a bad `--check`; 2 where it could not start; 128 + N if the signal comes while
-it still imports.
+`arq worker.WorkerSettings` is arq's command. It ends with 0 after SIGINT, SIGTERM or SIGHUP, after `--burst`, and after
+a `--check` of a healthy worker; with 1 after a `--check` of an unhealthy one; with 2 if it could not start; with
+128 + N if the signal comes while it still imports.
 """
 
 import atexit
@@ -143,7 +143,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)
     if any(isinstance(one, MemoryError) or _REFUSED_IMPORT.search(str(one)) for one in causes):
-        _refuse("there is too little memory")
+        _refuse("there is not enough memory")
     sys.__excepthook__(kind, error, trace)
 
 
@@ -153,13 +153,13 @@ def _require_descriptors() -> None:
     try:
         opened += (os.dup(2) for _ in range(_LEAST_DESCRIPTORS))
     except OSError as error:
-        _refuse(f"{error.strerror}: {_LEAST_DESCRIPTORS} more are needed")
+        _refuse(f"{error.strerror}: this process needs {_LEAST_DESCRIPTORS} more file descriptors")
     for descriptor in opened:
         os.close(descriptor)
 
 
-def _refuse(said: str) -> Never:
-    sys.stderr.write(f"error: {said}\n")
+def _refuse(reason: str) -> Never:
+    sys.stderr.write(f"error: {reason}\n")
     os._exit(ERROR)
 
 

@@ -50,13 +50,13 @@ def _shares(text: object) -> object:
         return text
     pairs = [pair.partition("=") for pair in text.split(",")]
     if len({name for name, _, _ in pairs}) < len(pairs) or not all(name.strip() for name, _, _ in pairs):
-        raise ValueError("must name functions, each once, as in place_order=0.5,create_user=0.25")
+        raise ValueError("must list functions with their shares, each once, as in place_order=0.5,create_user=0.25")
     return {name.strip(): share.strip() for name, _, share in pairs}
 
 
 def _require_ascii(password: SecretStr) -> SecretStr:
     if not (password.get_secret_value().isascii() and password.get_secret_value().isprintable()):
-        raise ValueError("must be of printable ASCII characters")
+        raise ValueError("must consist of printable ASCII characters")
     return password
 
 
@@ -67,10 +67,10 @@ def _require_strong(token: SecretStr) -> SecretStr:
     """
     text = _require_ascii(token).get_secret_value()
     if " " in text:
-        raise ValueError("must be without blanks: no caller could send it")
+        raise ValueError("must not contain a blank: a header cannot carry it")
     pairs = {pair for pair in pairwise(text) if abs(ord(pair[0]) - ord(pair[1])) > 1}
     if len(pairs) < _MIN_PAIRS:
-        raise ValueError("is too easy to guess; take what `openssl rand -hex 24` prints")
+        raise ValueError("is too easy to guess: use the output of `openssl rand -hex 24`")
     return token
 
 
@@ -256,13 +256,13 @@ class Settings(BaseSettings):
         if not trimmed.isprintable():
             raise ValueError("has a control character, or bytes that are not UTF-8")
         if trimmed[0] in "\"'`" and trimmed[0] == trimmed[-1] and len(trimmed) > 1:
-            raise ValueError("is in quotes, which some readers of .env files leave: write it without them")
+            raise ValueError("is in quotes, which some readers of .env files do not remove: write it without quotes")
         return trimmed
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.pool_min_size > self.pool_max_size:
-            raise ValueError(f"POOL_MIN_SIZE: is {self.pool_min_size}, more than POOL_MAX_SIZE, {self.pool_max_size}")
+            raise ValueError(f"POOL_MIN_SIZE: is {self.pool_min_size}, more than POOL_MAX_SIZE ({self.pool_max_size})")
         if self.database is None and self.redis_url is not None:
             raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
         if self.database is not None and self.redis_url is None:
@@ -373,13 +373,13 @@ def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
         getpass.getuser()
     except (KeyError, OSError):
         raise SettingsError(
-            f"DATABASE_URL: names no user, and this process's user, {os.getuid()}, has no name: "
+            f"DATABASE_URL: has no user name, and the user of this process ({os.getuid()}) has none either: "
             "write postgresql://user@host/name"
         ) from None
 
 
 def _line(detail: ErrorDetails) -> str:
-    said = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
-        return said
-    return f"{str(detail['loc'][0]).upper()}: {said[0].lower()}{said[1:]}"
+        return message
+    return f"{str(detail['loc'][0]).upper()}: {message[0].lower()}{message[1:]}"

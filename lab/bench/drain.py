@@ -179,9 +179,9 @@ async def start(system: System, place: Place, number: int = 0) -> asyncio.subpro
     return await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet, env=place.environment)
 
 
-async def stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
-    """Stop worker processes with SIGTERM, and wait for their end."""
+async def stop(processes: Sequence[asyncio.subprocess.Process], number: signal.Signals = signal.SIGTERM) -> None:
+    """Send the signal *number* to the processes that still run, and wait until all have ended."""
     for process in processes:
         if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
     await asyncio.gather(*(process.wait() for process in processes))

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+from lab.bench.drain import stop
 from lab.bench.processes import family_cpu_s, family_mb, machine_busy_s
 from lab.bench.servers import Site
 from lab.tuning.holders import Held, HeldFigures, figures
@@ -94,10 +96,7 @@ async def measure(site: Site, layout: Layout, demand: Demand) -> LayoutFigures:
             await _hear(shard, b"ready")
         return await _measured(site, layout, order, shards)
     finally:
-        for shard in shards:
-            if shard.returncode is None:
-                shard.kill()
-        await asyncio.gather(*(shard.wait() for shard in shards))
+        await stop(shards, signal.SIGKILL)
 
 
 async def _measured(

@@ -1,10 +1,11 @@
 """Runs worker processes while an experiment runs, started as the `arq` command starts them."""
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from lab.bench.drain import Place, System, start
+from lab.bench.drain import Place, System, start, stop
 from lab.bench.servers import Site, measured_environment
 
 _SYSTEM = System("tidepool", "worker.WorkerSettings")
@@ -23,7 +24,4 @@ async def running_workers(site: Site, count: int, **variables: str) -> AsyncGene
             workers.append(await start(_SYSTEM, place, number))  # noqa: PERF401  (each is killed, wherever this ends)
         yield workers
     finally:
-        for worker in workers:
-            if worker.returncode is None:
-                worker.kill()
-        await asyncio.gather(*(worker.wait() for worker in workers))
+        await stop(workers, signal.SIGKILL)

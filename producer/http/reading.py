@@ -22,7 +22,7 @@ _MOST_SKIPPED = 10_000
 _Row = TypeVar("_Row", User, Product, Order)
 Limit = Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")]
 Before = Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")]
-Category = Annotated[str, Path(min_length=1, max_length=100, description="To the letter.")]
+Category = Annotated[str, Path(min_length=1, max_length=100, description="Compared exactly.")]
 After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
 
 
@@ -85,7 +85,7 @@ async def _list_orders(
 @router.get("/products/")
 async def _list_products(
     services: Using,
-    category: Annotated[str | None, Query(min_length=1, max_length=100, description="To the letter.")] = None,
+    category: Annotated[str | None, Query(min_length=1, max_length=100, description="Compared exactly.")] = None,
     limit: Limit = 100,
     after: After = 0,
 ) -> ProductPage:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tidepool.advice.queueing import Prediction
 
 MAIN = {"callers": 200, "think": 450.0, "hold": 50.0}
-"""200 callers, 450 ms of other work, 50 ms of holding: 20 connections' worth of load, at the most 0.4 uses a ms."""
+"""200 callers, 450 ms of other work, 50 ms of holding: 20 connections' worth of load, at most 0.4 uses a ms."""
 
 
 def close(value: float, digits: float) -> object:

@@ -279,7 +279,7 @@ def test_what_holds_for_a_moment_only_is_no_verdict(study: Callable[..., Study])
 
 
 def test_slow_commits_are_the_databases(study: Callable[..., Study]) -> None:
-    """Where something waits; a slow COMMIT that nobody waits for is none's limit."""
+    """Only where jobs wait; a slow COMMIT that nobody waits for limits nothing."""
     slow = {"commits": lambda n: 10 * n, "commit_us_sum": lambda n: 10 * n * 150_000}
     assert "ok" == PoolVerdict.of(changed(study(comfortable), **slow)).verdict
     found = PoolVerdict.of(changed(study(comfortable), **slow, queue_oldest_us=lambda _: 2_000_000))

@@ -83,7 +83,7 @@ def test_a_service_is_checked_and_never_repeated(tmp_path: Path, text: str, said
 
 
 def test_a_service_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """A directory is none either."""
+    """A directory is not accepted either."""
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UrlError, match="no service file can be read"):
             LibpqVariables({"PGSERVICEFILE": str(path)}).check(f"{URL}?service=prod")

@@ -207,10 +207,10 @@ def test_a_reader_that_has_seen_enough_changes_no_status(service: Service) -> No
         ("{} --file - <&-", "standard input: Bad file descriptor"),
         ("{} --file - --workers 1 --json <&-", "standard input: Bad file descriptor"),
         ("{} --file - 0>/dev/null", "standard input: Bad file descriptor"),
-        ("gzip -c pyproject.toml | {} --file -", "standard input: is gzip, and has to be JSON Lines in UTF-8"),
+        ("gzip -c pyproject.toml | {} --file -", "standard input: is gzip, but must be JSON Lines in UTF-8"),
         (
             "iconv -t UTF-16 pyproject.toml >{0}; {1} --file {0} --follow",
-            "{0}: is UTF-16, and has to be JSON Lines in UTF-8",
+            "{0}: is UTF-16, but must be JSON Lines in UTF-8",
         ),
     ],
 )
@@ -236,7 +236,7 @@ def test_workers_that_can_have_no_log_are_one_line(service: Service) -> None:
     """As on a read-only file system."""
     done = service.run("producer", "--jobs", "1", "--workers", "1", DATA_DIR="/proc/none")
     assert (2, "") == (done.status, done.stdout)
-    assert done.stderr.startswith("error: no log of a worker in /proc/none/logs: ")
+    assert done.stderr.startswith("error: cannot write a worker's log in /proc/none/logs: ")
     assert 1 == done.stderr.count("\n")
 
 

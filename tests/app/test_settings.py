@@ -57,7 +57,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def test_the_defaults_are_pinned() -> None:
-    """Whoever changes a default changes this table, and the README."""
+    """A change of a default has to change this table, and the README."""
     assert load({}).model_dump(exclude={"worker_name"}) == DEFAULTS
 
 

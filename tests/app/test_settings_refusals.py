@@ -91,7 +91,7 @@ def test_all_wrong_variables_are_named_at_once() -> None:
 
 def test_the_least_size_of_the_pool_may_not_exceed_the_greatest() -> None:
     """The line names both."""
-    with pytest.raises(SettingsError, match=r"^POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 2$"):
+    with pytest.raises(SettingsError, match=r"^POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE \(2\)$"):
         load({"POOL_MIN_SIZE": "9", "POOL_MAX_SIZE": "2"})
 
 
@@ -158,7 +158,7 @@ def test_text_is_trimmed_and_control_characters_are_refused(variable: str) -> No
 @pytest.mark.parametrize("quote", ['"', "'", "`"])
 def test_a_value_in_quotes_is_refused(quote: str) -> None:
     """Docker's `--env-file` leaves the quotes of a .env file; a queue of that name has jobs that nobody takes."""
-    with pytest.raises(SettingsError, match=r"^QUEUE_NAME: is in quotes, .*: write it without them$"):
+    with pytest.raises(SettingsError, match=r"^QUEUE_NAME: is in quotes, .*: write it without quotes$"):
         load({"QUEUE_NAME": f"{quote}arq:queue{quote}"})
     assert f"{quote}a" == load({"QUEUE_NAME": f"{quote}a"}).queue_name
 
@@ -177,7 +177,7 @@ def test_a_user_without_a_name_has_to_be_named(monkeypatch: pytest.MonkeyPatch) 
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr(settings.getpass, "getuser", nameless)
-    with pytest.raises(SettingsError, match=r"^DATABASE_URL: names no user"):
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: has no user name"):
         load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r"})
     assert load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r", "PGUSER": "ada"})
 

@@ -60,9 +60,9 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
         (("worker", "pool", "--watch"), "--watch needs a terminal"),
         (("producer", "results", "--since", "800000d"), "'800000d' is longer than 36500d"),
         (("worker", "snapshots", "--since", "99999999999d"), "is longer than 36500d"),
-        (("producer", "results", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
-        (("producer", "requeue", "--function", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
-        (("worker", "snapshots", "--worker", os.fsdecode(b"\xff")), "error: PostgreSQL takes no such value"),
+        (("producer", "results", os.fsdecode(b"\xff")), "error: PostgreSQL cannot store such a value"),
+        (("producer", "requeue", "--function", os.fsdecode(b"\xff")), "error: PostgreSQL cannot store such a value"),
+        (("worker", "snapshots", "--worker", os.fsdecode(b"\xff")), "error: PostgreSQL cannot store such a value"),
         (("worker", "why", "--since", "soon"), "'soon' is not a duration such as 90s"),
     ],
 )

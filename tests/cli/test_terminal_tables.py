@@ -52,4 +52,4 @@ def test_columns_that_a_narrow_terminal_lacks_are_named(monkeypatch: pytest.Monk
     text = "".join(said.getvalue().split())
     titles = [title for title, _ in columns] + list(ledger_commands._WIDE_WORDS)
     assert [] == [title for title in titles if title.replace(" ", "") not in text]
-    assert (width < 150) + (width < 120) == text.count("leftout")
+    assert (width < 150) + (width < 120) == text.count("notshown")

@@ -223,7 +223,7 @@ def test_a_command_that_is_asked_to_stop_stops_its_servers(
 
 
 def has_queued(data_dir: Path) -> bool:
-    """Return whether there is a job in the queue: whoever put it there is in the middle of its work."""
+    """Return whether there is a job in the queue: the process that enqueued it is in the middle of its work."""
     try:
         with redis(embedded.Urls.embedded(data_dir)) as client:
             return bool(client.exists("arq:queue"))

@@ -103,7 +103,7 @@ async def test_queue_name_and_serializer_are_the_workers_own(make: Make, redis: 
 
 
 async def test_log_lines_are_arqs(make: Make, redis: ArqRedis, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever watches for arq's lines about jobs finds them."""
+    """A program that watches the log for arq's lines about jobs finds them."""
     caplog.set_level(logging.INFO)
     await redis.enqueue_job("add", 1, _job_id="j", _defer_until=datetime.now(UTC))
     await make().main()

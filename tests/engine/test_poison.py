@@ -1,4 +1,4 @@
-"""The catalogue of poison: what a sender, or whoever can write to Redis, may put into it, and what comes of it.
+"""The catalogue of poison: what a sender, or anybody who can write to Redis, may put into it, and the outcome.
 
 Each entry is planted twice for one running worker: alone, and in the middle of a hundred good jobs, which are claimed
 and batched with it. The poison's outcome is the one that is documented, the good ones' are what they are without it,
@@ -290,7 +290,7 @@ async def test_endless_ids_that_begin_alike_are_two_jobs(redis: ArqRedis, pool: 
 
 @pytest.mark.usefixtures("emptied")
 async def test_of_a_thousand_twins_on_two_workers_one_is_applied(redis: ArqRedis, pool: Pool, connection: Any) -> None:
-    """P16: whoever commits first; all others are told that the name is taken."""
+    """P16: the first to commit gets the name; all others are rejected because it is taken."""
     async with redis.pipeline(transaction=True) as pipe:
         for n in range(1000):
             fields = user_fields("ada", email=f"{n}@x")
@@ -330,7 +330,7 @@ async def test_the_same_id_with_other_content_keeps_its_first_outcome(
 async def test_what_no_worker_could_decode_is_refused_when_it_is_enqueued(
     value: Any, words: str, redis: ArqRedis, client: JobClient
 ) -> None:
-    """Alone and among others, none of which is enqueued: whoever calls sorts them out, and repeats the call."""
+    """Alone and among others, none of which is enqueued: the caller sorts them out, and repeats the call."""
     poison = Submission("poison", "create_user", user_fields("eve", full_name=value))
     good = [Submission(job_id, function, fields) for job_id, (function, fields, _) in good_jobs().items()]
     for submissions in ([poison], [*good[:50], poison, *good[50:]]):

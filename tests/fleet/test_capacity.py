@@ -52,7 +52,7 @@ async def test_a_reading_has_the_limits_and_who_is_there(
 async def test_limits_of_role_and_database_are_read(
     connection: Any, side: SideConnection, database: PoolConfig
 ) -> None:
-    """Whoever set one wants it to hold."""
+    """A limit that an operator has set is kept."""
     await connection.execute(f"ALTER DATABASE {urlsplit(database.url).path[1:]} CONNECTION LIMIT 50")
     assert 50 == (await Capacity.read(side)).database_limit
 

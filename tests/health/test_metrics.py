@@ -80,7 +80,7 @@ async def test_durations_are_seconds_and_say_so(pool: Pool) -> None:
 
 
 async def test_the_format_is_the_one_that_the_reader_names(pool: Pool) -> None:
-    """Prometheus asks for OpenMetrics first; whoever asks for nothing gets the older one."""
+    """Prometheus asks for OpenMetrics first; a reader that asks for nothing gets the older format."""
     metrics = Metrics(pool, Tally(), LoopLag())
     assert "text/plain" in metrics.render()[1]
     text, content_type = metrics.render(f"{OPENMETRICS};q=0.8,text/plain;q=0.5")

@@ -11,7 +11,7 @@ from waiting import until
 from tidepool.health import probes
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
-from tidepool.health.probes import Pace, ProbeServer
+from tidepool.health.probes import ProbeServer
 from tidepool.health.readiness import Condition, Report
 from tidepool.pool.pool import Pool
 
@@ -67,16 +67,23 @@ async def test_it_answers_to_local_names_if_it_is_bound_to_loopback(port: Port) 
     writer.close()
 
 
-async def test_who_asks_too_often_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a turn, as long as there is one in time."""
-    pace = Pace(50)
-    loop = asyncio.get_running_loop()
-    began_s = loop.time()
-    assert all(await asyncio.gather(*(pace.turn() for _ in range(15))))
-    assert 0.15 <= loop.time() - began_s < 1
-    monkeypatch.setattr(probes, "_MAX_WAIT_S", 0.1)
-    turns = await asyncio.gather(*(pace.turn() for _ in range(50)))
-    assert 1 <= turns.count(True) <= 12
+@pytest.mark.parametrize("path", ["/health/live", "/metrics"])
+async def test_requests_that_exceed_the_rate_wait_and_later_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """They are answered 429 if their turn would come too late."""
+    monkeypatch.setattr(probes, "_HEALTH_PER_S", 20)
+    monkeypatch.setattr(probes, "_METRICS_PER_S", 20)
+    monkeypatch.setattr(probes, "_MAX_WAIT_S", 0.5)
+    port = Port("127.0.0.1")
+    serving = asyncio.create_task(port.server.serve([port.listening]))
+    async with httpx.AsyncClient(base_url=port.url) as http:
+        answers = await asyncio.gather(*(http.get(path) for _ in range(40)))
+    statuses = [answer.status_code for answer in answers]
+    assert {200, 429} == set(statuses)
+    assert 10 <= statuses.count(200) <= 25
+    port.server.should_exit = True
+    await serving
 
 
 async def test_figures_are_rendered_once_a_second(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

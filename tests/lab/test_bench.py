@@ -84,7 +84,7 @@ def a_pgbench(path: Path, *lines: str) -> Path:
 async def test_pgbench_gets_the_password_where_nobody_sees_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, password: str, given: str
 ) -> None:
-    """It asked for one, at the terminal of whoever measured, and took quoted names as they are in the URL."""
+    """It asked for one at the user's terminal, and took quoted names as they are in the URL."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
     program = a_pgbench(tmp_path, "echo 'tps = 12.5 (without)'")
     assert 12.5 == await pgbench.transactions_per_second(program, url, "SELECT 1", clients=1, seconds=1)

@@ -32,7 +32,7 @@ def test_every_job_is_accounted_for(service: Service, words: tuple[str, ...]) ->
 
 
 def test_the_faults_are_listed(service: Service) -> None:
-    """And one that is none is refused with their names."""
+    """An unknown fault is refused, and the error lists their names."""
     listed = service.run("lab", "drill", "--list", "--json").document
     assert {"kill", "commit-reply-lost", "redis-flushed"} <= {fault["fault"] for fault in listed}
     needy = {fault["fault"] for fault in listed if fault["needs"]}

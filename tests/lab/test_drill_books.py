@@ -69,7 +69,7 @@ def test_a_seed_makes_the_same_jobs(tmp_path: Path) -> None:
 
 
 async def test_books_that_agree(log: Log, pool: Pool, database: PoolConfig) -> None:
-    """Whatever the service did to the jobs is what had to become of them."""
+    """Every job has the outcome that it must have."""
     await settle(log, pool)
     verdict = await books(database, log)
     assert verdict.holds, verdict

@@ -137,7 +137,7 @@ async def test_a_front_that_is_away_is_reported(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
-        ("POOL_MIN_SIZE", "1,9", "POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE, 4"),
+        ("POOL_MIN_SIZE", "1,9", "POOL_MIN_SIZE: is 9, more than POOL_MAX_SIZE (4)"),
         ("WORKERS", "0,1", "WORKERS: is 0, less than 1"),
     ],
 )

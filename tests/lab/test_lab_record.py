@@ -73,7 +73,7 @@ def test_an_arm_has_one_setting_of_its_own() -> None:
 
 
 def test_a_pool_smaller_than_the_usual_floor_has_a_smaller_floor() -> None:
-    """A worker would not start with more connections at the least than at the most."""
+    """A worker does not start if its minimum of connections exceeds its maximum."""
     floor = plan(usual={**usual_of(Settings(), 1), "POOL_MIN_SIZE": "3"})
     floors = {trial.value: floor.variables(trial)["POOL_MIN_SIZE"] for trial in trials(floor) if trial.value}
     assert {1: "1", 4: "3", 8: "3"} == floors

@@ -389,7 +389,7 @@ async def test_closing_does_not_wait_for_ever() -> None:
 
 
 async def test_a_function_that_has_nothing_under_way_is_forgotten() -> None:
-    """Names of functions that there are none of are the senders' to make up."""
+    """Senders can make up any number of function names."""
     batcher = Batcher(Settling(), slots=2, limit=10)
     for number in range(3):
         await batcher.submit(a_job(job_id=str(number), function=f"made-up-{number}"))

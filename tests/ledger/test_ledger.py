@@ -1,4 +1,4 @@
-"""The ledger: effects and outcomes commit together, once, whoever delivers what and how often."""
+"""The ledger: effects and outcomes commit together, once, however often and by whichever worker a job is delivered."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -164,7 +164,7 @@ async def test_new_and_redelivered_orders_share_a_batch(ledger: Ledger, pool: Po
 
 
 async def test_two_workers_with_the_same_jobs_apply_them_once(pool: Pool, connection: Any) -> None:
-    """Both hold the same leases, as after a pause; both answer the same, whoever was faster."""
+    """Both hold the same leases, as after a pause; both answer the same, whichever was faster."""
     ledgers = [Ledger(pool, JOBS, worker_id=f"worker-{n}") for n in range(2)]
     await ledgers[0].settle("create_user", [a_job(a_user("ada"))])
     await ledgers[0].settle("create_product", [a_job(a_product("LAMP"))])

@@ -218,7 +218,7 @@ async def test_a_commit_that_nobody_heard_of_is_not_made_twice(pool: Pool, conne
 async def test_a_poolers_prepared_statements_are_no_jobs_fault(
     pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
-    """Whoever's statement meets it: the database counts as refusing, and even a last try is not spent."""
+    """Whichever statement meets it, the database counts as refusing, and even a last try is not spent."""
     errors, write = [error, error], ResultRepository.write
     away: list[bool] = []
 

@@ -377,6 +377,20 @@ MUTATIONS = [
         "test_malformed_framing_is_refused",
     ),
     Mutation(
+        "every new connection counts as a first request",
+        "_Arrival._is_ready",
+        'return b"\\r\\n\\r\\n" in self.received',
+        'return True or b"\\r\\n\\r\\n" in self.received',
+        "test_a_flood_without_requests_does_not_delay_a_request",
+    ),
+    Mutation(
+        "a refused pipeline leaves its connection open",
+        "BoundedProtocol._end_with",
+        "cycle.keep_alive = False",
+        "cycle.keep_alive = True",
+        "test_a_connection_with_too_many_requests_ends_after_the_answer_that_is_under_way",
+    ),
+    Mutation(
         "a lost owner's jobs stay lost",
         "claim.lua",
         "local back, count = put_back(lost)",
@@ -802,8 +816,8 @@ MUTATIONS = [
     Mutation(
         "HTTP: a head that does not end has no deadline",
         "BoundedProtocol._watch",
-        "if self._deadline is None:\n    self._set_deadline()",
-        "if self._in_body and self._deadline is None:\n    self._set_deadline()",
+        "if self._deadline is None:\n    self._began_s = self.loop.time()\n    self._set_deadline()",
+        "if self._in_body and self._deadline is None:\n    self._began_s = self.loop.time()\n    self._set_deadline()",
         "test_a_half_head_on_a_kept_connection_is_answered_408",
     ),
     Mutation(

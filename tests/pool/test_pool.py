@@ -200,7 +200,7 @@ async def test_a_lowered_limit_closes_idle_connections(database: PoolConfig, con
 async def test_a_lowered_limit_closes_connections_in_use_when_they_come_back(
     database: PoolConfig, connection: Any
 ) -> None:
-    """Whoever has one keeps it; what comes back above the limit is closed, in a transaction or not."""
+    """Checked-out connections are kept; those that come back above the limit are closed, in a transaction or not."""
     pool = await Pool.open(replace(database, application_name="shrinking"))
     async with pool.acquire() as kept:
         async with pool.acquire() as left, pool.transaction():

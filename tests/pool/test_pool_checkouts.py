@@ -104,7 +104,7 @@ async def test_a_holder_is_named_where_the_pools_own_functions_were_called(pair:
 async def test_what_a_block_raises_comes_out_as_a_fault(
     pair: Pool, raised: Exception, comes_out: type[Exception]
 ) -> None:
-    """With the driver's error as its cause, unless its text has data; what is none of the driver's comes out itself."""
+    """With the driver's error as its cause, unless its text has data; other errors are raised unchanged."""
     with pytest.raises(comes_out) as caught:
         async with pair.acquire():
             raise raised

@@ -45,7 +45,7 @@ async def test_the_database_has_the_bounds_of_the_code(connection: Any) -> None:
 
 
 async def test_a_quantile_lies_in_its_bucket(connection: Any) -> None:
-    """Along a straight line between its bounds; beyond the last one it is the last one; of nothing there is none."""
+    """Along a straight line between its bounds; beyond the last bound, it is that bound; no value without data."""
     empty = [0] * (len(BOUNDS_US) + 1)
     assert await quantile(connection, empty, 0.5) is None
     one = [*empty]

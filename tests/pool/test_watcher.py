@@ -35,7 +35,7 @@ def a_holder(seconds: float, task: asyncio.Task[Any] | None = None) -> Checkout:
 
 
 def test_nothing_is_reported_while_all_is_well(watcher: Watcher) -> None:
-    """Whoever holds a connection for a moment is no leak."""
+    """A connection that is held for a moment is no leak."""
     assert [] == look(watcher)
     assert [] == look(watcher, a_holder(0.5))
 
@@ -75,7 +75,7 @@ async def test_a_leak_tells_who_has_it_and_where_that_is_now(watcher: Watcher) -
 
 
 async def test_the_stack_of_a_task_that_has_ended_is_empty(watcher: Watcher) -> None:
-    """And there is none outside any task."""
+    """Outside any task there is no name."""
 
     async def nothing() -> None: ...
 

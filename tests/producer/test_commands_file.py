@@ -117,7 +117,7 @@ async def test_a_file_of_another_format_is_known_by_its_beginning(
     if found is None:
         await reader.take(1)
         return
-    with pytest.raises(CommandError, match=f": is {found}, and has to be JSON Lines in UTF-8$"):
+    with pytest.raises(CommandError, match=f": is {found}, but must be JSON Lines in UTF-8$"):
         await reader.take(1)
 
 
@@ -156,8 +156,8 @@ def test_any_iterable_of_lines_is_read() -> None:
         (b"[" * 10_000, "", "is not JSON: recursion limit exceeded at byte 202"),
         (b"[1]", "", "is not a JSON object"),
         (b"null", "", "is not a JSON object"),
-        ({"job": "create_user", "arg": USER}, "arg", "is not known here; a command has job, id and args"),
-        ({"job": "create_user", "\x00" * 99: 1}, "\\x00" * 15, "is not known here; a command has job, id and args"),
+        ({"job": "create_user", "arg": USER}, "arg", "is not a known key; a command has job, id and args"),
+        ({"job": "create_user", "\x00" * 99: 1}, "\\x00" * 15, "is not a known key; a command has job, id and args"),
         ({"args": USER}, "job", "is missing"),
         ({"job": 7, "args": USER}, "job", "must be one of "),
         ({"job": ["create_user"], "args": USER}, "job", "must be one of "),
@@ -173,7 +173,7 @@ def test_any_iterable_of_lines_is_read() -> None:
 def test_a_line_that_is_no_command_is_refused_with_the_field_and_the_reason(
     line: bytes | dict[str, Any], field: str, reason: str
 ) -> None:
-    """Whoever wrote the file can find the fault from these words alone."""
+    """The author of the file can find the fault from these words alone."""
     refused = refusal(line)
     assert (refused.line, refused.field) == (1, field)
     assert refused.reason.startswith(reason)

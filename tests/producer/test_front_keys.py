@@ -103,7 +103,7 @@ FORGED = {
 
 @pytest.mark.parametrize("result", FORGED.values(), ids=FORGED)
 async def test_a_forged_result_is_not_believed(served: httpx.AsyncClient, redis: ArqRedis, result: Any) -> None:
-    """Whoever may write to Redis can invent a result; the job is enqueued all the same, and the ledger answers."""
+    """Anybody who may write to Redis can invent a result; the job is enqueued all the same, and the ledger answers."""
     await redis.set("arq:result:forged", wire.serialize({"r": result, "s": True}))
     answer = await served.post("/users/", json=user_fields(), headers={**WAIT, "Idempotency-Key": "forged"})
     assert (201, {"user_id": 1}) == (answer.status_code, answer.json()["result"])

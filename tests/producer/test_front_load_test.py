@@ -38,7 +38,7 @@ async def test_a_seed_is_made_where_none_is_given(front: httpx.AsyncClient) -> N
         ({}, "jobs"),
         ({"jobs": 0}, "jobs"),
         ({"jobs": 10_001}, "jobs"),
-        ({"jobs": 1, "mix": {"drop_tables": 1}}, "mix: there is no job 'drop_tables'"),
+        ({"jobs": 1, "mix": {"drop_tables": 1}}, "mix: 'drop_tables' is not a job type"),
         ({"jobs": 1, "mix": {"create_user": 0}}, "mix: a mix needs a share above 0"),
         ({"jobs": 1, "mix": {"create_user": -1}}, "mix"),
         ({"jobs": 1, "rate": 5}, "rate"),

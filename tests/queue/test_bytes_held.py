@@ -158,7 +158,7 @@ async def test_no_foreign_value_is_read_whole(redis: ArqRedis) -> None:
 
 
 async def test_what_is_shown_of_a_retried_job_is_bounded(redis: ArqRedis) -> None:
-    """Values of others may be huge: no more of them is read than shows that they are none of ours."""
+    """Values of others may be huge: no more is read than shows that they are not ours."""
     await redis.mset(
         {"arq:retry:a": "2", "arq:cause:a": "x" * MB, "arq:job:a": b" " * (2 * MB), "arq:retry:b": "1" * MB}
     )

@@ -105,7 +105,7 @@ PLANTS = st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=6)
 
 @dataclass
 class World:
-    """A worker that runs, and whoever else reads from the same Redis."""
+    """A worker that runs, and others that read from the same Redis."""
 
     redis: ArqRedis
     running: asyncio.Task[None]

@@ -133,7 +133,7 @@ async def test_the_jobs_of_lost_workers_need_no_more(url: str, admin: Any) -> No
 
 
 async def test_more_than_that_is_refused(socket: str, user: ArqRedis) -> None:
-    """Whoever gets hold of the password can neither read or destroy anything else nor reach the machine."""
+    """Anybody who gets hold of the password can neither read or destroy anything else nor reach the machine."""
     for command in (
         ("FLUSHALL",),
         ("KEYS", "*"),
@@ -166,7 +166,7 @@ async def test_a_command_that_is_missing_is_one_clear_line(service: Service, url
 
 
 def test_the_documentation_has_the_same_rules() -> None:
-    """Whoever runs a Redis of their own takes them from there."""
+    """Operators of a Redis of their own take the rules from there."""
     text = (ROOT / "docs/operations.md").read_text("utf-8")
     (block,) = re.findall(r"user tidepool on >PASSWORD (.*?)\n```", text, re.DOTALL)
     assert rules() == block.replace("\\\n", " ").split()

@@ -38,7 +38,7 @@ def test_the_services_are_those_that_these_tests_look_at() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_container_has_no_rights_that_it_does_not_need(name: str) -> None:
-    """Whoever breaks into one can write nothing but its data and become nobody else."""
+    """An intruder in one can write nothing but its data, and cannot become another user."""
     found = service(name)
     assert found["read_only"] == "true"
     assert found["cap_drop"] == "[ALL]"
@@ -159,7 +159,7 @@ def test_what_works_starts_when_redis_is_healthy_and_the_tables_are_there(name: 
 
 @pytest.mark.parametrize("name", OURS)
 def test_only_the_migration_logs_in_as_the_owner_of_the_tables(name: str) -> None:
-    """Whoever breaks into a worker can drop nothing."""
+    """An intruder in a worker can drop no table."""
     environment = service(name)["environment"]
     assert environment["DB_USER"] == "tidepool_work"
     assert environment["DB_PASSWORD"].startswith("${WORK_PASSWORD")

@@ -1,4 +1,4 @@
-"""The list of mutations goes with the code: whoever changes a line that one is about has to look at it."""
+"""The list of mutations fits the code: a change of a line that a mutation is about has to change the mutation."""
 
 import ast
 

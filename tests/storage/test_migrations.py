@@ -124,7 +124,7 @@ async def test_an_old_process_goes_on_with_a_newer_database(
 
 
 async def test_an_up_to_date_database_is_not_locked(database: PoolConfig, connection: Any) -> None:
-    """Whoever holds any lock on the table of migrations, or any advisory lock, holds no start up."""
+    """A lock on the table of migrations, or an advisory lock, delays no start."""
     async with asyncio.timeout(5), connection.transaction():
         await connection.execute("LOCK TABLE schema_migrations IN SHARE MODE")
         assert [] == await migrate(database)

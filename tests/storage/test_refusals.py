@@ -222,7 +222,7 @@ async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: 
 
 
 async def test_a_database_without_tables_or_read_only_is_refused(empty_database: PoolConfig) -> None:
-    """Whoever needs neither may use it."""
+    """A program that needs neither may use it."""
     await check(empty_database)
     with pytest.raises(Refused, match="its tables are missing"):
         await check(empty_database, tables=True)

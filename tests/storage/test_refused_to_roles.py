@@ -137,7 +137,7 @@ async def test_none_of_many_ways_leads_further(roles: None, database: PoolConfig
     ],
 )
 async def test_more_than_that_is_refused(roles: None, database: PoolConfig, role: str, statement: str) -> None:
-    """Whoever gets hold of a worker's password can neither destroy what is there nor reach the machine."""
+    """With a worker's password one can neither destroy the data nor reach the machine."""
     allowed = await as_role(database, role).connect("test")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await allowed.execute(statement)

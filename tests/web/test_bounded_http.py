@@ -4,7 +4,7 @@ import asyncio
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import uvicorn
 from waiting import until
 
 from tidepool.bounded_http import limits as bounds
+from tidepool.bounded_http import server
 from tidepool.bounded_http.limits import Limits, max_connections
 from tidepool.bounded_http.protocol import BoundedProtocol
 from tidepool.bounded_http.server import BoundedServer
@@ -84,14 +85,16 @@ class Served:
 async def serving(limits: Limits) -> AsyncIterator[Served]:
     """Run a server for the length of the block."""
     app = Echo()
-    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1)
-    server = BoundedServer(config, limits)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1, timeout_keep_alive=60
+    )
+    bounded = BoundedServer(config, limits)
+    bounded.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-    running = asyncio.create_task(server.serve([listening]))
-    await until(lambda: _true_of(server.started))
-    yield Served(server, app, listening.getsockname()[1])
-    server.should_exit = True
+    running = asyncio.create_task(bounded.serve([listening]))
+    await until(lambda: _true_of(bounded.started))
+    yield Served(bounded, app, listening.getsockname()[1])
+    bounded.should_exit = True
     app.let_go.set()
     await running
 
@@ -178,9 +181,20 @@ async def test_what_comes_after_a_refusal_is_read_only_so_often(
 
 
 async def test_an_earlier_request_is_answered_before_the_connection_ends(served: Served) -> None:
-    """What is wrong with a later one is no answer to it."""
+    """A refusal of a later request is never the answer to it."""
     answer = await served.answer(GET + b"\r\n" + GET + b"x: " + b"a" * 90_000)
-    assert [b"HTTP/1.1 200 OK"] == [line for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1")]
+    assert b"HTTP/1.1 200 OK\r\n" == answer[:17]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])
+async def test_a_connection_with_too_many_requests_ends_after_the_answer_that_is_under_way(delay_s: float) -> None:
+    """The other requests are not answered, and nothing more is read meanwhile."""
+    async with serving(Limits(connections=8, body_bytes=100, refusal_delay_s=delay_s)) as served:
+        reader, writer = await served.connect(b"GET /hold HTTP/1.1\r\n\r\n" + (GET + b"\r\n") * 40)
+        await until(lambda: _true_of(served.app.held))
+        served.app.let_go.set()
+        assert 1 == (await asyncio.wait_for(reader.read(), 10)).count(b"HTTP/1.1 200 OK")
+        writer.close()
 
 
 @pytest.mark.parametrize(
@@ -342,8 +356,8 @@ async def test_without_a_free_connection_a_caller_is_answered_503(served: Served
 async def test_a_client_that_does_not_read_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answers would wait in memory."""
     monkeypatch.setattr(bounds, "SEND_S", 0.2)
-    _, writer = await served.connect()
-    writer.transport.pause_reading()
+    _, writer = await served.connect(GET + b"\r\n")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
     (connection,) = await until_one(served)
     connection.transport.write(b"x" * 20_000_000)
     await until(lambda: _true_of(not served.server.connections.count))
@@ -356,14 +370,65 @@ async def until_one(served: Served) -> Any:
     return served.server.server_state.connections
 
 
-async def test_new_connections_may_have_a_pace() -> None:
-    """Those beyond it wait in the kernel's backlog, and are answered later."""
-    async with serving(Limits(connections=8, body_bytes=100, accepts_per_s=10)) as served:
-        served.server._full_at_s = asyncio.get_running_loop().time() + 9.9  # one is left of the burst
+REQUEST = GET + b"Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("rate", ["accepts_per_s", "first_requests_per_s"])
+async def test_new_connections_may_have_a_rate(monkeypatch: pytest.MonkeyPatch, rate: str) -> None:
+    """Connections that exceed the rate wait, and are answered later."""
+    monkeypatch.setattr(server, "_ACCEPTS_AT_ONCE", 2)
+    monkeypatch.setattr(server, "_FIRST_REQUESTS_AT_ONCE", 2)
+    async with serving(Limits(connections=8, body_bytes=100, **{rate: 10})) as served:
         began_s = asyncio.get_running_loop().time()
-        request = GET + b"Connection: close\r\n\r\n"
-        assert [200] * 4 == await asyncio.gather(*(served.status(request) for _ in range(4)))
-        assert 0.2 <= asyncio.get_running_loop().time() - began_s < 2
+        assert [200] * 5 == await asyncio.gather(*(served.status(REQUEST) for _ in range(5)))
+        assert 0.25 <= asyncio.get_running_loop().time() - began_s < 2
+
+
+def first_bytes_of_answer(port: int) -> bytes:
+    """Send a request as soon as the connection is open, as a probe does, without this thread's event loop."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(REQUEST)
+        return connection.recv(15)
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", GET], ids=["nothing", "a letter", "half a head"])
+async def test_a_flood_without_requests_does_not_delay_a_request(sent: bytes) -> None:
+    """Connections that reconnect as soon as they are closed take nothing of the rate of first requests."""
+    async with serving(Limits(connections=64, body_bytes=100, first_requests_per_s=0.001)) as served:
+        closed = 0
+
+        async def reconnect() -> None:
+            nonlocal closed
+            loop = asyncio.get_running_loop()
+            while True:
+                with suppress(OSError), socket.socket() as connection:
+                    connection.settimeout(0)
+                    await loop.sock_connect(connection, ("127.0.0.1", served.port))
+                    await loop.sock_sendall(connection, sent)
+                    await loop.sock_recv(connection, 1)
+                closed += 1
+
+        flood = [asyncio.create_task(reconnect()) for _ in range(100)]
+        await until(lambda: _true_of(closed > 1000))
+        heads = [await asyncio.to_thread(first_bytes_of_answer, served.port) for _ in range(20)]
+        assert [b"HTTP/1.1 200 OK"] * 20 == heads
+        assert not served.server.server_state.connections
+        for one in flood:
+            one.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_stop_closes_connections_without_a_request_and_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not delay it."""
+    monkeypatch.setattr(server, "_FIRST_REQUESTS_AT_ONCE", 1)
+    async with serving(Limits(connections=8, body_bytes=100, first_requests_per_s=0.001)) as served:
+        assert 200 == await served.status(REQUEST)
+        others = [await served.connect(sent) for sent in (b"", GET, REQUEST)]
+        await until(lambda: _true_of(len(served.server.arrivals) == len(others)))
+    for reader, writer in others:
+        with suppress(ConnectionResetError):
+            assert not await reader.read()
+        writer.close()
 
 
 async def test_a_refusal_may_have_a_delay() -> None:

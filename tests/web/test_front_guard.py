@@ -232,4 +232,4 @@ def test_serving_others_needs_a_token(database: PoolConfig, redis_url: str) -> N
     environment: dict[str, Any] = {"PATH": "/usr/bin:/bin", "DATABASE_URL": database.url, "REDIS_URL": redis_url}
     ended = Service(environment).run("producer", "serve", "--host", "0.0.0.0")
     assert (2, "") == (ended.status, ended.stdout)
-    assert ["error: --host 0.0.0.0 can be reached from elsewhere: set FRONT_TOKEN"] == ended.stderr.splitlines()
+    assert ["error: --host 0.0.0.0 is not a loopback address: set FRONT_TOKEN"] == ended.stderr.splitlines()

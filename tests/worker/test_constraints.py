@@ -1,4 +1,4 @@
-"""What the database itself refuses, whoever writes: the assumptions of the code, stated as constraints."""
+"""What the database itself refuses, from any client: the assumptions of the code, stated as constraints."""
 
 from typing import Any
 

@@ -28,7 +28,7 @@ async def with_a_shop(repositories: Tables) -> tuple[int, int]:
 
 
 async def place(repositories: Tables, *orders: Any) -> list[Any]:
-    """Place *orders* as jobs; return what became of each, an order as its total."""
+    """Place *orders* as jobs; return the outcome of each, an order as its total."""
     placed = await repositories.orders.place([(a_job(order).id, order) for order in orders])
     return [order.total_price if isinstance(order, PlacedOrder) else order for order in placed]
 

@@ -1,6 +1,7 @@
 """Defines the bounds of the HTTP server, and the counters that its connections share."""
 
 import resource
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,9 +34,32 @@ class Limits:
     body_bytes: int
     """Max bytes of a body that is not read, as after a refusal; a connection that sends more is closed."""
     accepts_per_s: float | None = None
-    """Max new connections a second, and ten seconds' worth at once; others wait in the kernel's backlog. None: any."""
+    """Max new connections a second; others wait in the kernel's backlog. None: any number."""
+    first_requests_per_s: float | None = None
+    """Max new connections a second whose first request is handed to uvicorn, which costs ten times as much as accepting
+    them; others wait. None: any number."""
     refusal_delay_s: float = 0.0
     """Seconds before a malformed request is answered: a client that repeats it in a loop costs little then."""
+
+
+class Pace:
+    """A rate limiter: admits *per_s* callers a second, and up to *burst* at once after a pause. None: any number."""
+
+    def __init__(self, per_s: float | None, burst: float) -> None:
+        self._step_s = 1 / per_s if per_s else 0.0
+        self._burst_s = burst * self._step_s
+        self._next_s = 0.0
+        """When the next caller would be admitted if there were no bursts, in seconds of the monotonic clock."""
+
+    def wait_s(self) -> float:
+        """Return in how many seconds the next caller can be admitted; 0: at once."""
+        return max(0.0, self._next_s + self._step_s - self._burst_s - time.monotonic()) if self._step_s else 0.0
+
+    def admit(self) -> float:
+        """Admit one caller; return in how many seconds, after all that were admitted before; 0: at once."""
+        wait_s = self.wait_s()
+        self._next_s = max(self._next_s, time.monotonic()) + self._step_s
+        return wait_s
 
 
 def max_connections(wanted: int, *, share: float = 1.0) -> int:

@@ -6,6 +6,7 @@ timer and counts against no shared bound.
 
 import asyncio
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 
 import httptools
@@ -22,10 +23,10 @@ log = structlog.get_logger(__name__)
 _SLICE = 16_384
 """Bytes that the parser gets at a time: a head is over its bound by no more than that before it is refused."""
 _SMALL = 1024
-_SMALL_READS, _PAUSE_S = 4, 0.05
+_SMALL_READS, _PAUSE_S = 4, 0.25
 """After so many small pieces of one message the next ones are read only so often, in seconds, as is everything after a
 refusal: a client that sends byte by byte costs little."""
-_LINGER_S, _LINGER_BYTES = 1.0, 256 * 1024
+LINGER_S, _LINGER_BYTES = 1.0, 256 * 1024
 """How long, and how much, is read after a refusal: closing at once could discard the answer on its way."""
 
 _MALFORMED = (HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
@@ -41,7 +42,8 @@ _TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
 class BoundedProtocol(HttpToolsProtocol):
     """Handles one HTTP connection of uvicorn, within *limits*.
 
-    *connections* counts all connections of the server.
+    *connections* counts all connections of the server. *received* are the first bytes of the connection, which was
+    opened at *opened_s*, in seconds of the event loop's clock.
     """
 
     def __init__(
@@ -52,9 +54,13 @@ class BoundedProtocol(HttpToolsProtocol):
         *,
         limits: Limits,
         connections: Connections,
+        received: bytes,
+        opened_s: float,
     ) -> None:
         super().__init__(config, server_state, app_state)
         self._limits = limits
+        self._received = received
+        """The first bytes of the connection, until they are parsed."""
         self._all = connections
         self._in_body = False
         self._fed = 0
@@ -68,10 +74,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """Number of Host headers in the head, and bytes of its header names and values."""
         self._error = _MALFORMED
         """The refusal that is sent if the parser stops."""
-        self._refused = False
+        self._answering: RequestResponseCycle | None = None
+        """The request that is being answered, or was last; `cycle` is the latest one that has arrived."""
+        self._refused = self._is_delayed = False
+        """Whether a request was refused, and whether its answer waits for `Limits.refusal_delay_s`."""
         self._lingered = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._began_s = 0.0
+        self._began_s = opened_s
         self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -79,6 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._all.evictable[self] = None
         self._set_deadline()
+        self.loop.call_soon(self._parse_first)  # when the transport has begun to read, so that it can be paused
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove a closed connection, and the body bytes that it held, from the counters that all connections share."""
@@ -93,12 +103,20 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection at once, without an answer."""
         self.transport.abort()
 
+    def _parse_first(self) -> None:
+        if self._received and not self.transport.is_closing():
+            self.data_received(b"")
+
     def data_received(self, data: bytes) -> None:
         """Parse received bytes within the bounds. After a request was refused, bytes are read and dropped."""
+        if self._received:
+            data, self._received = self._received + data, b""
         self._unset_keepalive_if_required()
         if self._refused:
             self._lingered += len(data)
-            if self._lingered > _LINGER_BYTES:
+            if self._is_delayed:
+                self.transport.pause_reading()
+            elif self._lingered > _LINGER_BYTES:
                 self.transport.abort()
             else:
                 self._read_later()
@@ -136,6 +154,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _watch(self, size: int) -> None:
         """Limit an incomplete request: in time, in bytes, and in the number of its pieces."""
         if self._deadline is None:
+            self._began_s = self.loop.time()
             self._set_deadline()
         self._all.unfinished_bytes += self._fed - self._counted
         self._counted = self._fed
@@ -180,7 +199,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(_MALFORMED)
         if len(self.pipeline) >= bounds.PIPELINED:
             self._stop(_TOO_MUCH)
+        earlier = self._unanswered()
         super().on_headers_complete()
+        if earlier is None:
+            self._answering = self.cycle
         self._in_body = True
         self._clear_deadline()  # the body gets one of its own
 
@@ -202,6 +224,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
         An idle connection may be closed in favour of a new one.
         """
+        if self.pipeline:
+            self._answering = self.pipeline[-1][0]  # which uvicorn begins now
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -225,8 +249,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()
 
     def _set_deadline(self) -> None:
-        self._began_s = self.loop.time()
-        self._deadline = self.loop.call_later(bounds.ARRIVAL_S, self._at_deadline)
+        self._deadline = self.loop.call_at(self._began_s + bounds.ARRIVAL_S, self._at_deadline)
 
     def _clear_deadline(self) -> None:
         if self._deadline is not None:
@@ -265,19 +288,38 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._clear_deadline()
         log.debug("http.refused", status=int(status), address=self.client[0] if self.client else None, detail=words)
-        cycle = self._unanswered()
-        if cycle is not None:
-            cycle.body.clear()
-        if cycle is not None and (cycle.response_started or not self._in_body):
-            self.pipeline.clear()  # an earlier request is being answered: the connection ends after it
-            cycle.keep_alive = False
-        elif self._limits.refusal_delay_s:
+        if (latest := self._unanswered()) is not None:
+            latest.body.clear()
+        current = self._answering
+        delay_s = self._limits.refusal_delay_s
+        self._is_delayed = delay_s > 0
+        if self._is_delayed:
             self.transport.pause_reading()
-            self.loop.call_later(self._limits.refusal_delay_s, self._answer_refusal, status, words)
+        if (
+            current is not None
+            and not current.response_complete
+            and (current is not latest or current.response_started or not self._in_body)
+        ):
+            self.pipeline.clear()  # an earlier request is being answered: the connection ends after it
+            self._after(delay_s, self._end_with, current)
         else:
-            self._answer_refusal(status, words)
+            self._after(delay_s, self._answer_refusal, status, words)
+
+    def _after(self, delay_s: float, callback: Callable[..., None], *arguments: object) -> None:
+        if delay_s:
+            self.loop.call_later(delay_s, callback, *arguments)
+        else:
+            callback(*arguments)
+
+    def _end_with(self, cycle: RequestResponseCycle) -> None:
+        """Close the connection as soon as the answer of *cycle* is complete."""
+        self._is_delayed = False
+        cycle.keep_alive = False
+        if cycle.response_complete:
+            self.transport.close()
 
     def _answer_refusal(self, status: HTTPStatus, words: str) -> None:
+        self._is_delayed = False
         if self.transport.is_closing():
             return
         if (cycle := self._unanswered()) is not None:
@@ -286,7 +328,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(_problem(status, words))
         self.transport.write_eof()
         self._read_on()
-        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _unanswered(self) -> RequestResponseCycle | None:
         """Return the request whose answer is not complete; uvicorn has None until the first head is complete."""
@@ -306,3 +348,5 @@ def _problem(status: HTTPStatus, words: str) -> bytes:
 
 BUSY = _problem(HTTPStatus.SERVICE_UNAVAILABLE, "all connections are in use")
 """The response for a client that cannot get a connection."""
+TOO_LATE = _problem(*_TOO_LATE)
+"""The response for a client whose first request has not arrived in time."""

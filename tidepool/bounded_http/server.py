@@ -1,5 +1,8 @@
 """Accepts HTTP connections for uvicorn, up to a max number.
 
+A new connection gets its first bytes read here, and is handed to uvicorn once they contain a request. Until then it
+costs a tenth of a connection of uvicorn's, so a flood of connections without a request delays the requests little.
+
 At the max a new connection takes the place of the one that has been without a complete request for longest, so that
 idle clients and half requests lock no other client out. If all of them have a complete request, the new one is answered
 503 and closed.
@@ -8,20 +11,94 @@ idle clients and half requests lock no other client out. If all of them have a c
 import asyncio
 import errno
 import socket
-import time
 from contextlib import suppress
 
 import uvicorn
 
-from tidepool.bounded_http.limits import Connections, Limits
-from tidepool.bounded_http.protocol import BUSY, BoundedProtocol
+from tidepool.bounded_http import limits as bounds
+from tidepool.bounded_http.limits import Connections, Limits, Pace
+from tidepool.bounded_http.protocol import BUSY, LINGER_S, TOO_LATE, BoundedProtocol
 
 _ACCEPTS_A_TURN = 16
 """Connections that are accepted in one turn of the event loop."""
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_FILES_PAUSE_S = 0.1
-_BURST_S = 10.0
-"""What the bound on new connections allows at once, in seconds of its rate."""
+_ACCEPTS_AT_ONCE, _FIRST_REQUESTS_AT_ONCE = 200, 100
+"""Connections that may exceed the rates of `Limits` after a pause: clients come in bursts."""
+_FIRST_BYTES = 1024
+"""Bytes that are kept for a connection before it is handed to uvicorn even if they contain no complete head."""
+_READ_BYTES = 16_384
+"""Max bytes of one read."""
+_READS, _PAUSE_S = 4, 0.25
+"""After so many reads of one incomplete head, the next ones happen only so often, in seconds."""
+
+
+class _Arrival:
+    """A new connection that has not sent the head of a request. *server* is told when it has, in `begin`."""
+
+    __slots__ = ("_deadline", "_is_late", "_reads", "_server", "connection", "opened_s", "received")
+
+    def __init__(self, server: "BoundedServer", connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = server
+        self.connection = connection
+        self.received = b""
+        self.opened_s = loop.time()
+        self._reads = 0
+        self._is_late = False
+        self._deadline = loop.call_later(bounds.ARRIVAL_S, self._late)
+        loop.add_reader(connection, self.read)
+
+    def read(self) -> None:
+        """Read what has arrived. A connection with a request, or with too many bytes for here, leaves for uvicorn."""
+        try:
+            data = self.connection.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.evict()
+            return
+        if self._is_late:
+            return  # read, so that closing the connection does not discard the answer on its way
+        self.received += data
+        if self._is_ready():
+            self._leave()
+            self._server.begin(self)
+            return
+        self._reads += 1
+        if self._reads >= _READS:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self.connection)
+            loop.call_later(_PAUSE_S, self._read_on)
+
+    def _is_ready(self) -> bool:
+        """Return whether the bytes have a whole head, or are too many to wait for it, or cannot be of a request."""
+        return b"\r\n\r\n" in self.received or len(self.received) >= _FIRST_BYTES or not self.received[:1].isalpha()
+
+    def _read_on(self) -> None:
+        if self in self._server.arrivals:
+            asyncio.get_running_loop().add_reader(self.connection, self.read)
+
+    def _late(self) -> None:
+        if self._is_late or not self.received:
+            self.evict()
+            return
+        self._is_late = True
+        with suppress(OSError):
+            self.connection.send(TOO_LATE)
+            self.connection.shutdown(socket.SHUT_WR)
+        self._deadline = asyncio.get_running_loop().call_later(LINGER_S, self._late)
+
+    def _leave(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.connection)
+        self._deadline.cancel()
+
+    def evict(self) -> None:
+        """Close the connection without an answer."""
+        self._leave()
+        self._server.close(self)
 
 
 class BoundedServer(uvicorn.Server):
@@ -31,9 +108,11 @@ class BoundedServer(uvicorn.Server):
         super().__init__(config)
         self.connections = Connections(limits.connections)
         self._limits = limits
-        self._full_at_s = 0.0
-        """The token bucket of new connections as one number: when it will be full again."""
+        self._accepts = Pace(limits.accepts_per_s, _ACCEPTS_AT_ONCE)
+        self._first_requests = Pace(limits.first_requests_per_s, _FIRST_REQUESTS_AT_ONCE)
         self._listening: list[socket.socket] = []
+        self.arrivals: set[_Arrival] = set()
+        """The connections that are not uvicorn's yet."""
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,6 +131,8 @@ class BoundedServer(uvicorn.Server):
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
         self._listening = []
+        for arrival in tuple(self.arrivals):
+            arrival.evict()
         await super().shutdown(sockets)
 
     def _listen_on(self, listening: socket.socket) -> None:
@@ -65,7 +146,7 @@ class BoundedServer(uvicorn.Server):
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_ACCEPTS_A_TURN):
-            if wait_s := self._wait_s():
+            if wait_s := self._accepts.wait_s():
                 self._pause(listening, wait_s)
                 return
             try:
@@ -78,39 +159,56 @@ class BoundedServer(uvicorn.Server):
                     self._pause(listening, _NO_FILES_PAUSE_S)
                     return
                 continue  # the client has gone
-            if self._limits.accepts_per_s:
-                self._full_at_s = max(self._full_at_s, time.monotonic()) + 1 / self._limits.accepts_per_s
-            self._begin(connection)
+            self._accepts.admit()
+            self._admit(connection)
 
-    def _wait_s(self) -> float:
-        """Return for how many seconds no further connection may be accepted."""
-        return max(0.0, self._full_at_s - time.monotonic() - _BURST_S) if self._limits.accepts_per_s else 0.0
-
-    def _begin(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket) -> None:
         connection.settimeout(0)
         if not self.connections.make_room():
             with suppress(OSError), connection:
                 connection.send(BUSY)
             return
         self.connections.count += 1
-        task = asyncio.create_task(self._open(connection), name="connection begins")
+        arrival = _Arrival(self, connection)
+        self.arrivals.add(arrival)
+        self.connections.evictable[arrival] = None
+        arrival.read()
+
+    def begin(self, arrival: _Arrival) -> None:
+        """Hand a connection to uvicorn, at the rate of `Limits.first_requests_per_s`."""
+        self.connections.evictable.pop(arrival)
+        asyncio.get_running_loop().call_later(self._first_requests.admit(), self._begin, arrival)
+
+    def close(self, arrival: _Arrival) -> None:
+        """Close a connection that is not uvicorn's yet."""
+        self.arrivals.discard(arrival)
+        self.connections.evictable.pop(arrival, None)
+        self.connections.count -= 1
+        arrival.connection.close()
+
+    def _begin(self, arrival: _Arrival) -> None:
+        if arrival not in self.arrivals:
+            return  # closed by `shutdown`
+        self.arrivals.discard(arrival)
+        task = asyncio.create_task(self._open(arrival), name="connection begins")
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
 
-    async def _open(self, connection: socket.socket) -> None:
-        try:
-            if connection.family in (socket.AF_INET, socket.AF_INET6):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        except OSError:
-            self.connections.count -= 1
-            connection.close()
+    async def _open(self, arrival: _Arrival) -> None:
+        def protocol() -> BoundedProtocol:
+            return BoundedProtocol(
+                self.config,
+                self.server_state,
+                self.lifespan.state,
+                limits=self._limits,
+                connections=self.connections,
+                received=arrival.received,
+                opened_s=arrival.opened_s,
+            )
 
-    def _protocol(self) -> BoundedProtocol:
-        return BoundedProtocol(
-            self.config,
-            self.server_state,
-            self.lifespan.state,
-            limits=self._limits,
-            connections=self.connections,
-        )
+        try:
+            if arrival.connection.family in (socket.AF_INET, socket.AF_INET6):
+                arrival.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, arrival.connection)
+        except OSError:
+            self.close(arrival)

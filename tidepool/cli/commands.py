@@ -154,12 +154,12 @@ async def _guarded(command: Awaitable[int], urls: Urls) -> int:
         if isinstance(first, (Unavailable, Refused, ServerError)):
             raise CommandError(f"{database}: {words(first)}") from None
         if isinstance(first, DataFault):
-            raise CommandError(f"PostgreSQL takes no such value: {first}") from None
+            raise CommandError(f"PostgreSQL cannot store such a value: {first}") from None
         if isinstance(first, RedisError):
             raise CommandError(f"Redis at {without_password(urls.redis)}: {words(first)}") from None
         if isinstance(first, StatementTimeout):
             raise CommandError(
-                f"{database}: a query took longer than COMMAND_TIMEOUT: ask for less, or raise it"
+                f"{database}: a query took longer than COMMAND_TIMEOUT: select fewer rows, or raise it"
             ) from None
         if isinstance(first, OSError):
             raise CommandError(_refused_by_system(first)) from None

@@ -106,7 +106,7 @@ def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
 
 def left_out(titles: Sequence[str], *, below: int) -> str:
     """Return a line that says that *titles* are omitted on a terminal of less than *below* columns of text."""
-    return f"left out on a terminal of less than {below} columns: {', '.join(titles)} (--json has all of it)"
+    return f"not shown on a terminal of less than {below} columns: {', '.join(titles)} (--json has them)"
 
 
 def cell(value: object) -> str:

@@ -96,14 +96,14 @@ class Account(NamedTuple):
         if self.uid == os.geteuid():
             return ()
         if not _may_run(self, program):
-            raise EmbeddedServersError(f"user {self.uid}, whom the server runs as, may not execute {program}")
+            raise EmbeddedServersError(f"user {self.uid}, as which the server runs, may not execute {program}")
         words = ("setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups")
         closed = _closed_to(self, program, *paths)
         if closed is None:
             return words
         if not _has_read_search():
             raise EmbeddedServersError(
-                f"{closed} is closed to user {self.uid}, whom the servers run as: "
+                f"user {self.uid}, as which the servers run, may not enter {closed}: "
                 "use a DATA_DIR and a checkout outside of it, or run as an ordinary user"
             )
         return (*words, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")

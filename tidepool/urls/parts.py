@@ -191,10 +191,10 @@ def _require_file(path: str) -> None:
         if Path(path).is_file():
             Path(path).open("rb").close()
             return
-        said = "is not a file"
+        problem = "is not a file"
     except (OSError, ValueError):
-        said = "is a file that this user cannot read"
-    raise UrlError(f"{said}: {path}")
+        problem = "is a file that this user cannot read"
+    raise UrlError(f"{problem}: {path}")
 
 
 def _require_socket_path(path: str) -> None:

@@ -5,11 +5,10 @@ import math
 import random
 import signal
 
-from arq.connections import ArqRedis
-
 from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, freeze, pause
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.keys import ABORTS, QueueKeys
 
 _BIG_JOBS, _ODD_ROUNDS = 40, 10
@@ -80,7 +79,7 @@ async def _odd_values(arena: Arena, chance: random.Random) -> None:
             await _remove(redis, key, member)
 
 
-async def _add(redis: ArqRedis, key: str, member: bytes, chance: random.Random) -> None:
+async def _add(redis: RedisClient, key: str, member: bytes, chance: random.Random) -> None:
     """Add a member to the hash or sorted set at *key* that the service would not write."""
     if key == _KEYS.lapses:
         await redis.execute_command("HSET", key, member, chance.randbytes(8))
@@ -88,11 +87,11 @@ async def _add(redis: ArqRedis, key: str, member: bytes, chance: random.Random) 
         await redis.zadd(key, {member: chance.choice((0.0, -1.0, 1.5, 1e300, math.inf))})
 
 
-async def _remove(redis: ArqRedis, key: str, member: bytes) -> None:
+async def _remove(redis: RedisClient, key: str, member: bytes) -> None:
     await redis.execute_command("HDEL" if key == _KEYS.lapses else "ZREM", key, member)
 
 
-async def _replace(redis: ArqRedis, key: str, chance: random.Random) -> None:
+async def _replace(redis: RedisClient, key: str, chance: random.Random) -> None:
     """Rename *key*, and store a value of a random type in its place, in one step: workers write to it meanwhile."""
     junk = chance.randbytes(20)
     async with redis.pipeline(transaction=True) as pipe:
@@ -103,7 +102,7 @@ async def _replace(redis: ArqRedis, key: str, chance: random.Random) -> None:
         raise planted
 
 
-async def _put_back(redis: ArqRedis, key: str) -> None:
+async def _put_back(redis: RedisClient, key: str) -> None:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.delete(key)
         pipe.rename(f"{key}:aside", key)

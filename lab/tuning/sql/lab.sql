@@ -1,5 +1,5 @@
 -- name: jobs
--- What became of the jobs of a time, and how long they took (microseconds): in all, and waiting for a batch to leave and
+-- The outcomes of the jobs of a time, and how long they took (microseconds): in all, and waiting for a batch to leave and
 -- for a connection.
 -- $1 since timestamptz, $2 until timestamptz, $3 shares double precision[]
 SELECT count(*) AS jobs,
@@ -10,7 +10,7 @@ FROM job_results
 WHERE finished_at >= $1 AND finished_at < $2
 
 -- name: pools
--- What all pools together had: connections open, in use at the most and on average, and allowed.
+-- What all pools together had: connections open, in use (maximum and average), and allowed.
 -- $1 since timestamptz
 SELECT coalesce(sum(open), 0) AS open,
        coalesce(sum(in_use_max), 0) AS in_use_max,
