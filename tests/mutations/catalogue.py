@@ -638,7 +638,7 @@ MUTATIONS = [
     ),
     Mutation(
         "endless ids that begin alike are one",
-        "_ledger_id",
+        "_escaped_id",
         '~{digest}"',
         '"',
         "test_endless_ids_that_begin_alike_are_two_jobs",

@@ -32,7 +32,7 @@ _DIGEST_CHARACTERS = 32
 _REPLACEMENT = "\ufffd"
 """The character that decoders put in place of invalid bytes. If it were allowed, different bytes could be one id."""
 _ESCAPED = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARACTERS}}}\Z")
-"""Matches the end of every id that `_ledger_id` has escaped; no other id may end like that."""
+"""Matches the end of every id that `_escaped_id` has escaped; no other id may end like that."""
 MAX_FIELDS = 100
 """Max fields of a job's arguments: validating 100,000 unknown fields would block the worker for half a second."""
 _STORABLE = r"^[^\x00]*$"
@@ -167,7 +167,11 @@ class Job(Generic[C_co]):
     """Whether the handler has returned `Unresolved` for it, and the batches that were running then have ended."""
 
     def __post_init__(self) -> None:
-        self.id = _ledger_id(self.queue_id)
+        try:
+            check_id(self.queue_id)
+            self.id = self.queue_id
+        except ValueError:
+            self.id = _escaped_id(self.queue_id)
 
     @property
     def ref(self) -> str:
@@ -270,18 +274,13 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{name}: {message}" if name else message
 
 
-def _ledger_id(job_id: str) -> str:
-    """Return the id under which the ledger keeps a job of any arq client.
+def _escaped_id(job_id: str) -> str:
+    """Return the id under which the ledger keeps a job whose id `check_id` does not accept.
 
-    That is *job_id* itself if `check_id` accepts it. Otherwise it is cut and escaped, and ends with `~` and a digest of
-    the whole id, so that different ids stay different.
+    It is cut and escaped, and ends with `~` and a digest of the whole id, so that different ids stay different.
     """
-    try:
-        check_id(job_id)
-    except ValueError:
-        digest = hashlib.sha256(job_id.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_CHARACTERS]
-        return f"{_readable(job_id)[: MAX_ID_CHARACTERS - _DIGEST_CHARACTERS - 1]}~{digest}"
-    return job_id
+    digest = hashlib.sha256(job_id.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{_readable(job_id)[: MAX_ID_CHARACTERS - _DIGEST_CHARACTERS - 1]}~{digest}"
 
 
 def _readable(job_id: str) -> str:
