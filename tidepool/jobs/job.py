@@ -67,7 +67,7 @@ def check_id(job_id: str) -> None:
         raise ValueError("must have no space at its ends")
     if job_id in (".", ".."):
         raise ValueError("must have more than dots: in a URL . and .. are no names")
-    if _ESCAPED.search(job_id):
+    if "~" in job_id and _ESCAPED.search(job_id):
         raise ValueError("must have another end: ~ and 32 hexadecimal digits mark an id that was escaped")
 
 
@@ -144,7 +144,7 @@ class Job(Generic[C_co]):
     enqueued_ms: int = 0
     """When it was enqueued (Unix milliseconds)."""
     args: tuple[object, ...] = ()
-    kwargs: dict[str, object] = field(default_factory=dict[str, object])
+    kwargs: dict[str, object] = field(default_factory=dict)
     content: object = None
     """The decoded arguments as one value, for validation and for the ledger, which keeps them for a requeue."""
     is_large: bool = False
