@@ -57,8 +57,8 @@ class JobClient:
 
     *settled* is an optional async function that takes job ids and returns those that have an outcome in the ledger, the
     table of outcomes in PostgreSQL. Such jobs are not enqueued again: Redis forgets results after KEEP_RESULT seconds,
-    the ledger only after RESULT_KEEP_DAYS. *patience_s* is for how many seconds enqueueing is retried while Redis is
-    unavailable.
+    the ledger only after RESULT_KEEP_DAYS. Enqueueing is retried for *patience_s* seconds while
+    Redis is unavailable.
     """
 
     def __init__(self, redis: RedisClient, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:

@@ -119,7 +119,7 @@ class FailureLog:
         self._next_s = 0.0
 
     def log(self, error: Exception) -> None:
-        """Count *error*, and log it unless another one was logged less than a minute ago."""
+        """Count *error*, and log it unless an error of this task was logged less than a minute ago."""
         self._count += 1
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _LOG_EVERY_S

@@ -185,7 +185,7 @@ class _Batches:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The predicted waits and rate of one process with a pool of *size* connections.
+    """The predicted waits of one process with a pool of *size* connections, and how many jobs a second it can do.
 
     The figures are None if the pool could not keep up.
     """
@@ -197,7 +197,7 @@ class Forecast:
     """Share of the callers that wait at the pool's gate."""
     wait_p95_ms: float | None = None
     per_second: float | None = None
-    """Uses a second."""
+    """Uses of a connection, which are batches of jobs and other transactions, a second."""
     jobs_per_second: float | None = None
     """None unless jobs wait in the batcher."""
 

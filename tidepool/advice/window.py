@@ -97,9 +97,9 @@ class Window:
             groups.setdefault(_Setup(tick.now.max_size, tick.now.callers), []).append(tick)
         return [cls(groups[setup]) for setup in sorted(groups)]
 
-    def only(self, which: Callable[[Tick], bool]) -> "Window":
-        """Return a window of the ticks for which *which* returns True."""
-        return Window(tick for tick in self.ticks if which(tick))
+    def only(self, predicate: Callable[[Tick], bool]) -> "Window":
+        """Return a window with only those ticks (recordings of one moment) for which *predicate* returns True."""
+        return Window(tick for tick in self.ticks if predicate(tick))
 
     def parts(self, count: int) -> list["Window"]:
         """Split the window by time into *count* windows of equally many ticks, as far as there are enough ticks."""

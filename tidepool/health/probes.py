@@ -1,7 +1,7 @@
 """The HTTP routes of a worker's METRICS_PORT: `/health/live`, `/health/ready` and `/metrics`.
 
-The port shares the event loop with the jobs, so the load that callers can cause is bounded: new connections and answers
-a second, and connections at a time. Callers that ask too often wait. A port that is bound to loopback answers only
+The port shares the event loop with the jobs, so the load that callers can cause is limited: new connections per second,
+answers per second, and open connections. Callers above the rates wait. A port that is bound to loopback answers only
 requests for this machine's names. `serving` imports this module only if there is a port: the HTTP server takes 4 MB and
 a tenth of a second.
 """

@@ -180,7 +180,7 @@ class Job(Generic[C_co]):
 
     @property
     def queue_us(self) -> int:
-        """Microseconds from when it was due to its claim; 0 if it would be negative because clocks differ."""
+        """Microseconds between the time the job was due and its claim; 0 if that is negative because clocks differ."""
         return max(0, self.started_ms - self.due_ms) * 1000
 
     @property

@@ -64,7 +64,7 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """The number of callers that wait."""
+        """The number of callers that wait for a connection."""
         return len(self._queue)
 
     def try_enter(self) -> bool:

@@ -70,9 +70,10 @@ class QueueState:
         return [(job_ids[number - 1], result) for number, result in zip(numbers, results, strict=True)]
 
     async def backlog(self, at_ms: int) -> Backlog | None:
-        """Count the jobs of the queue, and return None if Redis fails; *at_ms* is the current time in Unix ms.
+        """Count the jobs that wait in the queue and those that workers hold; return None if Redis fails.
 
-        Takes three round trips, and one more for every 16 workers.
+        *at_ms* is the current time (Unix ms), from which the wait of the oldest due job is measured. The number of
+        round trips to Redis is three, and one more for every 16 workers.
         """
         try:
             return await self._backlog(at_ms)

@@ -24,7 +24,10 @@ MAX_PAGE_BYTES = 1024 * 1024
 
 
 class Entry(NamedTuple):
-    """A ledger row to be written; the fields are in the order that the query expects. Times are Unix milliseconds."""
+    """The row of one finished job for the ledger, the table `job_results`. Times are Unix milliseconds.
+
+    The fields are in the order in which the INSERT statement unpacks them.
+    """
 
     job_id: str
     status: str
