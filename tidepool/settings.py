@@ -349,7 +349,7 @@ def app_in_environment() -> str | None:
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """Return a copy of this process's environment for a child process; *variables* (name=value) are added or replaced."""
+    """Return a copy of this process's environment for a child process, with *variables* added or replaced."""
     return {**os.environ, **variables}
 
 
