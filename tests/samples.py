@@ -49,7 +49,8 @@ def help_texts() -> Iterator[Text]:
         yield parser.prog, inspect.cleandoc(parser.description or "")
         for action in parser._actions:
             if action.dest not in ("help", "json"):
-                shown = " ".join((*action.option_strings[:1], str(action.metavar or "")))
+                choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices else ""
+                shown = " ".join((*action.option_strings[:1], str(action.metavar or choices)))
                 yield f"{parser.prog} {shown}".strip(), action.help or ""
 
 
