@@ -104,7 +104,7 @@ class CommandReader:
         reading fails, `take` raises `CommandError`.
         """
         try:
-            # A descriptor's own stream: the interpreter closes sys.stdin at its end, and would wait for who reads it.
+            # Not sys.stdin: the interpreter closes that at its end, and would wait for the thread that reads it.
             stream = open(sys.stdin.fileno(), "rb", closefd=False) if path == _STANDARD_INPUT else Path(path).open("rb")  # noqa: SIM115
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}") from None
