@@ -93,7 +93,7 @@ class JobClient:
         or a job of more than `MAX_PAYLOAD_BYTES`.
         """
         if len(submissions) > MOST_AT_ONCE:
-            raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
+            raise ValueError(f"{len(submissions)} jobs at once; the maximum is {MOST_AT_ONCE}")
         known = await self._known(submissions) if self._settled and not again else frozenset[str]()
         fresh = [submission for submission in submissions if submission.id not in known]
         if not fresh:

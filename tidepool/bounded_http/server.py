@@ -34,7 +34,7 @@ _READS, _PAUSE_S = 4, 0.25
 
 
 class _Arrival:
-    """A new connection that has not sent the head of a request. *server* is told when it has, in `begin`."""
+    """A new connection that has not sent the head of a request. When it has, it calls `begin` of *server*."""
 
     __slots__ = ("_deadline", "_is_late", "_reads", "_server", "connection", "opened_s", "received")
 
