@@ -106,7 +106,7 @@ class BoundedServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
-        self.connections = Connections(limits.connections)
+        self.connections = Connections(limits.max_connections())
         self._limits = limits
         self._accepts = Pace(limits.accepts_per_s, _ACCEPTS_AT_ONCE)
         self._first_requests = Pace(limits.first_requests_per_s, _FIRST_REQUESTS_AT_ONCE)
