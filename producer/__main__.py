@@ -6,15 +6,35 @@ if __name__ == "__main__":
     prepare()  # before the imports below, which take a second
 
 import argparse
+import asyncio
 import functools
 import re
 import secrets
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import islice
 
-from producer import workload
-from producer.run import enqueue_and_follow
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from producer.commands_file import CommandReader, Item, Refusal
+from producer.fleet import Fleet
+from producer.report import Report
+from producer.run import Run, Take
 from producer.serve_command import add_serve_command
-from tidepool.cli import CommandLine, Parser, add_job_commands, positive, processes, run_command
+from producer.workload import DEFAULT_MIX, Workload
+from settings import Settings
+from tidepool.cli import (
+    CommandLine,
+    Context,
+    Parser,
+    add_job_commands,
+    positive,
+    print_json,
+    processes,
+    run_command,
+)
 from worker import app
 
 _EXAMPLES = """  %(prog)s --jobs 10000 --workers 1          a generated workload, and a worker to run it
@@ -29,6 +49,8 @@ other commands (each has its own --help):
   %(prog)s serve      the HTTP front"""
 _MIN_RATE, _MAX_RATE = 1e-6, 1e9
 """Bounds of --rate, in jobs per second: one job in eleven days, and more than a clock can tell apart."""
+_MAX_REFUSALS = 20
+"""Max number of refused lines that are printed one by one: about a screen."""
 
 
 def command_line() -> CommandLine:
@@ -86,7 +108,7 @@ def main() -> None:
     words, commands = sys.argv[1:], command_line()
     if words and words[0] in commands.parsers:
         commands.run(app, words)
-    run_command(functools.partial(enqueue_and_follow, _run_arguments(words)), app)
+    run_command(functools.partial(_enqueue_and_follow, _run_arguments(words)), app)
 
 
 def _run_arguments(words: list[str]) -> argparse.Namespace:
@@ -94,7 +116,7 @@ def _run_arguments(words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if arguments.file is not None and (arguments.mix is not None or arguments.seed is not None):
         parser.error("--mix and --seed are for generated workloads, not for --file")
-    arguments.mix = arguments.mix or workload.DEFAULT_MIX
+    arguments.mix = arguments.mix or DEFAULT_MIX
     if arguments.file is None and arguments.seed is None:
         arguments.seed = secrets.randbelow(2**31)
     arguments.follow = arguments.follow or arguments.workers > 0
@@ -103,7 +125,7 @@ def _run_arguments(words: list[str]) -> argparse.Namespace:
 
 def _mix(text: str) -> dict[str, int]:
     try:
-        return workload.parse_mix(text)
+        return Workload.parse_mix(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -122,6 +144,89 @@ def _rate(text: str) -> float:
     if not _MIN_RATE <= rate <= _MAX_RATE:  # also refuses nan
         raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0.000001 to 1e9")
     return rate
+
+
+async def _enqueue_and_follow(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Enqueue the jobs that the command line describes; with --follow, also wait for their outcomes.
+
+    Prints the report and returns the exit status: 1 if a job failed or a command was refused, else 0.
+    """
+    settings = context.settings
+    report = Report(seed=arguments.seed, followed=arguments.follow)
+    refusals = _Refusals()
+    async with context.finished_jobs("producer") as finished, context.client(finished) as client:
+        log_dir = settings.data_dir / "logs"
+        take = _source(arguments)
+        with Fleet(arguments.workers, log_dir, client.bury) as fleet:
+            concurrency = settings.simulation_concurrency if arguments.jobs else 1
+            with _progress(report, arguments):
+                run = Run(client, finished, report, refusals.add)
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(fleet.watch())
+                    following = tasks.create_task(run.follow()) if arguments.follow else None
+                    await run.enqueue(take, rate=arguments.rate, concurrency=concurrency)
+                    if following is not None:
+                        await following
+                    watching.cancel()
+    refusals.print_rest()
+    if arguments.json:
+        print_json(report.as_json())
+    else:
+        report.print()
+    return report.exit_status
+
+
+def _source(arguments: argparse.Namespace) -> Take:
+    """Return the source of commands that the command line names. Raises `CommandError` if its file cannot be opened."""
+    if arguments.file is not None:
+        return CommandReader.open(arguments.file).take
+    jobs = islice(Workload(arguments.seed, arguments.mix), arguments.jobs)
+
+    async def take(most: int) -> list[Item]:
+        return list(islice(jobs, most))
+
+    return take
+
+
+class _Refusals:
+    """Prints refused lines and their reasons on standard error: the first 20 one by one, the others as a count."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, refusal: Refusal) -> None:
+        self._count += 1
+        if self._count <= _MAX_REFUSALS:
+            field = f"{refusal.field}: " if refusal.field else ""
+            print(f"line {refusal.line}: {field}{refusal.reason}", file=sys.stderr)
+
+    def print_rest(self) -> None:
+        if self._count > _MAX_REFUSALS:
+            print(f"… and {self._count - _MAX_REFUSALS} more refused lines", file=sys.stderr)
+
+
+@contextmanager
+def _progress(report: Report, arguments: argparse.Namespace) -> Generator[None]:
+    """Show progress bars on standard error while the block runs, if it is a terminal and the report is not JSON."""
+    if arguments.json or not sys.stderr.isatty():
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        enqueued = progress.add_task("enqueued", total=arguments.jobs)
+        finished = progress.add_task("finished", total=arguments.jobs, visible=arguments.follow)
+        drawing = asyncio.ensure_future(_draw(progress, report, {enqueued: "given", finished: "finished"}))
+        try:
+            yield
+        finally:
+            drawing.cancel()
+
+
+async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) -> None:
+    while True:
+        for task, figure in figures.items():
+            progress.update(task, completed=getattr(report, figure))
+        await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -79,14 +79,15 @@ class _RefusedError(Exception):
 
 
 class CommandReader:
-    """Reads items, from an iterator that may block, in a thread. It reads at most 500 items ahead.
+    """Reads items from an iterator that may block: in a thread with `take`, or in the caller's as an iterable.
 
-    The thread is a daemon and is never joined, so the process can end while it waits for input. Only the thread uses
-    *items*.
+    The first `take` starts the thread, which reads at most 500 items ahead; from then on only the thread uses *items*.
+    It is a daemon and is never joined, so the process can end while it waits for input.
     """
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._items = items
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._unread = deque[Item]()
         self._has_room = threading.Event()
         self._has_items = asyncio.Event()
@@ -94,28 +95,41 @@ class CommandReader:
         """Whether the event loop was notified since it last looked. One notification costs more than reading a line."""
         self._ended = False
         self._error: Exception | None = None
-        self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._read, name="commands", daemon=True).start()
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Open the commands file *path*, or standard input for `-`, and start to read it.
+        """Open the commands file *path*, or standard input for `-`.
 
         Raises `CommandError` if the file cannot be opened. If it has another format than JSON Lines in UTF-8, or
         reading fails, `take` raises `CommandError`.
         """
         try:
-            # A descriptor's own stream: the interpreter closes sys.stdin at its end, and would wait for who reads it.
+            # Not sys.stdin: the interpreter closes that at its end, and would wait for the thread that reads it.
             stream = open(sys.stdin.fileno(), "rb", closefd=False) if path == _STANDARD_INPUT else Path(path).open("rb")  # noqa: SIM115
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}") from None
         return cls(_commands(stream, path))
+
+    @classmethod
+    def of_lines(cls, stream: BinaryIO | Iterable[bytes], *, source: str) -> Self:
+        """Read *stream*, a binary file or an iterable of lines. Reading raises only what the stream raises.
+
+        *source* is its name or path (`-`: standard input), from which the ids of lines without one are made.
+        """
+        return cls(_items(stream, source))
+
+    def __iter__(self) -> Iterator[Item]:
+        """Return an iterator over a `Submission` (a job to enqueue) or a `Refusal` for every line that is not blank."""
+        return self._items
 
     async def take(self, most: int) -> list[Item]:
         """Return the next items, at most *most*; wait until there is one. An empty list means that there are no more.
 
         Raises the error that reading *items* raised, after the items before it.
         """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            threading.Thread(target=self._read, args=(self._loop,), name="commands", daemon=True).start()
         while True:
             self._notified = False  # before looking: what comes after that notifies again
             self._has_items.clear()
@@ -129,22 +143,22 @@ class CommandReader:
             raise self._error
         return taken
 
-    def _read(self) -> None:
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             for item in self._items:
                 self._unread.append(item)
-                self._notify()
+                self._notify(loop)
                 self._wait_for_room()
         except Exception as error:  # noqa: BLE001  (`take` raises it)
             self._error = error
         self._ended = True
-        self._notify()
+        self._notify(loop)
 
-    def _notify(self) -> None:
+    def _notify(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._notified:
             self._notified = True
             with suppress(RuntimeError):  # the loop is closed: nothing is taken any more
-                self._loop.call_soon_threadsafe(self._has_items.set)
+                loop.call_soon_threadsafe(self._has_items.set)
 
     def _wait_for_room(self) -> None:
         while len(self._unread) >= MOST_AT_ONCE:
@@ -163,7 +177,7 @@ def _commands(stream: BufferedReader, path: str) -> Iterator[Item]:
         with stream:
             if found := _other_format(stream.peek()):
                 raise CommandError(f"{name}: is {found}, but must be JSON Lines in UTF-8")
-            yield from read_commands(stream, source=path)
+            yield from _items(stream, path)
     except OSError as error:
         raise CommandError(f"{name}: {error.strerror}") from None
 
@@ -173,12 +187,7 @@ def _other_format(head: bytes) -> str | None:
     return next((name for start, name in _OTHER_FORMATS.items() if head.startswith(start)), None)
 
 
-def read_commands(stream: BinaryIO | Iterable[bytes], *, source: str) -> Iterator[Item]:
-    """Yield a `Submission` (a job to enqueue) or a `Refusal` for every line of *stream* that is not blank.
-
-    *stream* is a binary file or an iterable of lines. *source* is its name or path (`-`: standard input), from which
-    the ids of lines without one are made. Raises only what reading the stream raises.
-    """
+def _items(stream: BinaryIO | Iterable[bytes], source: str) -> Iterator[Item]:
     for number, line in enumerate(_lines(stream), 1):
         if line is None:
             yield Refusal(number, "", f"is longer than {MAX_LINE_BYTES} bytes")

@@ -87,7 +87,7 @@ class Fleet:
         self._restarts += 1
         path = self._log_path(number)
         if status == 2 or self._restarts > _MOST_RESTARTS:  # noqa: PLR2004  (2: it cannot start)
-            raise CommandError(f"a worker ended with status {status}: {last_line(path)} (its log: {path})")
+            raise CommandError(f"a worker ended with status {status}: {_last_line(path)} (its log: {path})")
         log.warning("worker.died", number=number, status=status, log=str(path))
         return self._start(number)
 
@@ -107,7 +107,7 @@ class Fleet:
         return self._log_dir / f"worker-{os.getpid()}-{number}.log"
 
 
-def last_line(path: Path) -> str:
+def _last_line(path: Path) -> str:
     """Return the last line of a process's log. If the process could not start, this is the reason."""
     lines = path.read_text("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else "its log is empty"

@@ -5,82 +5,28 @@ kept, compressed; `Run.follow` takes up to 5000 of them at a time and asks the l
 are not followed, no ids are kept.
 """
 
-import argparse
 import asyncio
-import sys
 import time
 import zlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Awaitable, Callable, Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-from producer import workload
-from producer.commands_file import CommandReader, Item, Refusal
-from producer.fleet import Fleet
+from producer.commands_file import Item, Refusal
 from producer.report import Report
-from settings import Settings
 from tidepool import MOST_AT_ONCE, JobClient, Submission
-from tidepool.cli import Context, FinishedJobs, print_json
+from tidepool.cli import FinishedJobs
 
 _WINDOW = 5000
 """Max jobs whose outcomes are asked for at a time."""
 _POLL_DELAY_S = 0.1
 _CHUNKS_PER_SECOND = 20
 """Round trips a second at a given rate: enough that the rate is even."""
-_MAX_REFUSALS = 20
-"""Max number of refused lines that are printed one by one: about a screen."""
 
 Take = Callable[[int], Awaitable[list[Item]]]
 """A function that returns the next commands or refused lines, at most as many as its argument.
 
 It waits until there is at least one. An empty list means that there are no more.
 """
-
-
-async def enqueue_and_follow(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Enqueue the jobs that the command line describes; with --follow, also wait for their outcomes.
-
-    Prints the report and returns the exit status: 1 if a job failed or a command was refused, else 0.
-    """
-    settings = context.settings
-    report = Report(seed=arguments.seed, followed=arguments.follow)
-    refusals = _Refusals()
-    async with context.finished_jobs("producer") as finished, context.client(finished) as client:
-        log_dir = settings.data_dir / "logs"
-        take = _source(arguments)
-        with Fleet(arguments.workers, log_dir, client.bury) as fleet:
-            concurrency = settings.simulation_concurrency if arguments.jobs else 1
-            with _progress(report, arguments):
-                run = Run(client, finished, report, refusals.add)
-                async with asyncio.TaskGroup() as tasks:
-                    watching = tasks.create_task(fleet.watch())
-                    following = tasks.create_task(run.follow()) if arguments.follow else None
-                    await run.enqueue(take, rate=arguments.rate, concurrency=concurrency)
-                    if following is not None:
-                        await following
-                    watching.cancel()
-    refusals.print_rest()
-    if arguments.json:
-        print_json(report.as_json())
-    else:
-        report.print()
-    return report.exit_status
-
-
-def _source(arguments: argparse.Namespace) -> Take:
-    """Return the source of commands that the command line names. Raises `CommandError` if its file cannot be opened."""
-    if arguments.file is not None:
-        return CommandReader.open(arguments.file).take
-    jobs = workload.generate(arguments.jobs, seed=arguments.seed, mix=arguments.mix)
-
-    async def take(most: int) -> list[Item]:
-        return list(islice(jobs, most))
-
-    return take
 
 
 class Run:
@@ -183,44 +129,3 @@ class _Ids:
         while len(self._unpacked) < most and self._blocks:
             self._unpacked += zlib.decompress(self._blocks.popleft()).decode("utf-8", "surrogatepass").split("\n")
         return [self._unpacked.popleft() for _ in range(min(most, len(self._unpacked)))]
-
-
-class _Refusals:
-    """Prints refused lines and their reasons on standard error: the first 20 one by one, the others as a count."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def add(self, refusal: Refusal) -> None:
-        self._count += 1
-        if self._count <= _MAX_REFUSALS:
-            field = f"{refusal.field}: " if refusal.field else ""
-            print(f"line {refusal.line}: {field}{refusal.reason}", file=sys.stderr)
-
-    def print_rest(self) -> None:
-        if self._count > _MAX_REFUSALS:
-            print(f"… and {self._count - _MAX_REFUSALS} more refused lines", file=sys.stderr)
-
-
-@contextmanager
-def _progress(report: Report, arguments: argparse.Namespace) -> Generator[None]:
-    """Show progress bars on standard error while the block runs, if it is a terminal and the report is not JSON."""
-    if arguments.json or not sys.stderr.isatty():
-        yield
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        enqueued = progress.add_task("enqueued", total=arguments.jobs)
-        finished = progress.add_task("finished", total=arguments.jobs, visible=arguments.follow)
-        drawing = asyncio.ensure_future(_draw(progress, report, {enqueued: "given", finished: "finished"}))
-        try:
-            yield
-        finally:
-            drawing.cancel()
-
-
-async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) -> None:
-    while True:
-        for task, figure in figures.items():
-            progress.update(task, completed=getattr(report, figure))
-        await asyncio.sleep(0.1)

@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 
-from producer import workload
 from producer.fleet import Fleet
+from producer.workload import Workload
 from settings import Settings
 from tidepool import JobClient
 from tidepool.cli import CommandError, CommandLine, Context, port, print_json
@@ -25,8 +25,6 @@ _DEMO_WORKERS = 2
 _JOBS_PER_SECOND = 50
 _LOAD_PERIOD_S = 0.1
 _AT_ONCE = int(_JOBS_PER_SECOND * _LOAD_PERIOD_S)
-_ENDLESS = 2**62
-"""More jobs than any demo enqueues."""
 _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   %(prog)s --demo                  with two workers and a steady load, to look at
   %(prog)s --port 9000 --json      prints its URL as one JSON document
@@ -101,7 +99,7 @@ async def _working_service(context: Context[Settings]) -> AsyncGenerator[None]:
 
 async def _load(client: JobClient) -> None:
     """Enqueue generated jobs at a steady 50 a second until cancelled. Some of them are made to be rejected."""
-    jobs = workload.generate(_ENDLESS, seed=secrets.randbelow(2**31))
+    jobs = Workload(secrets.randbelow(2**31))
     due_s = time.monotonic()
     while True:
         await client.enqueue_many(list(islice(jobs, _AT_ONCE)))

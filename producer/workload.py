@@ -1,9 +1,9 @@
 """Generates commands for jobs: a workload that is fully determined by a seed and a mix (the shares of the job types).
 
-A workload may have any length, because it is streamed. It is guaranteed that
+A workload is streamed, and has no end. It is guaranteed that
 
-- a seed and a mix always give the same stream, of which a shorter one is the beginning;
-- memory does not grow with the count;
+- a seed and a mix always give the same jobs;
+- memory does not grow with the number of jobs;
 - two seeds share no job id, username, email or sku.
 
 A seed that is run a second time therefore reports duplicates (with another mix too: the ids are the seed's).
@@ -15,7 +15,7 @@ stream remembers only how many there are.
 import re
 import unicodedata
 from bisect import bisect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from random import Random
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from tidepool import Submission
 DEFAULT_MIX: dict[str, int] = {"create_user": 2, "create_product": 1, "place_order": 7}
 """The shares of the job types in a workload, if no others are given."""
 
+_KINDS: tuple[str, ...] = ("create_user", "create_product", "place_order", "update_user", "set_stock")
+"""The job types that can be generated. `JOBS` may have more types."""
 _SHARE = re.compile(r"[0-9]{1,9}")
 _FOREIGN_IDS = 1000
 _USERS_PER_INACTIVE = 100
@@ -107,40 +109,6 @@ _ARTICLES = tuple(
 )
 
 
-def parse_mix(text: str) -> dict[str, int]:
-    """Parse the shares of job types, such as `create_user=2,place_order=7`, and return them by job type.
-
-    Raises `ValueError`, which says what is wrong and, if that helps, lists the job types.
-    """
-    mix: dict[str, int] = {}
-    for part in text.split(","):
-        name, equals, share = (word.strip() for word in part.partition("="))
-        if not (name and equals):
-            raise ValueError(f"a mix is written as create_user=2,place_order=7, of the job types {', '.join(_MAKERS)}")
-        if name in mix:
-            raise ValueError(f"{name} occurs twice")
-        if not _SHARE.fullmatch(share):
-            raise ValueError(f"the share of {name} must be a whole number from 0 to 999999999")
-        mix[name] = int(share)
-    _check(mix)
-    return mix
-
-
-def generate(count: int, *, seed: int, mix: Mapping[str, int] = DEFAULT_MIX) -> Iterator[Submission]:
-    """Return an iterator over the first *count* jobs of the workload that *seed* and *mix* determine.
-
-    If the mix creates users (products), the stream begins with one, and orders and changes name users (products) that
-    come earlier in the stream; early products sell most. 1 % of the users are inactive and 4 % of the products out of
-    stock, so some orders are rejected. If the mix creates none, users (products) are drawn from the ids 1 to 1000,
-    whether or not the database has them. Raises `ValueError` for a mix that cannot be generated or a seed of more than
-    64 bits.
-    """
-    _check(mix)
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError("a seed must be a whole number of at most 64 bits")
-    return _Stream(seed, {name: mix[name] for name in _MAKERS if mix.get(name)}).take(count)
-
-
 class _World:
     """Computes the names of the k-th user and the k-th product of a seed, and keeps none of them."""
 
@@ -160,24 +128,51 @@ class _World:
         return f"{article.prefix}-{self._mark.upper()}-{k}", article, chance
 
 
-class _Stream:
-    """One workload that is being generated.
+class Workload(Iterator[Submission]):
+    """An endless iterator over the jobs that *seed* and *mix* determine; `itertools.islice` takes the first of them.
 
-    Each method named after a job type returns the fields of a job of that type; its argument is the job's place in the
-    stream.
+    If the mix creates users (products), the jobs begin with one, and orders and changes name users (products) that come
+    earlier; early products sell most. 1 % of the users are inactive and 4 % of the products out of stock, so some
+    orders are rejected. If the mix creates none, users (products) are drawn from the ids 1 to 1000, whether or not the
+    database has them. Raises `ValueError` for a mix that cannot be generated or a seed of more than 64 bits.
     """
 
-    def __init__(self, seed: int, mix: Mapping[str, int]) -> None:
+    def __init__(self, seed: int, mix: Mapping[str, int] = DEFAULT_MIX) -> None:
+        _check(mix)
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError("a seed must be a whole number of at most 64 bits")
         self._seed = seed
-        self._mix = mix
+        self._mix = {name: mix[name] for name in _KINDS if mix.get(name)}
         self._world = _World(seed)
         self._random = Random(_scrambled(seed)).random
         self._users = self._products = 0
+        makers = (self._create_user, self._create_product, self._place_order, self._update_user, self._set_stock)
+        self._makers = dict(zip(_KINDS, makers, strict=True))
+        self._numbered_kinds = enumerate(self._kinds())
 
-    def take(self, count: int) -> Iterator[Submission]:
-        """Yield the first *count* jobs."""
-        for n, kind in zip(range(count), self._kinds(), strict=False):
-            yield Submission(f"load-{self._seed}-{n}", kind, _MAKERS[kind](self, n))
+    @staticmethod
+    def parse_mix(text: str) -> dict[str, int]:
+        """Parse the shares of job types, such as `create_user=2,place_order=7`, and return them by job type.
+
+        Raises `ValueError`, which says what is wrong and, if that helps, lists the job types.
+        """
+        mix: dict[str, int] = {}
+        for part in text.split(","):
+            name, equals, share = (word.strip() for word in part.partition("="))
+            if not (name and equals):
+                known = ", ".join(_KINDS)
+                raise ValueError(f"a mix is written as create_user=2,place_order=7, of the job types {known}")
+            if name in mix:
+                raise ValueError(f"{name} occurs twice")
+            if not _SHARE.fullmatch(share):
+                raise ValueError(f"the share of {name} must be a whole number from 0 to 999999999")
+            mix[name] = int(share)
+        _check(mix)
+        return mix
+
+    def __next__(self) -> Submission:
+        n, kind = next(self._numbered_kinds)
+        return Submission(f"load-{self._seed}-{n}", kind, self._makers[kind](n))
 
     def _kinds(self) -> Iterator[str]:
         """Yield names of job types without end: first those that others refer to, then random ones by their shares."""
@@ -187,7 +182,8 @@ class _Stream:
         while True:
             yield kinds[bisect(bounds, self._random() * total, 0, last)]
 
-    def create_user(self, _: int) -> dict[str, object]:
+    # Each of these methods returns the fields of a job of the type it is named after; its argument is the job's number.
+    def _create_user(self, _: int) -> dict[str, object]:
         k, self._users = self._users, self._users + 1
         username, person = self._world.user(k)
         email = f"{username}@{_MAIL_DOMAINS[k % len(_MAIL_DOMAINS)]}"
@@ -196,7 +192,7 @@ class _Stream:
             fields["is_active"] = False
         return fields
 
-    def create_product(self, _: int) -> dict[str, object]:
+    def _create_product(self, _: int) -> dict[str, object]:
         k, self._products = self._products, self._products + 1
         sku, article, chance = self._world.product(k)
         fields: dict[str, object] = {
@@ -210,11 +206,11 @@ class _Stream:
             fields["in_stock"] = False
         return fields
 
-    def place_order(self, _: int) -> dict[str, object]:
+    def _place_order(self, _: int) -> dict[str, object]:
         quantity = _QUANTITIES[int(self._random() * len(_QUANTITIES))]
         return {**self._some_user(), **self._some_product(), "quantity": quantity}
 
-    def update_user(self, n: int) -> dict[str, object]:
+    def _update_user(self, n: int) -> dict[str, object]:
         fields, chance = self._some_user(), self._random()
         if chance < 0.4:  # noqa: PLR2004
             return {**fields, "full_name": _PEOPLE[n % len(_PEOPLE)].full_name}
@@ -222,7 +218,7 @@ class _Stream:
             return {**fields, "email": f"changed.{_base36(self._seed)}.{n}@example.net"}
         return {**fields, "is_active": chance < 0.99}  # noqa: PLR2004
 
-    def set_stock(self, _: int) -> dict[str, object]:
+    def _set_stock(self, _: int) -> dict[str, object]:
         return {**self._some_product(), "in_stock": self._random() < 0.8}  # noqa: PLR2004
 
     def _some_user(self) -> dict[str, object]:
@@ -242,24 +238,14 @@ class _Stream:
         return {"sku": self._world.product(int(skewed * self._products))[0]}
 
 
-_MAKERS: dict[str, Callable[[_Stream, int], dict[str, object]]] = {
-    "create_user": _Stream.create_user,
-    "create_product": _Stream.create_product,
-    "place_order": _Stream.place_order,
-    "update_user": _Stream.update_user,
-    "set_stock": _Stream.set_stock,
-}
-"""The job types that can be generated, each with the method that makes its fields. `JOBS` may have more types."""
-
-
 def _check(mix: Mapping[str, int]) -> None:
     for name, share in mix.items():
-        if name not in _MAKERS:
-            raise ValueError(f"{name!r} is not a job type that can be generated: these are {', '.join(_MAKERS)}")
+        if name not in _KINDS:
+            raise ValueError(f"{name!r} is not a job type that can be generated: these are {', '.join(_KINDS)}")
         if share < 0:
             raise ValueError(f"the share of {name} is negative")
     if not sum(mix.values()):
-        raise ValueError(f"a mix needs a share above 0 of one or more of {', '.join(_MAKERS)}")
+        raise ValueError(f"a mix needs a share above 0 of one or more of {', '.join(_KINDS)}")
 
 
 def _scrambled(number: int) -> int:

@@ -1,4 +1,4 @@
-"""The client of the queue: enqueues jobs, reads their status and results, and aborts them.
+"""The client of the queue: enqueues jobs, also again, reads their status and results, and aborts them.
 
     async with open_client(settings) as client:
         await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
@@ -11,13 +11,14 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import structlog
 
 from tidepool import servers
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import check_id
+from tidepool.pool.pool import Pool
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault, RedisUnavailable
@@ -27,6 +28,8 @@ from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
+from tidepool.storage.repositories import Repositories
+from tidepool.storage.results import Selection
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +43,7 @@ _RECEIPT_MS = 10 * 60 * 1000
 Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 
 
-class Retrying(NamedTuple):
+class _Retrying(NamedTuple):
     """A job whose attempts so far have failed and that will be retried."""
 
     function: str | None
@@ -90,7 +93,7 @@ class JobClient:
         or a job of more than `MAX_PAYLOAD_BYTES`.
         """
         if len(submissions) > MOST_AT_ONCE:
-            raise ValueError(f"{len(submissions)} jobs at once; at the most {MOST_AT_ONCE}")
+            raise ValueError(f"{len(submissions)} jobs at once; the maximum is {MOST_AT_ONCE}")
         known = await self._known(submissions) if self._settled and not again else frozenset[str]()
         fresh = [submission for submission in submissions if submission.id not in known]
         if not fresh:
@@ -100,11 +103,29 @@ class JobClient:
         answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
         return [submission.id not in known and next(answers) for submission in submissions]
 
+    async def requeue(self, ledger: Pool, *, search: str | None = None, **selection: Unpack[Selection]) -> list[str]:
+        """Enqueue the failed and rejected jobs that match *search* and *selection* again; return their ids in order.
+
+        Their outcomes are withdrawn from the ledger, which is read and changed over the pool *ledger*. Applied jobs and
+        jobs whose content was not kept are left out. Works in chunks of up to `MOST_AT_ONCE` jobs; a call that was
+        interrupted can be repeated.
+        """
+        requeued: list[str] = []
+        while True:
+            async with ledger.transaction() as connection:
+                jobs = await Repositories(connection).results.mark_requeued(
+                    after_id=requeued[-1] if requeued else "", limit=MOST_AT_ONCE, search=search, **selection
+                )
+            if not jobs:
+                return requeued
+            await self.enqueue_many([Submission(*job) for job in jobs], again=True)
+            requeued += [job.job_id for job in jobs]
+
     async def status(self, job_id: str) -> str:
         """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return await self._state.status(job_id)
 
-    async def retrying(self, job_id: str) -> Retrying | None:
+    async def retrying(self, job_id: str) -> _Retrying | None:
         """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
 
         A field is None if its value in Redis cannot be read: any program may have written it.
@@ -117,7 +138,7 @@ class JobClient:
         if not isinstance(tries, bytes) or not tries.isdigit() or len(tries) > _MOST_DIGITS:
             return None
         last_error = cause.decode("utf-8", "replace")[:_MOST_ERROR] if isinstance(cause, bytes) else None
-        return Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
+        return _Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
 
     async def abort(self, job_id: str) -> bool:
         """Ask the workers to abort a job, as arq's `Job.abort` does; return False if it is not in the queue.

@@ -7,12 +7,11 @@ import asyncio
 import functools
 import platform
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
-from typing import TypeVar
 
 import structlog
 
@@ -40,7 +39,7 @@ from tidepool.pool.faults import DatabaseFault, ServerError, words
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
-from tidepool.queue.connection import RedisClient, redis_settings
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.state import QueueState
@@ -52,7 +51,6 @@ from tidepool.urls import PostgresUrl, without_password
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 
 _HEALTH_CHECK_INTERVAL_S = 3
 
@@ -76,7 +74,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
         on_startup = this.startup
         on_shutdown = this.shutdown
         ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
-        redis_settings = redis_settings(servers.addresses(settings).redis)
+        redis_settings = RedisClient.settings_for(settings.urls.redis)
         queue_name = settings.queue_name
         job_serializer = wire.serialize
         job_deserializer = wire.receive
@@ -109,7 +107,7 @@ class _WorkerProcess:
         self._migrations = migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
-        self._urls = servers.addresses(settings)
+        self._urls = settings.urls
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
         self.intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
@@ -204,19 +202,17 @@ class _WorkerProcess:
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await self._wait_for_database(functools.partial(require, side, tables=tables, writing=True))
+            await config.until_available(functools.partial(require, side, tables=tables, writing=True), None)
             if self._settings.migrate_on_start:
-                for migration in await self._wait_for_database(functools.partial(self._migrations.migrate, config)):
+                migrate = functools.partial(self._migrations.migrate, config)
+                for migration in await config.until_available(migrate, None):
                     log.info("migration.applied", name=str(migration))
-                await self._wait_for_database(functools.partial(require, side, tables=True, writing=True))
-            pool = await self._wait_for_database(functools.partial(_open_pool, config, budget))
+                await config.until_available(functools.partial(require, side, tables=True, writing=True), None)
+            pool = await config.until_available(functools.partial(_open_pool, config, budget), None)
         except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
-
-    async def _wait_for_database(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        return await servers.wait_for_postgresql(attempt, self._urls.database, None)
 
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient

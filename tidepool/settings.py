@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tidepool.embedded import Urls
 from tidepool.libpq import LibpqVariables
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
@@ -295,6 +296,14 @@ class Settings(BaseSettings):
         """Whether this process uses the embedded servers, which it starts itself, because no others are named."""
         return self.database is None
 
+    @property
+    def urls(self) -> Urls:
+        """The URLs of both servers; those of embedded servers are valid once they run."""
+        database, redis = self.database, self.redis_url
+        if database is None or redis is None:
+            return Urls.embedded(self.data_dir)
+        return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read, check and return the settings. Raises `SettingsError` if they are not valid.
@@ -322,6 +331,14 @@ class Settings(BaseSettings):
             print(error, file=sys.stderr)  # noqa: T201  (the start of every command)
             raise SystemExit(2) from None
 
+    @staticmethod
+    def app_in_environment() -> str | None:
+        """Return the value of TIDEPOOL_APP: where the application is, as `package.module:attribute`; None if not set.
+
+        It is not a field, because the application that it names defines the fields.
+        """
+        return os.environ.get("TIDEPOOL_APP", "").strip() or None
+
     @classmethod
     def _of_mapping(cls, environment: Mapping[str, str]) -> Self:
         known = {name.lower(): value for name, value in environment.items() if value}
@@ -341,11 +358,6 @@ def _name_user_and_home() -> None:
         pwd.getpwuid(os.getuid())
     except KeyError:
         os.environ.setdefault("USER", str(os.getuid()))
-
-
-def app_in_environment() -> str | None:
-    """Return the value of TIDEPOOL_APP: where the application is, as `package.module:attribute`; None if not set."""
-    return os.environ.get("TIDEPOOL_APP", "").strip() or None
 
 
 def child_environment(**variables: str) -> dict[str, str]:

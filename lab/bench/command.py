@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
@@ -35,6 +35,39 @@ _SHARE = {"tidepool": 1.0, "arq-tuned": 0.1, "arq-default": 0.02}
 """The share of `--jobs` that each system gets. Slow systems get fewer, so that all run for about as long."""
 _MIXES = {"create_user": "create_user=1", "place_order": "create_user=2,create_product=1,place_order=7"}
 PARTS = ("create_user", "place_order", "noop", "pgbench", "latency", "acquire", "enqueue", "backlog", "scaling")
+
+
+class _Rate(TypedDict):
+    """Jobs or transactions per second: of each round, and their median."""
+
+    median: int
+    all: list[int]
+
+
+class _RunFigures(TypedDict):
+    """The figures of one system with one workload; pgbench has the rate alone."""
+
+    system: str
+    workload: str
+    workers: int
+    jobs: NotRequired[int]
+    jobs_per_second: _Rate
+    cpu_us_per_job: NotRequired[float]
+    redis_cpu_us_per_job: NotRequired[float]
+    redis_commands_per_job: NotRequired[float]
+    peak_rss_mb: NotRequired[float]
+
+
+class _Report(TypedDict):
+    """The report of a benchmark. Figures that were not asked for with `--parts` are left out."""
+
+    machine: dict[str, object]
+    runs: list[_RunFigures]
+    ratios: dict[str, float]
+    latency_ms: NotRequired[dict[str, float]]
+    idle_cpu_percent: NotRequired[float | None]
+    acquire_us: NotRequired[dict[str, float]]
+    enqueue_per_second: NotRequired[int]
 
 
 @dataclass
@@ -178,10 +211,10 @@ async def _server_versions(redis: RedisClient, urls: Urls) -> dict[str, str]:
     return {"redis-server": info["redis_version"], "postgresql": postgresql}
 
 
-def _document(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
+def _document(run: Bench, servers: dict[str, str]) -> _Report:
     runs = [_run(key, drained) for key, drained in run.drains.items()]
     runs += [_pgbench_run(name, rates) for name, rates in run.transactions.items()]
-    document: dict[str, Any] = {"machine": _machine(run, servers), "runs": runs, "ratios": _ratios(runs)}
+    document: _Report = {"machine": _machine(run, servers), "runs": runs, "ratios": _ratios(runs)}
     if run.latencies:
         document["latency_ms"] = {**percentiles(run.latencies), "max": round(max(run.latencies), 2)}
         document["idle_cpu_percent"] = run.idle_cpu_percent
@@ -192,7 +225,7 @@ def _document(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
     return document
 
 
-def _run(key: tuple[str, str, int, int], drained: list[Drained]) -> dict[str, Any]:
+def _run(key: tuple[str, str, int, int], drained: list[Drained]) -> _RunFigures:
     system, workload, workers, jobs = key
     rates = [measured.jobs_per_second for measured in drained]
     middle = sorted(drained, key=lambda measured: measured.jobs_per_second)[len(drained) // 2]
@@ -209,8 +242,8 @@ def _run(key: tuple[str, str, int, int], drained: list[Drained]) -> dict[str, An
     }
 
 
-def _pgbench_run(name: str, rates: list[float]) -> dict[str, Any]:
-    rate = {"median": round(statistics.median(rates)), "all": [round(rate) for rate in rates]}
+def _pgbench_run(name: str, rates: list[float]) -> _RunFigures:
+    rate: _Rate = {"median": round(statistics.median(rates)), "all": [round(rate) for rate in rates]}
     return {"system": name, "workload": "create_user", "workers": 1, "jobs_per_second": rate}
 
 
@@ -219,7 +252,7 @@ def _acquire_us(rounds: dict[str, list[float]]) -> dict[str, float]:
     return {**us, "overhead": round(us["tidepool"] - us["asyncpg"], 1)}
 
 
-def _ratios(runs: list[dict[str, Any]]) -> dict[str, float]:
+def _ratios(runs: list[_RunFigures]) -> dict[str, float]:
     """Return the throughput of this service divided by that of each other system, by workload, for one worker."""
     rates = {(r["workload"], r["system"]): r["jobs_per_second"]["median"] for r in runs if r["workers"] == 1}
     return {
@@ -229,7 +262,7 @@ def _ratios(runs: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _machine(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
+def _machine(run: Bench, servers: dict[str, str]) -> dict[str, object]:
     return {
         "when": time.strftime("%Y-%m-%d"),
         "cores": os.cpu_count(),
@@ -241,13 +274,13 @@ def _machine(run: Bench, servers: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print(document: _Report) -> None:
     titles = ("workload", "system", "workers", "jobs", "jobs/s", "of", "CPU us/job", "Redis us/job", "peak MB")
     table = terminal.figures_table(titles, words=("workload", "system", "of"))
     for run in document["runs"]:
         rate = run["jobs_per_second"]
         spread = f"{min(rate['all']):,}-{max(rate['all']):,}"
-        rest = (run.get(name, "") for name in ("cpu_us_per_job", "redis_cpu_us_per_job", "peak_rss_mb"))
+        rest = (run.get("cpu_us_per_job", ""), run.get("redis_cpu_us_per_job", ""), run.get("peak_rss_mb", ""))
         jobs = f"{run['jobs']:,}" if "jobs" in run else ""
         row = (run["workload"], run["system"], run["workers"], jobs, f"{rate['median']:,}", spread, *rest)
         table.add_row(*map(str, row))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 from redis.asyncio import Redis
 
-from tidepool import embedded, servers
+from tidepool import embedded
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
@@ -110,7 +110,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             redis = RedisClient.open(urls.redis, queue_name=QUEUE)
             stack.push_async_callback(redis.aclose, close_connection_pool=True)
         else:
-            urls, redis = await stack.enter_async_context(own_databases(servers.addresses(settings)))
+            urls, redis = await stack.enter_async_context(own_databases(settings.urls))
             postgres_pid = None
             await _require(urls, settings, connections)
         await app.migrations.migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))

@@ -11,16 +11,15 @@ import asyncpg
 import uvloop
 from arq.worker import Retry
 
-from tidepool import servers
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
 from tidepool.queue import wire
-from tidepool.queue.connection import RedisClient, redis_settings
+from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from tidepool.urls import PostgresUrl
 
 _SETTINGS = Settings.load()
-_URLS = servers.addresses(_SETTINGS)
+_URLS = _SETTINGS.urls
 _Context = dict[str, Any]
 _STOCK_POOL_SIZE = 10
 """Connections in the pool of stock arq: the size that was fastest with one transaction per job."""
@@ -90,7 +89,7 @@ class ArqDefault:
     functions = (noop, create_user, create_product, place_order)
     on_startup = _open_pool
     on_shutdown = _close_pool
-    redis_settings = redis_settings(_URLS.redis)
+    redis_settings = RedisClient.settings_for(_URLS.redis)
     job_serializer = wire.serialize
     job_deserializer = wire.deserialize
 

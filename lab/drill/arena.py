@@ -15,7 +15,6 @@ from lab.bench.servers import QUEUE, connect, measured_environment, redis_info
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
-from producer.fleet import last_line
 from tidepool import embedded
 from tidepool.embedded import Urls
 from tidepool.embedded.locks import wait_until
@@ -157,7 +156,8 @@ class Arena:
 
         The log files are deleted at the end of the drill.
         """
-        return "; ".join(sorted({last_line(self._log_of(worker)) for worker in self.workers}))
+        logs = (self._log_of(worker).read_text("utf-8", "replace").strip() for worker in self.workers)
+        return "; ".join(sorted({log.rpartition("\n")[2] for log in logs}))
 
     async def held_by(self, worker: Worker) -> list[str]:
         """Return the ids of the jobs that *worker* has claimed from the queue and not yet finished."""

@@ -6,8 +6,8 @@ splits each rate into the median of its size, the effect of its round, and noise
 
 The best rate is the median of the highest third of the sizes' medians, because the single highest of twelve noisy
 values is mostly the luckiest. A size is good enough if it reaches 95 % of the best, less one and a half standard errors
-of a median (max a tenth). Among sizes that cannot be told apart this chooses the smallest, like the one-standard-error
-rule of Breiman and others (1984), so that another run chooses the same.
+of a median (max a tenth). Among sizes that the measurements cannot distinguish it chooses the smallest, like the
+one-standard-error rule of Breiman and others (1984), so that another run chooses the same.
 """
 
 import math

@@ -2,10 +2,9 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lab.tuning.arm import Arm
 from lab.tuning.trials import Plan
@@ -57,7 +56,7 @@ class Record:
             file.write(json.dumps(asdict(arm)) + "\n")
         self.arms.append(arm)
 
-    def finish(self, document: dict[str, Any]) -> None:
+    def finish(self, document: Mapping[str, object]) -> None:
         """Write the report *document* and the table of all measurements. Earlier ones of the same run are replaced."""
         (self.directory / _REPORT).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
         rows = [_flat(asdict(arm)) for arm in self.arms]
@@ -79,10 +78,10 @@ def _whole_lines(path: Path) -> list[str]:
     return whole.splitlines()
 
 
-def _flat(document: dict[str, Any]) -> dict[str, Any]:
+def _flat(document: Mapping[str, object]) -> dict[str, object]:
     """Return *document* without nested dictionaries: their keys follow the outer key, as in `wait_ms.p50`."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in document.items():
-        inner: dict[str, Any] | None = value if isinstance(value, dict) else None
+        inner: dict[str, object] | None = value if isinstance(value, dict) else None
         flat |= {f"{name}.{key}": figure for key, figure in inner.items()} if inner is not None else {name: value}
     return flat

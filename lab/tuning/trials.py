@@ -20,7 +20,7 @@ LADDERS: dict[str, tuple[int, ...]] = {
 }
 """The settings that can be varied, with the usual values of each.
 
-Those are about a third apart, since closer ones cannot be told apart.
+They are about a third apart, since the measurements of closer ones differ less than the noise.
 """
 WORKERS = "WORKERS"
 """The name of the number of worker processes, which can be varied like a setting of the worker."""

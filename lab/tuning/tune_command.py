@@ -2,6 +2,7 @@
 
 import argparse
 import random
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -106,13 +107,13 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     async with own_site(settings, connections=plan.connections) as site:
         complete = await tune.measure_all(site, record, note)
         judged = await tune.advice(site, since) if plan.setting == "POOL_MAX_SIZE" else {}
-        document = tune.report(record, judged)
-    document["plot"] = plot.values(record, document)
-    record.finish(document)
+        report = tune.report(record, judged)
+    report.plot = plot.values(record, report)
+    record.finish(asdict(report))
     if arguments.json:
-        terminal.print_json({**document, "directory": str(record.directory)})
+        terminal.print_json({**asdict(report), "directory": str(record.directory)})
     else:
-        findings.show(record, document)
+        findings.show(record, report)
     return 0 if complete else _INTERRUPTED
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer import workload
+from producer.workload import DEFAULT_MIX, Workload
 from tidepool import MOST_AT_ONCE, DatabaseFault, JobClient, Submission
 from tidepool.web import PROBLEM_SCHEMA, Problem, Router, Services, Using
 
@@ -28,7 +28,7 @@ class Burst(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     jobs: Annotated[int, Field(ge=1, le=MOST_JOBS)]
-    mix: Annotated[dict[str, Annotated[int, Field(ge=0, le=999_999_999)]], Field(max_length=10)] = workload.DEFAULT_MIX
+    mix: Annotated[dict[str, Annotated[int, Field(ge=0, le=999_999_999)]], Field(max_length=10)] = DEFAULT_MIX
     """The share of each job type among the jobs."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Seed of the generated jobs (default random). A seed that was used before gives the same jobs: duplicates."""
@@ -111,7 +111,7 @@ async def _load_test(burst: Burst, services: Using) -> Enqueued:
     async with _alone(services):
         seed = secrets.randbelow(2**31) if burst.seed is None else burst.seed
         try:
-            jobs = workload.generate(burst.jobs, seed=seed, mix=burst.mix)
+            jobs = islice(Workload(seed, burst.mix), burst.jobs)
         except ValueError as error:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"mix: {error}", code="invalid") from None
         begun_s = time.perf_counter()

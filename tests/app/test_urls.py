@@ -14,7 +14,7 @@ from settings import SettingsError, load
 from tidepool.cli.context import Context
 from tidepool.cli.operators import command_line
 from tidepool.embedded import Urls
-from tidepool.queue.connection import RedisClient, redis_settings
+from tidepool.queue.connection import RedisClient
 from tidepool.urls import UNREADABLE, PostgresUrl, RedisUrl, UrlError, without_password
 from worker import app
 
@@ -193,7 +193,7 @@ async def test_what_is_taken_redis_py_and_arq_take_too(url: str) -> None:
     made = pool.make_connection()
     if url.startswith("rediss"):
         made.ssl_context.get()
-    assert isinstance(redis_settings(url).database, int)
+    assert isinstance(RedisClient.settings_for(url).database, int)
     await pool.aclose()
 
 
@@ -281,7 +281,7 @@ def test_any_text_is_taken_or_refused_in_one_line(text: str) -> None:
             else:
                 lines = [variable]
                 if variable == "REDIS_URL":
-                    redis_settings(url.strip() or REDIS)
+                    RedisClient.settings_for(url.strip() or REDIS)
                 else:
                     PostgresUrl.parse(url.strip() or DATABASE).driver_arguments()
             assert 1 == len(lines)

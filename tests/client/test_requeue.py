@@ -12,7 +12,6 @@ from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
-from tidepool.requeue import requeue_all
 from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS
 
@@ -124,8 +123,8 @@ async def test_the_command_requeues_any_number_of_jobs(
     for start in range(0, 1200, 200):
         batch = [a_job(Failed("x"), i, content={"username": i}) for i in ids[start : start + 200]]
         await ledger.settle("create_user", batch)
-    assert ids == await requeue_all(pool, client, status="failed")
+    assert ids == await client.requeue(pool, status="failed")
     assert 1200 == await client.queued()
-    assert ids == await requeue_all(pool, client, status="failed")
+    assert ids == await client.requeue(pool, status="failed")
     assert 1200 == await client.queued()
     assert b'"job-1199"' in (await redis.get("arq:job:job-1199") or b"")

@@ -15,7 +15,7 @@ from both_workers import Make, add
 
 from tidepool.client import JobClient
 from tidepool.queue import wire
-from tidepool.queue.connection import redis_settings
+from tidepool.queue.connection import RedisClient
 
 
 async def test_burst_waits_for_a_deferred_job(make: Make, redis: ArqRedis) -> None:
@@ -45,7 +45,7 @@ async def test_a_naive_time_is_local_and_an_aware_one_an_instant(
     make: Make, redis: ArqRedis, redis_url: str, client: JobClient, local_zone: str
 ) -> None:
     """`_defer_until` from arq's own client and from ours, before now, now and soon: jobs start when they are due."""
-    theirs = await create_pool(redis_settings(redis_url), job_serializer=wire.serialize)
+    theirs = await create_pool(RedisClient.settings_for(redis_url), job_serializer=wire.serialize)
     now = datetime.now(UTC).replace(microsecond=0)
     due_s = {"past": -7200.0, "soon": 1.2, "later": 1.4, "hours": 7200.0}
     forms = {

@@ -16,7 +16,7 @@ from arq.jobs import Job
 from commands import Service, stop, until
 
 from tidepool.queue import wire
-from tidepool.queue.connection import redis_settings
+from tidepool.queue.connection import RedisClient
 
 _LOCKED = "\n".join(
     json.dumps({"job": job, "id": job_id, "args": args})
@@ -33,7 +33,7 @@ _LOCKED = "\n".join(
 async def foreign(redis_url: str) -> AsyncIterator[ArqRedis]:
     """Give a client of somebody else: arq's own pool with the service's serializers."""
     pool = await create_pool(
-        redis_settings(redis_url), job_serializer=wire.serialize, job_deserializer=wire.deserialize
+        RedisClient.settings_for(redis_url), job_serializer=wire.serialize, job_deserializer=wire.deserialize
     )
     yield pool
     await pool.aclose(close_connection_pool=True)

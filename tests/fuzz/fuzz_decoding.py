@@ -13,7 +13,7 @@ import atheris
 with atheris.instrument_imports(include=["decoding", "producer", "tidepool", "worker"]):
     from decoding import ENVELOPE, checked
 
-    from producer.commands_file import read_commands
+    from producer.commands_file import CommandReader
     from worker.jobs import JOBS
 
 FUNCTIONS = [job_type.name for job_type in JOBS]
@@ -26,7 +26,7 @@ def one_input(data: bytes) -> None:
     """Use *data* in all three ways."""
     checked(data)
     lines = [line for line in data.split(b"\n") if line.rstrip()]
-    assert len(list(read_commands(lines, source="-"))) <= len(lines)
+    assert len(list(CommandReader.of_lines(lines, source="-"))) <= len(lines)
     checked(nearly_valid(atheris.FuzzedDataProvider(data)))
 
 

@@ -25,7 +25,6 @@ from tidepool.cli import Context
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.pool.config import PoolConfig
-from tidepool.servers import addresses
 from worker import app
 
 
@@ -35,7 +34,7 @@ async def bench(servers: Any, *words: str) -> int:
         await redis.flushdb()  # what a test has left there is nobody's
     settings = load({"DATABASE_URL": servers.database_url("postgres"), "REDIS_URL": servers.redis_url(0)})
     arguments = command_line().parser.parse_args(("bench", *words, "--repeat", "1", "--json"))
-    return await arguments.command(arguments, Context(app, settings, addresses(settings)))
+    return await arguments.command(arguments, Context(app, settings, settings.urls))
 
 
 async def test_both_pools_are_measured(database: PoolConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ from lab.tuning.workers import running_workers
 from settings import Settings, load
 from tidepool.cli import Context
 from tidepool.cli.terminal import CommandError
-from tidepool.servers import addresses
 from worker import app
 
 
@@ -43,7 +42,7 @@ def settings(servers: Any, tmp_path: Path) -> Settings:
 async def run(settings: Settings, *words: str) -> int:
     """Run one command of `python -m lab`; returns its exit status."""
     arguments: argparse.Namespace = command_line().parser.parse_args(words)
-    return await arguments.command(arguments, Context(app, settings, addresses(settings)))
+    return await arguments.command(arguments, Context(app, settings, settings.urls))
 
 
 async def test_a_sweep_goes_on_and_names_the_settings(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.commands_file import MAX_LINE_BYTES, CommandReader, Refusal, read_commands
+from producer.commands_file import MAX_LINE_BYTES, CommandReader, Refusal
 from tidepool.cli import CommandError
 from tidepool.jobs.job import MAX_ID_CHARACTERS, Job, check_id
 from tidepool.queue import wire
@@ -24,7 +24,7 @@ USER_LINE = json.dumps({"job": "create_user", "args": USER}).encode()
 
 def read(content: bytes, source: str = "commands.jsonl") -> list[Submission | Refusal]:
     """Read a whole file."""
-    return list(read_commands(io.BytesIO(content), source=source))
+    return list(CommandReader.of_lines(io.BytesIO(content), source=source))
 
 
 def refusal(content: bytes | dict[str, Any]) -> Refusal:
@@ -142,7 +142,7 @@ def test_a_byte_order_mark_is_tolerated_at_the_start_only() -> None:
 
 def test_any_iterable_of_lines_is_read() -> None:
     """With or without newlines; the cap on a line's length holds here too."""
-    items = list(read_commands([USER_LINE, USER_LINE + b"\n", b" " * (MAX_LINE_BYTES + 1)], source="-"))
+    items = list(CommandReader.of_lines([USER_LINE, USER_LINE + b"\n", b" " * (MAX_LINE_BYTES + 1)], source="-"))
     assert [type(item) for item in items] == [Submission, Submission, Refusal]
 
 
@@ -252,7 +252,7 @@ class _Flood:
 def test_a_line_beyond_the_cap_is_refused_without_being_held_in_memory() -> None:
     """A gigabyte without a newline must not take the producer down; the lines after it count."""
     flood = _Flood(64 * 2**20)
-    refused, accepted = read_commands(flood, source="flood.jsonl")
+    refused, accepted = CommandReader.of_lines(flood, source="flood.jsonl")
     assert refused == Refusal(1, "", f"is longer than {MAX_LINE_BYTES} bytes")
     assert isinstance(accepted, Submission)
     assert flood.largest_piece <= MAX_LINE_BYTES + 1

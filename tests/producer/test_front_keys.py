@@ -12,7 +12,7 @@ from front import WAIT
 from planting import QUEUE
 from waiting import until
 
-from producer.commands_file import read_commands
+from producer.commands_file import CommandReader
 from tidepool.client import JobClient
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
@@ -66,7 +66,7 @@ async def test_an_id_is_the_same_whichever_way_it_comes(
     key = '"' + job_id.replace("\\", "\\\\").replace('"', '\\"') + '"' if quoted else job_id
     answer = await front.post("/users/", json=user_fields(), headers=[("Idempotency-Key", key.encode())])  # type: ignore[list-item]
     line = json.dumps({"job": "create_user", "id": job_id, "args": user_fields()}).encode()
-    (submission,) = read_commands([line], source="-")
+    (submission,) = CommandReader.of_lines([line], source="-")
 
     assert isinstance(submission, Submission)
     assert [False] == await JobClient(redis).enqueue_many([submission])

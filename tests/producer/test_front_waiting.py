@@ -82,8 +82,8 @@ async def test_nobody_waits_when_the_front_stops(front: httpx.AsyncClient) -> No
         ({"status": "rejected", "reason": "of_tomorrow", "error": ""}, Rejected("of_tomorrow", "was rejected")),
         (asyncio.CancelledError(), Rejected(CommonReason.ABORTED)),
         (RuntimeError("gave up"), Failed("gave up")),
-        (7, Failed("the job ended with a result that is none of this service")),
-        ({"status": "applied"}, Failed("the job ended with a result that is none of this service")),
+        (7, Failed("the job ended with a result that this service did not write")),
+        ({"status": "applied"}, Failed("the job ended with a result that this service did not write")),
     ],
 )
 async def test_a_result_is_read(redis: ArqRedis, result: object, outcome: object) -> None:

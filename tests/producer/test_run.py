@@ -13,10 +13,10 @@ from factories import a_job, a_submission
 from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
-from producer import workload
 from producer.commands_file import Item, Refusal
 from producer.report import Report
 from producer.run import Run, Take, _Ids
+from producer.workload import Workload
 from tidepool.client import JobClient
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
@@ -102,7 +102,7 @@ async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool:
     """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is told."""
     run, report, refused = a_run(client)
     refusals = [Refusal(n, "email", "Field required") for n in (3, 9)]
-    items = [*workload.generate(120, seed=1), *refusals, *workload.generate(20, seed=1)]
+    items = [*islice(Workload(1), 120), *refusals, *islice(Workload(1), 20)]
     async with a_worker(redis, pool) as ledger:
         async with asyncio.timeout(30), asyncio.TaskGroup() as both:
             both.create_task(run.enqueue(taking(items)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.commands_file import CommandReader, Item, Refusal, read_commands
+from producer.commands_file import CommandReader, Item, Refusal
 from tidepool.client import MOST_AT_ONCE
 
 
@@ -38,7 +38,7 @@ async def test_a_line_is_taken_while_the_next_is_waited_for() -> None:
     """And other tasks run meanwhile."""
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as stream, os.fdopen(theirs, "wb", buffering=0) as pipe:
-        reader = CommandReader(read_commands(stream, source="-"))
+        reader = CommandReader.of_lines(stream, source="-")
         async with asyncio.timeout(10):
             for number in (1, 2):
                 taking = asyncio.create_task(reader.take(300))

@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from tidepool.queue.connection import SOCKET_TIMEOUT_S, RedisClient, redis_settings
+from tidepool.queue.connection import SOCKET_TIMEOUT_S, RedisClient
 from tidepool.queue.faults import RedisRefused
 
 
@@ -45,18 +45,18 @@ async def test_tls_checks_the_servers_name() -> None:
     """redis-py does not by default."""
     options: dict[str, Any] = RedisClient.open("rediss://r", queue_name="q").connection_pool.connection_kwargs
     assert options["ssl_check_hostname"]
-    assert redis_settings("rediss://r").ssl_check_hostname
+    assert RedisClient.settings_for("rediss://r").ssl_check_hostname
 
 
 def test_a_password_is_in_no_repr_of_arqs_settings() -> None:
     """The arq command prints them."""
-    assert "hunter2" not in repr(redis_settings("redis://:hunter2@r:6379/3"))
-    assert "hunter2" == redis_settings("redis://:hunter2@r:6379/3").password
+    assert "hunter2" not in repr(RedisClient.settings_for("redis://:hunter2@r:6379/3"))
+    assert "hunter2" == RedisClient.settings_for("redis://:hunter2@r:6379/3").password
 
 
 def test_arqs_settings_are_what_the_url_says() -> None:
     """Arq's own reading takes a quoted password as it stands, and knows of no CA."""
-    settings = redis_settings(f"rediss://worker:a%40b@r:6380/3?ssl_ca_certs={__file__}")
+    settings = RedisClient.settings_for(f"rediss://worker:a%40b@r:6380/3?ssl_ca_certs={__file__}")
     assert ("worker", "a@b", "r", 6380, 3) == (
         settings.username,
         settings.password,

@@ -13,11 +13,10 @@ from waiting import until
 
 from tidepool.client import JobClient
 from tidepool.jobs.job import Job
-from tidepool.queue import wire
+from tidepool.queue import scripts, wire
 from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Done, Finisher
 from tidepool.queue.leases import Leases
-from tidepool.queue.scripts import script_text
 
 MB = 2**20
 
@@ -147,9 +146,7 @@ async def test_no_foreign_value_is_read_whole(redis: ArqRedis) -> None:
     jobs, _ = await leases.claim("me", 10, suspect_too=True)
     await redis.zadd(QUEUE, {"held": 1})
     await redis.set("arq:in-progress:held", huge)
-    await redis.register_script(script_text("renew"))(
-        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
-    )
+    await scripts.load(redis, "renew")(keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100])
 
     assert {"tried": (2, 0), "held": (1, 1)} == {job.id: (job.attempt, job.lapses) for job in jobs}
     used = set(await redis.info("commandstats"))

@@ -14,7 +14,7 @@ from decoding import ENVELOPE, checked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.commands_file import Refusal, read_commands
+from producer.commands_file import CommandReader, Refusal
 from tidepool.jobs.job import Command
 from tidepool.jobs.outcomes import Rejected
 from tidepool.queue import wire
@@ -130,7 +130,7 @@ def test_a_valid_command_arrives_as_it_was_sent(command: tuple[str, dict[str, An
 def test_a_valid_command_in_a_file_is_submitted_as_it_is(command: tuple[str, dict[str, Any]]) -> None:
     """Property: and nothing is filled in or changed."""
     function, content = command
-    (item,) = read_commands([json.dumps({"job": function, "args": content}).encode()], source="-")
+    (item,) = CommandReader.of_lines([json.dumps({"job": function, "args": content}).encode()], source="-")
     assert isinstance(item, Submission)
     assert (function, content) == (item.function, item.fields)
 
@@ -138,6 +138,6 @@ def test_a_valid_command_in_a_file_is_submitted_as_it_is(command: tuple[str, dic
 @given(function=st.sampled_from(FUNCTIONS), content=CONTENT | JSON | st.one_of(*VALID.values()))
 def test_producer_and_worker_are_of_one_mind(function: str, content: Any) -> None:
     """Property: what a commands file is refused for, a worker would have rejected, and the other way round."""
-    (item,) = read_commands([json.dumps({"job": function, "args": content}).encode()], source="-")
+    (item,) = CommandReader.of_lines([json.dumps({"job": function, "args": content}).encode()], source="-")
     received = checked(sent(function, content))
     assert isinstance(item, Refusal) == isinstance(received, Rejected)

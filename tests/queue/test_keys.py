@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tidepool.queue import keys, scripts
 
@@ -30,7 +31,7 @@ def test_the_keys_of_a_queue_begin_with_its_name() -> None:
 def test_the_keys_of_a_fleet_begin_with_its_database() -> None:
     """Without a password."""
     fleet = "tidepool:budget:db"
-    assert [fleet, f"{fleet}:capacity", f"{fleet}:restless"] == keys.budget_keys("db")
+    assert [fleet, f"{fleet}:capacity", f"{fleet}:restless"] == [key.format(database="db") for key in keys.FLEET]
 
 
 @pytest.mark.parametrize("package", ["tidepool", "worker", "producer", "lab"])
@@ -50,6 +51,6 @@ def test_no_other_module_spells_a_key(package: str) -> None:
 
 def test_each_script_has_the_prefixes_before_it() -> None:
     """On one line, so that the line numbers of an error of Redis are easy to reckon."""
-    first, *_ = scripts.script_text("claim").splitlines()
+    first, *_ = scripts.load(Redis(), "claim").script.splitlines()
     assert first.startswith("local JOB, ")
     assert "'arq:job:'" in first

@@ -22,7 +22,7 @@ from waiting import until
 
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.queue import wire
-from tidepool.queue.connection import RedisClient, redis_settings
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.leases import Leases
 
 PASSWORD = "geheim"
@@ -79,7 +79,9 @@ async def url(socket: str, admin: Any) -> str:
 @pytest.fixture
 async def user(url: str) -> AsyncIterator[ArqRedis]:
     """Give arq's own client, as that user."""
-    client = await create_pool(redis_settings(url), job_serializer=wire.serialize, job_deserializer=wire.deserialize)
+    client = await create_pool(
+        RedisClient.settings_for(url), job_serializer=wire.serialize, job_deserializer=wire.deserialize
+    )
     yield client
     await client.aclose(close_connection_pool=True)
 

@@ -12,9 +12,9 @@ from arq.connections import ArqRedis
 from leasing import QUEUE, claim, done, enqueue, lapse
 from redis import Redis
 
+from tidepool.queue import scripts
 from tidepool.queue.leases import Leases
 from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
-from tidepool.queue.scripts import script_text
 from tidepool.queue.state import QueueState
 
 
@@ -43,9 +43,7 @@ async def test_only_marks_that_are_old_are_renewed(redis: ArqRedis, leases: Leas
         await redis.pexpire(f"arq:in-progress:{job_id}", 12_345)
     await redis.zadd(f"{QUEUE}:owners", {"me": seconds * 1000})
 
-    await redis.register_script(script_text("renew"))(
-        keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100]
-    )
+    await scripts.load(redis, "renew")(keys=[QUEUE, f"{QUEUE}:owners", f"{QUEUE}:held:me"], args=["me", 10_000, 0, 100])
 
     left = {job_id: await redis.pttl(f"arq:in-progress:{job_id}") for job_id in ("young", "old")}
     assert 12_000 <= left["young"] <= 12_345
@@ -58,7 +56,7 @@ async def test_a_renewal_looks_at_so_many_jobs_in_turn(redis: ArqRedis, leases: 
     """Anybody may have added millions to the set of those that are held: one call reads a bounded part of it."""
     await enqueue(redis, *"abcde")
     await claim(leases, "me")
-    renew = redis.register_script(script_text("renew"))
+    renew = scripts.load(redis, "renew")
     rank, replies = 0, list[tuple[int, int, str]]()
     for _ in range(3):
         for job_id in "abcde":

@@ -20,7 +20,6 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.protocols import other_than
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault, RedisRefused
-from tidepool.servers import wait_for_postgresql
 from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl
 from worker import app
@@ -95,7 +94,7 @@ async def test_a_pooler_in_statement_mode_ends_a_start() -> None:
         config = PoolConfig(url=f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable", application_name="t")
         with pytest.raises(Refused, match=r"not allowed in statement pooling mode .*pool_mode"):
             async with asyncio.timeout(5):
-                await wait_for_postgresql(lambda: check(config), config.url, None)
+                await config.until_available(lambda: check(config), None)
 
 
 async def check(config: PoolConfig, **needs: bool) -> None:
@@ -393,8 +392,9 @@ async def test_a_database_url_that_names_a_redis_is_refused() -> None:
         raise Unavailable("TimeoutError")
 
     async with listening(that_answers(b"+PONG")) as port:
+        config = PoolConfig(url=f"postgresql://u@127.0.0.1:{port}/d", application_name="t")
         with pytest.raises(Refused, match="speaks Redis, not PostgreSQL"):
-            await wait_for_postgresql(fail, f"postgresql://u@127.0.0.1:{port}/d", None)
+            await config.until_available(fail, None)
 
 
 def test_a_file_that_cannot_be_read_here_is_no_server_that_is_away() -> None:

@@ -13,7 +13,7 @@ from waiting import until
 
 from tidepool.bounded_http import limits as bounds
 from tidepool.bounded_http import server
-from tidepool.bounded_http.limits import Limits, max_connections
+from tidepool.bounded_http.limits import Limits
 from tidepool.bounded_http.protocol import BoundedProtocol
 from tidepool.bounded_http.server import BoundedServer
 
@@ -447,4 +447,4 @@ def test_the_bound_leaves_file_descriptors_free(
 ) -> None:
     """The servers' connections need them; a process that has many uses the bound as it is."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert expected == max_connections(500, share=share)
+    assert expected == Limits(500, body_bytes=0, share_of_files=share).max_connections()

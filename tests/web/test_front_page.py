@@ -30,7 +30,7 @@ from tidepool.storage.snapshots import Reading, Snapshot
 from tidepool.web import feed as feed_module
 from tidepool.web import page as page_module
 from tidepool.web.feed import Feed
-from tidepool.web.history import SPANS, read_history, tallies
+from tidepool.web.history import SPANS, tallies
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ADDED = """
@@ -121,7 +121,7 @@ async def test_history_is_of_gains(side: SideConnection, connection: Any) -> Non
     began = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(seconds=600)
     await insert_ten_minutes(side, began, waiting=15)
     now = began + timedelta(seconds=595)
-    told = await read_history(Repositories(connection), SPANS["5m"], now)
+    told = await SPANS["5m"].read(Repositories(connection), now)
     (pool,) = told["pools"]
     assert (1, 0) == (told["live"], told["ended"])
     assert (2, pytest.approx(0.95), pytest.approx(0.9)) == (pool["limit"], pool["use"], pool["queued"])
@@ -137,7 +137,7 @@ async def test_a_process_that_is_silent_has_ended(side: SideConnection, connecti
     """It is counted, no more."""
     began = NOW - timedelta(minutes=30)
     await insert_ten_minutes(side, began, waiting=0)
-    told = await read_history(Repositories(connection), SPANS["1h"], NOW)
+    told = await SPANS["1h"].read(Repositories(connection), NOW)
     assert ([], 0, 1) == (told["pools"], told["live"], told["ended"])
     assert any(rate is not None for rate in told["outcomes"]["applied"])
 
@@ -154,7 +154,7 @@ async def test_counts_are_of_the_last_five_minutes_when_all_processes_have_died(
         times = {"tick": at, "captured_at": at, "started_at": NOW - timedelta(seconds=800)}
         journal.add_snapshot(a_snapshot(**own, **times, functions={"f": [10 * n, 0, 0, 0]}))
     await journal.write()
-    told = (await read_history(Repositories(connection), SPANS["5m"], NOW))["tallies"]
+    told = (await SPANS["5m"].read(Repositories(connection), NOW))["tallies"]
     (one,) = told["functions"]
     assert (NOW - timedelta(minutes=5), NOW) == tuple(
         datetime.fromtimestamp(told[name], UTC) for name in ("since", "until")
@@ -259,7 +259,7 @@ async def test_a_stream_says_that_a_frozen_database_does_not_answer(
         await thawed.wait()
         raise Unavailable("away")
 
-    monkeypatch.setattr("tidepool.web.feed.read_history", wait)
+    monkeypatch.setattr(type(SPANS["5m"]), "read", wait)
     stream = feed.follow("5m")
     assert b"retry: 1000\n\n" == await anext(stream)
     assert b'event: trouble\ndata: "PostgreSQL does not answer."\n\n' == await anext(stream)

@@ -9,7 +9,6 @@ from tables import Tables
 
 from tidepool.pool.faults import DataFault, translated
 from worker.reasons import ShopReason
-from worker.tables.orders import PlacedOrder
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ async def with_a_shop(repositories: Tables) -> tuple[int, int]:
 async def place(repositories: Tables, *orders: Any) -> list[Any]:
     """Place *orders* as jobs; return the outcome of each, an order as its total."""
     placed = await repositories.orders.place([(a_job(order).id, order) for order in orders])
-    return [order.total_price if isinstance(order, PlacedOrder) else order for order in placed]
+    return [order if isinstance(order, ShopReason) else order[1] for order in placed]
 
 
 async def test_new_users_get_ids_of_their_own(repositories: Tables) -> None:
@@ -222,9 +221,9 @@ async def test_orders_are_answered_in_order_and_have_ids_of_their_own(repositori
     jobs = [(f"job-{q}", an_order(quantity=q) if q % 3 else an_order("nobody")) for q in range(1, 10)]
     placed = await repositories.orders.place(jobs)
     assert [Decimal("12.50") * q if q % 3 else ShopReason.UNKNOWN_USER for q in range(1, 10)] == [
-        order.total_price if isinstance(order, PlacedOrder) else order for order in placed
+        order if isinstance(order, ShopReason) else order[1] for order in placed
     ]
-    ids = [order.order_id for order in placed if isinstance(order, PlacedOrder)]
+    ids = [order[0] for order in placed if not isinstance(order, ShopReason)]
     assert len(set(ids)) == len(ids) == 6
 
 

@@ -30,7 +30,7 @@ class Limits:
     """The bounds that differ between the two HTTP servers: the front's, and a worker's for health and metrics."""
 
     connections: int
-    """Max open connections."""
+    """Max open connections, if the process may open enough files; see `max_connections`."""
     body_bytes: int
     """Max bytes of a body that is not read, as after a refusal; a connection that sends more is closed."""
     accepts_per_s: float | None = None
@@ -40,6 +40,16 @@ class Limits:
     them; others wait. None: any number."""
     refusal_delay_s: float = 0.0
     """Seconds before a malformed request is answered: a client that repeats it in a loop costs little then."""
+    share_of_files: float = 1.0
+    """The part (0 to 1) of the free file descriptors that the server's connections may use."""
+
+    def max_connections(self) -> int:
+        """Return `connections`, or fewer if the process may open too few files: its limit on them is RLIMIT_NOFILE."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return self.connections
+        free = int((soft - _RESERVED_FILES) * self.share_of_files)
+        return min(self.connections, max(_MIN_CONNECTIONS, free))
 
 
 class Pace:
@@ -60,18 +70,6 @@ class Pace:
         wait_s = self.wait_s()
         self._next_s = max(self._next_s, time.monotonic()) + self._step_s
         return wait_s
-
-
-def max_connections(wanted: int, *, share: float = 1.0) -> int:
-    """Return how many connections a server may have open: *wanted*, or fewer if the process may open too few files.
-
-    The limit on files is RLIMIT_NOFILE. *share* (0 to 1) is the part of the free file descriptors that the server may
-    use.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(_MIN_CONNECTIONS, min(wanted, int((soft - _RESERVED_FILES) * share)))
 
 
 class _Evictable(Protocol):

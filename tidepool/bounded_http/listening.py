@@ -19,13 +19,13 @@ class CannotListen(Exception):
 async def listen_at(host: str, port: int, backlog: int = 128) -> list[socket.socket]:
     """Return sockets that listen on *host* and *port*; for `localhost` one on 127.0.0.1 and one on ::1.
 
-    Raises `CannotListen` if one of the addresses is taken. Without IPv6 `localhost` is 127.0.0.1 alone.
+    Raises `CannotListen` if one of the addresses cannot be bound. Without IPv6 `localhost` is 127.0.0.1 alone.
     """
     if host != "localhost":
-        return [await listen(host, port, backlog)]
-    ipv4 = await listen(_LOCALHOST[0], port, backlog)
+        return [await _listen(host, port, backlog)]
+    ipv4 = await _listen(_LOCALHOST[0], port, backlog)
     try:
-        return [ipv4, await listen(_LOCALHOST[1], ipv4.getsockname()[1], backlog)]
+        return [ipv4, await _listen(_LOCALHOST[1], ipv4.getsockname()[1], backlog)]
     except CannotListen as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_IPV6:
             return [ipv4]
@@ -33,7 +33,7 @@ async def listen_at(host: str, port: int, backlog: int = 128) -> list[socket.soc
         raise
 
 
-async def listen(host: str, port: int, backlog: int = 128) -> socket.socket:
+async def _listen(host: str, port: int, backlog: int = 128) -> socket.socket:
     """Return a socket that listens on *host* and *port*. Raises `CannotListen` if the address cannot be bound."""
     loop = asyncio.get_running_loop()
     try:

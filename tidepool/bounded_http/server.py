@@ -34,7 +34,7 @@ _READS, _PAUSE_S = 4, 0.25
 
 
 class _Arrival:
-    """A new connection that has not sent the head of a request. *server* is told when it has, in `begin`."""
+    """A new connection that has not sent the head of a request. When it has, it calls `begin` of *server*."""
 
     __slots__ = ("_deadline", "_is_late", "_reads", "_server", "connection", "opened_s", "received")
 
@@ -106,7 +106,7 @@ class BoundedServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
-        self.connections = Connections(limits.connections)
+        self.connections = Connections(limits.max_connections())
         self._limits = limits
         self._accepts = Pace(limits.accepts_per_s, _ACCEPTS_AT_ONCE)
         self._first_requests = Pace(limits.first_requests_per_s, _FIRST_REQUESTS_AT_ONCE)

@@ -94,7 +94,7 @@ def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, 
     interruption = _Interruption()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:
-        with nullcontext(servers.addresses(settings)) if own_servers else servers.running(settings) as urls:
+        with nullcontext(settings.urls) if own_servers else servers.running(settings) as urls:
             status = uvloop.run(_cancelled_by(interruption, _guarded(command(Context(app, settings, urls)), urls)))
     except (CommandError, EmbeddedServersError) as error:
         logs.say(f"error: {error}")

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from tidepool import servers
 from tidepool.app import App
 from tidepool.cli.terminal import CommandError
 from tidepool.client import JobClient
@@ -28,7 +27,6 @@ from tidepool.storage.results import Finished
 from tidepool.urls import without_password
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)
-T = TypeVar("T")
 
 FinishedJobs = Callable[[Sequence[str]], Awaitable[list[Finished]]]
 """Given job ids, returns those jobs that have an outcome in the ledger."""
@@ -62,7 +60,7 @@ class Context(Generic[S_co]):
         if self.settings.migrate_on_start:
             await self.migrate(config)
         await self._require(config, tables=True)
-        pool = await self._patiently(lambda: Pool.open(config))
+        pool = await config.until_available(lambda: Pool.open(config), self.patience_s)
         try:
             yield pool
         finally:
@@ -87,7 +85,7 @@ class Context(Generic[S_co]):
                     async with pool.acquire() as connection:
                         return await Repositories(connection).results.finished(job_ids)
 
-                return await self._patiently(look)
+                return await pool.config.until_available(look, self.patience_s)
 
             yield finished
 
@@ -134,12 +132,12 @@ class Context(Generic[S_co]):
         """
         config = config or self._pool_config("migrate")
         await self._require(config, writing=True)
-        return await self._patiently(lambda: self.app.migrations.migrate(config))
+        return await config.until_available(lambda: self.app.migrations.migrate(config), self.patience_s)
 
     async def _require(self, config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
         side = SideConnection(config, "start")
         try:
-            await self._patiently(lambda: require(side, tables=tables, writing=writing))
+            await config.until_available(lambda: require(side, tables=tables, writing=writing), self.patience_s)
         finally:
             await side.close()
 
@@ -157,7 +155,3 @@ class Context(Generic[S_co]):
         return RedisClient.open(
             self.urls.redis, queue_name=self.settings.queue_name, connect_timeout_s=self.settings.connect_timeout
         )
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what *attempt*, a use of PostgreSQL, returns; repeat it while the server is unavailable."""
-        return await servers.wait_for_postgresql(attempt, self.urls.database, self.patience_s)

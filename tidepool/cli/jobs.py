@@ -10,7 +10,6 @@ from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
-from tidepool.requeue import requeue_all
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
 from tidepool.storage.results import Selection
@@ -128,7 +127,7 @@ async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) ->
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
     async with context.pool("requeue") as pool, context.client() as client:
-        requeued = await requeue_all(pool, client, job_ids=job_ids, status=status, function=arguments.function)
+        requeued = await client.requeue(pool, job_ids=job_ids, status=status, function=arguments.function)
     missing = sorted(set(arguments.job_ids) - set(requeued))
     if arguments.json:
         terminal.print_json({"requeued": len(requeued), "not_requeued": missing})

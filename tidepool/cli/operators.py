@@ -9,7 +9,6 @@ import re
 import sys
 
 from tidepool.cli import terminal
-from tidepool.cli.advice import add_advice_commands
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
@@ -32,7 +31,6 @@ def command_line(program: str) -> CommandLine:
     commands = CommandLine(program, _DESCRIPTION)
     add_job_commands(commands)
     add_pool_commands(commands)
-    add_advice_commands(commands)
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
         "--roles",
         action="store_true",

@@ -29,13 +29,13 @@ def _run_command(program: str, app: str | None) -> Never:
     from tidepool.app import App  # noqa: PLC0415
     from tidepool.cli.operators import command_line  # noqa: PLC0415
     from tidepool.jobs.job import JobTypes  # noqa: PLC0415
-    from tidepool.settings import app_in_environment  # noqa: PLC0415
+    from tidepool.settings import Settings  # noqa: PLC0415
 
     commands = command_line(program)
     if app is None:
         commands.parser.add_argument(
             "--app",
-            default=app_in_environment(),
+            default=Settings.app_in_environment(),
             metavar="MODULE:NAME",
             help="where your tidepool.App is, such as shop.app:app (default TIDEPOOL_APP, or no application)",
         )

@@ -20,7 +20,7 @@ sockets only, in a directory that only their user can enter.
 `place` have the lock files and addresses that all members share.
 """
 
-from tidepool.embedded.membership import Membership, join
+from tidepool.embedded.membership import join
 from tidepool.embedded.place import EmbeddedServersError, Urls
 
-__all__ = ["EmbeddedServersError", "Membership", "Urls", "join"]
+__all__ = ["EmbeddedServersError", "Urls", "join"]

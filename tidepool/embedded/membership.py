@@ -25,7 +25,7 @@ STOP_WAIT_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class Membership:
+class _Membership:
     """Registers this process as a user of the embedded servers until `leave`, the end of a with block, or its exit.
 
     The servers stop when their last user leaves. *urls* has their addresses.
@@ -66,7 +66,7 @@ class Membership:
         self.leave()
 
 
-def join(data_dir: Path) -> Membership:
+def join(data_dir: Path) -> _Membership:
     """Start the servers of *data_dir* unless they are running, and register this process as a user of them.
 
     Blocks until both servers answer, up to START_WAIT_S seconds each, and while other processes start or stop them.
@@ -88,7 +88,7 @@ def join(data_dir: Path) -> Membership:
         raise EmbeddedServersError(f"the embedded servers cannot use {home}: {error}") from error
     verb = f"started {' and '.join(started)} of" if started else "joined"
     log.info("%s the embedded servers in %s after %.1f s", verb, home, time.monotonic() - began_s)
-    return Membership(home, members)
+    return _Membership(home, members)
 
 
 def _make(home: Path) -> None:

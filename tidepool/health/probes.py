@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tidepool.bounded_http.limits import Limits, Pace, max_connections
+from tidepool.bounded_http.limits import Limits, Pace
 from tidepool.bounded_http.listening import is_loopback, names_this_machine
 from tidepool.bounded_http.server import BoundedServer
 from tidepool.health.readiness import Report
@@ -87,11 +87,12 @@ class ProbeServer(BoundedServer):
                 timeout_graceful_shutdown=_GRACE_S,
             ),
             Limits(
-                max_connections(_CONNECTIONS, share=_SHARE),
+                _CONNECTIONS,
                 body_bytes=_BODY_BYTES,
                 accepts_per_s=_ACCEPTS_PER_S,
                 first_requests_per_s=_FIRST_REQUESTS_PER_S,
                 refusal_delay_s=_REFUSAL_DELAY_S,
+                share_of_files=_SHARE,
             ),
         )
 

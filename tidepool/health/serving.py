@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from tidepool.bounded_http.listening import CannotListen, listen
+from tidepool.bounded_http.listening import CannotListen, listen_at
 from tidepool.health.metrics import Metrics
 from tidepool.health.readiness import Condition, Readiness
 from tidepool.pool.pool import Pool
@@ -62,11 +62,11 @@ class HealthPort:
         except ModuleNotFoundError as error:
             raise CannotListen(f"{error.name} is missing: pip install 'arq-tidepool[web]'") from None
 
-        listening = await listen(self._host, self._port)
+        listening = await listen_at(self._host, self._port)
         self._readiness = Readiness(ping, self._migrations, own={"engine": self._engine})
         self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
         self._tasks = [
-            asyncio.create_task(self._server.serve([listening]), name="health server"),
+            asyncio.create_task(self._server.serve(listening), name="health server"),
             asyncio.create_task(self._readiness.run(), name="readiness"),
         ]
 

@@ -1,14 +1,19 @@
 """The configuration of a pool, and how its connections are opened."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import asyncpg
 
 from tidepool.pool.connection import DirectConnection
 from tidepool.pool.connections import Session
-from tidepool.pool.faults import translated
-from tidepool.urls import PostgresUrl
+from tidepool.pool.faults import Refused, ServerError, Unavailable, translated
+from tidepool.protocols import POSTGRESQL, other_than
+from tidepool.repeating import RetryPolicy
+from tidepool.urls import PostgresUrl, without_password
+
+T = TypeVar("T")
 
 _NAME_BYTES = 63
 """Max bytes of an application name. PostgreSQL cuts a longer one, and warns."""
@@ -38,6 +43,35 @@ class PoolConfig:
         options = self._connect_options(f"{self.application_name}:{purpose}")
         async with translated(connecting=True):
             return cast("DirectConnection", await asyncpg.connect(**options))
+
+    async def until_available(self, attempt: Callable[[], Awaitable[T]], patience_s: float | None) -> T:
+        """Call *attempt*, a use of this server, and return its result; retry it while the server is unavailable.
+
+        Raises the last `Unavailable` after *patience_s* seconds; None waits for ever. Raises `Refused` at once, also if
+        another kind of server answers at `url`.
+        """
+
+        async def tried() -> T:
+            try:
+                return await attempt()
+            except Unavailable as error:
+                if not isinstance(error.__cause__, ServerError):
+                    await self._require_postgresql()
+                raise
+
+        return await RetryPolicy.for_start(patience_s).reach(
+            "postgresql", without_password(self.url), tried, lambda error: isinstance(error, Unavailable)
+        )
+
+    async def _require_postgresql(self) -> None:
+        """Raise `Refused` if `url` has a single host and the server there speaks another protocol than PostgreSQL's."""
+        parsed = PostgresUrl.parse(self.url)
+        if len(parsed.hosts) != 1:
+            return
+        host, port = parsed.hosts[0], (parsed.ports or (5432,))[0]
+        address = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        if said := await other_than(POSTGRESQL, address):
+            raise Refused(said)
 
     def driver_options(self, limit: int) -> dict[str, Any]:
         """Return the keyword arguments of `asyncpg.create_pool`. It opens max *limit* connections at first."""

@@ -105,22 +105,22 @@ class RedisClient(ArqRedis):
             raise RedisRefused("READONLY: it is a read-only replica: name the primary, or a proxy that follows it")
         return _eviction(info)
 
-
-def redis_settings(url: str) -> RedisSettings:
-    """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
-    options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
-    secured: dict[str, Any] = {"ssl_check_hostname": RedisUrl.parse(url).checks_certificate}
-    secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
-    return _QuietRedisSettings(
-        host=options.get("host", "localhost"),
-        port=options.get("port", 6379),
-        unix_socket_path=options.get("path"),
-        database=options.get("db", 0),
-        username=options.get("username"),
-        password=options.get("password"),
-        ssl=url.startswith("rediss:"),
-        **secured,
-    )
+    @staticmethod
+    def settings_for(url: str) -> RedisSettings:
+        """Return the settings with which arq's own tools, such as `arq --check`, connect to the Redis at *url*."""
+        options = parse_url(url)  # arq's own reading leaves out what is quoted, and the certificates
+        secured: dict[str, Any] = {"ssl_check_hostname": RedisUrl.parse(url).checks_certificate}
+        secured |= {name: value for name, value in options.items() if name.startswith("ssl_") and name != "ssl_ciphers"}
+        return _QuietRedisSettings(
+            host=options.get("host", "localhost"),
+            port=options.get("port", 6379),
+            unix_socket_path=options.get("path"),
+            database=options.get("db", 0),
+            username=options.get("username"),
+            password=options.get("password"),
+            ssl=url.startswith("rediss:"),
+            **secured,
+        )
 
 
 async def _require_redis_at(url: str) -> None:

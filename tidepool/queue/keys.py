@@ -11,7 +11,7 @@ Keys of one job are a prefix and the job's id:
     arq:cause:{id}        string  the error of the last failed attempt (Tidepool's)
     arq:result:{id}       string  the result, for as long as it is kept
 
-`QueueKeys` has the keys of a queue, `budget_keys` those of a fleet (the workers that share a PostgreSQL server).
+`QueueKeys` has the keys of a queue, `FLEET` those of a fleet (the workers that share a PostgreSQL server).
 """
 
 from arq.constants import (
@@ -32,6 +32,17 @@ ABORTS = abort_jobs_ss
 """A sorted set of the ids of jobs that a client asked to abort; the score is when, in Unix ms."""
 RECEIPT = "tidepool:receipt:"
 """The prefix of the keys of stored replies of `enqueue.lua`, so that a call can be repeated; a random name follows."""
+
+FLEET = (
+    "tidepool:budget:{database}",
+    "tidepool:budget:{database}:capacity",
+    "tidepool:budget:{database}:restless",
+)
+"""The keys of a fleet; *database* is the URL of its PostgreSQL, without the password.
+
+A hash, worker id → its last heartbeat and the connections that it holds; a string, the newest figures of the server's
+connections; and a string, until when shares may change, because a worker has joined, left or got less.
+"""
 
 
 class QueueKeys:
@@ -58,16 +69,3 @@ class QueueKeys:
     def health_check(self, worker_name: str) -> str:
         """Return the key of a worker's health record, which `arq --check` reads."""
         return f"{self.queue}{health_check_key_suffix}:{worker_name}"
-
-
-def budget_keys(database: str) -> list[str]:
-    """Return the three keys of a fleet: the workers that share the connections of one PostgreSQL database.
-
-    *database* is its URL without the password.
-
-    tidepool:budget:{database}           hash    worker id → its last heartbeat and the connections that it holds
-    tidepool:budget:{database}:capacity  string  the newest figures of the server's connections
-    tidepool:budget:{database}:restless  string  until when shares may change: a worker has joined, left or got less
-    """
-    fleet = f"tidepool:budget:{database}"
-    return [fleet, f"{fleet}:capacity", f"{fleet}:restless"]

@@ -20,9 +20,9 @@ import redis as sync_redis
 import structlog
 from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
 
+from tidepool.queue import scripts
 from tidepool.queue.faults import RedisFault
 from tidepool.queue.keys import QueueKeys
-from tidepool.queue.scripts import script_text
 from tidepool.repeating import FailureLog
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class Renewal:
         self._first_rank = 0
         self._failures = FailureLog("lease renewal")
         self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
-        self._renew = self._redis.register_script(script_text("renew"))
+        self._renew = scripts.load(self._redis, "renew")
         self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
         self._thread.start()
 

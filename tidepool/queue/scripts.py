@@ -1,10 +1,11 @@
 """Loads the Lua scripts of `queue/lua`, which Redis executes atomically. Their headers list KEYS, ARGV and reply."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+import redis as sync_redis
 from redis.asyncio import Redis
 
 from tidepool.queue import keys
@@ -24,17 +25,24 @@ _PREFIXES = {
 """Local variables that are defined at the start of each script: the prefixes of the keys of one job."""
 
 
-def load(redis: Redis, name: str) -> Callable[..., Awaitable[Any]]:
-    """Return the script *name* as an async function of `keys` and `args`, which are its KEYS and ARGV.
+class _Script(Protocol):
+    sha: str
+    """The digest by which Redis knows the script."""
 
-    The function returns the script's reply and raises the errors of Redis's client. It sends the script to Redis when
-    it is first called, and again if Redis has lost it.
+    def __call__(self, *, keys: Sequence[str], args: Sequence[object]) -> Any: ...
+
+
+def load(redis: Redis | sync_redis.Redis, name: str) -> _Script:
+    """Return the script *name* as a function of `keys` and `args`, which are its KEYS and ARGV.
+
+    The function returns the script's reply and raises the errors of Redis's client; it is async if *redis* is. It sends
+    the script to Redis when it is first called, and again if Redis has lost it.
     """
-    return cast("Callable[..., Awaitable[Any]]", redis.register_script(script_text(name)))
+    return cast("_Script", redis.register_script(_text(name)))
 
 
 @cache
-def script_text(name: str) -> str:
+def _text(name: str) -> str:
     """Return the source of the script *name*: the key prefixes, the functions of `typed.lua`, and its own lines."""
     names, values = ", ".join(_PREFIXES), ", ".join(f"'{prefix}'" for prefix in _PREFIXES.values())
     folder = files("tidepool.queue") / "lua"

@@ -14,7 +14,7 @@ _SHOWN_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*(?:%25[A-Za-z0-9_.-]+)?\]|[^\s:\[\
 def without_password(url: str) -> str:
     """Return *url* in a form that may be logged: without the password, and of the query only `host` and `db`.
 
-    If its parts cannot be told apart with certainty, returns `UNREADABLE`, so that no piece of a password is shown.
+    If it is not certain where a part ends, returns `UNREADABLE`, so that no piece of a password is shown.
     """
     match = SHAPE.fullmatch(url)
     if match is None:

@@ -25,7 +25,7 @@ from tidepool.pool.faults import DatabaseFault, Unavailable
 from tidepool.queue.state import Backlog, QueueState
 from tidepool.queue.wire import now_ms
 from tidepool.storage.repositories import Repositories
-from tidepool.web.history import SPANS, TALLIED, read_history
+from tidepool.web.history import SPANS, TALLIED
 from tidepool.web.routing import Router
 from tidepool.web.services import Services
 
@@ -91,7 +91,7 @@ class _Pictures:
         async def read() -> dict[str, object]:
             async with self._services.pool.acquire() as connection:
                 repositories = Repositories(connection)
-                return await read_history(repositories, SPANS[window], await repositories.server.clock())
+                return await SPANS[window].read(repositories, await repositories.server.clock())
 
         return read
 

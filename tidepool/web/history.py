@@ -35,45 +35,44 @@ class _Span:
     lag: timedelta
     """How old the newest snapshot of a live process may be: the counts end there, and begin as much earlier."""
 
+    async def read(self, repositories: Repositories, now: datetime) -> dict[str, object]:
+        """Return the data of the page's charts for this period up to *now*, as a dict.
+
+        - `times`      Unix seconds, one for each point of the charts
+        - `outcomes`   jobs a second at each of them, by outcome
+        - `pools`      figures of the pool of each live process, the 50 with the highest use at most
+        - `live`       the number of live processes
+        - `ended`      the number of processes that wrote snapshots in the period, and are not live any more
+        - `tallies`    counts by function (`tallies`) of the five minutes up to the newest snapshot, or up to
+          *now* if no process is live
+        """
+        since = _floor(now - self.length, self.stretch)
+        read_since = since - self.lag
+        readings, live_ids = await repositories.snapshots.history(read_since, now, self.stretch)
+        ticks = Tick.pair(readings, since=read_since)
+        times = [since + n * self.stretch for n in range(int((now - since) / self.stretch) + 1)]
+        by_process: dict[UUID, list[tuple[int, Tick]]] = {}
+        for tick in ticks:
+            place = (tick.now.tick - since) // self.stretch
+            if 0 <= place < len(times):
+                by_process.setdefault(tick.now.instance_id, []).append((place, tick))
+        live = [placed for placed in by_process.values() if placed[-1][1].now.instance_id in live_ids]
+        pools = sorted((_pool(placed, len(times)) for placed in live), key=lambda pool: (-pool["use"], pool["process"]))
+        return {
+            "times": [at.timestamp() for at in times],
+            "outcomes": _outcomes(by_process.values(), len(times)),
+            "pools": pools[:_MOST_PROCESSES],
+            "live": len(pools),
+            "ended": len(by_process) - len(live),
+            "tallies": tallies(ticks, now=None if live else now),
+        }
+
 
 SPANS = {
     "5m": _Span(timedelta(minutes=5), timedelta(seconds=5), 2.0, timedelta(seconds=20)),
     "1h": _Span(timedelta(hours=1), timedelta(minutes=1), 15.0, timedelta(0)),
     "1d": _Span(timedelta(days=1), timedelta(minutes=15), 60.0, timedelta(0)),
 }
-
-
-async def read_history(repositories: Repositories, span: _Span, now: datetime) -> dict[str, object]:
-    """Return the data of the page's charts for the period *span* up to *now*, as a dict.
-
-    - `times`      Unix seconds, one for each point of the charts
-    - `outcomes`   jobs a second at each of them, by outcome
-    - `pools`      figures of the pool of each live process, the 50 with the highest use at most
-    - `live`       the number of live processes
-    - `ended`      the number of processes that wrote snapshots in the period, and are not live any more
-    - `tallies`    counts by function (`tallies`) of the five minutes up to the newest snapshot, or up to
-      *now* if no process is live
-    """
-    since = _floor(now - span.length, span.stretch)
-    read_since = since - span.lag
-    readings, live_ids = await repositories.snapshots.history(read_since, now, span.stretch)
-    ticks = Tick.pair(readings, since=read_since)
-    times = [since + n * span.stretch for n in range(int((now - since) / span.stretch) + 1)]
-    by_process: dict[UUID, list[tuple[int, Tick]]] = {}
-    for tick in ticks:
-        place = (tick.now.tick - since) // span.stretch
-        if 0 <= place < len(times):
-            by_process.setdefault(tick.now.instance_id, []).append((place, tick))
-    live = [placed for placed in by_process.values() if placed[-1][1].now.instance_id in live_ids]
-    pools = sorted((_pool(placed, len(times)) for placed in live), key=lambda pool: (-pool["use"], pool["process"]))
-    return {
-        "times": [at.timestamp() for at in times],
-        "outcomes": _outcomes(by_process.values(), len(times)),
-        "pools": pools[:_MOST_PROCESSES],
-        "live": len(pools),
-        "ended": len(by_process) - len(live),
-        "tallies": tallies(ticks, now=None if live else now),
-    }
 
 
 def _outcomes(processes: Iterable[Sequence[tuple[int, Tick]]], length: int) -> dict[str, list[float | None]]:

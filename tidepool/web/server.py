@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from tidepool import process
-from tidepool.bounded_http.limits import Limits, max_connections
+from tidepool.bounded_http.limits import Limits
 from tidepool.bounded_http.server import BoundedServer
 from tidepool.web.guard import MAX_BODY_BYTES
 
@@ -28,7 +28,7 @@ class WebServer(BoundedServer):
     """
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
-        super().__init__(config, Limits(max_connections(_CONNECTIONS), body_bytes=MAX_BODY_BYTES))
+        super().__init__(config, Limits(_CONNECTIONS, body_bytes=MAX_BODY_BYTES))
         self._state = app.state
 
     @contextmanager

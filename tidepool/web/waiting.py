@@ -67,7 +67,7 @@ class Waits:
                 await asyncio.sleep(min(_MOST_PACE_S, _LEAST_PACE_S + _PACE_PER_JOB_S * len(self._waiting)))
                 try:
                     await self._look_once()
-                except Exception as error:  # noqa: BLE001  (those who wait are told when their time is up)
+                except Exception as error:  # noqa: BLE001  (requests that wait get an answer when their time is up)
                     self._failures.log(error)
                     await asyncio.sleep(_TROUBLE_DELAY_S)
         finally:
@@ -104,20 +104,20 @@ def _outcome_of(result: bytes) -> Outcome:
     A result that this service did not write is returned as `Failed`.
     """
     try:
-        told: Any = wire.deserialize(result).get("r")
+        answer: Any = wire.deserialize(result).get("r")
     except ValueError:
-        told = None
-    match told:
+        answer = None
+    match answer:
         case {"status": "applied", "result": dict()}:
-            return Applied(told["result"])
+            return Applied(answer["result"])
         case {"status": "rejected", "reason": str(), "error": str()}:
-            return Rejected(told["reason"], told["error"] or "was rejected")
+            return Rejected(answer["reason"], answer["error"] or "was rejected")
         case asyncio.CancelledError():
             return Rejected(CommonReason.ABORTED)
         case Exception():
-            return Failed(str(told))
+            return Failed(str(answer))
         case _:
-            return Failed("the job ended with a result that is none of this service")
+            return Failed("the job ended with a result that this service did not write")
 
 
 def _resolve(future: asyncio.Future[Outcome | None], outcome: Outcome | None) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Money, Sku, Username, VisibleText
 from worker.reasons import ShopReason
-from worker.tables.orders import CONSTRAINTS, OrderRepository, PlacedOrder
+from worker.tables.orders import CONSTRAINTS, OrderRepository
 
 _MAY_STILL_COME = (ShopReason.UNKNOWN_USER, ShopReason.UNKNOWN_PRODUCT)
 
@@ -44,14 +44,15 @@ async def _place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]
     and the `total_price`.
     """
     return [
-        _verdict(order) for order in await OrderRepository(transaction).place((job.id, job.command) for job in jobs)
+        _verdict(placed) for placed in await OrderRepository(transaction).place((job.id, job.command) for job in jobs)
     ]
 
 
-def _verdict(order: PlacedOrder | ShopReason) -> Verdict:
-    if isinstance(order, PlacedOrder):
-        return Applied({"order_id": order.order_id, "total_price": str(order.total_price)})
-    return Unresolved(order) if order in _MAY_STILL_COME else Rejected(order)
+def _verdict(placed: tuple[int, Decimal] | ShopReason) -> Verdict:
+    if isinstance(placed, ShopReason):
+        return Unresolved(placed) if placed in _MAY_STILL_COME else Rejected(placed)
+    order_id, total_price = placed
+    return Applied({"order_id": order_id, "total_price": str(total_price)})
 
 
 JOB = JobType(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from tidepool import Connection, NotStored, Row, encode_rows, load_queries
 from worker.reasons import ShopReason
@@ -59,13 +59,6 @@ class _NewOrder(Protocol):
     def status(self) -> str: ...
 
 
-class PlacedOrder(NamedTuple):
-    """The id and the total price of an order that was inserted."""
-
-    order_id: int
-    total_price: Decimal
-
-
 class OrderRepository:
     """Inserts and reads orders over one connection.
 
@@ -75,11 +68,12 @@ class OrderRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def place(self, orders: Iterable[tuple[str, _NewOrder]]) -> list[PlacedOrder | ShopReason]:
+    async def place(self, orders: Iterable[tuple[str, _NewOrder]]) -> list[tuple[int, Decimal] | ShopReason]:
         """Insert orders, each given as the id of its job and the order's values.
 
-        Returns for each, in order, the `PlacedOrder`, or the reason why it was not inserted: the first that applies of
-        UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER and OUT_OF_STOCK. Raises `NotStored` if a trigger dropped a row.
+        Returns for each, in order, its id and total price, or the reason why it was not inserted: the first of
+        UNKNOWN_USER, UNKNOWN_PRODUCT, INACTIVE_USER and OUT_OF_STOCK that applies. Raises `NotStored` if a trigger
+        dropped a row.
         """
         given = encode_rows(
             (job_id, o.user_id, o.username, o.product_id, o.sku, o.quantity, o.total_price, o.status)
@@ -109,9 +103,9 @@ class OrderRepository:
         return [Order(**dict(row.items())) for row in found]
 
 
-def _placed(row: Row) -> PlacedOrder | ShopReason:
+def _placed(row: Row) -> tuple[int, Decimal] | ShopReason:
     if row["refusal"]:
         return ShopReason(row["refusal"])
     if row["id"] is None:
         raise NotStored("an order was not inserted, though nothing refuses it: by a trigger?")
-    return PlacedOrder(row["id"], row["total_price"])
+    return row["id"], row["total_price"]

@@ -14,9 +14,9 @@ from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena, Worker
 from lab.drill.faults.breaking import Fault
 from lab.drill.proxy import Proxy
+from tidepool.queue import scripts
 from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import MOST_LAPSES
-from tidepool.queue.scripts import script_text
 
 _KEYS = QueueKeys(QUEUE)
 _FEW = 100
@@ -36,16 +36,16 @@ async def _after_commit(arena: Arena, _chance: random.Random) -> None:
 
 
 async def _before_finish(arena: Arena, _chance: random.Random) -> None:
-    await _burst(arena, _TO_REDIS, await _finish_script(arena), passes_on=False)
+    await _burst(arena, _TO_REDIS, _finish_script(arena), passes_on=False)
 
 
 async def _after_finish(arena: Arena, _chance: random.Random) -> None:
-    await _burst(arena, _TO_REDIS, await _finish_script(arena), passes_on=True)
+    await _burst(arena, _TO_REDIS, _finish_script(arena), passes_on=True)
 
 
-async def _finish_script(arena: Arena) -> bytes:
+def _finish_script(arena: Arena) -> bytes:
     """Return the bytes by which to recognize a request that acknowledges jobs: the digest of its Lua script."""
-    return (await arena.redis.script_load(script_text("finish"))).encode()
+    return scripts.load(arena.redis, "finish").sha.encode()
 
 
 async def _burst(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> None:

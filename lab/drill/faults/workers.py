@@ -58,7 +58,7 @@ async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[st
 
 
 FAULTS = (
-    Fault("kill", "A worker is killed, and nobody tells: its leases have to end.", _kill),
+    Fault("kill", "A worker is killed without notice: its leases have to expire first.", _kill),
     Fault(
         "kill-supervised",
         "A worker is killed, and its parent gives its jobs back, as `--workers` does.",

@@ -2,7 +2,8 @@
 -- One row per application name, with the number of its sessions, and the server's limits (the same in each row).
 -- A name counts only of a role that may write the ledger: any other could call itself a worker. Limits count the role
 -- that has logged in, whichever role it has been SET to then.
--- No parameters. An ordinary role is not told the type of another role's: one that has a role and a database counts.
+-- No parameters. PostgreSQL hides the backend type of other roles' sessions from an ordinary role, so each session that
+-- has a role and a database counts.
 SELECT current_setting('max_connections')::integer AS max_connections,
        current_setting('superuser_reserved_connections')::integer AS superuser_reserved_connections,
        coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved_connections,  -- since 16

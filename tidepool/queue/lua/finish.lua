@@ -9,7 +9,7 @@
 --          "again"   run it again in ms (0: at its old due time); value: failed tries so far, and after a blank the cause
 --                    of the last one, which is kept for clients that ask about the job
 --          "release" give it back as it was, to run in ms (0: at its old due time), no try spent
--- Reply    a string with a character per job: "1" done as told, "0" not held any more, nothing done
+-- Reply    a string with a character per job: "1" done as asked, "0" not held any more, nothing done
 -- A key of a wrong type is left alone: the claim deletes it. Held of a wrong type: no job is held any more.
 local ids = {}
 for i = 2, #ARGV, 6 do

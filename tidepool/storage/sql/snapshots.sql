@@ -30,8 +30,8 @@ ORDER BY worker_id
 SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
 
 -- name: window
--- Rows since then, of each process at the most one in each stretch of *every*, the last one: the columns of `Reading`
--- but `functions`, as reading thousands of rows is most of a verdict's time. Of processes live at $3 only.
+-- The last row of each process in each interval of length $2 since $1, for processes that are live at $3. The columns
+-- are those of `Reading` without `functions`, because reading thousands of rows takes most of the time of a verdict.
 -- $1 since timestamptz, $2 every interval, $3 until timestamptz
 SELECT DISTINCT ON (instance_id, date_bin($2, tick, $1))
        instance_id, tick, worker_id, started_at, captured_at, max_size, pool_limit, callers, in_use, waiting,

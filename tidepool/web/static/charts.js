@@ -83,13 +83,13 @@ export class Chart {
     else if (this.plot.width !== this.host.clientWidth) this.plot.setSize({ width: this.host.clientWidth, height: this.host.clientHeight });
   }
 
-  /** Write the key, with the values at the pointer or else the newest, and the chart's name for who cannot see it. */
+  /** Write the key, with the values at the pointer or else the newest, and the chart's name for screen readers. */
   tell() {
     const at = this.plot?.cursor.idx;
-    const told = this.lines.map((line) => [line.name, line.color, this.format(at === null || at === undefined ? newest(line.values) : line.values[at])]);
-    redraw(this.key, told, () => told.map(([name, color, value], n) => el("li", {}, sample(color, n), el("span", { class: "name" }, name), el("b", {}, value))));
+    const entries = this.lines.map((line) => [line.name, line.color, this.format(at === null || at === undefined ? newest(line.values) : line.values[at])]);
+    redraw(this.key, entries, () => entries.map(([name, color, value], n) => el("li", {}, sample(color, n), el("span", { class: "name" }, name), el("b", {}, value))));
     this.host.setAttribute("role", "img");
-    this.host.setAttribute("aria-label", `${this.title}: ${told.map(([name, , value]) => `${name} ${value}`).join(", ") || "no data"}`);
+    this.host.setAttribute("aria-label", `${this.title}: ${entries.map(([name, , value]) => `${name} ${value}`).join(", ") || "no data"}`);
   }
 }
 
