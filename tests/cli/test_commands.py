@@ -44,7 +44,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
         (("producer",), "one of the arguments --jobs --file is required"),
         (("producer", "--jobs", "0"), "not a whole number of 1 or more"),
         (("producer", "--jobs", "5", "--mix", "dance=1"), "dance"),
-        (("producer", "--file", "x", "--seed", "1"), "do not go with --file"),
+        (("producer", "--file", "x", "--seed", "1"), "are for generated workloads, not for --file"),
         (
             (
                 "producer",

@@ -19,7 +19,7 @@ def test_a_kind_of_job_is_one_file_of_its_name(job_type: JobType) -> None:
     assert (module, module) == (job_type.command.__module__, job_type.handler.__module__)
     assert job_type.handler.__doc__
     assert job_type.command.__doc__
-    assert job_type.name == job_type.handler.__name__
+    assert f"_{job_type.name}" == job_type.handler.__name__
     assert inspect.iscoroutinefunction(job_type.handler)
 
 
