@@ -68,7 +68,7 @@ def run_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m producer` without a command word, which enqueues jobs."""
     parser = Parser(
         prog="python -m producer",
-        description="Enqueue jobs: a generated workload, or the commands of a file.",
+        description="Enqueue jobs: a generated workload, or those in a file.",
         examples=_EXAMPLES,
     )
     source = parser.add_mutually_exclusive_group(required=True)
@@ -89,7 +89,9 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=_rate, metavar="R", help="jobs to enqueue per second (default as many as possible)"
     )
-    parser.add_argument("--follow", action="store_true", help="report of all outcomes, after a wait for them")
+    parser.add_argument(
+        "--follow", action="store_true", help="wait until all jobs have ended, and report their outcomes"
+    )
     parser.add_argument(
         "--workers",
         type=processes,

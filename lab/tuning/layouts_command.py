@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_shards,
         default=[4, 10],
         metavar="K,L",
-        help="numbers of pools, or of processes, to split the connections into (default 4,10)",
+        help="the numbers of pools, and of processes, to try: the connections are divided among them (default 4,10)",
     )
     parser.add_argument(
         "--callers",

@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Let concurrent users send requests and wait for their outcomes. Exit status 1: a request failed."""
+    """Measure how fast jobs get done for concurrent users, who enqueue one job at a time and wait for its outcome.
+
+    Starts servers and workers of its own, unless --url names a running front. Exit status 1: a request failed.
+    """
     tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))
     document: _Document = {
         "users": arguments.users,

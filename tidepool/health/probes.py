@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -39,6 +40,18 @@ _AT_ONCE_S = 0.1
 """How much of these answers is given at once after a pause, in seconds of their rate."""
 _MAX_WAIT_S = 10.0
 """Seconds that a request waits for its turn before it is answered 429."""
+
+_UVICORN: dict[str, Any] = {
+    "http": "httptools",
+    "ws": "none",
+    "lifespan": "off",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,
+    "timeout_graceful_shutdown": _GRACE_S,
+}
+"""uvicorn's settings: HTTP only, and no log lines or headers of its own."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Look = Callable[[], Awaitable[Report]]
@@ -74,27 +87,15 @@ class ProbeServer(BoundedServer):
             Route("/health/ready", _paced(ready, health, local_only=local_only)),
             Route("/metrics", _paced(metrics, figures, local_only=local_only)),
         ]
-        super().__init__(
-            uvicorn.Config(
-                Starlette(routes=routes),
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_GRACE_S,
-            ),
-            Limits(
-                _CONNECTIONS,
-                body_bytes=_BODY_BYTES,
-                accepts_per_s=_ACCEPTS_PER_S,
-                first_requests_per_s=_FIRST_REQUESTS_PER_S,
-                refusal_delay_s=_REFUSAL_DELAY_S,
-                share_of_files=_SHARE,
-            ),
+        limits = Limits(
+            _CONNECTIONS,
+            body_bytes=_BODY_BYTES,
+            accepts_per_s=_ACCEPTS_PER_S,
+            first_requests_per_s=_FIRST_REQUESTS_PER_S,
+            refusal_delay_s=_REFUSAL_DELAY_S,
+            share_of_files=_SHARE,
         )
+        super().__init__(uvicorn.Config(Starlette(routes=routes), **_UVICORN), limits)
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
