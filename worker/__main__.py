@@ -6,8 +6,9 @@ The commands of the laboratory are under `python -m lab` now. For one release th
 import os
 import sys
 from importlib.util import find_spec
+from typing import Never
 
-from tidepool.cli import main
+from tidepool.cli import main as run_operators_commands
 
 _MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
 """Names of the commands that moved to `python -m lab`. For one release, `python -m worker` passes them on to it."""
@@ -27,7 +28,12 @@ def _hand_on(words: list[str]) -> None:
     )
 
 
-if __name__ == "__main__":
+def main() -> Never:
+    """Run the command that the process's arguments name, and end the process with its exit status."""
     if sys.argv[1:2] and sys.argv[1] in _MOVED:
         _hand_on(sys.argv[1:])
-    main("python -m worker", "worker:app")
+    run_operators_commands("python -m worker", "worker:app")
+
+
+if __name__ == "__main__":
+    main()
