@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import httpx
@@ -33,6 +34,8 @@ from tidepool.queue.connection import RedisClient
 
 _ROOT = Path(__file__).parents[2]
 _LOOK_S = 0.05
+_BEGIN_S = 1.0
+"""Seconds in which all callers of an attack have connected."""
 _FIRST_CORE, _LAST_CORE = 0, (os.cpu_count() or 1) - 1
 """The cores of everybody else, and of the attacker, while rates are measured."""
 
@@ -117,11 +120,16 @@ async def _ready(port: int) -> None:
 
 @contextmanager
 def _attacking(attack: Attack, port: int, core: int | None = None) -> Iterator[None]:
-    """Attack from a process of its own, which takes no time of the caller's; on *core*, if one is given."""
-    process = multiprocessing.get_context("spawn").Process(target=_attack, args=(attack.__name__, port, core))
+    """Attack from a process of its own, which takes no time of the caller's; on *core*, if one is given.
+
+    The block begins when the attack has begun: the imports of the new process take seconds, on the caller's core.
+    """
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
+    process = context.Process(target=_attack, args=(attack.__name__, port, core, begun))
     process.start()
-    time.sleep(1.0)  # until it has begun
     try:
+        assert begun.wait(60)
         yield
     finally:
         process.kill()
@@ -134,13 +142,15 @@ def _pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
-def _attack(name: str, port: int, core: int | None) -> None:
+def _attack(name: str, port: int, core: int | None, begun: Event) -> None:
     if core is not None:
         _pin(core)
 
     async def run() -> None:
         (attack,) = (attack for attack in CALLERS if attack.__name__ == name)
         async with under_attack(attack, "127.0.0.1", port):
+            await asyncio.sleep(_BEGIN_S)
+            begun.set()
             await asyncio.Event().wait()
 
     asyncio.run(run())
