@@ -868,7 +868,7 @@ MUTATIONS = [
         "RedisClient._look",
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:',
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 2:',
-        "test_refusals.py",
+        "test_a_redis_that_cannot_serve_us_is_refused_at_once",
     ),
     Mutation(
         "the drill takes our own table for a stranger's",

@@ -1,5 +1,6 @@
-"""What the tests of the web application share."""
+"""What the tests of the web application and of its HTTP server share."""
 
+from echo_server import served
 from front import front
 
-__all__ = ["front"]
+__all__ = ["front", "served"]

@@ -86,10 +86,11 @@ class Intake:
         return left or await self._submit(job)
 
     async def refuse(self, job: Job, outcome: Rejected | Failed, *, may_leave: bool) -> Outcome | RetryLater | Release:
-        """Record *outcome* for a job that cannot be run, without running it; returns the same types as `run`.
+        """Store *outcome* in the ledger for *job*, which cannot be run, such as one whose content in Redis is invalid.
 
-        The outcome that it returns is that in the ledger, which is another one if the job was applied earlier, before
-        its worker was lost.
+        The job's handler is not called. Returns what `run` returns: the outcome that the ledger has for the job, or
+        `RetryLater`, or `Release` if *may_leave* and a newer worker may understand the job. The returned outcome is
+        another one than *outcome* if the job was applied earlier by a worker that was lost before it could report that.
         """
         job.function = _readable(job.function, _MAX_NAME_CHARACTERS)
         job.decided = outcome

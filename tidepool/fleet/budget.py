@@ -212,10 +212,11 @@ class Budget:
             looking.cancel()
 
     async def take_share(self) -> int:
-        """Read the server's capacity, wait until Redis grants this worker its share, and return `limit`, at least 1.
+        """Wait for this worker's share of the server's connections; return how many the pool may open, at least 1.
 
-        Logs a warning if that is less than the pool's size needs. Raises the errors of reading the capacity, and can
-        then be called again.
+        Reads how many connections the PostgreSQL server has, and waits until Redis grants the share. Logs a warning if
+        the pool gets fewer connections than its configured size. Raises the errors of reading the server, and can then
+        be called again.
         """
         await self._server.read()
         await self._beat_until_granted(self._wanted)

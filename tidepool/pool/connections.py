@@ -1,4 +1,4 @@
-"""Opens the connections of one pool, records who uses each of them, and counts why they end and what that took.
+"""Opens the connections of one pool, records what each is used for, and counts why they end and how long uses take.
 
 asyncpg reports that a connection has ended, but not why. The reason follows from what the connection was doing, such as
 being idle or checked out, which is recorded here. Only public hooks of asyncpg are used: `connect`, query logger and
@@ -185,9 +185,10 @@ class _Opened:
 
 
 class Connections:
-    """Opens the connections of a pool, and counts in *stats* why they ended.
+    """Opens the PostgreSQL connections of one pool, and keeps track of each from its opening to its end.
 
-    Set `closing` to True before the pool is closed, so that its connections are counted as closed by the shutdown.
+    The pool reports each checkout and return to it. So when a connection ends, the cause is known, and is counted in
+    *stats*. Set `closing` to True before the pool is closed: ends are then counted as caused by the shutdown.
     """
 
     def __init__(self, stats: PoolStats, *, max_inactive_time_s: float, transaction_timeout_s: float) -> None:
@@ -205,12 +206,12 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """The number of connections that the server has: open, being opened, or being closed."""
+        """How many connections this pool occupies on the PostgreSQL server: open, being opened, or being closed."""
         return len(self._opened) + self._connecting
 
     @property
     def kept(self) -> int:
-        """The number of open connections that are neither lost nor being closed because of the limit."""
+        """How many open connections the pool keeps, without those lost or being closed because of its limit."""
         return sum(opened.state not in (_State.LOST, _State.SURPLUS) for opened in self._opened.values())
 
     async def connect(self, *args: object, **options: object) -> DirectConnection:

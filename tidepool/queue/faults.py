@@ -120,7 +120,10 @@ class RedisFault(Enum):
 
 
 class Oddities:
-    """Counts unusable values in Redis that were skipped, and logs a warning named *event* once for each of them."""
+    """Logs values in Redis that make no sense to this program and were skipped; other programs may have written them.
+
+    Each different value is logged once, as a warning named *event*. All of them are counted in `count`.
+    """
 
     def __init__(self, event: str) -> None:
         self._event = event
@@ -128,7 +131,10 @@ class Oddities:
         self.count = 0
 
     def skipped(self, what: str, **more: object) -> None:
-        """Count the unusable value *what*, and log it once, shortened. After 100 different values none is logged."""
+        """Count the unusable value *what*, and log it once, shortened. After 100 different values none is logged.
+
+        *more* are further fields of the log line.
+        """
         self.count += 1
         shown = printable(what, _MAX_SHOWN)
         if shown not in self._logged and len(self._logged) < _MAX_LOGGED:
