@@ -3,7 +3,7 @@
 The waits are predicted by the models of `queueing`. Three figures can be measured however crowded the pool is: how many
 tasks use it, how long they hold a connection, and how long they do something else in between. The size follows from
 these, so a pool that is far too small gets the same advice as one that is large enough. The rate at which the pool
-serves does not tell the demand, and is used only if the number of tasks is not known.
+serves does not show the demand, and is used only if the number of tasks is not known.
 """
 
 import math
