@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
@@ -22,8 +22,6 @@ from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Finished
 from worker.jobs import JOBS
 
 QUEUE = "arq:queue"
@@ -72,16 +70,18 @@ Start = Callable[..., tuple[Run, Report, list[Refusal]]]
 
 
 @pytest.fixture
-def a_run(pool: Pool) -> Start:
-    """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
+def client(redis: ArqRedis, pool: Pool) -> JobClient:
+    """Give a job client with a ledger."""
+    return JobClient(redis, ledger=pool)
 
-    async def finished(job_ids: Sequence[str]) -> list[Finished]:
-        async with pool.acquire() as connection:
-            return await Repositories(connection).results.finished(job_ids)
+
+@pytest.fixture
+def a_run() -> Start:
+    """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
 
     def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
         report, refused = Report(followed=True), list[Refusal]()
-        return Run(client, finished, report, refused.append), report, refused
+        return Run(client, report, refused.append), report, refused
 
     return start
 

@@ -3,7 +3,7 @@
 If a server is unavailable, it waits for a limited time.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -21,15 +21,10 @@ from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migration
-from tidepool.storage.repositories import Repositories
 from tidepool.storage.requirements import require
-from tidepool.storage.results import Finished
 from tidepool.urls import without_password
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)
-
-FinishedJobs = Callable[[Sequence[str]], Awaitable[list[Finished]]]
-"""Given job ids, returns those jobs that have an outcome in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,37 +68,15 @@ class Context(Generic[S_co]):
             yield connection
 
     @asynccontextmanager
-    async def finished_jobs(self, name: str) -> AsyncGenerator[FinishedJobs]:
-        """Provide, for an `async with` block, a function that looks up jobs in the ledger.
-
-        It takes job ids, and returns those jobs that have an outcome. *name* is as in `pool`.
-        """
-        async with self.pool(name) as pool:
-
-            async def finished(job_ids: Sequence[str]) -> list[Finished]:
-                async def look() -> list[Finished]:
-                    async with pool.acquire() as connection:
-                        return await Repositories(connection).results.finished(job_ids)
-
-                return await pool.config.until_available(look, self.patience_s)
-
-            yield finished
-
-    @asynccontextmanager
-    async def client(self, finished: FinishedJobs | None = None) -> AsyncGenerator[JobClient]:
+    async def client(self, ledger: Pool | None = None) -> AsyncGenerator[JobClient]:
         """Open a client of the queue for an `async with` block, once Redis answers.
 
-        With *finished* (see `finished_jobs`) it asks the ledger for duplicates, too.
+        *ledger* is a pool, such as that of `pool`, over which the client looks up outcomes in the ledger.
         """
-
-        async def settled(job_ids: Sequence[str]) -> Collection[str]:
-            assert finished is not None
-            return {job.job_id for job in await finished(job_ids)}
-
         redis = self._redis()
         try:
             await redis.wait_until_usable(self.urls.redis, patience_s=self.patience_s)
-            yield JobClient(redis, settled=settled if finished else None, patience_s=self.patience_s)
+            yield JobClient(redis, ledger=ledger, patience_s=self.patience_s)
         finally:
             await redis.aclose(close_connection_pool=True)
 

@@ -255,8 +255,6 @@ class Worker(arq.worker.Worker):
             self.held_bytes += _counted_bytes(job)
             self._performing += 1
             self.tasks[job] = self.loop.create_task(self._run_claimed(job, parts))
-        if claimed:
-            parts.wakeup.claimed()
         return len(claimed)
 
     def _room(self) -> int:

@@ -49,8 +49,8 @@ class Wakeup:
     async def wait(self, timeout_s: float) -> None:
         """Wait until the queue changes, its first job is due, or a lease ends, but max *timeout_s* seconds.
 
-        If the first job stays due and `claimed` is not called, another worker has it, such as one of stock arq: then
-        each wait for it is twice as long as the one before.
+        If the first job stays due and `set` is not called, another worker has it, such as one of stock arq: then each
+        wait for it is twice as long as the one before.
 
         Raises the errors of Redis's client; the next call connects anew.
         """
@@ -74,10 +74,6 @@ class Wakeup:
             log.info("wakeup.unsupported", poll_delay_s=self._poll_delay_s)
             self._supported = False
 
-    def claimed(self) -> None:
-        """Record that a claim got jobs, so that the next `wait` does not delay a look at the queue's first job."""
-        self._pause_s = 0.0
-
     def _paused(self, due_in_s: float) -> float:
         if due_in_s > 0:
             self._pause_s = 0.0
@@ -86,7 +82,8 @@ class Wakeup:
         return pause_s
 
     def set(self) -> None:
-        """Make a `wait` that is running return at once."""
+        """Make a `wait` that is running return at once, because this worker has ended jobs and may claim others."""
+        self._pause_s = 0.0
         self._changed.set()
 
     async def close(self) -> None:

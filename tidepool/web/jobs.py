@@ -163,14 +163,14 @@ async def _requeue_jobs(services: Using, wanted: Filtered) -> RequeueResponse:
     if not any(wanted):
         words = "name one or more of status, function, since and search"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
-    ids = await services.client.requeue(services.pool, **wanted._asdict())
+    ids = await services.client.requeue(**wanted._asdict())
     return RequeueResponse(requeued=len(ids))
 
 
 @router.post("/jobs/{job_id:path}/requeue", status_code=HTTPStatus.ACCEPTED)
 async def _requeue_job(services: Using, job_id: JobId) -> RequeueResponse:
     """Run a job again that failed or was rejected, under its own id."""
-    ids = await services.client.requeue(services.pool, job_ids=[job_id])
+    ids = await services.client.requeue(job_ids=[job_id])
     if not ids:
         row = await _row_of(services, job_id)
         if row is None:

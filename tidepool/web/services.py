@@ -1,7 +1,7 @@
 """Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -20,7 +20,6 @@ from tidepool.pool.pool import Pool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.repositories import Repositories
 from tidepool.web.accepting import Accepting
 from tidepool.web.fleet import FleetFigures
 
@@ -59,10 +58,6 @@ class Services:
         pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
         redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 
-        async def settled(job_ids: Sequence[str]) -> Collection[str]:
-            async with pool.acquire() as connection:
-                return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
-
         readiness = Readiness(redis.ask, migrations)
         readiness.watch(pool)
         lag = LoopLag()
@@ -73,7 +68,7 @@ class Services:
                 urls=urls,
                 pool=pool,
                 redis=redis,
-                client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
+                client=JobClient(redis, ledger=pool, patience_s=PATIENCE_S),
                 accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
                 readiness=readiness,
                 fleet=FleetFigures(pool),
