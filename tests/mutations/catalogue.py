@@ -307,7 +307,7 @@ MUTATIONS = [
         "test_a_finish_that_is_refused_is_kept_and_reported",
     ),
     Mutation(
-        "what was applied is told as failed",
+        "what was applied is reported as failed",
         "Attempts._refuse",
         "if settled is None or isinstance(settled, Failed) or _is_abort(settled):",
         "if settled is None or isinstance(refusal.outcome, Failed) or _is_abort(refusal.outcome):",

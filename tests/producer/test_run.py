@@ -99,7 +99,7 @@ def test_the_ids_of_a_run_are_taken_in_order_and_cost_little_memory() -> None:
 
 
 async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool: Pool, redis: ArqRedis) -> None:
-    """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is told."""
+    """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is reported."""
     run, report, refused = a_run(client)
     refusals = [Refusal(n, "email", "Field required") for n in (3, 9)]
     items = [*islice(Workload(1), 120), *refusals, *islice(Workload(1), 20)]
@@ -113,10 +113,10 @@ async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool:
         assert (tally.applied, tally.rejected, tally.failed) == tuple(
             report.total(status) for status in ("applied", "rejected", "failed")
         )
-    told = report.as_json()
-    assert 120 == sum(sum(counts.values()) for counts in told["by_function"].values())
-    assert sum(told["rejections"].values()) == told["rejected"]
-    assert told["run_seconds"] >= told["enqueue_seconds"] > 0
+    document = report.as_json()
+    assert 120 == sum(sum(counts.values()) for counts in document["by_function"].values())
+    assert sum(document["rejections"].values()) == document["rejected"]
+    assert document["run_seconds"] >= document["enqueue_seconds"] > 0
 
 
 async def test_following_ends_only_with_the_last_outcome(
@@ -218,7 +218,7 @@ async def test_a_queue_that_stays_away_ends_the_run(redis: ArqRedis, a_run: Star
         return replies[0]
 
     redis.evalsha = lost_after_the_first
-    with pytest.raises(ExceptionGroup) as told:
+    with pytest.raises(ExceptionGroup) as raised:
         await run.enqueue(taking([a_submission() for _ in range(1000)]))
-    assert told.group_contains(RedisConnectionError)
+    assert raised.group_contains(RedisConnectionError)
     assert 500 == report.enqueued
