@@ -35,7 +35,7 @@ _TUNING = {
 }
 
 
-_DESCRIPTION = "Measure the system, tune its pool, and break it on purpose."
+_DESCRIPTION = "Measure the service, find good settings for its connection pool, and break it on purpose."
 
 
 def command_line() -> CommandLine:
@@ -68,27 +68,29 @@ def _add_bench(commands: CommandLine) -> None:
         type=positive,
         default=40_000,
         metavar="N",
-        help="number of jobs in each measurement of this service (default 40,000)",
+        help="number of jobs that this service runs in each measurement; arq, which is slower, runs a tenth of them or "
+        "fewer (default 40,000)",
     )
     measuring.add_argument(
         "--repeat",
         type=positive,
         default=3,
         metavar="R",
-        help="how often to repeat every measurement; medians are shown (default 3)",
+        help="number of times that each measurement is made; the medians are shown (default 3)",
     )
     measuring.add_argument(
         "--parts",
         type=_parts,
         default=_USUAL_PARTS,
         metavar="A,B",
-        help=f"measurements to make, of {', '.join(PARTS)} (default: all but backlog)",
+        help=f"measurements to make, separated by commas, of {', '.join(PARTS)} (default: all but backlog)",
     )
     measuring.add_argument(
         "--pin",
         type=_cores,
         metavar="0,1",
-        help="CPU cores to pin the workers to, one each in this order (default: not pinned)",
+        help="numbers of the CPU cores that the worker processes may use, one core for each worker in this order "
+        "(default: the operating system assigns them)",
     )
 
 

@@ -44,9 +44,12 @@ _EXAMPLES = """  %(prog)s --jobs 10000 --workers 1          a generated workload
   cat commands.jsonl | %(prog)s --file -     the same from standard input
 
 other commands (each has its own --help):
-  %(prog)s results    outcomes of jobs, the newest or the slowest first
+  %(prog)s results    list the outcomes of jobs
   %(prog)s requeue    run failed or rejected jobs again
-  %(prog)s serve      the HTTP front"""
+  %(prog)s serve      run the HTTP server"""
+_DESCRIPTION = """Enqueue jobs for the workers: generated example jobs (--jobs), or the jobs in a file (--file).
+
+Exit status 1: a line of the file was refused, or, with --follow, a job failed."""
 _MIN_RATE, _MAX_RATE = 1e-6, 1e9
 """Bounds of --rate, in jobs per second: one job in eleven days, and more than a clock can tell apart."""
 _MAX_REFUSALS = 20
@@ -68,36 +71,47 @@ def run_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m producer` without a command word, which enqueues jobs."""
     parser = Parser(
         prog="python -m producer",
-        description="Enqueue jobs: a generated workload, or those in a file.",
+        description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--jobs", type=positive, metavar="N", help="number of jobs to generate")
-    source.add_argument("--file", metavar="PATH", help="JSON Lines file of commands to enqueue; - is standard input")
+    source.add_argument("--jobs", type=positive, metavar="N", help="number of example jobs to generate and enqueue")
+    source.add_argument(
+        "--file",
+        metavar="PATH",
+        help='file of jobs to enqueue, each line a JSON object with "job" (the function), "args" and optionally "id"; '
+        "- reads standard input",
+    )
     parser.add_argument(
         "--mix",
         type=_mix,
         metavar="MIX",
-        help="shares of the job types in a generated workload (default create_user=2,create_product=1,place_order=7)",
+        help="relative frequency of each job type among the jobs that --jobs generates "
+        "(default create_user=2,create_product=1,place_order=7: 7 of 10 jobs are orders)",
     )
     parser.add_argument(
         "--seed",
         type=_seed,
         metavar="S",
-        help="seed of a generated workload: an equal seed gives an equal workload (default random)",
+        help="seed of the random generator for --jobs: the same seed gives the same jobs (default: a random seed, "
+        "which is printed)",
     )
     parser.add_argument(
-        "--rate", type=_rate, metavar="R", help="jobs to enqueue per second (default as many as possible)"
+        "--rate", type=_rate, metavar="R", help="max number of jobs to enqueue per second (default: no limit)"
     )
     parser.add_argument(
-        "--follow", action="store_true", help="wait until all jobs have ended, and report their outcomes"
+        "--follow",
+        action="store_true",
+        help="wait until workers have finished all jobs, and report their outcomes (default: end when the jobs are "
+        "enqueued)",
     )
     parser.add_argument(
         "--workers",
         type=processes,
         default=0,
         metavar="W",
-        help="worker processes to run until all outcomes are there; implies --follow (default 0)",
+        help="number of worker processes to run until all jobs are finished; implies --follow (default 0: the jobs "
+        "wait for workers that run elsewhere)",
     )
     return parser
 
@@ -156,13 +170,13 @@ async def _enqueue_and_follow(arguments: argparse.Namespace, context: Context[Se
     settings = context.settings
     report = Report(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
-    async with context.finished_jobs("producer") as finished, context.client(finished) as client:
+    async with context.pool("producer") as ledger, context.client(ledger) as client:
         log_dir = settings.data_dir / "logs"
         take = _source(arguments)
         with Fleet(arguments.workers, log_dir, client.bury) as fleet:
             concurrency = settings.simulation_concurrency if arguments.jobs else 1
             with _progress(report, arguments):
-                run = Run(client, finished, report, refusals.add)
+                run = Run(client, report, refusals.add)
                 async with asyncio.TaskGroup() as tasks:
                     watching = tasks.create_task(fleet.watch())
                     following = tasks.create_task(run.follow()) if arguments.follow else None

@@ -35,16 +35,22 @@ def add_serve_command(commands: CommandLine) -> None:
     """Add the command `serve` to *commands*."""
     parser = commands.add("serve", _serve, examples=_EXAMPLES)
     parser.add_argument(
-        "--host", default="localhost", metavar="H", help="address to listen on (default localhost: 127.0.0.1 and ::1)"
+        "--host",
+        default="localhost",
+        metavar="H",
+        help="address to listen on; one that other machines can reach requires the setting FRONT_TOKEN, which callers "
+        "then have to send (default localhost: 127.0.0.1 and ::1)",
     )
     parser.add_argument("--port", type=port, default=8000, metavar="P", help="TCP port to listen on (default 8000)")
     parser.add_argument(
-        "--demo", action="store_true", help="two workers and a load of 50 jobs per second as well, until Ctrl-C"
+        "--demo",
+        action="store_true",
+        help="also run two workers and enqueue 50 jobs per second, to try the service out (default: serve HTTP only)",
     )
 
 
 async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Serve HTTP until Ctrl-C: the operators' page, routes that enqueue jobs, and routes that read what is stored."""
+    """Run the HTTP server until Ctrl-C: a web page for operators, and an API to enqueue jobs and to read data."""
     # FastAPI takes half a second to import, which the other commands need not wait for.
     from producer.http import create_front  # noqa: PLC0415
     from tidepool.web import is_loopback  # noqa: PLC0415

@@ -34,10 +34,10 @@ _SHOTS, _SHOTS_BY_CHANCE = 25, 3
 
 
 async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls) -> int:
-    """Inject faults while workers run jobs, and check that every job was applied exactly once.
+    """Break servers, workers and connections on purpose under load, and check that no job is lost or applied twice.
 
-    Uses servers of its own unless --database and --redis name others. Exit status 1: a job was lost, applied twice or
-    ended wrongly, or a worker ended by itself.
+    Uses temporary servers of its own unless --database and --redis name others. Exit status 1: a job was lost, was
+    applied twice or has a wrong outcome, or a worker process ended by itself.
     """
     if arguments.list:
         _list(as_json=arguments.json)
@@ -105,27 +105,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fault",
         type=_faults,
         metavar="A,B",
-        help="faults to inject, in this order, by the names that --list prints (default: at random, see --minutes)",
+        help="names of the faults to cause, in this order, as --list prints them (default: faults at random, for the "
+        "time that --minutes sets)",
     )
     parser.add_argument(
         "--times",
         type=terminal.positive,
         default=1,
         metavar="N",
-        help="number of times that each fault is injected (default 1)",
+        help="number of times that each fault in --fault is caused; faults at random ignore it (default 1)",
     )
     parser.add_argument(
         "--shots",
         type=terminal.positive,
         metavar="K",
-        help="number of times that a fault of the kind that comes in bursts strikes (default 25; 3 for random faults)",
+        help="number of times in a row that a fault such as commit-lost strikes whenever it is caused; most faults "
+        "strike once (default 25, or 3 for faults at random)",
     )
     parser.add_argument(
         "--minutes",
         type=_minutes,
         default=2.0,
         metavar="M",
-        help="minutes of faults at random, if no --fault is given (default 2)",
+        help="minutes for which faults are caused at random; ignored if --fault is given (default 2)",
     )
     _add_system_arguments(parser)
 
@@ -133,32 +135,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that describe the load, the workers and the servers."""
     parser.add_argument(
-        "--seed", type=int, metavar="S", help="seed of the jobs and of random faults (default random; it is printed)"
+        "--seed",
+        type=int,
+        metavar="S",
+        help="seed of the random jobs and faults: the same seed chooses the same ones (default: a random seed, which "
+        "is printed)",
     )
     parser.add_argument(
-        "--rate", type=terminal.positive, default=500, metavar="R", help="jobs to enqueue per second (default 500)"
+        "--rate",
+        type=terminal.positive,
+        default=500,
+        metavar="R",
+        help="number of jobs to enqueue per second during the drill (default 500)",
     )
     parser.add_argument(
-        "--workers", type=terminal.processes, default=2, metavar="W", help="number of worker processes (default 2)"
+        "--workers",
+        type=terminal.processes,
+        default=2,
+        metavar="W",
+        help="number of worker processes that run the jobs (default 2)",
     )
     parser.add_argument(
         "--timeline",
         type=_timeline,
         metavar="FILE",
-        help="file for a plot of rate, waits and errors over time: .png or .svg, or .json for the data",
+        help="file to write a chart of throughput, waits and errors over time to: .png or .svg, or .json for the data "
+        "alone (default: no chart)",
     )
     parser.add_argument(
-        "--database", metavar="URL", help="URL of an empty PostgreSQL database to use (default: a server of its own)"
+        "--database",
+        metavar="URL",
+        help="URL of an empty PostgreSQL database to run the drill on; requires --redis (default: a temporary server)",
     )
     parser.add_argument(
-        "--redis", metavar="URL", help="URL of the Redis to use together with --database (default: a server of its own)"
+        "--redis",
+        metavar="URL",
+        help="URL of the Redis to run the drill on; requires --database (default: a temporary server)",
     )
     parser.add_argument(
         "--yes",
         action="store_true",
-        help="consent to the faults on --database and --redis (default: the drill asks for it)",
+        help="break the servers of --database and --redis without asking first, for use in scripts (default: ask for "
+        "confirmation at the terminal)",
     )
-    parser.add_argument("--list", action="store_true", help="a list of the faults instead of a drill")
+    parser.add_argument(
+        "--list", action="store_true", help="only print the names of all faults and what each one does; run no drill"
+    )
 
 
 def _shots(arguments: argparse.Namespace) -> int:

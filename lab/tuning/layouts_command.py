@@ -25,27 +25,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=100,
         metavar="N",
-        help="connections of PostgreSQL to share out (default 100)",
+        help="total number of PostgreSQL connections, which each layout divides equally among its pools (default 100)",
     )
     parser.add_argument(
         "--shards",
         type=_shards,
         default=[4, 10],
         metavar="K,L",
-        help="the numbers of pools, and of processes, to try: the connections are divided among them (default 4,10)",
+        help="numbers of pools to compare with a single pool: each number is measured with all pools in one process, "
+        "and with one process for each pool (default 4,10)",
     )
     parser.add_argument(
         "--callers",
         type=terminal.positive,
         metavar="C",
-        help="callers that want a connection, all pools together (default: twice --connections)",
+        help="total number of concurrent callers that take connections from the pools (default: twice --connections)",
     )
     parser.add_argument(
         "--load",
         type=_load,
         default=0.8,
         metavar="SHARE",
-        help="share of the connections that callers would use if nobody had to wait, from 0.05 to 2 (default 0.8)",
+        help="how much the callers ask for: the share of all connections that would be in use if nobody had to wait, "
+        "from 0.05 to 2 (default 0.8)",
     )
     _add_load_arguments(parser)
 
@@ -57,29 +59,38 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers.hold_ms,
         default=100.0,
         metavar="MS",
-        help="mean time for which a caller holds a connection, in milliseconds (default 100)",
+        help="mean of the random time in milliseconds for which a caller keeps a connection (default 100)",
     )
     parser.add_argument(
         "--seconds",
         type=numbers.seconds,
         default=5.0,
         metavar="S",
-        help="seconds of measurement for each layout (default 5)",
+        help="length of each measurement of a layout in seconds (default 5)",
     )
     parser.add_argument(
         "--repeats",
         type=terminal.positive,
         default=3,
         metavar="N",
-        help="number of rounds over all layouts; their medians are shown (default 3)",
+        help="number of times that each layout is measured; the medians are shown (default 3)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="S", help="seed of the random hold times and pauses (default 1)"
+        "--seed",
+        type=int,
+        default=1,
+        metavar="S",
+        help="seed of the random times for which callers keep connections and pause: the same seed gives the same "
+        "times (default 1)",
     )
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Compare the waits for a connection in one pool, in several pools of one process, and in several processes."""
+    """Compare how long callers wait for a connection in one large pool and in several small ones.
+
+    The small pools are in one process, or in a process each. All layouts have the same number of connections and the
+    same load. Runs in a temporary database.
+    """
     demand = Demand(
         connections=arguments.connections,
         callers=arguments.callers or 2 * arguments.connections,

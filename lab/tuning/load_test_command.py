@@ -32,20 +32,25 @@ class _Document(TallyFigures):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to *parser*."""
     parser.add_argument(
-        "--users", type=terminal.positive, default=20, metavar="U", help="number of concurrent users (default 20)"
+        "--users",
+        type=terminal.positive,
+        default=20,
+        metavar="U",
+        help="number of simulated users who send requests at the same time (default 20)",
     )
     parser.add_argument(
         "--requests",
         type=terminal.positive,
         default=50,
         metavar="R",
-        help="number of requests that each user sends (default 50)",
+        help="number of requests that each user sends, one job in each (default 50)",
     )
     parser.add_argument(
         "--rate",
         type=_rate,
         metavar="N",
-        help="requests per second of all users together (default: each user sends one when its last one is answered)",
+        help="number of requests per second that all users together send (default: each user sends the next request as "
+        "soon as the last one is answered)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -53,20 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.processes,
         default=1,
         metavar="W",
-        help="number of worker processes, on servers of their own (default 1)",
+        help="number of worker processes that the test starts to run the jobs; not with --url (default 1)",
     )
     where.add_argument(
         "--url",
         type=_url,
         metavar="URL",
-        help="URL of a running HTTP front; requests create users through it (default: enqueue jobs in Redis)",
+        help="URL of a running HTTP server of this service, to which the requests are sent; each creates a user there "
+        "(default: put jobs into a temporary Redis directly)",
     )
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Measure how fast jobs get done for concurrent users, who enqueue one job at a time and wait for its outcome.
+    """Measure response times for many simulated users, who each enqueue one job at a time and wait for its outcome.
 
-    Starts servers and workers of its own, unless --url names a running front. Exit status 1: a request failed.
+    Starts workers on temporary databases, unless --url names a running HTTP server of this service. Exit
+    status 1: a request failed.
     """
     tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))
     document: _Document = {

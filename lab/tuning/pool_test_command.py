@@ -36,31 +36,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=100,
         metavar="N",
-        help="concurrent callers in the last step; the first step has 5, each next one twice as many (default 100)",
+        help="largest number of concurrent callers: the test begins with 5 and doubles their number in each step, up "
+        "to N (default 100)",
     )
     parser.add_argument(
-        "--pool-size", type=terminal.positive, metavar="C", help="connections of the pool (default POOL_MAX_SIZE)"
+        "--pool-size",
+        type=terminal.positive,
+        metavar="C",
+        help="number of connections in the pool (default: the value of the setting POOL_MAX_SIZE)",
     )
     parser.add_argument(
         "--hold-ms",
         type=numbers.hold_ms,
         default=20.0,
         metavar="MS",
-        help="time for which a caller holds a connection, in milliseconds (default 20)",
+        help="milliseconds for which a caller keeps a connection each time it gets one (default 20)",
     )
     parser.add_argument(
         "--seconds",
         type=numbers.seconds,
         default=1.5,
         metavar="S",
-        help="seconds of measurement for each step (default 1.5)",
+        help="length of each step in seconds (default 1.5)",
     )
     parser.add_argument(
         "--acquire-timeout",
         type=numbers.seconds,
         default=0.3,
         metavar="S",
-        help="seconds that a caller waits for a connection (default 0.3)",
+        help="seconds after which a caller that waits for a connection gives up (default 0.3)",
     )
 
 
@@ -73,9 +77,10 @@ def steps(most: int) -> list[int]:
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Load one pool with more and more concurrent callers, and report their waits and timeouts.
+    """Measure how long callers wait for a connection of one pool, and how many give up, while their number grows.
 
-    Exit status 1: a caller met a database error other than a timeout of the pool.
+    Each caller takes a connection, keeps it for the time that --hold-ms sets, returns it and begins again. Runs in a
+    temporary database. Exit status 1: a caller had an error from the database, other than giving up.
     """
     size = arguments.pool_size or settings.pool_max_size
     async with own_site(settings, connections=size) as site:

@@ -32,33 +32,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(LADDERS),
         default="POOL_MAX_SIZE",
         metavar="NAME",
-        help=f"setting to vary, one of {', '.join(LADDERS)}; the others keep their values (default POOL_MAX_SIZE)",
+        help=f"setting of the workers to try values of, one of {', '.join(LADDERS)}; WORKERS is the number of worker "
+        "processes (default POOL_MAX_SIZE, the connections in each pool)",
     )
     parser.add_argument(
         "--values",
         type=_values,
         metavar="A,B",
-        help="values of the setting to measure (default: a list for each setting; for POOL_MAX_SIZE 12 from 1 to 64)",
+        help="values of the setting to try: whole numbers, separated by commas (default: a list for each setting; for "
+        "POOL_MAX_SIZE 12 values from 1 to 64)",
     )
     parser.add_argument(
-        "--repeats", type=terminal.positive, default=5, metavar="N", help="measurements of each value (default 5)"
+        "--repeats",
+        type=terminal.positive,
+        default=5,
+        metavar="N",
+        help="number of times that each value is measured (default 5)",
     )
     parser.add_argument(
-        "--seconds", type=numbers.seconds, default=4.0, metavar="S", help="seconds of each measurement (default 4)"
+        "--seconds",
+        type=numbers.seconds,
+        default=4.0,
+        metavar="S",
+        help="length of each measurement in seconds (default 4)",
     )
     _add_load_arguments(parser)
     parser.add_argument(
-        "--seed", type=int, metavar="S", help="seed of the order of the measurements (default random; it is printed)"
+        "--seed",
+        type=int,
+        metavar="S",
+        help="seed of the random order of the measurements: the same seed gives the same order (default: a random "
+        "seed, which is printed)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--out", type=Path, metavar="DIR", help="directory for the results (default: a new one in DATA_DIR)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory to write the results to (default: a new one in the directory DATA_DIR)",
     )
     where.add_argument(
         "--resume",
         type=Path,
         metavar="DIR",
-        help="directory of an interrupted run to continue, with the options that it had",
+        help="results directory of an interrupted run to continue; the options of that run apply, not those given now",
     )
 
 
@@ -68,37 +85,45 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs-as",
         choices=tuple(_IN_FLIGHT),
         default="batches",
-        help="how jobs are run: in batches as the settings say, or each in its own transaction (default batches)",
+        help="whether a worker commits many jobs in one transaction (batches) or each job in its own (transactions) "
+        "(default batches)",
     )
     parser.add_argument(
-        "--workers", type=terminal.processes, default=1, metavar="W", help="number of worker processes (default 1)"
+        "--workers",
+        type=terminal.processes,
+        default=1,
+        metavar="W",
+        help="number of worker processes that run the jobs (default 1)",
     )
     parser.add_argument(
         "--in-flight",
         type=terminal.positive,
         metavar="N",
-        help="number of jobs that are queued or running at any time (default 2,000; 200 with --jobs-as transactions)",
+        help="number of jobs that are queued or running at any time: when one ends, another is enqueued (default "
+        "2,000, or 200 with --jobs-as transactions)",
     )
     parser.add_argument(
         "--think-ms",
         type=numbers.milliseconds,
         default=0.0,
         metavar="MS",
-        help="milliseconds from the end of a job until another is enqueued in its place (default 0)",
+        help="milliseconds to wait after the end of a job before another is enqueued in its place (default 0)",
     )
     parser.add_argument(
         "--mix",
         type=mix.shares,
         default=mix.USERS,
         metavar="A=N,B=M",
-        help="shares of the job types in the load (default create_user=1)",
+        help="relative frequency of each job type in the load, such as create_user=2,create_product=1,place_order=7 "
+        "(default create_user=1: only this type)",
     )
 
 
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Measure several pool sizes, or values of another setting, under constant load; find the smallest good one.
+    """Find the smallest connection pool, or value of another setting, that gives about the highest rate of jobs.
 
-    A value is good if its rate of jobs is about that of the best. Exit status 130: the run was interrupted.
+    Measures the rate of jobs under constant load with one value after another, in a temporary database. Exit
+    status 130: the run was interrupted; --resume continues it.
     """
     record = Record.resume(arguments.resume) if arguments.resume else _begin(arguments, settings)
     plan = record.plan

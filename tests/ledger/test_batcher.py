@@ -1,76 +1,17 @@
-"""Natural batching: who shares a batch with whom, and who is told what."""
+"""Natural batching: which jobs share a batch, and when it leaves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from factories import a_job
+from settling import Settling, answer, busy, submit, turns
 
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, LookAgain, Outcome, RetryLater
-from tidepool.ledger.batcher import Batcher, Tally
+from tidepool.jobs.outcomes import LookAgain, Outcome, RetryLater
+from tidepool.ledger.batcher import Batcher
 
 pytestmark = pytest.mark.timeout(10)
-
-
-class Settling:
-    """A ledger that tells its batches and, when *held*, waits for `let_go`."""
-
-    def __init__(self, *, held: bool = False) -> None:
-        self.tally = Tally()
-        self.batches: list[list[str]] = []
-        self.functions: list[str] = []
-        self.error: BaseException | None = None
-        self.called = asyncio.Event()
-        self._go = asyncio.Event()
-        if not held:
-            self._go.set()
-
-    async def settle(self, function: str, batch: Sequence[Job]) -> list[Outcome | RetryLater | LookAgain]:
-        """Answer every job with its own id."""
-        self.functions.append(function)
-        self.batches.append([job.id for job in batch])
-        self.called.set()
-        await self._go.wait()
-        if self.error is not None:
-            raise self.error
-        return [answer(job.id) for job in batch]
-
-    def let_go(self) -> None:
-        """Let everybody through from now on."""
-        self._go.set()
-
-
-def answer(job_id: str) -> Applied:
-    """Return what `Settling` answers for this job."""
-    return Applied({"id": job_id})
-
-
-def submit(batcher: Batcher, *job_ids: str, function: str = "create_user") -> list[asyncio.Task[Outcome | RetryLater]]:
-    """Submit jobs, each from a task of its own."""
-    return [asyncio.create_task(batcher.submit(a_job(job_id=i, function=function))) for i in job_ids]
-
-
-async def turns() -> None:
-    """Let everything that is ready run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def busy(slots: int = 1, limit: int = 100) -> AsyncIterator[tuple[Batcher, Settling]]:
-    """Give a batcher whose slots are all taken, by jobs `busy-0`, `busy-1`, …; all is let go at the end."""
-    settling = Settling(held=True)
-    batcher = Batcher(settling, slots=slots, limit=limit)
-    holders: list[asyncio.Task[Outcome | RetryLater]] = []
-    for n in range(slots):
-        holders += submit(batcher, f"busy-{n}", function="holder")
-        await turns()
-    yield batcher, settling
-    settling.let_go()
-    await asyncio.gather(*holders, return_exceptions=True)
 
 
 async def test_a_lone_job_leaves_at_once() -> None:
@@ -194,112 +135,6 @@ async def test_an_id_is_free_again_after_its_answer() -> None:
     assert [["a"], ["a"]] == settling.batches
 
 
-async def test_a_caller_cancelled_before_departure_takes_the_job_out() -> None:
-    """It goes back to the queue, so it must not be applied here."""
-    async with busy() as (batcher, settling):
-        first, second = submit(batcher, "a", "b")
-        await turns()
-        first.cancel()
-        await asyncio.wait([first])
-        settling.let_go()
-        assert answer("b") == await second
-    assert first.cancelled()
-    assert [["busy-0"], ["b"]] == settling.batches
-
-
-async def test_the_last_caller_that_is_cancelled_leaves_no_empty_batch() -> None:
-    """And the slot stays free for others."""
-    async with busy() as (batcher, settling):
-        (task,) = submit(batcher, "a")
-        await turns()
-        task.cancel()
-        await asyncio.wait([task])
-        settling.let_go()
-        (later,) = submit(batcher, "b", function="other")
-        assert answer("b") == await later
-    assert [["busy-0"], ["b"]] == settling.batches
-
-
-async def test_a_caller_cancelled_after_departure_gets_the_answer() -> None:
-    """The batch cannot be called back, so the outcome is not thrown away."""
-    settling = Settling(held=True)
-    (task,) = submit(Batcher(settling, slots=1, limit=10), "a")
-    await settling.called.wait()
-    task.cancel()
-    await turns()
-    assert not task.done()
-    settling.let_go()
-    assert answer("a") == await task
-
-
-async def test_a_caller_cancelled_twice_harms_nobody_else() -> None:
-    """Our time limit and then arq's: the others of the batch are committed, and must be told so."""
-    settling = Settling(held=True)
-    twice, other = submit(Batcher(settling, slots=1, limit=10), "a", "b")
-    await settling.called.wait()
-    for _ in range(2):
-        twice.cancel()
-        await turns()
-    settling.let_go()
-    await asyncio.wait([twice, other])
-    assert answer("b") == other.result()
-
-
-async def test_one_of_two_callers_can_give_up() -> None:
-    """The old delivery ran into its time limit; the new one still waits for its answer."""
-    async with busy() as (batcher, settling):
-        old, new = submit(batcher, "a", "a")
-        await turns()
-        old.cancel()
-        await turns()
-        settling.let_go()
-        await asyncio.wait([old, new])
-        assert not new.cancelled()
-        assert answer("a") == new.result()
-
-
-async def test_an_exception_reaches_every_caller_of_the_batch() -> None:
-    """And nobody else; the slot is free afterwards."""
-    settling = Settling()
-    settling.error = RuntimeError("broken")
-    batcher = Batcher(settling, slots=1, limit=10)
-    results = await asyncio.gather(*submit(batcher, "a", "b"), return_exceptions=True)
-    assert ["broken", "broken"] == [str(result) for result in results]
-    settling.error = None
-    assert [answer("c")] == await asyncio.gather(*submit(batcher, "c"))
-
-
-async def told_in_time(tasks: Sequence[asyncio.Task[Any]]) -> bool:
-    """Return whether everybody was told something; who was not is cancelled, twice, so that the test ends."""
-    _, waiting = await asyncio.wait(tasks, timeout=0.5)
-    for _ in range(2):
-        for task in waiting:
-            task.cancel()
-        await turns()
-    return not waiting
-
-
-async def test_a_wrong_number_of_outcomes_is_an_error() -> None:
-    """Nobody may wait for ever, nor take somebody else's outcome."""
-
-    class Forgetful(Settling):
-        async def settle(self, *_: Any) -> list[Outcome | RetryLater | LookAgain]:
-            return []
-
-    tasks = submit(Batcher(Forgetful(), slots=1, limit=9), "a")
-    assert await told_in_time(tasks)
-    assert [ValueError] == [type(task.exception()) for task in tasks]
-
-
-async def test_a_cancelled_batch_cancels_its_callers() -> None:
-    """As when the event loop is being closed: their jobs go back to the queue."""
-    settling = Settling()
-    settling.error = asyncio.CancelledError()
-    tasks = submit(Batcher(settling, slots=1, limit=9), "a", "b")
-    assert await told_in_time(tasks)
-    assert all(task.cancelled() for task in tasks)
-
-
 class LooksAgain(Settling):
     """Finds jobs called early unresolved until they have looked again; holds batches of the function slow."""
 
@@ -319,7 +154,7 @@ def early(batcher: Batcher) -> asyncio.Task[Outcome | RetryLater]:
 
 
 async def test_a_job_that_looks_again_does_not_go_through_the_queue() -> None:
-    """It joins the next batch; the others of its own are told at once."""
+    """It joins the next batch; the others of its own get their answers at once."""
     settling = LooksAgain()
     batcher = Batcher(settling, slots=1, limit=9)
     tasks = [early(batcher), *submit(batcher, "other")]
@@ -357,35 +192,6 @@ async def test_a_job_that_looks_again_can_be_given_up() -> None:
     settling.let_go()
     assert answer("slow") == await slow
     assert [answer("later")] == await asyncio.gather(*submit(batcher, "later"))
-
-
-async def test_closing_waits_for_what_has_left_and_cancels_the_rest() -> None:
-    """What has not left goes back to the queue."""
-    settling = Settling(held=True)
-    batcher = Batcher(settling, slots=1, limit=10)
-    (gone,) = submit(batcher, "gone")
-    await settling.called.wait()
-    (waiting,) = submit(batcher, "waiting")
-    await turns()
-    closing = asyncio.create_task(batcher.close())
-    await turns()
-    assert not closing.done()
-    assert waiting.cancelled()
-    settling.let_go()
-    await closing
-    assert answer("gone") == await gone
-    assert [["gone"]] == settling.batches
-
-
-async def test_closing_does_not_wait_for_ever() -> None:
-    """While PostgreSQL is away a batch goes on until it is cancelled."""
-    settling = Settling(held=True)
-    batcher = Batcher(settling, slots=1, limit=10)
-    (caller,) = submit(batcher, "a")
-    await settling.called.wait()
-    await batcher.close(patience_s=0.01)
-    with pytest.raises(asyncio.CancelledError):
-        await caller
 
 
 async def test_a_function_that_has_nothing_under_way_is_forgotten() -> None:

@@ -307,7 +307,7 @@ MUTATIONS = [
         "test_a_finish_that_is_refused_is_kept_and_reported",
     ),
     Mutation(
-        "what was applied is told as failed",
+        "what was applied is reported as failed",
         "Attempts._refuse",
         "if settled is None or isinstance(settled, Failed) or _is_abort(settled):",
         "if settled is None or isinstance(refusal.outcome, Failed) or _is_abort(refusal.outcome):",
@@ -889,7 +889,7 @@ MUTATIONS = [
         "RedisClient._look",
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:',
         'if info.get("role") == "slave" and info.get("slave_read_only", 1) == 2:',
-        "test_refusals.py",
+        "test_a_redis_that_cannot_serve_us_is_refused_at_once",
     ),
     Mutation(
         "the drill takes our own table for a stranger's",

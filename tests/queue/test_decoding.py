@@ -1,7 +1,7 @@
 """From bytes to a command, through the whole decoding path, as properties: see `decoding` for what is asserted.
 
 The steps by themselves have theirs already: `wire.receive` in `test_wire`, `JobType.parse` in `test_fields`, the lines
-of a commands file in `test_commands_file`.
+of a commands file in `test_commands_file_refusals`.
 """
 
 import json

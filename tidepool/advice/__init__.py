@@ -1,9 +1,13 @@
-"""Finds what limits the workers, and recommends a size for their connection pools, from stored snapshots.
+"""Finds what limits the workers, and recommends how many connections each worker's connection pool should have.
 
-- `window`        what pools did in a period, computed from snapshots
-- `evidence`      a figure beside its limit; whether a pool is crowded, and whether anything waits
-- `sizing`        the size that a pool should have, by the models of `queueing`
-- `study`         the records that one verdict is based on
-- `checks`        the table of checks, in their order; `verdict` applies them
-- `advice_job`    judges the pools every 15 minutes, and writes advice to the events table
+Both are computed from snapshots: figures of each process and its pool, stored in PostgreSQL every few seconds.
+
+- `window`        what the pools did in a period, as differences between snapshots
+- `evidence`      a measured figure beside its limit; whether work waits for the connections of a pool
+- `queueing`      predicts how long callers wait for a connection, by queueing theory
+- `sizing`        the size that a pool should have, by the predictions of `queueing`
+- `study`         reads what is needed to judge a group of processes from the database
+- `checks`        the checks for what may limit a group of processes, in their order
+- `verdict`       applies the checks: the first one that holds names what limits the processes
+- `advice_job`    judges all pools every 15 minutes, and writes its advice to the table `pool_events`
 """

@@ -1,4 +1,4 @@
-"""Reads the records that one verdict is based on from the database."""
+"""Reads from the database the snapshots by which the worker processes and the sizes of their pools are judged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,10 @@ _PEAK_TIME = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """The records by which a group of processes is judged.
+    """The data by which a group of worker processes is judged: what limits them, and whether their pools fit.
 
-    The processes have the same pool size and the same number of callers, and are live at *until*.
+    A group are the processes with the same pool size and the same number of callers (tasks that use the pool at a time)
+    that are live at *until*.
     """
 
     window: Window
@@ -39,10 +40,10 @@ class Study:
     async def read(
         cls, connection: Connection, *, since: datetime, until: datetime, max_rows: int = _MAX_ROWS
     ) -> list[Self]:
-        """Read the period from *since* to *until*, and return a study for each group of processes.
+        """Read the snapshots from *since* to *until* from the database; return a study for each group of processes.
 
         A group are processes with the same pool size and number of callers. With fewer than *max_rows* snapshots of
-        each process it costs less, but may miss short troubles.
+        each process the call costs less, but may miss short troubles.
         """
         repositories = Repositories(connection)
         before = since - (until - since)
@@ -64,7 +65,7 @@ class Study:
         until: datetime,
         peak: int,
     ) -> list[Self]:
-        """Return a study for each group of processes: those with the same pool size and number of callers.
+        """Sort snapshots into groups of processes with the same pool size and number of callers; return their studies.
 
         *readings* are snapshots of the processes, *server* rows about the database server. *peak* is the max number of
         connections that one process had in use within the last seven days.
@@ -87,7 +88,10 @@ class Study:
         ]
 
     def parts(self, count: int) -> list[Self]:
-        """Split the window by time, and return *count* studies of a part each; the other records stay whole."""
+        """Return *count* copies of this study, each with a part of its snapshots: the period is split by time.
+
+        The rest of the data is the same in all copies.
+        """
         return [replace(self, window=part) for part in self.window.parts(count)]
 
 

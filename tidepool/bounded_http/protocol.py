@@ -40,10 +40,10 @@ _TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Handles one HTTP connection of uvicorn, within *limits*.
+    """Handles one HTTP connection for uvicorn, and enforces *limits* on what the client may send and how slowly.
 
-    *connections* counts all connections of the server. *received* are the first bytes of the connection, which was
-    opened at *opened_s*, in seconds of the event loop's clock.
+    *connections* counts all connections of the server. *received* are the bytes that the client has sent already; the
+    connection was opened at *opened_s*, in seconds of the event loop's clock.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
 
     def evict(self) -> None:
-        """Close the connection at once, without an answer."""
+        """Close this connection at once, without an answer, to make room for another one."""
         self.transport.abort()
 
     def _parse_first(self) -> None:
@@ -108,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes within the bounds.
+        """Parse bytes from the client, within the limits.
 
         After a request was refused, nothing is read until the last answer is sent; then bytes are read and dropped.
         """
@@ -196,9 +196,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, whose head is complete.
+        """Handle a request whose head has arrived completely: start to process the request, or refuse it.
 
-        One with two Host headers is refused (RFC 9112), because programs differ in which one counts.
+        A request with two Host headers is refused (RFC 9112), because programs differ in which of the two counts.
         """
         if self._head + len(self.url) > bounds.HEAD_BYTES:
             self._stop(_HEAD_TOO_LARGE)
@@ -214,7 +214,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()  # the body gets one of its own
 
     def on_body(self, body: bytes) -> None:
-        """Handle a part of the body. Refuse it if the response is complete and the body is longer than its bound."""
+        """Handle a part of a request's body.
+
+        A body that is longer than `Limits.body_bytes` is refused once the response is complete, since nobody reads it
+        then.
+        """
         self._body += len(body)
         if self._body > self._limits.body_bytes and self.cycle.response_complete:
             self._stop(_TOO_LARGE)
@@ -273,7 +277,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """Start the time limit for a client that does not read its response."""
+        """Start the time limit for a client that does not read its response. Called when the send buffer is full."""
         super().pause_writing()
         self._clear_stuck()
         self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)

@@ -27,27 +27,38 @@ from tidepool.queue.faults import RedisError
 from tidepool.urls import without_password
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps descriptions to the width of the terminal, and leaves paragraphs that have indented lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = super()._fill_text
+        paragraphs = (part if "\n " in part else filled(part, width, indent) for part in text.split("\n\n"))
+        return "\n\n".join(paragraphs)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser with the option `--json`; its help ends with *examples*, as they are written."""
 
     def __init__(self, *, examples: str, **options: Any) -> None:
         super().__init__(
             epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
             **options,
         )
-        self.add_argument("--json", action="store_true", help="one JSON document on standard output instead of text")
+        self.add_argument(
+            "--json", action="store_true", help="print one JSON document to standard output instead of text"
+        )
 
 
 class CommandLine:
-    """A program with commands: each is a word on the command line, with its own options and help text."""
+    """A program with commands, such as `tidepool why`: each command has its own options and its own help text."""
 
     def __init__(self, program: str, description: str) -> None:
-        self.parser = argparse.ArgumentParser(
-            prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        self.parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
+        self._commands = self.parser.add_subparsers(
+            title="commands", metavar="command", required=True, parser_class=Parser
         )
-        self._commands = self.parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
 
     @property
     def parsers(self) -> Mapping[str, Parser]:
@@ -62,11 +73,13 @@ class CommandLine:
         examples: str,
         own_servers: bool = False,
     ) -> Parser:
-        """Add a command named *name*, and return its parser, to which the caller adds options.
+        """Add a command named *name*, and return its argument parser, to which the caller adds options.
 
-        *command* gets the parsed arguments and a `Context`, and returns the exit status; its docstring is the help
-        text. In *examples*, `%(prog)s` stands for the program with the command's name. With *own_servers*, embedded
-        servers are not started: the command starts them itself.
+        *command* is a function that gets the parsed arguments and a `Context` (settings and servers), and returns the
+        exit status. Its docstring is the help text, and the first line of the docstring is shown in the list of
+        commands. In *examples*, `%(prog)s` stands for the program with the command's name. Embedded servers (PostgreSQL
+        and Redis from Python wheels) are started before the command runs, unless *own_servers* is true: then the
+        command starts them itself.
         """
         text = inspect.cleandoc(command.__doc__ or "")
         parser: Parser = self._commands.add_parser(

@@ -20,6 +20,12 @@ _RESULTS_EXAMPLES = """  %(prog)s --status failed --since 1h
 _REQUEUE_EXAMPLES = """  %(prog)s                                        every failed job
   %(prog)s --status rejected --function place_order
   %(prog)s northwind-order-10248-42"""
+_STATUSES = {
+    "applied": "its changes are committed",
+    "rejected": "invalid, or refused by a rule of the application",
+    "failed": "given up after errors",
+}
+"""The outcomes that a job can have, and what each means."""
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
 _PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us")
 _PART_TITLES = ("queue", "batch", "pool", "database")
@@ -35,35 +41,45 @@ _WIDE = 120
 def add_job_commands(commands: CommandLine) -> None:
     """Add the commands `results` and `requeue` to *commands*."""
     listing = commands.add("results", _results, examples=_RESULTS_EXAMPLES)
-    _add_selection(listing, ("applied", "rejected", "failed"), "any")
+    _add_selection(listing, tuple(_STATUSES), "any outcome")
     listing.add_argument(
         "--since",
         type=terminal.duration,
-        metavar="AGO",
-        help="age of the oldest outcome, as 90s, 1.5h or 7d (default any)",
+        metavar="AGE",
+        help="only outcomes that are at most this old, such as 90s, 1.5h or 7d (default: of any age)",
     )
     listing.add_argument(
-        "--limit", type=terminal.positive, default=20, metavar="N", help="max number of rows (default 20)"
+        "--limit", type=terminal.positive, default=20, metavar="N", help="max number of outcomes to list (default 20)"
     )
     listing.add_argument(
         "--slowest",
         action="store_true",
-        help="slowest jobs first, with their time in the queue, in a batch, for a connection and in the database",
+        help="sort by duration, longest first, and show where the milliseconds went: waiting in the queue, for its "
+        "batch and for a database connection, and work in the database (default: newest first, without durations)",
     )
     requeueing = commands.add("requeue", _requeue, examples=_REQUEUE_EXAMPLES)
-    _add_selection(requeueing, ("failed", "rejected"), "failed; any if ids are given")
+    _add_selection(requeueing, ("failed", "rejected"), "failed, or both for the jobs given by JOB_ID")
 
 
 def _add_selection(parser: argparse.ArgumentParser, statuses: tuple[str, ...], default: str) -> None:
     parser.add_argument(
-        "job_ids", nargs="*", metavar="JOB_ID", help="ids of the jobs (default: all that the options select)"
+        "job_ids", nargs="*", metavar="JOB_ID", help="only the jobs with these ids (default: jobs with any id)"
     )
-    parser.add_argument("--status", choices=statuses, help=f"outcome of the jobs (default {default})")
-    parser.add_argument("--function", metavar="F", help="function of the jobs, such as place_order (default any)")
+    meanings = ", ".join(f"{status} ({_STATUSES[status]})" for status in statuses)
+    parser.add_argument(
+        "--status", choices=statuses, help=f"only jobs with this outcome: {meanings} (default: {default})"
+    )
+    parser.add_argument(
+        "--function", metavar="F", help="only jobs that call this function, such as place_order (default: any function)"
+    )
 
 
 async def _results(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """List outcomes of jobs, the newest or the slowest first. Exit status 1: a job that was named has none."""
+    """List the outcomes of jobs that workers have finished, the newest or the slowest first.
+
+    An outcome is applied, rejected or failed; jobs that are still queued or running are not listed. Exit status 1: a
+    job given by JOB_ID is not among the outcomes that the options select.
+    """
     selection: Selection = {
         "job_ids": arguments.job_ids or None,
         "status": arguments.status,
@@ -123,11 +139,15 @@ def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
 
 
 async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Run failed or rejected jobs again, under their own ids. Exit status 1: a job that was named cannot run again."""
+    """Put failed or rejected jobs back into the queue, so that workers run them again under the same ids.
+
+    Without JOB_ID and options these are all failed jobs. Applied jobs never run again; jobs with more than 64 KiB of
+    arguments cannot, because their arguments are not kept. Exit status 1: a job given by JOB_ID was not put back.
+    """
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
-    async with context.pool("requeue") as pool, context.client() as client:
-        requeued = await client.requeue(pool, job_ids=job_ids, status=status, function=arguments.function)
+    async with context.pool("requeue") as pool, context.client(pool) as client:
+        requeued = await client.requeue(job_ids=job_ids, status=status, function=arguments.function)
     missing = sorted(set(arguments.job_ids) - set(requeued))
     if arguments.json:
         terminal.print_json({"requeued": len(requeued), "not_requeued": missing})

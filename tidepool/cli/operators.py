@@ -18,8 +18,10 @@ from tidepool.settings import Settings
 from tidepool.storage.roles import ROLES, grant_roles
 from tidepool.urls import PostgresUrl, UrlError
 
-_DESCRIPTION = """What operators of Tidepool's workers need: outcomes of jobs, pools and their size, tables, servers.
-It uses the PostgreSQL and Redis of the environment (DATABASE_URL, REDIS_URL), or embedded ones under DATA_DIR."""
+_DESCRIPTION = """Inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
+
+Uses the PostgreSQL and the Redis that DATABASE_URL and REDIS_URL name; without them, embedded servers whose data are
+in the directory DATA_DIR."""
 _MIGRATE_EXAMPLES = """  %(prog)s
   %(prog)s --roles                     as the tables' owner; see docs/operations.md"""
 _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
@@ -34,19 +36,24 @@ def command_line(program: str) -> CommandLine:
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
         "--roles",
         action="store_true",
-        help=f"also create the roles {' and '.join(ROLES)}, with only the rights that workers and readers need",
+        help=f"also create the PostgreSQL roles {ROLES[0]} (for workers) and {ROLES[1]} (for reports), each with only "
+        "the rights that it needs (default: create no roles)",
     )
     commands.add("services", _services, examples="  %(prog)s")
     commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
         "--service",
         action="store_true",
-        help="a service file for psql instead of the URLs, so that psql's arguments contain no password",
+        help="print a PostgreSQL service file instead of the URLs: psql reads it from the path in PGSERVICEFILE, so "
+        "that its command line contains no password",
     )
     return commands
 
 
 async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Apply the missing migrations to the database."""
+    """Create or update the tables in the database, by applying the migrations that have not been applied yet.
+
+    Tidepool's own migrations come first, then the application's. Nothing happens if the tables are up to date.
+    """
     config = PoolConfig(url=context.urls.database, application_name="tidepool-migrate")
     migrations = await context.migrate(config)
     applied = [str(migration) for migration in migrations]
@@ -64,7 +71,11 @@ async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) ->
 
 
 async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Print the URLs of PostgreSQL and Redis for other programs: with passwords, in the form that psql takes."""
+    """Print the connection URLs of PostgreSQL and Redis, passwords included, to use in programs such as psql.
+
+    They are DATABASE_URL and REDIS_URL, or else the URLs of the embedded servers, which can be reached only while a
+    worker or another command, such as `services`, keeps them running.
+    """
     if arguments.service:
         try:
             print(PostgresUrl.parse(context.urls.database).service_file())
@@ -86,7 +97,11 @@ def _print_urls(arguments: argparse.Namespace, context: Context[Settings]) -> No
 
 
 async def _services(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Run the embedded PostgreSQL and Redis until Ctrl-C, and print their URLs."""
+    """Run the embedded PostgreSQL and Redis until Ctrl-C, and print their connection URLs.
+
+    Workers and other commands start these servers themselves if they do not run, and stop them when nobody uses them
+    any more; this command keeps them running. It refuses to start if DATABASE_URL and REDIS_URL are set.
+    """
     if not context.settings.embedded:
         raise terminal.CommandError("DATABASE_URL and REDIS_URL are set: there are no embedded servers to run")
     _print_urls(arguments, context)

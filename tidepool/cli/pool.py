@@ -1,6 +1,6 @@
-"""The commands on connection pools: `pool` and `snapshots` show their figures, `why` and `advise` judge them.
+"""The commands on connection pools: `pool` and `snapshots` show their figures; `why` and `advise` judge them.
 
-`why` says what limits the workers, `advise` what size their pools should have.
+`why` reports what limits the workers, `advise` which size their pools should have.
 """
 
 import argparse
@@ -81,38 +81,46 @@ def add_pool_commands(commands: CommandLine) -> None:
     listing.add_argument(
         "--worker",
         metavar="ID",
-        help="id of a worker whose snapshots are shown, as in the column worker_id (default all)",
+        help="only snapshots of the worker process with this id, which the column worker_id shows (default: of all)",
     )
     listing.add_argument(
         "--since",
         type=terminal.duration,
-        metavar="AGO",
-        help="age of the oldest snapshot, as 90s, 1.5h or 7d (default any)",
+        metavar="AGE",
+        help="only snapshots that are at most this old, such as 90s, 1.5h or 7d (default: of any age)",
     )
     listing.add_argument(
-        "--limit", type=terminal.positive, default=20, metavar="N", help="max number of rows (default 20)"
+        "--limit", type=terminal.positive, default=20, metavar="N", help="max number of snapshots to list (default 20)"
     )
     showing = commands.add("pool", _pool, examples=_POOL_EXAMPLES)
     showing.add_argument(
         "--since",
         type=terminal.duration,
         default=timedelta(minutes=10),
-        metavar="AGO",
-        help="length of the time to show, up to now, as 90s, 1.5h or 7d (default 10m)",
+        metavar="PERIOD",
+        help="length of the period to show, which ends now, such as 90s, 1.5h or 7d (default 10m)",
     )
-    showing.add_argument("--watch", action="store_true", help="new figures every five seconds, until Ctrl-C")
+    showing.add_argument(
+        "--watch",
+        action="store_true",
+        help="update the display every five seconds until Ctrl-C (default: show it once)",
+    )
     for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
         commands.add(name, command, examples=examples).add_argument(
             "--since",
             type=terminal.duration,
             default=timedelta(minutes=15),
-            metavar="AGO",
-            help="length of the time to judge, up to now, as 90s, 1.5h or 7d (default 15m)",
+            metavar="PERIOD",
+            help="length of the period to examine, which ends now, such as 90s, 1.5h or 7d (default 15m)",
         )
 
 
 async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Show the connection pool of each worker process, and all of them together minute by minute."""
+    """Show how the worker processes use their pools of database connections.
+
+    The first table has a row for each process, with its last minute; the second has a row for each minute, with all
+    processes together. Shown are jobs, waits for a connection, how long connections are held, timeouts, CPU and memory.
+    """
     async with context.pool("pool") as pool:
         if arguments.json:
             terminal.print_json(await _read(pool, arguments))
@@ -125,7 +133,11 @@ async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> in
 
 
 async def _snapshots(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """List pool snapshots, the newest first: one process's pool figures every STATS_INTERVAL seconds."""
+    """List snapshots of the workers' pools of database connections, the newest first.
+
+    Each worker process stores one every STATS_INTERVAL seconds (default 5). Among its figures are the connections in
+    use, the longest wait for one, and the number of jobs by outcome.
+    """
     async with context.connection("snapshots") as connection:
         repositories = Repositories(connection)
         since = await repositories.server.clock() - arguments.since if arguments.since else None
@@ -186,7 +198,11 @@ def _cell(name: str, value: object) -> str:
 
 
 async def _why(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Find what limits the workers: one verdict for each group of like processes, with the figures behind it."""
+    """Find out what limits the workers' throughput, such as too few connections, slow queries or a busy CPU.
+
+    Prints one verdict for each group of processes with equal pool sizes, the measurements that it is based on, and the
+    latest events.
+    """
     judged, events = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "advice") for verdict in judged]
@@ -200,7 +216,11 @@ async def _why(arguments: argparse.Namespace, context: Context[Settings]) -> int
 
 
 async def _advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Recommend a pool size, with the waits predicted for it. Exit status 1: there are too few figures to say."""
+    """Recommend how many database connections the pool of each worker process should have (POOL_MAX_SIZE).
+
+    Predicts for several sizes how long jobs would wait for a connection, from the load of the period that --since sets.
+    Exit status 1: no size can be recommended; the output says why.
+    """
     judged, _ = await _judge(arguments, context)
     if arguments.json:
         groups = [_without(asdict(verdict), "findings") for verdict in judged]

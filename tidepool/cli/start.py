@@ -37,7 +37,8 @@ def _run_command(program: str, app: str | None) -> Never:
             "--app",
             default=Settings.app_in_environment(),
             metavar="MODULE:NAME",
-            help="where your tidepool.App is, such as shop.app:app (default TIDEPOOL_APP, or no application)",
+            help="the tidepool.App of your application, as module:name, such as shop.app:app; it brings settings and "
+            "migrations of its own (default: the environment variable TIDEPOOL_APP, or no application)",
         )
     place: str | None = app or commands.parser.parse_args().app
     try:

@@ -1,4 +1,4 @@
-"""Prints what commands return, as JSON or tables on standard output, and parses numbers and durations as arguments."""
+"""Prints the results of commands, as JSON or as tables on standard output, and parses durations given as arguments."""
 
 import argparse
 import json
@@ -34,9 +34,9 @@ class CommandError(Exception):
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document on standard output: times as ISO 8601, decimal numbers as text.
+    """Print one JSON document on standard output, with times as ISO 8601 and decimal numbers as text.
 
-    If the encoding of the output lacks a character, all but ASCII is escaped.
+    If the encoding of standard output lacks a character, all characters but ASCII are written as JSON escapes.
     """
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(document, default=_plain, indent=indent, ensure_ascii=False)
@@ -48,7 +48,10 @@ def print_json(document: object) -> None:
 
 
 def print_rows(rows: Sequence[TableRow], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Print rows: as a JSON array with all columns, as a table with *columns*, or, without rows, the line *empty*."""
+    """Print *rows* on standard output: as a JSON array with all columns, or as a table of *columns* for people.
+
+    If there are no rows, the line *empty* is printed in place of the table.
+    """
     if as_json:
         print_json(rows)
     elif not rows:
@@ -94,7 +97,10 @@ class _FittingTable(Table):
 
 
 def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
-    """Return an empty table with the columns *titles*: numbers, aligned right, or, in *words*, text, aligned left."""
+    """Return an empty table for the terminal, with a column for each of *titles*; the caller adds the rows.
+
+    Columns named in *words* have text and are aligned left. All other columns have numbers and are aligned right.
+    """
     table = _FittingTable(box=None, pad_edge=False)
     for title in titles:
         if title in words:
@@ -105,14 +111,18 @@ def figures_table(titles: Sequence[str], *, words: Collection[str]) -> Table:
 
 
 def left_out(titles: Sequence[str], *, below: int) -> str:
-    """Return a line that says that *titles* are omitted on a terminal of less than *below* columns of text."""
+    """Return a line for the user: columns *titles* of a table are not shown on a terminal narrower than *below*.
+
+    The width *below* is a number of characters.
+    """
     return f"not shown on a terminal of less than {below} columns: {', '.join(titles)} (--json has them)"
 
 
 def cell(value: object) -> str:
-    """Return *value* as a table shows it: on one line, without control characters; nothing for None.
+    """Format *value* as the text of one cell of a table: on one line, without control characters; empty for None.
 
-    A measured value has no decimals from 100 on, else one.
+    Floats and decimals are rounded: to a whole number from 100 on, to one decimal below. Whole numbers stay as they
+    are. Times have milliseconds, and dicts are shown as JSON.
     """
     if value is None:
         return ""
@@ -126,9 +136,9 @@ def cell(value: object) -> str:
 
 
 def console() -> Console:
-    """Return a rich console on standard output: as wide as the terminal, or 2,000 columns if the output is piped.
+    """Return a rich console that prints to standard output: as wide as the terminal, or 2,000 characters if piped.
 
-    Width and height are both given, as rich would take 80 by 25 where TERM is dumb.
+    Both width and height are passed to rich, which would assume 80 by 25 for a terminal with TERM=dumb.
     """
     is_terminal = sys.stdout.isatty()
     size = shutil.get_terminal_size()
@@ -137,7 +147,7 @@ def console() -> Console:
 
 
 def duration(text: str) -> timedelta:
-    """Parse a duration such as 90s, 10m, 1.5h or 7d. It is an argument type for argparse."""
+    """Parse a duration such as 90s, 10m, 1.5h or 7d. Use it as the `type` of an argument of argparse."""
     try:
         return durations.parse(text)
     except ValueError as error:

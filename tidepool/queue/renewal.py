@@ -1,9 +1,11 @@
-"""Renews the lease of this process from a thread.
+"""Renews the lease of this worker process in Redis, from a thread.
 
-It uses a thread so that a job that blocks the event loop for some seconds does not cost the process its lease: all its
-jobs, the blocking one included, would be run again by other workers, and block them. There is a limit: if the event
-loop has been blocked for `LONGEST_BLOCK_S`, the lease is not renewed any more, and other workers run the jobs when it
-ends. If this process commits such a job later, its effect is still applied only once.
+A worker process claims jobs under a lease: if the process does not renew the lease in time, other workers run its jobs.
+
+A thread renews the lease so that a job that blocks the event loop for some seconds does not cost the process its lease:
+all its jobs, the blocking one included, would be run again by other workers, and block them. There is a limit: if the
+event loop has been blocked for `LONGEST_BLOCK_S`, the lease is not renewed any more, and other workers run the jobs
+when it ends. If this process commits such a job later, its effect is still applied only once.
 
 The lease is renewed four times in its length, with a timeout of half a lease for each reply. So a stall of less than
 three quarters of a lease (3.7 of the default 5 seconds) loses no lease, whether this process stalls (garbage
@@ -41,10 +43,11 @@ _PATIENCE = 0.5
 
 
 class Renewal:
-    """Renews the lease of a process from a thread, four times in its length, while the process holds jobs.
+    """Renews a worker's lease in Redis from a thread, so that other workers leave the jobs of this worker alone.
 
-    *owner* returns the current owner name, or None while it holds no jobs. *lost* is called in the event loop with the
-    owner name whose lease is lost.
+    While the worker holds jobs, the lease is renewed four times in its length, *lease_ms*. An *owner* is the name under
+    which this process holds jobs in Redis. The function *owner* returns the current name, or None while the process
+    holds no jobs. *lost* is called in the event loop with the owner name whose lease has ended without being renewed.
     """
 
     def __init__(
@@ -71,19 +74,23 @@ class Renewal:
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
-        """Record that the lease began or was renewed at *asked_s* (`time.monotonic`), when the request was sent."""
+        """Record that the lease was begun or renewed by a request sent at *asked_s*, a reading of `time.monotonic`.
+
+        The lease lasts for its length from *asked_s* on.
+        """
         self._until_s = asked_s + self._lease_ms / 1000
 
     def check(self, owner: str) -> None:
-        """Give up the lease of *owner* if it has expired by this process's clock: it stalled, or Redis was unavailable.
+        """Call *lost* if the lease of *owner*, a name that holds jobs, has expired by this process's clock.
 
-        Called before each claim, because a claim would give an expired owner a new lease.
+        A lease expires without renewal if this process stalled, or if Redis was unavailable. Call this before each
+        claim of jobs, because a claim would give an expired owner a new lease.
         """
         if self._owner() == owner and time.monotonic() > self._until_s:
             self._lost(owner)
 
     async def close(self) -> None:
-        """Stop the renewal thread and wait until it has ended. The lease then expires by itself."""
+        """Stop the renewal thread and wait until it has ended. The lease is not renewed any more, and then expires."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
         self._redis.close()

@@ -1,4 +1,8 @@
-"""Reads and writes the table job_results, the ledger, and divides it into pages for readers of up to a million rows."""
+"""Reads and writes the ledger, the table `job_results` with one row for each job that has ended, and pages through it.
+
+A page is a limited number of rows for the operators' page or the API. Reading one stays cheap in a ledger of a million
+rows.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -24,7 +28,7 @@ MAX_PAGE_BYTES = 1024 * 1024
 
 
 class Entry(NamedTuple):
-    """The row of one finished job for the ledger, the table `job_results`. Times are Unix milliseconds.
+    """A row to insert into the ledger (the table `job_results`): one finished job. Times are Unix milliseconds.
 
     The fields are in the order in which the INSERT statement unpacks them.
     """
@@ -46,7 +50,7 @@ class Entry(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The outcome of one job: the columns of its ledger row that the report of a run needs."""
+    """The outcome of one job, as a producer's report counts it: five columns of the job's row in the ledger."""
 
     job_id: str
     function: str
@@ -64,7 +68,7 @@ class _Requeued(NamedTuple):
 
 
 class Selection(TypedDict, total=False):
-    """Conditions that select ledger rows. One that is left out or None selects all rows."""
+    """Filters for rows of the ledger; a row must match all. A filter that is left out or None matches every row."""
 
     job_ids: Sequence[str] | None
     status: str | None
@@ -74,17 +78,18 @@ class Selection(TypedDict, total=False):
 
 
 class Key(NamedTuple):
-    """The position of a row in the sort order of the pages, for keyset pagination."""
+    """Where a page of ledger rows ends: time and job id of its last row. The next page has the rows that are older."""
 
     finished_at: datetime
     job_id: str
 
 
 class Page(NamedTuple):
-    """One page of ledger rows, the newest first. *next* is the *before* of the next page; None if this is the last one.
+    """One page of ledger rows, the newest first. *next* is the `before` of the next page; None after the last page.
 
-    A row has the columns of job_results except its arguments; `requeueable` says whether it has arguments to run again
-    with. A result of more than 4 kB is null, and an error is cut after 2,000 characters.
+    A row has the columns of job_results except the job's arguments; `requeueable` says whether the ledger has kept
+    these arguments, so that the job can run again. A result of more than 4 kB is null, and an error is cut after 2,000
+    characters.
     """
 
     rows: list[dict[str, object]]
@@ -92,48 +97,59 @@ class Page(NamedTuple):
 
 
 class ResultRepository:
-    """Reads and writes ledger rows over one connection. It begins no transaction: writes belong in the ledger's."""
+    """Runs the queries on the ledger, the table `job_results` with one row for each finished job, over one connection.
+
+    Its methods begin no transaction and commit nothing. The caller begins one, so that the rows of a batch are
+    committed together with the effects of its jobs.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
-        """Return the stored outcomes of these jobs by job id. Jobs without an outcome are left out."""
+        """Return the outcomes in the ledger of the jobs *job_ids*, by id. Jobs without an outcome are left out."""
         found = await self._connection.fetch(_SQL["lookup"], job_ids)
         return {row["job_id"]: _outcome(row) for row in found}
 
     async def write(
         self, function: str, entries: Sequence[Entry], *, worker_id: str, db_us: int, write_us: int = 0
     ) -> int:
-        """Store *entries*, the rows of one batch, and return how many were stored.
+        """Insert *entries*, the ledger rows of one batch of jobs, and return how many rows were inserted.
 
-        If that is fewer than were given, another worker has stored an outcome of one of the jobs: roll back. *db_us* is
-        the time in the database in microseconds. *write_us* is the part of it for writing rows and COMMIT, as measured
-        for the function's previous batch, because a row is written before its own COMMIT.
+        A row is not inserted if the ledger has one for that job already, because another worker stored an outcome of
+        the job. If the returned number is less than `len(entries)`, the caller must roll its transaction back. *db_us*
+        is the time that the batch spent in the database, in microseconds. *write_us* is the part of that time for
+        writing rows and COMMIT, as measured for the function's previous batch, because a row is written before its own
+        COMMIT.
         """
         values = (function, db_us, worker_id, write_us)
         tag = await self._connection.execute(_SQL["write"], encode_rows(entries), *values)
         return int(tag.rpartition(" ")[2])
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
-        """Return those of the jobs *job_ids* that have an outcome."""
+        """Return the outcomes of those of the jobs *job_ids* that have ended; the other jobs are left out."""
         found = await self._connection.fetch(_SQL["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
-        """Return up to *limit* selected rows, the newest first."""
+        """Return up to *limit* rows of the ledger that match the filters *selection*, the job that ended last first."""
         found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
     async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
-        """Return up to *limit* selected rows, first the jobs that took longest from being due to their outcome."""
+        """Return up to *limit* rows of the ledger that match the filters *selection*, the slowest job first.
+
+        A job's duration is counted from the time when it was due until its outcome.
+        """
         found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
     async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, object]]:
-        """Return the selected jobs' latency percentiles in milliseconds, a row for each function and part of it.
+        """Return latency percentiles, in milliseconds, of the jobs in the ledger that match the filters *selection*.
 
-        The parts and columns are those of the view `job_latency`.
+        The result has a dict for each job type and part of the latency: `queue` (from due to claimed by a worker),
+        `batch` (until the job's batch starts), `pool` (waiting for a connection) and `database`. Its keys are the
+        columns of the view `job_latency`: `function`, `part`, `jobs`, `p50_ms`, `p95_ms`, `p99_ms` and `max_ms`.
         """
         found = await self._connection.fetch(_SQL["latency"], *_conditions(selection))
         return [dict(row.items()) for row in found]
@@ -141,11 +157,11 @@ class ResultRepository:
     async def mark_requeued(
         self, *, after_id: str, limit: int, search: str | None = None, **selection: Unpack[Selection]
     ) -> list[_Requeued]:
-        """Revoke up to *limit* rejected or failed outcomes, so that their jobs can run again; returns the jobs.
+        """Mark up to *limit* failed or rejected jobs in the ledger as to be run again; return them, sorted by id.
 
-        The caller enqueues them. They are sorted by id; all ids come after *after_id*: pass the last one to continue.
-        *search* selects as in `page`. If the caller dies before it has enqueued the jobs, the same call returns them
-        again.
+        The caller then enqueues the returned jobs. Only jobs are marked that match the filters *selection* and *search*
+        (as in `page`) and whose ids sort after *after_id*: to continue, pass the id of the last job returned. If the
+        caller dies before it has enqueued the jobs, the same call returns them again.
         """
         values = (*_conditions(selection), search, after_id, limit)
         marked = await self._connection.fetch(_SQL["mark_requeued"], *values)
@@ -162,12 +178,12 @@ class ResultRepository:
         since: datetime | None = None,
         search: str | None = None,
     ) -> Page:
-        """Return a page of up to *limit* rows, the newest first: rows older than the key *before*, if there is one.
+        """Return a page of up to *limit* ledger rows, the newest first: those older than *before*; None: the newest.
 
-        *status*, *function* and *since* are as in `Selection`. *search* selects rows whose id begins with that text
-        (the first thousand of such ids), and rows that were not applied and contain it in their reason or error,
-        ignoring case. A page may have fewer rows, or none, and still have a next page, because the number of rows that
-        are read for one page is limited.
+        *status*, *function* and *since* are filters as in `Selection`. *search* selects rows whose job id begins with
+        that text (the first thousand of such ids), and rows of jobs that were not applied and whose reason or error
+        contains that text, ignoring case. A page may have fewer rows, or none, and still have a next page, because the
+        number of rows that are read for one page is limited.
         """
         edge = None
         if status is not None or function is not None or search is not None:
@@ -181,7 +197,7 @@ class ResultRepository:
         return await self._connection.fetchval(_SQL["has_any"])
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
-        """Delete up to *limit* rows that finished before *before*; returns how many were deleted."""
+        """Delete up to *limit* ledger rows of jobs that finished before *before*; return how many were deleted."""
         return await self._connection.fetchval(_SQL["prune"], before, limit)
 
     async def _edge(self, before: Key | None, since: datetime | None, *, not_applied: bool) -> datetime | None:
@@ -199,7 +215,7 @@ class ResultRepository:
 
 
 def encode_rows(rows: Iterable[Sequence[object]]) -> str:
-    """Return *rows* as one query parameter: a JSON array with an array for each row.
+    """Encode *rows* as one query parameter, a JSON array with an array for each row, so that one query writes many.
 
     A query unpacks the columns by position: `FROM jsonb_array_elements($1) AS g (r)`, then `r ->> 0`. An array
     parameter for each column would be more usual, but asyncpg encodes such arrays element by element, which took 9 us
