@@ -175,13 +175,13 @@ async def _enqueue_and_follow(arguments: argparse.Namespace, context: Context[Se
     settings = context.settings
     report = Report(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
-    async with context.finished_jobs("producer") as finished, context.client(finished) as client:
+    async with context.pool("producer") as ledger, context.client(ledger) as client:
         log_dir = settings.data_dir / "logs"
         take = _source(arguments)
         with Fleet(arguments.workers, log_dir, client.bury) as fleet:
             concurrency = settings.simulation_concurrency if arguments.jobs else 1
             with _progress(report, arguments):
-                run = Run(client, finished, report, refusals.add)
+                run = Run(client, report, refusals.add)
                 async with asyncio.TaskGroup() as tasks:
                     watching = tasks.create_task(fleet.watch())
                     following = tasks.create_task(run.follow()) if arguments.follow else None

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from producer.commands_file import Item, Refusal
 from producer.report import Report
 from tidepool import MOST_AT_ONCE, JobClient, Submission
-from tidepool.cli import FinishedJobs
 
 _WINDOW = 5000
 """Max jobs whose outcomes are asked for at a time."""
@@ -32,15 +31,12 @@ It waits until there is at least one. An empty list means that there are no more
 class Run:
     """One run of the producer; it adds its counts to *report*.
 
-    *finished* looks up outcomes in the ledger. *refused* is called with each `Refusal`, a line that is no valid
+    *client* needs a ledger if outcomes are followed. *refused* is called with each `Refusal`, a line that is no valid
     command.
     """
 
-    def __init__(
-        self, client: JobClient, finished: FinishedJobs, report: Report, refused: Callable[[Refusal], None]
-    ) -> None:
+    def __init__(self, client: JobClient, report: Report, refused: Callable[[Refusal], None]) -> None:
         self._client = client
-        self._finished = finished
         self._report = report
         self._refused = refused
         self._ids = _Ids()
@@ -100,7 +96,7 @@ class Run:
     async def _count_finished(self, window: set[str]) -> int:
         if not window:
             return 0
-        finished = await self._finished(list(window))
+        finished = await self._client.finished(list(window))
         self._report.count(finished)
         window.difference_update(job.job_id for job in finished)
         return len(finished)

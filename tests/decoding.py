@@ -63,7 +63,7 @@ _DECODER = Decoder()
 
 
 def checked(payload: bytes) -> Command | Rejected:
-    """Decode *payload*: it is a command, or rejected with a reason; both can be stored, and told to a client."""
+    """Decode *payload*: it is a command, or rejected with a reason; both can be stored, and returned to a client."""
     job, ending = _DECODER.decode(payload)
     assert not isinstance(job.decided, Failed)
     if job.decided:
@@ -71,8 +71,8 @@ def checked(payload: bytes) -> Command | Rejected:
         assert job.decided.detail
     _assert_storable(job)
     assert isinstance(ending, Done)
-    told = wire.deserialize(ending.result)["r"]
-    assert ("rejected" if job.decided else "applied") == told["status"]
+    result = wire.deserialize(ending.result)["r"]
+    assert ("rejected" if job.decided else "applied") == result["status"]
     return job.decided or job.command
 
 

@@ -11,7 +11,7 @@ INFO = "redis_mode:standalone\r\nrole:master\r\ncluster_enabled:0\r\nmaxmemory_p
 
 @asynccontextmanager
 async def listening(answer: Answer) -> AsyncIterator[int]:
-    """Give the port of a server that answers each connection so."""
+    """Give the port of a server that handles each connection with *answer*."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -89,7 +89,7 @@ def redis_that_says(replies: dict[str, str], info: str = INFO) -> Answer:
 
 
 def that_answers(reply: bytes) -> Answer:
-    """Return a server that says *reply* to whatever it hears."""
+    """Return a server that answers anything with *reply*."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(8)

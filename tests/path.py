@@ -164,10 +164,12 @@ def measure(site: Site) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         enqueued_many, many = site.produce(_JOBS), worker.read()
         time.sleep(time.monotonic() - began_s)
         idle = worker.read()
+        site.produce(_JOBS)
+        warm = worker.read()
         followed_one, followed_many = site.produce(1, "--follow"), site.produce(_JOBS, "--follow")
     if not one.before_commit:
         raise RuntimeError("the worker sent no COMMIT")
-    per_job = scaling(many.calls, one.calls, idle.calls)
+    per_job = [f for f in scaling(warm.calls, one.calls, idle.calls) if f in many.calls]
     enqueuing = scaling(enqueued_many.calls, enqueued_one.calls)
     before = by_file([*enqueuing, *(function for function in one.before_commit if function in per_job)])
     after = by_file([*per_job, *scaling(followed_many.calls, followed_one.calls)])

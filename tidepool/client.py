@@ -1,23 +1,24 @@
-"""The client of the queue: enqueues jobs, also again, reads their status and results, and aborts them.
+"""The client of the job queue: enqueues jobs, enqueues failed jobs again, reads status and results, and aborts jobs.
 
     async with open_client(settings) as client:
         await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
 
-A job's id is the key of its exactly-once effect, and the caller may choose it: the same id is enqueued
-and applied once, however often it is sent. Whatever cuts a call short, repeating it is safe.
+The caller may choose a job's id. A job is applied exactly once for each id: the same id is enqueued and applied once,
+however often it is sent. So a call that was cut short, by whatever cause, can safely be repeated.
 """
 
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 import structlog
 
 from tidepool import servers
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import check_id
+from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
@@ -28,8 +29,7 @@ from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Selection
+from tidepool.storage.results import Finished, ResultRepository, Selection
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ PATIENCE_S = 30.0
 _MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
 
-Settled = Callable[[Sequence[str]], Awaitable[Collection[str]]]
+T = TypeVar("T")
 
 
 class _Retrying(NamedTuple):
@@ -58,15 +58,14 @@ class _Retrying(NamedTuple):
 class JobClient:
     """Client of one queue: enqueues jobs, reads their status and results, and aborts them.
 
-    *settled* is an optional async function that takes job ids and returns those that have an outcome in the ledger, the
-    table of outcomes in PostgreSQL. Such jobs are not enqueued again: Redis forgets results after KEEP_RESULT seconds,
-    the ledger only after RESULT_KEEP_DAYS. Enqueueing is retried for *patience_s* seconds while
-    Redis is unavailable.
+    *ledger* is an optional pool of connections to the database with the ledger, the table of outcomes. With it, jobs
+    that have an outcome are not enqueued again: Redis forgets results after KEEP_RESULT seconds, the ledger only after
+    RESULT_KEEP_DAYS. While a server is unavailable, enqueueing and `finished` are retried for *patience_s* seconds.
     """
 
-    def __init__(self, redis: RedisClient, *, settled: Settled | None = None, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, redis: RedisClient, *, ledger: Pool | None = None, patience_s: float = PATIENCE_S) -> None:
         self._redis = redis
-        self._settled = settled
+        self._ledger = ledger
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
         self._state = QueueState(redis)
@@ -84,17 +83,17 @@ class JobClient:
     async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
         """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
 
-        Returns for each job whether it was enqueued: False if its id is known already, as a job in the queue or as one
-        that has a result. Only the ledger proves an outcome: a result in Redis may be that of a job that never ran.
-        With *again*, jobs that have a result are enqueued, too.
+        Returns for each job whether it was enqueued: False if its id is known already, either as a job in the queue or
+        as a job with a result. With *again*, jobs that have a result are enqueued all the same. A result in Redis does
+        not prove that the job ran; only the outcome in the ledger does.
 
-        If the connection is lost, the call is repeated, which enqueues nothing twice. Raises `RedisUnavailable` if
-        Redis is unavailable for longer than *patience_s*. Raises `ValueError`, and enqueues nothing, for too many jobs
-        or a job of more than `MAX_PAYLOAD_BYTES`.
+        If the connection is lost, the call is repeated, which enqueues nothing twice. Raises `RedisUnavailable` or
+        `Unavailable` if Redis or PostgreSQL is unavailable for longer than *patience_s*. Raises `ValueError`, and
+        enqueues nothing, for too many jobs or a job of more than `MAX_PAYLOAD_BYTES`.
         """
         if len(submissions) > MOST_AT_ONCE:
             raise ValueError(f"{len(submissions)} jobs at once; the maximum is {MOST_AT_ONCE}")
-        known = await self._known(submissions) if self._settled and not again else frozenset[str]()
+        known = await self._settled(submissions) if self._ledger and not again else frozenset[str]()
         fresh = [submission for submission in submissions if submission.id not in known]
         if not fresh:
             return [False] * len(submissions)
@@ -103,17 +102,31 @@ class JobClient:
         answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
         return [submission.id not in known and next(answers) for submission in submissions]
 
-    async def requeue(self, ledger: Pool, *, search: str | None = None, **selection: Unpack[Selection]) -> list[str]:
-        """Enqueue the failed and rejected jobs that match *search* and *selection* again; return their ids in order.
+    async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
+        """Return the outcomes of those of the jobs *job_ids* that have one in the ledger; other jobs are left out.
 
-        Their outcomes are withdrawn from the ledger, which is read and changed over the pool *ledger*. Applied jobs and
-        jobs whose content was not kept are left out. Works in chunks of up to `MOST_AT_ONCE` jobs; a call that was
-        interrupted can be repeated.
+        Needs a client with a ledger. Raises `Unavailable` if PostgreSQL is unavailable for longer than *patience_s*.
         """
+        ledger = self._required_ledger()
+
+        async def look() -> list[Finished]:
+            async with ledger.acquire() as connection:
+                return await ResultRepository(connection).finished(job_ids)
+
+        return await self._reach("postgresql", "the ledger", look, lambda error: isinstance(error, Unavailable))
+
+    async def requeue(self, *, search: str | None = None, **selection: Unpack[Selection]) -> list[str]:
+        """Enqueue failed and rejected jobs again, those that match *search* and *selection*; return their ids in order.
+
+        Needs a client with a ledger (the table of outcomes), from which the outcomes of these jobs are withdrawn.
+        Applied jobs, and jobs whose arguments the ledger did not keep, are left out. Works in chunks of up to
+        `MOST_AT_ONCE` jobs; a call that was interrupted can be repeated.
+        """
+        ledger = self._required_ledger()
         requeued: list[str] = []
         while True:
             async with ledger.transaction() as connection:
-                jobs = await Repositories(connection).results.mark_requeued(
+                jobs = await ResultRepository(connection).mark_requeued(
                     after_id=requeued[-1] if requeued else "", limit=MOST_AT_ONCE, search=search, **selection
                 )
             if not jobs:
@@ -126,9 +139,10 @@ class JobClient:
         return await self._state.status(job_id)
 
     async def retrying(self, job_id: str) -> _Retrying | None:
-        """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
+        """Return what Redis knows of the failed attempts of a job that will be tried again; None if no attempt failed.
 
-        A field is None if its value in Redis cannot be read: any program may have written it.
+        A field of the returned object is None if its value in Redis cannot be read: any program may have written the
+        value.
         """
         reading = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
@@ -141,9 +155,9 @@ class JobClient:
         return _Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
 
     async def abort(self, job_id: str) -> bool:
-        """Ask the workers to abort a job, as arq's `Job.abort` does; return False if it is not in the queue.
+        """Ask the workers to abort a job, as arq's `Job.abort` does; return False if the job is not in the queue.
 
-        Returns before a worker sees the mark, so the job may still be applied.
+        Writes the request to Redis, and returns before a worker has read it, so the job may still be applied.
         """
         status = await self.status(job_id)
         if status not in ("queued", "deferred", "in_progress"):
@@ -170,8 +184,8 @@ class JobClient:
     async def bury(self, pid: int) -> int:
         """Put the jobs of a dead worker process back into the queue; return the number of leases that it held.
 
-        *pid* is its process id on this host. Without this call, other workers take the jobs over when the lease ends,
-        after LEASE seconds.
+        A lease is the time for which a worker holds jobs. *pid* is the process id of the worker on this host. Without
+        this call, other workers take the jobs over when the lease ends, after LEASE seconds.
         """
         return await self._state.release_owners(Identity.worker_id_prefix(pid))
 
@@ -180,7 +194,7 @@ class JobClient:
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
-            reply: bytes = await RetryPolicy.for_start(self._patience_s).reach(
+            reply: bytes = await self._reach(
                 "redis",
                 "the queue",
                 lambda: self._enqueue(keys=names, args=args),
@@ -192,9 +206,19 @@ class JobClient:
             raise
         return [answer == "1" for answer in reply.decode()]
 
-    async def _known(self, submissions: Sequence[Submission]) -> Collection[str]:
-        assert self._settled is not None
-        return await self._settled([submission.id for submission in submissions])
+    async def _settled(self, submissions: Sequence[Submission]) -> Collection[str]:
+        """Return the ids of those jobs that have an outcome in the ledger."""
+        return {job.job_id for job in await self.finished([submission.id for submission in submissions])}
+
+    async def _reach(
+        self, server: str, address: str, call: Callable[[], Awaitable[T]], passes: Callable[[Exception], bool]
+    ) -> T:
+        return await RetryPolicy.for_start(self._patience_s).reach(server, address, call, passes)
+
+    def _required_ledger(self) -> Pool:
+        if self._ledger is None:
+            raise ValueError("a client without a ledger knows no outcomes")
+        return self._ledger
 
 
 @asynccontextmanager

@@ -283,7 +283,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> SecretStr | None:
-        """URL of PostgreSQL: DATABASE_URL, or one built from the DB_* variables; None if it is the embedded server."""
+        """The URL of PostgreSQL: DATABASE_URL, or one built from the DB_* variables; None for the embedded server."""
         if self.database_url is not None or self.db_host is None:
             return self.database_url
         password = f":{quote(self.db_password.get_secret_value(), safe='')}" if self.db_password else ""
@@ -298,7 +298,7 @@ class Settings(BaseSettings):
 
     @property
     def urls(self) -> Urls:
-        """The URLs of both servers; those of embedded servers are valid once they run."""
+        """The URLs of PostgreSQL and Redis; those of embedded servers are valid once these servers run."""
         database, redis = self.database, self.redis_url
         if database is None or redis is None:
             return Urls.embedded(self.data_dir)

@@ -70,7 +70,7 @@ async def _examine(connection: Connection) -> bool:
 def _ask(urls: Urls) -> None:
     """Ask the user at the terminal for consent. Raises `CommandError` without it, or if there is no terminal."""
     if not sys.stdin.isatty():
-        raise CommandError("nobody is here to be asked: --yes agrees that these servers are broken on purpose")
+        raise CommandError("there is no terminal to ask for consent: --yes agrees that these servers may be broken")
     print(  # noqa: T201  (a question to the user)
         f"The drill will lock tables of, and end sessions at, {without_password(urls.database)}\n"
         f"and put its jobs into {without_password(urls.redis)}; what an earlier drill has left there is removed.",

@@ -34,7 +34,7 @@ async def advice_of(connection: Any) -> list[dict[str, Any]]:
 
 
 async def test_a_crowded_pool_gets_advice_once(side: SideConnection, connection: Any) -> None:
-    """Two processes look; the second sees that the first has told."""
+    """Two processes look; the second sees that the first has reported it."""
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     for _ in range(2):
         job, journal = a_job(side)
@@ -48,7 +48,7 @@ async def test_a_crowded_pool_gets_advice_once(side: SideConnection, connection:
 async def test_workers_that_start_together_give_advice_once(
     side: SideConnection, connection: Any, database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rollout of twenty left twenty equal events each quarter of an hour: nobody had told when the others looked."""
+    """A rollout of twenty left twenty equal events each quarter of an hour: all looked before the first reported."""
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     have_looked = asyncio.Barrier(6)
     judge = PoolVerdict.judge
@@ -71,7 +71,7 @@ async def test_workers_that_start_together_give_advice_once(
 async def test_who_judges_longer_than_another_gives_no_advice(
     side: SideConnection, connection: Any, database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It had looked before the other told, and looks again."""
+    """It had looked before the other one reported, and looks again."""
     await insert_ten_minutes(side, NOW - LASTING, waiting=15)
     quick_side = SideConnection(database, "stats")
     quick, slow = a_job(quick_side)[0], a_job(side)[0]

@@ -62,10 +62,10 @@ def test_the_demand_does_not_depend_on_the_size_it_was_measured_at(measure: Meas
 def test_the_advised_size_does_what_was_predicted(measure: Measure) -> None:
     """Measured anew at that size, with other luck: waits, use and rate are those of the prediction."""
     advice = advice_at(measure(16))
-    (told,) = [told for told in advice.predictions if told.size == advice.size]
+    (prediction,) = [prediction for prediction in advice.predictions if prediction.size == advice.size]
     window = measure(advice.size, seconds=60, seed=2)
-    assert pytest.approx(told.per_second, rel=0.03) == window.gained.acquire_ok / 60
-    assert pytest.approx(told.use, rel=0.05) == window.in_use / advice.size
+    assert pytest.approx(prediction.per_second, rel=0.03) == window.gained.acquire_ok / 60
+    assert pytest.approx(prediction.use, rel=0.05) == window.in_use / advice.size
     waited = window.wait_p95_ms
     assert waited is not None
     assert waited <= advice.target_ms

@@ -226,7 +226,7 @@ def test_jobs_that_wait_in_the_batcher_make_a_pool_too_small(study: Callable[...
     assert "pool_too_small" == found.verdict, found.findings
     assert found.advice is not None
     assert (4, "high") == (found.advice.size, found.advice.confidence)
-    predicted = {told.size: told.jobs_per_second for told in found.advice.predictions}
+    predicted = {prediction.size: prediction.jobs_per_second for prediction in found.advice.predictions}
     assert pytest.approx(500, rel=0.05) == predicted[1]
     assert pytest.approx(2000, rel=0.05) == predicted[4]
 

@@ -264,7 +264,7 @@ async def test_the_advised_size_does_what_it_promises(make_lab: MakeLab, service
     await asyncio.sleep(seconds)
     advice = (await ask(service, "advise", seconds))["advice"]
     await lab.close()
-    predicted_ms = {told["size"]: max(0.1, told["wait_p95_ms"]) for told in advice["predictions"]}
+    predicted_ms = {prediction["size"]: max(0.1, prediction["wait_p95_ms"]) for prediction in advice["predictions"]}
     smaller = max(size for size in predicted_ms if size < advice["size"])
     for size in (smaller, advice["size"]):
         again = await make_lab(callers=200, max_size=size)

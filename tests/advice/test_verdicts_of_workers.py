@@ -58,8 +58,8 @@ async def work(service: Service, rows: Rows, seconds: float, **settings: str) ->
     measured = await rate(rows, seconds)
     answers = []
     for command in ("why", "advise"):
-        told = await asyncio.to_thread(service.run, "worker", command, "--since", f"{seconds:.0f}s", "--json")
-        answers.append(told.document["groups"][0])
+        ended = await asyncio.to_thread(service.run, "worker", command, "--since", f"{seconds:.0f}s", "--json")
+        answers.append(ended.document["groups"][0])
     worker.terminate()
     await log
     return measured, *answers
@@ -72,7 +72,7 @@ async def test_a_pool_of_one_with_a_long_statement(service: Service, rows: Rows,
     measured, why, advised = await work(service, rows, 30, POOL_MAX_SIZE="1")
     assert "pool_too_small" == why["verdict"], why
     advice = advised["advice"]
-    predicted = {told["size"]: told["jobs_per_second"] for told in advice["predictions"]}
+    predicted = {prediction["size"]: prediction["jobs_per_second"] for prediction in advice["predictions"]}
     print(f"1: predicted {predicted[1]:,.0f}, measured {measured:,.0f} jobs/s; advised {advice['size']}")  # noqa: T201
     assert 0.75 < measured / predicted[1] < 1.25
     (row,) = await rows("""
@@ -80,9 +80,9 @@ async def test_a_pool_of_one_with_a_long_statement(service: Service, rows: Rows,
                percentile_cont(0.5) WITHIN GROUP (ORDER BY pool_wait_us) AS gate_us FROM job_results""")
     assert row["batch_us"] > 10 * row["gate_us"]
     measured, why, _ = await work(service, rows, 30, POOL_MAX_SIZE=str(advice["size"]))
-    told = predicted[advice["size"]]
-    print(f"{advice['size']}: predicted {told:,.0f}, measured {measured:,.0f} jobs/s; then {why['verdict']}")  # noqa: T201
-    assert 0.75 < measured / told < 1.25
+    expected = predicted[advice["size"]]
+    print(f"{advice['size']}: predicted {expected:,.0f}, measured {measured:,.0f} jobs/s; then {why['verdict']}")  # noqa: T201
+    assert 0.75 < measured / expected < 1.25
     assert why["verdict"] != "pool_too_small"
 
 
@@ -121,11 +121,11 @@ async def test_the_counts_of_the_page_are_those_of_the_ledger(
     app = create_front(load({"DATABASE_URL": database.url, "REDIS_URL": redis_url}), Urls(database.url, redis_url))
     async with running(app) as http:
         tallies = (await http.get("/picture")).json()["tallies"]
-    told = sum(one["jobs"]["applied"] for one in tallies["functions"])
+    on_page = sum(one["jobs"]["applied"] for one in tallies["functions"])
     minutes = (datetime.fromtimestamp(tallies[name], UTC) for name in ("since", "until"))
     in_sql = await connection.fetchval(
         "SELECT count(*) FROM job_results WHERE finished_at > $1 AND finished_at <= $2", *minutes
     )
-    print(f"{JOBS / seconds:,.0f} jobs/s: page {told:,}, SQL {in_sql:,}")  # noqa: T201
-    assert abs(told - in_sql) <= 0.01 * in_sql
+    print(f"{JOBS / seconds:,.0f} jobs/s: page {on_page:,}, SQL {in_sql:,}")  # noqa: T201
+    assert abs(on_page - in_sql) <= 0.01 * in_sql
     assert in_sql >= 0.99 * JOBS

@@ -34,7 +34,7 @@ def test_a_place_of_another_form_is_refused(place: str) -> None:
 
 
 def test_a_module_that_is_not_there_is_named() -> None:
-    """Of a package that is there, too."""
+    """Of a package that exists, too."""
     for place in ("no_such_module", "worker.no_such_module"):
         with pytest.raises(ValueError, match=f"^no module is called '{place}'$"):
             App.load(f"{place}:app")

@@ -42,8 +42,8 @@ async def test_a_round_that_fails_does_not_end_the_task(
     task = asyncio.create_task(every(0.0, rounds_until(5, enough, error), "the task"))
     await enough.wait()
     await cancelled(task)
-    told = [(line["event"], line["task"], line["failures"]) for line in logs]
-    assert told == ([("task.failed", "the task", 1)] if error else [])
+    reported = [(line["event"], line["task"], line["failures"]) for line in logs]
+    assert reported == ([("task.failed", "the task", 1)] if error else [])
 
 
 async def test_a_round_that_fails_at_once_does_not_turn_without_a_pause() -> None:

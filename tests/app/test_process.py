@@ -131,7 +131,7 @@ LASTING = {
     ("worker", "services"): ("redis", 143),
     ("arq", "worker.WorkerSettings"): ("worker.started", 0),
 }
-"""Commands that go on until they are told to stop: what is logged when they run, and the status of their end."""
+"""Commands that run until they are stopped: what is logged when they run, and their exit status."""
 
 
 @pytest.mark.parametrize("words", LASTING, ids=lambda words: "-".join(words[:2]))

@@ -60,7 +60,7 @@ async def test_logs_have_neither_passwords_nor_what_jobs_hold(
     assert {"applied", "rejected", "failed"} == {row["status"] for row in outcomes}
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert any("Traceback" in line.get("exception", "") for line in lines)
-    assert any("create_user" in line["event"] for line in lines), "at DEBUG each job is told of"
+    assert any("create_user" in line["event"] for line in lines), "at DEBUG each job is logged"
     for words in (ended.stderr, ended.stdout, str(outcomes)):
         assert not [marker for marker in (PASSWORD, PRIVATE) if marker in words]
     assert not any(line["event"].startswith("forged") for line in lines)

@@ -68,9 +68,9 @@ from tidepool import settings
 )
 def test_a_bad_value_gives_one_line_that_names_the_variable(variable: str, value: str) -> None:
     """One variable wrong: one line, beginning with its name."""
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as raised:
         load({variable: value})
-    assert [variable] == [line.split(":")[0] for line in str(told.value).splitlines()]
+    assert [variable] == [line.split(":")[0] for line in str(raised.value).splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_an_endless_duration_is_refused(variable: str) -> None:
 
 def test_all_wrong_variables_are_named_at_once() -> None:
     """Nobody wants to start a worker three times to learn of three mistakes."""
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as raised:
         load({"MAX_JOBS": "0", "DB_PORT": "x", "POLL_DELAY": "-1"})
-    assert {"MAX_JOBS", "DB_PORT", "POLL_DELAY"} == {line.split(":")[0] for line in str(told.value).splitlines()}
+    assert {"MAX_JOBS", "DB_PORT", "POLL_DELAY"} == {line.split(":")[0] for line in str(raised.value).splitlines()}
 
 
 def test_the_least_size_of_the_pool_may_not_exceed_the_greatest() -> None:

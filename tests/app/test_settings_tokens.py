@@ -18,9 +18,9 @@ def test_a_random_token_is_strong() -> None:
 
 def test_a_weak_token_is_not_shown() -> None:
     """The line says how to make a better one."""
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as raised:
         load({"FRONT_TOKEN": "hunter2hunter2hunter2"})
-    assert "FRONT_TOKEN: is too easy to guess: use the output of `openssl rand -hex 24`" == str(told.value)
+    assert "FRONT_TOKEN: is too easy to guess: use the output of `openssl rand -hex 24`" == str(raised.value)
 
 
 def test_trusted_proxies_are_addresses_and_networks() -> None:

@@ -27,10 +27,10 @@ def test_secrets_are_in_no_repr() -> None:
 )
 def test_secrets_are_in_no_error(environment: dict[str, str]) -> None:
     """The line names the variable and never its value."""
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as raised:
         load(environment)
-    assert "hunter2" not in f"{told.value!s} {told.value!r}"
-    assert str(told.value).startswith(("DATABASE_URL: ", "REDIS_URL: "))
+    assert "hunter2" not in f"{raised.value!s} {raised.value!r}"
+    assert str(raised.value).startswith(("DATABASE_URL: ", "REDIS_URL: "))
 
 
 @pytest.mark.parametrize("password", ["p@ss", "a/b:c", "sp ace", "%41", "ü€", "#?&=", "'\"\\", "[x]"])

@@ -67,7 +67,7 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
     ],
 )
 def test_wrong_words_are_one_clear_line_and_status_2(service: Service, words: tuple[str, ...], said: str) -> None:
-    """A wrong call is told on standard error, without a traceback."""
+    """A wrong call is reported on standard error, without a traceback."""
     ended = service.run(*words)
 
     assert (2, "") == (ended.status, ended.stdout)
@@ -114,7 +114,7 @@ def room_to_measure(servers: Any) -> None:
 @pytest.mark.usefixtures("room_to_measure")
 @pytest.mark.parametrize("words", [("bench", "--parts", "acquire"), ("load-test", "--users", "1")])
 def test_measuring_on_a_postgresql_that_is_away_is_one_line(service: Service, words: tuple[str, ...]) -> None:
-    """They connect by themselves, and told what the driver said with a traceback."""
+    """They connect by themselves, and printed the driver's error with a traceback before."""
     ended = service.run("lab", *words, DATABASE_URL="postgresql://someone:geheim@127.0.0.1:1/tidepool")
 
     assert (2, "") == (ended.status, ended.stdout)

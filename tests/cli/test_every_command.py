@@ -35,7 +35,7 @@ WORDS = {
 }
 """What a command is called with, where it needs words or would take long without."""
 WORKER = {0, 143}
-"""arq's worker is told to stop: while it still imports it ends by the signal, later by itself."""
+"""arq's worker is asked to stop: while it still imports it ends by the signal, later by itself."""
 FINE = {
     "producer serve": {143},
     "worker advise": {1},
@@ -222,14 +222,14 @@ def case(number: int, command: str, environment: Environment) -> dict[str, Any]:
         variables["DATA_DIR"] += f"/{number}"
     if command == "worker migrate":  # the others are to find the empty one empty
         variables["DATABASE_URL"] = variables["DATABASE_URL"].replace("/every_empty", "/every_migrated")
-    told = {"argv": [word, *rest, *WORDS.get(command, ())], "environment": variables, **environment.streams}
+    call = {"argv": [word, *rest, *WORDS.get(command, ())], "environment": variables, **environment.streams}
     if command == "producer serve":
         with socket.create_server(("127.0.0.1", 0)) as server:
-            told["argv"] += ["--port", str(server.getsockname()[1])]
+            call["argv"] += ["--port", str(server.getsockname()[1])]
     if rest and rest[0] in MEASURES:
-        told |= {"group": "measures", "fresh": starts_processes(command, environment)}
+        call |= {"group": "measures", "fresh": starts_processes(command, environment)}
     serves = command in ("arq", "producer serve") and environment.status(command) != {2}
-    return told | ({"stop_s": 1.5} if serves else {})
+    return call | ({"stop_s": 1.5} if serves else {})
 
 
 def starts_processes(command: str, environment: Environment) -> bool:

@@ -1,20 +1,23 @@
 """The job client on a Redis of dictionaries: what is enqueued, what is known, and a reply that is lost."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import fakeredis
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import ResultNotFound
-from factories import a_submission, user_fields
+from factories import a_job, a_submission, a_user, user_fields
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from tidepool.queue.faults import RedisUnavailable
 from tidepool.queue.submission import Submission
+from worker.jobs import JOBS
 
 QUEUE = "arq:queue"
 
@@ -88,40 +91,28 @@ async def test_an_id_twice_in_one_call_is_enqueued_once(client: JobClient, redis
     assert b"ada" in (await redis.get("arq:job:a") or b"")
 
 
-async def test_a_settled_job_is_a_duplicate_even_when_redis_has_forgotten_it(redis: ArqRedis) -> None:
+async def test_a_settled_job_is_a_duplicate_even_when_redis_has_forgotten_it(redis: ArqRedis, pool: Pool) -> None:
     """The ledger keeps outcomes longer than Redis keeps results; answers stay in their places."""
-    asked: list[str] = []
-
-    async def settled(job_ids: Sequence[str]) -> Collection[str]:
-        asked.extend(job_ids)
-        return {"b", "d"}
-
-    client = JobClient(redis, settled=settled)
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(a_user(i), i) for i in "bd"])
+    client = JobClient(redis, ledger=pool)
     await redis.set("arq:result:c", b"{}")
     assert [True, False, False, False, True] == await client.enqueue_many([a_submission(job_id=i) for i in "abcde"])
     assert ["a", "e"] == await queued(redis)
-    assert [*"abcde"] == asked
 
 
-async def test_nothing_is_sent_where_everything_is_settled(redis: ArqRedis) -> None:
+async def test_nothing_is_sent_where_everything_is_settled(redis: ArqRedis, pool: Pool) -> None:
     """Nor for an empty call."""
-
-    async def all_of_them(job_ids: Sequence[str]) -> Collection[str]:
-        return job_ids
-
-    client = JobClient(redis, settled=all_of_them)
-    assert [False, False] == await client.enqueue_many([a_submission(), a_submission()])
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(a_user(i), i) for i in "ab"])
+    client = JobClient(redis, ledger=pool)
+    assert [False, False] == await client.enqueue_many([a_submission(job_id="a"), a_submission(job_id="b")])
     assert [] == await client.enqueue_many([])
     assert 0 == await redis.dbsize()
 
 
-async def test_a_requeued_job_runs_again_in_spite_of_its_result(redis: ArqRedis) -> None:
+async def test_a_requeued_job_runs_again_in_spite_of_its_result(redis: ArqRedis, pool: Pool) -> None:
     """The old result goes, so that nobody takes it for the new one; the ledger is not asked."""
-
-    async def never(_job_ids: Sequence[str]) -> Collection[str]:
-        raise AssertionError
-
-    client = JobClient(redis, settled=never)
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(a_user("a"), "a")])
+    client = JobClient(redis, ledger=pool)
     await redis.set("arq:result:a", b"{}")
     assert [True] == await client.enqueue_many([a_submission(job_id="a")], again=True)
     assert ["a"] == await queued(redis)
@@ -301,13 +292,11 @@ async def test_a_queue_of_another_type_is_named_and_nothing_is_written(redis: Ar
     assert [b"arq:queue"] == await redis.keys("*")
 
 
-async def test_a_forged_result_makes_a_duplicate_and_no_outcome(redis: ArqRedis) -> None:
+async def test_a_forged_result_makes_a_duplicate_and_no_outcome(redis: ArqRedis, pool: Pool) -> None:
     """The enqueueing says that the id is known; that it has an outcome is the ledger's to say, which has none."""
     await redis.set("arq:result:forged", b'{"s":true,"r":{"status":"applied","result":{"user_id":1}}}')
-
-    async def none(_: Sequence[str]) -> Collection[str]:
-        return ()
-
-    assert [False] == await JobClient(redis, settled=none).enqueue_many([a_submission(job_id="forged")])
-    assert [True] == await JobClient(redis, settled=none).enqueue_many([a_submission(job_id="forged")], again=True)
+    client = JobClient(redis, ledger=pool)
+    assert [False] == await client.enqueue_many([a_submission(job_id="forged")])
+    assert [] == await client.finished(["forged"])
+    assert [True] == await client.enqueue_many([a_submission(job_id="forged")], again=True)
     assert not await redis.exists("arq:result:forged")

@@ -17,6 +17,12 @@ from worker.jobs import JOBS
 
 
 @pytest.fixture
+def client(redis: ArqRedis, pool: Pool) -> JobClient:
+    """Give a job client with a ledger."""
+    return JobClient(redis, ledger=pool)
+
+
+@pytest.fixture
 def ledger(pool: Pool) -> Ledger:
     """Give a ledger over the test's pool."""
     return Ledger(pool, JOBS, worker_id="worker-1")
@@ -123,8 +129,8 @@ async def test_the_command_requeues_any_number_of_jobs(
     for start in range(0, 1200, 200):
         batch = [a_job(Failed("x"), i, content={"username": i}) for i in ids[start : start + 200]]
         await ledger.settle("create_user", batch)
-    assert ids == await client.requeue(pool, status="failed")
+    assert ids == await client.requeue(status="failed")
     assert 1200 == await client.queued()
-    assert ids == await client.requeue(pool, status="failed")
+    assert ids == await client.requeue(status="failed")
     assert 1200 == await client.queued()
     assert b'"job-1199"' in (await redis.get("arq:job:job-1199") or b"")

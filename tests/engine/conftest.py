@@ -15,7 +15,7 @@ from tidepool.queue import wire
 
 @pytest.fixture(params=["arq", "ours"])
 async def make(request: pytest.FixtureRequest, redis: ArqRedis) -> AsyncIterator[Make]:
-    """Give a function that makes workers of one class, in burst mode unless told otherwise; all are closed later."""
+    """Give a function that makes workers of one class, in burst mode by default; all are closed at the end."""
     kind = arq.worker.Worker if request.param == "arq" else tidepool.engine.worker.Worker
     made: list[arq.worker.Worker] = []
 

@@ -16,7 +16,7 @@ from tidepool.pool.pool import Pool
 async def test_a_job_stays_in_the_queue_until_its_effect_is_committed(
     redis: ArqRedis, client: JobClient, pool: Pool, connection: Any
 ) -> None:
-    """While its transaction cannot end nobody is told a result: a worker killed now leaves the job to others."""
+    """No result is stored before its transaction has ended: a worker killed now leaves the job to others."""
 
     async def somebody_waits() -> bool:
         return await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")

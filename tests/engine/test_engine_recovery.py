@@ -159,7 +159,7 @@ async def test_an_idle_worker_is_woken_by_any_client(redis: ArqRedis, running: A
 
 
 async def test_a_dead_workers_jobs_run_within_its_lease(redis: ArqRedis, running: Any) -> None:
-    """Nobody has to tell: the next claim after the lease's end brings them back, and none is lost or run twice."""
+    """Without a notification: the next claim after the lease's end takes them, and none is lost or run twice."""
     dead = Leases(redis, QUEUE, lease_ms=300)
     for number in range(5):
         await redis.enqueue_job("job", _job_id=f"j{number}")
@@ -244,7 +244,7 @@ async def test_a_job_that_killed_three_workers_is_failed_and_named(redis: ArqRed
 
 
 async def test_a_job_that_ignores_its_cancellation_is_cancelled_again(redis: ArqRedis) -> None:
-    """Whose batch is at the database hears a cancel and waits on; this one does so twice, as `close` has one, too."""
+    """As one whose batch is at the database goes on; this one does so twice, because `close` cancels, too."""
     begun, heard = asyncio.Event(), list[int]()
 
     async def stubborn(_ctx: Any) -> str:

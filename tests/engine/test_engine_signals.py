@@ -114,7 +114,7 @@ async def test_a_signal_lets_jobs_complete_within_the_wait(make: Make, redis: Ar
 
 
 async def test_a_signal_without_wait_puts_running_jobs_back(make: Make, redis: ArqRedis) -> None:
-    """A job that was running when the worker was told to stop is queued again, and runs elsewhere."""
+    """A job that was running when the worker was asked to stop is queued again, and runs elsewhere."""
     started = asyncio.Event()
 
     async def interrupted(ctx: dict[Any, Any]) -> int:

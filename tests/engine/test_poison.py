@@ -233,9 +233,9 @@ async def test_poison_has_its_outcome_and_harms_nobody(
         await drained(redis, running)
     ledger = await rows(connection)
     assert GOOD == outcomes_of(ledger)
-    told = [row for job_id, row in ledger.items() if job_id not in GOOD]
-    assert [(poison.status, poison.reason)] * 2 == [(row["status"], row["reason"]) for row in told]
-    assert all(poison.words in (row["error"] or "") for row in told)
+    poisoned = [row for job_id, row in ledger.items() if job_id not in GOOD]
+    assert [(poison.status, poison.reason)] * 2 == [(row["status"], row["reason"]) for row in poisoned]
+    assert all(poison.words in (row["error"] or "") for row in poisoned)
     assert not [line for line in logs if line["event"] in ("hook.failed", "job.unsettled", "redis.unavailable")]
     assert not await redis.exists(
         *(b"arq:%s:%s" % (kind, i) for kind in (b"job", b"retry", b"in-progress") for i in ids)

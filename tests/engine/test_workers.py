@@ -62,7 +62,7 @@ async def test_two_workers_share_the_work_and_both_leave_snapshots(service: Serv
 
 
 async def test_sigterm_lets_jobs_finish_and_spends_no_try(service: Service, rows: Any) -> None:
-    """A worker that is told to stop in the middle leaves nothing half done; another one finishes the rest."""
+    """A worker that is stopped in the middle leaves nothing half done; another one finishes the rest."""
     service.run("producer", "--jobs", "4000", "--seed", "3")
     worker = service.start_worker()
 

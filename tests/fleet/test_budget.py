@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick_beats")
 
 
 async def test_a_lone_worker_gets_all_it_wants_at_once(logs: list[Any]) -> None:
-    """Nobody else is there, and nothing is said."""
+    """No other worker runs, and nothing is logged."""
     fleet = Fleet(usable=90)
     worker = fleet.worker("a")
     assert 10 == await worker.start()
@@ -141,8 +141,8 @@ async def test_a_worker_without_room_waits_says_so_once_and_goes_on_when_there_i
     assert (0, 3, False) == (c.budget.granted, fleet.workers["a"].budget.live, waiting.done())
     await fleet.die("b")
     assert 1 == await fleet.until_started(waiting)
-    told = [(line["event"], line["usable"], line["workers"]) for line in logs]
-    assert [("budget.waiting", 4, 3), ("budget.limited", 4, 2)] == told
+    reported = [(line["event"], line["usable"], line["workers"]) for line in logs]
+    assert [("budget.waiting", 4, 3), ("budget.limited", 4, 2)] == reported
 
 
 async def test_running_workers_go_on_with_the_least_and_the_excess_is_reported_once(logs: list[Any]) -> None:
@@ -153,8 +153,8 @@ async def test_running_workers_go_on_with_the_least_and_the_excess_is_reported_o
     await fleet.rounds()
     await fleet.calm_rounds(3)
     assert [1, 1] == fleet.limits()
-    told = [(line["held"], line["usable"]) for line in logs if line["event"] == "budget.exceeded"]
-    assert [(4, 2), (4, 2)] == told
+    reported = [(line["held"], line["usable"]) for line in logs if line["event"] == "budget.exceeded"]
+    assert [(4, 2), (4, 2)] == reported
 
 
 async def test_run_beats_until_it_is_cancelled() -> None:

@@ -38,7 +38,7 @@ class Story:
             await self.happen_to(self.fleet.worker(who), what)
 
     async def happen_to(self, worker: FakeWorker, what: str) -> None:
-        """Let one thing happen to a worker that is there."""
+        """Let one thing happen to a worker that runs."""
         budget = worker.budget
         if what in ("join", "beat") and not budget.granted:
             await budget.beat(LEAST)
@@ -59,7 +59,7 @@ class Story:
             await self.fleet.die(worker.id, left=what == "lose")
 
     async def check(self) -> None:
-        """Nobody holds, has open or may open what is not there, but a first worker the least, as nobody has looked."""
+        """Grants and open connections fit the server, except for the least of a first worker, before any reading."""
         fleet = self.fleet
         may_have = sum(max(worker.budget.granted, worker.backends) for worker in fleet.workers.values())
         assert may_have + sum(fleet.left_behind.values()) <= fleet.usable or may_have <= LEAST

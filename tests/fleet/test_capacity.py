@@ -58,7 +58,7 @@ async def test_limits_of_role_and_database_are_read(
 
 
 async def test_an_ordinary_role_sees_everybody(ordinary: PoolConfig, connection: Any) -> None:
-    """It is not told what kind others' backends are, and must not take them for none."""
+    """It cannot see the kind of others' backends, and must count them all the same."""
     side = SideConnection(ordinary, "stats")
     reading = await Capacity.read(side)
     assert 7 == reading.role_limit

@@ -128,7 +128,7 @@ async def test_twenty_workers_on_a_hundred_connections(own_servers: OwnServers, 
     await connection.close()
 
     print(  # noqa: T201
-        f"limits {sorted(shared)}: {sum(shared)} + 20 of {usable}; after half had stopped {sorted(risen)}; at the most "
+        f"limits {sorted(shared)}: {sum(shared)} + 20 of {usable}; after half had stopped {sorted(risen)}; at most "
         f"{max(tick['may_have'] for tick in ticks)} granted, {max(tick['have'] for tick in ticks)} open"
     )
     assert (jobs // 2, jobs // 2) == (document["enqueued"], document["applied"])

@@ -63,7 +63,7 @@ async def test_an_old_one_is_made_anew(maker: Maker, clock: Callable[[float], No
 
 
 async def test_a_stale_one_is_answered_while_a_new_one_is_made(maker: Maker, clock: Callable[[float], None]) -> None:
-    """Nobody waits; but not for ever."""
+    """No caller waits; but not for ever."""
     kept = Cached(1, maker, stale_s=10)
     first = await kept.get()
     clock(5)

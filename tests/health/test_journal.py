@@ -79,7 +79,7 @@ async def test_the_server_has_a_row_a_tick_by_whoever_is_first(
 
 
 async def test_what_waited_for_the_server_is_marked(database: PoolConfig, connection: Any) -> None:
-    """Nothing is lost, and the rows of the outage can be told from the others."""
+    """Nothing is lost, and the rows of the outage can be distinguished from the others."""
     away = SideConnection(replace(database, url="postgresql://127.0.0.1:1/none"), "stats")
     journal = Journal(Identity.of_this_process(), away, about=ABOUT)
     pool = await Pool.open(database)

@@ -16,7 +16,7 @@ from worker import app
 
 
 async def answers() -> None:
-    """Be a Redis that is there."""
+    """Answer as a Redis that works."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_a_redis_that_is_away_is_named(pool: Pool) -> None:
 
 
 async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
-    """The pool is told beside it: it is not what is wrong."""
+    """The pool, which is not at fault, is reported separately."""
     pool = Pool(PoolConfig(url="postgresql://user:secret@127.0.0.1:1/x", application_name="t"))
     readiness = Readiness(answers, app.migrations)
     readiness.watch(pool, side=SideConnection(pool.config, "stats"))

@@ -54,5 +54,5 @@ async def test_every_process_has_a_row_for_every_tick(
     slowest = max(row["captured_at"] - row["tick"] for row in snapshots)
     off = held_us / in_use_us - 1
     late_ms = slowest / timedelta(milliseconds=1)
-    print(f"{len(snapshots)} rows, at the most {late_ms:.0f} ms late; Little's law is off by {off:.2%}")  # noqa: T201
+    print(f"{len(snapshots)} rows, at most {late_ms:.0f} ms late; Little's law is off by {off:.2%}")  # noqa: T201
     assert abs(off) < 0.05

@@ -74,7 +74,7 @@ def named(service: Service) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("words", "harm", "why"),
     [
-        ((), "", "nobody is here to be asked"),
+        ((), "", "there is no terminal to ask for consent"),
         (("--yes",), "INSERT INTO users (username, email, full_name) VALUES ('a', 'a@b', 'c')", "in users"),
         (("--yes",), "CREATE TABLE other AS SELECT 1 AS id", "in public.other"),
         (("--yes", "--fault", "locked,redis-crash"), "", "redis-crash: only on servers of the drill's own"),

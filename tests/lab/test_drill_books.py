@@ -174,7 +174,7 @@ async def echo(tmp_path: Path) -> AsyncIterator[tuple[Echo, Proxy]]:
 
 
 async def test_a_proxy_passes_on(echo: tuple[Echo, Proxy]) -> None:
-    """Unless it is told otherwise; while frozen nothing arrives, and nothing is lost."""
+    """By default; while it is frozen nothing arrives, and nothing is lost."""
     server, proxy = echo
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"one")

@@ -70,7 +70,7 @@ async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolC
     ],
 )
 async def test_a_mistake_in_a_handlers_sql_is_a_bug_and_not_an_outage(pool: Pool, statement: Any) -> None:
-    """It is told as an error and given up after the tries, not tried until the end of time."""
+    """It is retried as an error and given up after the last try, not retried for ever."""
 
     async def wrong(transaction: Any, _jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         return await transaction.fetch(statement)

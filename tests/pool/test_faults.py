@@ -151,10 +151,10 @@ def test_a_pool_timeout_counts_as_unavailable() -> None:
 async def test_a_translated_block_raises_our_errors_with_the_drivers_as_cause() -> None:
     """So that the traceback shows both."""
     error = server_error(asyncpg.DeadlockDetectedError)
-    with pytest.raises(Conflict) as told:
+    with pytest.raises(Conflict) as raised:
         async with translated():
             raise error
-    assert error is told.value.__cause__
+    assert error is raised.value.__cause__
 
 
 @pytest.mark.parametrize("kind", [asyncpg.UniqueViolationError, asyncpg.WithCheckOptionViolationError])
@@ -174,10 +174,10 @@ async def test_a_traceback_has_no_row_in_it(kind: type[asyncpg.PostgresError]) -
 @pytest.mark.parametrize("error", [ValueError("a bug"), Conflict("ours"), DataFault("ours")])
 async def test_what_is_no_drivers_error_passes_unchanged(error: Exception) -> None:
     """Bugs, and what was translated already."""
-    with pytest.raises(type(error)) as told:
+    with pytest.raises(type(error)) as raised:
         async with translated():
             raise error
-    assert error is told.value
+    assert error is raised.value
 
 
 def test_every_fault_has_one_base() -> None:

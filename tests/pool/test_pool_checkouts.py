@@ -154,7 +154,7 @@ async def test_cancelled_while_its_connection_is_opened(pair: Pool, monkeypatch:
 
 
 async def test_cancelled_in_the_block(pair: Pool) -> None:
-    """Also while a statement runs, which the server is told to break off."""
+    """Also while a statement runs, which the server is asked to cancel."""
     inside = Stop()
     task = asyncio.create_task(use(pair, inside))
     await inside.reached.wait()

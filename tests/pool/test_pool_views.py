@@ -108,7 +108,7 @@ async def test_a_process_that_starts_again_gains_nothing_below_zero(connection: 
 
 
 async def test_rows_of_the_version_before_are_read_all_the_same(connection: Any) -> None:
-    """They have no new columns; what they have is told, what they have not is null."""
+    """They lack the new columns, which are null; the others are shown."""
     sample = json.loads(to_json(a_process("old")(30, PoolStats(acquire_ok=3))))
     for name in ("wait_hist", "hold_hist", "query_hist", "in_use_us", "saturated_us", "pool_limit", "cpu_us"):
         del sample[name]

@@ -1,4 +1,4 @@
-"""Events: told once when something begins, and once when it is over."""
+"""Events: reported once when something begins, and once when it is over."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ async def test_the_stack_of_a_task_that_has_ended_is_empty(watcher: Watcher) -> 
 
 
 def test_saturation_begins_and_ends_far_apart(watcher: Watcher) -> None:
-    """At half of a tick, and below a tenth: in between nothing changes, so that it is not told at every tick."""
+    """At half of a tick, and below a tenth: in between nothing changes, so that it is not reported at every tick."""
     kinds = [look(watcher, saturated_us=int(at * SECOND_US)) for at in (0.4, 1.0, 1.3, 1.9, 1.95, 2.2)]
     assert [[], ["saturation_began"], [], [], ["saturation_ended"], []] == kinds
 

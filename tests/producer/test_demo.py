@@ -18,14 +18,14 @@ OURS = "SELECT count(*) AS connections FROM pg_stat_activity WHERE application_n
 
 
 def free_port() -> int:
-    """Return a port that nobody has."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 @pytest.fixture
 def demo(service: Service) -> Iterator[subprocess.Popen[str]]:
-    """Start it; where the test fails, it is told to stop and not killed, as its workers would stay."""
+    """Start it; if the test fails it is asked to stop, not killed, because its workers would stay."""
     demo = subprocess.Popen(
         [sys.executable, "-m", "producer", "serve", "--demo", "--json", "--port", str(free_port())],
         env=service.environment,

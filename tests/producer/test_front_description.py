@@ -50,7 +50,7 @@ def url(shared_database: PoolConfig, servers: Any) -> Iterator[str]:
 @API.parametrize()
 @hypothesis.settings(max_examples=2, derandomize=True)
 def test_every_path_answers_as_it_is_described(case: schemathesis.Case, url: str) -> None:
-    """Valid and invalid requests: the status and the content are among those told, and none is a server's error."""
+    """Valid and invalid requests: status and content are among the documented ones, and none is a server's error."""
     case.call_and_validate(
         base_url=url,
         timeout=10,

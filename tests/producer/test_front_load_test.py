@@ -28,7 +28,7 @@ async def test_a_burst_is_enqueued_and_reported(front: httpx.AsyncClient, redis:
 
 
 async def test_a_seed_is_made_where_none_is_given(front: httpx.AsyncClient) -> None:
-    """And told."""
+    """It is in the answer, and another one each time."""
     seeds = {(await front.post("/load-test", json={"jobs": 1})).json()["seed"] for _ in range(2)}
     assert 2 == len(seeds)
 

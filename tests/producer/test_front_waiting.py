@@ -148,7 +148,7 @@ async def test_an_error_of_a_look_does_not_end_the_waits(redis: ArqRedis, monkey
 async def test_a_client_that_leaves_in_mid_body_costs_no_traceback(
     front: httpx.AsyncClient, logs: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line for who debugs, and nothing else."""
+    """One line at DEBUG, and nothing else."""
     transport: Any = front._transport
     messages = iter([{"type": "http.request", "body": b'{"user', "more_body": True}, {"type": "http.disconnect"}])
 
@@ -156,7 +156,7 @@ async def test_a_client_that_leaves_in_mid_body_costs_no_traceback(
         return next(messages)
 
     async def send(_message: Any) -> None:
-        """Nobody is there."""
+        """Do nothing: the client has left."""
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/users/", "raw_path": b"/users/", "query_string": b""}

@@ -99,14 +99,14 @@ async def test_a_file_is_applied_once_and_its_bad_lines_are_refused(service: Ser
 
     assert (1, 3, 4) == (ended.status, report["enqueued"], report["refused"])
     assert {"applied": 3, "rejected": 0, "failed": 0} == {k: report[k] for k in ("applied", "rejected", "failed")}
-    told = ended.stderr.splitlines()
+    errors = ended.stderr.splitlines()
     for start, words in (
         ("line 3", "JSON"),
         ("line 4", "email"),
         ("line 6", "quantity"),
         ("line 7", "job"),
     ):
-        assert any(line.startswith(start) and words in line for line in told), (start, words, told)
+        assert any(line.startswith(start) and words in line for line in errors), (start, words, errors)
     (total,) = await rows("SELECT sum(total_price)::text AS total FROM orders")
     assert {"total": "7.50"} == total
 

@@ -11,7 +11,7 @@ from producer import fleet
 
 
 def test_logs_of_more_than_a_week_ago_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A nightly run would leave a file a worker for ever; what is no worker's log stays."""
+    """A nightly run would leave a file for each worker for ever; files that are no worker's log stay."""
     monkeypatch.setattr(fleet, "_COMMAND", ["true"])
     for name, days in (("worker-1-0.log", 8), ("worker-2-0.log", 6), ("notes.log", 8)):
         (tmp_path / name).touch()

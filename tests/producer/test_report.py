@@ -27,8 +27,8 @@ def test_everything_given_is_accounted_for() -> None:
 def test_the_json_report_has_the_names_of_the_contract() -> None:
     """Other programs read these."""
     waited = {"p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 1.0}
-    told = a_report().as_json()
-    assert {**told["queue_wait_ms"], "max": 1.0} == pytest.approx(waited, rel=0.01)
+    document = a_report().as_json()
+    assert {**document["queue_wait_ms"], "max": 1.0} == pytest.approx(waited, rel=0.01)
     assert {
         "enqueued": 7,
         "duplicates": 2,
@@ -45,7 +45,7 @@ def test_the_json_report_has_the_names_of_the_contract() -> None:
         "rejections": {"email_taken": 1, "out_of_stock": 2},
         "run_seconds": 2.0,
         "jobs_per_second": 3.0,
-    } == {name: value for name, value in told.items() if name != "queue_wait_ms"}
+    } == {name: value for name, value in document.items() if name != "queue_wait_ms"}
 
 
 def test_the_seed_is_printed_where_there_is_one() -> None:
@@ -56,9 +56,9 @@ def test_the_seed_is_printed_where_there_is_one() -> None:
 
 def test_an_empty_run_divides_by_nothing() -> None:
     """Zeros instead."""
-    told = Report().as_json()
-    assert 0.0 == told["jobs_per_second"]
-    assert {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0} == told["queue_wait_ms"]
+    document = Report().as_json()
+    assert 0.0 == document["jobs_per_second"]
+    assert {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0} == document["queue_wait_ms"]
 
 
 @pytest.mark.parametrize(
@@ -85,17 +85,17 @@ def test_percentiles_are_right_to_one_per_cent(seed: int, most_us: int) -> None:
     durations = sorted(random.Random(seed).choices(range(most_us), k=5000))
     report = Report()
     report.count(a_finished_job("applied", queue_us=duration) for duration in durations)
-    told = report.as_json()["queue_wait_ms"]
-    assert durations[-1] / 1000 == told["max"]
+    waits_ms = report.as_json()["queue_wait_ms"]
+    assert durations[-1] / 1000 == waits_ms["max"]
     for q in (50, 95, 99):
         exact = durations[q * len(durations) // 100 - 1] / 1000
-        assert exact == pytest.approx(told[f"p{q}"], rel=0.01, abs=0.001)
+        assert exact == pytest.approx(waits_ms[f"p{q}"], rel=0.01, abs=0.001)
 
 
 def test_no_percentile_exceeds_the_maximum() -> None:
     """The buckets' width must not show."""
     report = Report()
     report.count([a_finished_job("applied", queue_us=1_000_003)])
-    told = report.as_json()["queue_wait_ms"]
-    assert {"p50": 1000.003, "p95": 1000.003, "p99": 1000.003, "max": 1000.003} == pytest.approx(told, rel=0.01)
-    assert told["p99"] <= told["max"]
+    waits_ms = report.as_json()["queue_wait_ms"]
+    assert {"p50": 1000.003, "p95": 1000.003, "p99": 1000.003, "max": 1000.003} == pytest.approx(waits_ms, rel=0.01)
+    assert waits_ms["p99"] <= waits_ms["max"]

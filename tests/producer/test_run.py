@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
@@ -22,8 +22,6 @@ from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
-from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Finished
 from worker.jobs import JOBS
 
 QUEUE = "arq:queue"
@@ -72,16 +70,18 @@ Start = Callable[..., tuple[Run, Report, list[Refusal]]]
 
 
 @pytest.fixture
-def a_run(pool: Pool) -> Start:
-    """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
+def client(redis: ArqRedis, pool: Pool) -> JobClient:
+    """Give a job client with a ledger."""
+    return JobClient(redis, ledger=pool)
 
-    async def finished(job_ids: Sequence[str]) -> list[Finished]:
-        async with pool.acquire() as connection:
-            return await Repositories(connection).results.finished(job_ids)
+
+@pytest.fixture
+def a_run() -> Start:
+    """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
 
     def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
         report, refused = Report(followed=True), list[Refusal]()
-        return Run(client, finished, report, refused.append), report, refused
+        return Run(client, report, refused.append), report, refused
 
     return start
 
@@ -99,7 +99,7 @@ def test_the_ids_of_a_run_are_taken_in_order_and_cost_little_memory() -> None:
 
 
 async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool: Pool, redis: ArqRedis) -> None:
-    """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is told."""
+    """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is reported."""
     run, report, refused = a_run(client)
     refusals = [Refusal(n, "email", "Field required") for n in (3, 9)]
     items = [*islice(Workload(1), 120), *refusals, *islice(Workload(1), 20)]
@@ -113,10 +113,10 @@ async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool:
         assert (tally.applied, tally.rejected, tally.failed) == tuple(
             report.total(status) for status in ("applied", "rejected", "failed")
         )
-    told = report.as_json()
-    assert 120 == sum(sum(counts.values()) for counts in told["by_function"].values())
-    assert sum(told["rejections"].values()) == told["rejected"]
-    assert told["run_seconds"] >= told["enqueue_seconds"] > 0
+    document = report.as_json()
+    assert 120 == sum(sum(counts.values()) for counts in document["by_function"].values())
+    assert sum(document["rejections"].values()) == document["rejected"]
+    assert document["run_seconds"] >= document["enqueue_seconds"] > 0
 
 
 async def test_following_ends_only_with_the_last_outcome(
@@ -218,7 +218,7 @@ async def test_a_queue_that_stays_away_ends_the_run(redis: ArqRedis, a_run: Star
         return replies[0]
 
     redis.evalsha = lost_after_the_first
-    with pytest.raises(ExceptionGroup) as told:
+    with pytest.raises(ExceptionGroup) as raised:
         await run.enqueue(taking([a_submission() for _ in range(1000)]))
-    assert told.group_contains(RedisConnectionError)
+    assert raised.group_contains(RedisConnectionError)
     assert 500 == report.enqueued

@@ -1,4 +1,4 @@
-"""`python -m producer serve`, over a socket: it serves, and stops at once when it is told to."""
+"""`python -m producer serve`, over a socket: it serves, and stops at once when it is asked to."""
 
 import asyncio
 import signal
@@ -84,7 +84,7 @@ def test_an_address_in_use_is_reported_in_one_line(service: Service, port: int) 
 
 
 async def test_an_open_stream_holds_nobody_up(database: PoolConfig, redis_url: str) -> None:
-    """The feed is told to end before the server waits for its requests."""
+    """The feed ends before the server waits for its requests."""
     settings = load({"DATABASE_URL": database.url, "REDIS_URL": redis_url})
     app = create_front(settings, Urls(database.url, redis_url))
     server = WebServer(app, uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))

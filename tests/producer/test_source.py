@@ -11,7 +11,7 @@ from tidepool.client import MOST_AT_ONCE
 
 
 def refusals(count: int) -> Iterator[Item]:
-    """Yield items that can be told apart."""
+    """Yield items that differ."""
     for number in range(count):
         yield Refusal(number, "", "")
 

@@ -13,7 +13,7 @@ from tidepool.queue.faults import RedisRefused
 
 
 async def test_a_task_that_talks_to_redis_can_be_cancelled(redis: ArqRedis) -> None:
-    """At once, whatever it is just doing: a worker that is told to stop must not go on polling."""
+    """At once, whatever it is just doing: a worker that is asked to stop must not go on polling."""
 
     async def poll() -> None:
         while True:

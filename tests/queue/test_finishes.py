@@ -19,7 +19,7 @@ async def test_a_finish_stores_the_result_and_leaves_nothing_else(redis: ArqRedi
 
 
 async def test_another_try_keeps_the_count_and_the_time(redis: ArqRedis, leases: Leases) -> None:
-    """A job that runs again is due when it was told to be, and its failed tries are counted."""
+    """A job that runs again is due at the time that was set, and its failed tries are counted."""
     await enqueue(redis, "soon", "later")
     await claim(leases, "me")
     await leases.finish("me", [finished("soon", RetryLater()), finished("later", RetryLater(60.0))])

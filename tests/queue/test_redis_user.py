@@ -89,7 +89,7 @@ async def user(url: str) -> AsyncIterator[ArqRedis]:
 async def test_workers_producers_and_arqs_client_need_no_more(
     service: Service, url: str, user: ArqRedis, admin: Any
 ) -> None:
-    """Nothing of what they ask for is refused, also not what they would only log, or not even that."""
+    """None of their commands is refused, including those whose failure they would only log or ignore."""
     service.environment["REDIS_URL"] = url
     worker = await asyncio.to_thread(service.start_worker, WORKER_NAME="w")
 

@@ -82,7 +82,7 @@ async def test_marks_outlive_the_lease(redis: ArqRedis, leases: Leases) -> None:
 
 
 async def test_a_renewal_tells_that_the_lease_is_lost(redis: ArqRedis, leases: Leases) -> None:
-    """The owner hears of it in its event loop, and goes on as another one."""
+    """The owner is notified in its event loop, and goes on as another one."""
     await enqueue(redis, "a")
     await claim(leases, "me")
     await lapse(redis, "me")

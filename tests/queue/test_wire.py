@@ -133,10 +133,10 @@ def test_a_wrong_envelope_is_refused_with_its_reason(payload: bytes, reason: str
 
 def test_the_reason_repeats_nothing_of_the_payload() -> None:
     """It goes into the ledger and the log."""
-    with pytest.raises(ValueError, match="has no valid 'et'") as told:
+    with pytest.raises(ValueError, match="has no valid 'et'") as raised:
         receive(changed(et="hunter2"))
-    assert "hunter2" not in str(told.value)
-    assert told.value.__suppress_context__
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__suppress_context__
 
 
 def test_the_largest_payload_is_read() -> None:

@@ -75,6 +75,6 @@ def test_the_library_needs_no_extra(python: Path) -> None:
 
 def test_the_command_is_installed(python: Path) -> None:
     """For any application, or none."""
-    told = run(python, "-c", COMMAND, "--help")
-    assert ("", 0) == (told.stderr, told.returncode)
-    assert "migrate" in told.stdout
+    ended = run(python, "-c", COMMAND, "--help")
+    assert ("", 0) == (ended.stderr, ended.returncode)
+    assert "migrate" in ended.stdout

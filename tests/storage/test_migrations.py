@@ -180,7 +180,7 @@ async def test_a_migration_that_waits_too_long_says_so(
 async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
     database: PoolConfig, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
-    """Even by who has nothing to apply: reading what is applied has no shorter limit than applying it.
+    """Even if there is nothing to apply: reading the table has no shorter limit than applying a migration.
 
     Nor does it matter that the driver does not know the server's process, as through a pooler.
     """

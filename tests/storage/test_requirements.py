@@ -117,7 +117,7 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
     pool = await Pool.open(empty_database)
 
     async def answers() -> None:
-        """Be a Redis that is there."""
+        """Answer as a Redis that works."""
 
     readiness = Readiness(answers, app.migrations)
     readiness.watch(pool)

@@ -40,7 +40,7 @@ async def test_a_password_is_kept_as_postgresql_would_keep_it(
 
 async def test_the_command_makes_them_too(service: Service, database: PoolConfig, connection: Any) -> None:
     """As its owner, after the migrations, with the passwords that are set; it says so."""
-    told = service.run("worker", "migrate", "--roles", "--json", WORK_PASSWORD="geheim")
+    ended = service.run("worker", "migrate", "--roles", "--json", WORK_PASSWORD="geheim")
     again = service.run("worker", "migrate", "--roles")
     may = await connection.fetchval("SELECT has_table_privilege('tidepool_work', 'job_results', 'INSERT')")
     with_password = await connection.fetch("SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM%'")
@@ -48,6 +48,6 @@ async def test_the_command_makes_them_too(service: Service, database: PoolConfig
     await connection.execute(f"DROP ROLE {WORK}, {READ}")
 
     assert [WORK] == [row["rolname"] for row in with_password if row["rolname"] in (WORK, READ)]
-    assert {"applied": [], "roles": [WORK, READ]} == told.document
+    assert {"applied": [], "roles": [WORK, READ]} == ended.document
     assert "granted what they need: tidepool_work, tidepool_read" == again.stdout.splitlines()[-1]
     assert may

@@ -145,15 +145,15 @@ async def test_a_job_that_is_retried_says_why_and_when(http: AsyncClient, client
     job.attempt = 2
     await leases.finish("o", [(job, RetryLater(60.0, "ValueError"))])
     await redis.set("arq:cause:j", b"ValueError: no\xff luck")
-    told = (await http.get("/jobs/j")).json()
-    assert ("deferred", "create_user", 2) == tuple(told[name] for name in ("status", "function", "attempts"))
-    assert "ValueError: no\ufffd luck" == told["last_error"]
-    assert 0 < (datetime.fromisoformat(told["due_at"]) - datetime.now(UTC)).total_seconds() < 61
+    answer = (await http.get("/jobs/j")).json()
+    assert ("deferred", "create_user", 2) == tuple(answer[name] for name in ("status", "function", "attempts"))
+    assert "ValueError: no\ufffd luck" == answer["last_error"]
+    assert 0 < (datetime.fromisoformat(answer["due_at"]) - datetime.now(UTC)).total_seconds() < 61
     await redis.set("arq:job:j", b"\xff")
     await redis.delete("arq:cause:j")
     await redis.rpush("arq:cause:j", "x")
-    told = (await http.get("/jobs/j")).json()
-    assert (None, None) == (told["function"], told["last_error"])
+    answer = (await http.get("/jobs/j")).json()
+    assert (None, None) == (answer["function"], answer["last_error"])
     await redis.set("arq:retry:j", b"\xff")
     assert {"id", "status", "url"} == set((await http.get("/jobs/j")).json())
 

@@ -80,19 +80,19 @@ def a_tick(at_s: float, before_s: float | None, **functions: tuple[list[int], li
 
 def test_outcomes_are_counted_by_function() -> None:
     """As gains, those of all processes, in the five minutes that end with the newest tick."""
-    told = tallies(
+    counted = tallies(
         [
             a_tick(300, 305, create_user=([0, 0, 0, 0], [1000, 0, 0, 0])),  # before the five minutes
             a_tick(5, 10, create_user=([100, 0, 1, 0], [110, 0, 2, 7]), place_order=([5, 5, 0, 0], [5, 5, 0, 0])),
             a_tick(0, None, create_user=([], [20, 0, 0, 0])),
         ]
     )
-    (one,) = told["functions"]
+    (one,) = counted["functions"]
     assert ("create_user", {"applied": 30, "rejected": 0, "failed": 1, "retried": 7}) == (one["function"], one["jobs"])
     assert [2.0, 4.0] == one["rates"]["applied"][-2:]
-    assert (60, 0.2) == (len(told["times"]), one["rates"]["failed"][-2])
-    assert (NOW.timestamp(), 300) == (told["until"], told["until"] - told["since"])
-    assert told["until"] - 5 == told["times"][-1]
+    assert (60, 0.2) == (len(counted["times"]), one["rates"]["failed"][-2])
+    assert (NOW.timestamp(), 300) == (counted["until"], counted["until"] - counted["since"])
+    assert counted["until"] - 5 == counted["times"][-1]
 
 
 def test_a_long_tick_is_spread_over_its_time() -> None:
@@ -121,25 +121,25 @@ async def test_history_is_of_gains(side: SideConnection, connection: Any) -> Non
     began = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(seconds=600)
     await insert_ten_minutes(side, began, waiting=15)
     now = began + timedelta(seconds=595)
-    told = await SPANS["5m"].read(Repositories(connection), now)
-    (pool,) = told["pools"]
-    assert (1, 0) == (told["live"], told["ended"])
+    history = await SPANS["5m"].read(Repositories(connection), now)
+    (pool,) = history["pools"]
+    assert (1, 0) == (history["live"], history["ended"])
     assert (2, pytest.approx(0.95), pytest.approx(0.9)) == (pool["limit"], pool["use"], pool["queued"])
     known = [n for n, value in enumerate(pool["series"]["waiting"]) if value is not None]
     assert 29 <= len(known) <= 31
     assert all(pool["series"]["waiting"][n] == pytest.approx(15) for n in known)
     assert all(pool["series"]["in_use"][n] == pytest.approx(1.9) for n in known)
     assert pool["series"]["wait_p95_ms"][known[-1]] > 100
-    assert {0.0, None} == {*told["outcomes"]["applied"]}
+    assert {0.0, None} == {*history["outcomes"]["applied"]}
 
 
 async def test_a_process_that_is_silent_has_ended(side: SideConnection, connection: Any) -> None:
     """It is counted, no more."""
     began = NOW - timedelta(minutes=30)
     await insert_ten_minutes(side, began, waiting=0)
-    told = await SPANS["1h"].read(Repositories(connection), NOW)
-    assert ([], 0, 1) == (told["pools"], told["live"], told["ended"])
-    assert any(rate is not None for rate in told["outcomes"]["applied"])
+    history = await SPANS["1h"].read(Repositories(connection), NOW)
+    assert ([], 0, 1) == (history["pools"], history["live"], history["ended"])
+    assert any(rate is not None for rate in history["outcomes"]["applied"])
 
 
 async def test_counts_are_of_the_last_five_minutes_when_all_processes_have_died(
@@ -154,10 +154,10 @@ async def test_counts_are_of_the_last_five_minutes_when_all_processes_have_died(
         times = {"tick": at, "captured_at": at, "started_at": NOW - timedelta(seconds=800)}
         journal.add_snapshot(a_snapshot(**own, **times, functions={"f": [10 * n, 0, 0, 0]}))
     await journal.write()
-    told = (await SPANS["5m"].read(Repositories(connection), NOW))["tallies"]
-    (one,) = told["functions"]
+    counted = (await SPANS["5m"].read(Repositories(connection), NOW))["tallies"]
+    (one,) = counted["functions"]
     assert (NOW - timedelta(minutes=5), NOW) == tuple(
-        datetime.fromtimestamp(told[name], UTC) for name in ("since", "until")
+        datetime.fromtimestamp(counted[name], UTC) for name in ("since", "until")
     )
     assert 10 * (180 - 5) // 5 == one["jobs"]["applied"]
     assert [0.0] * 20 == one["rates"]["applied"][-20:]

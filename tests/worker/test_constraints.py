@@ -83,9 +83,9 @@ async def test_a_key_is_there_once(shop: Any, table: str, values: dict[str, str]
     """The constraint's name is what `faults` reads the reason from."""
     if table == "orders":
         await insert(shop, table, **values)
-    with pytest.raises(asyncpg.UniqueViolationError) as told:
+    with pytest.raises(asyncpg.UniqueViolationError) as raised:
         await insert(shop, table, **values)
-    assert constraint == told.value.constraint_name
+    assert constraint == raised.value.constraint_name
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ async def test_a_key_is_there_once(shop: Any, table: str, values: dict[str, str]
 )
 async def test_an_order_has_a_user_and_a_product(shop: Any, values: dict[str, str], constraint: str) -> None:
     """Also once they were ordered from: nobody deletes them under the order."""
-    with pytest.raises(asyncpg.ForeignKeyViolationError) as told:
+    with pytest.raises(asyncpg.ForeignKeyViolationError) as raised:
         await insert(shop, "orders", **values)
-    assert constraint == told.value.constraint_name
+    assert constraint == raised.value.constraint_name
     await insert(shop, "orders")
     for table in ("users", "products"):
         with pytest.raises(asyncpg.ForeignKeyViolationError):

@@ -1,4 +1,4 @@
-"""Commands are strict: what each field refuses, and how it is told."""
+"""Commands are strict: what each field refuses, and what the refusal says."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -120,7 +120,7 @@ def test_every_kind_of_job_is_tried_here() -> None:
     ],
 )
 def test_a_poisonous_field_is_rejected_by_name(function: str, field: str, poison: Any) -> None:
-    """Nothing is converted, rounded or cut: the sender is told which field is wrong."""
+    """Nothing is converted, rounded or cut: the rejection names the field that is wrong."""
     rejected = parse(function, **{field: poison})
     assert isinstance(rejected, Rejected)
     assert rejected.reason is CommonReason.INVALID
@@ -269,7 +269,7 @@ def test_only_the_first_five_faults_are_reported() -> None:
 
 @pytest.mark.parametrize("function", VALID)
 def test_too_many_fields_are_not_even_looked_at(function: str) -> None:
-    """One more than may be is told in a word, and no command has nearly as many."""
+    """One field over the limit is refused in a few words; no command has nearly as many."""
     rejected = parse(function, **{f"field_{n}": n for n in range(MAX_FIELDS)})
     assert Rejected(CommonReason.INVALID, "has more than 100 fields") == rejected
 

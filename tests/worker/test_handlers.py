@@ -11,7 +11,7 @@ from worker.reasons import ShopReason
 
 
 async def test_users_are_created_or_clash(connection: Any) -> None:
-    """The first of two twins is applied; the other one is told what it shares."""
+    """The first of two twins is applied; the other one is rejected with the name of what it shares."""
     jobs = [a_job(a_user("ada")), a_job(a_user("ada", email="b@x")), a_job(a_user("eve", email="ada@example.org"))]
     assert [
         Applied({"user_id": 1}),

@@ -37,7 +37,7 @@ def test_an_unknown_kind_is_none() -> None:
 
 @pytest.mark.parametrize("reason", [*CommonReason, *ShopReason])
 def test_every_reason_has_words(reason: Reason) -> None:
-    """A rejection without a detail of its own is told in them."""
+    """They are the detail of a rejection that has none of its own."""
     assert reason.words == Rejected(reason).detail
 
 

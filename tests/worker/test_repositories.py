@@ -191,13 +191,13 @@ async def test_outcomes_are_listed_slowest_first_and_filtered(repositories: Tabl
 
 
 async def test_the_latency_of_all_jobs_is_that_of_the_view(repositories: Tables, connection: Any) -> None:
-    """The query has the conditions that the view cannot have; what it tells is the same, part by part."""
+    """The query has the conditions that the view cannot have; its result is the same, part by part."""
     await insert_times(connection, "f", a=(1000, 20, 300), b=(5000, 10, 900))
     await insert_times(connection, "g", c=(7, 8, 9))
     view = {tuple(row) for row in await connection.fetch("SELECT * FROM job_latency")}
-    told = await repositories.results.latency()
-    assert view == {tuple(row.values()) for row in told}
-    assert ["queue", "batch", "pool", "database"] * 2 == [row["part"] for row in told]
+    parts = await repositories.results.latency()
+    assert view == {tuple(row.values()) for row in parts}
+    assert ["queue", "batch", "pool", "database"] * 2 == [row["part"] for row in parts]
 
 
 async def test_the_latency_of_some_jobs_is_theirs(repositories: Tables, connection: Any) -> None:

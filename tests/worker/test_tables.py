@@ -47,7 +47,7 @@ async def test_the_answers_are_in_the_order_of_the_commands(repositories: Tables
 
 
 async def test_a_taken_username_is_reported_before_a_taken_email(repositories: Tables) -> None:
-    """Where both are taken the username is what is told."""
+    """If both are taken, the reason names the username."""
     await repositories.users.create([a_user("ada"), a_user("bob")])
     assert [
         ShopReason.USERNAME_TAKEN,
@@ -89,7 +89,7 @@ async def test_a_taken_sku_is_reported(repositories: Tables) -> None:
 
 
 async def test_a_change_answers_the_users_id(repositories: Tables) -> None:
-    """By id or by username; an unknown one of either kind is told."""
+    """By id or by username; an unknown one of either kind is reported."""
     user_id, _ = await with_a_shop(repositories)
     changes = [
         a_change("ada", full_name="Ada L."),
@@ -131,16 +131,16 @@ async def test_an_email_can_move_on_within_a_batch(repositories: Tables) -> None
 async def test_a_change_to_a_taken_email_fails_the_batch(repositories: Tables) -> None:
     """As a data fault that names the reason, and changes nothing."""
     await repositories.users.create([a_user("ada"), a_user("bob")])
-    with pytest.raises(DataFault) as told:
+    with pytest.raises(DataFault) as raised:
         async with translated():
             await repositories.users.update([a_change("bob", email="ada@example.org", is_active=False)])
-    assert "users_email_key" == told.value.constraint
+    assert "users_email_key" == raised.value.constraint
     await repositories.products.create([a_product("LAMP")])
     assert [Decimal("12.50")] == await place(repositories, an_order("bob"))
 
 
 async def test_setting_the_stock_answers_the_products_id(repositories: Tables) -> None:
-    """By id or by sku; an unknown one of either kind is told."""
+    """By id or by sku; an unknown one of either kind is reported."""
     _, product_id = await with_a_shop(repositories)
     stocks = [
         a_stock("LAMP", in_stock=False),

@@ -15,7 +15,7 @@ from tidepool.on_demand import import_on_demand
 
 if TYPE_CHECKING:
     from tidepool.cli.commands import CommandLine, Parser, run_command
-    from tidepool.cli.context import Context, FinishedJobs
+    from tidepool.cli.context import Context
     from tidepool.cli.jobs import add_job_commands
     from tidepool.cli.start import main
     from tidepool.cli.terminal import (
@@ -35,7 +35,6 @@ __all__ = [
     "CommandError",
     "CommandLine",
     "Context",
-    "FinishedJobs",
     "Parser",
     "add_job_commands",
     "console",
@@ -55,7 +54,6 @@ _HOMES = {
     "CommandError": "tidepool.cli.terminal",
     "CommandLine": "tidepool.cli.commands",
     "Context": "tidepool.cli.context",
-    "FinishedJobs": "tidepool.cli.context",
     "Parser": "tidepool.cli.commands",
     "add_job_commands": "tidepool.cli.jobs",
     "console": "tidepool.cli.terminal",

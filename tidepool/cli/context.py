@@ -1,9 +1,9 @@
 """Gives a command its settings, and access to PostgreSQL and Redis.
 
-If a server is unavailable, it waits for a limited time.
+If a server is unavailable, the command waits for it for a limited time.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -21,15 +21,10 @@ from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migration
-from tidepool.storage.repositories import Repositories
 from tidepool.storage.requirements import require
-from tidepool.storage.results import Finished
 from tidepool.urls import without_password
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)
-
-FinishedJobs = Callable[[Sequence[str]], Awaitable[list[Finished]]]
-"""Given job ids, returns those jobs that have an outcome in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,49 +63,32 @@ class Context(Generic[S_co]):
 
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncGenerator[Connection]:
-        """Open a connection for an `async with` block. *name* and the rest are as in `pool`."""
+        """Open one PostgreSQL connection, without a pool, for an `async with` block.
+
+        Waits, migrates and checks the tables as `pool` does; *name* has the same meaning.
+        """
         async with self.pool(name) as pool, pool.acquire() as connection:
             yield connection
 
     @asynccontextmanager
-    async def finished_jobs(self, name: str) -> AsyncGenerator[FinishedJobs]:
-        """Provide, for an `async with` block, a function that looks up jobs in the ledger.
+    async def client(self, ledger: Pool | None = None) -> AsyncGenerator[JobClient]:
+        """Open a client of the job queue for an `async with` block, once Redis answers.
 
-        It takes job ids, and returns those jobs that have an outcome. *name* is as in `pool`.
+        *ledger* is a connection pool, such as that of `pool`, over which the client looks up outcomes in the ledger
+        (the table of outcomes).
         """
-        async with self.pool(name) as pool:
-
-            async def finished(job_ids: Sequence[str]) -> list[Finished]:
-                async def look() -> list[Finished]:
-                    async with pool.acquire() as connection:
-                        return await Repositories(connection).results.finished(job_ids)
-
-                return await pool.config.until_available(look, self.patience_s)
-
-            yield finished
-
-    @asynccontextmanager
-    async def client(self, finished: FinishedJobs | None = None) -> AsyncGenerator[JobClient]:
-        """Open a client of the queue for an `async with` block, once Redis answers.
-
-        With *finished* (see `finished_jobs`) it asks the ledger for duplicates, too.
-        """
-
-        async def settled(job_ids: Sequence[str]) -> Collection[str]:
-            assert finished is not None
-            return {job.job_id for job in await finished(job_ids)}
-
         redis = self._redis()
         try:
             await redis.wait_until_usable(self.urls.redis, patience_s=self.patience_s)
-            yield JobClient(redis, settled=settled if finished else None, patience_s=self.patience_s)
+            yield JobClient(redis, ledger=ledger, patience_s=self.patience_s)
         finally:
             await redis.aclose(close_connection_pool=True)
 
     async def require_servers(self, name: str) -> None:
-        """Wait until PostgreSQL answers, and check that Redis can be used if it answers; it need not answer yet.
+        """Wait until PostgreSQL answers, then check that Redis, if it answers, accepts this program.
 
-        *name* is as in `pool`. Raises `CommandError` if Redis refuses to serve us.
+        Redis need not answer yet. *name* is as in `pool`. Raises `CommandError` if Redis refuses the connection or is
+        set up in a way that cannot be used.
         """
         async with self.pool(name):
             pass
@@ -125,10 +103,10 @@ class Context(Generic[S_co]):
             await redis.aclose(close_connection_pool=True)
 
     async def migrate(self, config: PoolConfig | None = None) -> list[Migration]:
-        """Apply the missing migrations, and return them.
+        """Apply the database migrations that are missing, and return them.
 
-        First checks that the database can be written and can store any text. *config* is how to connect; by default to
-        the database of the settings.
+        First checks that the database can be written and can store any text. *config* says how to connect; by default
+        the database of the settings is used.
         """
         config = config or self._pool_config("migrate")
         await self._require(config, writing=True)

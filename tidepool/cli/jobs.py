@@ -146,8 +146,8 @@ async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) ->
     """
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
-    async with context.pool("requeue") as pool, context.client() as client:
-        requeued = await client.requeue(pool, job_ids=job_ids, status=status, function=arguments.function)
+    async with context.pool("requeue") as pool, context.client(pool) as client:
+        requeued = await client.requeue(job_ids=job_ids, status=status, function=arguments.function)
     missing = sorted(set(arguments.job_ids) - set(requeued))
     if arguments.json:
         terminal.print_json({"requeued": len(requeued), "not_requeued": missing})

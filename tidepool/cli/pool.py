@@ -1,6 +1,6 @@
-"""The commands on connection pools: `pool` and `snapshots` show their figures, `why` and `advise` judge them.
+"""The commands on connection pools: `pool` and `snapshots` show their figures; `why` and `advise` judge them.
 
-`why` says what limits the workers, `advise` what size their pools should have.
+`why` reports what limits the workers, `advise` which size their pools should have.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""Assembles the web application: its routers, its middleware, and the services that it opens and closes."""
+"""Assembles the web application: its routers, its middleware, and the services that it opens and closes.
+
+Services are what the routes share, such as the connection pool.
+"""
 
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator

@@ -1,7 +1,7 @@
-"""Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
+"""Opens what all routes of the web application share: one connection pool, one Redis client, and what uses them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -20,7 +20,6 @@ from tidepool.pool.pool import Pool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.repositories import Repositories
 from tidepool.web.accepting import Accepting
 from tidepool.web.fleet import FleetFigures
 
@@ -30,7 +29,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all routes of this process share, such as the pool. It is open as long as the application runs."""
+    """What all routes of the web application share, such as the connection pool. Open while the application runs."""
 
     settings: Settings
     urls: Urls
@@ -53,15 +52,11 @@ class Services:
     ) -> AsyncGenerator[Self]:
         """Open the services for an `async with` block, and close them at its end.
 
-        *collectors* have further metrics for `metrics`.
-        Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
+        *collectors* add further metrics to the application's own. Raises `tidepool.pool.faults.Unavailable` if
+        PostgreSQL is unavailable; Redis need not be available.
         """
         pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
         redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
-
-        async def settled(job_ids: Sequence[str]) -> Collection[str]:
-            async with pool.acquire() as connection:
-                return [job.job_id for job in await Repositories(connection).results.finished(job_ids)]
 
         readiness = Readiness(redis.ask, migrations)
         readiness.watch(pool)
@@ -73,7 +68,7 @@ class Services:
                 urls=urls,
                 pool=pool,
                 redis=redis,
-                client=JobClient(redis, settled=settled, patience_s=PATIENCE_S),
+                client=JobClient(redis, ledger=pool, patience_s=PATIENCE_S),
                 accepting=Accepting(redis, pool, patience_s=PATIENCE_S),
                 readiness=readiness,
                 fleet=FleetFigures(pool),
@@ -85,7 +80,7 @@ class Services:
             await pool.close()
 
     def pool_gauges(self) -> dict[str, int]:
-        """Return the pool's present numbers by name: its sizes, connections in use, and waiting callers."""
+        """Return the present figures of this process's pool by name: sizes, connections in use, and waiting callers."""
         return {
             "min_size": self.pool.config.min_size,
             "max_size": self.pool.config.max_size,
@@ -97,7 +92,7 @@ class Services:
         }
 
     def totals(self) -> dict[str, float]:
-        """Return totals by name for this process's pool since it was opened: queries, errors, connections."""
+        """Return the figures of this process's pool since it was opened, by name: queries, errors, connections."""
         stats = self.pool.stats
         runtime_s = monotonic() - self.opened_s
         return {

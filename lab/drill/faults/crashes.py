@@ -110,7 +110,7 @@ FAULTS = (
     ),
     Fault(
         "kill-before-finish",
-        "A worker is killed as it acknowledges committed jobs, and Redis never hears of it.",
+        "A worker is killed as it acknowledges committed jobs, before Redis gets the acknowledgement.",
         _before_finish,
         is_burst=True,
     ),

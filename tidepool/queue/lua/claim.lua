@@ -119,15 +119,15 @@ local function has_room(size)
     return #ids == 0 or bytes + size <= max_bytes
 end
 
--- Return a payload, or its length if it is not to be returned, and how many bytes it counts for. None is read in vain,
--- but the beginning of the first one that is too large: to ask for each length would be a command more for each job.
+-- Return a payload, or its length if it is not to be returned, and how many bytes it counts for. Only payloads that fit
+-- are read whole. Of the first that is too large the beginning is read, too: asking for each length would cost a command.
 local function payload_of(id)
     local job, most = JOB .. id, max_payload
     if #ids > 0 then
         most = math.min(most, max_bytes - bytes - #id)
     end
     if not some_are_large and most >= 0 then
-        local payload = redis.pcall('GETRANGE', job, 0, most) -- a byte more than there is room for tells a larger one
+        local payload = redis.pcall('GETRANGE', job, 0, most) -- one byte more than fits: shows a larger one
         if type(payload) == 'table' then
             payload = typed('GETRANGE', job, 0, most) or ''
         end

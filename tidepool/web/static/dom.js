@@ -101,7 +101,7 @@ export function confirmed(words, yes) {
 
 let fading;
 
-/** Tell in passing what has been done. */
+/** Show a message for five seconds. */
 export function toast(words) {
   const element = byId("toast");
   say(element, words);
