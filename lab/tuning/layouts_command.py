@@ -117,7 +117,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
 
 
 def found(rows: Sequence[LayoutFigures]) -> list[str]:
-    """Return sentences that compare each layout with one pool, by mean wait, rate of uses, and memory."""
+    """Return sentences for the user that compare each layout with one pool, by mean wait, rate of uses, and memory."""
     one = rows[0]
     others = max(row["others_cpu"] or 0.0 for row in rows)
     lines = [f"other work took {others:.1f} cores meanwhile: run it again when the machine is quiet"]
