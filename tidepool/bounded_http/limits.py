@@ -27,8 +27,8 @@ SMALL_BYTES = 1024
 """Bytes below which a read counts as small. A new connection that has sent so many is handed to uvicorn even without a
 complete head."""
 SMALL_READS, READ_PAUSE_S = 4, 0.25
-"""After so many small reads of a request, there is one read in so many seconds, and after a refusal from the first on: a
-client that sends byte by byte costs little."""
+"""After so many small reads of a request, there is one read in so many seconds, and after a refusal from the first on.
+A client that sends byte by byte costs little."""
 LINGER_S, LINGER_BYTES = 1.0, 256 * 1024
 """How long, and how much, is read after a refusal: closing at once could discard the answer on its way."""
 _RESERVED_FILES = 64
