@@ -1,4 +1,4 @@
-"""Defines the bounds of the HTTP server, and the counters that its connections share."""
+"""Defines the limits of the HTTP server on connections, rates and bodies, and counts its connections."""
 
 import resource
 import time

@@ -274,7 +274,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """End the time limit that `pause_writing` started: the client has read."""
+        """End the time limit that `pause_writing` started, because the client reads its response again."""
         super().resume_writing()
         self._clear_stuck()
 

@@ -172,7 +172,7 @@ class BoundedServer(uvicorn.Server):
         arrival.read()
 
     def begin(self, arrival: _Arrival) -> None:
-        """Hand the new connection *arrival*, whose first request has begun to arrive, to uvicorn.
+        """Hand the new connection *arrival*, whose first bytes have been read, to uvicorn.
 
         At most `Limits.first_requests_per_s` connections are handed over each second; the others wait.
         """

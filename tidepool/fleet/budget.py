@@ -244,7 +244,7 @@ class Budget:
         """Send a heartbeat that asks Redis for up to *most* connections, and apply the reply.
 
         Returns whether Redis answered. If *most* is None, the heartbeat asks for as many connections as this worker
-        has, or for one more if the other workers' numbers of connections are not changing.
+        has, or for one more if the fleet is calm: no worker has come, gone or had to give up connections lately.
         """
         async with self._beating:
             is_open = self._governed[0]() + _BESIDE_POOL if self._governed else 0

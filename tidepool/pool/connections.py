@@ -134,12 +134,12 @@ class Checkout:
 
     @property
     def task_name(self) -> str:
-        """The name of the task that has the connection; empty if it was checked out outside any task."""
+        """The name of the asyncio task that has the connection; empty if it was lent outside any task."""
         return self.task.get_name() if self.task else ""
 
     @property
     def us(self) -> int:
-        """How long the connection has been checked out, in microseconds."""
+        """For how long the connection has been lent to its user, in microseconds."""
         return (time.perf_counter_ns() - self.since_ns) // 1000
 
 

@@ -60,7 +60,10 @@ class Gate:
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit. A higher one lets callers in at once; a lower one lets none in until enough have left."""
+        """Change how many callers may be inside the gate.
+
+        A higher limit lets waiting callers in at once; a lower one lets none in until enough have left.
+        """
         self._limit = limit
         self._let_in()
 
@@ -178,7 +181,10 @@ class Pool:
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit. Surplus connections are closed: idle ones at once, others when they are checked in."""
+        """Change how many connections the pool may have open.
+
+        Surplus connections are closed: idle ones at once, others when they are given back.
+        """
         self._gate.limit = min(limit, self.config.max_size)
         self._shrink_soon()
 
@@ -198,8 +204,8 @@ class Pool:
     async def transaction(self) -> AsyncGenerator[Connection]:
         """Run an `async with` block in a transaction: commits on a clean exit, rolls back on any exception.
 
-        The connection is checked out as by `acquire`, with the same errors. asyncpg's own class is not used, because
-        isolation level and time limit are set in the round trip that begins the transaction.
+        The connection is lent as by `acquire`, with the same errors. asyncpg's own class of transactions is not used,
+        because isolation level and time limit are set in the round trip that begins the transaction.
         """
         async with Checkout(self._check_out, self._check_in) as connection:
             await connection.execute(self._connections.begin)

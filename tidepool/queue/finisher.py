@@ -74,7 +74,7 @@ class Finisher:
             raise error
 
     async def drain(self) -> None:
-        """Wait until all queued acknowledgements are sent, or an error has stopped them."""
+        """Wait until all queued acknowledgements of ended jobs have been sent, or an error has stopped them."""
         while self._sending is not None:
             await asyncio.shield(self._sending)
 

@@ -240,7 +240,7 @@ class Holding:
         self._finisher.put(job, ending)
 
     async def drain(self) -> None:
-        """Wait until all queued acknowledgements are sent."""
+        """Wait until all queued acknowledgements of ended jobs have been sent to Redis."""
         await self._finisher.drain()
 
     async def give_back(self) -> None:
