@@ -44,7 +44,7 @@ class _Percentiles:
 
 
 @dataclass
-class Report:
+class RunReport:
     """The counts of one producer run.
 
     `enqueued` + `duplicates` + `refused` is the number of commands read. `outcomes` counts jobs by function and status,
