@@ -74,6 +74,29 @@ def run_parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
+    _add_workload_arguments(parser)
+    parser.add_argument(
+        "--rate", type=_rate, metavar="R", help="max number of jobs to enqueue per second (default: no limit)"
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="wait until workers have finished all jobs, and report their outcomes (default: end when the jobs are "
+        "enqueued)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=processes,
+        default=0,
+        metavar="W",
+        help="number of worker processes to run until all jobs are finished; implies --follow (default 0: the jobs "
+        "wait for workers that run elsewhere)",
+    )
+    return parser
+
+
+def _add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which jobs to enqueue."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--jobs", type=positive, metavar="N", help="number of example jobs to generate and enqueue")
     source.add_argument(
@@ -96,24 +119,6 @@ def run_parser() -> argparse.ArgumentParser:
         help="seed of the random generator for --jobs: the same seed gives the same jobs (default: a random seed, "
         "which is printed)",
     )
-    parser.add_argument(
-        "--rate", type=_rate, metavar="R", help="max number of jobs to enqueue per second (default: no limit)"
-    )
-    parser.add_argument(
-        "--follow",
-        action="store_true",
-        help="wait until workers have finished all jobs, and report their outcomes (default: end when the jobs are "
-        "enqueued)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=processes,
-        default=0,
-        metavar="W",
-        help="number of worker processes to run until all jobs are finished; implies --follow (default 0: the jobs "
-        "wait for workers that run elsewhere)",
-    )
-    return parser
 
 
 def main() -> None:

@@ -21,10 +21,15 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZED = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 REQUEST = GET + b"Connection: close\r\n\r\n"
+LARGE = 8_000_000
+"""Bytes of the answer to `/large`: more than the buffers of two sockets hold."""
 
 
 class Echo:
-    """An application that answers with the number of headers and bytes that came; `/hold` answers when it is let go."""
+    """An application that answers with the number of headers and bytes that came.
+
+    `/hold` answers when it is let go, and `/large` with `LARGE` bytes.
+    """
 
     def __init__(self) -> None:
         self.let_go = asyncio.Event()
@@ -45,7 +50,7 @@ class Echo:
         if scope["path"] == "/hold":
             self.held += 1
             await self.let_go.wait()
-        body = b"%d %d" % (len(scope["headers"]), size)
+        body = b"x" * LARGE if scope["path"] == "/large" else b"%d %d" % (len(scope["headers"]), size)
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

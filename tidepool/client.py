@@ -1,10 +1,10 @@
-"""The client of the queue: enqueues jobs, also again, reads their status and results, and aborts them.
+"""The client of the job queue: enqueues jobs, enqueues failed jobs again, reads status and results, and aborts jobs.
 
     async with open_client(settings) as client:
         await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
 
-A job's id is the key of its exactly-once effect, and the caller may choose it: the same id is enqueued
-and applied once, however often it is sent. Whatever cuts a call short, repeating it is safe.
+The caller may choose a job's id. A job is applied exactly once for each id: the same id is enqueued and applied once,
+however often it is sent. So a call that was cut short, by whatever cause, can safely be repeated.
 """
 
 import uuid
@@ -83,9 +83,9 @@ class JobClient:
     async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
         """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
 
-        Returns for each job whether it was enqueued: False if its id is known already, as a job in the queue or as one
-        that has a result. Only the ledger proves an outcome: a result in Redis may be that of a job that never ran.
-        With *again*, jobs that have a result are enqueued, too.
+        Returns for each job whether it was enqueued: False if its id is known already, either as a job in the queue or
+        as a job with a result. With *again*, jobs that have a result are enqueued all the same. A result in Redis does
+        not prove that the job ran; only the outcome in the ledger does.
 
         If the connection is lost, the call is repeated, which enqueues nothing twice. Raises `RedisUnavailable` or
         `Unavailable` if Redis or PostgreSQL is unavailable for longer than *patience_s*. Raises `ValueError`, and
@@ -103,7 +103,7 @@ class JobClient:
         return [submission.id not in known and next(answers) for submission in submissions]
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
-        """Return those of the jobs *job_ids* that have an outcome in the ledger, with their outcomes.
+        """Return the outcomes of those of the jobs *job_ids* that have one in the ledger; other jobs are left out.
 
         Needs a client with a ledger. Raises `Unavailable` if PostgreSQL is unavailable for longer than *patience_s*.
         """
@@ -116,11 +116,11 @@ class JobClient:
         return await self._reach("postgresql", "the ledger", look, lambda error: isinstance(error, Unavailable))
 
     async def requeue(self, *, search: str | None = None, **selection: Unpack[Selection]) -> list[str]:
-        """Enqueue the failed and rejected jobs that match *search* and *selection* again; return their ids in order.
+        """Enqueue failed and rejected jobs again, those that match *search* and *selection*; return their ids in order.
 
-        Needs a client with a ledger, from which the outcomes of these jobs are withdrawn. Applied jobs and jobs whose
-        content was not kept are left out. Works in chunks of up to `MOST_AT_ONCE` jobs; a call that was interrupted can
-        be repeated.
+        Needs a client with a ledger (the table of outcomes), from which the outcomes of these jobs are withdrawn.
+        Applied jobs, and jobs whose arguments the ledger did not keep, are left out. Works in chunks of up to
+        `MOST_AT_ONCE` jobs; a call that was interrupted can be repeated.
         """
         ledger = self._required_ledger()
         requeued: list[str] = []
@@ -139,9 +139,10 @@ class JobClient:
         return await self._state.status(job_id)
 
     async def retrying(self, job_id: str) -> _Retrying | None:
-        """Return what Redis knows of a job that will be retried, or None if no attempt has failed.
+        """Return what Redis knows of the failed attempts of a job that will be tried again; None if no attempt failed.
 
-        A field is None if its value in Redis cannot be read: any program may have written it.
+        A field of the returned object is None if its value in Redis cannot be read: any program may have written the
+        value.
         """
         reading = self._redis.pipeline(transaction=False)
         for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
@@ -154,9 +155,9 @@ class JobClient:
         return _Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
 
     async def abort(self, job_id: str) -> bool:
-        """Ask the workers to abort a job, as arq's `Job.abort` does; return False if it is not in the queue.
+        """Ask the workers to abort a job, as arq's `Job.abort` does; return False if the job is not in the queue.
 
-        Returns before a worker sees the mark, so the job may still be applied.
+        Writes the request to Redis, and returns before a worker has read it, so the job may still be applied.
         """
         status = await self.status(job_id)
         if status not in ("queued", "deferred", "in_progress"):
@@ -183,8 +184,8 @@ class JobClient:
     async def bury(self, pid: int) -> int:
         """Put the jobs of a dead worker process back into the queue; return the number of leases that it held.
 
-        *pid* is its process id on this host. Without this call, other workers take the jobs over when the lease ends,
-        after LEASE seconds.
+        A lease is the time for which a worker holds jobs. *pid* is the process id of the worker on this host. Without
+        this call, other workers take the jobs over when the lease ends, after LEASE seconds.
         """
         return await self._state.release_owners(Identity.worker_id_prefix(pid))
 

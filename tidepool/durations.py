@@ -10,7 +10,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 
 def parse(text: str) -> timedelta:
-    """Parse a duration: a number and s, m, h or d. Raises `ValueError`, whose text can be shown to the user."""
+    """Parse a duration: a number followed by s, m, h or d. The text of the `ValueError` can be shown to the user."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 90s, 10m, 1.5h or 7d")

@@ -1,4 +1,4 @@
-"""Lets the `arq` command import `WorkerSettings` from an application's package; it is made when it is first used."""
+"""Lets the `arq` command import `WorkerSettings` from an application's package; the class is made at its first use."""
 
 import sys
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from tidepool import process
 
 
 def app_on_demand(package: str, place: str) -> Callable[[str], object]:
-    """Return a `__getattr__` for *package*, through which it has its application and arq's `WorkerSettings`.
+    """Return a `__getattr__` for *package* that provides the application and arq's `WorkerSettings` at their first use.
 
-    *place* is where the application is, as `package.module:attribute`; the package exports it under the same name. The
-    application is imported only when one of the two names is used, and the environment is read only for
+    *place* is where the application is, as `package.module:attribute`; the package exports the application under the
+    same name. The application is imported only when one of the two names is used, and the environment is read only for
     `WorkerSettings`: other parts of the package can be imported without either.
 
         __getattr__ = app_on_demand(__name__, "shop.application:app")

@@ -1,4 +1,4 @@
-"""Checks libpq's settings outside the URL that asyncpg uses: variables such as PGSSLMODE, and service files.
+"""Checks the settings of libpq that asyncpg reads besides the URL: variables such as PGSSLMODE, and service files.
 
 The check comes before anything connects, because asyncpg ignores some errors there and reports others as a lost server.
 No text of this module repeats a value: a line of a service file may be a password.
@@ -35,7 +35,7 @@ _NOT_IN_SERVICES = ("connect_timeout", "options", "pgbouncer", "service", "ssl",
 
 
 class LibpqVariables:
-    """libpq's variables in an *environment*, that of this process or another one."""
+    """The environment variables of libpq, such as PGHOST, in *environment*: of this process or of another one."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._environment = environment

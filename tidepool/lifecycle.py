@@ -1,6 +1,7 @@
-"""Starts and stops a worker process: opens its connections, wires its parts, and closes them at shutdown.
+"""Starts and stops a worker process: opens its connections, creates its parts, and closes them at shutdown.
 
-`arq worker.WorkerSettings` gets its settings class here. Nothing else makes a pool, a ledger or a batcher for a worker.
+The class of settings that `arq worker.WorkerSettings` runs a worker with is made here. Nothing else makes a pool, a
+ledger or a batcher for a worker.
 """
 
 import asyncio
@@ -58,8 +59,8 @@ _HEALTH_CHECK_INTERVAL_S = 3
 def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
     """Return the `WorkerSettings` class that the `arq` command runs a worker with.
 
-    *kind* is the class that reads the settings from the environment. If they are not valid, the process ends with
-    status 2 and prints one line for each wrong variable.
+    *kind* is the class that reads the settings from the environment. If the settings are not valid, the process ends
+    with status 2 and prints one line for each wrong variable.
     """
     settings = kind.load_or_exit()
     Worker.install()

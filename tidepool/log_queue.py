@@ -23,9 +23,9 @@ _POLL_MS = 1000
 
 
 class LogQueue:
-    """Writes lines to the file descriptor *fd* from a thread, in the order in which they were put.
+    """Writes text to the file descriptor *fd* from a thread, in the order of the calls of `put`.
 
-    *dropped_line* is called with a number of dropped lines and returns the line that reports it.
+    *dropped_line* makes the line that reports lost lines: it is called with their number and returns the line.
     """
 
     def __init__(self, fd: int, dropped_line: Callable[[int], str]) -> None:
@@ -44,7 +44,7 @@ class LogQueue:
         self._is_closed = False
 
     def put(self, text: str) -> None:
-        """Append *text*, one or more whole lines, or count it as dropped when the queue is full. Never waits."""
+        """Append *text*, one or more whole lines, to the queue; if it is full, drop and count them. Never waits."""
         line = _bounded(text.encode("utf-8", "backslashreplace"))
         with self._changed:
             is_full = len(self._lines) >= MAX_LINES or self._bytes + len(line) > MAX_BYTES

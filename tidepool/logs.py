@@ -105,9 +105,9 @@ def say(line: str) -> None:
 
 
 def printable(text: str, max_characters: int | None = None) -> str:
-    """Return *text* unchanged if it is printable; else with escapes for all but ASCII's printable characters.
+    """Return *text* unchanged if it is printable; else with all characters but ASCII's printable ones escaped.
 
-    It is cut to *max_characters*, before and after it is escaped; None: it is not cut.
+    The text is cut to *max_characters*, before and after it is escaped; None: the text is not cut.
     """
     start = text[:max_characters]
     return start if start.isprintable() else ascii(start)[1:-1][:max_characters]
@@ -124,10 +124,11 @@ def _rendering() -> list[Any]:
 
 
 class TracebackLimit:
-    """Removes an error's traceback from its line if one from the same place was logged in the last minute.
+    """Removes an error's traceback from its log line if one from the same place was logged in the last minute.
 
-    A place is the function of the job (or else the logger), the error's type, and the line that raised it. The line
-    keeps the error's text; the next one with a traceback says how many were left out (`tracebacks_left_out`).
+    The place of an error is the function of the job (or else the logger), the error's type, and the line of code that
+    raised it. The log line keeps the error's text; the next line with a traceback has the number of those left out
+    (`tracebacks_left_out`).
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -6,10 +6,10 @@ from importlib import import_module
 
 
 def import_on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Return the `__getattr__` of *package*.
+    """Return a `__getattr__` for *package*, which imports each public name from its module when it is first used.
 
-    *homes* has for each public name the module that it is imported from, as `module`, or as `module:name` if it has
-    another name there.
+    *homes* maps each public name to the module that has it, as `module`, or as `module:name` if it has another name
+    there.
     """
 
     def attribute(name: str) -> object:

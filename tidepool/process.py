@@ -86,7 +86,11 @@ def prepare(*, hangup_terminates: bool = False) -> None:
 
 
 def run(main: Callable[[], object]) -> Never:
-    """Call *main*, and end the process with its exit status, or with 2 if standard output could not be written."""
+    """Call *main*, and end the process when it is done.
+
+    The exit status is 0, or that of the `SystemExit` that *main* raises; it is 2 if standard output could not be
+    written.
+    """
     status: int | str = 0
     try:
         main()
@@ -103,13 +107,13 @@ def run(main: Callable[[], object]) -> Never:
 
 
 def is_arq_command() -> bool:
-    """Return whether this process runs the `arq` command, and is not another program that imports the worker."""
+    """Return whether this process runs the `arq` command, rather than another program that imports the worker."""
     program = sys.argv[0] if sys.argv else ""
     return os.path.basename(program) == "arq" or program.endswith(os.path.join("arq", "__main__.py"))  # noqa: PTH118, PTH119
 
 
 def stays_ignored(number: int) -> bool:
-    """Return whether the parent process made signal *number* ignored, so that no handler may replace that.
+    """Return whether the parent process made this process ignore signal *number*; then no handler should be set.
 
     False for SIGTERM, which is always handled.
     """

@@ -1,4 +1,4 @@
-"""Detects the protocol of a server that does not answer in the expected one.
+"""Detects that a server speaks another protocol than expected, such as PostgreSQL at the address given for Redis.
 
 A server of another kind, or one with TLS when the client uses none, looks unavailable: it closes the connection, or
 waits for bytes that never come. Retrying does not help then.
@@ -19,7 +19,7 @@ Address = tuple[str, int] | str
 
 
 async def other_than(expected: str, address: Address) -> str:
-    """Return a sentence that names the protocol at *address* if it is not the *expected* one, else an empty text."""
+    """Return a sentence naming the protocol of the server at *address* if it is not *expected*, else an empty text."""
     found = await _spoken_at(address)
     if found in (None, expected):
         return ""

@@ -2,8 +2,8 @@
 
     await RetryPolicy(first_s=0.2, max_s=1.0, deadline_s=30.0).retry(call, passes=is_temporary)
 
-Nobody awaits a task that runs `every`. If an error ended it, its work would be missing until the process is restarted,
-so a failed round is logged, and the next one follows.
+Nobody awaits a task that runs `every`. If an error ended such a task, its work would be missing until the process is
+restarted, so a failed round is logged, and the next one follows.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def heed_cancel() -> None:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to wait between two attempts, in seconds, and when to give up.
+    """When a failed call is tried again: how long to wait between two attempts, in seconds, and when to give up.
 
     The delays are *first_s*, then each *factor* times the one before, up to *max_s* (exponential backoff). Each is
     shortened by a random part of it, at most the share *jitter* (0 to 1). No attempt begins later than *deadline_s*
@@ -59,7 +59,7 @@ class RetryPolicy:
 
     @classmethod
     def for_start(cls, patience_s: float | None) -> Self:
-        """Return the policy of a process that starts and waits for a server, *patience_s* seconds; None: for ever."""
+        """Return the policy for a process that starts and waits *patience_s* seconds for a server; None: for ever."""
         return cls(_START_FIRST_S, _START_MAX_S, deadline_s=math.inf if patience_s is None else patience_s)
 
     def delays(self) -> Iterator[float]:
@@ -95,7 +95,7 @@ class RetryPolicy:
     async def reach(
         self, server: str, address: str, call: Callable[[], Awaitable[T]], passes: Callable[[Exception], bool]
     ) -> T:
-        """Call *call*, an operation on a server, until it succeeds, and return its result; log only the first error.
+        """Call *call*, which uses a server, until it succeeds, and return its result; log only the first error.
 
         *server* and *address* are shown in the log line. *passes* and the errors raised are those of `retry`.
         """
@@ -108,7 +108,7 @@ class RetryPolicy:
 
 
 class FailureLog:
-    """Logs the failures of one task, max one a minute, with its traceback and the number of failures so far.
+    """Logs the errors of one repeated task, at most one a minute, with its traceback and the number of errors so far.
 
     Thread-safe.
     """
@@ -129,7 +129,7 @@ class FailureLog:
 async def every(
     period_s: float, run_once: Callable[[], Awaitable[object]], name: str, *, waits_first: bool = False
 ) -> None:
-    """Call *run_once*, wait *period_s*, and repeat until the task is cancelled; *waits_first* puts the wait first.
+    """Call *run_once*, wait *period_s* seconds, and repeat until the task is cancelled; *waits_first*: wait first.
 
     If a round raises an error, it is logged under *name*, and the next round begins a second or *period_s* later,
     whichever is longer. Use a period of 0 if *run_once* itself sleeps until its time.

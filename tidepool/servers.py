@@ -1,4 +1,4 @@
-"""Runs the embedded servers if the settings name no others, and makes the configuration of the pool from settings."""
+"""Starts the embedded servers if the settings name no others, and makes the configuration of the pool from settings."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from tidepool.settings import Settings
 
 @contextmanager
 def running(settings: Settings) -> Generator[Urls]:
-    """Yield the servers' URLs; embedded servers, if they are used, run at least until the end of the block.
+    """Run the embedded servers for a `with` block if the settings name no servers; yield the URLs of those to use.
 
     Blocks for about a second if it has to start them. Raises `tidepool.embedded.EmbeddedServersError`.
     """
@@ -23,7 +23,10 @@ def running(settings: Settings) -> Generator[Urls]:
 
 
 def pool_config(settings: Settings, url: str, application_name: str) -> PoolConfig:
-    """Return the configuration of the connection pool: PostgreSQL at *url*, sizes and time limits of *settings*."""
+    """Return the configuration of a connection pool: PostgreSQL at *url*, the sizes and time limits of *settings*.
+
+    *application_name* names the pool's connections in PostgreSQL.
+    """
     return PoolConfig(
         url=url,
         application_name=application_name,

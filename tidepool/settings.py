@@ -1,7 +1,7 @@
 """The configuration of a process, read from the environment once, at the start.
 
-An application adds its own settings in a subclass of `Settings`. Other modules do not read the environment.
-Each field is the variable of the same name in capitals; its description gives meaning, unit, special values and
+An application adds its own settings in a subclass of `Settings`. Other modules do not read the environment. Each field
+is the environment variable of the same name in capitals; its description gives meaning, unit, special values and
 default. `Settings.load` either returns settings that were checked as a whole or raises `SettingsError`, whose text has
 one line for each variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
 """
@@ -283,7 +283,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> SecretStr | None:
-        """URL of PostgreSQL: DATABASE_URL, or one built from the DB_* variables; None if it is the embedded server."""
+        """The URL of PostgreSQL: DATABASE_URL, or one built from the DB_* variables; None for the embedded server."""
         if self.database_url is not None or self.db_host is None:
             return self.database_url
         password = f":{quote(self.db_password.get_secret_value(), safe='')}" if self.db_password else ""
@@ -298,7 +298,7 @@ class Settings(BaseSettings):
 
     @property
     def urls(self) -> Urls:
-        """The URLs of both servers; those of embedded servers are valid once they run."""
+        """The URLs of PostgreSQL and Redis; those of embedded servers are valid once these servers run."""
         database, redis = self.database, self.redis_url
         if database is None or redis is None:
             return Urls.embedded(self.data_dir)

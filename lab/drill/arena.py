@@ -1,4 +1,7 @@
-"""The arena of a drill: its servers, its workers behind proxies, and the producer that enqueues the load."""
+"""The servers of a drill, its workers behind proxies, and the producer that enqueues its jobs.
+
+A drill injects faults while workers run jobs.
+"""
 
 import asyncio
 import os
@@ -154,7 +157,7 @@ class Arena:
     def last_words(self) -> str:
         """Return the last lines of all workers' logs, without repetitions, for an error message.
 
-        The log files are deleted at the end of the drill.
+        Call this before the end of the drill, when the log files are deleted.
         """
         logs = (self._log_of(worker).read_text("utf-8", "replace").strip() for worker in self.workers)
         return "; ".join(sorted({log.rpartition("\n")[2] for log in logs}))

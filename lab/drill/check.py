@@ -33,22 +33,22 @@ class CheckResult:
     named: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, name: str, found: Sequence[str]) -> None:
-        """Store what was found of the kind of error *name*: its number, and the first five."""
+        """Store the errors *found* of the kind *name*: their number, and the first five."""
         self.counts[name] = len(found)
         if found:
             self.named[name] = sorted(found)[:_NAMED]
 
     @property
     def holds(self) -> bool:
-        """Whether no error was found."""
+        """Whether the check found no error."""
         return not any(self.counts.values())
 
 
 async def check(database: str, log: Log, *, since: datetime, longest_gap: timedelta) -> CheckResult:
-    """Compare the jobs of *log* with the database after the queue is empty; return the errors found.
+    """Compare the jobs of *log* with the database when the queue is empty; return the errors found.
 
-    A worker's snapshots since *since* may have gaps of up to *longest_gap*, such as faults cause; longer ones are
-    errors.
+    Workers write snapshots at regular times. Those since *since* may have gaps of up to *longest_gap*, such as faults
+    cause; longer gaps are errors.
     """
     connection = cast("_Copying", await connect(database))
     try:

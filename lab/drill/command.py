@@ -129,11 +129,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="minutes for which faults are caused at random; ignored if --fault is given (default 2)",
     )
-    _add_system_arguments(parser)
+    parser.add_argument(
+        "--list", action="store_true", help="only print the names of all faults and what each one does; run no drill"
+    )
+    _add_load_arguments(parser)
+    _add_server_arguments(parser)
 
 
-def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that describe the load, the workers and the servers."""
+def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that describe the load, the workers and the chart."""
     parser.add_argument(
         "--seed",
         type=int,
@@ -162,6 +166,10 @@ def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
         help="file to write a chart of throughput, waits and errors over time to: .png or .svg, or .json for the data "
         "alone (default: no chart)",
     )
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the servers to break."""
     parser.add_argument(
         "--database",
         metavar="URL",
@@ -177,9 +185,6 @@ def _add_system_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="break the servers of --database and --redis without asking first, for use in scripts (default: ask for "
         "confirmation at the terminal)",
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="only print the names of all faults and what each one does; run no drill"
     )
 
 

@@ -66,7 +66,7 @@ class Injected:
 
 @dataclass(frozen=True, slots=True)
 class DrillReport:
-    """The results of a drill."""
+    """The results of a drill: the injected faults and their effects, and the check of all jobs."""
 
     seed: int
     injected: list[Injected]
@@ -80,7 +80,7 @@ class DrillReport:
 
     @property
     def slow_after(self) -> list[str]:
-        """The names of faults after which the rate stayed lower than before.
+        """The names of the faults after which the rate of finished jobs stayed lower than before.
 
         The drill does not fail for that.
         """
@@ -137,9 +137,9 @@ class Drill:
         return await self._run(faults)
 
     async def books(self, *, since: datetime) -> CheckResult:
-        """Check all jobs of a load that began at *since*; return the errors in the database, and leases left in Redis.
+        """Check all jobs of the load that began at *since*; return errors in the database, and leases left in Redis.
 
-        The queue must be empty.
+        A lease is the time for which a worker holds jobs. The queue must be empty.
         """
         longest_s = max((one.lasted_s + one.recovery_s for one in self._injected), default=0.0)
         gap = timedelta(seconds=longest_s + 2 * _TICK_S)

@@ -40,7 +40,10 @@ _BUSY_MACHINE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """The result of one trial. Rates are jobs per second, CPU is in cores, times are milliseconds, memory is in MB."""
+    """The measurements of one trial, which is one measured run of the workers with given settings.
+
+    Rates are jobs per second, CPU is in cores, times are milliseconds, memory is in MB.
+    """
 
     number: int
     round: int
@@ -235,7 +238,7 @@ def fault_of(jobs: int, not_applied: int, client_cpu: float, lag_ms: float, load
 
 
 def bound_by(cpu: dict[str, float | None], workers: int, pool_use: float) -> str:
-    """Return the bottleneck: the first of `pool`, `worker` and `machine` that is used up; empty if none is."""
+    """Return what limits the workers: the first of `pool`, `worker` and `machine` that is used up; empty if none is."""
     if pool_use >= _BUSY_POOL:
         return "pool"
     if (cpu["worker"] or 0.0) >= _BUSY_CORE * workers:

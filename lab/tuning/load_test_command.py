@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
     """Measure response times for many simulated users, who each enqueue one job at a time and wait for its outcome.
 
-    Starts workers on temporary databases, unless --url names a running HTTP server of this service. Exit
+    Starts workers, with a temporary database, unless --url names a running HTTP server of this service. Exit
     status 1: a request failed.
     """
     tally = await (_over_http(arguments, settings) if arguments.url else _as_jobs(arguments, settings))

@@ -27,7 +27,7 @@ _DRIFTED = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the service's pool advisor says of a pool size. *advised* is the size that it advises, if it does."""
+    """The opinion of the service's pool advisor on a pool size. *advised* is the size that it recommends, or None."""
 
     verdict: str
     words: str
@@ -73,7 +73,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class AgainstDefaults:
-    """The rate with the default settings of asyncpg and arq, and how many times as high the rate at the knee is."""
+    """A comparison with the default settings of asyncpg and arq: the rate of jobs with these settings.
+
+    *factor* is how many times as high the rate with the recommended value (the knee) is.
+    """
 
     settings: dict[str, str]
     jobs_per_second: int

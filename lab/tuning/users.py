@@ -26,7 +26,7 @@ class RequestTally:
     seconds: float = 0.0
 
     def figures(self) -> "RequestFigures":
-        """Return what is reported of the requests."""
+        """Return the figures of all requests, for a report."""
         failed = self.faults.total()
         asked = len(self.latencies_ms) + failed
         return {
@@ -42,7 +42,7 @@ class RequestTally:
 
 
 class RequestFigures(TypedDict):
-    """What is reported of the requests: counts, times in seconds, and a summary of the latencies in ms."""
+    """The report on the requests of a load test: counts, times in seconds, and a summary of the latencies in ms."""
 
     requests: int
     succeeded: int

@@ -1,4 +1,4 @@
-"""Routes that read users, products and orders.
+"""The HTTP routes that return stored users, products and orders.
 
 Amounts of money are JSON strings, because many clients read a JSON number as a float.
 """

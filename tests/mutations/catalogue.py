@@ -384,6 +384,27 @@ MUTATIONS = [
         "test_a_flood_without_requests_does_not_delay_a_request",
     ),
     Mutation(
+        "a refused request takes the body of the one before it",
+        "BoundedProtocol._refuse",
+        "(self._in_body or latest is not current)",
+        "True",
+        "test_a_faulty_request_takes_nothing_from_the_one_before_it",
+    ),
+    Mutation(
+        "an answer that is not read within a second is cut off after a refusal",
+        "BoundedProtocol._linger",
+        "LINGER_S, self._close",
+        "LINGER_S, self.transport.abort",
+        "test_a_large_answer_is_sent_completely_before_the_connection_closes",
+    ),
+    Mutation(
+        "after a refusal what follows is read before the answer that is under way",
+        "BoundedProtocol._drop",
+        "if not self._is_lingering:",
+        "if False:",
+        "test_what_follows_a_faulty_request_does_not_cut_off_the_answer_under_way",
+    ),
+    Mutation(
         "a refused pipeline leaves its connection open",
         "BoundedProtocol._end_with",
         "cycle.keep_alive = False",

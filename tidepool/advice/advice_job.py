@@ -1,4 +1,4 @@
-"""Judges the pools of all workers every 15 minutes, and writes an event if there is something to do about them."""
+"""Judges the connection pools of all workers every 15 minutes, and writes an event if they should be changed."""
 
 from datetime import datetime, timedelta
 
@@ -22,11 +22,11 @@ _NOTHING_TO_DO = ("ok", "insufficient_data")
 
 
 class AdviceJob:
-    """Judges the pools of all workers every 15 minutes, and writes advice as events to the database.
+    """Judges the connection pools of all workers every 15 minutes, and writes advice as events to the database.
 
-    Each worker process runs one; the first one to judge writes the advice for all of them. Processes that start
-    together judge at the same time, too, so that none of them finds the other's advice. So each checks again before it
-    writes its own, under a lock that one process at a time can hold.
+    Each worker process runs an `AdviceJob`; the first one to judge writes the advice for all workers. Processes that
+    start together also judge at the same time, before any of them has written. So each process checks again, just
+    before it writes, whether another one has written advice; a lock in the database lets one process at a time do this.
     """
 
     def __init__(self, journal: Journal, side: SideConnection) -> None:
@@ -34,7 +34,7 @@ class AdviceJob:
         self._side = side
 
     async def run(self) -> None:
-        """Wait 15 minutes, judge, and repeat until cancelled. A failed round is logged, and the next one follows."""
+        """Wait 15 minutes, call `run_once`, and repeat until cancelled. If a round fails, log that and go on."""
         await every(WINDOW.total_seconds(), self._round, "advice job", waits_first=True)
 
     async def _round(self) -> None:
@@ -44,10 +44,10 @@ class AdviceJob:
             log.warning("advice.failed", error=str(fault))
 
     async def run_once(self, now: datetime | None = None) -> None:
-        """Compute a recommended pool size from the snapshots of the 15 minutes before *now*, and store it as an event.
+        """Judge all workers by the snapshots of the 15 minutes before *now*, and store the advice as events.
 
-        Does nothing if a process has written advice in the last seven and a half minutes. *now* is by default
-        PostgreSQL's time.
+        Stores nothing if no pool needs a change, or if any process has stored advice in the last seven and a half
+        minutes. *now* is by default PostgreSQL's time.
         """
         async with self._side.use() as connection:
             now = now or await Repositories(connection).server.clock()

@@ -24,7 +24,10 @@ class _Measured(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check: whether it holds, and the figures behind that. *words* is a sentence for people."""
+    """The result of one check for what limits the workers: whether the check holds, and the figures behind that.
+
+    *words* is a sentence for people.
+    """
 
     check: str
     verdict: str
@@ -40,9 +43,10 @@ _LASTED = Limit(f"in a row, of {_PARTS} parts of the time", "", 2, "a single bur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check, which is a row of the table: it measures figures, and holds if they are beyond their limits.
+    """One check for something that may limit the workers, such as a slow database or a pool that is too small.
 
-    *name* is unique; several checks may lead to the same *verdict*.
+    A check measures figures, and *holds* if they are beyond its limits. *name* is unique; several checks may lead to
+    the same *verdict*. Each check is a row of the table `CHECKS`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Figures with the limits that they are compared with, and what several checks ask: whether the pool is crowded."""
+"""Compares measured figures with limits, and decides whether work waits for the connections of a pool."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
@@ -8,7 +8,7 @@ from tidepool.advice.window import Window, ratio
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One figure and the limit that it is compared with."""
+    """One measured figure and the limit that the figure is compared with: the reason why a check holds or not."""
 
     name: str
     value: float | None
@@ -80,7 +80,7 @@ class Crowding(NamedTuple):
 
     @classmethod
     def of(cls, window: Window) -> Self:
-        """Return the figures of the period *window*."""
+        """Return the four figures for *window*, a period of one group of worker processes."""
         gained = window.gained
         limit_ms = max(_BATCH_WAIT.value, _BATCH_WAIT_OF_HOLD * (window.hold_ms or 0.0))
         return cls(
@@ -92,10 +92,10 @@ class Crowding(NamedTuple):
 
     @property
     def is_of_batcher(self) -> bool:
-        """Whether jobs wait in the batcher because nearly all connections are in use."""
+        """Whether jobs wait in the batcher, which gathers them for a transaction, since the connections are busy."""
         return self.batch_wait.counts and self.busy.counts
 
     @property
     def is_crowded(self) -> bool:
-        """Whether jobs wait in the batcher, or callers for the pool to lend them a connection."""
+        """Whether jobs wait in the batcher or callers wait at the pool, because the pool has no connection to lend."""
         return (self.queued.counts and self.waiting.counts) or self.is_of_batcher

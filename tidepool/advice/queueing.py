@@ -22,7 +22,7 @@ _QUANTILE_STEPS = 60
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a queueing model predicts for a pool of `size` connections: rate, use and waits."""
+    """The predictions for a pool of `size` connections: the uses that it serves, and how long callers wait."""
 
     size: int
     throughput: float
@@ -37,9 +37,10 @@ class Prediction:
 
     @classmethod
     def closed(cls, size: int, *, callers: int, think: float, hold: float) -> Self:
-        """Predict for *callers* tasks, each of which alternately holds a connection and does without one.
+        """Predict for a pool with a fixed number of *callers*, tasks that each use a connection again and again.
 
-        *hold* and *think* are the mean lengths of these two times. The computing time grows with *callers*.
+        A caller holds a connection for *hold* on average, and then does something else for *think* on average, both in
+        the same unit of time. Computing the prediction takes longer the more *callers* there are.
         """
         states = _occupancy(size, callers, think, hold)
         busy = sum(min(n, size) * p for n, p in enumerate(states))
@@ -55,9 +56,10 @@ class Prediction:
 
     @classmethod
     def opened(cls, size: int, *, rate: float, hold: float) -> Self:
-        """Predict for callers that arrive at *rate*, however many wait, and hold a connection for *hold* on average.
+        """Predict for a pool whose callers come from outside, at *rate*, and hold a connection for *hold* on average.
 
-        Raises `ValueError` if the pool cannot keep up with them.
+        The rate does not depend on how many callers wait already. Raises `ValueError` if the pool cannot keep up with
+        it.
         """
         load = rate * hold
         if load >= size:
@@ -69,9 +71,10 @@ class Prediction:
         )
 
     def wait_quantile(self, share: float) -> float:
-        """Return a quantile of the waits: 0.95 for *share* returns the 95th percentile.
+        """Return the wait that the fraction *share* of callers does not exceed; 0.95 returns the 95th percentile.
 
-        It is 0 if at least that share of the callers do not wait.
+        Returns 0 if at least this fraction of the callers do not wait. The unit of time is that of the prediction's
+        *hold*.
         """
         left = 1 - share
         if self.wait_share <= left:

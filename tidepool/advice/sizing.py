@@ -1,9 +1,9 @@
-"""Computes the size that a pool needs: the smallest at which callers do not wait too long.
+"""Computes the size that a connection pool needs: the smallest at which callers do not wait too long.
 
 The waits are predicted by the models of `queueing`. Three figures can be measured however crowded the pool is: how many
-tasks use it, how long they hold a connection, and how long they do something else in between. The size follows from
-these, so a pool that is far too small gets the same advice as one that is large enough. The rate at which the pool
-serves does not show the demand, and is used only if the number of tasks is not known.
+tasks use the pool, how long they hold a connection, and how long they do something else in between. The size follows
+from these, so a pool that is far too small gets the same advice as one that is large enough. The rate at which the pool
+serves callers does not show how much they would ask for, and is used only if the number of tasks is not known.
 """
 
 import math
@@ -78,9 +78,10 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What uses a pool: how many tasks, how long they hold a connection, and how long they do without one.
+    """The load on the connection pool of one process, as measured. Times are milliseconds.
 
-    Times in milliseconds.
+    It consists of the number of tasks that use the pool, how long they hold a connection, and how long they do without
+    one.
     """
 
     callers: int | None
@@ -91,12 +92,12 @@ class Load:
 
     @classmethod
     def of(cls, ticks: Sequence[Tick]) -> Self | None:
-        """Return the mean load of one process over *ticks*, intervals between snapshots; None if idle."""
+        """Return the mean load on a process's pool over *ticks*, intervals between snapshots; None if it was idle."""
         return cls.of_parts([_Part.of(tick) for tick in ticks])
 
     @classmethod
     def of_parts(cls, parts: Sequence[_Part]) -> Self | None:
-        """Return the mean load of one process over the summed intervals *parts*; None if it lent no connection."""
+        """Return the mean load on a process's pool over the intervals *parts* together; None if the pool was idle."""
         if not parts or not (total := _Part.total(parts)).served:
             return None
         hold_us = total.in_use_us / total.served
@@ -107,27 +108,30 @@ class Load:
 
     @property
     def connections(self) -> float:
-        """How many connections would be in use on average if nobody ever waited."""
+        """How many connections of the pool would be in use on average if no caller ever had to wait for one."""
         if self.callers is None:
             return self.hold_ms / self.between_ms
         return self.callers * self.hold_ms / (self.hold_ms + self.between_ms)
 
     @property
     def target_ms(self) -> float:
-        """Max acceptable 95th percentile of waits, in milliseconds: 10, or a tenth of the mean hold if longer."""
+        """The longest acceptable wait for a connection, in milliseconds, as the 95th percentile of all waits.
+
+        It is 10 ms, or a tenth of the mean time for which a connection is held, if that is longer.
+        """
         return max(_TARGET_MS, _TARGET_OF_HOLD * self.hold_ms)
 
     def at(self, size: int) -> Prediction | None:
-        """Return the prediction for a pool of *size* connections under this load; None if it could not keep up."""
+        """Predict the waits in a pool of *size* connections under this load; None if the pool could not keep up."""
         if self.callers is not None:
             return Prediction.closed(size, callers=self.callers, think=self.between_ms, hold=self.hold_ms)
         return Prediction.opened(size, rate=1 / self.between_ms, hold=self.hold_ms) if self.connections < size else None
 
     def suffices(self, size: int) -> bool:
-        """Return whether *size* connections are enough for this load.
+        """Return whether a pool of *size* connections is large enough for this load.
 
-        They are if the 95th percentile of the waits is within `target_ms`, and the rate is at least 99 % of what it
-        would be if nobody ever waited.
+        That is the case if the 95th percentile of the waits is at most `target_ms`, and the pool serves at least 99 %
+        of the uses per second that it would serve if no caller ever waited.
         """
         predicted = self.at(size)
         if predicted is None:
@@ -136,7 +140,7 @@ class Load:
         return predicted.longer(self.target_ms) <= 1 - _SHARE and predicted.throughput >= _OF_CEILING * ceiling
 
     def demand(self) -> int:
-        """Return the smallest pool size that is enough, as `suffices` defines it."""
+        """Return the smallest number of connections that is enough for this load, as `suffices` defines it."""
         low, high = 0, max(1, math.ceil(self.connections))
         while not self.suffices(high):
             low, high = high, high * 2
@@ -185,9 +189,9 @@ class _Batches:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The predicted waits of one process with a pool of *size* connections, and how many jobs a second it can do.
+    """What is predicted for one process with a pool of *size* connections: waits, and jobs per second.
 
-    The figures are None if the pool could not keep up.
+    The figures are None if such a pool could not keep up with the load.
     """
 
     size: int
@@ -203,9 +207,10 @@ class Forecast:
 
     @classmethod
     def at(cls, size: int, load: Load, batches: _Batches | None) -> Self:
-        """Return the forecast for a pool of *size* connections.
+        """Predict waits and rates for a pool of *size* connections under *load*.
 
-        If jobs wait in the batcher (*batches*), no caller waits at the pool.
+        *batches* is given if jobs wait in the batcher, which gathers jobs for one transaction; then no caller waits at
+        the pool itself.
         """
         if batches is not None:
             jobs_per_s = batches.per_ms(size) * 1000
@@ -243,11 +248,11 @@ class Advice:
 
     @classmethod
     def of(cls, window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Self:
-        """Compute the recommended size for the processes of *window*, whose figures must be sound.
+        """Compute the recommended pool size for the processes of *window*, a period of one group of processes.
 
-        `PoolVerdict.of` checks that. *peak* is the max number of connections that one process has had in use within the
-        last days, *budget* the number of connections that the server can give to each; None if that is not known. The
-        same figures and *seed* give the same advice.
+        Call this only if the figures of the window are sound, which `PoolVerdict.of` checks. *peak* is the max number
+        of connections that one process had in use within the last days; *budget* is the number of connections that the
+        server can give to each process, None if that is not known. The same figures and *seed* give the same advice.
         """
         load = Load.of(window.ticks)
         assert load is not None, "nothing was served"

@@ -65,7 +65,7 @@ class Study:
         until: datetime,
         peak: int,
     ) -> list[Self]:
-        """Return a study for each group of processes: those with the same pool size and number of callers.
+        """Sort snapshots into groups of processes with the same pool size and number of callers; return their studies.
 
         *readings* are snapshots of the processes, *server* rows about the database server. *peak* is the max number of
         connections that one process had in use within the last seven days.

@@ -1,7 +1,7 @@
-"""Finds what limits the workers: one verdict from stored snapshots, with the figures behind it.
+"""Decides what limits the workers, from stored snapshots: the verdict of the first check that holds.
 
-The checks of `tidepool.advice.checks` are applied in their order, and the first that holds names the verdict. Every
-check reports the figures that it looked at and its limits, whether it holds or not.
+The checks of `tidepool.advice.checks` are applied in their order. The verdict also has the figures and limits of all
+other checks that were made, whether these hold or not.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from tidepool.advice.study import Study
 
 @dataclass(frozen=True, slots=True)
 class PoolVerdict:
-    """What limits a group of processes, with the figures that led to this verdict.
+    """The answer to what limits a group of worker processes, with the figures that led to this verdict.
 
-    The processes have the same pool size and number of callers.
+    A group are processes with the same pool size and number of callers.
     """
 
     processes: Sequence[str]
@@ -45,7 +45,7 @@ class PoolVerdict:
 
     @classmethod
     def of(cls, study: Study) -> Self:
-        """Apply the checks to *study*, and return the verdict. Takes up to a second of CPU time for large pools."""
+        """Apply the checks to the data *study*, and return the verdict. Takes up to a second of CPU for large pools."""
         of_figures = [check for check in CHECKS if check.size is None]
         findings = [check.find(study) for check in of_figures]
         held = [check for check, finding in zip(of_figures, findings, strict=True) if finding.holds]
@@ -74,5 +74,5 @@ class PoolVerdict:
 
     @classmethod
     async def judge(cls, studies: Sequence[Study]) -> list[Self]:
-        """Return the verdict on each study. They are computed in a thread, so that the event loop is not blocked."""
+        """Return a verdict for each of *studies*, computed in a thread so that the event loop is not blocked."""
         return await asyncio.to_thread(lambda: [cls.of(study) for study in studies])

@@ -1,4 +1,4 @@
-"""Computes what pools did in a period from stored snapshots: the differences between a process's rows, and their sums.
+"""Computes what connection pools did in a period, from stored snapshots: differences between them, and sums.
 
 A process's counters are cumulative since it started, so rows may be missing, doubled or out of order, and a process may
 start again: nothing is counted twice, and nothing becomes negative. Durations are microseconds unless a name says
@@ -18,9 +18,9 @@ from tidepool.storage.snapshots import Counters, Reading
 
 @dataclass(frozen=True)
 class Tick:
-    """The time between two successive snapshots of one process, *before* and *now*.
+    """The interval between two successive snapshots of one process, *before* and *now*, and what happened in it.
 
-    *before* is None for the first one since the process started.
+    *before* is None if *now* is the first snapshot since the process started.
     """
 
     before: Reading | None
@@ -28,10 +28,10 @@ class Tick:
 
     @classmethod
     def pair(cls, readings: Iterable[Reading], *, since: datetime) -> list[Self]:
-        """Return the ticks between successive snapshots of each process; *readings* may be in any order.
+        """Return the intervals (ticks) between successive snapshots of each process; *readings* may be in any order.
 
-        A process's first snapshot only begins a tick. If the process started after *since*, its first tick goes from
-        its start to that snapshot.
+        A process that started after *since* also gets an interval from its start to its first snapshot. For other
+        processes the first snapshot is only the beginning of an interval.
         """
         unique = {(str(one.instance_id), one.tick): one for one in readings}
         ticks: list[Self] = []
@@ -44,27 +44,27 @@ class Tick:
 
     @property
     def began_at(self) -> datetime:
-        """When the tick began: the time of the snapshot before, or else the start of the process."""
+        """When the interval began: the time of the snapshot before, or else the start of the process."""
         return self.before.captured_at if self.before else self.now.started_at
 
     @property
     def us(self) -> float:
-        """The length of the tick in microseconds."""
+        """The length of the interval between the two snapshots, in microseconds."""
         return (self.now.captured_at - self.began_at).total_seconds() * 1e6
 
     @cached_property
     def gained(self) -> Counters:
-        """How much each counter grew between the two snapshots."""
+        """How much each counter of the process grew in the interval between the two snapshots."""
         return self.now.since(self.before)
 
     @property
     def utilisation(self) -> float:
-        """Mean share (0 to 1) of the allowed connections that were in use; 0 if none was allowed."""
+        """Mean share (0 to 1) of the pool's allowed connections that were in use; 0 if none was allowed."""
         return ratio(self.gained.in_use_us, self.us * self.now.pool_limit) or 0.0
 
     @property
     def wait_p95_ms(self) -> float | None:
-        """95th percentile of the waits for a connection, in milliseconds; None if none was lent."""
+        """95th percentile, in milliseconds, of the waits for a connection of the pool; None if none was lent."""
         return _quantile_ms(self.gained.wait_hist, 0.95)
 
 
@@ -76,9 +76,10 @@ class _Setup(NamedTuple):
 
 
 class Window:
-    """The ticks of some processes in some period, and their sums.
+    """What a group of processes did in a period: the ticks of all of them, and sums and means over these ticks.
 
-    A tick is the time between two snapshots of a process. The processes have the same pool size and number of callers.
+    A tick is the interval between two snapshots of one process. The processes have the same pool size and the same
+    number of callers.
     """
 
     def __init__(self, ticks: Iterable[Tick]) -> None:
@@ -88,9 +89,10 @@ class Window:
 
     @classmethod
     def groups(cls, ticks: Iterable[Tick]) -> list[Self]:
-        """Group ticks by the setup of their processes, and return a window for each group.
+        """Group *ticks* by the setup of their processes, and return a window for each group.
 
-        The setup is the max size of the pool and the number of callers: the figures of others cannot be added up.
+        The setup is the max size of the pool and the number of callers. Figures of processes with different setups
+        cannot be added up.
         """
         groups: dict[_Setup, list[Tick]] = {}
         for tick in ticks:
@@ -98,18 +100,21 @@ class Window:
         return [cls(groups[setup]) for setup in sorted(groups)]
 
     def only(self, predicate: Callable[[Tick], bool]) -> "Window":
-        """Return a window with only those ticks (recordings of one moment) for which *predicate* returns True."""
+        """Return a window with only those ticks (intervals between two snapshots) for which *predicate* is true."""
         return Window(tick for tick in self.ticks if predicate(tick))
 
     def parts(self, count: int) -> list["Window"]:
-        """Split the window by time into *count* windows of equally many ticks, as far as there are enough ticks."""
+        """Split the window by time into *count* windows with about the same number of ticks.
+
+        A tick is an interval between two snapshots. With fewer than *count* of them, some windows are empty.
+        """
         times = sorted({tick.now.captured_at for tick in self.ticks})
         place = {at: n * count // len(times) for n, at in enumerate(times)}
         return [self.only(lambda tick, n=n: place[tick.now.captured_at] == n) for n in range(count)]
 
     @cached_property
     def gained(self) -> Counters:
-        """How much the counters of all processes grew together."""
+        """How much each counter grew in the period, added up over all processes."""
         return Counters.total(tick.gained for tick in self.ticks)
 
     @property
@@ -119,12 +124,12 @@ class Window:
 
     @property
     def limit(self) -> int:
-        """How many connections each process may use now: the lowest limit of all processes; 0 without any tick."""
+        """How many pool connections each process may use now: the lowest limit among the processes; 0 without ticks."""
         return min((reading.pool_limit for reading in self.newest), default=0)
 
     @property
     def utilisation(self) -> float | None:
-        """Mean share (0 to 1) of the allowed connections that were in use; None without any tick."""
+        """Mean share (0 to 1) of the pools' allowed connections that were in use; None without any tick."""
         return ratio(self.gained.in_use_us, sum(tick.us * tick.now.pool_limit for tick in self.ticks))
 
     @property
@@ -149,12 +154,12 @@ class Window:
 
     @property
     def loop_block_p99_ms(self) -> float | None:
-        """99th percentile of the lag of the event loop that the process's own code caused, in milliseconds."""
+        """99th percentile, in milliseconds, of how late the event loop ran because of the process's own code."""
         return _quantile_ms(self.gained.loop_block_hist, 0.99)
 
     @property
     def batch_wait_ms(self) -> float | None:
-        """Mean wait of a job for its batch to leave the batcher, in milliseconds; None if no batch left."""
+        """Mean time, in milliseconds, that a job waited for its batch to start; None if no batch started."""
         return _ms(self.gained.batch_wait_us_sum, self.gained.batch_jobs)
 
     @property

@@ -1,4 +1,4 @@
-"""Defines the bounds of the HTTP server, and the counters that its connections share."""
+"""Defines the limits of the HTTP server on connections, rates and bodies, and counts its connections."""
 
 import resource
 import time
@@ -27,7 +27,10 @@ _MIN_CONNECTIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds that differ between the two HTTP servers: the front's, and a worker's for health and metrics."""
+    """The limits of an HTTP server on connections, rates and bodies. The front and a worker's port have different ones.
+
+    The front is the web application; a worker's port serves health checks and metrics.
+    """
 
     connections: int
     """Max open connections, if the process may open enough files; see `max_connections`."""
@@ -44,7 +47,10 @@ class Limits:
     """The part (0 to 1) of the free file descriptors that the server's connections may use."""
 
     def max_connections(self) -> int:
-        """Return `connections`, or fewer if the process may open too few files: its limit on them is RLIMIT_NOFILE."""
+        """Return the max number of open connections: `connections`, or fewer if the process may open too few files.
+
+        The operating system's limit on open files is RLIMIT_NOFILE.
+        """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
             return self.connections
@@ -53,7 +59,10 @@ class Limits:
 
 
 class Pace:
-    """A rate limiter: admits *per_s* callers a second, and up to *burst* at once after a pause. None: any number."""
+    """A rate limiter: admits up to *per_s* callers a second, and after a pause up to *burst* callers at once.
+
+    If *per_s* is None, there is no limit.
+    """
 
     def __init__(self, per_s: float | None, burst: float) -> None:
         self._step_s = 1 / per_s if per_s else 0.0
@@ -62,11 +71,14 @@ class Pace:
         """When the next caller would be admitted if there were no bursts, in seconds of the monotonic clock."""
 
     def wait_s(self) -> float:
-        """Return in how many seconds the next caller can be admitted; 0: at once."""
+        """Return the seconds until the next caller can be admitted, or 0 if that is possible now. Admits no caller."""
         return max(0.0, self._next_s + self._step_s - self._burst_s - time.monotonic()) if self._step_s else 0.0
 
     def admit(self) -> float:
-        """Admit one caller; return in how many seconds, after all that were admitted before; 0: at once."""
+        """Admit one caller, and return after how many seconds the caller may begin; 0 if at once.
+
+        Callers begin in the order in which they were admitted.
+        """
         wait_s = self.wait_s()
         self._next_s = max(self._next_s, time.monotonic()) + self._step_s
         return wait_s
@@ -92,9 +104,10 @@ class Connections:
     """Those without a complete request: idle, or in the middle of a head or body. The longest unoccupied is first."""
 
     def make_room(self) -> bool:
-        """Close the longest idle connection if there are *limit* connections; return False if none of them is idle.
+        """Return whether one more connection may be opened; at *limit*, first close the connection idle for longest.
 
-        A connection without a complete request counts as idle.
+        Returns False if there are *limit* connections and none of them is idle. A connection without a complete request
+        counts as idle.
         """
         return self.count < self.limit or self.evict()
 

@@ -58,7 +58,8 @@ def is_loopback(host: str) -> bool:
 def names_this_machine(host: bytes) -> bool:
     """Return whether *host*, the value of a Host header, names a loopback address: localhost, 127.0.0.1 or ::1.
 
-    Refusing other names prevents DNS rebinding: a browser that another site's name has led here sends that name.
+    The caller refuses requests with other names. This prevents DNS rebinding: a browser sends another site's name if
+    that site has made its own name resolve to this machine.
     """
     try:
         return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")

@@ -40,10 +40,10 @@ _TOO_MUCH = (HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests")
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Handles one HTTP connection of uvicorn, within *limits*.
+    """Handles one HTTP connection for uvicorn, and enforces *limits* on what the client may send and how slowly.
 
-    *connections* counts all connections of the server. *received* are the first bytes of the connection, which was
-    opened at *opened_s*, in seconds of the event loop's clock.
+    *connections* counts all connections of the server. *received* are the bytes that the client has sent already; the
+    connection was opened at *opened_s*, in seconds of the event loop's clock.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The refusal that is sent if the parser stops."""
         self._answering: RequestResponseCycle | None = None
         """The request that is being answered, or was last; `cycle` is the latest one that has arrived."""
-        self._refused = self._is_delayed = False
-        """Whether a request was refused, and whether its answer waits for `Limits.refusal_delay_s`."""
+        self._refused = self._is_lingering = False
+        """Whether a request was refused, and whether the last answer has been sent since then."""
         self._lingered = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._began_s = opened_s
@@ -100,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
 
     def evict(self) -> None:
-        """Close the connection at once, without an answer."""
+        """Close this connection at once, without an answer, to make room for another one."""
         self.transport.abort()
 
     def _parse_first(self) -> None:
@@ -108,18 +108,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes within the bounds. After a request was refused, bytes are read and dropped."""
+        """Parse bytes from the client, within the limits.
+
+        After a request was refused, nothing is read until the last answer is sent; then bytes are read and dropped.
+        """
         if self._received:
             data, self._received = self._received + data, b""
         self._unset_keepalive_if_required()
         if self._refused:
-            self._lingered += len(data)
-            if self._is_delayed:
-                self.transport.pause_reading()
-            elif self._lingered > _LINGER_BYTES:
-                self.transport.abort()
-            else:
-                self._read_later()
+            self._drop(len(data))
             return
         for start in range(0, len(data), _SLICE):
             self._feed(data[start : start + _SLICE])
@@ -127,6 +124,16 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
         if self._fed:
             self._watch(len(data))
+
+    def _drop(self, size: int) -> None:
+        if not self._is_lingering:
+            self.transport.pause_reading()  # again: uvicorn resumes it when the application asks for a body
+            return
+        self._lingered += size
+        if self._lingered > _LINGER_BYTES:
+            self.transport.abort()
+        else:
+            self._read_later()
 
     def _feed(self, data: bytes) -> None:
         self._fed += len(data)
@@ -189,9 +196,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, whose head is complete.
+        """Handle a request whose head has arrived completely: start to process the request, or refuse it.
 
-        One with two Host headers is refused (RFC 9112), because programs differ in which one counts.
+        A request with two Host headers is refused (RFC 9112), because programs differ in which of the two counts.
         """
         if self._head + len(self.url) > bounds.HEAD_BYTES:
             self._stop(_HEAD_TOO_LARGE)
@@ -207,7 +214,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._clear_deadline()  # the body gets one of its own
 
     def on_body(self, body: bytes) -> None:
-        """Handle a part of the body. Refuse it if the response is complete and the body is longer than its bound."""
+        """Handle a part of a request's body.
+
+        A body that is longer than `Limits.body_bytes` is refused once the response is complete, since nobody reads it
+        then.
+        """
         self._body += len(body)
         if self._body > self._limits.body_bytes and self.cycle.response_complete:
             self._stop(_TOO_LARGE)
@@ -266,13 +277,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """Start the time limit for a client that does not read its response."""
+        """Start the time limit for a client that does not read its response. Called when the send buffer is full."""
         super().pause_writing()
         self._clear_stuck()
         self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """End the time limit that `pause_writing` started: the client has read."""
+        """End the time limit that `pause_writing` started, because the client reads its response again."""
         super().resume_writing()
         self._clear_stuck()
 
@@ -288,13 +299,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._clear_deadline()
         log.debug("http.refused", status=int(status), address=self.client[0] if self.client else None, detail=words)
-        if (latest := self._unanswered()) is not None:
-            latest.body.clear()
-        current = self._answering
+        self.transport.pause_reading()
+        current, latest = self._answering, self._unanswered()
+        if latest is not None and (self._in_body or latest is not current):
+            latest.body.clear()  # it is refused, or is not answered any more
         delay_s = self._limits.refusal_delay_s
-        self._is_delayed = delay_s > 0
-        if self._is_delayed:
-            self.transport.pause_reading()
         if (
             current is not None
             and not current.response_complete
@@ -313,26 +322,47 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end_with(self, cycle: RequestResponseCycle) -> None:
         """Close the connection as soon as the answer of *cycle* is complete."""
-        self._is_delayed = False
         cycle.keep_alive = False
+        cycle.transport = _LastAnswer(self.transport, self._linger)  # pyright: ignore[reportAttributeAccessIssue]
         if cycle.response_complete:
-            self.transport.close()
+            self._linger()
 
     def _answer_refusal(self, status: HTTPStatus, words: str) -> None:
-        self._is_delayed = False
         if self.transport.is_closing():
             return
         if (cycle := self._unanswered()) is not None:
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.write(_problem(status, words))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close the connection for writing, and after `LINGER_S` altogether: at once could discard the last answer."""
+        if self._is_lingering or self.transport.is_closing():
+            return
+        self._is_lingering = True
+        self._all.evictable[self] = None
         self.transport.write_eof()
         self._read_on()
-        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
+        self._deadline = self.loop.call_later(LINGER_S, self._close)
+
+    def _close(self) -> None:
+        """Close the connection when the last answer has been sent, for which it has `SEND_S`."""
+        self.transport.close()
+        self._deadline = self.loop.call_later(bounds.SEND_S, self.transport.abort)
 
     def _unanswered(self) -> RequestResponseCycle | None:
         """Return the request whose answer is not complete; uvicorn has None until the first head is complete."""
         return self.cycle if self.cycle and not self.cycle.response_complete else None
+
+
+class _LastAnswer:
+    """The transport as the last request of a connection sees it: *close* is called in place of the transport's own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 def _problem(status: HTTPStatus, words: str) -> bytes:

@@ -1,11 +1,12 @@
 """Accepts HTTP connections for uvicorn, up to a max number.
 
-A new connection gets its first bytes read here, and is handed to uvicorn once they contain a request. Until then it
-costs a tenth of a connection of uvicorn's, so a flood of connections without a request delays the requests little.
+The first bytes of a new connection are read here, and the connection is handed to uvicorn once they contain a request.
+Until then a connection costs a tenth of what one of uvicorn's costs, so a flood of connections without a request delays
+the requests little.
 
-At the max a new connection takes the place of the one that has been without a complete request for longest, so that
-idle clients and half requests lock no other client out. If all of them have a complete request, the new one is answered
-503 and closed.
+At the max number, the connection that has been without a complete request for longest is closed in favour of a new one,
+so that idle clients and half requests lock no other client out. If all connections have a complete request, the new one
+is answered 503 and closed.
 """
 
 import asyncio
@@ -102,7 +103,7 @@ class _Arrival:
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn's server with *limits* on connections. It serves on sockets that are listening already."""
+    """uvicorn's server, with *limits* on its connections. It serves on sockets that are listening already."""
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
@@ -175,12 +176,15 @@ class BoundedServer(uvicorn.Server):
         arrival.read()
 
     def begin(self, arrival: _Arrival) -> None:
-        """Hand a connection to uvicorn, at the rate of `Limits.first_requests_per_s`."""
+        """Hand the new connection *arrival*, whose first bytes have been read, to uvicorn.
+
+        At most `Limits.first_requests_per_s` connections are handed over each second; the others wait.
+        """
         self.connections.evictable.pop(arrival)
         asyncio.get_running_loop().call_later(self._first_requests.admit(), self._begin, arrival)
 
     def close(self, arrival: _Arrival) -> None:
-        """Close a connection that is not uvicorn's yet."""
+        """Close the new connection *arrival*, which has not been handed to uvicorn yet."""
         self.arrivals.discard(arrival)
         self.connections.evictable.pop(arrival, None)
         self.connections.count -= 1

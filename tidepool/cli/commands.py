@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class CommandLine:
-    """A program with commands: each is a word on the command line, with its own options and help text."""
+    """A program with commands, such as `tidepool why`: each command has its own options and its own help text."""
 
     def __init__(self, program: str, description: str) -> None:
         self.parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
@@ -73,12 +73,13 @@ class CommandLine:
         examples: str,
         own_servers: bool = False,
     ) -> Parser:
-        """Add a command named *name*, and return its parser, to which the caller adds options.
+        """Add a command named *name*, and return its argument parser, to which the caller adds options.
 
-        *command* gets the parsed arguments and a `Context`, and returns the exit status; its docstring is the help
-        text, and the first line of it is shown in the list of commands. In *examples*, `%(prog)s` stands for the
-        program with the command's name. With *own_servers*, embedded servers are not started: the command starts them
-        itself.
+        *command* is a function that gets the parsed arguments and a `Context` (settings and servers), and returns the
+        exit status. Its docstring is the help text, and the first line of the docstring is shown in the list of
+        commands. In *examples*, `%(prog)s` stands for the program with the command's name. Embedded servers (PostgreSQL
+        and Redis from Python wheels) are started before the command runs, unless *own_servers* is true: then the
+        command starts them itself.
         """
         text = inspect.cleandoc(command.__doc__ or "")
         parser: Parser = self._commands.add_parser(

@@ -1,6 +1,6 @@
 """Gives a command its settings, and access to PostgreSQL and Redis.
 
-If a server is unavailable, it waits for a limited time.
+If a server is unavailable, the command waits for it for a limited time.
 """
 
 from collections.abc import AsyncGenerator
@@ -63,15 +63,20 @@ class Context(Generic[S_co]):
 
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncGenerator[Connection]:
-        """Open a connection for an `async with` block. *name* and the rest are as in `pool`."""
+        """Open one PostgreSQL connection for an `async with` block, once PostgreSQL answers.
+
+        It belongs to a pool that is opened as by `pool`: missing migrations are applied, and the tables checked. *name*
+        is as in `pool`.
+        """
         async with self.pool(name) as pool, pool.acquire() as connection:
             yield connection
 
     @asynccontextmanager
     async def client(self, ledger: Pool | None = None) -> AsyncGenerator[JobClient]:
-        """Open a client of the queue for an `async with` block, once Redis answers.
+        """Open a client of the job queue for an `async with` block, once Redis answers.
 
-        *ledger* is a pool, such as that of `pool`, over which the client looks up outcomes in the ledger.
+        *ledger* is a connection pool, such as that of `pool`, over which the client looks up outcomes in the ledger
+        (the table of outcomes).
         """
         redis = self._redis()
         try:
@@ -81,9 +86,10 @@ class Context(Generic[S_co]):
             await redis.aclose(close_connection_pool=True)
 
     async def require_servers(self, name: str) -> None:
-        """Wait until PostgreSQL answers, and check that Redis can be used if it answers; it need not answer yet.
+        """Wait until PostgreSQL answers, then check that Redis, if it answers, accepts this program.
 
-        *name* is as in `pool`. Raises `CommandError` if Redis refuses to serve us.
+        Redis need not answer yet. *name* is as in `pool`. Raises `CommandError` if Redis refuses the connection or is
+        set up in a way that cannot be used.
         """
         async with self.pool(name):
             pass
@@ -98,10 +104,10 @@ class Context(Generic[S_co]):
             await redis.aclose(close_connection_pool=True)
 
     async def migrate(self, config: PoolConfig | None = None) -> list[Migration]:
-        """Apply the missing migrations, and return them.
+        """Apply the database migrations that are missing, and return them.
 
-        First checks that the database can be written and can store any text. *config* is how to connect; by default to
-        the database of the settings.
+        First checks that the database can be written and can store any text. *config* says how to connect; by default
+        the database of the settings is used.
         """
         config = config or self._pool_config("migrate")
         await self._require(config, writing=True)

@@ -19,7 +19,7 @@ POLL_S = 0.02
 
 
 class PrivateFile:
-    """An open file of the data directory that only the directory's owner can access, with a lock of its own.
+    """A file in the data directory that only the directory's owner can open, and that processes use as a lock.
 
     Close it with `close` or at the end of a with block, which releases the lock. Child processes do not inherit *fd*.
     """
@@ -62,9 +62,9 @@ class PrivateFile:
         return True
 
     def lock(self, wait_s: float, kind: int = fcntl.LOCK_EX) -> None:
-        """Take the lock, of *kind* as in `try_lock`; log a warning if that takes more than three seconds.
+        """Take the lock; log a warning if that takes more than three seconds. *kind* is as in `try_lock`.
 
-        Raises `EmbeddedServersError` after *wait_s* seconds.
+        Raises `EmbeddedServersError` if the lock is not free within *wait_s* seconds.
         """
         quiet_s = min(wait_s, _QUIET_WAIT_S)
         if wait_until(lambda: self.try_lock(kind), quiet_s):

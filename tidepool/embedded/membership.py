@@ -1,4 +1,4 @@
-"""Keeps track of the processes that use the embedded servers: the first starts them, and the last stops them."""
+"""Keeps track of the processes that use the embedded servers: the first one starts them, the last one stops them."""
 
 import atexit
 import fcntl

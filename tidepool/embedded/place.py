@@ -25,7 +25,7 @@ class EmbeddedServersError(Exception):
 
 @dataclass(frozen=True)
 class Urls:
-    """The URLs of a PostgreSQL (*database*) and a Redis (*redis*) that are used together."""
+    """The URLs of a PostgreSQL server (*database*) and a Redis server (*redis*) that are used together."""
 
     database: str
     redis: str
@@ -39,7 +39,7 @@ class Urls:
 
 
 class Account(NamedTuple):
-    """The user and group ids that the embedded servers run as."""
+    """The user and the group, as ids, that the embedded servers run as."""
 
     uid: int
     gid: int
@@ -48,8 +48,8 @@ class Account(NamedTuple):
     def of_data(cls, home: Path) -> Self:
         """Return the account that runs the servers: this process's own, or for root the data's owner or `pgserver`.
 
-        Creates the system user `pgserver` if root needs it. Raises `EmbeddedServersError` if the data directory *home*
-        has the data of another user.
+        Creates the system user `pgserver` if root needs it. Raises `EmbeddedServersError` if the files in the data
+        directory *home* belong to another user.
         """
         with suppress(FileNotFoundError):
             found = (home / "postgres").stat()

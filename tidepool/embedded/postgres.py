@@ -25,7 +25,10 @@ class Postgres(Server):
     folder = "pginstall18/bin"  # version 18 only: the data can be read by one major version
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Create the data directory if missing, remove stale lock files, and return the server's command."""
+        """Create the data directory if missing, remove stale lock files, and return the command that runs the server.
+
+        The command is a list of the program and its arguments.
+        """
         program = self.program("postgres")
         if not (self.data / "PG_VERSION").exists():
             self._create(account)

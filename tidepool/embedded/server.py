@@ -19,7 +19,10 @@ LOG_TAIL_LINES = 15
 
 
 class Server(ABC):
-    """An embedded server: its data directory, its log file, and a lock that its processes hold while they run."""
+    """The base class of an embedded server (PostgreSQL or Redis): its data directory, its log file, and its lock.
+
+    The processes of the server hold the lock while they run.
+    """
 
     name: ClassVar[str]
     package: ClassVar[str]
@@ -66,7 +69,10 @@ class Server(ABC):
         """Ask the server to shut down without losing data; does not wait until it has stopped."""
 
     def is_down(self) -> bool:
-        """Return whether no process of the server is running. Takes its lock for a moment; call it under start.lock."""
+        """Return whether no process of the server is running. Hold `start.lock` during the call.
+
+        The server's processes hold the server's lock while they run; this call tries to take that lock for a moment.
+        """
         with PrivateFile(self.lock) as lock:
             return lock.try_lock()
 

@@ -1,4 +1,4 @@
-"""The worker's engine: arq's Worker with batched Redis I/O. It knows arq and Redis, but no SQL.
+"""The worker's engine: arq's Worker with batched Redis I/O. It imports arq and the queue in Redis, but has no SQL.
 
 - `worker`   the subclass of arq's Worker
 - `attempt`  one attempt at a job, and how it ends

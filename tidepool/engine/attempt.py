@@ -89,16 +89,16 @@ class _Refusal:
 
 
 class Attempts:
-    """Makes the attempts at the jobs of the worker *host*."""
+    """Runs jobs for the worker *host*: each call of `make` is one attempt at one job."""
 
     def __init__(self, host: _Host) -> None:
         self._host = host
         self._intake: Intake | None = host.options.intake
 
     async def make(self, job: Job) -> Ending:
-        """Make one attempt at *job* in this task, and return how it ends.
+        """Make one attempt at *job*, in the calling task, and return how the attempt ended: done, or to be run again.
 
-        Errors of the job become part of the ending; errors of the hook `on_job_end` are raised.
+        Errors that the job raises become part of what is returned; errors of the hook `on_job_end` are raised.
         """
         refusal = self._decode(job) or self._refusal(job)
         if refusal is not None:

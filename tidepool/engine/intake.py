@@ -1,7 +1,8 @@
 """Runs jobs of declared types: from a claimed job to its outcome.
 
-The engine calls `Intake.run` with the job. It validates the arguments, submits the job to the batcher, and waits for
-its outcome. The result that arq's `Job.result()` returns is a JSON object:
+The engine calls `Intake.run` with a job that this worker has claimed. `Intake.run` validates the arguments, submits the
+job to the batcher (which gathers jobs into transactions), and waits for the outcome. The result that arq's
+`Job.result()` returns is a JSON object:
 
     {"status": "applied", "result": {"user_id": 7}}
     {"status": "rejected", "reason": "email_taken", "error": "another user has this email"}
@@ -45,7 +46,7 @@ class _Batcher(Protocol):
 
 
 class Intake:
-    """Runs the jobs of the declared *types*, each up to *max_tries* times.
+    """Runs the jobs of the declared job types *types*, each up to *max_tries* times.
 
     A job of an unknown type, or one whose only fault is unknown fields, is left to workers of a newer version for
     *leave_s* seconds, then rejected as invalid. Call `open` before any job is run.
@@ -58,7 +59,7 @@ class Intake:
         self._batcher: _Batcher = _Closed()
 
     def open(self, batcher: _Batcher) -> None:
-        """Submit jobs to *batcher*, which collects them into transactions, from now on."""
+        """Set the *batcher* that jobs are submitted to from now on. A batcher gathers jobs into transactions."""
         self._batcher = batcher
 
     def __contains__(self, function: str) -> bool:

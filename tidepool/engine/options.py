@@ -1,4 +1,4 @@
-"""Settings of the engine that arq does not have."""
+"""Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

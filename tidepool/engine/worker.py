@@ -92,9 +92,9 @@ class Worker(arq.worker.Worker):
     def install(cls) -> None:
         """Make the `arq` command run this Worker, and prepare the process: uvloop, and less garbage collection.
 
-        `arq worker.WorkerSettings` always builds `arq.worker.Worker`, which it looks up in that module by name. There
-        is no setting for another class, so the name is bound to this one when the settings are made. arq is pinned to
-        0.28, and a test makes sure that the command runs this class.
+        `arq worker.WorkerSettings` always builds the class that `arq.worker` has under the name `Worker`; arq has no
+        setting for another class. So this call replaces that name by this class when the settings are made. arq is
+        pinned to 0.28, and a test makes sure that the command runs this class.
         """
         module: Any = arq.worker
         module.Worker = cls
@@ -152,7 +152,7 @@ class Worker(arq.worker.Worker):
             await asyncio.sleep(_FAILED_ROUND_DELAY_S)
 
     async def close(self) -> None:
-        """Put the jobs that are still held back into the queue, and close everything, even if a step fails."""
+        """Put the jobs that the worker still holds back into the queue, and close everything, even if a step fails."""
         if not self._handle_signals:
             self.handle_sig(Signals.SIGUSR1)
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (arq annotates it too narrowly)
@@ -245,9 +245,10 @@ class Worker(arq.worker.Worker):
         return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Claim as many due jobs as the worker's limits allow, and start them; return their number.
+        """Claim (reserve for this worker) as many due jobs as its limits allow, and start them; return their number.
 
-        *job_ids* is not used: arq reads ids first and claims the jobs one by one, while here the claim finds the jobs.
+        *job_ids* is ignored. arq's own worker reads ids and then claims the jobs one by one; here one call to Redis
+        finds and claims the jobs.
         """
         parts = self._assembled()
         claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self.held_bytes)
@@ -308,7 +309,10 @@ class Worker(arq.worker.Worker):
                 self.tasks[job].cancel()
 
     async def record_health(self) -> None:
-        """Call `EngineOptions.beaten`, and renew the worker's health key if it is due and the worker is ready."""
+        """Report a heartbeat (`EngineOptions.beaten`), and renew the key that `arq --check` reads if that is due.
+
+        The key is not renewed while the worker is not ready.
+        """
         self.options.beaten()
         if self.options.is_ready():
             await super().record_health()

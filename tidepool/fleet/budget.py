@@ -155,11 +155,12 @@ class _CapacityCache:
 
 
 class Budget:
-    """A worker process's share of the server's connections, which all workers (the fleet) divide among themselves.
+    """Limits how many PostgreSQL connections a worker process opens, so that all workers share what the server has.
 
-    *database* identifies the fleet. *pool_size* is the max size of the pool, without the side connection; *margin* is
-    the number of connections that are left to others. *read* reads the server's capacity. The methods are called in
-    the order in which the module's docstring names them.
+    The share of a worker is an equal part of the connections that are free for workers; all workers together are the
+    fleet. *database* identifies the fleet. *pool_size* is the max size of this worker's pool, without its side
+    connection (the one outside the pool); *margin* is the number of connections that are left to other programs. *read*
+    reads the server's capacity. The methods are called in the order in which the module's docstring names them.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Budget:
 
     @property
     def limit(self) -> int:
-        """The max number of connections that the pool may have now."""
+        """The max number of connections that this worker's pool may have open now."""
         return max(0, self.granted - _BESIDE_POOL)
 
     @property
@@ -197,13 +198,13 @@ class Budget:
         return len(self._live)
 
     async def enter(self) -> None:
-        """Join the fleet: wait, without a limit, until this worker may open its first two connections."""
+        """Register this worker in the fleet, and wait, without a limit, until it may open its first two connections."""
         await self._beat_until_granted(LEAST)
 
     async def run(self) -> None:
-        """Send a heartbeat and read the server's capacity, each once a second, until cancelled.
+        """Send a heartbeat to Redis, and read the server's capacity, each once a second, until cancelled.
 
-        Neither delays the other.
+        The heartbeat shows that this worker lives, and asks for connections. Neither task delays the other.
         """
         looking = asyncio.create_task(every(BEAT_S, self.look, "capacity reader"), name="capacity reader")
         try:
@@ -225,14 +226,14 @@ class Budget:
         return self.limit
 
     async def leave(self) -> None:
-        """Leave the fleet. Call it after the last connection was closed.
+        """Deregister this worker, so that others can use its connections. Call it after the last one was closed.
 
-        If Redis does not answer, this worker's entry expires by itself, after four seconds.
+        If Redis does not answer, the worker's registration expires by itself, after four seconds.
         """
         await self._entries.end()
 
     def govern(self, count_open: Callable[[], int], resize: Callable[[int], None]) -> None:
-        """Keep the pool's size within the share: call *resize* with `limit` now, and after each answered heartbeat.
+        """Keep the pool within this worker's share: call *resize* with `limit` now, and after each answered heartbeat.
 
         *count_open* returns how many connections the pool has open, so that heartbeats can report it.
         """
@@ -240,9 +241,10 @@ class Budget:
         resize(self.limit)
 
     async def beat(self, most: int | None = None) -> bool:
-        """Send a heartbeat that asks for up to *most* connections, and apply the reply; returns whether Redis answered.
+        """Send a heartbeat that asks Redis for up to *most* connections, and apply the reply.
 
-        If *most* is None, it asks for as many as it has, or for one more if the fleet is calm.
+        Returns whether Redis answered. If *most* is None, the heartbeat asks for as many connections as this worker
+        has, or for one more if the fleet is calm: no worker has come, gone or had to give up connections lately.
         """
         async with self._beating:
             is_open = self._governed[0]() + _BESIDE_POOL if self._governed else 0
@@ -254,12 +256,15 @@ class Budget:
             return reply is not None
 
     async def look(self) -> None:
-        """Read the server's capacity again. Does nothing if the server does not answer, which others log."""
+        """Read again how many connections the server has, and who uses them. Does nothing if it does not answer."""
         with suppress(DatabaseFault):
             await self._capacity_cache.read()
 
     def server_connections(self) -> ServerConnections | None:
-        """Return the server's limits and who has its connections, for snapshots; None before the first reading."""
+        """Return the server's connection limits and how many connections workers and others have, for snapshots.
+
+        Returns None before the server was first read.
+        """
         capacity = self._capacity_cache.capacity
         if capacity is None or self.usable is None:
             return None

@@ -20,9 +20,9 @@ _OURS = "tidepool:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """One reading of the server: its limits on connections (-1: no limit), and its client connections at that time.
+    """The limits of the PostgreSQL server on connections, and its open client connections, as read at one time.
 
-    *Others* are the connections that belong to no worker.
+    A limit of -1 means no limit. *Others* are the connections that belong to no worker.
     """
 
     max_connections: int
@@ -40,7 +40,7 @@ class Capacity:
 
     @classmethod
     async def read(cls, side: SideConnection) -> Self:
-        """Read the capacity over the side connection. Raises the errors of `tidepool.pool.faults`."""
+        """Read limits and connections from the server, over *side*. Raises the errors of `tidepool.pool.faults`."""
         async with side.use() as connection:
             rows = await connection.fetch(_SQL["read"])
         by_worker: Counter[str] = Counter()
@@ -65,11 +65,10 @@ class Capacity:
         )
 
     def room(self, margin: int) -> int:
-        """Return how many connections all workers together may have.
+        """Return how many connections all workers together may have: what the strictest limit leaves, less *margin*.
 
-        That is what the strictest limit leaves, less *margin*. From each limit the connections of others that it counts
-        are subtracted: those of the same role from the role's limit, those of the same database from the database's,
-        and all of them and the reserved ones from the server's.
+        The limits are those of the server, the role and the database. From each limit, the connections of other
+        programs that count against that limit are subtracted, and from the server's also the reserved ones.
         """
         rooms = [self.max_connections - self.reserved - self.others]
         if self.role_limit >= 0:

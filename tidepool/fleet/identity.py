@@ -1,4 +1,4 @@
-"""Identifies a worker process in its database rows, its leases and its database sessions."""
+"""Identifies a worker process in its database rows, in its leases in Redis, and in its database sessions."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""A cache with a TTL and single flight, for answers that many callers ask for."""
+"""A cache for one result, with a time to live: callers that ask at the same time share one computation."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ T = TypeVar("T")
 class Cached(Generic[T]):
     """Caches the result of calling *make* for *life_s* seconds; concurrent callers share one call (single flight).
 
-    For *stale_s* seconds after that, callers get the expired result at once while a new one is being made.
+    For *stale_s* seconds after that, callers get the expired result at once while a new result is being made.
     """
 
     def __init__(self, life_s: float, make: Callable[[], Awaitable[T]], *, stale_s: float = 0.0) -> None:
@@ -23,7 +23,7 @@ class Cached(Generic[T]):
 
     @property
     def left_s(self) -> float:
-        """Seconds until the cached result expires; 0 if it has expired or there is none."""
+        """Seconds until the cached result expires; 0 if it has expired or there is none yet."""
         return max(0.0, self._made[0] + self._life_s - time.monotonic()) if self._made else 0.0
 
     def at_once(self) -> T | None:
@@ -38,11 +38,9 @@ class Cached(Generic[T]):
         return None
 
     async def get(self) -> T:
-        """Return the cached result, or else call *make* and wait for its result.
+        """Return the cached result; if there is none or it has expired for good, wait for a new call of *make*.
 
-        Errors of *make* are raised, not cached.
-
-        Cancelling one caller does not cancel the call for the others.
+        Errors of *make* are raised, not cached. Cancelling one caller does not cancel the call for the others.
         """
         kept = self.at_once()
         return await asyncio.shield(self._begin()) if kept is None else kept

@@ -1,9 +1,9 @@
 """Buffers the records of one process, which are its start and end, its snapshots and its events, and writes them.
 
-They are written over a connection of their own, which never waits behind the pool that they report on. While PostgreSQL
-is unavailable they stay in memory, up to a bound above which the oldest are dropped, and are written when it is back; a
-snapshot that had to wait is marked as late. Writing a record again, because the reply to the first write was lost,
-changes nothing.
+The records are written over a connection outside the pool, so that they never wait behind the pool that they report on.
+While PostgreSQL is unavailable they stay in memory, up to a bound above which the oldest are dropped, and are written
+when PostgreSQL is back; a snapshot that had to wait is marked as late. Writing a record again, because the reply to the
+first write was lost, changes nothing.
 """
 
 import os
@@ -78,14 +78,14 @@ class Journal:
         self._events.append(self.event(kind, detail))
 
     def event(self, kind: str, detail: Mapping[str, object]) -> Event:
-        """Log an event as a warning and return it, for a caller that writes it in its own transaction."""
+        """Log an event as a warning and return it. For a caller that writes the event in a transaction of its own."""
         log.warning("pool.event", kind=kind, **detail)
         return Event(self.identity.instance_id, self.identity.worker_id, self.now(), kind, detail)
 
     async def write(self) -> None:
         """Write all buffered records to PostgreSQL. If that fails with a `DatabaseFault`, log a warning and keep them.
 
-        The next call writes them then.
+        Records that were kept are written by the next call.
         """
         snapshots, events = list(self._snapshots), list(self._events)
         try:

@@ -1,4 +1,4 @@
-"""Measures how late the event loop runs: a sign of code that blocks it, or of a CPU that other processes use."""
+"""Measures how late the event loop runs, which shows code that blocks the loop, or a CPU that other processes use."""
 
 import asyncio
 import os
@@ -32,11 +32,11 @@ class _CpuWait:
 
 
 class LoopLag:
-    """Measures the lag of the event loop: sleeps for a tenth of a second, repeatedly, and records how late it wakes.
+    """Measures how late the event loop runs: sleeps for a tenth of a second, repeatedly, and records how late it wakes.
 
-    All times are microseconds. *cpu_wait* returns how long the loop's thread has waited for a CPU so far: that part of
-    a lag is not caused by the process's own code. By default it is what Linux reports for the thread that creates this
-    object.
+    All times are microseconds. *cpu_wait* returns for how long the loop's thread has waited for a CPU so far: this part
+    of a lag is not caused by the process's own code. By default it is what Linux reports for the thread that creates
+    this object.
     """
 
     def __init__(self, cpu_wait: Callable[[], int] | None = None) -> None:
@@ -60,7 +60,7 @@ class LoopLag:
         self._add(int((loop.time() - due_s) * 1e6), self._cpu_wait())
 
     def take_figures(self) -> dict[str, int | list[int]]:
-        """Return the cumulative figures and the max lag since the last call, as columns of `pool_snapshots`."""
+        """Return the lags measured so far as columns of `pool_snapshots`: totals, and the max since the last call."""
         figures = {
             "loop_lag_us_sum": self.us_sum,
             "loop_lag_us_max": self.us_max,

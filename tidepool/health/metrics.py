@@ -31,10 +31,10 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 
 
 class Metrics(Collector):
-    """Collects the Prometheus metrics of one process. Call it in the event loop's thread.
+    """Collects the Prometheus metrics of one process. Call its methods in the thread of the event loop.
 
-    A process that runs no jobs has None for *tally*, which counts jobs and batches. *beside* are further collectors,
-    whose metrics are added.
+    *tally* counts jobs and batches; it is None in a process that runs no jobs. *beside* are further collectors, whose
+    metrics are added.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all metrics as encoded text, and its content type.
+        """Return all metrics as encoded text for a response, and the content type of this text.
 
-        The format is OpenMetrics if the Accept header *accept* names it.
+        The format is OpenMetrics if the Accept header *accept* asks for that, else Prometheus's text format.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
@@ -72,7 +72,7 @@ class Metrics(Collector):
         return text, content_type
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric with its current value. Max values that the next snapshot reports are not reset."""
+        """Yield every metric with its current value. Peaks that the next snapshot reports are not reset by this."""
         self._pool.stats.move()
         yield from _connections(self._pool)
         yield from _durations(self._pool.stats)

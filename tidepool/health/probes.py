@@ -61,9 +61,9 @@ Render = Callable[[str], tuple[bytes, str] | None]
 class ProbeServer(BoundedServer):
     """The HTTP server of a worker's METRICS_PORT, with the routes for liveness, readiness and metrics.
 
-    *look* returns the readiness report; *render* takes an Accept header and returns the metrics and their content type,
-    or None while the process starts. *host* is the address that the port is bound to: on a loopback address, only
-    requests for this machine's names are answered.
+    *look* is called for a request and returns the readiness report. *render* takes an Accept header and returns the
+    metrics and their content type, or None while the process starts. *host* is the address that the port is bound to:
+    on a loopback address, only requests for this machine's names are answered.
     """
 
     def __init__(self, host: str, look: Look, render: Render) -> None:

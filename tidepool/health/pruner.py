@@ -1,11 +1,11 @@
 """Deletes rows whose retention has passed, and thins old snapshots, in statements of max a thousand rows.
 
-A snapshot's counters are cumulative, so a coarser history needs only fewer rows. All snapshots are kept for a day, then
-the last one of each process and minute, and after a week the last one of each hour. That is 34,512 rows for a process
-that runs for a year at a tick every five seconds, 40 MB instead of 7 GB.
+A snapshot's counters are cumulative, so a coarser history needs only fewer rows. All snapshots are kept for a day; of
+older ones the last of each process and minute is kept, and after a week the last of each hour. That is 34,512 rows for
+a process that runs for a year with a snapshot every five seconds: 40 MB instead of 7 GB.
 
-All processes prune the same tables, so how long rows are kept is decided in the database: the longest setting of any
-process that pruned in the last seven days applies, and a process whose own setting is shorter logs that once.
+All processes delete from the same tables. So how long rows are kept is decided in the database: the longest setting of
+any process that deleted rows in the last seven days applies, and a process whose own setting is shorter logs that once.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ class _Pruned(NamedTuple):
 
 
 class Pruner:
-    """Deletes old rows once a minute. Each process has one; a row that another process is deleting is skipped.
+    """Deletes old rows of Tidepool's tables once a minute, in each process; rows being deleted by another are skipped.
 
     *results_keep_days* and *snapshots_keep_days* are this process's settings; the longest setting of all processes
     applies.
@@ -57,7 +57,7 @@ class Pruner:
         """By period: the time up to which this process has thinned already."""
 
     async def run(self) -> None:
-        """Prune once a minute until cancelled. A round that fails is logged, and the next one follows."""
+        """Delete old rows once a minute until cancelled. A round that fails is logged, and the next one follows."""
         await every(_INTERVAL_S, self._round, "pruner")
 
     async def _round(self) -> None:
@@ -70,7 +70,7 @@ class Pruner:
                 log.info("rows.pruned", **pruned._asdict())
 
     async def run_once(self, now: datetime | None = None) -> _Pruned:
-        """Delete the rows whose retention has passed at *now*, thin old snapshots, and return the numbers of rows.
+        """Delete rows older than their retention at *now*, and thin old snapshots; return how many rows were deleted.
 
         *now* is by default PostgreSQL's time: a worker whose own clock is a month fast would delete the ledger.
         """

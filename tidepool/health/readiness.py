@@ -1,8 +1,8 @@
 """Checks whether a process can do its work now: PostgreSQL, the migrations, Redis, and the connection pool.
 
 The checks are the same for a worker and for the HTTP front. `/health/ready` answers with the result. A worker that has
-a METRICS_PORT writes the health-check key that `arq --check` reads only while it is ready. Being alive is another
-question: a process that answers at all is alive.
+a METRICS_PORT writes the health-check key that `arq --check` reads only while the worker is ready. Whether a process is
+alive needs no check: it is alive if it answers at all.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _SILENT = f"no answer within {_PATIENCE_S:.0f} s"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The result of one readiness check: whether it passed, and why.
+    """The result of one readiness check: whether it passed (`ok`), and why.
 
     A *warning* does not make the process unready.
     """
@@ -56,7 +56,7 @@ class ReadinessReport:
         return bool(self.checks) and all(check.ok for check in self.checks.values())
 
     def document(self) -> dict[str, object]:
-        """Return the report as a dict of JSON values, which is the response of `/health/ready`."""
+        """Return the report as a dict of JSON values, for the response of `/health/ready`."""
         checks = {name: asdict(check) for name, check in self.checks.items()}
         for check in checks.values():
             if not check["warning"]:
@@ -65,7 +65,7 @@ class ReadinessReport:
 
 
 class Readiness:
-    """Checks the readiness of one process: PostgreSQL, the migrations, Redis, its pool, and *own* further checks.
+    """Checks whether this process is ready: PostgreSQL, the migrations, Redis, its pool, and *own* further checks.
 
     *ping* asks Redis: it raises an error if Redis does not answer, and may return the text of a warning. Until `watch`
     is called the process counts as starting, which is not ready.
@@ -88,7 +88,7 @@ class Readiness:
         self._report = Cached(_CACHED_S, self._look)
 
     def watch(self, pool: Pool, *, side: SideConnection | None = None) -> None:
-        """Set what is checked: *pool*, and PostgreSQL over the connection *side*, which is outside the pool.
+        """Set the *pool* to check, and the connection *side*, outside the pool, over which PostgreSQL is checked.
 
         Without *side*, PostgreSQL is checked over a connection of the pool.
         """
@@ -96,9 +96,9 @@ class Readiness:
         self._lend = side.use if side else None
 
     async def look(self) -> ReadinessReport:
-        """Return a report that is at most half a second old; runs the checks if there is none.
+        """Return a report that is at most half a second old; if there is none, run the checks first.
 
-        Takes at most two seconds, and raises no error: a server that does not answer is a check that has failed.
+        Takes at most two seconds, and raises no error: if a server does not answer, its check has failed.
         """
         return await self._report.get()
 

@@ -1,8 +1,8 @@
-"""The stats job: takes a snapshot of this process's connection pool at each tick, for the table `pool_snapshots`.
+"""Takes a snapshot of this process and its connection pool every few seconds, for the table `pool_snapshots`.
 
-Ticks are the multiples of STATS_INTERVAL by PostgreSQL's clock, so that the rows of all processes line up. The snapshot
-is taken in an asyncio task of the process, not in an arq job, which would wait behind the backlog; the journal writes
-it.
+The times of the snapshots (ticks) are the multiples of STATS_INTERVAL by PostgreSQL's clock, so that the rows of all
+processes line up. A snapshot is taken in an asyncio task of the process, not in an arq job, which would wait behind the
+backlog. `tidepool.health.journal` writes the snapshots.
 """
 
 import asyncio
@@ -74,7 +74,10 @@ class Recorder:
         self._logged: Snapshot | None = None
 
     async def run(self) -> None:
-        """Take a snapshot at every tick until cancelled. Writing goes on in the background: it delays no snapshot."""
+        """Take a snapshot at every tick (multiple of the interval) until cancelled.
+
+        Snapshots are written in the background, so that a slow write delays no snapshot.
+        """
         self._writing = asyncio.create_task(self._write(), name="snapshot writer")
         await asyncio.wait([self._writing], timeout=_CLOCK_S)
         probe = asyncio.create_task(self._lag.run(), name="loop lag probe")
@@ -91,7 +94,7 @@ class Recorder:
             self._writing = asyncio.create_task(self._write(), name="snapshot writer")
 
     async def close(self) -> None:
-        """Take a last snapshot and write all buffered records, which are lost if PostgreSQL is unavailable."""
+        """Take a last snapshot, and write all buffered records; they are lost if PostgreSQL is unavailable."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
         self._queue = None
@@ -105,9 +108,9 @@ class Recorder:
             self._failures.log(error)
 
     def take_snapshot(self, tick: datetime) -> None:
-        """Take a snapshot for *tick*, and add it and the events that it shows to the journal.
+        """Take a snapshot for the time *tick*, and give it to the journal, with the events that it shows.
 
-        If jobs have ended or been retried since the last snapshot, one log line says how many.
+        If jobs have ended or been retried since the last snapshot, one log line reports how many.
         """
         holders = self._pool.holders()
         snapshot = self._snapshot(tick, holders)

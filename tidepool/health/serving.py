@@ -50,7 +50,7 @@ class HealthPort:
         return self._port is None or (self._readiness is not None and self._readiness.last.ready)
 
     async def open(self, ping: Callable[[], Awaitable[object]]) -> None:
-        """Open the port and begin the readiness checks. *ping* asks Redis, and raises an error if it does not answer.
+        """Open the port and begin the readiness checks. *ping* is called to check Redis; it raises if Redis is silent.
 
         Raises `tidepool.bounded_http.listening.CannotListen` if the address cannot be bound or a package is not
         installed.

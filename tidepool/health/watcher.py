@@ -1,4 +1,4 @@
-"""Finds events by comparing each snapshot of a process with the one before: leaks, saturation, and others.
+"""Detects events in a process by comparing each snapshot with the one before: leaked connections, a full pool, others.
 
 A leak is a connection that a task has held for longer than any transaction may last. It is reported once, with the
 place where it was acquired and the place where its holder is now, and once more if it is given back after all.
@@ -30,11 +30,11 @@ class _Happening(NamedTuple):
 
 
 class Watcher:
-    """Compares each snapshot of one process with the one before, and returns what has happened in between.
+    """Detects what happened to a process between two snapshots, by comparing each snapshot with the one before.
 
-    The events are: a leaked connection, its return, the beginning and end of saturation, a restart of the database, a
-    blocked event loop, and connections that the server refused as too many. A connection that is held for longer than
-    *overdue_us* microseconds counts as leaked.
+    The events are: a leaked connection, its return, the beginning and end of saturation (callers wait for the pool), a
+    restart of the database, a blocked event loop, and connections that the server refused as too many. A connection
+    that is held for longer than *overdue_us* microseconds counts as leaked.
     """
 
     def __init__(self, overdue_us: int) -> None:
@@ -44,11 +44,11 @@ class Watcher:
         self._leaks: dict[tuple[int, int], Checkout] = {}
 
     def overdue(self, holders: Sequence[Checkout]) -> list[Checkout]:
-        """Return those of *holders* that have held their connection for longer than *overdue_us*."""
+        """Return those of *holders*, tasks that hold a connection, that have held it for longer than *overdue_us*."""
         return [holder for holder in holders if holder.us > self._overdue_us]
 
     def look(self, snapshot: Snapshot, holders: Sequence[Checkout], *, passed_us: int) -> list[_Happening]:
-        """Return the events since the snapshot before, which was taken *passed_us* microseconds ago.
+        """Compare *snapshot* with the one before, taken *passed_us* microseconds ago, and return what has happened.
 
         *holders* are the tasks that hold a connection of the pool now.
         """

@@ -72,10 +72,10 @@ def check_id(job_id: str) -> None:
 
 
 def describe_pattern(pattern: str, words: str) -> str:
-    """Register *words* as the explanation for text that does not match *pattern*, and return *pattern*.
+    """Set the error text *words* for values that do not match the regular expression *pattern*; return *pattern*.
 
-    Use it as the `pattern` of a pydantic `Field`. That takes a tenth of the time of a validator in Python, because
-    pydantic matches patterns in Rust.
+    Use the call as the `pattern` of a pydantic `Field`. Such a check takes a tenth of the time of a validator in
+    Python, because pydantic matches patterns in Rust.
     """
     _pattern_words[pattern] = words
     return pattern
@@ -94,12 +94,12 @@ LeftOut = Annotated[T | None, _NotNull()]
 
 
 class Command(BaseModel):
-    """The base class of the arguments of a job type. It is strict and immutable, and refuses unknown fields."""
+    """The base class for the arguments of a job type: a strict, immutable pydantic model without unknown fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def require_exactly_one(self, first: str, second: str) -> None:
-        """Raise `ValueError` unless exactly one of the fields *first* and *second* is set. For model validators."""
+        """Raise `ValueError` unless exactly one of the fields *first* and *second* is set. For use in a validator."""
         if (getattr(self, first) is None) == (getattr(self, second) is None):
             raise ValueError(f"give exactly one of {first} and {second}")
 
@@ -110,13 +110,13 @@ Text = Annotated[str, Field(pattern=describe_pattern(_STORABLE, "has a NUL chara
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[C_co]):
-    """A job that this process holds: one object from its claim in Redis to its acknowledgement.
+    """A job that this worker process holds, from its claim in Redis until Redis has recorded how the attempt ended.
 
-    The claim creates it from data in Redis. Decoding adds the function and its arguments, validation the *command*, and
-    the ledger makes its row from it. Handlers use only *id* and *command*.
+    The claim creates the object from data in Redis. Decoding adds the function and its arguments, validation adds the
+    *command*, and the ledger makes its row from the object. Handlers use only *id* and *command*.
 
     Two jobs are equal only if they are the same object: a process may claim a job again while it still runs it. The
-    class is not frozen, because that would double the time to make one.
+    class is not frozen, because that would double the time to make an object.
     """
 
     queue_id: str
@@ -180,23 +180,26 @@ class Job(Generic[C_co]):
 
     @property
     def queue_us(self) -> int:
-        """Microseconds between the time the job was due and its claim; 0 if that is negative because clocks differ."""
+        """Microseconds that the job waited in the queue, from when it was due until this worker claimed it.
+
+        0 if the difference is negative because clocks differ.
+        """
         return max(0, self.started_ms - self.due_ms) * 1000
 
     @property
     def batch_us(self) -> int:
-        """Microseconds from its claim to the start of its batch; 0 if it has not started."""
+        """Microseconds from the job's claim by this worker to the start of its batch; 0 if that has not started."""
         return max(0, self.left_ns - self.started_ns) // 1000
 
     def waited_us(self, now_ns: int) -> int:
-        """Return the microseconds from the start of its batch to *now_ns*, a reading of `time.perf_counter_ns`.
+        """Return the microseconds from the start of the job's batch to *now_ns*, a reading of `time.perf_counter_ns`.
 
-        If the batch has not started, it is the time from the job's claim.
+        If the batch has not started, the time is counted from the claim of the job.
         """
         return (now_ns - (self.left_ns or self.started_ns)) // 1000
 
     def forget_arguments(self) -> None:
-        """Drop the arguments if the job is large: decoded they may take fifty times the memory of its payload."""
+        """Drop the decoded arguments if the job is large, to save memory: they may take fifty times its payload."""
         if self.is_large:
             assert isinstance(self.payload, bytes)
             self.args, self.kwargs = (f"left out: {len(self.payload)} bytes",), {}
@@ -224,7 +227,7 @@ class JobType(Generic[C]):
     grants: Sequence[LiteralString] = ()
 
     def parse(self, content: object) -> C | Rejected:
-        """Validate *content*, the decoded arguments of a job; returns the command, or a rejection if it is invalid."""
+        """Validate *content*, the decoded arguments of a job; return them as a command, or a rejection if invalid."""
         if isinstance(content, dict) and len(content) > MAX_FIELDS:
             return Rejected(CommonReason.INVALID, f"has more than {MAX_FIELDS} fields")
         try:

@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class CommonReason(Reason):
-    """The reasons for which jobs of every application can be rejected."""
+    """The reasons that the library itself has for rejecting jobs, in every application."""
 
     INVALID = "invalid", "the job's content is not valid"
     ABORTED = "aborted", "the job was aborted before it was applied"
@@ -38,18 +38,21 @@ class CommonReason(Reason):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The job's effect is committed. *result* is a JSON object, such as `{"user_id": 7}`."""
+    """The outcome of a job whose effect is committed. *result* is a JSON object, such as `{"user_id": 7}`."""
 
     result: dict[str, object]
 
     def as_result(self) -> dict[str, object]:
-        """Return what arq's `Job.result()` returns for such a job."""
+        """Return what a client gets from arq's `Job.result()` for an applied job."""
         return {"status": "applied", "result": self.result}
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The job has no effect, because a rule forbids it or its arguments are invalid. Running it again cannot help."""
+    """The outcome of a job that has no effect, because a rule forbids the effect or the arguments are invalid.
+
+    Running the job again cannot help.
+    """
 
     reason: str
     """A `Reason`, or the code of a reason that only another version of the application knows."""
@@ -64,7 +67,7 @@ class Rejected:
             object.__setattr__(self, "detail", words)
 
     def as_result(self) -> dict[str, object]:
-        """Return what arq's `Job.result()` returns for such a job."""
+        """Return what a client gets from arq's `Job.result()` for a rejected job."""
         return {"status": "rejected", "reason": self.reason, "error": self.detail}
 
 
@@ -80,14 +83,14 @@ class Unresolved:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job was given up after its attempts. *error* says what went wrong at the last one."""
+    """The outcome of a job that was given up after its attempts. *error* is what went wrong at the last attempt."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Says that a job is to be put back into the queue and run again, and that the attempt counts."""
+    """Returned in place of an outcome: the job is run again after a delay, and this attempt counts."""
 
     delay_s: float = 0.0
     """Seconds until the job is due again; 0: it gets its old place in the queue."""
@@ -97,7 +100,7 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Says that a job is to be put back into the queue unchanged, and that the attempt does not count."""
+    """Returned in place of an outcome: the job goes back into the queue unchanged, and this attempt does not count."""
 
     delay_ms: int = 0
     """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
@@ -105,9 +108,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Says that a job's handler is to be called again as soon as the batches that are running now have ended.
+    """Returned in place of an outcome: the handler is called again for the job when the present batches have ended.
 
-    It is not an outcome.
+    The present batches are those that this process is running now.
     """
 
 

@@ -1,4 +1,4 @@
-"""Runs jobs in batches, and stores each job's outcome in the transaction of its effect.
+"""Runs jobs in batches, and stores each job's outcome in the transaction that makes the job's effect.
 
 - `batcher`   gathers jobs of one function into batches while the connections are busy; counts batches and outcomes
 - `ledger`    runs one batch in one transaction, from the jobs' arguments to their outcomes

@@ -1,8 +1,9 @@
 """Gathers jobs into batches: jobs of one function that arrive while the connections are busy share a transaction.
 
-A job joins the pending batch of its function. A batch starts (it *leaves* the batcher) as soon as a slot is free. There
-is a slot for each connection that the pool may have. There is no timer: on an idle worker a lone job starts at once,
-and on a busy one the next batch fills while the last ones are being committed.
+A job joins the pending batch of its function. A slot is the permission to run one batch at a time; there is one for
+each connection that the pool may have. A batch starts (it *leaves* the batcher) as soon as a slot is free. There is no
+timer: on an idle worker a lone job starts at once, and on a busy one the next batch fills while the last ones are being
+committed.
 
 A function can be limited to a share of the slots, as a bulkhead: other functions then find a slot even if the
 transactions of this one take long.
@@ -27,7 +28,7 @@ _OTHERS = "(others)"
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the batches of one process, their outcomes, and the attempts after which a job is run again.
+    """Counts the jobs of one process by outcome, attempts that are to be repeated, and batches.
 
     The counters only grow, so the figures of a period are the difference of two readings.
     """
@@ -49,11 +50,11 @@ class Tally:
     batch_wait_hist: list[int] = field(default_factory=empty_histogram)
 
     def name_of(self, function: str) -> str:
-        """Return the name under which *function* is counted: its own if it is known, or else `(others)`."""
+        """Return the name under which jobs of *function* are counted: *function* if it is known, else `(others)`."""
         return function if function in self.known else _OTHERS
 
     def add(self, outcomes: Sequence[Outcome], function: str = _OTHERS, *, retried: int = 0) -> None:
-        """Count the *outcomes* of a batch of *function*, and how many of its jobs are *retried*."""
+        """Count the *outcomes* of a batch of *function*, and the number *retried* of its jobs that are run again."""
         applied = sum(isinstance(outcome, Applied) for outcome in outcomes)
         rejected = sum(isinstance(outcome, Rejected) for outcome in outcomes)
         failed = sum(isinstance(outcome, Failed) for outcome in outcomes)
@@ -68,7 +69,7 @@ class Tally:
         counts[3] += retried
 
     def add_batch(self, batch: Sequence[Job]) -> None:
-        """Count a batch that starts now, and set `left_ns` of its jobs to the present time."""
+        """Count a batch that starts now, and the waits of its jobs; set `left_ns` of each job to the present time."""
         now_ns = time.perf_counter_ns()
         hist = self.batch_wait_hist
         total_us = longest_us = 0
@@ -110,8 +111,8 @@ class _Ledger(Protocol):
 class Batcher:
     """Gathers jobs into batches of up to *limit* jobs, and lets *ledger* run up to *slots* batches at a time.
 
-    *shares* maps a function's name to the fraction of the slots (0 to 1) that its batches may use, which is always at
-    least one slot. Must be created while an event loop runs.
+    A slot is the permission to run one batch at a time. *shares* maps a function's name to the fraction of the slots (0
+    to 1) that its batches may use, which is always at least one slot. Must be created while an event loop runs.
     """
 
     def __init__(
@@ -150,12 +151,12 @@ class Batcher:
         self._depart_soon()
 
     async def submit(self, job: Job) -> Outcome | RetryLater:
-        """Run the job in a batch, and return its outcome, or after how many seconds to run it again.
+        """Run the job in a batch, and return its outcome, or the delay after which the job is to be run again.
 
-        A job that was submitted before and has no answer yet, because its lease was lost and it was claimed again, is
-        not run twice: both callers get the same answer. If the caller is cancelled, its job is taken out of the pending
-        batch; if the batch runs already, the cancellation is ignored and the answer returned. Raises the ledger's
-        errors.
+        A job may be submitted again before the first call has returned: its lease (the time for which this worker holds
+        it) was lost, and the job was claimed again. It is not run twice: both callers get the same answer. If a caller
+        is cancelled, its job is taken out of the pending batch; if the batch runs already, the cancellation is ignored
+        and the answer returned. Raises the ledger's errors.
         """
         answer = self._promise(job.id)
         if len(self._answers[job.id]) == 1:
@@ -170,7 +171,7 @@ class Batcher:
     async def close(self, patience_s: float = 5.0) -> None:
         """Stop: wait for the batches that are running, and cancel the callers of all jobs whose batch has not started.
 
-        A batch that takes longer than *patience_s* seconds is cancelled: it might wait for PostgreSQL for ever.
+        A batch that takes longer than *patience_s* seconds is cancelled, because it might wait for PostgreSQL for ever.
         """
         for pending in self._pending.values():
             for job_id in pending:

@@ -85,14 +85,14 @@ _Settled = Outcome | RetryLater | LookAgain
 
 
 class HandlerError(Exception):
-    """A handler broke its contract, or needs something that PostgreSQL lacks; the message says what."""
+    """A job's handler broke its contract, or needs something that PostgreSQL lacks; the message says what."""
 
 
 class Ledger:
-    """Runs the batches of the worker process *worker_id*, and stores the outcomes of their jobs.
+    """Runs batches of jobs in transactions, and stores the jobs' outcomes in the table job_results, for one worker.
 
-    A handler that takes longer than *handler_timeout_s* seconds is cancelled, and its jobs are run again, up to
-    their last attempt.
+    *worker_id* is stored with each outcome. A handler that takes longer than *handler_timeout_s* seconds is cancelled,
+    and its jobs are run again, up to their last attempt.
     """
 
     def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
@@ -107,10 +107,10 @@ class Ledger:
         """How many microseconds it took to write and commit the rows of the last batch, by function."""
 
     async def settle(self, function: str, batch: Sequence[Job]) -> list[_Settled]:
-        """Run a batch of one job type. Returns one result for each job, in order.
+        """Run a batch of jobs of one job type in a transaction, and return one result for each job, in order.
 
-        The result is the job's outcome, `RetryLater` if it has to be retried after a delay, or `LookAgain` if its
-        handler has to be asked again soon. Waits as long as the database is unavailable. The ids of the jobs must be
+        A result is the job's outcome, `RetryLater` if the job has to be retried after a delay, or `LookAgain` if its
+        handler has to be called again soon. Waits as long as the database is unavailable. The ids of the jobs must be
         distinct. Raises `PoolClosed` if the process is shutting down.
         """
         return await self._settle_or_split(function, batch, look_up=False)

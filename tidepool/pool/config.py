@@ -21,7 +21,7 @@ _NAME_BYTES = 63
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """The configuration of a pool. Durations are seconds; each field is the setting of the same name."""
+    """The configuration of a connection pool. Durations are seconds; each field is the setting of the same name."""
 
     url: str = field(repr=False)
     application_name: str
@@ -38,14 +38,14 @@ class PoolConfig:
     async def connect(self, purpose: str) -> DirectConnection:
         """Open a connection outside the pool, which the caller has to close. Raises `Unavailable` and `Refused`.
 
-        Its application name is the pool's, with a colon and the *purpose* behind it.
+        The connection's application name in PostgreSQL is the pool's, with a colon and the *purpose* behind it.
         """
         options = self._connect_options(f"{self.application_name}:{purpose}")
         async with translated(connecting=True):
             return cast("DirectConnection", await asyncpg.connect(**options))
 
     async def until_available(self, attempt: Callable[[], Awaitable[T]], patience_s: float | None) -> T:
-        """Call *attempt*, a use of this server, and return its result; retry it while the server is unavailable.
+        """Call *attempt*, which uses this PostgreSQL server, and return its result; retry while it is unavailable.
 
         Raises the last `Unavailable` after *patience_s* seconds; None waits for ever. Raises `Refused` at once, also if
         another kind of server answers at `url`.
@@ -74,7 +74,7 @@ class PoolConfig:
             raise Refused(said)
 
     def driver_options(self, limit: int) -> dict[str, Any]:
-        """Return the keyword arguments of `asyncpg.create_pool`. It opens max *limit* connections at first."""
+        """Return the keyword arguments for `asyncpg.create_pool`, so that it opens max *limit* connections at first."""
         return {
             "min_size": min(self.min_size, 1),  # what asyncpg opens anew whatever the limit is
             "init_size": min(self.min_size, limit),

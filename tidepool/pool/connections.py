@@ -83,11 +83,12 @@ class Session(asyncpg.Connection):
 
 
 class Checkout:
-    """The context manager that `Pool.acquire` returns. It can be entered once.
+    """The context manager that `Pool.acquire` returns: lends a connection for one `async with` block.
 
-    Entering it awaits *check_out*, which returns a connection; leaving it awaits *check_in*, which takes that back.
-    Errors of the driver become those of `tidepool.pool.faults`. It is a class because a generator would cost 4 us more.
-    It keeps the caller's code and line instead of its frame, which would keep the caller's variables alive.
+    Entering the block awaits *check_out*, which returns a connection; leaving it awaits *check_in*, which takes the
+    connection back. Errors of the driver become those of `tidepool.pool.faults`. It is a class because a generator
+    would cost 4 us more. It keeps the caller's code and line instead of its frame, which would keep the caller's
+    variables alive.
     """
 
     __slots__ = ("_check_in", "_check_out", "_code", "_line", "connection", "server_pid", "since_ns", "task")
@@ -128,17 +129,17 @@ class Checkout:
 
     @property
     def where(self) -> str:
-        """The code that asked for the connection, as `function:line`."""
+        """The place in the code that asked for the connection, as `function:line`."""
         return f"{self._code.co_qualname}:{self._line}"
 
     @property
     def task_name(self) -> str:
-        """The name of the task that has the connection; empty if it was checked out outside any task."""
+        """The name of the asyncio task that has the connection; empty if it was lent outside any task."""
         return self.task.get_name() if self.task else ""
 
     @property
     def us(self) -> int:
-        """How long the connection has been checked out, in microseconds."""
+        """For how long the connection has been lent to its user, in microseconds."""
         return (time.perf_counter_ns() - self.since_ns) // 1000
 
 
@@ -215,9 +216,9 @@ class PoolConnections:
         return sum(opened.state not in (_State.LOST, _State.SURPLUS) for opened in self._opened.values())
 
     async def connect(self, *args: object, **options: object) -> DirectConnection:
-        """Open a connection with asyncpg, within the option `timeout`, in seconds.
+        """Open a connection with asyncpg, within the seconds that the option `timeout` gives.
 
-        It is the argument `connect` of `asyncpg.create_pool`. Raises `Refused` if waiting cannot help, or else
+        This method is the argument `connect` of `asyncpg.create_pool`. Raises `Refused` if waiting cannot help, or else
         `Unavailable`.
         """
         async with translated(connecting=True):
@@ -257,22 +258,31 @@ class PoolConnections:
         self._server_began = server_began
 
     def checked_out(self, connection: DirectConnection) -> int:
-        """Record that a caller gets *connection*. Returns the process id of its PostgreSQL backend."""
+        """Record that a caller gets *connection*. Returns the process id of the PostgreSQL backend that serves it."""
         pid = connection.get_server_pid()
         self._move(pid, _State.CHECKED_OUT)
         return pid
 
     def checking_in(self, connection: DirectConnection, pid: int) -> None:
-        """Record that *connection* is being given back, or is lost if it has ended. Call `checked_in` after that."""
+        """Record that a caller gives *connection* back, or that it is lost if it has ended; then call `checked_in`.
+
+        *pid* is the process id of the connection's PostgreSQL backend.
+        """
         self._move(pid, _State.LOST if self.has_ended(connection) else _State.CHECKING_IN)
 
     def surplus(self, pid: int) -> None:
-        """Record that the connection of backend *pid* is being closed because of the limit, unless it is lost."""
+        """Record that a connection is closed because the pool's limit was lowered, unless it is lost already.
+
+        *pid* is the process id of the connection's PostgreSQL backend.
+        """
         if (opened := self._opened.get(pid)) and opened.state != _State.LOST:
             opened.state = _State.SURPLUS
 
     def checked_in(self, pid: int, now_ns: int) -> None:
-        """Record that the connection of backend *pid* is idle from *now_ns* on, unless it has ended meanwhile."""
+        """Record that a connection is idle in the pool from *now_ns* on, unless it has ended meanwhile.
+
+        *pid* is the process id of the connection's PostgreSQL backend; *now_ns* is a reading of `time.perf_counter_ns`.
+        """
         if (opened := self._opened.get(pid)) and opened.state == _State.CHECKING_IN:
             opened.state, opened.idle_since_ns = _State.IDLE, now_ns
 

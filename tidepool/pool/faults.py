@@ -81,7 +81,10 @@ ServerError = asyncpg.PostgresError
 
 
 class DatabaseFault(Exception):
-    """The base class of this module's exceptions. Its `__cause__` is the driver's error, except for a `DataFault`."""
+    """The base class of the errors that callers of the database get. `__cause__` is the driver's error.
+
+    A `DataFault` has no `__cause__`, because the driver's message repeats the data of a job.
+    """
 
     is_of_one_statement = False
     """Whether it concerns only its own statement, while the server still serves others.
@@ -92,9 +95,10 @@ class DatabaseFault(Exception):
 
     @staticmethod
     def of(error: Exception) -> "DatabaseFault | None":
-        """Convert an error of the driver to this module's exception for it, which is returned and not raised.
+        """Convert an error of the database driver to this module's exception for it. Returns and does not raise it.
 
-        Returns None if *error* is no database error, or if it shows a bug in the calling code: raise that unchanged.
+        Returns None if *error* is no database error, or if it shows a bug in the calling code: then raise *error*
+        unchanged.
         """
         if isinstance(error, asyncpg.PostgresError):
             fault = _classify_state(error)
@@ -109,7 +113,7 @@ class DatabaseFault(Exception):
 
     @staticmethod
     def raise_for(error: Exception) -> None:
-        """Raise this module's exception for *error*, or return if there is none.
+        """Raise this module's exception for the driver's *error*; return if there is no such exception.
 
         Also removes PostgreSQL's DETAIL from *error*, because it repeats whole rows.
         """
@@ -121,7 +125,7 @@ class DatabaseFault(Exception):
 
 
 class Refused(DatabaseFault):
-    """The server rejects our login, database, grants or certificate, or its schema or settings do not suit us."""
+    """PostgreSQL rejects our login, database, grants or certificate, or its schema or settings do not suit us."""
 
 
 class Unavailable(DatabaseFault):
@@ -129,7 +133,7 @@ class Unavailable(DatabaseFault):
 
 
 class PoolTimeout(Unavailable):
-    """No connection became free in time, or too many callers waited already. The message says how full the pool is."""
+    """The pool had no free connection in time, or too many callers waited. The message says how full the pool is."""
 
 
 class PoolClosed(DatabaseFault):
@@ -175,10 +179,10 @@ def words(error: BaseException) -> str:
 
 @asynccontextmanager
 async def translated(*, connecting: bool = False) -> AsyncGenerator[None]:
-    """Convert the driver's errors that the block raises to this module's exceptions. Other errors pass unchanged.
+    """Convert the driver's errors that the `async with` block raises to this module's exceptions; pass other errors on.
 
-    If the block opens a connection (*connecting*), all its errors become `Refused` that are not known to be temporary,
-    as that of a server which is starting.
+    If the block opens a connection (*connecting*), every error of the block becomes `Refused` unless it is known to be
+    temporary, as that of a server which is starting.
     """
     try:
         yield
@@ -191,7 +195,7 @@ async def translated(*, connecting: bool = False) -> AsyncGenerator[None]:
 
 
 def is_permanent(error: BaseException | None) -> bool:
-    """Return whether *error*, raised while connecting to any server, is one that waiting cannot repair.
+    """Return whether *error*, raised while connecting to any server, cannot be repaired by waiting.
 
     That is the case if its cause is a file or a permission on this machine, if the two ends cannot agree on TLS, or if
     a certificate cannot be read; but not if the connection was refused or cut.

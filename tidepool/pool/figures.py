@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms of one process's connection pool since it was opened.
+"""Counters, gauges and histograms of one process's connection pool since the pool was opened.
 
 Counters, sums and histograms only grow. So what happened between two readings is their difference, and a lost reading
 loses nothing; histograms of several processes can be added. Durations are microseconds. Gauges are one moment's
@@ -32,7 +32,7 @@ def quantile_us(histogram: Sequence[int], share: float) -> float | None:
 
 
 def empty_histogram() -> list[int]:
-    """Return a new histogram with a zero for each bucket."""
+    """Return a new histogram of durations: a list of counts, one for each bucket, all zero."""
     return [0] * (len(BOUNDS_US) + 1)
 
 
@@ -100,10 +100,11 @@ class PoolStats:
     _changed_ns: int = field(default_factory=time.perf_counter_ns, repr=False, compare=False)
 
     def move(self, *, in_use: int = 0, waiting: int = 0, now_ns: int | None = None) -> None:
-        """Add the arguments to the gauges `in_use` and `waiting`, after bringing the time integrals up to date.
+        """Change the gauges `in_use` and `waiting` (connections in use, waiting callers) by the given differences.
 
-        A caller that has just read `time.perf_counter_ns` passes its value as *now_ns*. A call without arguments only
-        updates the integrals; use it before reading the figures without `figures`, which would reset the peaks.
+        Before that, the time integrals of the two gauges are brought up to date. A caller that has just read
+        `time.perf_counter_ns` passes its value as *now_ns*. A call without arguments only updates the integrals; use it
+        before reading single fields. (`figures` updates them itself, but also resets the peaks.)
         """
         now_ns = now_ns or time.perf_counter_ns()
         passed_us = (now_ns - self._changed_ns) // 1000
@@ -152,7 +153,7 @@ class PoolStats:
         self.commit_hist[bisect_left(BOUNDS_US, us)] += 1
 
     def figures(self) -> dict[str, Any]:
-        """Return every figure by name, and reset the peaks: those of gauges to the present value, others to 0."""
+        """Return every figure by name, and reset the peaks: a gauge's peak to its present value, other peaks to 0."""
         self.move()
         figures = asdict(self)
         del figures["_changed_ns"]

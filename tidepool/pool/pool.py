@@ -1,7 +1,8 @@
-"""The connection pool of one process: a fair gate in front of asyncpg's pool, with figures of all that happens.
+"""The connection pool of one process: asyncpg's pool, behind a queue of callers that is fair, bounded and measured.
 
-`tidepool.lifecycle` opens it at startup and closes it at shutdown; the ledger is its main user; `tidepool.health` reads
-`stats`. Every connection gets its session settings when it is opened, so nothing has to be set or reset later.
+`tidepool.lifecycle` opens the pool at startup and closes it at shutdown; the ledger is its main user; `tidepool.health`
+reads its `stats`. Every connection gets its session settings when it is opened, so nothing has to be set or reset
+later.
 """
 
 import asyncio
@@ -36,11 +37,12 @@ class _DriverPool(Protocol):
 
 
 class Gate:
-    """A fair semaphore: at most *limit* callers are inside, and others enter in the order in which they came.
+    """Decides which callers of a pool may have a connection now: at most *limit* at a time, in order of arrival.
 
-    asyncpg's pool has a queue of its own, which reports nothing and cannot be bounded or resized. The gate in front of
-    it lets no more callers in than the pool has connections, so that all waiting happens here, where it is counted. At
-    most *max_waiting* callers wait.
+    A caller enters the gate before it gets a connection, and leaves after giving the connection back. At most
+    *max_waiting* callers wait to enter. asyncpg's pool has a queue of its own, which reports nothing and cannot be
+    bounded or resized. The gate in front of that pool lets no more callers in than the pool has connections, so that
+    all waiting happens here, where it is counted.
     """
 
     def __init__(self, limit: int, *, max_waiting: int) -> None:
@@ -53,12 +55,15 @@ class Gate:
 
     @property
     def limit(self) -> int:
-        """The max number of callers that may be inside at a time."""
+        """The max number of callers that may be inside the gate, and so have a connection, at a time."""
         return self._limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit. A higher one lets callers in at once; a lower one lets none in until enough have left."""
+        """Change how many callers may be inside the gate.
+
+        A higher limit lets waiting callers in at once; a lower one lets none in until enough have left.
+        """
         self._limit = limit
         self._let_in()
 
@@ -68,14 +73,17 @@ class Gate:
         return len(self._queue)
 
     def try_enter(self) -> bool:
-        """Enter if there is room and no caller waits; returns whether it has. After that, `leave` must be called."""
+        """Enter the gate if there is room and no caller waits; return whether that was done.
+
+        If so, the caller must call `leave` later.
+        """
         if self._closed or self._queue or self._inside >= self._limit:
             return False
         self._inside += 1
         return True
 
     async def enter(self, timeout_s: float) -> None:
-        """Wait for the caller's turn and enter. After that, `leave` must be called.
+        """Wait for the caller's turn, and enter the gate. The caller must call `leave` after that.
 
         Raises `TimeoutError` after *timeout_s* seconds, `asyncio.QueueFull` at once if the max number of callers wait
         already, and `PoolClosed` if the gate is closed before or meanwhile.
@@ -99,7 +107,7 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Leave, and let the next waiting caller in. To be called once after each successful entry."""
+        """Leave the gate, and let the next waiting caller in. Call it once after each successful entry."""
         self._inside -= 1
         self._let_in()
 
@@ -142,7 +150,7 @@ class Pool:
 
     @classmethod
     async def open(cls, config: PoolConfig, limit: int | None = None) -> Self:
-        """Open a pool with `min_size` connections, or *limit* if that is fewer.
+        """Open a pool with `min_size` connections of *config*, or *limit* connections if that is fewer.
 
         *limit* is the initial value of the property `limit` (default: `max_size`). Raises `Unavailable` and `Refused`.
         """
@@ -163,29 +171,32 @@ class Pool:
 
     @property
     def connections(self) -> int:
-        """The number of connections that the server has for this pool: `size`, and those being opened."""
+        """How many connections this pool occupies on the PostgreSQL server: open, being opened, or being closed."""
         return self._connections.count
 
     @property
     def limit(self) -> int:
-        """The number of connections that may be open at a time: `max_size`, or fewer."""
+        """The number of connections that the pool may have open now: `max_size`, or fewer."""
         return self._gate.limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit. Surplus connections are closed: idle ones at once, others when they are checked in."""
+        """Change how many connections the pool may have open.
+
+        Surplus connections are closed: idle ones at once, others when they are given back.
+        """
         self._gate.limit = min(limit, self.config.max_size)
         self._shrink_soon()
 
     def holders(self) -> list[Checkout]:
-        """Return the checkout of each connection that is in use, the longest checkout first."""
+        """Return a `Checkout` for each connection that is in use, with its user and duration; the longest first."""
         return sorted(self._checkouts, key=lambda checkout: checkout.since_ns)
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]:
-        """Check a connection out for an `async with` block, first come, first served; waits up to the acquire timeout.
+        """Lend a connection for an `async with` block, first come, first served; waits up to the acquire timeout.
 
-        Raises `PoolTimeout` if none becomes free in time or too many wait, `Unavailable` if the server is away, and
-        `PoolClosed`. Inside the block, errors of the driver become those of `tidepool.pool.faults`.
+        Raises `PoolTimeout` if none becomes free in time or too many callers wait, `Unavailable` if the server is away,
+        and `PoolClosed`. Inside the block, errors of the driver become those of `tidepool.pool.faults`.
         """
         return Checkout(self._check_out, self._check_in)
 
@@ -193,8 +204,8 @@ class Pool:
     async def transaction(self) -> AsyncGenerator[Connection]:
         """Run an `async with` block in a transaction: commits on a clean exit, rolls back on any exception.
 
-        The connection is checked out as by `acquire`, with the same errors. asyncpg's own class is not used, because
-        isolation level and time limit are set in the round trip that begins the transaction.
+        The connection is lent as by `acquire`, with the same errors. asyncpg's own class of transactions is not used,
+        because isolation level and time limit are set in the round trip that begins the transaction.
         """
         async with Checkout(self._check_out, self._check_in) as connection:
             await connection.execute(self._connections.begin)
@@ -206,7 +217,10 @@ class Pool:
             await _end(connection, COMMIT)
 
     async def check(self) -> float:
-        """Check out a connection and run a trivial query; returns how many ms both took. Raises as `acquire` does."""
+        """Test the database: lend a connection, run a trivial query, and return the milliseconds that both took.
+
+        Raises the errors of `acquire`.
+        """
         since = time.perf_counter_ns()
         async with self.acquire() as connection:
             await connection.execute("SELECT 1")

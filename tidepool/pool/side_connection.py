@@ -1,4 +1,4 @@
-"""A connection outside the pool, for work that must not wait for it."""
+"""A connection outside the pool, for work that must not wait for a connection of the pool."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,7 +10,7 @@ from tidepool.pool.faults import translated
 
 
 class SideConnection:
-    """One connection outside the pool, opened at its first use and again after it was lost.
+    """One PostgreSQL connection outside the pool, opened at its first use and opened again after it was lost.
 
     Only one caller uses it at a time; others wait. *purpose* becomes a part of its application name.
     """

@@ -39,14 +39,14 @@ _DROPS_NOTHING = "noeviction"
 
 
 class RedisClient(ArqRedis):
-    """arq's client of Redis, with Tidepool's serializers and time limits, and checks whether the server is usable.
+    """Tidepool's client of Redis: arq's client, with JSON in place of pickle, time limits, and a check of the server.
 
     Other folders, which import neither redis nor arq, use this class.
     """
 
     @classmethod
     def open(cls, url: str, *, queue_name: str, connect_timeout_s: float = 5.0) -> Self:
-        """Return a client of the Redis at *url*. It connects when it is first used."""
+        """Return a client of the Redis at *url*. The client connects when it is first used."""
         pool: Any = ConnectionPool.from_url(url, **_options(url, connect_timeout_s))
         pool.connection_class = type("Connection", (_OurWay, pool.connection_class), {})
         return cls(
@@ -79,7 +79,10 @@ class RedisClient(ArqRedis):
             log.warning("redis.may_drop_jobs", address=without_password(url), reason=warning)
 
     async def ask(self) -> str:
-        """Check that Redis answers; return a warning about its configuration, or an empty text. Raises `RedisError`."""
+        """Check that Redis answers; return a warning about its configuration, or an empty text if there is none.
+
+        Raises `RedisError`.
+        """
         try:
             return _eviction(await self.info("memory"))
         except NoPermissionError:

@@ -68,7 +68,10 @@ class RedisUnavailable(RedisConnectionError):
 
 
 class RedisFault(Enum):
-    """What an error of a call of Redis means: six kinds of trouble with Redis, and `NONE`, which is any other error."""
+    """The meaning of an error of a call to Redis: six kinds of trouble with Redis, and `NONE`, any other error.
+
+    It decides whether the caller waits, gives up, or raises the error.
+    """
 
     UNREACHABLE = "the connection is refused, cut or silent"
     LOGIN = "Redis rejects our login or certificate, or is set up in a way that we cannot use"
@@ -80,7 +83,7 @@ class RedisFault(Enum):
 
     @classmethod
     def of(cls, error: BaseException | None) -> "RedisFault":
-        """Return the kind of *error*."""
+        """Return the kind of trouble that *error* means; `NONE` if it does not come from Redis."""
         if isinstance(error, (AuthenticationError, RedisRefused)):
             return cls.LOGIN
         if isinstance(error, (NoPermissionError, AuthenticationWrongNumberOfArgsError)):
@@ -95,17 +98,20 @@ class RedisFault(Enum):
 
     @property
     def is_outage(self) -> bool:
-        """Whether it is temporary for a running worker, which waits and tries again."""
+        """Whether a running worker should wait and try again after this error, because the trouble is temporary."""
         return self.is_passing or self is RedisFault.LOGIN
 
     @property
     def is_passing(self) -> bool:
-        """Whether a process that starts should wait and retry: it is an outage and not a refusal."""
+        """Whether a process that starts should wait and try again after this error.
+
+        A rejected login is not temporary for a process that starts, though it is for a running worker (`is_outage`).
+        """
         return self in (RedisFault.UNREACHABLE, RedisFault.BUSY, RedisFault.WRONG_TYPE)
 
     @property
     def is_refusal(self) -> bool:
-        """Whether Redis rejects the login, lacks a right for our user, or is set up in a way that we cannot use."""
+        """Whether Redis rejects our login, denies our user a right, or is set up in a way that cannot be used."""
         return self in (RedisFault.LOGIN, RedisFault.PERMISSION)
 
     @property
@@ -115,7 +121,7 @@ class RedisFault(Enum):
 
     @property
     def is_answer(self) -> bool:
-        """Whether it is a reply of Redis itself, which proves that the address is right."""
+        """Whether the error is a reply of Redis itself, which proves that Redis is at the configured address."""
         return self.is_rejected_command or self in (RedisFault.BUSY, RedisFault.WRONG_TYPE)
 
 
@@ -143,7 +149,7 @@ class Oddities:
 
 
 class Outage:
-    """Waits while Redis is unavailable, and logs the beginning and the end of each outage.
+    """Waits while Redis is unavailable, and logs the beginning and the end of each such outage.
 
     A process uses one object for all its calls, so that an outage is logged once.
     """
@@ -153,9 +159,9 @@ class Outage:
         self._delays = _OUTAGE_POLICY.delays()
 
     async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call *call* until Redis is available, and return its result. *call* must be safe to repeat.
+        """Call *call* repeatedly until it is not stopped by an outage of Redis, and return its result.
 
-        Waits without a limit, and raises errors of *call* that are not outages.
+        *call* must be safe to repeat. Waits without a limit, and raises errors of *call* that are not outages.
         """
         answer = await _OUTAGE_POLICY.retry(
             call, lambda error: RedisFault.of(error).is_outage, lambda error, _attempt: self._begin(error)
@@ -164,9 +170,9 @@ class Outage:
         return answer
 
     async def pause(self, error: Exception) -> None:
-        """Wait before the next attempt: 50 ms at first, then longer each time, up to 1 s, until `over` is called.
+        """Wait before the next attempt at a call: 50 ms at first, then longer each time, up to 1 s, until `over`.
 
-        Raises *error* if it is not an outage.
+        Logs the first *error* of an outage. Raises *error* if it is not an outage.
         """
         if not RedisFault.of(error).is_outage:
             raise error
@@ -174,7 +180,7 @@ class Outage:
         await asyncio.sleep(next(self._delays))
 
     def over(self) -> None:
-        """Record that Redis is available; log that if it was unavailable before."""
+        """Record that Redis is available again; log that if it was unavailable before."""
         if self._is_on:
             self._is_on = False
             log.info("redis.back")

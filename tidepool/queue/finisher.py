@@ -1,10 +1,10 @@
-"""Acknowledges finished jobs, many in one round trip.
+"""Acknowledges finished jobs in Redis, many in one round trip.
 
-Acknowledging removes an ended job from the queue and stores its result, or puts the job back to be run again. While
-one call is under way, the next batch fills: a single job is acknowledged at once, those of a busy worker by the
-hundred. A call that was interrupted is repeated until it succeeds, so a job whose effect is committed may be
-acknowledged late, but is not run again here. An error that is not temporary is kept for the worker's loop, which calls
-`check`.
+To acknowledge a job whose attempt has ended is to remove it from the queue and store its result, or to put it back to
+be run again. While one call is under way, the next batch fills: a single job is acknowledged at once, those of a busy
+worker by the hundred. A call that was interrupted is repeated until it succeeds, so a job whose effect is committed may
+be acknowledged late, but is not run again here. An error that is not temporary is kept for the worker's loop, which
+calls `check`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Done:
-    """Ending of an attempt: the job is done, its keys are deleted, and its result is kept for arq's clients."""
+    """The way an attempt ended: the job is done. Its keys in Redis are deleted, and its result is kept for clients."""
 
     result: bytes = b""
     """The encoded result; empty if none is kept."""
@@ -45,7 +45,10 @@ class _Leases(Protocol):
 
 
 class Finisher:
-    """Acknowledges ended jobs in Redis in batches, and calls *acknowledged* with the jobs of each batch."""
+    """Acknowledges ended jobs in Redis in batches; calls *acknowledged* with the jobs of each batch.
+
+    To acknowledge a job is to remove it from the queue and store its result, or to put it back.
+    """
 
     def __init__(self, leases: _Leases, outage: Outage, acknowledged: Callable[[Sequence[Job]], None]) -> None:
         self._leases = leases
@@ -56,19 +59,22 @@ class Finisher:
         self._error: Exception | None = None
 
     def put(self, job: Job, ending: Ending) -> None:
-        """Queue the acknowledgement of one job; it is sent with the others of this iteration of the event loop."""
+        """Queue the acknowledgement of *job*, whose attempt ended as *ending* says. It is sent soon, with others."""
         self._waiting.append((job, ending))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="finisher")
 
     def check(self) -> None:
-        """Raise the error that stopped the acknowledgements, if any: a bug, or a command that Redis rejects."""
+        """Raise the error that stopped the sending of acknowledgements, if there is one.
+
+        Such an error is a bug, or means that Redis rejects the command.
+        """
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     async def drain(self) -> None:
-        """Wait until all queued acknowledgements are sent, or an error has stopped them."""
+        """Wait until all queued acknowledgements of ended jobs have been sent, or an error has stopped them."""
         while self._sending is not None:
             await asyncio.shield(self._sending)
 

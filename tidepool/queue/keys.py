@@ -46,7 +46,10 @@ connections; and a string, until when shares may change, because a worker has jo
 
 
 class QueueKeys:
-    """The keys of one queue. An *owner* is a worker process that holds jobs under a lease.
+    """The names of the Redis keys of one queue. An *owner* is the name under which a worker process holds jobs.
+
+    A worker holds jobs under a lease, a limited time that it renews. A *lapse* is the end of a lease that was not
+    renewed.
 
     queue     sorted set  job id → due time, Unix ms; for a held job: when it is due again if nothing else puts it back
     owners    sorted set  owner → end of its lease, Unix ms
@@ -63,7 +66,7 @@ class QueueKeys:
         self.held_prefix = f"{queue}:held:"
 
     def held(self, owner: str) -> str:
-        """Return the key of the sorted set of the jobs that *owner* holds."""
+        """Return the key of the sorted set of the jobs that *owner*, a worker process, holds."""
         return self.held_prefix + owner
 
     def health_check(self, worker_name: str) -> str:

@@ -61,8 +61,9 @@ _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes
 
 
 class Leases:
-    """Claims and acknowledges the jobs of one process in one queue, with leases of *lease_ms* milliseconds.
+    """Claims jobs of one queue in Redis (reserves them for a worker process), and acknowledges jobs that have ended.
 
+    A claim gives the worker a lease on the jobs, of *lease_ms* milliseconds: until it ends, no other worker runs them.
     The content of a job that is larger than *max_job_bytes* is not read.
     """
 
@@ -80,11 +81,12 @@ class Leases:
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
     ) -> tuple[list[Job], int]:
-        """Claim up to *limit* due jobs with max *max_bytes* of content together, or one larger job.
+        """Reserve up to *limit* due jobs for *owner*, with max *max_bytes* of content together, or one larger job.
 
-        Returns the jobs, and how many jobs of lost owners were put back into the queue. *suspect_too* is whether one of
-        the jobs may be a suspect, which two owners were lost with. A call whose reply is lost may have claimed jobs:
-        `strays` finds them. Raises `ResponseError` with WRONGTYPE if the queue is not a sorted set.
+        An owner is the name under which a worker process holds jobs. Returns the jobs, and how many jobs of owners that
+        lost their lease were put back into the queue. *suspect_too* is whether one of the jobs may be a suspect, a job
+        that two owners held when they lost their leases. A call whose reply is lost may have claimed jobs: `strays`
+        finds them. Raises `ResponseError` with WRONGTYPE if the queue is not a sorted set.
 
         A call skips only some thousand jobs that are marked as held by others. If there are more, `is_midway` is true
         afterwards, and the next call continues from there.
@@ -106,13 +108,14 @@ class Leases:
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim stopped before it had looked at all due jobs, so that another call may find more."""
+        """Whether the last claim stopped before it had looked at all due jobs, so that another claim may find more."""
         return self._first_rank > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
-        """Acknowledge up to `MOST_AT_ONCE` jobs; return for each whether *owner* still held it. Safe to repeat.
+        """Acknowledge up to `MOST_AT_ONCE` jobs that have ended; return for each whether *owner* still held it.
 
-        A job that it no longer held is not changed.
+        An owner is the name under which a worker process holds jobs. A job that it no longer holds is not changed. Safe
+        to repeat.
         """
         queue = self._keys
         reply: bytes = await self._finish(
@@ -122,7 +125,7 @@ class Leases:
         return [answer == ord("1") for answer in reply]
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those of *job_ids* that a client asked to abort, and delete these requests from Redis."""
+        """Return those of *job_ids* that a client asked to abort, and delete the requests of the client from Redis."""
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
@@ -132,9 +135,10 @@ class Leases:
         return found
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
-        """Return the ids of jobs that *owner* holds in Redis and that are not *known*: their claim's reply was lost.
+        """Return the ids of stray jobs: *owner* holds them in Redis, but they are not *known* to its process.
 
-        Returns max 1,000 ids for each call, because other programs may have added millions.
+        The reply to the claim of such jobs was lost. Returns max 1,000 ids for each call, because other programs may
+        have added millions.
         """
         try:
             held: list[bytes] = await self._redis.zrange(self._keys.held(owner), 0, len(known) + _MOST_STRAYS - 1)
@@ -146,10 +150,11 @@ class Leases:
 
 
 class Holding:
-    """Claims jobs, renews their lease, and acknowledges them; calls *acknowledged* with the jobs it has acknowledged.
+    """The jobs that this worker process holds: claims them, renews their lease, and acknowledges those that have ended.
 
-    *name* is the name of this process in Redis; the name of an owner is *name*, a dot and a number. *lease_s* is in
-    seconds.
+    *acknowledged* is called with jobs that were acknowledged. *name* is the name of this process in Redis. The owner,
+    the name under which jobs are held, is *name*, a dot and a number, which grows when a lease is lost. A lease lasts
+    *lease_s* seconds.
     """
 
     def __init__(
@@ -183,16 +188,16 @@ class Holding:
 
     @property
     def owner(self) -> str:
-        """The name under which this process claims jobs; it changes when a lease is lost."""
+        """The name in Redis under which this process claims jobs; it changes when the process has lost its lease."""
         return f"{self._name}.{self._number}"
 
     @property
     def is_midway(self) -> bool:
-        """Whether the last claim stopped before it had looked at all due jobs, so that more may be claimed at once."""
+        """Whether the last claim stopped before it had looked at all due jobs, so that another claim may find more."""
         return self._leases.is_midway
 
     async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job]:
-        """Claim up to *room* due jobs with max *max_bytes* of content together, or one larger job, and return them.
+        """Reserve up to *room* due jobs for this process, max *max_bytes* of content or one larger job; return them.
 
         Raises an error that stopped the acknowledgements, and the errors of Redis's client.
         """
@@ -216,11 +221,11 @@ class Holding:
         return claimed
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those of *job_ids* that a client asked to abort, and delete these requests from Redis."""
+        """Return those of *job_ids* that a client asked to abort, and delete the requests of the client from Redis."""
         return await self._leases.aborted(job_ids)
 
     def doubt(self) -> None:
-        """Record that a claim was interrupted: it may have claimed jobs in Redis although no reply arrived here.
+        """Record that a claim was interrupted, and may have reserved jobs in Redis although no reply arrived here.
 
         The next calls of `claim` put such jobs back into the queue, for two minutes: a command may reach Redis up to a
         minute after the caller has given it up, when the network works again.
@@ -229,19 +234,19 @@ class Holding:
         self._doubtful_until_s = self._look_s + _DOUBT_S
 
     def finish(self, job: Job, ending: Ending) -> None:
-        """Queue the acknowledgement of a job, which ended as *ending* says; it is sent in a batch."""
+        """Queue the acknowledgement of *job*, whose attempt ended as *ending* says. It is sent to Redis in a batch."""
         if self._suspect is job:
             self._suspect = None
         self._finisher.put(job, ending)
 
     async def drain(self) -> None:
-        """Wait until all queued acknowledgements are sent."""
+        """Wait until all queued acknowledgements of ended jobs have been sent to Redis."""
         await self._finisher.drain()
 
     async def give_back(self) -> None:
-        """Acknowledge the ended jobs and put the others back into the queue, when the worker stops.
+        """Acknowledge the jobs that have ended, and put all others of this process back into the queue.
 
-        Raises `TimeoutError` if that takes longer than a lease.
+        Called when the worker stops. Raises `TimeoutError` if that takes longer than a lease.
         """
         async with asyncio.timeout(self._lease_s):
             await self.drain()
@@ -250,7 +255,7 @@ class Holding:
         self._finisher.check()
 
     async def close(self) -> None:
-        """Stop the renewal of the lease, so that it expires and other workers can take the jobs over."""
+        """Stop renewing the lease. It then expires, and other workers can take over the jobs of this process."""
         await self._renewal.close()
 
     async def _look_for_strays(self) -> None:

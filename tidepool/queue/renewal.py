@@ -90,7 +90,7 @@ class Renewal:
             self._lost(owner)
 
     async def close(self) -> None:
-        """Stop the renewal thread and wait until it has ended. The lease then expires by itself."""
+        """Stop the renewal thread and wait until it has ended. The lease is not renewed any more, and then expires."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
         self._redis.close()

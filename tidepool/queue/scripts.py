@@ -33,7 +33,7 @@ class _Script(Protocol):
 
 
 def load(redis: Redis | sync_redis.Redis, name: str) -> _Script:
-    """Return the script *name* as a function of `keys` and `args`, which are its KEYS and ARGV.
+    """Return the Lua script *name* as a function of `keys` and `args`, which are the KEYS and ARGV of the script.
 
     The function returns the script's reply and raises the errors of Redis's client; it is async if *redis* is. It sends
     the script to Redis when it is first called, and again if Redis has lost it.

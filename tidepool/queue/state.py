@@ -1,4 +1,4 @@
-"""Reads the state of a queue in Redis: its backlog, and the status and the results of its jobs."""
+"""Reads the state of a job queue in Redis: how many jobs wait, and the status and the results of jobs."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ _MAX_NAME_BYTES, _MAX_NAMES_BYTES = 1000, 8_388_608
 
 
 class Backlog(NamedTuple):
-    """The number of jobs in a queue, and how long the oldest due job has waited."""
+    """How many jobs of a queue wait and how many run, and for how long the oldest due job has waited."""
 
     waiting: int
     """Number of jobs that no worker has claimed, whether they are due now or later."""
@@ -32,9 +32,10 @@ class Backlog(NamedTuple):
 
 
 class QueueState:
-    """Reads the state of the client's default queue, and ends leases of dead owners, so that their jobs are due again.
+    """Reads the state of a queue in Redis: how many jobs it has, and the status and results of jobs.
 
-    Redis keeps results for a limited time.
+    The queue is the client's default queue. Redis keeps results for a limited time. `release_owners` also puts the jobs
+    of dead workers back into the queue.
     """
 
     MAX_RESULTS = 500
@@ -50,7 +51,7 @@ class QueueState:
         return (await self._job(job_id).status()).value
 
     async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:
-        """Wait for a job's result and return it.
+        """Wait until the job has a result in Redis, and return the result.
 
         Raises `TimeoutError` after *timeout_s* seconds, the error of a failed job, and `arq.jobs.ResultNotFound` if
         Redis knows neither the job nor a result of it.
@@ -58,9 +59,10 @@ class QueueState:
         return await self._job(job_id).result(timeout_s, poll_delay=_POLL_S)
 
     async def results(self, job_ids: list[str]) -> list[tuple[str, bytes]]:
-        """Return (id, encoded result) for those of up to `MAX_RESULTS` jobs that have a result, in one round trip.
+        """Return the id and the encoded result of each of the jobs *job_ids* that has a result in Redis.
 
-        The results have up to 4 MiB together; the others are left out. Raises the errors of Redis's client.
+        Takes one round trip for up to `MAX_RESULTS` ids. The results have up to 4 MiB together; further ones are left
+        out. Raises the errors of Redis's client.
         """
         found = await self._results(
             keys=[keys.RESULT + job_id for job_id in job_ids], args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE]
@@ -81,9 +83,10 @@ class QueueState:
             return None
 
     async def release_owners(self, prefix: str) -> int:
-        """End the leases of dead processes, which are the owners whose names begin with *prefix*; return their number.
+        """End the leases of dead worker processes, those whose names begin with *prefix*; return their number.
 
-        The next claim of any worker puts their jobs back into the queue. Only the first thousand owners are looked at.
+        A lease is the time for which a process holds jobs. The next claim of any worker puts these jobs back into the
+        queue. Only the first thousand names (owners) are looked at.
         """
         dead = [owner for owner in await self._owners() if owner.startswith(prefix.encode())]
         if dead:

@@ -32,7 +32,11 @@ _FIRST_PAUSE_S = 0.01
 
 
 class Wakeup:
-    """Waits until a queue changes. Polls every *poll_delay_s* seconds instead if Redis has no client tracking."""
+    """Lets an idle worker sleep until the queue in Redis changes.
+
+    If Redis has no client tracking, which reports changes of a key, the worker wakes every *poll_delay_s* seconds
+    instead.
+    """
 
     def __init__(self, redis: Redis, queue_name: str, *, poll_delay_s: float) -> None:
         self._redis = redis
@@ -47,10 +51,10 @@ class Wakeup:
         self._listener: asyncio.Task[None] | None = None
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait until the queue changes, its first job is due, or a lease ends, but max *timeout_s* seconds.
+        """Wait until the queue changes, its first job is due, or a worker's lease ends, but max *timeout_s* seconds.
 
-        If the first job stays due and `set` is not called, another worker has it, such as one of stock arq: then each
-        wait for it is twice as long as the one before.
+        If the first job stays due and `set` is not called, another worker has that job, such as a worker of stock arq:
+        then each wait for it is twice as long as the one before.
 
         Raises the errors of Redis's client; the next call connects anew.
         """
@@ -87,7 +91,7 @@ class Wakeup:
         self._changed.set()
 
     async def close(self) -> None:
-        """Close the two connections, that for reading and that for notifications; the next `wait` opens new ones."""
+        """Close both connections to Redis, that for reading and that for notifications; `wait` opens new ones."""
         if self._listener is not None:
             self._listener.cancel()
         for connection in (self._asking, self._listening):

@@ -1,4 +1,4 @@
-"""Encodes and decodes jobs and results: arq's wire format, as JSON.
+"""Encodes and decodes jobs and results in the format in which arq stores them in Redis, but as JSON.
 
 A job is the value of `arq:job:{id}`, its id a member of the queue's sorted set (score: due time, Unix ms):
 
@@ -8,10 +8,10 @@ A job is the value of `arq:job:{id}`, its id a member of the queue's sorted set 
      "t": null,                 arq's job_try, the try to begin with
      "et": 1764000000000}       when it was enqueued, Unix ms
 
-A result is the value of `arq:result:{id}`, with `s` whether it succeeded and `r` the result besides.
-Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result
-travels as its class's name and its text, and comes back as the same class where arq's client needs
-that (a cancelled job), else as `RuntimeError`.
+A result is the value of `arq:result:{id}`, which has these fields and more: `s` is whether the job succeeded, and `r`
+the result. Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result travels
+as its class's name and its text, and comes back as the same class where arq's client needs that (a cancelled job), else
+as `RuntimeError`.
 
 Any arq client can talk to the service with `serialize` and `deserialize` as its `job_serializer` and
 `job_deserializer`.
@@ -57,7 +57,7 @@ def deserialize(payload: bytes) -> dict[str, Any]:
 
 
 def receive(payload: bytes) -> dict[str, Any]:
-    """Decode a job that a worker has claimed, and check the types of its fields, which arq does not.
+    """Decode the content of a job that a worker has claimed, and check the types of its fields, which arq does not.
 
     Raises `ValueError` with a text that says what is wrong.
     """

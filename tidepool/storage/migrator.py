@@ -124,13 +124,13 @@ class Migration(NamedTuple):
 
     @property
     def breaks_older(self) -> bool:
-        """Whether older processes, which do not know this migration, must not work with the database after it."""
+        """Whether older processes, which do not know this migration, must stop working with the database after it."""
         found = _OLDER.search(self.text)
         return found is not None and found[1] == "refuse"
 
 
 class SchemaState(NamedTuple):
-    """How a database's `schema_migrations` compares with the files."""
+    """Which migrations a database lacks, and which it has that this process does not know."""
 
     missing: list[Migration]
     """The files that have not been applied yet, in the order in which they must be applied."""
@@ -149,7 +149,7 @@ class _Backend:
 
 
 class Migrations:
-    """All migrations of a database: the library's, followed by those of applications.
+    """All migration files for a database: the library's, followed by those of applications.
 
     `Migrations(shop="shop.tables")` adds the files in the folder `migrations` of the package `shop.tables`, as the set
     `shop` of `schema_migrations`. Sets are applied in the order of the arguments, the library's first.
@@ -188,7 +188,7 @@ class Migrations:
         return applied
 
     async def compared(self, connection: Connection) -> SchemaState:
-        """Compare the migrations that the database has with the files, without changing anything.
+        """Return how the migrations that the database has differ from the files. Changes nothing.
 
         Raises `MigrationError` if a file was changed after it was applied, if the database has a migration that this
         process does not know and that forbids older processes, or if the database is from before Tidepool's first
@@ -206,9 +206,10 @@ class Migrations:
 
     @staticmethod
     async def missing_parts(connection: Connection) -> list[str]:
-        """Return the tables and columns that migrations created and that are gone, as `{table}` and `{table}.{column}`.
+        """Return the tables and columns that migrations created but that somebody has dropped since.
 
-        Raises `MigrationError` if the database is from before Tidepool's first release.
+        A table is returned as `{table}`, a column as `{table}.{column}`. Raises `MigrationError` if the database is
+        from before Tidepool's first release.
         """
         with _only_of_a_release():
             return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))

@@ -1,4 +1,4 @@
-"""Loads SQL queries by name from the files in `sql/`, one for each table. A line `-- name: …` precedes each query."""
+"""Loads SQL queries by name from the files in `sql/`, one file for each table. `-- name: …` precedes each query."""
 
 import re
 from importlib.resources import files

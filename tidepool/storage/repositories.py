@@ -21,7 +21,10 @@ _RETENTION = queries.load("retention")
 
 
 class Repositories:
-    """All repositories of one connection. None of them begins a transaction: the caller does if it needs one."""
+    """The repositories of all tables of the library, for one connection. A repository runs the queries on one table.
+
+    Its methods begin no transaction: the caller begins one if it is needed.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.results = ResultRepository(connection)

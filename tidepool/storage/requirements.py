@@ -1,4 +1,4 @@
-"""Checks, when a process starts, that its database has what it needs. If a check fails, waiting cannot help."""
+"""Checks, when a process starts, that the database has what it needs. If a check fails, waiting cannot help."""
 
 from tidepool.pool.faults import Refused
 from tidepool.pool.side_connection import SideConnection
@@ -9,11 +9,12 @@ _SQL = queries.load("requirements")
 
 
 async def require(side: SideConnection, *, tables: bool = False, writing: bool = False) -> None:
-    """Check over *side* that the database is fit for a process; raises `Refused` with the reason if it is not.
+    """Check, over the connection *side*, that the database can serve this process; raise `Refused` if it cannot.
 
-    With *tables*, all tables and columns that its migrations created must exist. With *writing*, it must accept writes
-    (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a pooler may not.
-    Raises `MigrationError` if it is from before Tidepool's first release, and `Unavailable`.
+    With *tables*, all tables and columns that the migrations created must exist. With *writing*, the database must
+    accept writes (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a
+    pooler may not. Raises `MigrationError` if the database is from before Tidepool's first release, and `Unavailable`
+    if it does not answer.
     """
     async with side.use() as connection:
         async with connection.transaction():  # which a pooler may not allow

@@ -18,7 +18,7 @@ _ROUNDS = 4096
 
 
 async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: Iterable[LiteralString]) -> None:
-    """Create the roles in `ROLES` that are missing, and grant all of them what they need.
+    """Create the missing PostgreSQL roles of `ROLES`, for workers and for readers, and grant each what it needs.
 
     *config* must log in as the owner of the tables. *passwords*, by role, are set; a role that is not among them keeps
     its password. *grants* lists what `tidepool_work` may do in the application's tables, each in the form `SELECT,

@@ -1,6 +1,7 @@
-"""Types for what a process records at each tick, a row of `pool_snapshots` and one of `db_snapshots`, and its events.
+"""Types for the figures that a process records every few seconds, of itself and of the database server, and for events.
 
-A tick is a multiple of the snapshot interval (default 5 s) by PostgreSQL's clock.
+A snapshot of a process is a row of `pool_snapshots`, one of the server is a row of `db_snapshots`. A tick is the time
+that a snapshot is for: a multiple of the snapshot interval (default 5 s) by PostgreSQL's clock.
 """
 
 import json
@@ -19,10 +20,10 @@ Histogram = list[int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Cumulative figures of one process: they only grow, so what happened between two readings is their difference.
+    """Counters of one process since its start, such as queries and commits.
 
-    Durations are microseconds. These are the counters that the advice about pools and the operators' page use;
-    `Snapshot` has the others.
+    They only grow, so what happened between two readings is their difference. Durations are microseconds. These are the
+    counters that the advice about pools and the operators' page use; `Snapshot` has the others.
     """
 
     in_use_us: int
@@ -66,7 +67,10 @@ class Counters:
     jobs_failed: int
 
     def since(self, before: "Counters | None") -> "Counters":
-        """Return the difference to the earlier reading *before*; if that is None, these counters themselves."""
+        """Return how much each counter has grown since the earlier reading *before*.
+
+        If *before* is None, the counters themselves are returned.
+        """
         if before is None:
             return self
         counts = [now - then for now, then in zip(_counts(self), _counts(before), strict=True)]
@@ -78,7 +82,7 @@ class Counters:
 
     @staticmethod
     def total(parts: Iterable["Counters"]) -> "Counters":
-        """Return *parts* added up, counter by counter and bucket by bucket; all zeros if there are no parts."""
+        """Return the sum of the readings *parts*, counter by counter and bucket by bucket; zeros if there are none."""
         parts = list(parts)
         counts = [sum(column) for column in zip(_NO_COUNTS, *map(_counts, parts), strict=True)]
         histograms = [
@@ -106,9 +110,10 @@ def _counters(counts: Iterable[int], histograms: Iterable[Histogram]) -> Counter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading(Counters):
-    """The part of a snapshot that the advice about pools and the operators' page use. Fields are columns by name.
+    """The figures of a process at one time, as read from a row of `pool_snapshots`, for judging pools and for the page.
 
-    Gauges are one moment's readings and need not add up.
+    Fields are the columns of the same name; other columns are left out. Gauges, such as `in_use`, are one moment's
+    readings and need not add up.
     """
 
     instance_id: UUID
@@ -139,11 +144,11 @@ class Reading(Counters):
 
     @classmethod
     def of(cls, row: Iterable[tuple[str, object]]) -> Self:
-        """Build the figures of one process at one snapshot from a database row, given as pairs of column and value.
+        """Make an object from a row of `pool_snapshots`, given as pairs of column and value.
 
         A null comes from a process of another version, which does not have that figure: it becomes 0 or an empty
-        histogram. A histogram with other buckets becomes an empty one. Raises `TypeError` if a column is missing or
-        is no field.
+        histogram. A histogram with other buckets becomes an empty one. Raises `TypeError` if a column is missing or is
+        no field.
         """
         return cls(**{name: _value(name, value) for name, value in row})  # pyright: ignore[reportArgumentType]
 
@@ -162,7 +167,7 @@ def _value(name: str, value: object) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot(Reading):
-    """One process's figures at one tick: a row of `pool_snapshots`, whose columns are exactly these fields.
+    """All figures of one process at one time: a row of `pool_snapshots`, whose columns are exactly these fields.
 
     The `_max` fields are peaks since the snapshot before; gauges and counters are as in `Reading`.
     """
@@ -210,9 +215,9 @@ class Snapshot(Reading):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConnections:
-    """The server's connection limits, and how many connections workers and others have, for the connection budget.
+    """The connection limits of the PostgreSQL server, and how many connections workers and other programs have.
 
-    Only one process stores them at each tick, as a part of a row of `db_snapshots`.
+    Only one process stores them at each tick (time of a snapshot), as a part of a row of `db_snapshots`.
     """
 
     max_connections: int
@@ -234,7 +239,7 @@ class ServerConnections:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReading(ServerConnections):
-    """The columns of a row of `db_snapshots` that the advice about pools and the operators' page use.
+    """The state of the PostgreSQL server at one time: the columns of a row of `db_snapshots` that advice and page use.
 
     *active* and *waiting_lock* count sessions of this database: those that run a statement, and of these the ones that
     wait for a lock.
@@ -247,7 +252,10 @@ class ServerReading(ServerConnections):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a process or its pool at a time; *kind* says what, and *detail* can become JSON."""
+    """A noteworthy event in a process or its pool, such as a leaked connection: a row of the table `pool_events`.
+
+    *kind* names the event, and *detail* has values that can become JSON.
+    """
 
     instance_id: UUID
     worker_id: str

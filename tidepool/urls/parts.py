@@ -32,7 +32,7 @@ class UrlError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The values that a parameter may have: those that are *listed*, the path of a file, or numbers; else any.
+    """The values that are valid for one parameter of a URL: *listed* ones, paths of files, or numbers; by default any.
 
     An empty text counts as no value, which is allowed unless the values are numbers.
     """
@@ -48,7 +48,10 @@ class Values:
     """Max value of a number of seconds."""
 
     def check(self, value: str) -> None:
-        """Raise `UrlError`, whose text goes on after the parameter's name and "which", if *value* is not allowed."""
+        """Raise `UrlError` if *value* is not allowed.
+
+        The text of the error completes a sentence that begins with the parameter's name and "which".
+        """
         if self.number is not None:
             self._check_number(value, self.number)
         elif not value or (value.lower() if self.ignores_case else value) in self.listed:
@@ -71,14 +74,17 @@ class Values:
 
 
 class Addresses(NamedTuple):
-    """The hosts and the ports of a URL; a port that is left out is None."""
+    """The hosts and the ports in a URL, in order; a port that is left out is None."""
 
     hosts: list[str]
     ports: list[int | None]
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Parse `host:port,host:port`. Both lists are empty if *text* is. Raises `UrlError`."""
+        """Parse addresses in the form `host:port,host:port`; return empty lists for an empty *text*.
+
+        Raises `UrlError`.
+        """
         found = [_HOST_IN_URL.fullmatch(one) for one in text.split(",")]
         if text.strip(",") and not all(match and match[1] for match in found):
             if text.startswith(":") and len(found) == 1 and found[0]:
@@ -104,7 +110,7 @@ class Addresses(NamedTuple):
 
 
 class UrlParts(NamedTuple):
-    """The parts of a URL, still percent-encoded."""
+    """A URL split into its parts, such as hosts, path and query; the parts are still percent-encoded."""
 
     scheme: str
     user_info: str
@@ -136,21 +142,24 @@ class UrlParts(NamedTuple):
         return cls(match[1], user_info, hosts, path, pairs, "@" in f"{path}{query}", as_redis_py)
 
     def user_and_password(self) -> tuple[str, str | None]:
-        """Return the user's name and the password, decoded; the password is None without a colon. Raises `UrlError`."""
+        """Return the user's name and the password from the URL, decoded; either may be empty.
+
+        The password is None if there is no colon after the user's name. Raises `UrlError`.
+        """
         user, colon, password = self.user_info.partition(":")
         decoded = _decoded(user, "user's name", is_strict=not self.as_redis_py)
         return decoded, _decoded(password, "password", is_strict=not self.as_redis_py) if colon else None
 
     def decoded_path(self) -> str:
-        """Return the path, decoded. Raises `UrlError`."""
+        """Return the URL's path with percent-encoding decoded. Raises `UrlError`."""
         return _decoded(self.path, "path", is_strict=not self.as_redis_py)
 
     def check_socket(self) -> None:
-        """Raise `UrlError` if the path, as that of a Unix socket, is longer than Linux allows."""
+        """Raise `UrlError` if the path, which names a Unix socket, is longer than Linux allows."""
         _require_socket_path(self.decoded_path())
 
     def parameters(self, allowed: Mapping[str, Values]) -> dict[str, str]:
-        """Return the query's parameters as a dict from name to decoded value, without empty ones.
+        """Return the parameters of the URL's query, by name, decoded; parameters with an empty value are left out.
 
         If a name is repeated, its last value counts. Raises `UrlError` for a name that is not in *allowed*, and for a
         value that is not allowed for its name.

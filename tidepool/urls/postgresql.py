@@ -176,9 +176,10 @@ class PostgresUrl:
 
     @staticmethod
     def check_parameter(name: str, value: str) -> None:
-        """Check a connection parameter from outside a URL, such as a variable or a service file.
+        """Raise `UrlError` if *value* is not allowed for the connection parameter *name*, given outside a URL.
 
-        Raises `UrlError`, whose text does not have the parameter's name.
+        Such parameters come from environment variables and service files. The text of the error does not have the
+        parameter's name.
         """
         if name not in _ALLOWED:
             raise UrlError("is not known")

@@ -36,13 +36,13 @@ _HONOURED = {
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """The parameters of a Redis URL that redis-py accepts, and of which it honours every part and parameter."""
+    """A checked Redis URL: each part and each parameter of it is one that redis-py honours."""
 
     parameters: dict[str, str]
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Check a Redis URL and read its parameters. Raises `UrlError`."""
+        """Check a Redis URL, and return an object with the parameters of its query. Raises `UrlError`."""
         parts = UrlParts.of(url, REDIS_SCHEMES, as_redis_py=True)
         parts.user_and_password()
         if parts.scheme == "unix":

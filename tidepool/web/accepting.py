@@ -21,10 +21,10 @@ _UNCONFIRMED_S = 0.5
 
 
 class Accepting:
-    """Enqueues jobs and looks up outcomes for all requests of this process.
+    """Enqueues jobs and looks up their outcomes, for all HTTP requests of this process.
 
-    Concurrent requests share round trips to Redis and PostgreSQL. *patience_s* is for how many seconds an unavailable
-    Redis is tried again.
+    Concurrent requests share round trips to Redis and PostgreSQL. If Redis is unavailable, a request goes on trying to
+    reach it for *patience_s* seconds.
     """
 
     def __init__(self, redis: RedisClient, pool: Pool, *, patience_s: float) -> None:
@@ -35,11 +35,12 @@ class Accepting:
         self.waits = Waits(redis)
 
     async def accept(self, submission: Submission) -> Outcome | None:
-        """Enqueue a job and return None, or return the job's outcome if it has one already.
+        """Enqueue a job and return None; if the job has an outcome already, return this outcome instead.
 
-        If Redis knows the id already, the ledger is asked. If the ledger does not know it, the job is in the queue, or
-        Redis has a result that no worker of this service wrote: then it is enqueued all the same. Raises
-        `RedisUnavailable` if Redis stays unavailable, and the faults of `tidepool.pool.faults`.
+        If Redis knows the job's id, the ledger (the table of outcomes) is asked. If the ledger does not have the id,
+        the job is in the queue, or Redis has a result that no worker of this service wrote; in that case the job is
+        enqueued all the same. Raises `RedisUnavailable` if Redis stays unavailable, and the faults of
+        `tidepool.pool.faults`.
         """
         if await self._enqueue(submission):
             return None
@@ -65,7 +66,7 @@ class Accepting:
         return None
 
     async def settled(self, job_id: str) -> Outcome | None:
-        """Return a job's outcome from the ledger, or None. Raises the faults of `tidepool.pool.faults`."""
+        """Return the outcome that the ledger has for a job, or None. Raises the faults of `tidepool.pool.faults`."""
         return await self._lookup(job_id)
 
     async def _lookup_many(self, job_ids: Sequence[str]) -> Sequence[Outcome | None]:
@@ -75,7 +76,7 @@ class Accepting:
 
 
 class Shared(Generic[Q, A]):
-    """Coalesces calls: collects the single questions of concurrent callers into calls of up to *most* questions.
+    """Combines the questions of concurrent callers into few calls: each call answers up to *most* questions.
 
     While one call is in progress, the questions of further callers are collected for the next one. There is no timer,
     so a lone caller is not delayed, and two hundred cost a handful of round trips.

@@ -26,13 +26,16 @@ _MAX_CALLERS = 10_000
 
 
 class Callers:
-    """Finds the callers of requests; *proxies* are the networks of the trusted proxies."""
+    """Finds the IP address and scheme of the client of each request. *proxies* are the networks of trusted proxies."""
 
     def __init__(self, proxies: Sequence[Network] = ()) -> None:
         self._proxies = proxies
 
     def find(self, scope: Scope) -> None:
-        """Replace the client and scheme in the ASGI *scope* by the caller's own if a trusted proxy sent the request."""
+        """Set client and scheme in the ASGI *scope* to those of the caller, if a trusted proxy sent the request.
+
+        A trusted proxy reports them in the headers `X-Forwarded-For` and `X-Forwarded-Proto`.
+        """
         if not self._proxies or not self._is_proxy(peer := _address(_peer(scope))):
             return
         caller = peer
@@ -50,7 +53,10 @@ class Callers:
 
     @staticmethod
     def key(scope: Scope) -> str:
-        """Return the key for counting a caller's requests: its IPv4 address, or the /64 network of its IPv6 address."""
+        """Return the text by which the requests of one caller are counted.
+
+        It is the caller's IPv4 address, or the /64 network of its IPv6 address.
+        """
         return _key(_peer(scope))
 
     def _is_proxy(self, address: _Address | None) -> bool:
@@ -71,7 +77,7 @@ class Rates:
         """The bucket as one number: when it will be full again."""
 
     def has_one(self, caller: str) -> bool:
-        """Return whether *caller* may send a request now, without counting one."""
+        """Return whether *caller* may send a request now. Does not count a request."""
         return self._after(caller) is not None
 
     def admit(self, caller: str) -> bool:

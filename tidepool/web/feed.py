@@ -136,20 +136,20 @@ class _Pictures:
 
 
 class Feed:
-    """Provides the page's data, and streams it to all browsers that show it, until the server stops."""
+    """Provides the data of the operators' page, and streams it to all browsers that show it, until the server stops."""
 
     def __init__(self, services: Services) -> None:
         self.pictures = _Pictures(services)
         self._closed = asyncio.Event()
 
     def close(self) -> None:
-        """End every open stream, so that the server can stop."""
+        """End every stream of events that is open, so that the server can stop."""
         self._closed.set()
 
     async def follow(self, window: SpanName) -> AsyncGenerator[bytes]:
-        """Yield server-sent events with the data of the last `5m`, `1h` or `1d`, until `close` is called.
+        """Yield server-sent events with the page's data of the last `5m`, `1h` or `1d`, until `close` is called.
 
-        A `picture` with the data comes each second, a `trouble` instead while PostgreSQL does not answer.
+        The event `picture` with the data comes each second; while PostgreSQL does not answer, `trouble` comes instead.
         """
         picture = self.pictures.of(window)
         yield format_sse_event(data_str=None, retry=_LATER_MS)

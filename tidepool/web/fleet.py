@@ -1,6 +1,6 @@
-"""Caches figures of all workers (the fleet) for any number of callers.
+"""Caches figures of all workers (the fleet), so that any number of callers can ask for them.
 
-They are read at most once a second, and judged at most once in 15 seconds.
+The figures are read from the database at most once a second, and judged at most once in 15 seconds.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ _SESSIONS = ("active", "waiting_lock")
 
 
 class FleetFigures:
-    """Reads the figures of all workers from the database, and caches them.
+    """Reads the figures of all worker processes (the fleet) from the database, and caches them.
 
-    It reads only when it is called; errors of the database are raised to the caller.
+    The database is read only when a method is called; errors of the database are raised to the caller.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -60,9 +60,11 @@ class FleetFigures:
             raise Unavailable(f"PostgreSQL gave no answer within {_PATIENCE_S:g} s") from None
 
     def groups(self) -> list[PoolVerdict] | None:
-        """Return the verdicts on the last fifteen minutes, one for each group of processes; None until there are some.
+        """Return what limits the workers, judged by the last fifteen minutes: a verdict for each group of processes.
 
-        They are made in the background, as reading and judging takes up to a second; the call does not wait for them.
+        A group are processes with the same pool size and number of callers. Returns None until the first verdicts are
+        made. They are made in the background, as reading and judging takes up to a second; the call does not wait for
+        them.
         """
         return self._verdicts.at_once()
 

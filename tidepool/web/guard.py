@@ -43,7 +43,7 @@ Headers = dict[bytes, bytes]
 
 
 class Guard:
-    """ASGI middleware that passes requests on to *app*, or refuses them.
+    """ASGI middleware that checks each request, and passes it on to *app* or refuses it.
 
     *access* decides who may send requests. *rate_limit* is the max number of requests a second of one address; 0: no
     limit. *callers* finds the addresses.

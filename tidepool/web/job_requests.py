@@ -1,7 +1,8 @@
-"""Handles requests that enqueue a job: each is validated, enqueued, and answered 202.
+"""Handles HTTP requests that enqueue a job: each is validated, enqueued, and answered 202.
 
-A request that waits for the job's outcome is answered with that. The body is the fields of the job's command, whose
-model decides what is valid, however a job is enqueued. OpenAPI's description of such a route is made of it, too.
+If the request waits for the job's outcome, the response is this outcome. The body has the fields of the job's command;
+the command's model decides what is valid, however a job is enqueued. The description of such a route in OpenAPI is made
+from that model, too.
 
 - `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
   twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes are UTF-8,
@@ -82,9 +83,9 @@ _HEADERS: list[dict[str, object]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequests:
-    """Enqueues jobs for requests to an application's routes, and makes responses of their outcomes.
+    """Enqueues jobs for HTTP requests to an application's routes, and makes responses from the outcomes of the jobs.
 
-    Its fields say which response an outcome gets.
+    The fields say which response an outcome gets.
     """
 
     places: Mapping[str, str]
@@ -118,7 +119,7 @@ class JobRequests:
         }
 
     async def accept(self, request: Request, services: Services, job_type: JobType[Any], **named: int) -> Response:
-        """Enqueue a job of *job_type*, with its fields from the request's body and *named*, those of the path.
+        """Enqueue a job of *job_type* with the fields in the request's body and *named*, those in its path.
 
         Returns the response: 202, or the outcome if the request asks to wait for it. Raises `Problem` if the request is
         not valid.
@@ -156,7 +157,10 @@ class JobRequests:
         return Response(body, HTTPStatus.CREATED, headers={**headers, **self.location(outcome)}, media_type=_JSON)
 
     def location(self, outcome: Applied) -> dict[str, str]:
-        """Return the `Location` header for the row that a job created; empty if the result has no id of one."""
+        """Return the HTTP header `Location` with the path of the row that an applied job created.
+
+        Returns an empty dict if the job's result has no id of a row.
+        """
         ids = {name: outcome.result.get(name) for name in self.places}  # anything, if somebody else wrote it to Redis
         places = (f"{place}{ids[name]}" for name, place in self.places.items() if type(ids[name]) is int)
         return {"Location": place} if (place := next(places, None)) else {}

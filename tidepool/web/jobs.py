@@ -47,7 +47,7 @@ class _Row(BaseModel):
 
 
 class JobRow(_Row):
-    """The outcome of a job in a list. *requeueable*: the job can run again.
+    """The outcome of a job in a list of outcomes. *requeueable* is whether the job can be enqueued again.
 
     A list omits the arguments, which only `GET /jobs/{id}` returns. A result of more than 4 kB is null here, and an
     error is cut after 2,000 characters.
@@ -87,7 +87,7 @@ class RetryingJob(PendingJob):
 
 
 class SettledJob(_Row):
-    """A job that has its outcome, with its arguments if they were kept."""
+    """A job that has an outcome, with the job's arguments if they were kept."""
 
     id: str
     args: object
@@ -95,13 +95,16 @@ class SettledJob(_Row):
 
 
 class RequeueResponse(BaseModel):
-    """The response of a requeue: how many jobs were enqueued again."""
+    """The response to a request to run jobs again: how many jobs were enqueued."""
 
     requeued: int
 
 
 class AbortResponse(BaseModel):
-    """The response of an abort. The job is rejected with the reason `aborted`, unless it is committed first."""
+    """The response to a request to abort a job.
+
+    The job is rejected with the reason `aborted`, unless it is committed first.
+    """
 
     id: str
     status: Literal["aborting"] = "aborting"

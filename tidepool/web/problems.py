@@ -1,4 +1,7 @@
-"""Answers errors with problem details (RFC 9457): JSON with `type`, `title`, `status`, `detail` and `code`."""
+"""Converts errors to HTTP responses with problem details (RFC 9457).
+
+These are JSON with `type`, `title`, `status`, `detail` and `code`.
+"""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -58,7 +61,7 @@ class Problem(Exception):
         self._more = more
 
     def response(self) -> JSONResponse:
-        """Return the response with the problem details."""
+        """Return the HTTP response to the refused request, with the problem details as JSON."""
         title = HTTPStatus(self._status).phrase
         members = {"type": "about:blank", "title": title, "status": self._status, "detail": self._detail}
         content = {**members, **self._code, **self._more}

@@ -1,4 +1,4 @@
-"""Defines what the routes of several routers share: their base class, the id of a row in a path, and a job's URL."""
+"""Defines what the routers share: their base class, the type of a row's id in a path, and the URL of a job."""
 
 from collections.abc import Callable
 from typing import Annotated, Any

@@ -21,10 +21,10 @@ _CONNECTIONS = 16_384
 
 
 class WebServer(BoundedServer):
-    """The HTTP server of the web application: at a signal, it ends what would go on waiting, and then stops.
+    """The HTTP server of the web application. At a signal it stops, without waiting for requests that might wait long.
 
-    That is event streams and requests with `Prefer: wait`; other requests have five seconds. It then closes the
-    application, and uvicorn raises the signal again, which ends the command.
+    Event streams and requests with `Prefer: wait` are ended at once; other requests have five seconds. The server then
+    closes the application, and uvicorn raises the signal again, which ends the command.
     """
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
@@ -33,7 +33,7 @@ class WebServer(BoundedServer):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle signals as uvicorn does, but leave a SIGINT ignored that the parent process has set to be ignored."""
+        """Install uvicorn's signal handlers, except for SIGINT if the parent process has set it to be ignored."""
         ignored = process.stays_ignored(signal.SIGINT)
         with super().capture_signals():
             if ignored:
@@ -41,7 +41,7 @@ class WebServer(BoundedServer):
             yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, end event streams and waits for outcomes, and give other requests five seconds."""
+        """Stop listening, end event streams and waits for outcomes, and give other requests five seconds to end."""
         if (feed := getattr(self._state, "feed", None)) is not None:
             feed.close()
         self._state.services.accepting.waits.close()

@@ -1,4 +1,4 @@
-"""Opens what all routes share: one connection pool, one Redis client, and what is built on them."""
+"""Opens what all routes of the web application share: one connection pool, one Redis client, and what uses them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -29,7 +29,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all routes of this process share, such as the pool. It is open as long as the application runs."""
+    """What all routes of the web application share, such as the connection pool. Open while the application runs."""
 
     settings: Settings
     urls: Urls
@@ -52,8 +52,8 @@ class Services:
     ) -> AsyncGenerator[Self]:
         """Open the services for an `async with` block, and close them at its end.
 
-        *collectors* have further metrics for `metrics`.
-        Raises `tidepool.pool.faults.Unavailable` if PostgreSQL is unavailable; Redis need not be available.
+        *collectors* add further metrics to the application's own. Raises `tidepool.pool.faults.Unavailable` if
+        PostgreSQL is unavailable; Redis need not be available.
         """
         pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
         redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
@@ -80,7 +80,7 @@ class Services:
             await pool.close()
 
     def pool_gauges(self) -> dict[str, int]:
-        """Return the pool's present numbers by name: its sizes, connections in use, and waiting callers."""
+        """Return the present figures of this process's pool by name: sizes, connections in use, and waiting callers."""
         return {
             "min_size": self.pool.config.min_size,
             "max_size": self.pool.config.max_size,
@@ -92,7 +92,7 @@ class Services:
         }
 
     def totals(self) -> dict[str, float]:
-        """Return totals by name for this process's pool since it was opened: queries, errors, connections."""
+        """Return the figures of this process's pool since it was opened, by name: queries, errors, connections."""
         stats = self.pool.stats
         runtime_s = monotonic() - self.opened_s
         return {

@@ -55,7 +55,7 @@ router = Router(include_in_schema=False)
 
 
 class Access:
-    """Decides whether a request has access: by the token, or a session. If *token* is None, every request has.
+    """Decides whether a request has access: by the front's token or by a session. If *token* is None, each request has.
 
     A session of a browser that has signed in ends after twelve hours, at a sign-out, or when the token is changed.
     Sign-outs are known to this process only, until it ends: another front accepts a stolen cookie until it expires. The
@@ -70,11 +70,11 @@ class Access:
         self._failures = Rates(_FAILURES_PER_S, burst_s=_FAILURES_BURST_S)
 
     def open_session(self) -> str:
-        """Open a session, and return the value of its cookie."""
+        """Open a session for a browser that has signed in, and return the value of the session's cookie."""
         return self._signed(f"{int(self._clock()) + _LENGTH_S}.{secrets.token_hex(8)}")
 
     def has_session(self, cookie: str) -> bool:
-        """Return whether *cookie* is signed by us, not expired, and not signed out."""
+        """Return whether *cookie*, a cookie's value, is signed by us, not expired, and not signed out."""
         session, _, _ = cookie.rpartition(".")
         if not hmac.compare_digest(cookie.encode(), self._signed(session).encode()):
             return False
@@ -91,7 +91,7 @@ class Access:
         return f"{session}.{hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()}"
 
     def is_right(self, given: bytes) -> bool:
-        """Return whether *given* is the token; True if there is no token."""
+        """Return whether *given* is the front's token; True if no token is configured."""
         return self.token is None or hmac.compare_digest(given, self.token.encode())
 
     def admits(self, headers: dict[bytes, bytes], caller: str) -> bool:
@@ -110,14 +110,14 @@ class Access:
         return right
 
     def may_try(self, caller: str) -> bool:
-        """Return whether *caller*, an address, may try a token now.
+        """Return whether the client at the address *caller* may try a token now, or has tried too many wrong ones.
 
-        It may give five wrong tokens at once, and one more each second.
+        A client may try five wrong tokens at once, and one more each second.
         """
         return self._failures.has_one(caller)
 
     def failed(self, caller: str, way: str) -> None:
-        """Count and log a wrong token of *caller*; those over its rate are not logged.
+        """Count a wrong token from the address *caller*, and log it unless the caller has sent too many.
 
         *way* is how the token was given: `bearer` or `form`.
         """

@@ -23,7 +23,7 @@ _TROUBLE_DELAY_S = 0.2
 
 
 class Waits:
-    """Waits for the outcomes of jobs, for all requests of this process."""
+    """Waits for the outcomes of jobs in Redis, for all HTTP requests of this process that want to wait."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._queue = QueueState(redis)
@@ -40,7 +40,7 @@ class Waits:
                 _resolve(future, None)
 
     async def outcome(self, job_id: str, timeout_s: float) -> Outcome | None:
-        """Wait until Redis has a job's outcome, and return it; None after *timeout_s* seconds.
+        """Wait until Redis has the outcome of a job, and return it; return None after *timeout_s* seconds.
 
         The wait may be cancelled.
         """
