@@ -1,6 +1,6 @@
 """The settings classes that the measured workers run with: `arq lab.bench.targets.<Name>`.
 
-Those of stock arq run each job as one plain transaction, as one would write it by hand: no ledger, no batches. They
+Workers of stock arq run each job as one plain transaction, as one would write it by hand: no ledger, no batches. They
 read the same jobs as the service: the same JSON, the same fields.
 """
 

@@ -24,7 +24,7 @@ from arq.connections import ArqRedis, create_pool, log_redis_info
 
 from tidepool import logs, process
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
@@ -80,7 +80,7 @@ class Worker(arq.worker.Worker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         given = options.get("ctx")
-        self.ctx: Context = self.ctx if given is None else given  # arq replaces an empty one by its own
+        self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options: EngineOptions = self.ctx.get("engine") or EngineOptions()
         self._name = self.options.owner or secrets.token_hex(8)
         self._next_heartbeat_s = 0.0
