@@ -42,13 +42,25 @@ _FIRST_CORE, _LAST_CORE = 0, (os.cpu_count() or 1) - 1
 
 def main() -> int:
     """Make the attacks one after another."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("victim", choices=("front", "worker"))
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack (default 5)")
-    parser.add_argument(
-        "--rounds", type=int, default=0, help="rounds with and without it that measure the worker's rate"
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.attacked", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--attack", choices=[attack.__name__ for attack in CALLERS], help="only this one")
+    parser.add_argument("victim", choices=("front", "worker"), help="process to attack")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="length of each attack in seconds (default 5)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of times that the worker's rate of jobs is measured without and with the attack (default 0)",
+    )
+    parser.add_argument(
+        "--attack",
+        choices=[attack.__name__ for attack in CALLERS],
+        help="make this attack only (default: all, one after another)",
+    )
     asked = parser.parse_args()
     if asked.rounds:
         _pin(_FIRST_CORE)

@@ -39,7 +39,7 @@ from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from tidepool.engine.intake import Intake, JobFailed
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
@@ -66,7 +66,7 @@ class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
-    ctx: Context
+    ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
     is_stopping: bool
@@ -243,7 +243,7 @@ class Attempts:
         finally:
             job.is_running = False
 
-    def _context(self, job: Job) -> Context:
+    def _context(self, job: Job) -> ArqContext:
         """Return the ctx dict that arq calls plain functions and hooks with."""
         return {
             **self._host.ctx,

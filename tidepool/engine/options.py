@@ -1,4 +1,4 @@
-"""Settings of the engine that arq does not have."""
+"""Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 
 from tidepool.engine.intake import Intake
 
-Context: TypeAlias = dict[Any, Any]
+ArqContext: TypeAlias = dict[Any, Any]
 """arq's ctx dict: what the startup hook has put in; for a job also its id, attempt, enqueue time and score."""
 
 
