@@ -31,6 +31,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import structlog
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
 from arq.jobs import Deserializer, SerializationError, Serializer, deserialize_job_raw, serialize_result
@@ -139,7 +140,7 @@ class Attempts:
         try:
             await hook(job.context)
         except Exception:  # noqa: BLE001  (an application's own code)
-            failures.exception("the hook %s failed for %s", name, _shown_ref(job))
+            structlog.get_logger(__name__).exception("hook.failed", hook=name, job_id=_shown_id(job))
             return False
         return True
 

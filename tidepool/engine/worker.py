@@ -267,7 +267,7 @@ class Worker(arq.worker.Worker):
         try:
             await self.run_job(job.queue_id, job.due_ms)
         except Exception:
-            log.exception("run_job.failed", job_id=logs.printable(job.queue_id, MAX_SHOWN))
+            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
         finally:
             if not job.has_ended:
                 self._end(job, Release(_GIVEN_BACK_MS))
