@@ -21,7 +21,7 @@ from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
@@ -146,7 +146,7 @@ class _WorkerProcess:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
 
-    async def startup(self, ctx: Context) -> None:
+    async def startup(self, ctx: ArqContext) -> None:
         """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
@@ -167,7 +167,7 @@ class _WorkerProcess:
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
-    async def shutdown(self, _ctx: Context) -> None:
+    async def shutdown(self, _ctx: ArqContext) -> None:
         """Let running batches commit, write the last pool snapshot, and close everything. arq's shutdown hook."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)

@@ -1,7 +1,7 @@
 """Handles one HTTP connection: uvicorn's protocol class, with limits on what a client may send and how slowly.
 
-A request is watched from its first byte until it is complete. One that arrives in one piece, as nearly all do, sets no
-timer and counts against no shared bound.
+There is a time limit for each request, from its first byte until it is complete. A request that arrives in one piece,
+as nearly all do, sets no timer and counts against no limit that connections share.
 """
 
 import asyncio

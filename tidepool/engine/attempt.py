@@ -35,7 +35,7 @@ from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from tidepool.engine.intake import Intake, JobFailed
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
@@ -58,7 +58,7 @@ class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
-    ctx: Context
+    ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
     is_stopping: bool
@@ -195,7 +195,7 @@ class Attempts:
             _log_retry(job, settled.delay_s)
         return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
 
-    async def _run_function(self, job: Job, context: Context) -> object:
+    async def _run_function(self, job: Job, context: ArqContext) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result."""
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
@@ -209,7 +209,7 @@ class Attempts:
         finally:
             job.is_running = False
 
-    def _context(self, job: Job) -> Context:
+    def _context(self, job: Job) -> ArqContext:
         """Return the ctx dict that arq calls plain functions and hooks with."""
         return {
             **self._host.ctx,

@@ -8,7 +8,7 @@ from arq.connections import ArqRedis
 
 from tidepool.engine.intake import Intake
 
-Context: TypeAlias = dict[Any, Any]
+ArqContext: TypeAlias = dict[Any, Any]
 """arq's ctx dict: what the startup hook has put in; for a job also its id, attempt, enqueue time and score."""
 
 

@@ -24,7 +24,7 @@ from arq.connections import ArqRedis, create_pool, log_redis_info
 
 from tidepool import logs, process
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
@@ -70,12 +70,17 @@ class Worker(arq.worker.Worker):
     jobs_retried: int
     jobs_failed: int
     tasks: dict[Job, asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
+    max_jobs_run: int | None = None
+    """Number of jobs that the worker runs before it ends by itself, retries included; None: any number.
+
+    Set it before the worker runs. The worker claims no more jobs than that, and ends when the last of them has ended.
+    """
 
     @functools.wraps(arq.worker.Worker.__init__)  # arq reads the option names off this signature
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         given = options.get("ctx")
-        self.ctx: Context = self.ctx if given is None else given  # arq replaces an empty one by its own
+        self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options: EngineOptions = self.ctx.get("engine") or EngineOptions()
         self._name = self.options.owner or secrets.token_hex(8)
         self._next_heartbeat_s = 0.0
@@ -128,7 +133,7 @@ class Worker(arq.worker.Worker):
         while not self.is_stopping:
             try:
                 worked = await self._poll_iteration()
-                if self.burst and await self._burst_is_over():
+                if await self._is_done():
                     await parts.holding.drain()
                     return
                 self._outage.over()
@@ -261,8 +266,8 @@ class Worker(arq.worker.Worker):
     def _room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
         room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
-        if self.burst and self.max_burst_jobs >= 0:
-            room = min(room, self.max_burst_jobs - self._jobs_started())
+        if (limit := self._jobs_limit()) is not None:
+            room = min(room, limit - self._jobs_started())
         has_room = self.held_bytes < self.options.max_held_bytes
         return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
@@ -330,11 +335,16 @@ class Worker(arq.worker.Worker):
             return
         await self._assembled().wakeup.wait(timeout_s)
 
-    async def _burst_is_over(self) -> bool:
-        if 0 <= self.max_burst_jobs <= self._jobs_started():
-            await asyncio.gather(*self.tasks.values())
-            return True
-        return not self.tasks and not await self.pool.zcard(self.queue_name)
+    async def _is_done(self) -> bool:
+        """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
+        limit = self._jobs_limit()
+        if limit is not None and limit <= self._jobs_started():
+            return not self.tasks
+        return self.burst and not self.tasks and not await self.pool.zcard(self.queue_name)
+
+    def _jobs_limit(self) -> int | None:
+        """Return how many jobs the worker may start in its life; None: any number."""
+        return self.max_burst_jobs if self.burst and self.max_burst_jobs >= 0 else self.max_jobs_run
 
     # ---------------------------------------------------------------- counting and stopping
 

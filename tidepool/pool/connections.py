@@ -185,7 +185,7 @@ class _Opened:
     """When it became idle (`time.perf_counter_ns`). Valid only while the state is IDLE."""
 
 
-class Connections:
+class PoolConnections:
     """Opens the PostgreSQL connections of one pool, and keeps track of each from its opening to its end.
 
     The pool reports each checkout and return to it. So when a connection ends, the cause is known, and is counted in

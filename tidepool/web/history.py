@@ -121,7 +121,9 @@ class _Counted:
 
 
 def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, object]:
-    """Return how many jobs ended in the last five minutes, by job function, as a dict. *ticks* are between snapshots.
+    """Return a dict of how many jobs ended in the last five minutes, by function and outcome.
+
+    It is computed from *ticks*, the intervals between snapshots of processes.
 
     - `functions`  a list of dicts, one for each `function`: `jobs` are the numbers of jobs by outcome, and of retries;
       `rates` are jobs a second by outcome at each of `times`
