@@ -54,7 +54,7 @@ async def test_events_are_written_once(journal: Journal, connection: Any, logs: 
     assert ["pool.event"] == [line["event"] for line in logs]
 
 
-async def test_the_server_has_a_row_a_tick_by_whoever_is_first(
+async def test_the_server_has_one_row_a_tick_from_the_first_process_that_writes(
     side: SideConnection, pool: Pool, connection: Any
 ) -> None:
     """Its sessions and counters, and what the budget knows; none before that knows anything."""

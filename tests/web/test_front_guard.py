@@ -131,7 +131,7 @@ async def test_the_largest_body_makes_a_job_that_is_not_too_large(front: httpx.A
 
 
 async def test_a_token_is_asked_of_everybody(locked: httpx.AsyncClient) -> None:
-    """But not of who asks for the front's health, as an orchestrator does; the name it is called by is anyone's."""
+    """Only requests for the front's health need none. With the token any Host header is accepted."""
     assert (401, "unauthorized") == await post(locked)
     assert (401, "unauthorized") == await post(locked, Authorization="Bearer sesame-open-sesamf")
     assert (401, "unauthorized") == await post(locked, Authorization=f"Basic {TOKEN}")
