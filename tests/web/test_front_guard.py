@@ -72,7 +72,7 @@ async def test_a_front_without_a_token_answers_to_no_other_name(front: httpx.Asy
     ],
 )
 async def test_changes_are_taken_from_our_own_page(front: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    """And from what is no page: curl sends neither header."""
+    """They are also taken from programs such as curl, which send neither header."""
     assert (202, None) == await post(front, **headers)
 
 
