@@ -14,7 +14,7 @@ ArqContext: TypeAlias = dict[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Settings of the engine that arq does not have; pass them to a worker as `ctx["engine"]`. All are optional.
+    """Settings of the engine that arq does not have: the option `tidepool` of a Worker. All are optional.
 
     - *owner*: name of the process in Redis
     - *lease_s*: seconds after which other workers run the jobs of this process if it dies
