@@ -21,6 +21,7 @@ class App:
     def load(cls, place: str) -> Self:
         """Import and return the application at *place*, which has the form `package.module:attribute`.
 
+        Arq settings that `tidepool.adopt` has adopted count as an application without job types.
         Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
         """
         module, colon, name = place.partition(":")
@@ -32,9 +33,13 @@ class App:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise  # a module that the application needs is not installed
             raise ValueError(f"no module is called {module!r}") from None
-        if not isinstance(app, cls):
-            raise ValueError(f"{place!r} is not a tidepool.App")  # noqa: TRY004  (the caller reports both as one line)
-        return app
+        if isinstance(app, cls):
+            return app
+        from tidepool.adopting import settings_class_of  # noqa: PLC0415  (brings the engine, which few commands need)
+
+        if (settings := settings_class_of(app)) is None:
+            raise ValueError(f"{place!r} is neither a tidepool.App nor arq settings that tidepool.adopt has adopted")
+        return cls(job_types=JobTypes(()), settings=settings)
 
     @property
     def grants(self) -> list[LiteralString]:
