@@ -100,13 +100,12 @@ def _expanded(path: Path) -> Path:
         raise ValueError("begins with ~, but this process has no such home directory") from None
 
 
-def _worker_name() -> str:
-    """Return the host's name; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
-    host = socket.gethostname()
-    if len(host) <= _WORKER_NAME_LENGTH:
-        return host
-    digest = hashlib.sha256(host.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
-    return f"{host[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
+def _worker_name(name: str) -> str:
+    """Return *name*; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
+    if len(name) <= _WORKER_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{name[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -208,7 +207,7 @@ class Settings(BaseSettings):
 
     # Watching.
     worker_name: Annotated[str, Field(min_length=1, max_length=_WORKER_NAME_LENGTH, pattern=r"^[\x21-\x7e]+$")] = Field(
-        default_factory=_worker_name
+        default_factory=lambda: _worker_name(socket.gethostname())
     )
     """Name of a worker, by which `arq --check` checks its health; each worker of one host needs its own. Default the
     host's name; if it is longer than 40 characters, the first 31 and a digest of all of it."""
@@ -303,6 +302,17 @@ class Settings(BaseSettings):
         if database is None or redis is None:
             return Urls.embedded(self.data_dir)
         return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
+
+    def variables_of_worker(self, number: int) -> dict[str, str]:
+        """Return the environment variables that worker *number* of several on one host needs, counted from 0.
+
+        The first needs none. Each other one has a name and a METRICS_PORT of its own: WORKER_NAME-2 and the next port
+        for the second worker, and so on.
+        """
+        if number == 0:
+            return {}
+        port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
+        return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
