@@ -12,7 +12,7 @@ from factories import a_job
 from history import insert_ten_minutes
 
 from lab.drill.arena import QUEUE, Arena
-from lab.drill.check import Verdict, check
+from lab.drill.check import CheckResult, check
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
 from lab.drill.run import Drill
@@ -50,7 +50,7 @@ async def settle(log: Log, pool: Pool) -> None:
             batch.append(a_job(command, job.id, function=job.job, content=job.args, is_last_attempt=True))
 
 
-async def books(database: PoolConfig, log: Log) -> Verdict:
+async def books(database: PoolConfig, log: Log) -> CheckResult:
     """Return what the check says."""
     return await check(database.url, log, since=EPOCH, longest_gap=timedelta(seconds=5))
 

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
 from producer.commands_file import Item, Refusal
-from producer.report import Report
+from producer.report import RunReport
 from producer.run import Run, Take, _Ids
 from producer.workload import Workload
 from tidepool.client import JobClient
@@ -66,7 +66,7 @@ def taking(items: Iterable[Item]) -> Take:
     return take
 
 
-Start = Callable[..., tuple[Run, Report, list[Refusal]]]
+Start = Callable[..., tuple[Run, RunReport, list[Refusal]]]
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def client(redis: ArqRedis, pool: Pool) -> JobClient:
 def a_run() -> Start:
     """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
 
-    def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
-        report, refused = Report(followed=True), list[Refusal]()
+    def start(client: Any) -> tuple[Run, RunReport, list[Refusal]]:
+        report, refused = RunReport(followed=True), list[Refusal]()
         return Run(client, report, refused.append), report, refused
 
     return start

@@ -1,4 +1,4 @@
-"""Settings of the engine that arq does not have."""
+"""Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from arq.connections import ArqRedis
 
 from tidepool.engine.intake import Intake
 
-Context: TypeAlias = dict[Any, Any]
+ArqContext: TypeAlias = dict[Any, Any]
 """arq's ctx dict: what the startup hook has put in; for a job also its id, attempt, enqueue time and score."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Settings of the engine that arq does not have; pass them to a worker as `ctx["engine"]`. All are optional.
+    """Settings of the engine that arq does not have: the option `tidepool` of a Worker. All are optional.
 
     - *owner*: name of the process in Redis
     - *lease_s*: seconds after which other workers run the jobs of this process if it dies

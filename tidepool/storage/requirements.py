@@ -11,9 +11,10 @@ _SQL = queries.load("requirements")
 async def require(side: SideConnection, *, tables: bool = False, writing: bool = False) -> None:
     """Check, over the connection *side*, that the database can serve this process; raise `Refused` if it cannot.
 
-    With *tables*, all tables and columns that its migrations created must exist. With *writing*, it must accept writes
-    (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a pooler may not.
-    Raises `MigrationError` if it is from before Tidepool's first release, and `Unavailable`.
+    With *tables*, all tables and columns that the migrations created must exist. With *writing*, the database must
+    accept writes (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a
+    pooler may not. Raises `MigrationError` if the database is from before Tidepool's first release, and `Unavailable`
+    if it does not answer.
     """
     async with side.use() as connection:
         async with connection.transaction():  # which a pooler may not allow

@@ -193,7 +193,7 @@ class ResultRepository:
         return _page(await self._connection.fetch(_SQL["page"], *values), limit, edge)
 
     async def has_any(self) -> bool:
-        """Return whether the ledger has any row."""
+        """Return whether the ledger, the table of the outcomes of jobs, has any row."""
         return await self._connection.fetchval(_SQL["has_any"])
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
