@@ -27,6 +27,8 @@ from lab.bench.servers import QUEUE
 from tests.bench.adoption.shop import SYSTEMS, Shop, open_shop
 
 _WORKERS = 2
+_RUNNING = "shop:workers"
+"""The key under which the shop's start hook lists each worker."""
 _TICK_S = 0.02
 _LOOK_S = 0.1
 _ENDED_S = 0.05
@@ -78,6 +80,8 @@ async def _run(shop: Shop, system: System, signals: list[signal.Signals], argume
     stream = Stream()
     workers = [await start(system, shop.place) for _ in range(_WORKERS)]
     try:
+        while await shop.redis.scard(_RUNNING) < _WORKERS:
+            await asyncio.sleep(_LOOK_S)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_produce(shop, stream, arguments.rate, arguments.seconds))
             tasks.create_task(_kill(shop, system, workers, signals, arguments.seconds, stream))
