@@ -130,7 +130,7 @@ def test_no_wall_is_crossed() -> None:
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_planted_crossing_is_found(package: str, tmp_path: Path) -> None:
-    """Of each kind, also one that is for types only."""
+    """Each kind of import is found, also one that is for types only."""
     for forbidden in FORBIDDEN[package]:
         planted = tmp_path / "planted.py"
         planted.write_text(f"if TYPE_CHECKING:\n    from {forbidden} import anything\n", "utf-8")
@@ -159,7 +159,7 @@ def test_a_planted_private_use_is_found(application: str, line: str, tmp_path: P
 
 @pytest.mark.parametrize("package", [package for package in PUBLIC if public_names(package)])
 def test_every_public_name_can_be_imported(package: str) -> None:
-    """And is what the imports for type checkers say that it is."""
+    """It is the same object that the imports for type checkers name."""
     module = importlib.import_module(package)
     for node in ast.walk(ast.parse(MODULES[package].read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and is_in(node.module or "", "tidepool"):
