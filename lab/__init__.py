@@ -1,6 +1,6 @@
-"""The laboratory: commands that measure the system, tune it, and break it on purpose (`python -m lab`).
+"""Commands that measure the system, tune it, and break it on purpose (`python -m lab`).
 
-The service does not import it.
+The service does not import this package.
 
 - `bench`   throughput and latency, compared with stock arq and pgbench
 - `drill`   faults under load, and a check that no job was lost or applied twice

@@ -89,7 +89,7 @@ def _add_bench(commands: CommandLine) -> None:
         "--pin",
         type=_cores,
         metavar="0,1",
-        help="numbers of the CPU cores that the worker processes may use, one core for each worker in this order "
+        help="numbers of the CPU cores to run the worker processes on, one core for each worker, in this order "
         "(default: the operating system assigns them)",
     )
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from producer.commands_file import CommandReader, Item, Refusal
 from producer.fleet import Fleet
-from producer.report import Report
+from producer.report import RunReport
 from producer.run import Run, Take
 from producer.serve_command import add_serve_command
 from producer.workload import DEFAULT_MIX, Workload
@@ -74,6 +74,29 @@ def run_parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
+    _add_workload_arguments(parser)
+    parser.add_argument(
+        "--rate", type=_rate, metavar="R", help="max number of jobs to enqueue per second (default: no limit)"
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="wait until workers have finished all jobs, and report their outcomes (default: end when the jobs are "
+        "enqueued)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=processes,
+        default=0,
+        metavar="W",
+        help="number of worker processes to run until all jobs are finished; implies --follow (default 0: the jobs "
+        "wait for workers that run elsewhere)",
+    )
+    return parser
+
+
+def _add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which jobs to enqueue."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--jobs", type=positive, metavar="N", help="number of example jobs to generate and enqueue")
     source.add_argument(
@@ -96,24 +119,6 @@ def run_parser() -> argparse.ArgumentParser:
         help="seed of the random generator for --jobs: the same seed gives the same jobs (default: a random seed, "
         "which is printed)",
     )
-    parser.add_argument(
-        "--rate", type=_rate, metavar="R", help="max number of jobs to enqueue per second (default: no limit)"
-    )
-    parser.add_argument(
-        "--follow",
-        action="store_true",
-        help="wait until workers have finished all jobs, and report their outcomes (default: end when the jobs are "
-        "enqueued)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=processes,
-        default=0,
-        metavar="W",
-        help="number of worker processes to run until all jobs are finished; implies --follow (default 0: the jobs "
-        "wait for workers that run elsewhere)",
-    )
-    return parser
 
 
 def main() -> None:
@@ -168,7 +173,7 @@ async def _enqueue_and_follow(arguments: argparse.Namespace, context: Context[Se
     Prints the report and returns the exit status: 1 if a job failed or a command was refused, else 0.
     """
     settings = context.settings
-    report = Report(seed=arguments.seed, followed=arguments.follow)
+    report = RunReport(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
     async with context.pool("producer") as ledger, context.client(ledger) as client:
         log_dir = settings.data_dir / "logs"
@@ -222,7 +227,7 @@ class _Refusals:
 
 
 @contextmanager
-def _progress(report: Report, arguments: argparse.Namespace) -> Generator[None]:
+def _progress(report: RunReport, arguments: argparse.Namespace) -> Generator[None]:
     """Show progress bars on standard error while the block runs, if it is a terminal and the report is not JSON."""
     if arguments.json or not sys.stderr.isatty():
         yield
@@ -238,7 +243,7 @@ def _progress(report: Report, arguments: argparse.Namespace) -> Generator[None]:
             drawing.cancel()
 
 
-async def _draw(progress: Progress, report: Report, figures: dict[TaskID, str]) -> None:
+async def _draw(progress: Progress, report: RunReport, figures: dict[TaskID, str]) -> None:
     while True:
         for task, figure in figures.items():
             progress.update(task, completed=getattr(report, figure))

@@ -1,4 +1,4 @@
-"""Reads commands from JSON Lines files, and reports what is wrong with each line that is not a valid command.
+"""Reads commands (jobs to enqueue) from JSON Lines files, and reports what is wrong with each line that is not valid.
 
 A line is `{"job": "place_order", "id": "optional job id", "args": {…}}`. Every line that is not blank gives one item,
 in order, and max one line is in memory at a time. No line, whatever is in it, stops the reading. A refusal never
@@ -60,7 +60,10 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A line that is not a valid command, and the reason. *field* is empty if the error concerns no single field."""
+    """A line of a commands file that is not a valid command, and the reason.
+
+    *field* is the name of the wrong field; empty if the error concerns no single field.
+    """
 
     line: int
     field: str
@@ -79,10 +82,11 @@ class _RefusedError(Exception):
 
 
 class CommandReader:
-    """Reads items from an iterator that may block: in a thread with `take`, or in the caller's as an iterable.
+    """Reads commands, or refusals of invalid lines, from an iterator that may block, such as a pipe.
 
-    The first `take` starts the thread, which reads at most 500 items ahead; from then on only the thread uses *items*.
-    It is a daemon and is never joined, so the process can end while it waits for input.
+    `take` reads in a thread; iterating over the reader reads in the caller's thread. The first `take` starts the
+    thread, which reads at most 500 items ahead; from then on only the thread uses *items*. It is a daemon and is never
+    joined, so the process can end while the thread waits for input.
     """
 
     def __init__(self, items: Iterator[Item]) -> None:
@@ -112,9 +116,10 @@ class CommandReader:
 
     @classmethod
     def of_lines(cls, stream: BinaryIO | Iterable[bytes], *, source: str) -> Self:
-        """Read *stream*, a binary file or an iterable of lines. Reading raises only what the stream raises.
+        """Return a reader of the commands in *stream*, a binary file or an iterable of lines.
 
-        *source* is its name or path (`-`: standard input), from which the ids of lines without one are made.
+        *source* is the name or path of the stream (`-`: standard input), from which the ids of lines without one are
+        made. Reading raises only what the stream raises.
         """
         return cls(_items(stream, source))
 
@@ -123,9 +128,10 @@ class CommandReader:
         return self._items
 
     async def take(self, most: int) -> list[Item]:
-        """Return the next items, at most *most*; wait until there is one. An empty list means that there are no more.
+        """Return the next items, at most *most*, each a command or a refused line; wait until there is one.
 
-        Raises the error that reading *items* raised, after the items before it.
+        An empty list means that there are no more. Raises the error that reading *items* raised, after the items before
+        it.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()

@@ -25,7 +25,7 @@ _KEEP_LOGS_S = 7 * 86_400
 
 
 class Fleet:
-    """Runs *count* worker processes with the `arq` command, and replaces those that die.
+    """Runs *count* worker processes, started with the `arq` command, and replaces those that die.
 
     Use it as a context manager. The workers run in the working directory, and each logs to a file in *log_dir*.
     *buried* is awaited with the process id of each worker that died, so that its jobs can be given to other workers at

@@ -44,11 +44,11 @@ class _Percentiles:
 
 
 @dataclass
-class Report:
-    """The counts of one producer run.
+class RunReport:
+    """Counts the jobs of one run of the producer, by their outcomes.
 
     `enqueued` + `duplicates` + `refused` is the number of commands read. `outcomes` counts jobs by function and status,
-    `rejections` by reason. Without `followed` the run does not wait for outcomes.
+    `rejections` by reason. `followed` is whether the run waits for outcomes.
     """
 
     enqueued: int = 0
@@ -96,7 +96,7 @@ class Report:
 
     @property
     def jobs_per_second(self) -> float:
-        """The number of jobs that got their outcome per second of the run."""
+        """The number of jobs that got their outcome, divided by the seconds that the run took."""
         return round(self.finished / self.run_seconds, 1) if self.run_seconds else 0.0
 
     @property

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from producer.commands_file import Item, Refusal
-from producer.report import Report
+from producer.report import RunReport
 from tidepool import MOST_AT_ONCE, JobClient, Submission
 
 _WINDOW = 5000
@@ -29,13 +29,13 @@ It waits until there is at least one. An empty list means that there are no more
 
 
 class Run:
-    """One run of the producer; it adds its counts to *report*.
+    """One run of the producer: enqueues commands, waits for the outcomes of their jobs, and counts both in *report*.
 
-    *client* needs a ledger if outcomes are followed. *refused* is called with each `Refusal`, a line that is no valid
+    *finished* looks up outcomes in the ledger. *refused* is called with each `Refusal`, a line that is no valid
     command.
     """
 
-    def __init__(self, client: JobClient, report: Report, refused: Callable[[Refusal], None]) -> None:
+    def __init__(self, client: JobClient, report: RunReport, refused: Callable[[Refusal], None]) -> None:
         self._client = client
         self._report = report
         self._refused = refused
@@ -44,11 +44,11 @@ class Run:
         self._begun_s = time.perf_counter()
 
     async def enqueue(self, take: Take, *, rate: float | None = None, concurrency: int = 1) -> None:
-        """Enqueue all items that *take* returns, until it returns none.
+        """Enqueue the commands that *take* returns, until it returns none, and count them in the report.
 
         *rate* is the number of jobs to enqueue per second, None for as many as possible; *concurrency* is the max
-        number of round trips at a time. Commands are counted in the report, and refused lines are passed on. Raises
-        what *take* and `JobClient.enqueue_many` raise.
+        number of round trips at a time. Refused lines are passed to *refused*. Raises what *take* and
+        `JobClient.enqueue_many` raise.
         """
         chunk_size = MOST_AT_ONCE if rate is None else max(1, min(MOST_AT_ONCE, int(rate / _CHUNKS_PER_SECOND)))
         slots = asyncio.Semaphore(concurrency)
@@ -62,9 +62,9 @@ class Run:
             self._all_enqueued = True
 
     async def follow(self) -> None:
-        """Wait until every enqueued job has an outcome, and add the outcomes to the report as they come.
+        """Wait until every enqueued job of this run has an outcome, and add each outcome to the report as it comes.
 
-        Run it concurrently with `enqueue`.
+        Run this concurrently with `enqueue`.
         """
         window: set[str] = set()
         while not self._all_enqueued or window or self._ids:

@@ -1,4 +1,4 @@
-"""Generates commands for jobs: a workload that is fully determined by a seed and a mix (the shares of the job types).
+"""Generates commands (jobs to enqueue) from a seed and a mix, the shares of the job types, which determine all of them.
 
 A workload is streamed, and has no end. It is guaranteed that
 
@@ -9,7 +9,7 @@ A workload is streamed, and has no end. It is guaranteed that
 A seed that is run a second time therefore reports duplicates (with another mix too: the ids are the seed's).
 
 Nothing generated is kept: an order computes the names of the k-th user and the k-th product from the seed and k. A
-stream remembers only how many there are.
+stream remembers only how many users and products it has created.
 """
 
 import re

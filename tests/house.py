@@ -6,6 +6,7 @@ cycles, the imports between modules and between folders, and how often the tests
 Only Python is counted. Exit status 2: ROOT is not a checkout.
 """
 
+import argparse
 import ast
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,13 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 def main() -> None:
     """Print the figures of the checkout that the command line names."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else _ROOT
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.house", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "root", nargs="?", type=Path, default=_ROOT, metavar="ROOT", help="directory of a checkout (default: this one)"
+    )
+    root = parser.parse_args().root
     if missing := [package for package in _PACKAGES if not (root / package).is_dir()]:
         print(f"{root} is not a checkout of tidepool: it has no {', '.join(missing)}", file=sys.stderr)
         sys.exit(2)

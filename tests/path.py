@@ -13,6 +13,7 @@ On the way are such functions that the process of a single job has called before
 that are only imported, methods that `dataclass` generates, the results of caches, Lua and SQL.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -177,6 +178,9 @@ def measure(site: Site) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
 
 def main() -> None:
     """Measure on embedded servers, and print the files."""
+    argparse.ArgumentParser(
+        prog="python -m tests.path", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory(prefix="tp-") as directory, embedded.join(Path(directory)) as membership:
         before, after = measure(Site(Path(directory), membership.urls.database))
     print(f"from `python -m producer` to the COMMIT: {len(before)} files")

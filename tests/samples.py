@@ -6,7 +6,6 @@ the same texts from the same code.
 
 import argparse
 import ast
-import inspect
 import random
 import textwrap
 from collections.abc import Iterator
@@ -46,7 +45,8 @@ def help_texts() -> Iterator[Text]:
     """Yield the help text of every option of every command, and the description of every command."""
     lines = (operators_commands("tidepool"), producer_commands(), lab_commands())
     for parser in (run_parser(), *(parser for line in lines for parser in line.parsers.values())):
-        yield parser.prog, inspect.cleandoc(parser.description or "")
+        paragraphs = (parser.description or "").split("\n\n")
+        yield parser.prog, "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         for action in parser._actions:
             if action.dest not in ("help", "json"):
                 choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices else ""
@@ -57,8 +57,12 @@ def help_texts() -> Iterator[Text]:
 def main() -> None:
     """Print the texts that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.samples", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the choice (default 1)")
-    parser.add_argument("--count", type=int, default=20, metavar="N", help="number of texts of each kind (default 20)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="seed of the random choice of texts (default 1)"
+    )
+    parser.add_argument(
+        "--count", type=int, default=20, metavar="N", help="max number of texts of each kind (default 20)"
+    )
     arguments = parser.parse_args()
     chosen = random.Random(arguments.seed)
     for title, texts in (("Docstrings", list(docstrings())), ("Help texts", list(help_texts()))):

@@ -26,8 +26,14 @@ _HEIGHT, _PHONE_HEIGHT = 2180, 1560
 
 def main() -> None:
     """Run a demo, and take the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.5, help="how long the demo runs before (default 5.5)")
+    parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=5.5,
+        metavar="M",
+        help="minutes for which the demo runs before the screenshots are taken (default 5.5)",
+    )
     minutes = parser.parse_args().minutes
     with tempfile.TemporaryDirectory(prefix="tp-") as home:
         demo = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Parses durations such as 90s, 10m, 1.5h and 7d."""
+"""Parses lengths of time such as 90s, 10m, 1.5h and 7d, as users write them in options and in requests of the API."""
 
 import re
 from datetime import timedelta

@@ -105,9 +105,9 @@ def say(line: str) -> None:
 
 
 def printable(text: str, max_characters: int | None = None) -> str:
-    """Return *text* unchanged if it is printable; else with escapes for all but ASCII's printable characters.
+    """Return *text* unchanged if it is printable; else with all characters but ASCII's printable ones escaped.
 
-    It is cut to *max_characters*, before and after it is escaped; None: it is not cut.
+    The text is cut to *max_characters*, before and after it is escaped; None: the text is not cut.
     """
     start = text[:max_characters]
     return start if start.isprintable() else ascii(start)[1:-1][:max_characters]

@@ -1,7 +1,7 @@
 """The configuration of a process, read from the environment once, at the start.
 
-An application adds its own settings in a subclass of `Settings`. Other modules do not read the environment.
-Each field is the variable of the same name in capitals; its description gives meaning, unit, special values and
+An application adds its own settings in a subclass of `Settings`. Other modules do not read the environment. Each field
+is the environment variable of the same name in capitals; its description gives meaning, unit, special values and
 default. `Settings.load` either returns settings that were checked as a whole or raises `SettingsError`, whose text has
 one line for each variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
 """

@@ -1,7 +1,7 @@
-"""The service: create-user, create-product and place-order jobs, as an application of the library `tidepool`.
+"""The service, an application of `tidepool`: jobs that create users and products, and place orders.
 
 - `service`  the application, `app`: its job types, its settings and its tables' migrations
-- `jobs`     the commands and their handlers, one file each
+- `jobs`     the commands (arguments) and handlers of the job types, one file each
 - `tables`   users, products and orders: a repository each, and their SQL
 - `reasons`  why a job is rejected
 

@@ -73,7 +73,7 @@ class _Report(TypedDict):
 
 @dataclass
 class Bench:
-    """One run of the benchmark: the databases, the place where processes run, and the measurements so far."""
+    """One run of the benchmark: its databases, where its processes run, and its measurements so far."""
 
     arguments: argparse.Namespace
     redis: RedisClient
@@ -87,7 +87,7 @@ class Bench:
     idle_cpu_percent: float | None = None
 
     async def round(self, number: int) -> None:
-        """Make each measurement that `--parts` asks for once. *number* is the round, from 0."""
+        """Make each measurement that `--parts` asks for once. *number* is the number of the round, from 0."""
         for part in self.arguments.parts:
             note(f"round {number + 1} of {self.arguments.repeat}: {part}")
             if part in _MIXES:

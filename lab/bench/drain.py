@@ -1,4 +1,4 @@
-"""Preloads a queue, starts workers on it, and measures from their first finished job to the last."""
+"""Fills a queue with jobs, starts workers on it, and measures from their first finished job to the last."""
 
 import asyncio
 import signal
@@ -23,11 +23,10 @@ _ENDED = "a measured worker ended by itself: run one by hand with the same setti
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The result of one drain of a queue.
+    """The measurements of one run in which workers emptied a queue that had been filled before.
 
-    Figures per job are averages over the jobs that were finished during the measurement.
-
-    CPU time is in microseconds, memory in MB, all workers together.
+    Figures per job are averages over the jobs that were finished during the measurement. CPU time is in microseconds,
+    memory in MB, all workers together.
     """
 
     jobs_per_second: float
@@ -53,7 +52,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where worker processes run: their environment, and the CPU cores that they are pinned to.
+    """Where worker processes run: their environment variables, and the CPU cores that they are pinned to.
 
     Worker n gets the n-th core, again from the first when they run out. Without *cores* no worker is pinned.
     """
@@ -62,7 +61,7 @@ class Place:
     cores: tuple[int, ...] = ()
 
     def prefix(self, number: int) -> list[str]:
-        """Return the words that go before the command line of worker *number* to pin it to its core."""
+        """Return the command that pins worker *number* to its core, to be put before the worker's own command line."""
         return ["taskset", "-c", str(self.cores[number % len(self.cores)])] if self.cores else []
 
 
@@ -82,10 +81,10 @@ async def enqueue(client: JobClient, jobs: Iterator[Submission]) -> None:
 async def drain(
     redis: Redis, system: System, place: Place, *, workers: int = 1, most_jobs: int | None = None
 ) -> Drained:
-    """Start *workers* of *system* on the preloaded queue, and measure until it is empty or *most_jobs* are done.
+    """Start *workers* workers of the kind *system* on the filled queue, and measure until they have emptied it.
 
-    The workers are stopped then. Raises `CommandError` if the queue is empty, if there are too few jobs to measure, or
-    if a worker ends by itself.
+    The measurement ends earlier when *most_jobs* jobs are done. The workers are stopped then. Raises `CommandError` if
+    the queue is empty, if there are too few jobs to measure, or if a worker ends by itself.
     """
     await _compact(redis)
     queued = await redis.zcard(QUEUE)
@@ -125,7 +124,7 @@ async def _rewrite_is_over(redis: Redis) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _DrainReading:
     at_s: float
     queued: int
     cpu_s: float
@@ -133,7 +132,7 @@ class _Look:
     redis_commands: int
 
 
-async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _Look:
+async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _DrainReading:
     """Wait until fewer than *below* jobs are in the queue, then read the time, the CPU times and Redis's counters."""
     while (queued := await redis.zcard(QUEUE)) >= below:
         require_running(processes)
@@ -141,10 +140,10 @@ async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], b
     at_s, used_s = time.perf_counter(), workers_cpu_s(processes)
     info = await redis_info(redis)
     redis_cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
-    return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
+    return _DrainReading(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
 
 
-def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
+def _figures(first: _DrainReading, last: _DrainReading, memory_mb: float) -> Drained:
     jobs = first.queued - last.queued
     if not jobs:
         raise CommandError("too few jobs to measure: all ended before the first look, so ask for more --jobs")
@@ -173,7 +172,10 @@ def workers_cpu_s(processes: Sequence[asyncio.subprocess.Process]) -> float:
 
 
 async def start(system: System, place: Place, number: int = 0) -> asyncio.subprocess.Process:
-    """Start one worker of *system*, without its output, and return its process."""
+    """Start one worker of the kind *system*, with its output dropped, and return its process.
+
+    *number* decides which core the worker is pinned to.
+    """
     quiet = asyncio.subprocess.DEVNULL
     command = [*place.prefix(number), *system.command()]
     return await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet, env=place.environment)

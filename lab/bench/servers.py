@@ -41,7 +41,7 @@ _RESTART_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """PostgreSQL and Redis to measure on, with the service's tables.
+    """A PostgreSQL and a Redis server to measure on, with the service's tables.
 
     *postgres_pid* is the process id of PostgreSQL if the laboratory started it, else None.
     """
@@ -51,7 +51,7 @@ class Site:
     postgres_pid: int | None
 
     async def reset(self) -> None:
-        """Empty the queue and all tables except `pool_snapshots`, and make a checkpoint.
+        """Empty the queue and all tables except `pool_snapshots`, and make a checkpoint in PostgreSQL.
 
         So no checkpoint falls into the measurement that follows.
         """
@@ -122,9 +122,10 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
 
 @asynccontextmanager
 async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, RedisClient]]:
-    """Create a PostgreSQL database with a new name, and use an empty Redis database, while the block runs.
+    """Create a PostgreSQL database with a new name, and use an empty Redis database, for an `async with` block.
 
-    At the end the one is dropped and the other emptied. Raises `CommandError` if Redis database 15 is not empty.
+    At the end the PostgreSQL database is dropped and the Redis database emptied. Raises `CommandError` if Redis
+    database 15 is not empty.
     """
     name = f"tidepool_bench_{secrets.token_hex(6)}"
     own = with_databases(urls, name, _REDIS_DATABASE)
@@ -142,7 +143,7 @@ async def own_databases(urls: Urls) -> AsyncGenerator[tuple[Urls, RedisClient]]:
 
 
 def with_databases(urls: Urls, database: str, redis: int) -> Urls:
-    """Return *urls* with other databases: PostgreSQL's of the name *database*, and Redis's of the number *redis*."""
+    """Return *urls* with the PostgreSQL database named *database* and the Redis database number *redis*."""
     return Urls(_with_database(urls.database, database), _with_database(urls.redis, str(redis)))
 
 

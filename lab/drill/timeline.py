@@ -53,7 +53,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The figures of a drill in time slots of *slot_s* seconds, and its faults."""
+    """The figures of a drill, counted in time slots of *slot_s* seconds, and the faults that were injected."""
 
     slot_s: float
     slots: list[Slot]

@@ -40,7 +40,10 @@ _BUSY_MACHINE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """The result of one trial. Rates are jobs per second, CPU is in cores, times are milliseconds, memory is in MB."""
+    """The measurements of one trial, which is one measured run of the workers with given settings.
+
+    Rates are jobs per second, CPU is in cores, times are milliseconds, memory is in MB.
+    """
 
     number: int
     round: int
@@ -136,7 +139,7 @@ async def _started(side: SideConnection, since: datetime) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _MachineReading:
     """A reading of clocks, CPU times and memory at one moment."""
 
     at: datetime
@@ -145,7 +148,7 @@ class _Look:
     memory_mb: dict[str, float | None] = field(repr=False)
 
 
-async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _Look:
+async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _MachineReading:
     info = await redis_info(site.redis)
     postgres = site.postgres_pid
     ours: dict[str, float | None] = {
@@ -155,7 +158,7 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
         "client": cpu_s(os.getpid()),
     }
     others_s = machine_busy_s() - sum(used_s or 0.0 for used_s in ours.values()) if postgres else None
-    return _Look(
+    return _MachineReading(
         at=datetime.now(UTC),
         loop_s=asyncio.get_running_loop().time(),
         cpu_s={**ours, "others": others_s},
@@ -167,7 +170,9 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
     )
 
 
-async def _read(side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad, first: _Look, last: _Look) -> Arm:
+async def _read(
+    side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad, first: _MachineReading, last: _MachineReading
+) -> Arm:
     """Compute the result of the trial from the readings at its beginning and its end, and from the database."""
     async with side.use() as connection:
         done = await connection.fetchrow(_SQL["jobs"], first.at, last.at, list(SHARES))
@@ -233,7 +238,7 @@ def fault_of(jobs: int, not_applied: int, client_cpu: float, lag_ms: float, load
 
 
 def bound_by(cpu: dict[str, float | None], workers: int, pool_use: float) -> str:
-    """Return the bottleneck: the first of `pool`, `worker` and `machine` that is used up; empty if none is."""
+    """Return what limits the workers: the first of `pool`, `worker` and `machine` that is used up; empty if none is."""
     if pool_use >= _BUSY_POOL:
         return "pool"
     if (cpu["worker"] or 0.0) >= _BUSY_CORE * workers:
@@ -243,7 +248,7 @@ def bound_by(cpu: dict[str, float | None], workers: int, pool_use: float) -> str
     return ""
 
 
-def _cores(first: _Look, last: _Look, who: str) -> float | None:
+def _cores(first: _MachineReading, last: _MachineReading, who: str) -> float | None:
     before, after = first.cpu_s[who], last.cpu_s[who]
     return None if before is None or after is None else round((after - before) / (last.loop_s - first.loop_s), 3)
 

@@ -17,7 +17,10 @@ _SQL = queries.load("holders", "lab.tuning")
 
 @dataclass
 class Held:
-    """Counts of uses of a connection by all holders. *seconds* is how long they ran."""
+    """Counts of how often holders used a connection. Holders are tasks that take and give back connections in a loop.
+
+    *seconds* is how long they ran.
+    """
 
     succeeded: int = 0
     timed_out: int = 0
@@ -30,7 +33,7 @@ class Held:
 
 
 class HeldFigures(TypedDict):
-    """What is reported of the uses of all holders: counts, uses per second, and percentiles of the waits in ms."""
+    """The report on tasks that held connections: counts, uses per second, and percentiles of their waits in ms."""
 
     succeeded: int
     timed_out: int
@@ -85,7 +88,7 @@ def _seconds(mean_ms: float, use: Use, chance: random.Random) -> float:
 
 
 def figures(held: Held) -> HeldFigures:
-    """Return what is reported of *held*."""
+    """Return the figures of *held* for a report."""
     return {
         "succeeded": held.succeeded,
         "timed_out": held.timed_out,

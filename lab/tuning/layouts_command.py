@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_load,
         default=0.8,
         metavar="SHARE",
-        help="how much the callers ask for: the share of all connections that would be in use if nobody had to wait, "
-        "from 0.05 to 2 (default 0.8)",
+        help="share of all connections that would be in use if no caller ever had to wait, from 0.05 to 2: above 1 "
+        "the callers ask for more than there is (default 0.8)",
     )
     _add_load_arguments(parser)
 
@@ -88,8 +88,8 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
     """Compare how long callers wait for a connection in one large pool and in several small ones.
 
-    The small pools are in one process, or in a process each. All layouts have the same number of connections and the
-    same load. Runs in a temporary database.
+    The small pools are measured in one process, and in a process for each pool. All layouts have the same number of
+    connections and the same load. Runs in a temporary database.
     """
     demand = Demand(
         connections=arguments.connections,
@@ -117,7 +117,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
 
 
 def found(rows: Sequence[LayoutFigures]) -> list[str]:
-    """Return sentences that compare each layout with one pool, by mean wait, rate of uses, and memory."""
+    """Return sentences for the user that compare each layout with one pool, by mean wait, rate of uses, and memory."""
     one = rows[0]
     others = max(row["others_cpu"] or 0.0 for row in rows)
     lines = [f"other work took {others:.1f} cores meanwhile: run it again when the machine is quiet"]

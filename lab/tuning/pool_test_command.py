@@ -80,7 +80,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     """Measure how long callers wait for a connection of one pool, and how many give up, while their number grows.
 
     Each caller takes a connection, keeps it for the time that --hold-ms sets, returns it and begins again. Runs in a
-    temporary database. Exit status 1: a caller had an error from the database, other than giving up.
+    temporary database. Exit status 1: a caller got an error from the database; timeouts do not count.
     """
     size = arguments.pool_size or settings.pool_max_size
     async with own_site(settings, connections=size) as site:

@@ -38,7 +38,7 @@ Kind = Literal["value", "control", "defaults"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All parameters of a run of `tune`."""
+    """All parameters of a run of `tune`, which measures several values of a setting."""
 
     setting: str
     """The name of the setting to vary, one of `LADDERS`."""

@@ -27,7 +27,7 @@ _DRIFTED = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the service's pool advisor says of a pool size. *advised* is the size that it advises, if it does."""
+    """The opinion of the service's pool advisor on a pool size. *advised* is the size that it recommends, or None."""
 
     verdict: str
     words: str
@@ -42,7 +42,7 @@ class Agreement(Judged):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TuningRow:
     """The medians of the valid measurements of one value. *arms* is their number; the other figures are as in `Arm`."""
 
     value: int
@@ -73,7 +73,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class AgainstDefaults:
-    """The rate with the default settings of asyncpg and arq, and how many times as high the rate at the knee is."""
+    """A comparison with the default settings of asyncpg and arq: the rate of jobs with these settings.
+
+    *factor* is how many times as high the rate with the recommended value (the knee) is.
+    """
 
     settings: dict[str, str]
     jobs_per_second: int
@@ -81,7 +84,7 @@ class AgainstDefaults:
 
 
 @dataclass
-class Report:
+class TuningReport:
     """The report of a run. With `dataclasses.asdict` it is the document `report.json`."""
 
     plan: Plan
@@ -93,7 +96,7 @@ class Report:
     drift: Drift
     others: float | None
     """The cores that other programs of the machine used; None if that is not known."""
-    rows: list[Row]
+    rows: list[TuningRow]
     knee: Knee | None
     defaults: AgainstDefaults | None
     advisor: Agreement | None
@@ -154,7 +157,7 @@ async def advice(site: Site, since: datetime) -> dict[int, Judged]:
     }
 
 
-def report(record: Record, judged: dict[int, Judged]) -> Report:
+def report(record: Record, judged: dict[int, Judged]) -> TuningReport:
     """Return the report of a run: the plan, a row for each value, the knee, and the recommended settings.
 
     *judged* is the result of `advice`. The knee is the smallest value that is about as good as the best.
@@ -162,7 +165,7 @@ def report(record: Record, judged: dict[int, Judged]) -> Report:
     valid = [arm for arm in record.arms if not arm.invalid]
     measured = [arm for arm in valid if arm.kind == "value"]
     knee = knee_of(_rates(measured))
-    return Report(
+    return TuningReport(
         plan=record.plan,
         arms=len(record.arms),
         of=len(trials(record.plan)),
@@ -184,11 +187,11 @@ def _rates(arms: Sequence[Arm]) -> dict[int, dict[int, float]]:
     return rates
 
 
-def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: Judged | None) -> Row:
+def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: Judged | None) -> TuningRow:
     """Return the medians of all valid measurements of *value*."""
     arms = [arm for arm in measured if arm.value == value]
     rates = [arm.jobs_per_second for arm in arms]
-    return Row(
+    return TuningRow(
         value=value,
         arms=len(arms),
         jobs_per_second=round(knee.rates[value]) if knee and value in knee.rates else None,

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(LADDERS),
         default="POOL_MAX_SIZE",
         metavar="NAME",
-        help=f"setting of the workers to try values of, one of {', '.join(LADDERS)}; WORKERS is the number of worker "
-        "processes (default POOL_MAX_SIZE, the connections in each pool)",
+        help=f"setting of the workers to try different values of: {', '.join(LADDERS)}; WORKERS is the number of "
+        "worker processes (default POOL_MAX_SIZE, the max connections of each pool)",
     )
     parser.add_argument(
         "--values",
@@ -57,26 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="length of each measurement in seconds (default 4)",
     )
     _add_load_arguments(parser)
-    parser.add_argument(
-        "--seed",
-        type=int,
-        metavar="S",
-        help="seed of the random order of the measurements: the same seed gives the same order (default: a random "
-        "seed, which is printed)",
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="directory to write the results to (default: a new one in the directory DATA_DIR)",
-    )
-    where.add_argument(
-        "--resume",
-        type=Path,
-        metavar="DIR",
-        help="results directory of an interrupted run to continue; the options of that run apply, not those given now",
-    )
+    _add_run_arguments(parser)
 
 
 def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +100,32 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that describe the order of the measurements and where their results are."""
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="S",
+        help="seed of the random order of the measurements: the same seed gives the same order (default: a random "
+        "seed, which is printed)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory to write the results to (default: a new one in the directory DATA_DIR)",
+    )
+    where.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="results directory of an interrupted run to continue; the options of that run apply, not those given now",
+    )
+
+
 async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) -> int:
-    """Find the smallest connection pool, or value of another setting, that gives about the highest rate of jobs.
+    """Find the smallest connection pool that gives nearly the highest rate of jobs, or such a value of another setting.
 
     Measures the rate of jobs under constant load with one value after another, in a temporary database. Exit
     status 130: the run was interrupted; --resume continues it.

@@ -45,7 +45,7 @@ class Enqueued(BaseModel):
 
 
 class Queried(BaseModel):
-    """The response of `GET /load-test`: the number of queries that succeeded, and how fast.
+    """The response of `GET /load-test`: the number of database queries that succeeded, and how fast.
 
     *failed* counts queries that got no connection or no answer; *duration* is in seconds.
     """

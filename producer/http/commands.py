@@ -1,4 +1,4 @@
-"""The routes that enqueue the service's jobs.
+"""The HTTP routes that enqueue the service's jobs, such as `POST /users/`.
 
 `tidepool.web.JobRequests` handles the requests; the commands of `worker.jobs` validate the fields.
 """

@@ -40,10 +40,18 @@ _LAYOUTS = {"no shares": "", "place_order=0.5": "place_order=0.5", "place_order=
 
 def main() -> int:
     """Measure all layouts in turn; prints one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=int, default=300, metavar="R", help="jobs a second (default 300)")
-    parser.add_argument("--seconds", type=int, default=15, metavar="S", help="of load, a layout and round (default 15)")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (default 3)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.bulkhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rate", type=int, default=300, metavar="R", help="number of jobs to enqueue per second (default 300)"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=15, metavar="S", help="length of each measurement in seconds (default 15)"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=3, metavar="N", help="number of times that each layout is measured (default 3)"
+    )
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in _LAYOUTS}
     with tempfile.TemporaryDirectory(prefix="bulkhead-") as home, embedded.join(Path(home)) as membership:

@@ -108,11 +108,21 @@ async def measure(url: str, callers: int, seconds: float, token: str | None) -> 
 
 def main() -> None:
     """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8000")
-    parser.add_argument("--callers", type=int, default=1, metavar="N", help="at a time (default 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="(default 5, after one to warm up)")
-    parser.add_argument("--token", metavar="T", help="the front's, where it has one")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.front", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url", metavar="URL", help="URL of a running HTTP front, such as http://127.0.0.1:8000")
+    parser.add_argument("--callers", type=int, default=1, metavar="N", help="number of concurrent callers (default 1)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds to measure for, after one second to warm up (default 5)",
+    )
+    parser.add_argument(
+        "--token", metavar="T", help="access token of the front, its setting FRONT_TOKEN (default: none)"
+    )
     given = parser.parse_args()
     print(json.dumps(uvloop.run(measure(given.url, given.callers, given.seconds, given.token))))
 

@@ -136,9 +136,11 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Build, measure, print; exit status 1 where the half of some calls took longer than they may."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=40, metavar="N", help="of each kind (default 40)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.million", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=40, metavar="N", help="number of calls of each kind (default 40)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     arguments = parser.parse_args()
     memory = Path("/dev/shm")
     with (

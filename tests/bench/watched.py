@@ -30,9 +30,15 @@ _SCRAPE_S = 1.0
 
 def main() -> int:
     """Measure all ways of watching in turn; prints one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=40_000, metavar="N", help="of a drain (default 40,000)")
-    parser.add_argument("--repeat", type=int, default=5, metavar="R", help="rounds (default 5)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.watched", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=40_000, metavar="N", help="number of jobs in each measurement (default 40,000)"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=5, metavar="R", help="number of times that each case is measured (default 5)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="watched-") as home, embedded.join(Path(home)) as membership:
         rates = asyncio.run(_rounds(membership.urls, arguments.jobs, arguments.repeat))

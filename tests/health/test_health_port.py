@@ -9,7 +9,20 @@ from arq.connections import ArqRedis
 from commands import Service, stop, until
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from settings import load
+from tidepool.health.serving import HealthPort
+from worker import app
+
 SIGN_OF_LIFE = "arq:queue:health-check:probed"
+
+
+def has_ipv6_loopback() -> bool:
+    """Return whether this machine has the address ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -55,3 +68,17 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(service: Service) -> 
         ended = service.run("arq", "worker.WorkerSettings", METRICS_PORT=str(number))
     line = f"error: METRICS_PORT: cannot serve on 127.0.0.1, port {number}: Address already in use"
     assert (2, line) == (ended.status, ended.stderr.strip().splitlines()[-1])
+
+
+@pytest.mark.skipif(not has_ipv6_loopback(), reason="needs an IPv6 loopback address")
+async def test_a_port_on_localhost_answers_on_both_loopback_addresses(port: int, redis: ArqRedis) -> None:
+    """Clients resolve the name to either of them."""
+    settings = load({"METRICS_HOST": "localhost", "METRICS_PORT": str(port)})
+    health = HealthPort(settings.metrics_host, settings.metrics_port, app.migrations)
+    await health.open(redis.ping)
+    try:
+        async with httpx.AsyncClient() as http:
+            for host in ("127.0.0.1", "[::1]"):
+                assert {"alive": True} == (await http.get(f"http://{host}:{port}/health/live")).json()
+    finally:
+        await health.close()

@@ -44,7 +44,7 @@ async def test_all_is_well(pool: Pool, redis: ArqRedis) -> None:
 
 
 async def test_before_the_pool_is_open_the_process_is_starting() -> None:
-    """And before the first look it is not ready either."""
+    """Before the first check it is not ready either."""
     readiness = Readiness(answers, app.migrations)
     assert not readiness.last.ready
     assert {"pool": "the process is starting"} == await failing(readiness)

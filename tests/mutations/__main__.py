@@ -5,6 +5,7 @@ status 0: every test turned red; 1: one stayed green, or could not be run, or a 
 2: no mutation has these words, or without any fault a named test is red already.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,21 @@ _PYTEST = (
     "timeout=30",
 )
 _PASSED, _FAILED = 0, 1
+
+
+def _words() -> list[str]:
+    """Return the words on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="WORDS",
+        help="words that the name of a mutation must all contain, for it to be tried (default: try all mutations)",
+    )
+    words: list[str] = parser.parse_args().words
+    return words
 
 
 def main(words: Sequence[str]) -> int:
@@ -87,4 +103,4 @@ def _run(checkout: Path, *tests: str) -> subprocess.CompletedProcess[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(_words()))

@@ -78,7 +78,7 @@ async def test_another_process_creates_the_table_first(
 
 
 async def test_a_second_run_applies_nothing(database: PoolConfig, connection: Any) -> None:
-    """And changes nothing that is there."""
+    """It changes no row."""
     await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
     assert [] == await migrate(database)
     assert 1 == await connection.fetchval("SELECT count(*) FROM users")
@@ -206,7 +206,7 @@ async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
 async def test_the_first_start_waits_for_one_that_makes_the_table(
     empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And makes it itself when the other one gives up."""
+    """It makes the table itself if the other one gives up."""
     monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 50)
     monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.02)
     first = await empty_database.connect("first")

@@ -27,7 +27,7 @@ async def test_a_grant_that_is_missing_is_one_clear_line(
 async def test_a_password_is_kept_as_postgresql_would_keep_it(
     roles: None, database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is never sent to it: only what it keeps."""
+    """The password itself is never sent, only its hash."""
     await connection.execute(f"ALTER ROLE {WORK} PASSWORD 'geheim!'")
     kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
     salt = b64decode(kept.split("$")[1].partition(":")[2])

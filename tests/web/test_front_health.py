@@ -51,7 +51,7 @@ async def test_a_missing_migration_is_reported(http: AsyncClient, connection: An
 
 
 async def test_without_redis_the_front_lives_and_is_not_ready(database: PoolConfig) -> None:
-    """And says which of them is away; restarting it would bring nothing back."""
+    """The answer names the server that is away; a restart of the front would not help."""
     async with a_front(database.url, "redis://127.0.0.1:1") as http:
         answer = await http.get("/health/ready")
         checks = answer.json()["checks"]

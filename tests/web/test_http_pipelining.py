@@ -7,7 +7,6 @@ from echo_server import CHUNKED, GET, LARGE, REQUEST, SIZED, Served, headers, se
 from waiting import until
 
 from tidepool.bounded_http import limits as bounds
-from tidepool.bounded_http import protocol
 from tidepool.bounded_http.limits import Limits
 
 HOLD = b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -58,7 +57,7 @@ async def test_what_follows_a_faulty_request_does_not_cut_off_the_answer_under_w
     served: Served, monkeypatch: pytest.MonkeyPatch, between: bytes
 ) -> None:
     """It is not read before that answer, however much it is."""
-    monkeypatch.setattr(protocol, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(bounds, "READ_PAUSE_S", 0.0)
     reader, writer = await served.connect(HOLD + between + b"no request\r\n\r\n")
     await until(lambda: true_of(served.app.held))
     writer.write(b"a" * 4_000_000)
@@ -73,7 +72,7 @@ async def test_a_large_answer_is_sent_completely_before_the_connection_closes(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its client may read later than the connection closes in other cases."""
-    monkeypatch.setattr(protocol, "LINGER_S", 0.0)
+    monkeypatch.setattr(bounds, "LINGER_S", 0.0)
     reader, writer = await served.connect(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\nno request\r\n\r\n")
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     await until(lambda: true_of(served.app.seen))

@@ -360,7 +360,7 @@ def test_the_keyboard_reaches_everything(front: Front, page: Page) -> None:
 
 
 def test_with_a_token_one_signs_in_first(database: PoolConfig, redis_url: str, page: Page, errors: Errors) -> None:
-    """And then the page lives as it does without. Who signs out has to sign in again, also with the old cookie."""
+    """Then the page works as without a token. After signing out the old cookie is not accepted any more."""
     token = "a-token-of-some-length"
     urls = Urls(database=database.url, redis=redis_url)
     settings = load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis, "FRONT_TOKEN": token})

@@ -40,7 +40,7 @@ class PoolVerdict:
 
     @property
     def finding(self) -> Finding:
-        """The result of the check that decided the verdict."""
+        """The result of the check that decided the verdict, out of the results of all checks."""
         return next(finding for finding in self.findings if finding.check == self.check)
 
     @classmethod

@@ -49,7 +49,7 @@ class Tick:
 
     @property
     def us(self) -> float:
-        """The length of the interval in microseconds."""
+        """The length of the interval between the two snapshots, in microseconds."""
         return (self.now.captured_at - self.began_at).total_seconds() * 1e6
 
     @cached_property

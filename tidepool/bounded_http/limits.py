@@ -1,4 +1,4 @@
-"""Defines the bounds of the HTTP server, and the counters that its connections share."""
+"""Defines the limits of the HTTP server on connections, rates and bodies, and counts its connections."""
 
 import resource
 import time
@@ -20,6 +20,17 @@ UNFINISHED_BYTES = 4 * 1024 * 1024
 them. Requests that arrive in one piece do not count."""
 SEND_S = 30.0
 """Seconds in which a client has to read on, if an answer waits for it; after that the connection is closed."""
+READ_BYTES = 16_384
+"""Max bytes of one read before a connection is handed to uvicorn, and of one piece for the parser: a head is over its
+bound by no more than that."""
+SMALL_BYTES = 1024
+"""Bytes below which a read counts as small. A new connection that has sent so many is handed to uvicorn even without a
+complete head."""
+SMALL_READS, READ_PAUSE_S = 4, 0.25
+"""After so many small reads of a request, there is one read in so many seconds, and after a refusal from the first on.
+A client that sends byte by byte costs little."""
+LINGER_S, LINGER_BYTES = 1.0, 256 * 1024
+"""How long, and how much, is read after a refusal: closing at once could discard the answer on its way."""
 _RESERVED_FILES = 64
 """File descriptors that stay free for the servers' connections, files and logs."""
 _MIN_CONNECTIONS = 16
@@ -80,8 +91,12 @@ class Pace:
         Callers begin in the order in which they were admitted.
         """
         wait_s = self.wait_s()
-        self._next_s = max(self._next_s, time.monotonic()) + self._step_s
+        self.count()
         return wait_s
+
+    def count(self) -> None:
+        """Count one caller as admitted, after `wait_s` returned 0."""
+        self._next_s = max(self._next_s, time.monotonic()) + self._step_s
 
 
 class _Evictable(Protocol):
@@ -93,7 +108,7 @@ class _Evictable(Protocol):
 
 
 @dataclass(slots=True)
-class Connections:
+class OpenConnections:
     """Counts the open connections of one server, and closes idle ones when *limit* is reached."""
 
     limit: int

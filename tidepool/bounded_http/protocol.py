@@ -1,7 +1,7 @@
 """Handles one HTTP connection: uvicorn's protocol class, with limits on what a client may send and how slowly.
 
-A request is watched from its first byte until it is complete. One that arrives in one piece, as nearly all do, sets no
-timer and counts against no shared bound.
+There is a time limit for each request, from its first byte until it is complete. A request that arrives in one piece,
+as nearly all do, sets no timer and counts against no limit that connections share.
 """
 
 import asyncio
@@ -16,18 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from tidepool.bounded_http import limits as bounds
-from tidepool.bounded_http.limits import Connections, Limits
+from tidepool.bounded_http.limits import Limits, OpenConnections
 
 log = structlog.get_logger(__name__)
-
-_SLICE = 16_384
-"""Bytes that the parser gets at a time: a head is over its bound by no more than that before it is refused."""
-_SMALL = 1024
-_SMALL_READS, _PAUSE_S = 4, 0.25
-"""After so many small pieces of one message the next ones are read only so often, in seconds, as is everything after a
-refusal: a client that sends byte by byte costs little."""
-LINGER_S, _LINGER_BYTES = 1.0, 256 * 1024
-"""How long, and how much, is read after a refusal: closing at once could discard the answer on its way."""
 
 _MALFORMED = (HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
 _HEAD_TOO_LARGE = (
@@ -53,7 +44,7 @@ class BoundedProtocol(HttpToolsProtocol):
         app_state: dict[str, object],
         *,
         limits: Limits,
-        connections: Connections,
+        connections: OpenConnections,
         received: bytes,
         opened_s: float,
     ) -> None:
@@ -68,7 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body = 0
         """How many of them are its body."""
         self._counted = 0
-        """How many of them are counted in `Connections.unfinished_bytes`."""
+        """How many of them are counted in `OpenConnections.unfinished_bytes`."""
         self._small_reads = 0
         self._hosts = self._head = 0
         """Number of Host headers in the head, and bytes of its header names and values."""
@@ -118,8 +109,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused:
             self._drop(len(data))
             return
-        for start in range(0, len(data), _SLICE):
-            self._feed(data[start : start + _SLICE])
+        for start in range(0, len(data), bounds.READ_BYTES):
+            self._feed(data[start : start + bounds.READ_BYTES])
             if self._refused or self.transport.is_closing():
                 return
         if self._fed:
@@ -130,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.pause_reading()  # again: uvicorn resumes it when the application asks for a body
             return
         self._lingered += size
-        if self._lingered > _LINGER_BYTES:
+        if self._lingered > bounds.LINGER_BYTES:
             self.transport.abort()
         else:
             self._read_later()
@@ -165,16 +156,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_deadline()
         self._all.unfinished_bytes += self._fed - self._counted
         self._counted = self._fed
-        if self._all.unfinished_bytes > bounds.UNFINISHED_BYTES and self._fed > _SMALL:
+        if self._all.unfinished_bytes > bounds.UNFINISHED_BYTES and self._fed > bounds.SMALL_BYTES:
             self._refuse(*_TOO_MUCH)
-        elif size < _SMALL:
+        elif size < bounds.SMALL_BYTES:
             self._small_reads += 1
-            if self._small_reads > _SMALL_READS:
+            if self._small_reads > bounds.SMALL_READS:
                 self._read_later()
 
     def _read_later(self) -> None:
         self.transport.pause_reading()
-        self.loop.call_later(_PAUSE_S, self._read_on)
+        self.loop.call_later(bounds.READ_PAUSE_S, self._read_on)
 
     def _read_on(self) -> None:
         if not self.transport.is_closing() and not self.flow.read_paused:
@@ -283,7 +274,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stuck = self.loop.call_later(bounds.SEND_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """End the time limit that `pause_writing` started: the client has read."""
+        """End the time limit that `pause_writing` started, because the client reads its response again."""
         super().resume_writing()
         self._clear_stuck()
 
@@ -344,7 +335,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all.evictable[self] = None
         self.transport.write_eof()
         self._read_on()
-        self._deadline = self.loop.call_later(LINGER_S, self._close)
+        self._deadline = self.loop.call_later(bounds.LINGER_S, self._close)
 
     def _close(self) -> None:
         """Close the connection when the last answer has been sent, for which it has `SEND_S`."""

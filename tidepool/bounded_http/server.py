@@ -17,8 +17,8 @@ from contextlib import suppress
 import uvicorn
 
 from tidepool.bounded_http import limits as bounds
-from tidepool.bounded_http.limits import Connections, Limits, Pace
-from tidepool.bounded_http.protocol import BUSY, LINGER_S, TOO_LATE, BoundedProtocol
+from tidepool.bounded_http.limits import Limits, OpenConnections, Pace
+from tidepool.bounded_http.protocol import BUSY, TOO_LATE, BoundedProtocol
 
 _ACCEPTS_A_TURN = 16
 """Connections that are accepted in one turn of the event loop."""
@@ -26,12 +26,6 @@ _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_FILES_PAUSE_S = 0.1
 _ACCEPTS_AT_ONCE, _FIRST_REQUESTS_AT_ONCE = 200, 100
 """Connections that may exceed the rates of `Limits` after a pause: clients come in bursts."""
-_FIRST_BYTES = 1024
-"""Bytes that are kept for a connection before it is handed to uvicorn even if they contain no complete head."""
-_READ_BYTES = 16_384
-"""Max bytes of one read."""
-_READS, _PAUSE_S = 4, 0.25
-"""After so many reads of one incomplete head, the next ones happen only so often, in seconds."""
 
 
 class _Arrival:
@@ -53,7 +47,7 @@ class _Arrival:
     def read(self) -> None:
         """Read what has arrived. A connection with a request, or with too many bytes for here, leaves for uvicorn."""
         try:
-            data = self.connection.recv(_READ_BYTES)
+            data = self.connection.recv(bounds.READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -69,14 +63,16 @@ class _Arrival:
             self._server.begin(self)
             return
         self._reads += 1
-        if self._reads >= _READS:
+        if self._reads >= bounds.SMALL_READS:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self.connection)
-            loop.call_later(_PAUSE_S, self._read_on)
+            loop.call_later(bounds.READ_PAUSE_S, self._read_on)
 
     def _is_ready(self) -> bool:
         """Return whether the bytes have a whole head, or are too many to wait for it, or cannot be of a request."""
-        return b"\r\n\r\n" in self.received or len(self.received) >= _FIRST_BYTES or not self.received[:1].isalpha()
+        return (
+            b"\r\n\r\n" in self.received or len(self.received) >= bounds.SMALL_BYTES or not self.received[:1].isalpha()
+        )
 
     def _read_on(self) -> None:
         if self in self._server.arrivals:
@@ -90,7 +86,7 @@ class _Arrival:
         with suppress(OSError):
             self.connection.send(TOO_LATE)
             self.connection.shutdown(socket.SHUT_WR)
-        self._deadline = asyncio.get_running_loop().call_later(LINGER_S, self._late)
+        self._deadline = asyncio.get_running_loop().call_later(bounds.LINGER_S, self._late)
 
     def _leave(self) -> None:
         asyncio.get_running_loop().remove_reader(self.connection)
@@ -107,7 +103,7 @@ class BoundedServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
         super().__init__(config)
-        self.connections = Connections(limits.max_connections())
+        self.connections = OpenConnections(limits.max_connections())
         self._limits = limits
         self._accepts = Pace(limits.accepts_per_s, _ACCEPTS_AT_ONCE)
         self._first_requests = Pace(limits.first_requests_per_s, _FIRST_REQUESTS_AT_ONCE)
@@ -160,7 +156,7 @@ class BoundedServer(uvicorn.Server):
                     self._pause(listening, _NO_FILES_PAUSE_S)
                     return
                 continue  # the client has gone
-            self._accepts.admit()
+            self._accepts.count()
             self._admit(connection)
 
     def _admit(self, connection: socket.socket) -> None:
@@ -176,7 +172,7 @@ class BoundedServer(uvicorn.Server):
         arrival.read()
 
     def begin(self, arrival: _Arrival) -> None:
-        """Hand the new connection *arrival*, whose first request has begun to arrive, to uvicorn.
+        """Hand the new connection *arrival*, whose first bytes have been read, to uvicorn.
 
         At most `Limits.first_requests_per_s` connections are handed over each second; the others wait.
         """

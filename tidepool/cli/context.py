@@ -63,9 +63,10 @@ class Context(Generic[S_co]):
 
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncGenerator[Connection]:
-        """Open one PostgreSQL connection, without a pool, for an `async with` block.
+        """Open one PostgreSQL connection for an `async with` block, once PostgreSQL answers.
 
-        Waits, migrates and checks the tables as `pool` does; *name* has the same meaning.
+        It belongs to a pool that is opened as by `pool`: missing migrations are applied, and the tables checked. *name*
+        is as in `pool`.
         """
         async with self.pool(name) as pool, pool.acquire() as connection:
             yield connection

@@ -43,8 +43,8 @@ def command_line(program: str) -> CommandLine:
     commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
         "--service",
         action="store_true",
-        help="print a PostgreSQL service file instead of the URLs: psql reads it from the path in PGSERVICEFILE, so "
-        "that its command line contains no password",
+        help="print a service file, from which psql reads how to connect, instead of the URLs; with its path in the "
+        "variable PGSERVICEFILE, psql needs no password on its command line",
     )
     return commands
 

@@ -77,6 +77,19 @@ _THOUSAND = 1000
 
 def add_pool_commands(commands: CommandLine) -> None:
     """Add the commands `snapshots`, `pool`, `why` and `advise` to *commands*."""
+    _add_snapshots(commands)
+    _add_pool(commands)
+    for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
+        commands.add(name, command, examples=examples).add_argument(
+            "--since",
+            type=terminal.duration,
+            default=timedelta(minutes=15),
+            metavar="PERIOD",
+            help="length of the period to examine, which ends now, such as 90s, 1.5h or 7d (default 15m)",
+        )
+
+
+def _add_snapshots(commands: CommandLine) -> None:
     listing = commands.add("snapshots", _snapshots, examples=_SNAPSHOTS_EXAMPLES)
     listing.add_argument(
         "--worker",
@@ -92,6 +105,9 @@ def add_pool_commands(commands: CommandLine) -> None:
     listing.add_argument(
         "--limit", type=terminal.positive, default=20, metavar="N", help="max number of snapshots to list (default 20)"
     )
+
+
+def _add_pool(commands: CommandLine) -> None:
     showing = commands.add("pool", _pool, examples=_POOL_EXAMPLES)
     showing.add_argument(
         "--since",
@@ -105,14 +121,6 @@ def add_pool_commands(commands: CommandLine) -> None:
         action="store_true",
         help="update the display every five seconds until Ctrl-C (default: show it once)",
     )
-    for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
-        commands.add(name, command, examples=examples).add_argument(
-            "--since",
-            type=terminal.duration,
-            default=timedelta(minutes=15),
-            metavar="PERIOD",
-            help="length of the period to examine, which ends now, such as 90s, 1.5h or 7d (default 15m)",
-        )
 
 
 async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> int:

@@ -19,7 +19,10 @@ LOG_TAIL_LINES = 15
 
 
 class Server(ABC):
-    """An embedded server: its data directory, its log file, and a lock that its processes hold while they run."""
+    """The base class of an embedded server (PostgreSQL or Redis): its data directory, its log file, and its lock.
+
+    The processes of the server hold the lock while they run.
+    """
 
     name: ClassVar[str]
     package: ClassVar[str]

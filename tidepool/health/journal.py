@@ -66,7 +66,7 @@ class Journal:
         return datetime.now(UTC) + self._offset
 
     def started_at(self) -> datetime:
-        """Return when the process started, by PostgreSQL's clock as in `now`."""
+        """Return when this process started, by PostgreSQL's clock if that is known yet."""
         return self.identity.started_at + self._offset
 
     def add_snapshot(self, snapshot: Snapshot) -> None:

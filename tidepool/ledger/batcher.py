@@ -136,12 +136,12 @@ class Batcher:
 
     @property
     def pending(self) -> int:
-        """The number of jobs that wait for their batch to start."""
+        """The number of jobs that have been submitted and wait for their batch to start."""
         return sum(map(len, self._pending.values()))
 
     @property
     def slots(self) -> int:
-        """The max number of batches that may run at a time."""
+        """The max number of batches that may run at a time; each takes a connection of the pool."""
         return self._slots
 
     @slots.setter

@@ -143,12 +143,12 @@ class Checkout:
 
     @property
     def task_name(self) -> str:
-        """The name of the task that has the connection; empty if it was checked out outside any task."""
+        """The name of the asyncio task that has the connection; empty if it was lent outside any task."""
         return self.task.get_name() if self.task else ""
 
     @property
     def us(self) -> int:
-        """How long the connection has been checked out, in microseconds."""
+        """For how long the connection has been lent to its user, in microseconds."""
         return (time.perf_counter_ns() - self.since_ns) // 1000
 
 
@@ -194,7 +194,7 @@ class _Opened:
     """When it became idle (`time.perf_counter_ns`). Valid only while the state is IDLE."""
 
 
-class Connections:
+class PoolConnections:
     """Opens the PostgreSQL connections of one pool, and keeps track of each from its opening to its end.
 
     The pool reports each checkout and return to it. So when a connection ends, the cause is known, and is counted in

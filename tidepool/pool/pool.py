@@ -15,7 +15,7 @@ import asyncpg
 
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection
-from tidepool.pool.connections import COMMIT, Checkout, Connections
+from tidepool.pool.connections import COMMIT, Checkout, PoolConnections
 from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, translated
 from tidepool.pool.figures import PoolStats
 
@@ -60,7 +60,10 @@ class Gate:
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit. A higher one lets callers in at once; a lower one lets none in until enough have left."""
+        """Change how many callers may be inside the gate.
+
+        A higher limit lets waiting callers in at once; a lower one lets none in until enough have left.
+        """
         self._limit = limit
         self._let_in()
 
@@ -135,7 +138,7 @@ class Pool:
         self.config = config
         self.stats = PoolStats()
         self._gate = Gate(config.max_size if limit is None else limit, max_waiting=config.max_waiting)
-        self._connections = Connections(
+        self._connections = PoolConnections(
             self.stats,
             max_inactive_time_s=config.max_inactive_time_s,
             transaction_timeout_s=config.transaction_timeout_s,
@@ -178,7 +181,10 @@ class Pool:
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        """Change the limit. Surplus connections are closed: idle ones at once, others when they are checked in."""
+        """Change how many connections the pool may have open.
+
+        Surplus connections are closed: idle ones at once, others when they are given back.
+        """
         self._gate.limit = min(limit, self.config.max_size)
         self._shrink_soon()
 
@@ -198,8 +204,8 @@ class Pool:
     async def transaction(self) -> AsyncGenerator[Connection]:
         """Run an `async with` block in a transaction: commits on a clean exit, rolls back on any exception.
 
-        The connection is checked out as by `acquire`, with the same errors. asyncpg's own class is not used, because
-        isolation level and time limit are set in the round trip that begins the transaction.
+        The connection is lent as by `acquire`, with the same errors. asyncpg's own class of transactions is not used,
+        because isolation level and time limit are set in the round trip that begins the transaction.
         """
         async with Checkout(self._check_out, self._check_in) as connection:
             await connection.execute(self._connections.begin)
@@ -320,7 +326,7 @@ async def _end(connection: DirectConnection, statement: LiteralString) -> None:
     try:
         await connection.execute(statement)
     except asyncpg.InterfaceError as error:
-        if Connections.has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
+        if PoolConnections.has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
             raise Unavailable(f"the connection was lost: {error}") from error
         raise
 

@@ -59,7 +59,10 @@ class Finisher:
         self._error: Exception | None = None
 
     def put(self, job: Job, ending: Ending) -> None:
-        """Queue the acknowledgement of *job*, whose attempt ended as *ending* says. It is sent soon, with others."""
+        """Queue the acknowledgement of *job*: Redis will record how its attempt ended, as *ending* says.
+
+        Acknowledgements are sent in batches, within an iteration of the event loop if none is under way.
+        """
         self._waiting.append((job, ending))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="finisher")
@@ -74,7 +77,7 @@ class Finisher:
             raise error
 
     async def drain(self) -> None:
-        """Wait until all queued acknowledgements are sent, or an error has stopped them."""
+        """Wait until all queued acknowledgements of ended jobs have been sent, or an error has stopped them."""
         while self._sending is not None:
             await asyncio.shield(self._sending)
 

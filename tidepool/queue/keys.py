@@ -52,8 +52,9 @@ class QueueKeys:
     renewed.
 
     queue     sorted set  job id → due time, Unix ms; for a held job: when it is due again if nothing else puts it back
-    owners    sorted set  owner → end of its lease, Unix ms held      sorted set  for one owner: job id → its due time
-    before it was claimed lapses    hash        job id → number of owners that lost their lease while they held the job
+    owners    sorted set  owner → end of its lease, Unix ms
+    held      sorted set  for one owner: job id → its due time before it was claimed
+    lapses    hash        job id → number of owners that lost their lease while they held the job
     suspects  sorted set  id of a job with two lapses → due time
     """
 

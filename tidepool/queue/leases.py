@@ -234,13 +234,16 @@ class Holding:
         self._doubtful_until_s = self._look_s + _DOUBT_S
 
     def finish(self, job: Job, ending: Ending) -> None:
-        """Queue the acknowledgement of *job*, whose attempt ended as *ending* says. It is sent to Redis in a batch."""
+        """Queue the acknowledgement (Redis records that the job has ended, or puts it back) of an attempt at *job*.
+
+        *ending* is how the attempt ended. The acknowledgement is sent to Redis in a batch.
+        """
         if self._suspect is job:
             self._suspect = None
         self._finisher.put(job, ending)
 
     async def drain(self) -> None:
-        """Wait until all queued acknowledgements are sent."""
+        """Wait until all queued acknowledgements of ended jobs have been sent to Redis."""
         await self._finisher.drain()
 
     async def give_back(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads the state of a queue in Redis: its backlog, and the status and the results of its jobs."""
+"""Reads the state of a job queue in Redis: how many jobs wait, and the status and the results of jobs."""
 
 from typing import Any, NamedTuple
 

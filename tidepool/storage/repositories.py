@@ -31,7 +31,7 @@ class Repositories:
         self.snapshots = _Snapshots(connection)
         self.processes = _Processes(connection)
         self.events = _Events(connection)
-        self.server = _Server(connection)
+        self.server = _ServerSnapshots(connection)
         self.retention = _Retention(connection)
 
 
@@ -159,7 +159,7 @@ class _Events:
         return await self._connection.fetchval(self._sql["prune"], before, limit)
 
 
-class _Server:
+class _ServerSnapshots:
     """Reads and writes the table db_snapshots, which has the state of the database server, one row for each tick."""
 
     def __init__(self, connection: Connection) -> None:

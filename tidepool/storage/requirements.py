@@ -11,9 +11,9 @@ _SQL = Queries("requirements")
 async def require(side: SideConnection, *, tables: bool = False, writing: bool = False) -> None:
     """Check, over the connection *side*, that the database can serve this process; raise `Refused` if it cannot.
 
-    With *tables*, all tables and columns that its migrations created must exist. With *writing*, it must accept writes
-    (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a pooler may not.
-    Raises `Unavailable` if the server fails.
+    With *tables*, all tables and columns that the migrations created must exist. With *writing*, the database must
+    accept writes (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a
+    pooler may not. Raises `Unavailable` if it does not answer.
     """
     async with side.use() as connection:
         async with connection.transaction():  # which a pooler may not allow

@@ -194,7 +194,7 @@ class ResultRepository:
         return _page(await self._connection.fetch(self._sql["page"], *values), limit, edge)
 
     async def has_any(self) -> bool:
-        """Return whether the ledger has any row."""
+        """Return whether the ledger, the table of the outcomes of jobs, has any row."""
         return await self._connection.fetchval(self._sql["has_any"])
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:

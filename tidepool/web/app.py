@@ -47,8 +47,8 @@ def create_app(
     """Return the web application of *app*. It opens its services when it starts, and closes them when it stops.
 
     *routers* are the application's own. *quick* are those of their routes that may get many requests a second: for a
-    POST request, the endpoint of such a route is called without FastAPI's routing. Its path may have no parameters, and
-    the endpoint takes the request and the services.
+    POST request, the endpoint of such a route is called without FastAPI's routing. The path of such a route may have no
+    parameters, and the endpoint takes the request and the services.
     """
     requests = _Requests()
 

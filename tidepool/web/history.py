@@ -1,4 +1,4 @@
-"""Reads outcomes of jobs and figures of pools over time from stored snapshots, for the page's charts and counts.
+"""Reads counts of jobs and figures of pools over time from stored snapshots, for the charts of the operators' page.
 
 The counts are those of the counters in every worker's snapshots. They are complete whatever the rate, and to read them
 costs the same at twenty jobs a second and at twenty thousand. They are as new as the last snapshot; what a killed
@@ -121,7 +121,9 @@ class _Counted:
 
 
 def tallies(ticks: Sequence[Tick], *, now: datetime | None = None) -> dict[str, object]:
-    """Return the jobs of the last five minutes by function, as a dict.
+    """Return a dict of how many jobs ended in the last five minutes, by function and outcome.
+
+    It is computed from *ticks*, the intervals between snapshots of processes.
 
     - `functions`  a list of dicts, one for each `function`: `jobs` are the numbers of jobs by outcome, and of retries;
       `rates` are jobs a second by outcome at each of `times`

@@ -11,7 +11,7 @@ from worker.tables.users import CONSTRAINTS, UserRepository
 class CreateUser(Command):
     """The fields of a `create_user` job. Username and email must be unique.
 
-    They are compared exactly: case and accents make a difference.
+    Both are compared exactly: case and accents make a difference.
     """
 
     username: Username

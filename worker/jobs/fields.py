@@ -1,4 +1,4 @@
-"""The field types that the service's commands are made of.
+"""The types of fields, such as money and names, that the arguments of the service's jobs are made of.
 
 An amount of money is decimal text, or a JSON number of at most 15 significant digits, so that it is exact. Names have
 at least one visible character.

@@ -21,7 +21,7 @@ _NEWEST = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A row of `orders`, with the current sku, name, price and category of its product."""
+    """A row of the table `orders`, with the current sku, name, price and category of the ordered product."""
 
     id: int
     job_id: str | None

@@ -16,7 +16,7 @@ CONSTRAINTS = {"products_sku_key": ShopReason.SKU_TAKEN}
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A row of `products`."""
+    """A row of the table `products`."""
 
     id: int
     sku: str | None
@@ -70,7 +70,7 @@ class ProductRepository:
         self._connection = connection
 
     async def create(self, products: Sequence[_NewProduct]) -> list[int | ShopReason]:
-        """Insert products. Returns for each, in order, the new id, or SKU_TAKEN if the sku exists.
+        """Insert products. Returns for each, in order, the new id, or SKU_TAKEN if a product has this sku already.
 
         Raises `NotStored` if a trigger dropped a row.
         """
@@ -114,6 +114,9 @@ class ProductRepository:
         return [Product(**dict(row.items())) for row in found]
 
     async def by_category(self, category: str, *, after_id: int = 0, limit: int = 100) -> list[Product]:
-        """Return up to *limit* products of a category, in pages as those of `list_page`."""
+        """Return up to *limit* products of the category *category* whose ids are greater than *after_id*, by id.
+
+        Pages work as those of `list_page`.
+        """
         found = await self._connection.fetch(_SQL["by_category"], category, after_id, limit, MAX_PAGE_BYTES)
         return [Product(**dict(row.items())) for row in found]

@@ -18,7 +18,7 @@ CONSTRAINTS = {
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of `users`."""
+    """A row of the table `users`."""
 
     id: int
     username: str
@@ -67,7 +67,7 @@ class UserRepository:
         self._connection = connection
 
     async def create(self, users: Sequence[_NewUser]) -> list[int | ShopReason]:
-        """Insert users. Returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN.
+        """Insert users. Returns for each, in order, the new id, or USERNAME_TAKEN or EMAIL_TAKEN if another has it.
 
         Raises `NotStored` if a trigger dropped a row.
         """
@@ -95,8 +95,8 @@ class UserRepository:
     async def update(self, changes: Sequence[_UserChange]) -> list[int | ShopReason]:
         """Set the given columns of users. Several changes of one user are applied in order.
 
-        Returns for each change, in order, the user's id, or UNKNOWN_USER. Raises `DataFault` if a new email is taken,
-        and `NotStored` if a trigger dropped a change.
+        Returns for each change, in order, the user's id, or UNKNOWN_USER. Raises `DataFault` if a new email is another
+        user's, and `NotStored` if a trigger dropped a change.
         """
         locked = await self._connection.fetch(
             _SQL["lock"],

@@ -18,12 +18,12 @@ SHORT_S, AWAY_S, LONG_S = 3.0, 6.0, 15.0
 
 
 class NotHereError(Exception):
-    """The fault cannot be injected on this machine. The text says why."""
+    """A fault cannot be injected on this machine. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way to break things, with its name and a description (*words*).
+    """One way to break the system, with a name and a description (*words*).
 
     `inject` breaks something and returns when it is repaired. If it returns ids of jobs, the service has recovered when
     these jobs have ended; if None, when any job has ended since the repair.

@@ -50,11 +50,28 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=_systems, default=SYSTEMS, metavar="A,B", help="only these systems")
-    parser.add_argument("--repeat", type=int, default=3, metavar="R", help="rounds, for medians (default 3)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--redis-server", default="redis-server", metavar="PATH", help="the program (default: the first on PATH)"
+        "--only",
+        type=_systems,
+        default=SYSTEMS,
+        metavar="A,B",
+        help="names of the systems to measure, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=3,
+        metavar="R",
+        help="number of times that each system is measured; the medians are shown (default 3)",
+    )
+    parser.add_argument(
+        "--redis-server",
+        default="redis-server",
+        metavar="PATH",
+        help="Redis server program to run (default: redis-server, as found on PATH)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return parser.parse_args()
