@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+_DOCS = (str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md")))
+PAGES = ("README.md", *_DOCS, "examples/shop/README.md")
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+?) -->\s*)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )

@@ -65,6 +65,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     settings = kind.load_or_exit()
     Worker.install()
     if process.is_arq_command():
+        process.tune_for_throughput()
         sys.excepthook = _explain
     this = _WorkerProcess(settings, job_types, migrations)
 
@@ -74,7 +75,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
         functions = this.intake.arq_functions()
         on_startup = this.startup
         on_shutdown = this.shutdown
-        ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
+        tidepool = this.engine_options()
         redis_settings = RedisClient.settings_for(settings.urls.redis)
         queue_name = settings.queue_name
         job_serializer = wire.serialize

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tidepool import identifiers
 from tidepool.embedded import Urls
 from tidepool.libpq import LibpqVariables
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
@@ -133,6 +134,9 @@ class Settings(BaseSettings):
     """Role to log in to PostgreSQL as. Default tidepool."""
     db_password: SecretStr | None = None
     """Password of the role DB_USER. Default none."""
+    db_schema: str = "tidepool"
+    """Schema of the library's own tables in the database; an application's tables are wherever it puts them. All
+    processes of an application need the same. Default tidepool."""
     redis_url: SecretStr | None = None
     """Redis as `redis://user:password@host:port/0`, as `rediss://` for TLS (with `?ssl_ca_certs=/path/ca.pem` for a
     private CA), or as `unix:///path/of/the.sock?db=0` for a Unix socket. The number is that of the Redis database."""
@@ -169,10 +173,13 @@ class Settings(BaseSettings):
     """Whether a worker applies missing schema migrations when it starts; if not, run `python -m worker migrate`.
     Default true."""
 
+    db_role_prefix: Annotated[str, Field(max_length=identifiers.MAX_BYTES - len("_work"))] = "tidepool"
+    """Beginning of the names of the PostgreSQL roles that `migrate --roles` creates: tidepool_work for workers, and
+    tidepool_read for reports. Default tidepool."""
     work_password: Password | None = None
-    """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
+    """Password that `migrate --roles` gives the role for workers. Default none: it keeps its own."""
     read_password: Password | None = None
-    """Password that `python -m worker migrate --roles` gives the role tidepool_read. Default none: it keeps its own."""
+    """Password that `migrate --roles` gives the role for reports. Default none: it keeps its own."""
 
     # Jobs.
     queue_name: Annotated[str, Field(min_length=1, max_length=512)] = "arq:queue"
@@ -258,6 +265,12 @@ class Settings(BaseSettings):
         if trimmed[0] in "\"'`" and trimmed[0] == trimmed[-1] and len(trimmed) > 1:
             raise ValueError("is in quotes, which some readers of .env files do not remove: write it without quotes")
         return trimmed
+
+    @field_validator("db_schema", "db_role_prefix")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        """Check a name of PostgreSQL's; also that of a subclass, which may declare the field with another default."""
+        return identifiers.check(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
