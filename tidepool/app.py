@@ -21,7 +21,8 @@ class App:
     def load(cls, place: str) -> Self:
         """Import and return the application at *place*, which has the form `package.module:attribute`.
 
-        Arq settings that `tidepool.adopt` has adopted count as an application without job types. Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
+        Arq settings that `tidepool.adopt` has adopted count as an application without job types. Raises `ValueError` if
+        there is none. Errors that the application's own modules raise are not caught.
         """
         found = load(place)
         if isinstance(found, cls):

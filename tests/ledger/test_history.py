@@ -129,7 +129,7 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
     environment["THEIR_REDIS"] = redis_url
     environment["PYTHONPATH"] = str(tmp_path)
     if has_database:
-        environment["TIDEPOOL_DATABASE_URL"] = database_url
+        environment |= {"TIDEPOOL_DATABASE_URL": database_url, "TIDEPOOL_DB_SCHEMA": "public"}
     for number, function in enumerate(("double", "double", "fail")):
         job_id, args = f"{function}-{number}", (number,) if function == "double" else ()
         await redis.set(f"arq:job:{job_id}", serialize_job(function, args, {}, None, 1_000, serializer=pickle.dumps))
