@@ -44,8 +44,8 @@ class _Percentiles:
 
 
 @dataclass
-class Report:
-    """Counts the jobs of one run of the producer, by what became of them.
+class RunReport:
+    """Counts the jobs of one run of the producer, by their outcomes.
 
     `enqueued` + `duplicates` + `refused` is the number of commands read. `outcomes` counts jobs by function and status,
     `rejections` by reason. `followed` is whether the run waits for outcomes.

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from producer.commands_file import Item, Refusal
-from producer.report import Report
+from producer.report import RunReport
 from tidepool import MOST_AT_ONCE, JobClient, Submission
 
 _WINDOW = 5000
@@ -35,7 +35,7 @@ class Run:
     command.
     """
 
-    def __init__(self, client: JobClient, report: Report, refused: Callable[[Refusal], None]) -> None:
+    def __init__(self, client: JobClient, report: RunReport, refused: Callable[[Refusal], None]) -> None:
         self._client = client
         self._report = report
         self._refused = refused

@@ -41,7 +41,7 @@ class Decoder:
                 handle_signals=False,
                 job_serializer=wire.serialize,
                 job_deserializer=wire.receive,
-                ctx={"engine": EngineOptions(intake=self._intake)},
+                tidepool=EngineOptions(intake=self._intake),
             )
         )
 

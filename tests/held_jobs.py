@@ -36,7 +36,7 @@ class Running:
             handle_signals=False,
             allow_abort_jobs=True,
             log_results=log_results,
-            ctx={"engine": EngineOptions(**options)},
+            tidepool=EngineOptions(**options),
             job_serializer=wire.serialize,
             job_deserializer=wire.deserialize,
         )

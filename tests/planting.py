@@ -135,7 +135,7 @@ async def a_worker(
         allow_abort_jobs=True,
         job_serializer=serialize,
         job_deserializer=receive,
-        ctx={"engine": options},
+        tidepool=options,
     )
     running = worker.main_task = asyncio.create_task(worker.main())
     try:

@@ -15,6 +15,7 @@ A job goes through the folders in this order:
 
 Around it:
 
+- `adopting` gives an existing arq application's settings to the engine
 - `app`, `lifecycle`   what an application declares, and a worker process from its start to its end
 - `settings`, `urls`, `libpq`, `servers`, `protocols`   the configuration, and which servers it means
 - `fleet`    the worker processes as a group: identity, and connections for each
@@ -31,9 +32,11 @@ from typing import TYPE_CHECKING
 from tidepool.on_demand import import_on_demand
 
 if TYPE_CHECKING:
+    from tidepool.adopting import adopt
     from tidepool.app import App
     from tidepool.client import MOST_AT_ONCE, JobClient, open_client
     from tidepool.embedded import Urls
+    from tidepool.engine.options import EngineOptions
     from tidepool.entry import app_on_demand
     from tidepool.jobs.job import (
         Command,
@@ -65,6 +68,7 @@ __all__ = [
     "Command",
     "Connection",
     "DatabaseFault",
+    "EngineOptions",
     "Finished",
     "Job",
     "JobClient",
@@ -84,6 +88,7 @@ __all__ = [
     "Unresolved",
     "Urls",
     "Verdict",
+    "adopt",
     "app_on_demand",
     "check_id",
     "child_environment",
@@ -100,6 +105,7 @@ _HOMES = {
     "Command": "tidepool.jobs.job",
     "Connection": "tidepool.pool.connection",
     "DatabaseFault": "tidepool.pool.faults",
+    "EngineOptions": "tidepool.engine.options",
     "Finished": "tidepool.storage.results",
     "Job": "tidepool.jobs.job",
     "JobClient": "tidepool.client",
@@ -121,6 +127,7 @@ _HOMES = {
     "Unresolved": "tidepool.jobs.outcomes",
     "Urls": "tidepool.embedded",
     "Verdict": "tidepool.jobs.outcomes",
+    "adopt": "tidepool.adopting",
     "app_on_demand": "tidepool.entry",
     "check_id": "tidepool.jobs.job",
     "child_environment": "tidepool.settings",

@@ -1,4 +1,4 @@
-"""Parses lengths of time such as 90s, 10m, 1.5h and 7d, as users write them in options and settings."""
+"""Parses lengths of time such as 90s, 10m, 1.5h and 7d, as users write them in options and in requests of the API."""
 
 import re
 from datetime import timedelta

@@ -21,7 +21,7 @@ from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
@@ -65,6 +65,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     settings = kind.load_or_exit()
     Worker.install()
     if process.is_arq_command():
+        process.tune_for_throughput()
         sys.excepthook = _explain
     this = _WorkerProcess(settings, job_types, migrations)
 
@@ -74,7 +75,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
         functions = this.intake.arq_functions()
         on_startup = this.startup
         on_shutdown = this.shutdown
-        ctx = {"engine": this.engine_options()}  # noqa: RUF012  (arq copies nothing, and this is made once)
+        tidepool = this.engine_options()
         redis_settings = RedisClient.settings_for(settings.urls.redis)
         queue_name = settings.queue_name
         job_serializer = wire.serialize
@@ -146,7 +147,7 @@ class _WorkerProcess:
             raise StartError(f"Redis at {without_password(self._urls.redis)} refuses us: {error}") from None
         return redis
 
-    async def startup(self, ctx: Context) -> None:
+    async def startup(self, ctx: ArqContext) -> None:
         """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
@@ -167,7 +168,7 @@ class _WorkerProcess:
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
-    async def shutdown(self, _ctx: Context) -> None:
+    async def shutdown(self, _ctx: ArqContext) -> None:
         """Let running batches commit, write the last pool snapshot, and close everything. arq's shutdown hook."""
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)

@@ -13,6 +13,9 @@ Exit statuses of `python -m producer` and `python -m worker`:
 - 128 + N: ended by signal N, after everything that it had open was closed: 129 SIGHUP (a closed terminal), 130 SIGINT
   (Ctrl-C), 143 SIGTERM. If the parent process ignores SIGHUP (as `nohup` does) or SIGINT, it stays ignored.
 
+`python -m worker work` and `tidepool work` run until a signal stops them, and end with 0 then, or with 2 if a worker
+cannot start.
+
 `arq worker.WorkerSettings` is arq's command. It ends with 0 after SIGINT, SIGTERM or SIGHUP, after `--burst`, and after
 a `--check` of a healthy worker; with 1 after a `--check` of an unhealthy one; with 2 if it could not start; with
 128 + N if the signal comes while it still imports.
@@ -35,6 +38,8 @@ ERROR = 2
 _REFUSED_IMPORT = re.compile("failed to map segment|[Cc]annot allocate memory|^Out of memory")
 _LEAST_DESCRIPTORS = 12
 """Min file descriptors free at the start: seven for an event loop, the others for connections and for open files."""
+_YOUNG_OBJECTS = 20_000
+"""Threshold of the garbage collector: objects created between two runs. Python's default is 700 to 2,000."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -104,6 +109,24 @@ def run(main: Callable[[], object]) -> Never:
     for number in _SIGNALS:
         _handle(number, _end_now)
     sys.exit(status)
+
+
+def tune_for_throughput() -> None:
+    """Make this process run jobs faster: uvloop for event loops made from now on, and less garbage collection.
+
+    Call it in a process that does nothing but run jobs, after its imports and before its event loop is made. It is for
+    whole programs, since it changes things that an application may have set for itself.
+    """
+    import asyncio  # noqa: PLC0415  (takes 60 ms, and `prepare` must come before)
+    import gc  # noqa: PLC0415
+
+    import uvloop  # noqa: PLC0415
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
+    # A thousand jobs are some ten thousand young objects, none of them garbage. By default the collector examines
+    # them and all modules several times for each batch, which takes a sixth of the worker's time.
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
 
 
 def is_arq_command() -> bool:

@@ -124,7 +124,7 @@ async def _rewrite_is_over(redis: Redis) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _DrainReading:
     at_s: float
     queued: int
     cpu_s: float
@@ -132,7 +132,7 @@ class _Look:
     redis_commands: int
 
 
-async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _Look:
+async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], below: int) -> _DrainReading:
     """Wait until fewer than *below* jobs are in the queue, then read the time, the CPU times and Redis's counters."""
     while (queued := await redis.zcard(QUEUE)) >= below:
         require_running(processes)
@@ -140,10 +140,10 @@ async def _look(redis: Redis, processes: Sequence[asyncio.subprocess.Process], b
     at_s, used_s = time.perf_counter(), workers_cpu_s(processes)
     info = await redis_info(redis)
     redis_cpu_s = info["used_cpu_user"] + info["used_cpu_sys"]
-    return _Look(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
+    return _DrainReading(at_s, queued, used_s, redis_cpu_s, info["total_commands_processed"])
 
 
-def _figures(first: _Look, last: _Look, memory_mb: float) -> Drained:
+def _figures(first: _DrainReading, last: _DrainReading, memory_mb: float) -> Drained:
     jobs = first.queued - last.queued
     if not jobs:
         raise CommandError("too few jobs to measure: all ended before the first look, so ask for more --jobs")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import LiteralString, Self
 
-from lab.bench.servers import QUEUE, connect, measured_environment, redis_info
+from lab.bench.servers import QUEUE, SCHEMA, connect, measured_environment, redis_info
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
@@ -41,7 +41,7 @@ PLAIN = ("arq", "worker.WorkerSettings")
 
 
 @dataclass
-class Worker:
+class DrillWorker:
     """A worker process of the drill, with one proxy to each server.
 
     *words* are the arguments of `python -m` that start it. *ended_on_purpose* is true once the drill has sent it
@@ -82,7 +82,7 @@ class Arena:
     shots: int
     named: Urls | None = None
     log: Log | None = None
-    workers: list[Worker] = field(default_factory=list)
+    workers: list[DrillWorker] = field(default_factory=list)
     ended_by_themselves: int = 0
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -96,7 +96,7 @@ class Arena:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
             self.urls = self.named or Urls.embedded(self.home)
-            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill", schema=SCHEMA))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
             self.redis = RedisClient.open(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
@@ -114,9 +114,9 @@ class Arena:
         """Stop the workers, the proxies and the drill's own servers."""
         await self._open.aclose()
 
-    async def _behind_proxies(self, number: int, stack: AsyncExitStack) -> Worker:
+    async def _behind_proxies(self, number: int, stack: AsyncExitStack) -> DrillWorker:
         """Return a worker that is not started yet, with its two proxies open. *stack* closes the proxies."""
-        worker = Worker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
+        worker = DrillWorker(number, Proxy(target(self.urls.database)), Proxy(target(self.urls.redis)))
         for proxy in (worker.postgres, worker.redis):
             await proxy.open()
             stack.push_async_callback(proxy.close)
@@ -152,7 +152,7 @@ class Arena:
 
     async def outcomes(self) -> int:
         """Return the number of jobs that have an outcome in the ledger."""
-        return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
+        return (await self.fetch("SELECT count(*) FROM public.job_results"))[0][0]
 
     def last_words(self) -> str:
         """Return the last lines of all workers' logs, without repetitions, for an error message.
@@ -162,7 +162,7 @@ class Arena:
         logs = (self._log_of(worker).read_text("utf-8", "replace").strip() for worker in self.workers)
         return "; ".join(sorted({log.rpartition("\n")[2] for log in logs}))
 
-    async def held_by(self, worker: Worker) -> list[str]:
+    async def held_by(self, worker: DrillWorker) -> list[str]:
         """Return the ids of the jobs that *worker* has claimed from the queue and not yet finished."""
         keys = await self.redis.keys(f"{QueueKeys(QUEUE).held_prefix}{Identity.worker_id_prefix(worker.pid)}*")
         return [job.decode() for key in keys for job in await self.redis.zrange(key, 0, -1)]
@@ -171,13 +171,13 @@ class Arena:
         """Return the owners that hold a lease in Redis. An owner is a worker process that claims jobs."""
         return [owner.decode() for owner in await self.redis.zrange(QueueKeys(QUEUE).owners, 0, -1)]
 
-    async def restart(self, worker: Worker, words: tuple[str, ...]) -> None:
+    async def restart(self, worker: DrillWorker, words: tuple[str, ...]) -> None:
         """Stop a worker with SIGTERM, and wait until it is started again with *words* as arguments of `python -m`."""
         worker.words, process = words, worker.process
         worker.signal(signal.SIGTERM)
         await self.until_another(worker, process)
 
-    async def until_another(self, worker: Worker, process: asyncio.subprocess.Process | None) -> None:
+    async def until_another(self, worker: DrillWorker, process: asyncio.subprocess.Process | None) -> None:
         """Wait until *process* has been replaced by another process of *worker*."""
 
         async def is_another() -> bool:
@@ -240,7 +240,7 @@ class Arena:
                     self.ended_by_themselves += not worker.ended_on_purpose
                     await self._start(worker)
 
-    async def _start(self, worker: Worker) -> None:
+    async def _start(self, worker: DrillWorker) -> None:
         environment = self._environment(
             through(self.urls.database, worker.postgres.port), through(self.urls.redis, worker.redis.port)
         )
@@ -250,7 +250,7 @@ class Arena:
                 sys.executable, "-m", *worker.words, stdout=output, stderr=output, env=environment
             )
 
-    def _log_of(self, worker: Worker) -> Path:
+    def _log_of(self, worker: DrillWorker) -> Path:
         return self.home / f"worker-{worker.number}.log"
 
     def _environment(self, database: str, redis: str, **others: str) -> dict[str, str]:

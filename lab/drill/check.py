@@ -22,7 +22,7 @@ class _Copying(DirectConnection, Protocol):
 
 
 @dataclass
-class Verdict:
+class CheckResult:
     """The result of the check: how many errors of each kind were found, with the first five of each by name.
 
     *jobs* is the number of jobs in the log.
@@ -44,7 +44,7 @@ class Verdict:
         return not any(self.counts.values())
 
 
-async def check(database: str, log: Log, *, since: datetime, longest_gap: timedelta) -> Verdict:
+async def check(database: str, log: Log, *, since: datetime, longest_gap: timedelta) -> CheckResult:
     """Compare the jobs of *log* with the database when the queue is empty; return the errors found.
 
     Workers write snapshots at regular times. Those since *since* may have gaps of up to *longest_gap*, such as faults
@@ -56,7 +56,7 @@ async def check(database: str, log: Log, *, since: datetime, longest_gap: timede
         for chunk in _chunks(log):
             await connection.copy_records_to_table("expected", records=chunk)
         await connection.execute(_SQL["analyze"])
-        verdict = Verdict(jobs=await connection.fetchval("SELECT count(*) FROM expected"))
+        verdict = CheckResult(jobs=await connection.fetchval("SELECT count(*) FROM expected"))
         for name in _CHECKS:
             arguments = [longest_gap, since] if name == "snapshot_gaps" else []
             verdict.add(name, [row[0] for row in await connection.fetch(_SQL[name], *arguments)])

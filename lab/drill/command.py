@@ -14,7 +14,7 @@ from lab.drill.arena import Arena
 from lab.drill.faults import FAULTS
 from lab.drill.guard import prepare
 from lab.drill.log import Log
-from lab.drill.run import Drill, Injected, Report
+from lab.drill.run import Drill, DrillReport, Injected
 from lab.percentiles import percentiles
 from lab.progress import note
 from lab.tuning import numbers
@@ -57,7 +57,7 @@ async def drill(arguments: argparse.Namespace, _settings: Settings, _urls: Urls)
     return 0 if report.holds else 1
 
 
-async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, seed: int) -> Report:
+async def _run(arguments: argparse.Namespace, named: Urls | None, home: Path, seed: int) -> DrillReport:
     log = Log(home / "log.jsonl", seed)
     try:
         (home / "servers").mkdir()
@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=1,
         metavar="N",
-        help="number of times that each fault in --fault is caused; faults at random ignore it (default 1)",
+        help="number of times that each fault named by --fault is caused; without --fault it has no effect (default 1)",
     )
     parser.add_argument(
         "--shots",
@@ -218,7 +218,7 @@ def _list(*, as_json: bool) -> None:
     terminal.print_rows(rows, ("fault", "what", "needs"), as_json=as_json, empty="")
 
 
-def _print(report: Report) -> None:
+def _print(report: DrillReport) -> None:
     table = terminal.figures_table(
         ("fault", "times", "shots", "recovery p50", "p99", "max", "before", "during", "after", ""), words=("fault", "")
     )

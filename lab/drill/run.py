@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lab.drill.arena import Arena, feed
-from lab.drill.check import Verdict, check
+from lab.drill.check import CheckResult, check
 from lab.drill.faults import FAULTS
 from lab.drill.faults.breaking import Fault, NotHereError
 from lab.drill.log import Log
@@ -32,10 +32,10 @@ _DRAIN_WAIT_S = 600.0
 _LEASES_WAIT_S = 15.0
 _NOT_EMPTY = "the queue was not worked off"
 _TICK_S = 1.0
-_SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
+_SINCE = "SELECT count(*), min(finished_at) FROM public.job_results WHERE finished_at >= $1"
 _ENDED = (
     "SELECT count(*), max(finished_at) FILTER (WHERE reason IS DISTINCT FROM 'unknown_user')"
-    " FROM job_results WHERE job_id = ANY ($1)"  # an order for nobody is tried for twelve seconds, fault or not
+    " FROM public.job_results WHERE job_id = ANY ($1)"  # an order for nobody is tried for twelve seconds, fault or not
 )
 
 
@@ -65,14 +65,14 @@ class Injected:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DrillReport:
     """The results of a drill: the injected faults and their effects, and the check of all jobs."""
 
     seed: int
     injected: list[Injected]
     left_out: dict[str, str]
     """Faults that could not be injected on this machine, with the reasons."""
-    verdict: Verdict
+    verdict: CheckResult
     lost_by_redis: list[str]
     """Ids of jobs that Redis lost with its data, and that were enqueued again."""
     ended_by_themselves: int
@@ -108,7 +108,7 @@ class Drill:
         self._injected: list[Injected] = []
         self._left_out: dict[str, str] = {}
 
-    async def mix(self, minutes: float) -> Report:
+    async def mix(self, minutes: float) -> DrillReport:
         """Inject random faults for *minutes* minutes, then check all jobs; return the report.
 
         Faults by which Redis loses its queue are left out, and on servers that the user named those that need own
@@ -126,7 +126,7 @@ class Drill:
 
         return await self._run(faults)
 
-    async def repeat(self, names: list[str], times: int) -> Report:
+    async def repeat(self, names: list[str], times: int) -> DrillReport:
         """Inject the faults *names* in this order, *times* times over, then check all jobs; return the report."""
 
         async def faults() -> None:
@@ -136,7 +136,7 @@ class Drill:
 
         return await self._run(faults)
 
-    async def books(self, *, since: datetime) -> Verdict:
+    async def books(self, *, since: datetime) -> CheckResult:
         """Check all jobs of the load that began at *since*; return errors in the database, and leases left in Redis.
 
         A lease is the time for which a worker holds jobs. The queue must be empty.
@@ -147,7 +147,7 @@ class Drill:
         verdict.add("leases_left", await self._leases_left())
         return verdict
 
-    async def _run(self, faults: Callable[[], Awaitable[None]]) -> Report:
+    async def _run(self, faults: Callable[[], Awaitable[None]]) -> DrillReport:
         began, began_s = self._arena.now(), time.monotonic()
         async with self._load():
             await self._until(self._arena.outcomes, _START_WAIT_S, "no worker has done a job")
@@ -156,7 +156,7 @@ class Drill:
             await faults()
         lost = await self._work_off()
         verdict = await self.books(since=began)
-        return Report(
+        return DrillReport(
             seed=self._seed,
             injected=self._injected,
             left_out=self._left_out,
@@ -228,7 +228,7 @@ class Drill:
         These are enqueued again, and waited for.
         """
         await self._until(self._queue_is_empty, _DRAIN_WAIT_S, _NOT_EMPTY)
-        done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM job_results")}
+        done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM public.job_results")}
         lost = [job.id for job in self._log.jobs() if job.id not in done]
         if not lost or not any(FAULTS[one.fault].loses_queue for one in self._injected):
             return []

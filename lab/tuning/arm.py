@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from lab.bench.drain import require_running, workers_cpu_s
 from lab.bench.processes import cpu_s, family_cpu_s, family_mb, machine_busy_s, peak_mb
-from lab.bench.servers import Site, redis_info
+from lab.bench.servers import SCHEMA, Site, redis_info
 from lab.tuning.load import ClosedLoad
 from lab.tuning.mix import jobs
 from lab.tuning.trials import Kind, Plan, Trial
@@ -82,7 +82,7 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
     """
     await site.reset()
     load = ClosedLoad(JobClient(site.redis), jobs(plan.mix), plan.in_flight, plan.think_ms / 1000)
-    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
+    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab", schema=SCHEMA), "arm")
     watching = {"ENABLE_MONITORING": "true", "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}"}
     variables = {**plan.variables(trial), **watching}
     async with running_workers(site, plan.workers(trial), **variables) as workers, _running(load) as running:
@@ -139,7 +139,7 @@ async def _started(side: SideConnection, since: datetime) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _MachineReading:
     """A reading of clocks, CPU times and memory at one moment."""
 
     at: datetime
@@ -148,7 +148,7 @@ class _Look:
     memory_mb: dict[str, float | None] = field(repr=False)
 
 
-async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _Look:
+async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _MachineReading:
     info = await redis_info(site.redis)
     postgres = site.postgres_pid
     ours: dict[str, float | None] = {
@@ -158,7 +158,7 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
         "client": cpu_s(os.getpid()),
     }
     others_s = machine_busy_s() - sum(used_s or 0.0 for used_s in ours.values()) if postgres else None
-    return _Look(
+    return _MachineReading(
         at=datetime.now(UTC),
         loop_s=asyncio.get_running_loop().time(),
         cpu_s={**ours, "others": others_s},
@@ -170,7 +170,9 @@ async def _look(site: Site, workers: Sequence[asyncio.subprocess.Process]) -> _L
     )
 
 
-async def _read(side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad, first: _Look, last: _Look) -> Arm:
+async def _read(
+    side: SideConnection, plan: Plan, trial: Trial, load: ClosedLoad, first: _MachineReading, last: _MachineReading
+) -> Arm:
     """Compute the result of the trial from the readings at its beginning and its end, and from the database."""
     async with side.use() as connection:
         done = await connection.fetchrow(_SQL["jobs"], first.at, last.at, list(SHARES))
@@ -246,7 +248,7 @@ def bound_by(cpu: dict[str, float | None], workers: int, pool_use: float) -> str
     return ""
 
 
-def _cores(first: _Look, last: _Look, who: str) -> float | None:
+def _cores(first: _MachineReading, last: _MachineReading, who: str) -> float | None:
     before, after = first.cpu_s[who], last.cpu_s[who]
     return None if before is None or after is None else round((after - before) / (last.loop_s - first.loop_s), 3)
 

@@ -6,13 +6,13 @@ from lab.tuning import plot
 from lab.tuning.knee import Knee
 from lab.tuning.record import Record
 from lab.tuning.trials import WORKERS, Plan
-from lab.tuning.tune import Agreement, Report, Row
+from lab.tuning.tune import Agreement, TuningReport, TuningRow
 from tidepool.cli import terminal
 
 _QUIET_CORES = 0.3
 
 
-def show(record: Record, report: Report) -> None:
+def show(record: Record, report: TuningReport) -> None:
     """Print the results of a run: a table of all values, then the lines of `words`."""
     console = terminal.console()
     table = terminal.figures_table(
@@ -29,7 +29,7 @@ def show(record: Record, report: Report) -> None:
         console.print(line)
 
 
-def _cells(row: Row, knee: Knee | None) -> list[str]:
+def _cells(row: TuningRow, knee: Knee | None) -> list[str]:
     mark = " *" if knee and row.value == knee.size else ""
     if not row.arms:
         return [f"{row.value}{mark}", "no valid arm"]
@@ -40,7 +40,7 @@ def _cells(row: Row, knee: Knee | None) -> list[str]:
     return [f"{row.value}{mark}", *rates, *ms, *cores, *memory, f"{row.connections['open']:.0f}", row.bound]
 
 
-def words(record: Record, report: Report) -> list[str]:
+def words(record: Record, report: TuningReport) -> list[str]:
     """Return the conclusions of a run, line by line: warnings, the knee, and the recommended settings.
 
     The knee is the smallest value that is about as good as the best. Nothing is recommended before all is measured, or
@@ -63,7 +63,7 @@ def words(record: Record, report: Report) -> list[str]:
     return [*lines, *_recommendation(record.plan, report, knee), f"kept in {record.directory}"]
 
 
-def _cautions(report: Report) -> list[str]:
+def _cautions(report: TuningReport) -> list[str]:
     """Return warnings about the measurements: invalid arms, an unsteady machine, or other work on it."""
     lines = [f"does not count: {count} of the arms, {reason}" for reason, count in report.invalid.items()]
     if report.plot is None:
@@ -76,7 +76,7 @@ def _cautions(report: Report) -> list[str]:
     return lines
 
 
-def _recommendation(plan: Plan, report: Report, knee: Knee) -> list[str]:
+def _recommendation(plan: Plan, report: TuningReport, knee: Knee) -> list[str]:
     """Return lines that name the settings to use, the connections that they need, and how much they gain."""
     lines = ["the largest value is the best: there may be better ones beyond it"] if knee.rising else []
     if plan.setting == "POOL_MAX_SIZE":

@@ -13,7 +13,7 @@ from lab.bench.drain import stop
 from lab.bench.processes import family_cpu_s, family_mb, machine_busy_s
 from lab.bench.servers import Site
 from lab.tuning.holders import Held, HeldFigures, figures
-from lab.tuning.shard import Order, ShardFigures
+from lab.tuning.shard import ShardFigures, ShardTask
 from tidepool.cli.terminal import CommandError
 from tidepool.settings import child_environment
 
@@ -78,7 +78,7 @@ async def measure(site: Site, layout: Layout, demand: Demand) -> LayoutFigures:
 
     Raises `CommandError` if one of its processes fails.
     """
-    order = Order(
+    task = ShardTask(
         url=site.urls.database,
         pools=layout.pools,
         size=demand.connections // (layout.pools * layout.processes),
@@ -91,16 +91,16 @@ async def measure(site: Site, layout: Layout, demand: Demand) -> LayoutFigures:
     shards = [await _start() for _ in range(layout.processes)]
     try:
         for number, shard in enumerate(shards):
-            await _tell(shard, json.dumps({**asdict(order), "seed": demand.seed + number}))
+            await _tell(shard, json.dumps({**asdict(task), "seed": demand.seed + number}))
         for shard in shards:
             await _hear(shard, b"ready")
-        return await _measured(site, layout, order, shards)
+        return await _measured(site, layout, task, shards)
     finally:
         await stop(shards, signal.SIGKILL)
 
 
 async def _measured(
-    site: Site, layout: Layout, order: Order, shards: Sequence[asyncio.subprocess.Process]
+    site: Site, layout: Layout, task: ShardTask, shards: Sequence[asyncio.subprocess.Process]
 ) -> LayoutFigures:
     postgres = site.postgres_pid
     cpu_s, busy_s = family_cpu_s(postgres) if postgres else None, machine_busy_s()
@@ -120,7 +120,7 @@ async def _measured(
         "layout": layout.name,
         "processes": layout.processes,
         "pools": layout.processes * layout.pools,
-        "size": order.size,
+        "size": task.size,
         **figures(held),
         "wait_mean_ms": round(sum(held.waits_ms) / max(1, len(held.waits_ms)), 2),
         "cpu": round(sum(one["cpu"] for one in said), 2),

@@ -11,7 +11,7 @@ from lab.bench.servers import own_site
 from lab.progress import note
 from lab.tuning import numbers
 from lab.tuning.requests import Front, Jobs
-from lab.tuning.users import Send, Tally, TallyFigures, run_users
+from lab.tuning.users import RequestFigures, RequestTally, Send, run_users
 from lab.tuning.workers import running_workers
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
@@ -23,7 +23,7 @@ EXAMPLES = """  %(prog)s --users 20 --requests 50
   %(prog)s --users 20 --requests 50 --url http://localhost:8000     the front, and its data"""
 
 
-class _Document(TallyFigures):
+class _Document(RequestFigures):
     users: int
     rate: float | None
     url: str | None
@@ -89,7 +89,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, _urls: Urls) ->
     return 1 if document["failed"] else 0
 
 
-async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
+async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> RequestTally:
     connections = arguments.workers * (settings.pool_max_size + 1)
     async with (
         own_site(settings, connections=connections) as site,
@@ -99,7 +99,7 @@ async def _as_jobs(arguments: argparse.Namespace, settings: Settings) -> Tally:
         return await _while_running(workers, _measured_once_they_work(arguments, Jobs(site.redis).send))
 
 
-async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) -> Tally:
+async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) -> RequestTally:
     """Send one request, and run the load test when it has succeeded. Raises `CommandError` if it fails.
 
     So the start of the workers is not part of the measurement.
@@ -109,7 +109,7 @@ async def _measured_once_they_work(arguments: argparse.Namespace, send: Send) ->
     return await _measured(arguments, send)
 
 
-async def _while_running(workers: list[asyncio.subprocess.Process], load: Awaitable[Tally]) -> Tally:
+async def _while_running(workers: list[asyncio.subprocess.Process], load: Awaitable[RequestTally]) -> RequestTally:
     """Return the result of *load*. Raises `CommandError` as soon as a worker ends, since nobody would run its jobs."""
     sending = asyncio.ensure_future(load)
     ends = [asyncio.create_task(worker.wait()) for worker in workers]
@@ -123,7 +123,7 @@ async def _while_running(workers: list[asyncio.subprocess.Process], load: Awaita
         await asyncio.gather(sending, *ends, return_exceptions=True)
 
 
-async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally:
+async def _over_http(arguments: argparse.Namespace, settings: Settings) -> RequestTally:
     token = settings.front_token.get_secret_value() if settings.front_token else None
     front = Front(arguments.url, users=arguments.users, token=token)
     try:
@@ -135,7 +135,7 @@ async def _over_http(arguments: argparse.Namespace, settings: Settings) -> Tally
         front.close()
 
 
-async def _measured(arguments: argparse.Namespace, send: Send) -> Tally:
+async def _measured(arguments: argparse.Namespace, send: Send) -> RequestTally:
     note(f"{arguments.users} users, {arguments.requests} requests each")
     return await run_users(send, users=arguments.users, requests=arguments.requests, rate=arguments.rate)
 

@@ -5,13 +5,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from lab.tuning.record import Record
-from lab.tuning.tune import Report
+from lab.tuning.tune import TuningReport
 
 MISSING = "no plot: matplotlib is not installed (uv sync --group lab)"
 _FILE = "tune.png"
 
 
-def values(record: Record, report: Report) -> str | None:
+def values(record: Record, report: TuningReport) -> str | None:
     """Draw the rate, the times and the CPU of each value of a run of `tune`, and return the file's path.
 
     Returns None if there are no valid measurements, or no matplotlib.

@@ -1,6 +1,6 @@
 """One process of a layout: `python -m lab.tuning.shard`, which only `lab.tuning.layouts` starts.
 
-It reads one line of JSON from standard input (the fields of `Order`), opens its pools, prints `ready`, waits for
+It reads one line of JSON from standard input (the fields of `ShardTask`), opens its pools, prints `ready`, waits for
 another line, and runs the tasks that hold connections. At the end it prints the counts as one line of JSON.
 """
 
@@ -23,7 +23,7 @@ _ACQUIRE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ShardTask:
     """The task of one process: to open *pools* pools of *size* connections, and run *holders* tasks that share them."""
 
     url: str
@@ -48,24 +48,24 @@ class ShardFigures(TypedDict):
     memory_mb: float
 
 
-async def run(order: Order) -> ShardFigures:
-    """Open the pools, wait for the signal to start, and run the holders for `order.seconds`.
+async def run(task: ShardTask) -> ShardFigures:
+    """Open the pools, wait for the signal to start, and run the holders for `task.seconds`.
 
     Returns what the process prints.
     """
     config = PoolConfig(
-        url=order.url,
+        url=task.url,
         application_name="tidepool-lab:layouts",
-        min_size=order.size,
-        max_size=order.size,
+        min_size=task.size,
+        max_size=task.size,
         acquire_timeout_s=_ACQUIRE_TIMEOUT_S,
     )
-    pools = [await Pool.open(config) for _ in range(order.pools)]
+    pools = [await Pool.open(config) for _ in range(task.pools)]
     print("ready", flush=True)  # noqa: T201  (to the process that waits for it)
     await asyncio.to_thread(sys.stdin.readline)
-    use = Use(order.hold_ms, order.think_ms, by_chance=True)
+    use = Use(task.hold_ms, task.think_ms, by_chance=True)
     cpu_s = time.process_time()
-    held = await hold(pools, holders=order.holders, use=use, seconds=order.seconds, seed=order.seed)
+    held = await hold(pools, holders=task.holders, use=use, seconds=task.seconds, seed=task.seed)
     used_s = time.process_time() - cpu_s
     for pool in pools:
         await pool.close()
@@ -81,9 +81,9 @@ async def run(order: Order) -> ShardFigures:
 
 
 def main() -> None:
-    """Read the order from standard input, run it, and print its results as JSON."""
-    order = Order(**json.loads(sys.stdin.readline()))
-    print(json.dumps(uvloop.run(run(order))))  # noqa: T201  (the same)
+    """Read the task from standard input, run it, and print its results as JSON."""
+    task = ShardTask(**json.loads(sys.stdin.readline()))
+    print(json.dumps(uvloop.run(run(task))))  # noqa: T201  (the same)
 
 
 if __name__ == "__main__":

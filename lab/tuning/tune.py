@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lab.bench.servers import Site, session
+from lab.bench.servers import SCHEMA, Site, session
 from lab.tuning.arm import Arm, measure
 from lab.tuning.knee import Knee, knee_of
 from lab.tuning.record import Record
@@ -42,7 +42,7 @@ class Agreement(Judged):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TuningRow:
     """The medians of the valid measurements of one value. *arms* is their number; the other figures are as in `Arm`."""
 
     value: int
@@ -84,7 +84,7 @@ class AgainstDefaults:
 
 
 @dataclass
-class Report:
+class TuningReport:
     """The report of a run. With `dataclasses.asdict` it is the document `report.json`."""
 
     plan: Plan
@@ -96,7 +96,7 @@ class Report:
     drift: Drift
     others: float | None
     """The cores that other programs of the machine used; None if that is not known."""
-    rows: list[Row]
+    rows: list[TuningRow]
     knee: Knee | None
     defaults: AgainstDefaults | None
     advisor: Agreement | None
@@ -144,7 +144,7 @@ async def forget(database_url: str, since: datetime) -> None:
 
 async def advice(site: Site, since: datetime) -> dict[int, Judged]:
     """Return the advice of the service's pool advisor for each pool size, from all snapshots since *since*."""
-    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
+    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab", schema=SCHEMA), "advice")
     try:
         async with side.use() as connection:
             until = await Repositories(connection).server.clock()
@@ -157,7 +157,7 @@ async def advice(site: Site, since: datetime) -> dict[int, Judged]:
     }
 
 
-def report(record: Record, judged: dict[int, Judged]) -> Report:
+def report(record: Record, judged: dict[int, Judged]) -> TuningReport:
     """Return the report of a run: the plan, a row for each value, the knee, and the recommended settings.
 
     *judged* is the result of `advice`. The knee is the smallest value that is about as good as the best.
@@ -165,7 +165,7 @@ def report(record: Record, judged: dict[int, Judged]) -> Report:
     valid = [arm for arm in record.arms if not arm.invalid]
     measured = [arm for arm in valid if arm.kind == "value"]
     knee = knee_of(_rates(measured))
-    return Report(
+    return TuningReport(
         plan=record.plan,
         arms=len(record.arms),
         of=len(trials(record.plan)),
@@ -187,11 +187,11 @@ def _rates(arms: Sequence[Arm]) -> dict[int, dict[int, float]]:
     return rates
 
 
-def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: Judged | None) -> Row:
+def _row(value: int, measured: Sequence[Arm], knee: Knee | None, judged: Judged | None) -> TuningRow:
     """Return the medians of all valid measurements of *value*."""
     arms = [arm for arm in measured if arm.value == value]
     rates = [arm.jobs_per_second for arm in arms]
-    return Row(
+    return TuningRow(
         value=value,
         arms=len(arms),
         jobs_per_second=round(knee.rates[value]) if knee and value in knee.rates else None,

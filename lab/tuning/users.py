@@ -18,14 +18,14 @@ It returns the error, or an empty string if the request succeeded.
 
 
 @dataclass
-class Tally:
+class RequestTally:
     """The results of all requests: latencies of those that succeeded, in milliseconds, and counts of each error."""
 
     latencies_ms: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter[str])
     seconds: float = 0.0
 
-    def figures(self) -> "TallyFigures":
+    def figures(self) -> "RequestFigures":
         """Return the figures of all requests, for a report."""
         failed = self.faults.total()
         asked = len(self.latencies_ms) + failed
@@ -41,7 +41,7 @@ class Tally:
         }
 
 
-class TallyFigures(TypedDict):
+class RequestFigures(TypedDict):
     """The report on the requests of a load test: counts, times in seconds, and a summary of the latencies in ms."""
 
     requests: int
@@ -54,7 +54,7 @@ class TallyFigures(TypedDict):
     latency_ms: dict[str, float]
 
 
-async def run_users(send: Send, *, users: int, requests: int, rate: float | None = None) -> Tally:
+async def run_users(send: Send, *, users: int, requests: int, rate: float | None = None) -> RequestTally:
     """Let *users* concurrent users send *requests* requests each, and return the results.
 
     Without a *rate* each user sends its next request when it has the outcome of the last. With a *rate*, request n of
@@ -62,7 +62,7 @@ async def run_users(send: Send, *, users: int, requests: int, rate: float | None
     request is late, because the service kept its user waiting, is part of its latency; to leave it out would be what
     Gil Tene calls coordinated omission.
     """
-    tally, begun_s = Tally(), time.perf_counter()
+    tally, begun_s = RequestTally(), time.perf_counter()
     schedule = iter(range(users * requests))
     async with asyncio.TaskGroup() as group:
         for user in range(users):
@@ -78,7 +78,7 @@ def _due(begun_s: float, rate: float | None) -> Callable[[int], float | None]:
 
 
 async def _user(
-    send: Send, user: int, numbers: Iterator[int], tally: Tally, due: Callable[[int], float | None]
+    send: Send, user: int, numbers: Iterator[int], tally: RequestTally, due: Callable[[int], float | None]
 ) -> None:
     """Send the requests that *numbers* yields, one after the other. With a schedule, all users share *numbers*."""
     for number in numbers:

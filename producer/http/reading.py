@@ -19,8 +19,8 @@ router = Router(tags=["reading"])
 _MOST_SKIPPED = 10_000
 """Max offset of a page of users, since the database reads each row that it skips. `after` skips rows at no cost."""
 
-_Row = TypeVar("_Row", User, Product, Order)
-Limit = Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")]
+_Stored = TypeVar("_Stored", User, Product, Order)
+PageLimit = Annotated[int, Query(ge=1, le=500, description="Max rows of the page.")]
 Before = Annotated[int, Query(ge=1, le=GREATEST_ID, description="The `next` of the page before.")]
 Category = Annotated[str, Path(min_length=1, max_length=100, description="Compared exactly.")]
 After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
@@ -50,7 +50,7 @@ class OrderPage(BaseModel):
 @router.get("/users/")
 async def _list_users(
     services: Using,
-    limit: Limit = 100,
+    limit: PageLimit = 100,
     offset: Annotated[int, Query(ge=0, le=_MOST_SKIPPED, description="Users to skip.")] = 0,
     after: After = 0,
 ) -> UserPage:
@@ -71,7 +71,7 @@ async def _read_user(services: Using, user_id: RowId) -> User:
 async def _list_orders(
     services: Using,
     user_id: RowId,
-    limit: Limit = 100,
+    limit: PageLimit = 100,
     before: Before = GREATEST_ID,
 ) -> OrderPage:
     """List the orders of a user, the newest first, with the current details of their products."""
@@ -86,7 +86,7 @@ async def _list_orders(
 async def _list_products(
     services: Using,
     category: Annotated[str | None, Query(min_length=1, max_length=100, description="Compared exactly.")] = None,
-    limit: Limit = 100,
+    limit: PageLimit = 100,
     after: After = 0,
 ) -> ProductPage:
     """List products in the order of their ids: all, or those of a category. An unknown category gives an empty list.
@@ -113,13 +113,13 @@ async def _read_product(services: Using, product_id: RowId) -> Product:
 
 
 @router.get("/products/category/{category:path}")
-async def _list_category(services: Using, category: Category, limit: Limit = 100, after: After = 0) -> ProductPage:
+async def _list_category(services: Using, category: Category, limit: PageLimit = 100, after: After = 0) -> ProductPage:
     """List the products of a category in the order of their ids, as `/products/?category=` does."""
     return await _list_products(services, category, limit, after)
 
 
 @router.get("/orders/")
-async def _list_all_orders(services: Using, limit: Limit = 100, before: Before = GREATEST_ID) -> OrderPage:
+async def _list_all_orders(services: Using, limit: PageLimit = 100, before: Before = GREATEST_ID) -> OrderPage:
     """List all orders, the newest first, with the current details of their products."""
     async with services.pool.acquire() as connection:
         found = await OrderRepository(connection).newest(before_id=before, limit=limit + 1)
@@ -133,7 +133,7 @@ async def _read_order(services: Using, order_id: RowId) -> Order:
         return _known(await OrderRepository(connection).get_by_id(order_id), "order", order_id)
 
 
-def _known(row: _Row | None, kind: str, row_id: int) -> _Row:
+def _known(row: _Stored | None, kind: str, row_id: int) -> _Stored:
     if row is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"no {kind} has the id {row_id}", code=f"unknown_{kind}")
     return row

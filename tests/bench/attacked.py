@@ -29,13 +29,14 @@ from arq.connections import ArqRedis
 
 from settings import child_environment
 from tests.attacks import CALLERS, Attack, under_attack
+from tests.waiting import until
 from tidepool import embedded
 from tidepool.queue.connection import RedisClient
 
 _ROOT = Path(__file__).parents[2]
 _LOOK_S = 0.05
 _BEGIN_S = 1.0
-"""Seconds in which all callers of an attack have connected."""
+"""Seconds in which all callers of an attack have connected, after the first of them."""
 _FIRST_CORE, _LAST_CORE = 0, (os.cpu_count() or 1) - 1
 """The cores of everybody else, and of the attacker, while rates are measured."""
 
@@ -102,7 +103,7 @@ async def measured(attack: Attack, pid: int, port: int, seconds: float) -> dict[
     waits_ms: list[float] = []
     peak_mb = before_mb
     async with httpx.AsyncClient(timeout=30, headers={"Connection": "close"}) as http:
-        with _attacking(attack, port):
+        with attacking(attack, port):
             ends_s = time.monotonic() + seconds
             while time.monotonic() < ends_s:
                 began_s = time.perf_counter()
@@ -131,10 +132,11 @@ async def _ready(port: int) -> None:
 
 
 @contextmanager
-def _attacking(attack: Attack, port: int, core: int | None = None) -> Iterator[None]:
+def attacking(attack: Attack, port: int, core: int | None = None) -> Iterator[None]:
     """Attack from a process of its own, which takes no time of the caller's; on *core*, if one is given.
 
-    The block begins when the attack has begun: the imports of the new process take seconds, on the caller's core.
+    The block begins when the attack has connected: before, the imports of the new process take seconds, on the caller's
+    core.
     """
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
@@ -158,9 +160,13 @@ def _attack(name: str, port: int, core: int | None, begun: Event) -> None:
     if core is not None:
         _pin(core)
 
+    async def connected() -> bool:
+        return any(one.raddr and one.raddr.port == port for one in psutil.Process().net_connections("tcp"))
+
     async def run() -> None:
         (attack,) = (attack for attack in CALLERS if attack.__name__ == name)
         async with under_attack(attack, "127.0.0.1", port):
+            await until(connected)
             await asyncio.sleep(_BEGIN_S)
             begun.set()
             await asyncio.Event().wait()
@@ -179,15 +185,15 @@ async def _rates(
     environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
     samples: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
     for number in range(rounds):
-        for attacking in (False, True) if number % 2 else (True, False):
+        for is_attacked in (False, True) if number % 2 else (True, False):
             if await redis.zcard("arq:queue") < 40_000 * seconds:
                 jobs = str(int(60_000 * seconds))
                 enqueue = (sys.executable, "-m", "producer", "--jobs", jobs, "--json")
                 await asyncio.to_thread(
                     subprocess.run, enqueue, env=environment, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL
                 )
-            with _attacking(attack, port, _LAST_CORE) if attacking else nullcontext():
-                samples[attacking].append(await _rate(redis, pid, seconds))
+            with attacking(attack, port, _LAST_CORE) if is_attacked else nullcontext():
+                samples[is_attacked].append(await _rate(redis, pid, seconds))
     await redis.aclose(close_connection_pool=True)
     return {
         name: {

@@ -12,7 +12,7 @@ from tidepool.health import probes
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.metrics import Metrics
 from tidepool.health.probes import ProbeServer
-from tidepool.health.readiness import Condition, Report
+from tidepool.health.readiness import Condition, ReadinessReport
 from tidepool.pool.pool import Pool
 
 LOCAL = ("localhost", "127.0.0.1:9000", "[::1]:9000")
@@ -28,8 +28,8 @@ class Port:
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
 
-    async def _look(self) -> Report:
-        return Report({"engine": Condition(ok=True, reason="goes round")})
+    async def _look(self) -> ReadinessReport:
+        return ReadinessReport({"engine": Condition(ok=True, reason="goes round")})
 
     def _render(self, accept: str) -> tuple[bytes, str]:
         self.rendered += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.drill.arena import Arena, Worker
+from lab.drill.arena import Arena, DrillWorker
 from lab.drill.log import Log
 from lab.drill.run import Drill, DrillError
 from tidepool.cli.terminal import CommandError
@@ -18,7 +18,7 @@ from tidepool.cli.terminal import CommandError
 class CutShort(Arena):
     """An arena whose second worker cannot be started."""
 
-    async def _start(self, worker: Worker) -> None:
+    async def _start(self, worker: DrillWorker) -> None:
         if worker.number:
             raise CommandError("cut short")
         await super()._start(worker)
@@ -69,7 +69,7 @@ def waiting(tmp_path: Path) -> Waiting:
     arena = Waiting(tmp_path, count=2, shots=1)
     for number in range(2):
         nowhere: Any = None
-        arena.workers.append(Worker(number, nowhere, nowhere))
+        arena.workers.append(DrillWorker(number, nowhere, nowhere))
         (tmp_path / f"worker-{number}.log").write_text("Traceback …\nerror: POOL_SHARES: no such function\n", "utf-8")
     arena.producers = []
     return arena

@@ -12,7 +12,7 @@ from factories import a_job
 from history import insert_ten_minutes
 
 from lab.drill.arena import QUEUE, Arena
-from lab.drill.check import Verdict, check
+from lab.drill.check import CheckResult, check
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
 from lab.drill.run import Drill
@@ -50,7 +50,7 @@ async def settle(log: Log, pool: Pool) -> None:
             batch.append(a_job(command, job.id, function=job.job, content=job.args, is_last_attempt=True))
 
 
-async def books(database: PoolConfig, log: Log) -> Verdict:
+async def books(database: PoolConfig, log: Log) -> CheckResult:
     """Return what the check says."""
     return await check(database.url, log, since=EPOCH, longest_gap=timedelta(seconds=5))
 
@@ -193,7 +193,7 @@ async def test_a_proxy_passes_on(echo: tuple[Echo, Proxy]) -> None:
 
 @pytest.mark.parametrize("passes_on", [True, False])
 async def test_a_trap_loses_one_answer_or_one_request(echo: tuple[Echo, Proxy], *, passes_on: bool) -> None:
-    """And the connection with it; what comes after it is not touched."""
+    """The connection is lost with it; later ones are not affected."""
     server, proxy = echo
     sprung = asyncio.Event()
     proxy.trap(b"COMMIT", passes_on=passes_on, bite=sprung.set)

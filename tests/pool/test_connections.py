@@ -11,7 +11,7 @@ import pytest
 from waiting import until
 
 from tidepool.pool.config import PoolConfig
-from tidepool.pool.connections import Connections
+from tidepool.pool.connections import PoolConnections
 from tidepool.pool.faults import Refused, Unavailable
 from tidepool.pool.figures import PoolStats
 from tidepool.pool.pool import Pool
@@ -23,12 +23,11 @@ async def setting(connection: Any, name: str) -> str:
 
 
 async def test_every_connection_has_the_same_session(database: PoolConfig) -> None:
-    """Set by the start-up packet: time zone, search path, name, limits."""
+    """Set by the start-up packet: time zone, name, limits."""
     pool = await Pool.open(replace(database, application_name="tidepool:x", command_timeout_s=10, min_size=2))
     async with pool.acquire() as one, pool.acquire() as two:
         for connection in (one, two):
             assert "UTC" == await setting(connection, "timezone")
-            assert "public" == await setting(connection, "search_path")
             assert "tidepool:x" == await setting(connection, "application_name")
             assert "9s" == await setting(connection, "statement_timeout")
             assert "9s" == await setting(connection, "idle_in_transaction_session_timeout")
@@ -171,7 +170,7 @@ class FakeConnection:
     add_termination_listener = add_query_logger
 
 
-def connections_to(monkeypatch: pytest.MonkeyPatch, *fakes: FakeConnection) -> tuple[Connections, PoolStats]:
+def connections_to(monkeypatch: pytest.MonkeyPatch, *fakes: FakeConnection) -> tuple[PoolConnections, PoolStats]:
     """Return the connections of a pool that is given *fakes* one by one, and their figures."""
     given, stats = iter(fakes), PoolStats()
 
@@ -179,7 +178,7 @@ def connections_to(monkeypatch: pytest.MonkeyPatch, *fakes: FakeConnection) -> t
         return next(given)
 
     monkeypatch.setattr("asyncpg.connect", connect)
-    return Connections(stats, max_inactive_time_s=300, transaction_timeout_s=20), stats
+    return PoolConnections(stats, max_inactive_time_s=300, transaction_timeout_s=20), stats
 
 
 async def test_restarts_of_the_server_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ import random
 import pytest
 from factories import a_finished_job
 
-from producer.report import Report
+from producer.report import RunReport
 
 
-def a_report() -> Report:
+def a_report() -> RunReport:
     """Return the report of seven enqueued jobs, of which six have their outcome."""
-    report = Report(enqueued=7, duplicates=2, refused=1, enqueue_seconds=0.5, run_seconds=2.0)
+    report = RunReport(enqueued=7, duplicates=2, refused=1, enqueue_seconds=0.5, run_seconds=2.0)
     report.count([a_finished_job("applied"), a_finished_job("applied"), a_finished_job("failed")])
     report.count([a_finished_job("rejected", reason="email_taken")])
     report.count(a_finished_job("rejected", function="place_order", reason="out_of_stock") for _ in range(2))
@@ -50,22 +50,22 @@ def test_the_json_report_has_the_names_of_the_contract() -> None:
 
 def test_the_seed_is_printed_where_there_is_one() -> None:
     """Seed 0 is one."""
-    assert 0 == Report(seed=0).as_json()["seed"]
-    assert "seed" not in Report().as_json()
+    assert 0 == RunReport(seed=0).as_json()["seed"]
+    assert "seed" not in RunReport().as_json()
 
 
 def test_an_empty_run_divides_by_nothing() -> None:
     """Zeros instead."""
-    document = Report().as_json()
+    document = RunReport().as_json()
     assert 0.0 == document["jobs_per_second"]
     assert {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0} == document["queue_wait_ms"]
 
 
 @pytest.mark.parametrize(
     ("report", "status"),
-    [(Report(enqueued=1), 0), (Report(duplicates=5), 0), (Report(refused=1), 1)],
+    [(RunReport(enqueued=1), 0), (RunReport(duplicates=5), 0), (RunReport(refused=1), 1)],
 )
-def test_a_refusal_makes_exit_status_1(report: Report, status: int) -> None:
+def test_a_refusal_makes_exit_status_1(report: RunReport, status: int) -> None:
     """Duplicates are no failure."""
     assert status == report.exit_status
 
@@ -73,7 +73,7 @@ def test_a_refusal_makes_exit_status_1(report: Report, status: int) -> None:
 @pytest.mark.parametrize(("job_status", "status"), [("applied", 0), ("rejected", 0), ("failed", 1)])
 def test_a_failed_job_makes_exit_status_1(job_status: str, status: int) -> None:
     """A rejection is an answer, not a failure."""
-    report = Report(enqueued=1)
+    report = RunReport(enqueued=1)
     report.count([a_finished_job(job_status)])
     assert status == report.exit_status
 
@@ -83,7 +83,7 @@ def test_a_failed_job_makes_exit_status_1(job_status: str, status: int) -> None:
 def test_percentiles_are_right_to_one_per_cent(seed: int, most_us: int) -> None:
     """Against the sorted durations themselves; under 100 us the report's own rounding counts more."""
     durations = sorted(random.Random(seed).choices(range(most_us), k=5000))
-    report = Report()
+    report = RunReport()
     report.count(a_finished_job("applied", queue_us=duration) for duration in durations)
     waits_ms = report.as_json()["queue_wait_ms"]
     assert durations[-1] / 1000 == waits_ms["max"]
@@ -94,7 +94,7 @@ def test_percentiles_are_right_to_one_per_cent(seed: int, most_us: int) -> None:
 
 def test_no_percentile_exceeds_the_maximum() -> None:
     """The buckets' width must not show."""
-    report = Report()
+    report = RunReport()
     report.count([a_finished_job("applied", queue_us=1_000_003)])
     waits_ms = report.as_json()["queue_wait_ms"]
     assert {"p50": 1000.003, "p95": 1000.003, "p99": 1000.003, "max": 1000.003} == pytest.approx(waits_ms, rel=0.01)

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
 from producer.commands_file import Item, Refusal
-from producer.report import Report
+from producer.report import RunReport
 from producer.run import Run, Take, _Ids
 from producer.workload import Workload
 from tidepool.client import JobClient
@@ -66,7 +66,7 @@ def taking(items: Iterable[Item]) -> Take:
     return take
 
 
-Start = Callable[..., tuple[Run, Report, list[Refusal]]]
+Start = Callable[..., tuple[Run, RunReport, list[Refusal]]]
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def client(redis: ArqRedis, pool: Pool) -> JobClient:
 def a_run() -> Start:
     """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
 
-    def start(client: Any) -> tuple[Run, Report, list[Refusal]]:
-        report, refused = Report(followed=True), list[Refusal]()
+    def start(client: Any) -> tuple[Run, RunReport, list[Refusal]]:
+        report, refused = RunReport(followed=True), list[Refusal]()
         return Run(client, report, refused.append), report, refused
 
     return start
@@ -152,7 +152,7 @@ async def test_an_empty_run_ends(client: JobClient, a_run: Start) -> None:
 
 
 async def test_a_chunk_of_refusals_enqueues_nothing(client: JobClient, a_run: Start) -> None:
-    """And is no reason to wait."""
+    """Following such a run does not wait."""
     run, report, refused = a_run(client)
     async with asyncio.timeout(10):
         await run.enqueue(taking([Refusal(1, "", "is not JSON")]))
@@ -185,7 +185,7 @@ async def test_a_slow_rate_goes_in_small_chunks(a_run: Start, rate: float | None
 
 
 async def test_there_are_never_more_round_trips_than_allowed(a_run: Start) -> None:
-    """Nor is more of the stream read than they hold."""
+    """No more of the stream is read than these round trips hold."""
 
     class SlowClient:
         under_way = most = 0

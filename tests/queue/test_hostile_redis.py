@@ -152,7 +152,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         job_deserializer=receive,
         health_check_key=HEALTH,
         health_check_interval=0,
-        ctx={"engine": options},
+        tidepool=options,
     )
     await budget.enter()
     await budget.take_share()

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 from attacks import CALLERS, Attack, half_request
 from commands import Service
 
-from tests.bench.attacked import measured, victim
+from tests.bench.attacked import attacking, measured, victim
 from tidepool import embedded
 
 
@@ -20,6 +21,14 @@ from tidepool import embedded
 def urls(service: Service) -> embedded.Urls:
     """Give the test's servers."""
     return embedded.Urls(service.environment["DATABASE_URL"], service.environment["REDIS_URL"])
+
+
+def test_a_measurement_begins_when_the_attack_has_connected() -> None:
+    """Before that it would measure the imports of the attacker's process."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0)
+        with attacking(half_request, listening.getsockname()[1]):
+            listening.accept()[0].close()
 
 
 @pytest.mark.slow

@@ -9,11 +9,15 @@ its timeout, between the hooks. How the attempt ends depends on the function:
 | raises `Retry`                       | runs again, after the delay; a try is spent          |
 | raises `CancelledError`, `RetryJob`  | runs again at once; a try is spent                   |
 | is cancelled by an abort             | is done, with the cancellation as its failed result  |
-| is cancelled because the worker stops| is put back; no try is spent                         |
+| is cancelled because the worker stops| runs again; a try is spent                           |
 | raises anything else, or takes too long | is done, with the error as its failed result      |
 
+A worker that is lost while it runs a function spends a try, too, so `max_tries=1` and `retry_jobs=False` mean that a
+function is never begun twice.
+
 A job of a declared type is run by `EngineOptions.intake` instead, which returns its outcome, a delay after which to run
-it again, or that it is put back for a newer worker.
+it again, or that it is put back for a newer worker. Its effect is exactly-once, so neither a stop nor a lost worker
+spends a try.
 
 A job that cannot be run (content that is missing or invalid, an unknown function, three workers lost while they ran it)
 is done, with the reason as its failed result. The intake, if there is one, first records that outcome in the ledger. If
@@ -25,8 +29,9 @@ import logging
 import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+import structlog
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
 from arq.jobs import Deserializer, SerializationError, Serializer, deserialize_job_raw, serialize_result
@@ -35,7 +40,7 @@ from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from tidepool.engine.intake import Intake, JobFailed
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
@@ -45,8 +50,12 @@ from tidepool.queue.wire import now_ms
 
 MAX_SHOWN = 200
 """Max characters of a job's id or a function's name in a log line or an error."""
+_HOOK_DELAY_MS = 1000
+"""Milliseconds until a job is due again that was put back because its start hook raised an error."""
 _DELAY_SHOWN_S = 1.2
 """The log line of a job's start shows its delay if it is longer than this, as in arq."""
+
+_Hook = Literal["on_job_start", "on_job_end", "after_job_end"]
 
 failures = logging.getLogger("arq.worker")
 log = logging.getLogger("arq.worker.job")
@@ -58,7 +67,7 @@ class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
-    ctx: Context
+    ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
     is_stopping: bool
@@ -73,6 +82,7 @@ class _Host(Protocol):
     job_deserializer: Deserializer | None
     on_job_start: StartupShutdown | None
     on_job_end: StartupShutdown | None
+    after_job_end: StartupShutdown | None
     log_results: bool
 
 
@@ -98,27 +108,67 @@ class Attempts:
     async def make(self, job: Job) -> Ending:
         """Make one attempt at *job*, in the calling task, and return how the attempt ended: done, or to be run again.
 
-        Errors that the job raises become part of what is returned; errors of the hook `on_job_end` are raised.
+        Errors that the job raises become part of what is returned. If the hook `on_job_start` raises an error, the job
+        is not run, and is put back.
         """
+        ending = await self._make(job)
+        if isinstance(ending, Done) and not self._is_typed(job):
+            await self._report(job)
+        return ending
+
+    async def _make(self, job: Job) -> Ending:
         refusal = self._decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
-        is_ours = self._intake is not None and job.function in self._intake
-        hooks = self._host.on_job_start, self._host.on_job_end
-        context = {} if is_ours and hooks == (None, None) else self._context(job)
+        if not self._is_typed(job) or self._has_hooks():
+            job.context = self._context(job)
+        if not await self.call_hook("on_job_start", job):
+            return Release(_HOOK_DELAY_MS)
         try:
-            if self._host.on_job_start:
-                await self._host.on_job_start(context)
             self._log_start(job)
-            if is_ours:
+            if self._is_typed(job):
                 ending = await self._run_typed(job)
             else:
-                ending = self._succeeded(job, await self._run_function(job, context))
+                ending = self._succeeded(job, await self._run_function(job))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
-        if self._host.on_job_end:
-            await self._host.on_job_end(context)
+        await self.call_hook("on_job_end", job)
         return ending
+
+    async def call_hook(self, name: _Hook, job: Job) -> bool:
+        """Call a hook of the worker with the job's context, if it has one; return False if the hook raised an error.
+
+        The error is logged. It would end arq's worker, and its other jobs with it.
+        """
+        hook: StartupShutdown | None = getattr(self._host, name)
+        if hook is None or job.context is None:
+            return True
+        try:
+            await hook(job.context)
+        except Exception:  # noqa: BLE001  (an application's own code)
+            _log_hook(name, job)
+            return False
+        return True
+
+    async def _report(self, job: Job) -> None:
+        """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
+        options = self._host.options
+        if options.observer is not None:
+            options.observer.ended(job)
+        if job.error is None or job.is_aborted or options.on_final_failure is None:
+            return
+        try:
+            await options.on_final_failure(job.context or self._context(job), job.error)
+        except Exception:  # noqa: BLE001  (an application's own code)
+            _log_hook("on_final_failure", job)
+
+    def _is_typed(self, job: Job) -> bool:
+        """Return whether the job's function is a declared job type, which the intake runs."""
+        return self._intake is not None and job.function in self._intake
+
+    def _has_hooks(self) -> bool:
+        host = self._host
+        return bool(host.on_job_start or host.on_job_end or host.after_job_end)
 
     # ---------------------------------------------------------------- may it be run?
 
@@ -155,7 +205,10 @@ class Attempts:
             return _Refusal(_invalid("names no function that there is", is_newer=True), error, line)
         job.is_cron = isinstance(function, CronJob)
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
-        if job.lapses >= MOST_LAPSES:
+        if not self._is_typed(job):
+            job.attempt += job.lapses  # it was perhaps run, and nothing but this count can tell
+        is_lost = job.lapses >= MOST_LAPSES or (job.lapses > 0 and not (self._host.retry_jobs or self._is_typed(job)))
+        if is_lost:
             reason = words = f"lost {job.lapses} workers while they ran it"
         elif job.attempt > max_tries:
             reason, words = f"max {max_tries} retries exceeded", f"max retries {max_tries} exceeded"
@@ -195,13 +248,13 @@ class Attempts:
             _log_retry(job, settled.delay_s)
         return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
 
-    async def _run_function(self, job: Job, context: Context) -> object:
+    async def _run_function(self, job: Job) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result."""
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
         job.is_running = True
         try:
-            running = function.coroutine(context, *job.args, **job.kwargs)
+            running = function.coroutine(job.context or {}, *job.args, **job.kwargs)
             job.forget_arguments()
             if timeout_s in (None, math.inf):
                 return await running
@@ -209,10 +262,11 @@ class Attempts:
         finally:
             job.is_running = False
 
-    def _context(self, job: Job) -> Context:
+    def _context(self, job: Job) -> ArqContext:
         """Return the ctx dict that arq calls plain functions and hooks with."""
         return {
             **self._host.ctx,
+            "tidepool": job,
             "job_id": job.queue_id,
             "job_try": job.attempt,
             "enqueue_time": ms_to_datetime(job.enqueued_ms),
@@ -234,7 +288,8 @@ class Attempts:
             return later
         if log.isEnabledFor(logging.INFO):
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
-        return Release() if is_cancelled and self._host.is_stopping else RetryLater()
+        keeps_try = is_cancelled and self._host.is_stopping and self._is_typed(job)
+        return Release() if keeps_try else RetryLater()
 
     def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
@@ -250,7 +305,11 @@ class Attempts:
         return done
 
     def _done(self, job: Job, result: object, *, success: bool) -> Done:
-        """Return the ending of a job that is done, with the encoded result if results are kept."""
+        """Return the ending of a job that is done, with the encoded result if results are kept.
+
+        *result* is the error of a job that has failed.
+        """
+        job.error = result if isinstance(result, BaseException) and not success else None
         function = self._host.functions.get(job.function)
         forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
         forever = self._host.keep_result_forever if forever is None else forever
@@ -314,6 +373,11 @@ def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refu
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
+
+
+def _log_hook(name: str, job: Job) -> None:
+    """Log the error that a hook has raised; to be called while it is handled."""
+    structlog.get_logger(__name__).exception("hook.failed", hook=name, job_id=_shown_id(job))
 
 
 def _log_retry(job: Job, delay_s: float) -> None:

@@ -6,27 +6,26 @@ each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the
 """
 
 import asyncio
-import functools
-import gc
 import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from signal import Signals
 from typing import Any
 
 import arq.worker
 import structlog
-import uvloop
 from arq.connections import ArqRedis, create_pool
 
 from tidepool import logs, process
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
-from tidepool.engine.options import Context, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.takeover import RUN_JOB, take_over
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Release, RetryLater
+from tidepool.jobs.outcomes import Release
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.finisher import Done, Ending
@@ -38,12 +37,12 @@ from tidepool.repeating import FailureLog
 log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
-_HOOK_DELAY_S = 1.0
-"""Delay in seconds before a job is run again if its hook raised an error."""
+_GIVEN_BACK_MS = 1000
+"""Delay in milliseconds before a job is due again that a wrapper of `run_job` has not run."""
+_job: ContextVar[Job] = ContextVar("tidepool job")
+"""The job of the current task, for `perform`: arq's `run_job` gets only its id, which another job may have, too."""
 _FAILED_ROUND_DELAY_S = 1.0
 """Delay in seconds after an unexpected error of the main loop."""
-_YOUNG_OBJECTS = 20_000
-"""Threshold of the garbage collector: objects created between two runs. Python's default is 700 to 2,000."""
 _SMALL_BYTES = 4096
 """Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
 _HEARTBEAT_S = 0.5
@@ -70,13 +69,17 @@ class Worker(arq.worker.Worker):
     jobs_retried: int
     jobs_failed: int
     tasks: dict[Job, asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
+    max_jobs_run: int | None = None
+    """Number of jobs that the worker runs before it ends by itself, retries included; None: any number.
 
-    @functools.wraps(arq.worker.Worker.__init__)  # arq reads the option names off this signature
-    def __init__(self, *args: Any, **options: Any) -> None:
+    Set it before the worker runs. The worker claims no more jobs than that, and ends when the last of them has ended.
+    """
+
+    def __init__(self, *args: Any, tidepool: EngineOptions | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         given = options.get("ctx")
-        self.ctx: Context = self.ctx if given is None else given  # arq replaces an empty one by its own
-        self.options: EngineOptions = self.ctx.get("engine") or EngineOptions()
+        self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
+        self.options = tidepool or EngineOptions()
         self._name = self.options.owner or secrets.token_hex(8)
         self._next_heartbeat_s = 0.0
         self._performing = 0
@@ -90,19 +93,8 @@ class Worker(arq.worker.Worker):
 
     @classmethod
     def install(cls) -> None:
-        """Make the `arq` command run this Worker, and prepare the process: uvloop, and less garbage collection.
-
-        `arq worker.WorkerSettings` always builds the class that `arq.worker` has under the name `Worker`; arq has no
-        setting for another class. So this call replaces that name by this class when the settings are made. arq is
-        pinned to 0.28, and a test makes sure that the command runs this class.
-        """
-        module: Any = arq.worker
-        module.Worker = cls
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
-        # A thousand jobs are some ten thousand young objects, none of them garbage. By default the collector examines
-        # them and all modules several times for each batch, which takes a sixth of the worker's time.
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS)
+        """Make this class the one of every worker that the process creates from now on, whoever asks arq for it."""
+        take_over(cls)
 
     # ---------------------------------------------------------------- life
 
@@ -123,12 +115,14 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
+        if self.options.observer is not None:
+            await self.options.observer.start(self.queue_name, list(self.functions))
         if self.on_startup:
             await self.on_startup(self.ctx)
         while not self.is_stopping:
             try:
                 worked = await self._poll_iteration()
-                if self.burst and await self._burst_is_over():
+                if await self._is_done():
                     await parts.holding.drain()
                     return
                 self._outage.over()
@@ -160,6 +154,8 @@ class Worker(arq.worker.Worker):
         self.is_stopping = True
         async with AsyncExitStack() as steps:  # the last one first
             steps.push_async_callback(self._close_pool)
+            if self.options.observer is not None:
+                steps.push_async_callback(self.options.observer.stop)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
             if self._parts is not None:
@@ -255,31 +251,52 @@ class Worker(arq.worker.Worker):
         for job in claimed:
             self.held_bytes += _counted_bytes(job)
             self._performing += 1
-            self.tasks[job] = self.loop.create_task(self._run_claimed(job, parts))
+            self.tasks[job] = self.loop.create_task(self._run_claimed(job))
         return len(claimed)
 
     def _room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
         room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
-        if self.burst and self.max_burst_jobs >= 0:
-            room = min(room, self.max_burst_jobs - self._jobs_started())
+        if (limit := self._jobs_limit()) is not None:
+            room = min(room, limit - self._jobs_started())
         has_room = self.held_bytes < self.options.max_held_bytes
         return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
-    async def _run_claimed(self, job: Job, parts: _Parts) -> None:
+    async def _run_claimed(self, job: Job) -> None:
+        """Run a claimed job through `run_job`, which observers may have wrapped, and make sure that it ends."""
+        if type(self).run_job is RUN_JOB:
+            await self._perform(job)
+            return
+        _job.set(job)
         try:
-            ending = await parts.attempts.make(job)
+            await self.run_job(job.queue_id, job.due_ms)
+        except Exception:
+            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
+        finally:
+            if not job.has_ended:
+                self._end(job, Release(_GIVEN_BACK_MS))
+
+    async def perform(self, job_id: str, score: int) -> None:  # noqa: ARG002  (of arq's `run_job`, which calls it)
+        """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
+        await self._perform(_job.get())
+
+    async def _perform(self, job: Job) -> None:
+        """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
+        attempts = self._assembled().attempts
+        try:
+            ending = await attempts.make(job)
         except asyncio.CancelledError:
             ending = Release()
-        except Exception:
-            log.exception("hook.failed", job_id=logs.printable(job.queue_id, MAX_SHOWN))  # arq's worker would end here
-            ending = RetryLater(_HOOK_DELAY_S)
+        self._end(job, ending)
+        if self.after_job_end and job.context is not None:
+            await self._assembled().holding.drain()
+            await attempts.call_hook("after_job_end", job)
+
+    def _end(self, job: Job, ending: Ending) -> None:
+        job.has_ended = True
         self._performing -= 1
         self._count(ending)
-        parts.holding.finish(job, ending)
-        if self.after_job_end:
-            await parts.holding.drain()
-            await self.after_job_end({**self.ctx, "job_id": job.queue_id})
+        self._assembled().holding.finish(job, ending)
 
     def _acknowledged(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -330,11 +347,16 @@ class Worker(arq.worker.Worker):
             return
         await self._assembled().wakeup.wait(timeout_s)
 
-    async def _burst_is_over(self) -> bool:
-        if 0 <= self.max_burst_jobs <= self._jobs_started():
-            await asyncio.gather(*self.tasks.values())
-            return True
-        return not self.tasks and not await self.pool.zcard(self.queue_name)
+    async def _is_done(self) -> bool:
+        """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
+        limit = self._jobs_limit()
+        if limit is not None and limit <= self._jobs_started():
+            return not self.tasks
+        return self.burst and not self.tasks and not await self.pool.zcard(self.queue_name)
+
+    def _jobs_limit(self) -> int | None:
+        """Return how many jobs the worker may start in its life; None: any number."""
+        return self.max_burst_jobs if self.burst and self.max_burst_jobs >= 0 else self.max_jobs_run
 
     # ---------------------------------------------------------------- counting and stopping
 

@@ -104,7 +104,7 @@ class _Entries:
         """Send a heartbeat: renew this worker's entry and ask for connections. Returns None if Redis does not answer.
 
         *holds* is how many it holds, *most* how many it asks for, *most_if_calm* the same if the fleet is calm, and
-        *reading* what `_Server.reading` returns.
+        *reading* what `_CapacityCache.reading` returns.
         """
         lives_ms, calm_ms = int(LIFE_S * 1000), int(_CALM_S * 1000)
         args = [self._worker_id, holds, most, most_if_calm, LEAST, reading, lives_ms, calm_ms]
@@ -130,7 +130,7 @@ class _Entries:
                 raise
 
 
-class _Server:
+class _CapacityCache:
     """Keeps the newest reading of the server's capacity. *margin* connections are left to everybody else."""
 
     def __init__(self, read: Callable[[], Awaitable[Capacity]], margin: int) -> None:
@@ -182,7 +182,7 @@ class Budget:
         self._numbers: dict[str, int] = {}
         self._is_exceeded = False
         self._entries = _Entries(redis, database, worker_id)
-        self._server = _Server(read, margin)
+        self._capacity_cache = _CapacityCache(read, margin)
         self._wanted = pool_size + _BESIDE_POOL
         self._beating = asyncio.Lock()
         self._governed: tuple[Callable[[], int], Callable[[int], None]] | None = None
@@ -219,7 +219,7 @@ class Budget:
         the pool gets fewer connections than its configured size. Raises the errors of reading the server, and can then
         be called again.
         """
-        await self._server.read()
+        await self._capacity_cache.read()
         await self._beat_until_granted(self._wanted)
         if self.granted < self._wanted:
             log.warning("budget.limited", limit=self.limit, wanted=self._wanted - _BESIDE_POOL, **self._numbers)
@@ -250,7 +250,7 @@ class Budget:
             is_open = self._governed[0]() + _BESIDE_POOL if self._governed else 0
             holds = max(self.granted, is_open) if self.granted else 0
             asked = (self.granted, min(self.granted + 1, self._wanted)) if most is None else (most, most)
-            reply = await self._entries.beat(holds, *asked, self._server.reading())
+            reply = await self._entries.beat(holds, *asked, self._capacity_cache.reading())
             if reply is not None:
                 self._apply(reply)
             return reply is not None
@@ -258,14 +258,14 @@ class Budget:
     async def look(self) -> None:
         """Read again how many connections the server has, and who uses them. Does nothing if it does not answer."""
         with suppress(DatabaseFault):
-            await self._server.read()
+            await self._capacity_cache.read()
 
     def server_connections(self) -> ServerConnections | None:
         """Return the server's connection limits and how many connections workers and others have, for snapshots.
 
         Returns None before the server was first read.
         """
-        capacity = self._server.capacity
+        capacity = self._capacity_cache.capacity
         if capacity is None or self.usable is None:
             return None
         by_worker = capacity.by_worker

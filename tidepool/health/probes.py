@@ -21,7 +21,7 @@ from starlette.routing import Route
 from tidepool.bounded_http.limits import Limits, Pace
 from tidepool.bounded_http.listening import is_loopback, names_this_machine
 from tidepool.bounded_http.server import BoundedServer
-from tidepool.health.readiness import Report
+from tidepool.health.readiness import ReadinessReport
 
 _GRACE_S = 1
 """Seconds that requests get to end when the process stops."""
@@ -54,7 +54,7 @@ _UVICORN: dict[str, Any] = {
 """uvicorn's settings: HTTP only, and no log lines or headers of its own."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Look = Callable[[], Awaitable[Report]]
+Look = Callable[[], Awaitable[ReadinessReport]]
 Render = Callable[[str], tuple[bytes, str] | None]
 
 

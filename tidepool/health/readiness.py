@@ -43,7 +43,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReadinessReport:
     """The results of all readiness checks at one time, by the name of the check."""
 
     checks: dict[str, Condition] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Readiness:
         *,
         own: Mapping[str, Callable[[], Condition]] | None = None,
     ) -> None:
-        self.last = Report()
+        self.last = ReadinessReport()
         self._ping = ping
         self._migrations = migrations
         self._own = own or {}
@@ -95,7 +95,7 @@ class Readiness:
         self._pool = pool
         self._lend = side.use if side else None
 
-    async def look(self) -> Report:
+    async def look(self) -> ReadinessReport:
         """Return a report that is at most half a second old; if there is none, run the checks first.
 
         Takes at most two seconds, and raises no error: if a server does not answer, its check has failed.
@@ -106,10 +106,10 @@ class Readiness:
         """Run the checks every second until cancelled, so that the report in *last* is never old."""
         await every(LOOK_S, self.look, "readiness")
 
-    async def _look(self) -> Report:
+    async def _look(self) -> ReadinessReport:
         redis, (of_the_database, database_ms) = await asyncio.gather(self._look_at_redis(), self._timed_database())
         own = {name: check() for name, check in self._own.items()}
-        self.last = Report({**of_the_database, "redis": redis, **own}, database_ms)
+        self.last = ReadinessReport({**of_the_database, "redis": redis, **own}, database_ms)
         return self.last
 
     async def _look_at_redis(self) -> Condition:

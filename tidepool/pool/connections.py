@@ -55,6 +55,15 @@ class Session(asyncpg.Connection):
     is never retried: the transaction is over then, and the second COMMIT would succeed without it.
     """
 
+    schema: str
+    """The schema of the library's tables. `in_schema` sets it."""
+
+    @classmethod
+    @functools.cache
+    def in_schema(cls, schema: str) -> type[Self]:
+        """Return this class for connections whose `schema` is *schema*; the same class for equal names."""
+        return cast("type[Self]", type(cls.__name__, (cls,), {"schema": schema}))
+
     async def execute(self, query: str, *args: object, **options: object) -> str:
         """Run *query* and return its command tag, such as `UPDATE 1`, as asyncpg does. Retries conflicts."""
         return await self._repeated(super().execute, query, *args, **options)
@@ -185,7 +194,7 @@ class _Opened:
     """When it became idle (`time.perf_counter_ns`). Valid only while the state is IDLE."""
 
 
-class Connections:
+class PoolConnections:
     """Opens the PostgreSQL connections of one pool, and keeps track of each from its opening to its end.
 
     The pool reports each checkout and return to it. So when a connection ends, the cause is known, and is counted in

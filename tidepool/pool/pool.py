@@ -15,7 +15,7 @@ import asyncpg
 
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection
-from tidepool.pool.connections import COMMIT, Checkout, Connections
+from tidepool.pool.connections import COMMIT, Checkout, PoolConnections
 from tidepool.pool.faults import PoolClosed, PoolTimeout, Unavailable, translated
 from tidepool.pool.figures import PoolStats
 
@@ -138,7 +138,7 @@ class Pool:
         self.config = config
         self.stats = PoolStats()
         self._gate = Gate(config.max_size if limit is None else limit, max_waiting=config.max_waiting)
-        self._connections = Connections(
+        self._connections = PoolConnections(
             self.stats,
             max_inactive_time_s=config.max_inactive_time_s,
             transaction_timeout_s=config.transaction_timeout_s,
@@ -326,7 +326,7 @@ async def _end(connection: DirectConnection, statement: LiteralString) -> None:
     try:
         await connection.execute(statement)
     except asyncpg.InterfaceError as error:
-        if Connections.has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
+        if PoolConnections.has_ended(connection):  # asyncpg says that it was released, which would be a mistake of ours
             raise Unavailable(f"the connection was lost: {error}") from error
         raise
 

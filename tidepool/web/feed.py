@@ -46,7 +46,7 @@ _TROUBLE = '"PostgreSQL does not answer."'
 _LATER_MS = 1000
 """Milliseconds after which a browser connects again when a stream has ended."""
 
-Window = Literal["5m", "1h", "1d"]
+SpanName = Literal["5m", "1h", "1d"]
 
 router = Router(tags=["page"])
 
@@ -146,7 +146,7 @@ class Feed:
         """End every stream of events that is open, so that the server can stop."""
         self._closed.set()
 
-    async def follow(self, window: Window) -> AsyncGenerator[bytes]:
+    async def follow(self, window: SpanName) -> AsyncGenerator[bytes]:
         """Yield server-sent events with the page's data of the last `5m`, `1h` or `1d`, until `close` is called.
 
         The event `picture` with the data comes each second; while PostgreSQL does not answer, `trouble` comes instead.
@@ -188,7 +188,7 @@ FromFeed = Annotated[Feed, Depends(_feed)]
 
 
 @router.get("/picture", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-async def _picture(feed: FromFeed, window: Window = "5m") -> Response:
+async def _picture(feed: FromFeed, window: SpanName = "5m") -> Response:
     """Return what the operators' page shows: the queue, outcomes, pools, verdicts, events."""
     try:
         async with asyncio.timeout(_ANSWER_S):
@@ -199,7 +199,7 @@ async def _picture(feed: FromFeed, window: Window = "5m") -> Response:
 
 
 @router.get("/events", response_class=_Stream, responses={200: {"content": {"text/event-stream": {}}}})
-async def _events(feed: FromFeed, window: Window = "5m") -> StreamingResponse:
+async def _events(feed: FromFeed, window: SpanName = "5m") -> StreamingResponse:
     """Stream what `GET /picture` returns as server-sent events, one a second, until client or server ends it."""
     return _Stream(feed.follow(window), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 

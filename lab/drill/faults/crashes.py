@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable
 
 from lab.bench.servers import QUEUE
-from lab.drill.arena import Arena, Worker
+from lab.drill.arena import Arena, DrillWorker
 from lab.drill.faults.breaking import Fault
 from lab.drill.proxy import Proxy
 from tidepool.queue import scripts
@@ -22,7 +22,7 @@ _KEYS = QueueKeys(QUEUE)
 _FEW = 100
 _SHOT_WAIT_S = 60.0
 
-_Way = Callable[[Worker], Proxy]
+_Way = Callable[[DrillWorker], Proxy]
 _TO_POSTGRES: _Way = operator.attrgetter("postgres")
 _TO_REDIS: _Way = operator.attrgetter("redis")
 
@@ -78,7 +78,7 @@ async def _crash(arena: Arena, way: _Way, words: bytes, *, passes_on: bool) -> N
         for worker in arena.workers:
             way(worker).disarm()
 
-    def crash(worker: Worker) -> None:
+    def crash(worker: DrillWorker) -> None:
         disarm()
         assert worker.process is not None
         worker.signal(signal.SIGKILL)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from lab.drill.arena import PLAIN, Arena, Worker
+from lab.drill.arena import PLAIN, Arena, DrillWorker
 from lab.drill.faults.breaking import AWAY_S, Fault
 from lab.drill.launcher import launched
 
@@ -39,7 +39,7 @@ async def _log_unread(arena: Arena, chance: random.Random) -> None:
 
 
 @asynccontextmanager
-async def _relaunched(arena: Arena, chance: random.Random, words: tuple[str, ...]) -> AsyncGenerator[Worker]:
+async def _relaunched(arena: Arena, chance: random.Random, words: tuple[str, ...]) -> AsyncGenerator[DrillWorker]:
     """Restart a random worker with *words* as arguments of `python -m`, and wait until it holds jobs.
 
     After the block it is restarted without a defect.

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 
-from lab.drill.arena import PLAIN, Arena, Worker
+from lab.drill.arena import PLAIN, Arena, DrillWorker
 from lab.drill.faults.breaking import LONG_S, SHORT_S, Fault, pause
 
 
@@ -46,7 +46,7 @@ async def _rolling_restart(arena: Arena, _chance: random.Random) -> None:
         await asyncio.sleep(1)
 
 
-async def _at_work(arena: Arena, chance: random.Random) -> tuple[Worker, list[str]]:
+async def _at_work(arena: Arena, chance: random.Random) -> tuple[DrillWorker, list[str]]:
     """Suspend a random worker with SIGSTOP while it runs jobs; return it with the ids of these jobs."""
     while True:
         worker = chance.choice(arena.workers)

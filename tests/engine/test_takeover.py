@@ -1,0 +1,158 @@
+"""Whoever asks arq for a worker gets ours, in programs of their own: what they do to arq lasts until they end."""
+
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+_BEGIN = """
+import asyncio, dataclasses
+import arq, arq.worker
+from arq import Worker as Early
+from arq.worker import Worker as FromModule
+
+async def job(ctx): ...
+
+class Settings:
+    functions = [job]
+    queue_name = "theirs"
+    handle_signals = False
+"""
+_ADOPT = """
+import tidepool
+from tidepool.engine.worker import Worker as Ours
+"""
+
+
+def run(*parts: str) -> list[str]:
+    """Run a program of these parts; return the words that it prints."""
+    program = "".join(map(dedent, parts))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == done.returncode, done.stderr
+    return done.stdout.split()
+
+
+def test_every_way_to_a_worker_leads_to_ours() -> None:
+    """Whatever was imported first."""
+    program = """
+    tidepool.adopt(Settings)
+    from arq import Worker as Late
+    from arq.worker import create_worker, get_kwargs
+    options = {"functions": [job], "handle_signals": False}
+    for one in (
+        create_worker(Settings), create_worker({**options}), arq.worker.Worker(**vars_of(Settings)),
+        Early(**options), FromModule(**options), Late(**options), Early([job], handle_signals=False),
+    ):
+        assert type(one) is Ours, type(one)
+        assert isinstance(one, Early)
+    assert create_worker(Settings).queue_name == "theirs"
+    """
+    vars_of = "\ndef vars_of(kind): return {k: v for k, v in vars(kind).items() if not k.startswith('__')}\n"
+    run(_BEGIN, _ADOPT, vars_of, program)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "Settings",
+        "dict(functions=[job], queue_name='theirs', handle_signals=False)",
+        "Filled(functions=[job])",
+        "lambda: Settings",
+        "make",
+    ],
+)
+def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings: str) -> None:
+    """A class, a dictionary, an object, functions that return one; `ctx` is theirs, and options are ours."""
+    program = f"""
+    @dataclasses.dataclass(frozen=False)
+    class Filled:
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    def make():
+        return Filled([job])
+
+    options = tidepool.EngineOptions(lease_s=7.0)
+    adopted = tidepool.adopt({settings}, options)
+    later = {{"engine": "an engine of SQLAlchemy"}}
+    if isinstance(adopted, dict):
+        adopted["ctx"] = later
+    else:
+        adopted.ctx = later
+    worker = arq.worker.create_worker(adopted)
+    assert worker.options is options and worker.queue_name == "theirs"
+    assert worker.ctx is later
+    """
+    run(_BEGIN, _ADOPT, program)
+
+
+def test_a_subclass_of_arqs_worker_keeps_its_own_methods() -> None:
+    """It was made before ours was imported, and runs on our engine; also a subclass of a subclass."""
+    own = """
+    class Theirs(Early):
+        def __init__(self, *args, mark="", **options):
+            super().__init__(*args, **options)
+            self.mark = mark
+
+        async def run_job(self, job_id, score):
+            return await super().run_job(job_id, score)
+
+    class Further(Theirs):
+        pass
+    """
+    program = """
+    tidepool.adopt(Settings)
+    worker = Further([job], mark="m", handle_signals=False)
+    assert isinstance(worker, Further) and isinstance(worker, Ours) and worker.mark == "m"
+    assert type(worker).run_job is Theirs.run_job and type(worker).start_jobs is Ours.start_jobs
+    """
+    run(_BEGIN, own, _ADOPT, program)
+
+
+@pytest.mark.parametrize("wraps_first", [True, False], ids=["wrapped before", "wrapped after"])
+@pytest.mark.parametrize("adopts", [True, False], ids=["ours", "arq's"])
+def test_a_wrapper_of_run_job_sees_each_job(*, wraps_first: bool, adopts: bool) -> None:
+    """As Sentry's integration and many a debugging module wrap it: in its own task, around hooks and function."""
+    wrapper = """
+    theirs = arq.worker.Worker.run_job
+    seen = []
+
+    async def run_job(self, job_id, score):
+        seen.append(f"{job_id}-begins")
+        try:
+            await theirs(self, job_id, score)
+        finally:
+            seen.append(f"{job_id}-ends")
+
+    arq.worker.Worker.run_job = run_job
+    """
+    program = f"""
+    if {adopts}:
+        tidepool.adopt(Settings)
+
+    async def say(ctx):
+        seen.append(ctx["job_id"])
+
+    async def main():
+        from arq.connections import ArqRedis
+        from tidepool import embedded
+        import pathlib, tempfile
+        with tempfile.TemporaryDirectory() as home, embedded.join(pathlib.Path(home)) as membership:
+            from redis.asyncio import ConnectionPool
+            redis = ArqRedis(ConnectionPool.from_url(membership.urls.redis))
+            for number in range(3):
+                await redis.enqueue_job("say", _job_id=str(number))
+            worker = Early([say], redis_pool=redis, burst=True, handle_signals=False, poll_delay=0)
+            assert isinstance(worker, Ours) == {adopts}
+            await worker.async_run()
+            assert (3, 0) == (worker.jobs_complete, worker.jobs_failed)
+            await redis.aclose(close_connection_pool=True)
+
+    asyncio.run(main())
+    print(*sorted(seen))
+    """
+    first, second = (wrapper, _ADOPT) if wraps_first else (_ADOPT, wrapper)
+    expected = sorted(f"{number}{words}" for number in range(3) for words in ("", "-begins", "-ends"))
+    assert expected == run(_BEGIN, first, second, program)

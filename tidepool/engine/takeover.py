@@ -1,0 +1,72 @@
+"""Makes arq build our Worker wherever an application asks for one of arq's; wrappers of `run_job` see its jobs.
+
+arq has no setting for another Worker class. An application gets a worker from the `arq` command, from `run_worker` and
+`create_worker`, or from the class itself, which it may have imported at any time and may have extended. All of these
+create an instance, so the class's `__new__` is the one place that they share; `take_over` sets it.
+
+Other programs wrap `arq.worker.Worker.run_job` to observe jobs: Sentry's integration for arq, for instance. They may do
+so before this module is imported or after. So arq's function stays where it is, and only its code is replaced: it calls
+the method `perform`, which is what arq's function has been for workers of arq's own, and another one for ours.
+"""
+
+import functools
+import gc
+import inspect
+from types import FunctionType
+from typing import Any
+
+import arq.worker
+
+_Worker = arq.worker.Worker
+_OWN_OPTION = inspect.Parameter("tidepool", inspect.Parameter.KEYWORD_ONLY, default=None)
+"""arq reads the names of a worker's options off the signature of the class."""
+
+
+def take_over(ours: type[_Worker]) -> None:
+    """Make every new instance of `arq.worker.Worker` one of *ours*, a subclass; for good, and only once.
+
+    An instance of a subclass of arq's Worker becomes one of a class that extends both it and *ours*. From then on arq
+    also reads the option `tidepool` from an application's settings, and passes it to the worker.
+    """
+    if "__new__" in _Worker.__dict__:
+        return
+    arqs_options = inspect.signature(_Worker)
+
+    @functools.cache
+    def instead_of(asked: type[_Worker]) -> type[_Worker]:
+        if issubclass(asked, ours):
+            return asked
+        if asked is _Worker:
+            return ours
+        return type(asked.__name__, (asked, ours), {"__module__": asked.__module__, "__doc__": asked.__doc__})
+
+    def new(asked: type[_Worker], *_args: object, **_options: object) -> _Worker:
+        return object.__new__(instead_of(asked))
+
+    worker: Any = _Worker
+    worker.__new__ = new
+    worker.__signature__ = arqs_options.replace(parameters=[*arqs_options.parameters.values(), _OWN_OPTION])
+
+
+def _call_perform_in_run_job() -> FunctionType:
+    """Replace the code of arq's `run_job`; return that function, which may be hidden in a wrapper by now."""
+
+    async def run_job(self: Any, job_id: str, score: int) -> None:
+        await self.perform(job_id, score)
+
+    original = next(one for one in gc.get_objects() if _is_run_job(one))
+    worker: Any = _Worker
+    worker.perform = FunctionType(original.__code__, original.__globals__, "perform")
+    original.__code__ = run_job.__code__
+    return original
+
+
+def _is_run_job(one: object) -> bool:
+    if not isinstance(one, FunctionType):
+        return False
+    code = one.__code__
+    return code.co_qualname == "Worker.run_job" and code.co_filename == arq.worker.__file__
+
+
+RUN_JOB = _call_perform_in_run_job()
+"""arq's method `run_job`. If a class of workers has another one, somebody wraps or overrides it."""
