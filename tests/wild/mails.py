@@ -10,6 +10,7 @@ the job of a killed worker only after the longest of all timeouts and ten second
 """
 
 import os
+import time
 from datetime import datetime
 from typing import Any
 
@@ -97,7 +98,7 @@ async def send_mail(ctx: dict[Any, Any], mail: Mail) -> str:
     if attempt > len(DELAYS_S):
         await _store(ctx, mail, status="failed", external_id=None)
         return "failed"
-    headers = {"X-Uid": mail.uid, "X-Worker": str(os.getpid()), "X-Try": str(attempt)}
+    headers = {"X-Uid": mail.uid, "X-Try": str(attempt), "X-Worker": str(os.getpid()), "X-Sent-At": str(time.time())}
     try:
         answer = await ctx["provider"].post("/messages", content=mail.model_dump_json(), headers=headers)
         answer.raise_for_status()

@@ -13,14 +13,17 @@ from tests.fake_servers import listening
 
 @dataclass
 class Request:
-    """A request to send a mail, in seconds of the clock. It has no end before it is accepted or refused."""
+    """A request to send a mail: its try, the worker process, and when it was sent and accepted or refused.
+
+    Times are in seconds of the clock.
+    """
 
     number: int
     uid: str
     attempt: int
     worker: int
     body_bytes: int
-    began_s: float
+    sent_s: float
     ended_s: float | None = None
     is_accepted: bool = False
 
@@ -69,11 +72,10 @@ class Provider:
     async def _read(self, reader: asyncio.StreamReader) -> Request:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        began_s = time.time()
         size = int(headers["content-length"])
         await reader.readexactly(size)
         uid, attempt, worker = headers["x-uid"], int(headers["x-try"]), int(headers["x-worker"])
-        request = Request(len(self.requests), uid, attempt, worker, size, began_s)
+        request = Request(len(self.requests), uid, attempt, worker, size, float(headers["x-sent-at"]))
         self.requests.append(request)
         self._asked[uid] += 1
         return request
