@@ -34,6 +34,8 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `budget.entries_unusable` | warning | an entry of the budget that no worker wrote was skipped; once for each |
 | `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
+| `history.unavailable`, `history.back` | warning, info | outcomes of plain functions wait, or are written again |
+| `history.incomplete` | warning | a worker ended, and outcomes of plain functions are missing in the history |
 | `advice.failed`, `prune.failed` | warning | PostgreSQL was away or refused it |
 | `rows.pruned` | info | old snapshots and ledger rows were deleted |
 | `retention.longer` | warning | another worker keeps rows for longer, and its setting counts |
