@@ -43,6 +43,13 @@ MUTATIONS = [
         "< 1e9",
         "test_a_blocked_loop_keeps_its_lease_for_as_long_as_is_documented",
     ),
+    Mutation(
+        "the renewal thread asks Sentinels on the event loop's connections",
+        "_own_client",
+        "isinstance(pool, SentinelConnectionPool)",
+        "isinstance(pool, str)",
+        "test_a_failover_ends_neither_the_worker_nor_its_renewals",
+    ),
     # ---------------------------------------------------------------- the ledger
     Mutation(
         "no check that the ledger took every row",
