@@ -3,5 +3,7 @@
 - `worker`   the subclass of arq's Worker
 - `attempt`  one attempt at a job, and how it ends
 - `intake`   runs jobs of declared types: from the claimed job to its outcome, and to the result that arq stores
+- `limits`   how many jobs of a function run at a time
+- `threads`  blocking functions in threads
 - `options`  settings of the engine that arq does not have
 """
