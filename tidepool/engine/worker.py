@@ -18,12 +18,12 @@ from typing import Any
 
 import arq.worker
 import structlog
-from arq.connections import ArqRedis, create_pool, log_redis_info
+from arq.connections import ArqRedis, create_pool
 
 from tidepool import logs, process
 from tidepool.engine import threads
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
-from tidepool.engine.limits import Limits
+from tidepool.engine.concurrency import Concurrency
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.takeover import RUN_JOB, take_over
 from tidepool.jobs.job import Job
@@ -82,7 +82,7 @@ class Worker(arq.worker.Worker):
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options = tidepool or EngineOptions()
-        self._limits = self._made_limits()
+        self._concurrency = self._made_concurrency()
         self._name = self.options.owner or secrets.token_hex(8)
         self._next_heartbeat_s = 0.0
         self._performing = 0
@@ -94,9 +94,9 @@ class Worker(arq.worker.Worker):
         self._parts: _Parts | None = None
         self.is_stopping = False
 
-    def _made_limits(self) -> Limits | None:
+    def _made_concurrency(self) -> Concurrency | None:
         limits, intake = self.options.concurrency, self.options.intake or ()
-        return Limits(limits, [name for name in self.functions if name not in intake]) if limits else None
+        return Concurrency(limits, [name for name in self.functions if name not in intake]) if limits else None
 
     @classmethod
     def install(cls) -> None:
@@ -121,7 +121,7 @@ class Worker(arq.worker.Worker):
         parts = await self._open()
         threads.wait_at_stop(lambda: self.is_stopping)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
-        await log_redis_info(self.pool, arq_log.info)
+        await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
         if self.options.observer is not None:
             await self.options.observer.start(self.queue_name, list(self.functions))
@@ -255,8 +255,8 @@ class Worker(arq.worker.Worker):
         finds and claims the jobs.
         """
         parts = self._assembled()
-        if self._limits is not None:
-            await parts.holding.recall(self._limits.recalled(self._room()))
+        if self._concurrency is not None:
+            await parts.holding.recall(self._concurrency.recalled(self._room()))
         claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self.held_bytes)
         for job in claimed:
             self.held_bytes += _counted_bytes(job)
@@ -277,7 +277,7 @@ class Worker(arq.worker.Worker):
 
         It is not run but put back if as many jobs of its function run here as may.
         """
-        if self._limits is not None and not self._may_begin(job, self._limits):
+        if self._concurrency is not None and not self._may_begin(job, self._concurrency):
             return
         if type(self).run_job is RUN_JOB:
             await self._perform(job)
@@ -291,11 +291,11 @@ class Worker(arq.worker.Worker):
             if not job.has_ended:
                 self._end(job, Release(_GIVEN_BACK_MS))
 
-    def _may_begin(self, job: Job, limits: Limits) -> bool:
+    def _may_begin(self, job: Job, concurrency: Concurrency) -> bool:
         """Return whether a job may run within its function's limit; if not, put it back, as if it were not claimed."""
         parts = self._assembled()
         parts.attempts.decode(job)
-        later = None if job.is_aborted and self.allow_abort_jobs else limits.begin(job)
+        later = None if job.is_aborted and self.allow_abort_jobs else concurrency.begin(job)
         if later is None:
             return True
         job.has_ended = True
@@ -322,8 +322,8 @@ class Worker(arq.worker.Worker):
     def _end(self, job: Job, ending: Ending) -> None:
         job.has_ended = True
         self._performing -= 1
-        if self._limits is not None:
-            self._limits.end(job)
+        if self._concurrency is not None:
+            self._concurrency.end(job)
         self._count(ending)
         self._assembled().holding.finish(job, ending)
 
@@ -331,8 +331,8 @@ class Worker(arq.worker.Worker):
         for job in jobs:
             if self.tasks.pop(job, None) is not None and self.held_bytes:
                 self.held_bytes -= _counted_bytes(job)
-        if self._limits is not None:
-            self._limits.acknowledged(jobs)
+        if self._concurrency is not None:
+            self._concurrency.acknowledged(jobs)
         self._freed.set()
         if self._parts is not None:
             self._parts.wakeup.set()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import arq.worker
@@ -14,7 +13,7 @@ from arq.worker import func
 from engines import Start, ended, own_client, stop
 from waiting import until
 
-from tidepool.engine import limits
+from tidepool.engine import concurrency
 from tidepool.engine.options import EngineOptions
 from tidepool.queue import wire
 
@@ -73,11 +72,10 @@ def rooms() -> Rooms:
 
 
 @pytest.fixture
-def no_return(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no job that was put back become due by itself while the test lasts."""
-    monkeypatch.setattr(limits, "_LEAST_DELAY_MS", 3_600_000)
-    monkeypatch.setattr(limits, "_LONGEST_DELAY_MS", 3_600_000)
-    yield
+    monkeypatch.setattr(concurrency, "_LEAST_DELAY_MS", 3_600_000)
+    monkeypatch.setattr(concurrency, "_LONGEST_DELAY_MS", 3_600_000)
 
 
 def limited(limit: int, **more: Any) -> EngineOptions:

@@ -43,7 +43,7 @@ class _Function:
         return chosen
 
 
-class Limits:
+class Concurrency:
     """Counts the running jobs of each function that *limits* names, and refuses those over its number.
 
     Raises `ValueError` if a number is less than 1, or if a name is not one of *functions*.
