@@ -755,6 +755,42 @@ MUTATIONS = [
         "ConfigDict(strict=False, frozen=True",
         "test_poison_has_its_outcome_and_harms_nobody[P8 truth for number]",
     ),
+    # ---------------------------------------------------------------- supervised workers
+    Mutation(
+        "a dead worker's jobs wait for the end of its lease",
+        "supervisor:Supervisor._ended",
+        "if child.returncode:",
+        "if False:",
+        "test_a_killed_worker_is_replaced_and_its_jobs_run_once",
+    ),
+    Mutation(
+        "a worker outlives a killed supervisor",
+        "worker_process:_stop_with_supervisor",
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "pass",
+        "test_a_killed_supervisor_leaves_no_worker",
+    ),
+    Mutation(
+        "a worker that cannot start is started again and again",
+        "supervisor:Supervisor._report",
+        "status == process.ERROR or ",
+        "",
+        "test_a_worker_that_cannot_start_ends_all_of_them",
+    ),
+    Mutation(
+        "all workers end together",
+        "supervisor:Supervisor._first_limit",
+        "self._restart_after * (number + 1) // len(self._variables)",
+        "self._restart_after",
+        "test_workers_take_turns_to_end",
+    ),
+    Mutation(
+        "a worker claims more jobs than it may run",
+        "Worker._room",
+        "room = min(room, limit - self._jobs_started())",
+        "pass",
+        "test_it_runs_exactly_so_many_jobs_and_leaves_the_others",
+    ),
     # ---------------------------------------------------------------- measuring, and the drill
     Mutation(
         "measuring: the service's queue is handed on",
