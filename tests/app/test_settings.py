@@ -114,6 +114,15 @@ def test_hosts_of_long_names_have_different_workers(monkeypatch: pytest.MonkeyPa
     assert [40, 40] == [len(name) for name in names]
 
 
+def test_workers_of_one_host_have_names_and_ports_of_their_own() -> None:
+    """The first has those of the settings; a name that gets too long stays unique."""
+    settings = load({"WORKER_NAME": "w" * 40, "METRICS_PORT": "9100"})
+    names = {load({"WORKER_NAME": "w" * 40, **settings.variables_of_worker(number)}).worker_name for number in range(9)}
+    assert ({}, "9102") == (settings.variables_of_worker(0), settings.variables_of_worker(2)["METRICS_PORT"])
+    assert 9 == len(names)
+    assert {"WORKER_NAME": "a-2"} == load({"WORKER_NAME": "a"}).variables_of_worker(1)
+
+
 def test_a_home_directory_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files and .env files have no shell that would expand it."""
     monkeypatch.setenv("HOME", "/home/ada")

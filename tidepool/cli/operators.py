@@ -1,4 +1,4 @@
-"""Defines the commands of `tidepool`, with which operators inspect and manage the workers of any application.
+"""Defines the commands of `tidepool`, with which operators run, inspect and manage the workers of any application.
 
 `python -m worker` has the same commands for the service of this repository.
 """
@@ -14,12 +14,13 @@ from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
+from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
 from tidepool.storage.roles import Roles, grant_roles
 from tidepool.urls import PostgresUrl, UrlError
 
-_DESCRIPTION = """Inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
+_DESCRIPTION = """Run, inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
 
 Uses the PostgreSQL and the Redis that DATABASE_URL and REDIS_URL name; without them, embedded servers whose data are
 in the directory DATA_DIR."""
@@ -33,6 +34,7 @@ _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
 def command_line(program: str) -> CommandLine:
     """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
     commands = CommandLine(program, _DESCRIPTION)
+    add_work_command(commands)
     add_job_commands(commands)
     add_pool_commands(commands)
     migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True)
