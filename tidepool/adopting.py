@@ -106,7 +106,7 @@ class _Observer:
         self._tally = Tally()
         self._open = AsyncExitStack()
 
-    async def start(self, context: ArqContext) -> None:
+    async def start(self, context: ArqContext, worker_id: str) -> None:
         """Begin to write records, if there is a database. Raises `StartError` for settings that are not valid."""
         try:
             settings = self._adoption.settings_class().load()
@@ -114,7 +114,7 @@ class _Observer:
             raise StartError(str(error)) from None
         if settings.database is None:
             return
-        identity = Identity.of_this_process()
+        identity = replace(Identity.of_this_process(), worker_id=worker_id)
         config = servers.pool_config(settings, settings.database.get_secret_value(), f"tidepool:{identity.worker_id}")
         history = self._history = History(SideConnection(config, "history"), worker_id=identity.worker_id)
         self._open.push_async_callback(history.close)

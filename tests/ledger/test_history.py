@@ -161,10 +161,8 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
             (row["function"], row["status"]) for row in listed.document
         }
         assert {False} == {row["atomic"] for row in listed.document}
-        (snapshot, *_) = service.run(
-            "tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json"
-        ).document
+        snapshots = service.run("tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json")
         names = ("jobs_applied", "jobs_failed", "acquire_ok", "max_size")
-        assert [2, 1, 2, 15] == [snapshot[name] for name in names]
+        assert [2, 1, 2, 15] == [snapshots.document[0][name] for name in names]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)
