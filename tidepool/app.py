@@ -21,20 +21,13 @@ class App:
     def load(cls, place: str) -> Self:
         """Import and return the application at *place*, which has the form `package.module:attribute`.
 
-        Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
+        Arq settings that `tidepool.adopt` has adopted count as an application without job types. Raises `ValueError` if
+        there is none. Errors that the application's own modules raise are not caught.
         """
-        module, colon, name = place.partition(":")
-        if not (module and colon and name.isidentifier()):
-            raise ValueError(f"{place!r} is not of the form package.module:attribute")
-        try:
-            app: object = getattr(import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # a module that the application needs is not installed
-            raise ValueError(f"no module is called {module!r}") from None
-        if not isinstance(app, cls):
-            raise ValueError(f"{place!r} is not a tidepool.App")  # noqa: TRY004  (the caller reports both as one line)
-        return app
+        found = load(place)
+        if isinstance(found, cls):
+            return found
+        return cls(job_types=JobTypes(()), settings=_settings_class_of(found))
 
     @property
     def grants(self) -> list[LiteralString]:
@@ -52,3 +45,40 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self.job_types, self.settings, self.migrations)
+
+
+def load(place: str) -> object:
+    """Import and return what is at *place*, which has the form `package.module:attribute`; None if there is nothing.
+
+    Raises `ValueError` if *place* has another form, or if there is no such module. Errors that the application's own
+    modules raise are not caught.
+    """
+    module, colon, name = place.partition(":")
+    if not (module and colon and name.isidentifier()):
+        raise ValueError(f"{place!r} is not of the form package.module:attribute")
+    try:
+        return getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that the application needs is not installed
+        raise ValueError(f"no module is called {module!r}") from None
+
+
+def settings_of(found: object) -> object:
+    """Return the settings for arq's worker of *found*: an application, or arq settings that are adopted already.
+
+    Raises `ValueError` for anything else.
+    """
+    if isinstance(found, App):
+        return found.worker_settings()
+    _settings_class_of(found)
+    return found
+
+
+def _settings_class_of(found: object) -> type[Settings]:
+    """Return the class of Tidepool's settings for adopted arq settings. Raises `ValueError` for anything else."""
+    from tidepool.adopting import settings_class_of  # noqa: PLC0415  (brings the engine, which few commands need)
+
+    if (settings := settings_class_of(found)) is None:
+        raise ValueError(f"{found!r} is neither a tidepool.App nor arq settings that tidepool.adopt has adopted")
+    return settings

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tidepool import identifiers
 from tidepool.embedded import Urls
 from tidepool.libpq import LibpqVariables
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
@@ -100,13 +101,12 @@ def _expanded(path: Path) -> Path:
         raise ValueError("begins with ~, but this process has no such home directory") from None
 
 
-def _worker_name() -> str:
-    """Return the host's name; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
-    host = socket.gethostname()
-    if len(host) <= _WORKER_NAME_LENGTH:
-        return host
-    digest = hashlib.sha256(host.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
-    return f"{host[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
+def _worker_name(name: str) -> str:
+    """Return *name*; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
+    if len(name) <= _WORKER_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{name[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     """Role to log in to PostgreSQL as. Default tidepool."""
     db_password: SecretStr | None = None
     """Password of the role DB_USER. Default none."""
+    db_schema: str = "tidepool"
+    """Schema of the library's own tables in the database; an application's tables are wherever it puts them. All
+    processes of an application need the same. Default tidepool."""
     redis_url: SecretStr | None = None
     """Redis as `redis://user:password@host:port/0`, as `rediss://` for TLS (with `?ssl_ca_certs=/path/ca.pem` for a
     private CA), or as `unix:///path/of/the.sock?db=0` for a Unix socket. The number is that of the Redis database."""
@@ -170,10 +173,13 @@ class Settings(BaseSettings):
     """Whether a worker applies missing schema migrations when it starts; if not, run `python -m worker migrate`.
     Default true."""
 
+    db_role_prefix: Annotated[str, Field(max_length=identifiers.MAX_BYTES - len("_work"))] = "tidepool"
+    """Beginning of the names of the PostgreSQL roles that `migrate --roles` creates: tidepool_work for workers, and
+    tidepool_read for reports. Default tidepool."""
     work_password: Password | None = None
-    """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
+    """Password that `migrate --roles` gives the role for workers. Default none: it keeps its own."""
     read_password: Password | None = None
-    """Password that `python -m worker migrate --roles` gives the role tidepool_read. Default none: it keeps its own."""
+    """Password that `migrate --roles` gives the role for reports. Default none: it keeps its own."""
 
     # Jobs.
     queue_name: Annotated[str, Field(min_length=1, max_length=512)] = "arq:queue"
@@ -208,7 +214,7 @@ class Settings(BaseSettings):
 
     # Watching.
     worker_name: Annotated[str, Field(min_length=1, max_length=_WORKER_NAME_LENGTH, pattern=r"^[\x21-\x7e]+$")] = Field(
-        default_factory=_worker_name
+        default_factory=lambda: _worker_name(socket.gethostname())
     )
     """Name of a worker, by which `arq --check` checks its health; each worker of one host needs its own. Default the
     host's name; if it is longer than 40 characters, the first 31 and a digest of all of it."""
@@ -260,16 +266,25 @@ class Settings(BaseSettings):
             raise ValueError("is in quotes, which some readers of .env files do not remove: write it without quotes")
         return trimmed
 
+    @field_validator("db_schema", "db_role_prefix")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        """Check a name of PostgreSQL's; also that of a subclass, which may declare the field with another default."""
+        return identifiers.check(value)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.pool_min_size > self.pool_max_size:
             raise ValueError(f"POOL_MIN_SIZE: is {self.pool_min_size}, more than POOL_MAX_SIZE ({self.pool_max_size})")
+        self._require_both_servers()
+        self._check_urls()
+        return self
+
+    def _require_both_servers(self) -> None:
         if self.database is None and self.redis_url is not None:
             raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
         if self.database is not None and self.redis_url is None:
             raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
-        self._check_urls()
-        return self
 
     def _check_urls(self) -> None:
         """Raise `ValueError`, which names the variable, if the URL of PostgreSQL or Redis is not valid."""
@@ -304,6 +319,17 @@ class Settings(BaseSettings):
             return Urls.embedded(self.data_dir)
         return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
 
+    def variables_of_worker(self, number: int) -> dict[str, str]:
+        """Return the environment variables that worker *number* of several on one host needs, counted from 0.
+
+        The first needs none. Each other one has a name and a METRICS_PORT of its own: WORKER_NAME-2 and the next port
+        for the second worker, and so on.
+        """
+        if number == 0:
+            return {}
+        port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
+        return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read, check and return the settings. Raises `SettingsError` if they are not valid.
@@ -313,7 +339,9 @@ class Settings(BaseSettings):
         try:
             settings = cls() if environment is None else cls._of_mapping(environment)
         except ValidationError as error:
-            raise SettingsError("\n".join(_line(detail) for detail in error.errors(include_input=False))) from None
+            prefix = cls.model_config.get("env_prefix", "")
+            lines = (prefix + _line(detail) for detail in error.errors(include_input=False))
+            raise SettingsError("\n".join(lines)) from None
         _check_environment(settings, os.environ if environment is None else environment)
         return settings
 
@@ -343,6 +371,34 @@ class Settings(BaseSettings):
     def _of_mapping(cls, environment: Mapping[str, str]) -> Self:
         known = {name.lower(): value for name, value in environment.items() if value}
         return cls.model_validate({k: v for k, v in known.items() if k in cls.model_fields})
+
+
+class AdoptedSettings(Settings):
+    """The settings of Tidepool in an adopted arq application, from variables with the prefix `TIDEPOOL_`.
+
+    So DATABASE_URL and the like stay the application's own. Queue and Redis are those of its arq settings: they are the
+    defaults of a subclass that `adopting` makes. Without a database there is no history of outcomes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
+
+    def _require_both_servers(self) -> None:
+        pass
+
+    @property
+    def embedded(self) -> bool:
+        """False: an adopted application has servers of its own."""
+        return False
+
+    @classmethod
+    def load_or_exit(cls) -> Self:
+        """Read, check and return the settings of a command, which needs a database; exit with status 2 without one."""
+        settings = super().load_or_exit()
+        for name, url in (("DATABASE_URL", settings.database), ("REDIS_URL", settings.redis_url)):
+            if url is None:
+                print(f"TIDEPOOL_{name}: is not set", file=sys.stderr)  # noqa: T201  (the start of every command)
+                raise SystemExit(2)
+        return settings
 
 
 def _name_user_and_home() -> None:

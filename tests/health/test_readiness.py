@@ -75,11 +75,11 @@ async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
     ("change", "words"),
     [
         (
-            "DELETE FROM schema_migrations WHERE version >= 3 OR set_name = 'service'",
+            "DELETE FROM tidepool_migrations WHERE version >= 3 OR set_name = 'service'",
             "not applied: tidepool/0003_housekeeping, service/0001_tables",
         ),
         (
-            "UPDATE schema_migrations SET checksum = '' WHERE set_name = 'service'",
+            "UPDATE tidepool_migrations SET checksum = '' WHERE set_name = 'service'",
             "migration service/0001_tables was changed after it was applied",
         ),
     ],

@@ -42,7 +42,7 @@ async def test_a_front_whose_servers_answer_is_ready(http: AsyncClient) -> None:
 
 async def test_a_missing_migration_is_reported(http: AsyncClient, connection: Any) -> None:
     """The front would answer from a schema that it does not know."""
-    await connection.execute("DELETE FROM schema_migrations WHERE version = 2")
+    await connection.execute("DELETE FROM tidepool_migrations WHERE version = 2")
     answer = await http.get("/health/ready")
     assert (503, {"ok": False, "reason": "not applied: tidepool/0002_pool_history"}) == (
         answer.status_code,

@@ -118,7 +118,7 @@ def plant_outcome(front: Front, job_id: str, *, status: str = "failed", **column
 
 def plant_history(front: Front, *, waiting: float) -> None:
     """Write snapshots of a process that has used its pool of two for ten minutes and still does."""
-    config = PoolConfig(url=front.app.state.services.urls.database, application_name="tests")
+    config = PoolConfig(url=front.app.state.services.urls.database, application_name="tests", schema="public")
 
     async def write() -> None:
         side = SideConnection(config, "stats")
