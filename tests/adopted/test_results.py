@@ -279,7 +279,9 @@ async def test_a_job_may_enqueue_itself_again_under_another_id_with_a_later_try(
     async def job(ctx: Ctx) -> None:
         tries.append(ctx["job_try"])
         if len(tries) < 3:
-            await ctx["redis"].enqueue_job("job", _job_id=f"j-{len(tries)}", _job_try=ctx["job_try"] + 1, _defer_by=0.01)
+            await ctx["redis"].enqueue_job(
+                "job", _job_id=f"j-{len(tries)}", _job_try=ctx["job_try"] + 1, _defer_by=0.01
+            )
 
     await redis.enqueue_job("job", _job_id="j-0")
     await make(func(job, name="job")).async_run()

@@ -106,6 +106,20 @@ async def test_max_tries_of_the_worker_and_of_the_function(
     assert list(range(1, runs + 1)) == tries
 
 
+async def test_the_result_of_a_job_that_is_not_run_is_kept_as_the_worker_says(make: Make, redis: ArqRedis) -> None:
+    """Not as its function says, which may keep none: its client still gets to know that the tries are used up."""
+
+    async def job(_ctx: Ctx) -> None:
+        raise Retry
+
+    for name in ("none", "ever"):
+        await redis.enqueue_job(name, _job_id=name)
+    functions = [func(job, name="none", keep_result=0), func(job, name="ever", keep_result_forever=True)]
+    await make(*functions, max_tries=1, keep_result=60).async_run()
+    for name in ("none", "ever"):
+        assert 50 < await redis.ttl(f"arq:result:{name}") <= 60
+
+
 async def test_a_try_that_the_client_names_counts(make: Make, redis: ArqRedis) -> None:
     """`_job_try=3` with two tries allowed: it is not run."""
     runs: list[int] = []
