@@ -7,7 +7,6 @@ each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -26,6 +25,7 @@ from tidepool.engine.attempt import MAX_SHOWN, Attempts
 from tidepool.engine.concurrency import Concurrency
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.takeover import RUN_JOB, take_over
+from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release
 from tidepool.queue import keys
@@ -83,7 +83,7 @@ class Worker(arq.worker.Worker):
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options = tidepool or EngineOptions()
         self._concurrency = self._made_concurrency()
-        self._name = self.options.owner or secrets.token_hex(8)
+        self._name = self.options.owner or Identity.of_this_process().worker_id
         self._next_heartbeat_s = 0.0
         self._performing = 0
         self.held_bytes = 0
