@@ -23,6 +23,8 @@ Around it:
 - `web`, `bounded_http`   the operators' page and its API, and the HTTP server below it
 - `cli`, `process`, `logs`   the operators' commands, signals and standard streams, the log
 - `embedded`   PostgreSQL and Redis from wheels
+- `alembic`    the library's migrations inside an application's own, for those who use Alembic
+- `identifiers`   names of PostgreSQL's schemas and roles in SQL
 
 It imports nothing of an application; `tests/repository/test_imports.py` checks which folder may import which.
 """
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from tidepool.client import MOST_AT_ONCE, JobClient, open_client
     from tidepool.embedded import Urls
     from tidepool.engine.options import EngineOptions
+    from tidepool.engine.threads import threaded
     from tidepool.entry import app_on_demand
     from tidepool.jobs.job import (
         Command,
@@ -96,6 +99,7 @@ __all__ = [
     "encode_rows",
     "load_queries",
     "open_client",
+    "threaded",
     "without_password",
 ]
 
@@ -135,6 +139,7 @@ _HOMES = {
     "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",
     "open_client": "tidepool.client",
+    "threaded": "tidepool.engine.threads",
     "without_password": "tidepool.urls",
 }
 

@@ -1,10 +1,7 @@
 """Whoever asks arq for a worker gets ours, in programs of their own: what they do to arq lasts until they end."""
 
-import subprocess
-import sys
-from textwrap import dedent
-
 import pytest
+from programs import run
 
 _BEGIN = """
 import asyncio, dataclasses
@@ -23,14 +20,6 @@ _ADOPT = """
 import tidepool
 from tidepool.engine.worker import Worker as Ours
 """
-
-
-def run(*parts: str) -> list[str]:
-    """Run a program of these parts; return the words that it prints."""
-    program = "".join(map(dedent, parts))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert 0 == done.returncode, done.stderr
-    return done.stdout.split()
 
 
 def test_every_way_to_a_worker_leads_to_ours() -> None:
@@ -82,7 +71,7 @@ def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings:
     else:
         adopted.ctx = later
     worker = arq.worker.create_worker(adopted)
-    assert worker.options is options and worker.queue_name == "theirs"
+    assert worker.options.lease_s == 7.0 and worker.queue_name == "theirs"
     assert worker.ctx is later
     """
     run(_BEGIN, _ADOPT, program)

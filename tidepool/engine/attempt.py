@@ -40,7 +40,7 @@ from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from tidepool.engine.intake import Intake, JobFailed
-from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions, Observer
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
@@ -67,6 +67,7 @@ class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
+    observer: Observer | None
     ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
@@ -96,6 +97,8 @@ class _Refusal:
     """The error that arq's clients get as the job's result."""
     line: str
     """The log line, the same as arq's, because people may have alerts on it."""
+    was_run: bool = False
+    """Whether its function has begun, and was cancelled."""
 
 
 class Attempts:
@@ -117,7 +120,7 @@ class Attempts:
         return ending
 
     async def _make(self, job: Job) -> Ending:
-        refusal = self._decode(job) or self._refusal(job)
+        refusal = self.decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
         if not self._is_typed(job) or self._has_hooks():
@@ -153,8 +156,8 @@ class Attempts:
     async def _report(self, job: Job) -> None:
         """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
         options = self._host.options
-        if options.observer is not None:
-            options.observer.ended(job)
+        if self._host.observer is not None:
+            self._host.observer.ended(job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:
@@ -172,8 +175,13 @@ class Attempts:
 
     # ---------------------------------------------------------------- may it be run?
 
-    def _decode(self, job: Job) -> _Refusal | None:
-        """Decode *job* and store its function and arguments in it; return why that is not possible, or None."""
+    def decode(self, job: Job) -> _Refusal | None:
+        """Decode *job* and store its function and arguments in it; return why that is not possible, or None.
+
+        A second call for the same job does nothing.
+        """
+        if job.enqueued_ms:
+            return None
         if isinstance(job.payload, int):
             reason = f"is larger than {self._host.options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"
@@ -229,7 +237,7 @@ class Attempts:
         if isinstance(settled, RetryLater):
             return settled
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
-            return self._done(job, refusal.error, success=False)
+            return self._done(job, refusal.error, success=False, was_run=refusal.was_run)
         return self._done(job, settled.as_result(), success=True)
 
     # ---------------------------------------------------------------- running it
@@ -304,13 +312,14 @@ class Attempts:
             log.info("%6.2fs ← %s ● %s", _since_s(job.started_ms), _shown_ref(job), text)
         return done
 
-    def _done(self, job: Job, result: object, *, success: bool) -> Done:
+    def _done(self, job: Job, result: object, *, success: bool, was_run: bool = True) -> Done:
         """Return the ending of a job that is done, with the encoded result if results are kept.
 
-        *result* is the error of a job that has failed.
+        *result* is the error of a job that has failed. As in arq, the result of a job whose function was not run is
+        kept for as long as the worker's own setting says, not the function's.
         """
         job.error = result if isinstance(result, BaseException) and not success else None
-        function = self._host.functions.get(job.function)
+        function = self._host.functions.get(job.function) if was_run else None
         forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
         forever = self._host.keep_result_forever if forever is None else forever
         keep_s = (self._host.keep_result_s if keep_s is None else keep_s) or 0
@@ -368,7 +377,8 @@ def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:
 
 
 def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refusal:
-    return _Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {_shown_ref(job)} aborted{when}")
+    line = f"{time} ⊘ {_shown_ref(job)} aborted{when}"
+    return _Refusal(Rejected(CommonReason.ABORTED), error, line, was_run=not when)
 
 
 def _is_abort(outcome: Outcome) -> bool:

@@ -24,6 +24,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import structlog
@@ -60,6 +61,17 @@ _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes
 """The values of one job in the reply to a claim: id, due time, payload, failed attempts, lapses, abort request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A job that was put back with a delay, and may be made due before the delay is over."""
+
+    job_id: str
+    due_ms: int
+    """The due time that it then gets (Unix milliseconds), which is its place in the queue."""
+    delay_ms: int
+    """The delay with which it was put back, in milliseconds."""
+
+
 class Leases:
     """Claims jobs of one queue in Redis (reserves them for a worker process), and acknowledges jobs that have ended.
 
@@ -77,6 +89,7 @@ class Leases:
         self._claim = scripts.load(redis, "claim")
         self._finish = scripts.load(redis, "finish")
         self._aborts = scripts.load(redis, "aborts")
+        self._recall = scripts.load(redis, "recall")
 
     async def claim(
         self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
@@ -133,6 +146,18 @@ class Leases:
             numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
+
+    async def recall(self, recalls: Sequence[Recall]) -> int:
+        """Make jobs due that were put back with a delay; return how many are due.
+
+        A job that has left the queue meanwhile, or that a worker holds, is not changed.
+        """
+        due = 0
+        for start in range(0, len(recalls), MOST_AT_ONCE):
+            some = recalls[start : start + MOST_AT_ONCE]
+            args = [part for one in some for part in (_encode_id(one.job_id), one.due_ms, one.delay_ms)]
+            due += await self._recall(keys=[self._keys.queue], args=args)
+        return due
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
         """Return the ids of stray jobs: *owner* holds them in Redis, but they are not *known* to its process.
@@ -223,6 +248,11 @@ class Holding:
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
         """Return those of *job_ids* that a client asked to abort, and delete the requests of the client from Redis."""
         return await self._leases.aborted(job_ids)
+
+    async def recall(self, recalls: Sequence[Recall]) -> None:
+        """Make jobs due that were put back with a delay, unless they have left the queue or are held by a worker."""
+        if recalls:
+            await self._leases.recall(recalls)
 
     def doubt(self) -> None:
         """Record that a claim was interrupted, and may have reserved jobs in Redis although no reply arrived here.
