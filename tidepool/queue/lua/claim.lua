@@ -11,6 +11,7 @@
 -- ARGV[6]  max bytes of a payload: of a larger one only its length is returned
 -- ARGV[7]  max bytes of ids and payloads together; the first job is taken however large it is
 -- ARGV[8]  the rank in the queue to begin at
+-- ARGV[9…] ids of jobs that this owner does not take
 -- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys,
 --           the rank to begin at next time}
 --          payload: nil where there is none or it is empty, an integer (its length) where it is larger than ARGV[6]
@@ -143,7 +144,15 @@ local function payload_of(id)
     return length > 0 and has_room(#id + length) and redis.call('GETRANGE', job, 0, -1) or '', length
 end
 
+local is_skipped = {}
+for i = 9, #ARGV do
+    is_skipped[ARGV[i]] = true
+end
+
 local function take(id, due)
+    if is_skipped[id] then
+        return false
+    end
     local mark = IN_PROGRESS .. id
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
     if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
@@ -174,7 +183,7 @@ if ARGV[4] == '1' then
 end
 
 local skipped, done, size, next_rank = tonumber(ARGV[8]), 0, 1, 0
-for number = 1, 24 do -- jobs that stock workers run stay at the head: page past them, but not for ever
+for number = 1, 24 do -- jobs that stock workers run, or that are skipped, stay at the head: page past them, but not for ever
     size = math.min(size, limit - #ids) -- growing, since ids of megabytes would all be read at once
     local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, size)
     for i = 1, #page, 2 do

@@ -1,0 +1,43 @@
+"""Decodes jobs, and names what a worker needs to understand them: functions and deserializers."""
+
+from enum import Enum
+from types import NoneType
+from typing import Any
+
+from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
+
+from tidepool.queue.wire import LATEST_MS
+
+_TYPES = ((str, Enum), (tuple, list), dict, (int, NoneType), int)
+"""The types of the fields of a job: function, positional and keyword arguments, first attempt, enqueue time."""
+_LARGEST = 1_000_000
+"""The largest number of an attempt that is believed."""
+
+
+def decode(
+    payload: bytes, deserializer: Deserializer | None
+) -> tuple[str, tuple[Any, ...], dict[str, Any], int | None, int]:
+    """Decode a job; return its function, positional and keyword arguments, first attempt, and enqueue time in Unix ms.
+
+    Raises `SerializationError` if that is not possible, or if the fields are not what arq writes: any program may have
+    written them.
+    """
+    decoded: tuple[Any, ...] = deserialize_job_raw(payload, deserializer=deserializer)
+    function, args, kwargs, attempt, enqueued_ms = decoded
+    fits = all(isinstance(field, types) for field, types in zip(decoded, _TYPES, strict=True))
+    if not fits or not 0 <= enqueued_ms <= LATEST_MS or not 0 <= (attempt or 0) <= _LARGEST:
+        raise SerializationError("unable to deserialize job") from TypeError("it is no job as arq writes them")
+    return function, args, kwargs, attempt, enqueued_ms
+
+
+def name_of_function(name: str | Enum) -> str:
+    """Return a function's name as text; applications also use members of enums as names."""
+    return str(name.value) if isinstance(name, Enum) else name
+
+
+def name_of_deserializer(deserializer: Deserializer | None) -> str:
+    """Return a name for a function that decodes jobs, the same in each process; None stands for arq's own."""
+    if deserializer is None:
+        return "pickle.loads"
+    named = deserializer if hasattr(deserializer, "__qualname__") else type(deserializer)
+    return f"{named.__module__}.{named.__qualname__}"
