@@ -13,6 +13,9 @@ __all__ = ["Settings", "SettingsError", "child_environment", "load", "without_pa
 class Settings(TidepoolSettings):
     """All settings of the service, each with its unit, default and bounds. Instances are immutable."""
 
+    db_schema: str = "public"
+    """Schema of the library's tables. Default public, beside users, products and orders."""
+
     # The producer's generated workloads.
     simulation_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     """Max number of bulk enqueues that the producer has in flight at a time for a generated workload. Default 4."""

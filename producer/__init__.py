@@ -2,7 +2,7 @@
 
 - `workload`       generates commands (jobs to enqueue), determined by a seed
 - `commands_file`  reads commands from JSON Lines, and reports the reason for each refused line
-- `run`            enqueues the jobs of one run and waits for their outcomes; `fleet` runs workers meanwhile
+- `run`            enqueues the jobs of one run and waits for their outcomes; `workers` runs workers meanwhile
 - `report`         what a run counts and prints
 - `http`           the HTTP front, a web application; `serve_command` starts it, and the demo
 - `__main__`       the command line `python -m producer`, and the command that enqueues jobs

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from producer.commands_file import CommandReader, Item, Refusal
-from producer.fleet import Fleet
 from producer.report import RunReport
 from producer.run import Run, Take
 from producer.serve_command import add_serve_command
+from producer.workers import run_workers
 from producer.workload import DEFAULT_MIX, Workload
 from settings import Settings
 from tidepool.cli import (
@@ -176,19 +176,17 @@ async def _enqueue_and_follow(arguments: argparse.Namespace, context: Context[Se
     report = RunReport(seed=arguments.seed, followed=arguments.follow)
     refusals = _Refusals()
     async with context.pool("producer") as ledger, context.client(ledger) as client:
-        log_dir = settings.data_dir / "logs"
         take = _source(arguments)
-        with Fleet(arguments.workers, log_dir, client.bury) as fleet:
-            concurrency = settings.simulation_concurrency if arguments.jobs else 1
-            with _progress(report, arguments):
-                run = Run(client, report, refusals.add)
-                async with asyncio.TaskGroup() as tasks:
-                    watching = tasks.create_task(fleet.watch())
-                    following = tasks.create_task(run.follow()) if arguments.follow else None
-                    await run.enqueue(take, rate=arguments.rate, concurrency=concurrency)
-                    if following is not None:
-                        await following
-                    watching.cancel()
+        concurrency = settings.simulation_concurrency if arguments.jobs else 1
+        with _progress(report, arguments):
+            run = Run(client, report, refusals.add)
+            async with asyncio.TaskGroup() as tasks:
+                workers = tasks.create_task(run_workers(arguments.workers, client, settings))
+                following = tasks.create_task(run.follow()) if arguments.follow else None
+                await run.enqueue(take, rate=arguments.rate, concurrency=concurrency)
+                if following is not None:
+                    await following
+                workers.cancel()
     refusals.print_rest()
     if arguments.json:
         print_json(report.as_json())

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 
-from producer.fleet import Fleet
+from producer.workers import run_workers
 from producer.workload import Workload
 from settings import Settings
 from tidepool import JobClient
@@ -93,14 +93,12 @@ async def _working_service(context: Context[Settings]) -> AsyncGenerator[None]:
 
     If the workers or the load fail, the block is cancelled and their error is raised.
     """
-    log_dir = context.settings.data_dir / "logs"
-    async with context.client() as client:
-        with Fleet(_DEMO_WORKERS, log_dir, client.bury) as fleet:
-            async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(fleet.watch()), tasks.create_task(_load(client))]
-                yield
-                for task in background:
-                    task.cancel()
+    async with context.client() as client, asyncio.TaskGroup() as tasks:
+        workers = run_workers(_DEMO_WORKERS, client, context.settings)
+        background = [tasks.create_task(workers), tasks.create_task(_load(client))]
+        yield
+        for task in background:
+            task.cancel()
 
 
 async def _load(client: JobClient) -> None:

@@ -118,9 +118,7 @@ def servers() -> Iterator[Servers]:
                 "SELECT pg_reload_conf()",
                 f"CREATE DATABASE {_TEMPLATE}",
             )
-            asyncio.run(
-                app.migrations.migrate(PoolConfig(url=servers.database_url(_TEMPLATE), application_name="tests"))
-            )
+            asyncio.run(app.migrations.migrate(_config(servers.database_url(_TEMPLATE))))
             yield servers
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -148,8 +146,13 @@ def shared_database(servers: Servers) -> Iterator[PoolConfig]:
     """Give a migrated database for all tests of a file; a test that needs it empty has to empty it."""
     name = f"t{next(_DATABASE_NUMBERS)}"
     servers.administer(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY FILE_COPY")
-    yield PoolConfig(url=servers.database_url(name), application_name="tests")
+    yield _config(servers.database_url(name))
     servers.administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _config(url: str) -> PoolConfig:
+    """Return how tests connect to a database of the service, which has all its tables in one schema."""
+    return PoolConfig(url=url, application_name="tests", schema="public")
 
 
 def _quick_directory() -> Path | None:
@@ -164,7 +167,7 @@ async def _database(servers: Servers, template: str) -> AsyncIterator[PoolConfig
     admin = await asyncpg.connect(servers.database_url("postgres"))
     try:
         await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        yield PoolConfig(url=servers.database_url(name), application_name="tests")
+        yield _config(servers.database_url(name))
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()

@@ -1,8 +1,8 @@
 """The documents' fenced blocks, and a directory like a checkout in which they are run as a reader pastes them.
 
 A block is run unless a comment before it says `<!-- not run: why -->`. Of a shell block each command runs on its own,
-in order. A server (`arq worker.WorkerSettings`, `serve`) is started and left running; one that is alone in its block is
-then stopped by Ctrl-C. Blocks without a language are for reading.
+in order. A server (`arq worker.WorkerSettings`, `work`, `serve`) is started and left running; one that is alone in its
+block is then stopped by Ctrl-C. Blocks without a language are for reading.
 """
 
 import os
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+_DOCS = (str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md")))
+PAGES = ("README.md", *_DOCS, "examples/shop/README.md")
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+?) -->\s*)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_SERVER = re.compile(r"\barq worker\.WorkerSettings\s*$|\bproducer serve\b|\bworker services\b")
+_SERVER = re.compile(r"\barq worker\.WorkerSettings\s*$|\bproducer serve\b|\bworker (?:services|work)\b")
 _READY = ("worker.started", "serving on", "postgresql")
 _COMMAND_WAIT_S = 100.0
 _PORT = "8000"

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from tidepool.pool.config import PoolConfig
+from tidepool.storage.roles import Roles
 
-WORK, READ = "tidepool_work", "tidepool_read"
+ROLES = Roles.of("tidepool")
+WORK, READ = ROLES.work, ROLES.read
 
 
 def as_role(database: PoolConfig, role: str) -> PoolConfig:

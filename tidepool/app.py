@@ -23,15 +23,7 @@ class App:
 
         Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
         """
-        module, colon, name = place.partition(":")
-        if not (module and colon and name.isidentifier()):
-            raise ValueError(f"{place!r} is not of the form package.module:attribute")
-        try:
-            app: object = getattr(import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # a module that the application needs is not installed
-            raise ValueError(f"no module is called {module!r}") from None
+        app = load(place)
         if not isinstance(app, cls):
             raise ValueError(f"{place!r} is not a tidepool.App")  # noqa: TRY004  (the caller reports both as one line)
         return app
@@ -52,3 +44,27 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self.job_types, self.settings, self.migrations)
+
+
+def load(place: str) -> object:
+    """Import and return what is at *place*, which has the form `package.module:attribute`; None if there is nothing.
+
+    Raises `ValueError` if *place* has another form, or if there is no such module. Errors that the application's own
+    modules raise are not caught.
+    """
+    module, colon, name = place.partition(":")
+    if not (module and colon and name.isidentifier()):
+        raise ValueError(f"{place!r} is not of the form package.module:attribute")
+    try:
+        return getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that the application needs is not installed
+        raise ValueError(f"no module is called {module!r}") from None
+
+
+def settings_of(found: object) -> object:
+    """Return the settings for arq's worker of *found*, an application. Raises `ValueError` for anything else."""
+    if isinstance(found, App):
+        return found.worker_settings()
+    raise ValueError(f"{found!r} is not a tidepool.App")

@@ -6,8 +6,10 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | event | level | when |
 |---|---|---|
 | `worker.started`, `worker.stopped` | info | a process began and ended its work |
-| `worker.left_jobs` | warning | a worker ended with jobs that it could not put back: they run after its lease |
-| `worker.died` | warning | `--workers` or `--demo` replaces a worker that ended; with its status and its log |
+| `worker.left_jobs` | warning | a worker ended, and its jobs could not be put back: they run after its lease |
+| `supervisor.started`, `supervisor.stopping` | info | the command `work` began; it got a signal |
+| `worker.died` | warning | a supervisor replaces a worker that ended; with its status or signal |
+| `worker.replaced` | info | a supervisor replaces a worker that has run as many jobs as `--restart-after` says |
 | `jobs.settled` | info | after each STATS_INTERVAL in which jobs ended: their outcomes and the pool's figures |
 | `jobs.recovered` | info | jobs whose lease was over went back to the queue |
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |

@@ -13,6 +13,9 @@ Exit statuses of `python -m producer` and `python -m worker`:
 - 128 + N: ended by signal N, after everything that it had open was closed: 129 SIGHUP (a closed terminal), 130 SIGINT
   (Ctrl-C), 143 SIGTERM. If the parent process ignores SIGHUP (as `nohup` does) or SIGINT, it stays ignored.
 
+`python -m worker work` and `tidepool work` run until a signal stops them, and end with 0 then, or with 2 if a worker
+cannot start.
+
 `arq worker.WorkerSettings` is arq's command. It ends with 0 after SIGINT, SIGTERM or SIGHUP, after `--burst`, and after
 a `--check` of a healthy worker; with 1 after a `--check` of an unhealthy one; with 2 if it could not start; with
 128 + N if the signal comes while it still imports.

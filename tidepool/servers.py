@@ -30,6 +30,7 @@ def pool_config(settings: Settings, url: str, application_name: str) -> PoolConf
     return PoolConfig(
         url=url,
         application_name=application_name,
+        schema=settings.db_schema,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
         max_queries=settings.pool_max_queries,

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUseDefault
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tidepool import identifiers
 from tidepool.embedded import Urls
 from tidepool.libpq import LibpqVariables
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
@@ -100,13 +101,12 @@ def _expanded(path: Path) -> Path:
         raise ValueError("begins with ~, but this process has no such home directory") from None
 
 
-def _worker_name() -> str:
-    """Return the host's name; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
-    host = socket.gethostname()
-    if len(host) <= _WORKER_NAME_LENGTH:
-        return host
-    digest = hashlib.sha256(host.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
-    return f"{host[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
+def _worker_name(name: str) -> str:
+    """Return *name*; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
+    if len(name) <= _WORKER_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{name[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     """Role to log in to PostgreSQL as. Default tidepool."""
     db_password: SecretStr | None = None
     """Password of the role DB_USER. Default none."""
+    db_schema: str = "tidepool"
+    """Schema of the library's own tables in the database; an application's tables are wherever it puts them. All
+    processes of an application need the same. Default tidepool."""
     redis_url: SecretStr | None = None
     """Redis as `redis://user:password@host:port/0`, as `rediss://` for TLS (with `?ssl_ca_certs=/path/ca.pem` for a
     private CA), or as `unix:///path/of/the.sock?db=0` for a Unix socket. The number is that of the Redis database."""
@@ -170,10 +173,13 @@ class Settings(BaseSettings):
     """Whether a worker applies missing schema migrations when it starts; if not, run `python -m worker migrate`.
     Default true."""
 
+    db_role_prefix: Annotated[str, Field(max_length=identifiers.MAX_BYTES - len("_work"))] = "tidepool"
+    """Beginning of the names of the PostgreSQL roles that `migrate --roles` creates: tidepool_work for workers, and
+    tidepool_read for reports. Default tidepool."""
     work_password: Password | None = None
-    """Password that `python -m worker migrate --roles` gives the role tidepool_work. Default none: it keeps its own."""
+    """Password that `migrate --roles` gives the role for workers. Default none: it keeps its own."""
     read_password: Password | None = None
-    """Password that `python -m worker migrate --roles` gives the role tidepool_read. Default none: it keeps its own."""
+    """Password that `migrate --roles` gives the role for reports. Default none: it keeps its own."""
 
     # Jobs.
     queue_name: Annotated[str, Field(min_length=1, max_length=512)] = "arq:queue"
@@ -208,7 +214,7 @@ class Settings(BaseSettings):
 
     # Watching.
     worker_name: Annotated[str, Field(min_length=1, max_length=_WORKER_NAME_LENGTH, pattern=r"^[\x21-\x7e]+$")] = Field(
-        default_factory=_worker_name
+        default_factory=lambda: _worker_name(socket.gethostname())
     )
     """Name of a worker, by which `arq --check` checks its health; each worker of one host needs its own. Default the
     host's name; if it is longer than 40 characters, the first 31 and a digest of all of it."""
@@ -260,6 +266,12 @@ class Settings(BaseSettings):
             raise ValueError("is in quotes, which some readers of .env files do not remove: write it without quotes")
         return trimmed
 
+    @field_validator("db_schema", "db_role_prefix")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        """Check a name of PostgreSQL's; also that of a subclass, which may declare the field with another default."""
+        return identifiers.check(value)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.pool_min_size > self.pool_max_size:
@@ -303,6 +315,17 @@ class Settings(BaseSettings):
         if database is None or redis is None:
             return Urls.embedded(self.data_dir)
         return Urls(database=database.get_secret_value(), redis=redis.get_secret_value())
+
+    def variables_of_worker(self, number: int) -> dict[str, str]:
+        """Return the environment variables that worker *number* of several on one host needs, counted from 0.
+
+        The first needs none. Each other one has a name and a METRICS_PORT of its own: WORKER_NAME-2 and the next port
+        for the second worker, and so on.
+        """
+        if number == 0:
+            return {}
+        port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
+        return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:

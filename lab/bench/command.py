@@ -16,7 +16,7 @@ from lab.bench import pgbench
 from lab.bench.acquire import acquire_us
 from lab.bench.drain import Drained, Place, System, drain, preload_noops, start, stop, workers_cpu_s
 from lab.bench.latency import idle_latency_ms
-from lab.bench.servers import measured_environment, own_databases, redis_info, session
+from lab.bench.servers import SCHEMA, measured_environment, own_databases, redis_info, session
 from lab.percentiles import percentiles
 from lab.progress import note
 from tidepool.cli import terminal
@@ -34,6 +34,7 @@ _TUNED_NOOP = System("arq-tuned", "lab.bench.targets.ArqTunedNoop")
 _SHARE = {"tidepool": 1.0, "arq-tuned": 0.1, "arq-default": 0.02}
 """The share of `--jobs` that each system gets. Slow systems get fewer, so that all run for about as long."""
 _MIXES = {"create_user": "create_user=1", "place_order": "create_user=2,create_product=1,place_order=7"}
+_TRUNCATE = "TRUNCATE public.users, public.products, public.orders, public.job_results, public.pool_snapshots"
 PARTS = ("create_user", "place_order", "noop", "pgbench", "latency", "acquire", "enqueue", "backlog", "scaling")
 
 
@@ -160,7 +161,7 @@ class Bench:
 
     async def _acquire(self) -> None:
         await self._reset()
-        config = PoolConfig(url=self.urls.database, application_name="tidepool-bench")
+        config = PoolConfig(url=self.urls.database, application_name="tidepool-bench", schema=SCHEMA)
         for pool, us in (await acquire_us(config)).items():
             self.acquires_us.setdefault(pool, []).append(us)
 
@@ -178,7 +179,7 @@ class Bench:
         """Empty the queue and the tables, and make a checkpoint, so that none falls into the measurement."""
         await self.redis.flushdb()
         async with session(self.urls.database) as connection:
-            await connection.execute("TRUNCATE users, products, orders, job_results, pool_snapshots")
+            await connection.execute(_TRUNCATE)
             await connection.execute("CHECKPOINT")
 
 
@@ -190,7 +191,7 @@ async def bench(arguments: argparse.Namespace, _settings: Settings, urls: Urls) 
     million jobs in the queue, scaling with one, two and four workers. Uses new, temporary databases.
     """
     async with own_databases(urls) as (own, redis):
-        await app.migrations.migrate(PoolConfig(url=own.database, application_name="tidepool-bench"))
+        await app.migrations.migrate(PoolConfig(url=own.database, application_name="tidepool-bench", schema=SCHEMA))
         environment = measured_environment(own.database, own.redis, LOG_LEVEL="WARNING")
         run = Bench(arguments, redis, own, Place(environment, tuple(arguments.pin or ())))
         for number in range(arguments.repeat):

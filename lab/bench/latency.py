@@ -11,7 +11,7 @@ from tidepool.queue.connection import RedisClient
 
 _FIRST_LOOK_S, _LOOK_S = 0.002, 0.0002
 _WAIT_S = 60.0
-_COMMITTED = "SELECT true FROM job_results WHERE job_id = $1"
+_COMMITTED = "SELECT true FROM public.job_results WHERE job_id = $1"
 
 
 async def idle_latency_ms(

@@ -16,10 +16,10 @@ from tidepool.settings import child_environment
 CLIENTS = (1, 10, 20, 50)
 
 _KEY = "'b' || :client_id || '-' || :n || '-' || :m"
-_USER = f"INSERT INTO users (username, email, full_name) VALUES ({_KEY}, {_KEY} || '@example.org', 'Bench')"  # noqa: S608  (ours)
+_USER = f"INSERT INTO public.users (username, email, full_name) VALUES ({_KEY}, {_KEY} || '@example.org', 'Bench')"  # noqa: S608  (ours)
 _COLUMNS = "job_id, function, status, result, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us"
 _VALUES = f"{_KEY}, 'create_user', 'applied', '{{}}', 1, 'pgbench', now(), now(), now(), 1"
-_ROW = f"INSERT INTO job_results ({_COLUMNS}, pool_wait_us, db_us) VALUES ({_VALUES}, 1, 1)"  # noqa: S608  (the same)
+_ROW = f"INSERT INTO public.job_results ({_COLUMNS}, pool_wait_us, db_us) VALUES ({_VALUES}, 1, 1)"  # noqa: S608  (the same)
 _NUMBERS = r"""\set n random(1, 2000000000)
 \set m random(1, 2000000000)
 """

@@ -30,6 +30,8 @@ from worker import app
 
 QUEUE = "arq:queue"
 """The queue of everything that is measured, whatever the setting QUEUE_NAME is."""
+SCHEMA = "public"
+"""The schema of the library's tables in everything that is measured, whatever the setting DB_SCHEMA is."""
 _REDIS_DATABASE = 15
 _NAMING_DATABASES = ("dbname", "database", "db")
 """Parameters of a URL that would override the database in its path."""
@@ -55,17 +57,18 @@ class Site:
         """
         await self.redis.flushdb()
         async with session(self.urls.database) as connection:
-            await connection.execute("TRUNCATE users, products, orders, job_results")
+            await connection.execute("TRUNCATE public.users, public.products, public.orders, public.job_results")
             await connection.execute("CHECKPOINT")
 
 
 def measured_environment(database: str, redis: str, **variables: str) -> dict[str, str]:
     """Return the environment variables of a worker that is to run on these servers, with *variables* in addition.
 
-    QUEUE_NAME is set to `QUEUE`, where the measured jobs are. METRICS_PORT is emptied, because several workers cannot
-    share one port.
+    QUEUE_NAME and DB_SCHEMA are set to `QUEUE` and `SCHEMA`, where the measured jobs and tables are. METRICS_PORT is
+    emptied, because several workers cannot share one port.
     """
-    return child_environment(DATABASE_URL=database, REDIS_URL=redis, QUEUE_NAME=QUEUE, METRICS_PORT="", **variables)
+    fixed = {"QUEUE_NAME": QUEUE, "DB_SCHEMA": SCHEMA, "METRICS_PORT": ""}
+    return child_environment(DATABASE_URL=database, REDIS_URL=redis, **fixed, **variables)
 
 
 async def connect(url: str) -> DirectConnection:
@@ -113,7 +116,7 @@ async def own_site(settings: Settings, *, connections: int) -> AsyncGenerator[Si
             urls, redis = await stack.enter_async_context(own_databases(settings.urls))
             postgres_pid = None
             await _require(urls, settings, connections)
-        await app.migrations.migrate(PoolConfig(url=urls.database, application_name="tidepool-lab"))
+        await app.migrations.migrate(PoolConfig(url=urls.database, application_name="tidepool-lab", schema=SCHEMA))
         yield Site(urls, redis, postgres_pid)
 
 
@@ -191,7 +194,7 @@ def _restart(postgres: Postgres) -> None:
 
 async def _require(urls: Urls, settings: Settings, connections: int) -> None:
     """Raise `CommandError` if the server has fewer than *connections* connections free."""
-    config = PoolConfig(url=urls.database, application_name="tidepool-lab")
+    config = PoolConfig(url=urls.database, application_name="tidepool-lab", schema=SCHEMA)
     side = SideConnection(config, "capacity")
     try:
         room = (await Capacity.read(side)).room(settings.connection_margin)

@@ -103,19 +103,19 @@ def __getattr__(name: str) -> type:
     """
     if name == "ArqTuned":
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
-        return type(name, (), {**vars(ArqDefault), **_TUNED})
+        return type(name, (), {**vars(ArqDefault), **TUNED})
     if name == "EngineNoop":
         Worker.install()
         process.tune_for_throughput()
         ours = {"max_jobs": _SETTINGS.max_jobs, "tidepool": EngineOptions(connect=_connect)}
-        return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE, **ours})
+        return type(name, (), {**vars(ArqDefault), **TUNED, **_NO_DATABASE, **ours})
     if name == "ArqTunedNoop":
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]
-        return type(name, (), {**vars(ArqDefault), **_TUNED, **_NO_DATABASE})
+        return type(name, (), {**vars(ArqDefault), **TUNED, **_NO_DATABASE})
     raise AttributeError(name)
 
 
-_TUNED = {"max_jobs": 100, "poll_delay": 0.01, "log_results": False}
+TUNED = {"max_jobs": 100, "poll_delay": 0.01, "log_results": False}
 _NO_DATABASE = {"functions": (noop,), "on_startup": None, "on_shutdown": None}
 QUIET_LOGS: dict[str, object] = {
     "version": 1,

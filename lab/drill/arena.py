@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import LiteralString, Self
 
-from lab.bench.servers import QUEUE, connect, measured_environment, redis_info
+from lab.bench.servers import QUEUE, SCHEMA, connect, measured_environment, redis_info
 from lab.drill.addresses import target, through
 from lab.drill.log import Log
 from lab.drill.proxy import Proxy
@@ -96,7 +96,7 @@ class Arena:
                 stack.enter_context(embedded.join(self.home))
                 self.postgres, self.redis_server = Postgres(self.home), EmbeddedRedis(self.home)
             self.urls = self.named or Urls.embedded(self.home)
-            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill"))
+            await app.migrations.migrate(PoolConfig(url=self.urls.database, application_name="drill", schema=SCHEMA))
             self._clock_difference = (await self.fetch("SELECT clock_timestamp()"))[0][0] - datetime.now(UTC)
             self.redis = RedisClient.open(self.urls.redis, queue_name=QUEUE)
             stack.push_async_callback(self.redis.aclose, close_connection_pool=True)
@@ -152,7 +152,7 @@ class Arena:
 
     async def outcomes(self) -> int:
         """Return the number of jobs that have an outcome in the ledger."""
-        return (await self.fetch("SELECT count(*) FROM job_results"))[0][0]
+        return (await self.fetch("SELECT count(*) FROM public.job_results"))[0][0]
 
     def last_words(self) -> str:
         """Return the last lines of all workers' logs, without repetitions, for an error message.

@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=terminal.positive,
         default=1,
         metavar="N",
-        help="number of times that each fault in --fault is caused; faults at random ignore it (default 1)",
+        help="number of times that each fault named by --fault is caused; without --fault it has no effect (default 1)",
     )
     parser.add_argument(
         "--shots",

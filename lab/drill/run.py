@@ -32,10 +32,10 @@ _DRAIN_WAIT_S = 600.0
 _LEASES_WAIT_S = 15.0
 _NOT_EMPTY = "the queue was not worked off"
 _TICK_S = 1.0
-_SINCE = "SELECT count(*), min(finished_at) FROM job_results WHERE finished_at >= $1"
+_SINCE = "SELECT count(*), min(finished_at) FROM public.job_results WHERE finished_at >= $1"
 _ENDED = (
     "SELECT count(*), max(finished_at) FILTER (WHERE reason IS DISTINCT FROM 'unknown_user')"
-    " FROM job_results WHERE job_id = ANY ($1)"  # an order for nobody is tried for twelve seconds, fault or not
+    " FROM public.job_results WHERE job_id = ANY ($1)"  # an order for nobody is tried for twelve seconds, fault or not
 )
 
 
@@ -228,7 +228,7 @@ class Drill:
         These are enqueued again, and waited for.
         """
         await self._until(self._queue_is_empty, _DRAIN_WAIT_S, _NOT_EMPTY)
-        done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM job_results")}
+        done = {row[0] for row in await self._arena.fetch("SELECT job_id FROM public.job_results")}
         lost = [job.id for job in self._log.jobs() if job.id not in done]
         if not lost or not any(FAULTS[one.fault].loses_queue for one in self._injected):
             return []

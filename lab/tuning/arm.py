@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from lab.bench.drain import require_running, workers_cpu_s
 from lab.bench.processes import cpu_s, family_cpu_s, family_mb, machine_busy_s, peak_mb
-from lab.bench.servers import Site, redis_info
+from lab.bench.servers import SCHEMA, Site, redis_info
 from lab.tuning.load import ClosedLoad
 from lab.tuning.mix import jobs
 from lab.tuning.trials import Kind, Plan, Trial
@@ -82,7 +82,7 @@ async def measure(site: Site, plan: Plan, trial: Trial) -> Arm:
     """
     await site.reset()
     load = ClosedLoad(JobClient(site.redis), jobs(plan.mix), plan.in_flight, plan.think_ms / 1000)
-    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "arm")
+    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab", schema=SCHEMA), "arm")
     watching = {"ENABLE_MONITORING": "true", "STATS_INTERVAL": f"{max(0.1, plan.seconds / _TICKS):.3f}"}
     variables = {**plan.variables(trial), **watching}
     async with running_workers(site, plan.workers(trial), **variables) as workers, _running(load) as running:

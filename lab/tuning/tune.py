@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lab.bench.servers import Site, session
+from lab.bench.servers import SCHEMA, Site, session
 from lab.tuning.arm import Arm, measure
 from lab.tuning.knee import Knee, knee_of
 from lab.tuning.record import Record
@@ -144,7 +144,7 @@ async def forget(database_url: str, since: datetime) -> None:
 
 async def advice(site: Site, since: datetime) -> dict[int, Judged]:
     """Return the advice of the service's pool advisor for each pool size, from all snapshots since *since*."""
-    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab"), "advice")
+    side = SideConnection(PoolConfig(url=site.urls.database, application_name="tidepool-lab", schema=SCHEMA), "advice")
     try:
         async with side.use() as connection:
             until = await Repositories(connection).server.clock()

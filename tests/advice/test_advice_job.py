@@ -89,7 +89,7 @@ async def test_who_judges_longer_than_another_gives_no_advice(
 
 
 async def test_where_there_is_nothing_to_do_nothing_is_reported(side: SideConnection, connection: Any) -> None:
-    """Nor where there is nothing to go by."""
+    """Without any snapshots nothing is reported either."""
     job, journal = a_job(side)
     await job.run_once(NOW)
     await insert_ten_minutes(side, NOW - LASTING, waiting=0)

@@ -116,7 +116,7 @@ def test_callers_that_never_think_are_always_there() -> None:
 
 
 def test_as_many_connections_as_callers_are_never_waited_for() -> None:
-    """Nor are more."""
+    """More connections than callers are not waited for either."""
     for size in (10, 11):
         predicted = Prediction.closed(size, callers=10, think=1.0, hold=20.0)
         assert (0, 0, 0) == (predicted.wait_share, predicted.wait_mean, predicted.wait_quantile(0.99))

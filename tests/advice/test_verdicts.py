@@ -229,7 +229,7 @@ async def test_a_restarted_database(make_lab: MakeLab, service: Service, tmp_pat
         url = membership.urls.database
         service.environment |= {"DATABASE_URL": url, "REDIS_URL": membership.urls.redis}
         await asyncio.to_thread(service.run, "worker", "migrate")
-        config = PoolConfig(url=url, application_name="tests")
+        config = PoolConfig(url=url, application_name="tests", schema="public")
         lab = await make_lab(callers=20, max_size=6, config=config)
         lab.add_callers(think_s=0.18, hold_s=0.02)
         await asyncio.sleep(WINDOW_S / 2)

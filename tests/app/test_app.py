@@ -34,14 +34,14 @@ def test_a_place_of_another_form_is_refused(place: str) -> None:
 
 
 def test_a_module_that_is_not_there_is_named() -> None:
-    """Of a package that exists, too."""
+    """The error also names a module that is missing in a package that exists."""
     for place in ("no_such_module", "worker.no_such_module"):
         with pytest.raises(ValueError, match=f"^no module is called '{place}'$"):
             App.load(f"{place}:app")
 
 
 def test_what_is_no_application_is_refused(module: Path) -> None:
-    """And what is not there."""
+    """A name that the module does not have is refused, too."""
     module.write_text("app = 7\n", "utf-8")
     for name in ("app", "other"):
         with pytest.raises(ValueError, match=r"is not a tidepool\.App$"):

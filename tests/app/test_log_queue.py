@@ -145,7 +145,7 @@ def test_a_pipe_that_somebody_made_non_blocking_loses_nothing(pipe: tuple[int, i
 
 
 def test_a_line_is_bounded(pipe: tuple[int, int]) -> None:
-    """And says how much of it is missing; a character is cut as a whole."""
+    """A cut line says how much is missing; no character is cut in two."""
     queue = LogQueue(pipe[1], dropped)
     queue.put("é" * 100_000 + "\n")
     (line,) = read_all(queue, *pipe)

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "db_name": "tidepool",
     "db_user": "tidepool",
     "db_password": None,
+    "db_schema": "public",
     "redis_url": None,
     "data_dir": Path(".data"),
     "pool_min_size": 1,
@@ -29,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "connect_timeout": 5.0,
     "connection_margin": 5,
     "migrate_on_start": True,
+    "db_role_prefix": "tidepool",
     "work_password": None,
     "read_password": None,
     "queue_name": "arq:queue",
@@ -110,6 +112,15 @@ def test_hosts_of_long_names_have_different_workers(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(settings.socket, "gethostname", lambda pod=pod: f"{'tidepool-worker-' * 4}{pod}")
         names.add(load({}).worker_name)
     assert [40, 40] == [len(name) for name in names]
+
+
+def test_workers_of_one_host_have_names_and_ports_of_their_own() -> None:
+    """The first has those of the settings; a name that gets too long stays unique."""
+    settings = load({"WORKER_NAME": "w" * 40, "METRICS_PORT": "9100"})
+    names = {load({"WORKER_NAME": "w" * 40, **settings.variables_of_worker(number)}).worker_name for number in range(9)}
+    assert ({}, "9102") == (settings.variables_of_worker(0), settings.variables_of_worker(2)["METRICS_PORT"])
+    assert 9 == len(names)
+    assert {"WORKER_NAME": "a-2"} == load({"WORKER_NAME": "a"}).variables_of_worker(1)
 
 
 def test_a_home_directory_is_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_several_hosts_may_be_named() -> None:
 
 
 def test_neither_server_named_means_embedded() -> None:
-    """And both named means not."""
+    """If both are named, no embedded server is used."""
     assert load({}).embedded
     assert not load(SERVERS).embedded
 
@@ -97,5 +97,5 @@ def test_neither_server_named_means_embedded() -> None:
     ],
 )
 def test_a_url_is_logged_without_its_password(url: str, shown: str) -> None:
-    """Nor anything of its query but where the server is."""
+    """Of its query only the parameters that locate the server are logged."""
     assert shown == without_password(url)

@@ -56,7 +56,7 @@ def main() -> int:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in _LAYOUTS}
     with tempfile.TemporaryDirectory(prefix="bulkhead-") as home, embedded.join(Path(home)) as membership:
         urls = membership.urls
-        asyncio.run(app.migrations.migrate(PoolConfig(url=urls.database, application_name="bulkhead")))
+        asyncio.run(app.migrations.migrate(PoolConfig(url=urls.database, application_name="bulkhead", schema="public")))
         for _ in range(arguments.repeat):
             for name, shares in _LAYOUTS.items():
                 found[name].append(_measure(urls, shares, arguments))

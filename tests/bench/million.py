@@ -148,7 +148,8 @@ def main() -> None:
         embedded.join(Path(home)) as membership,
     ):
         since = time.perf_counter()
-        job_id = asyncio.run(build(PoolConfig(url=membership.urls.database, application_name="million")))
+        config = PoolConfig(url=membership.urls.database, application_name="million", schema="public")
+        job_id = asyncio.run(build(config))
         build_s = time.perf_counter() - since
         with front(Path(home)) as url:
             rows = measure(url, job_id, arguments.calls)

@@ -85,7 +85,7 @@ def test_wrong_settings_are_a_line_each(service: Service, words: tuple[str, ...]
 
 
 def test_a_pool_share_for_an_unknown_job_is_reported_at_once(service: Service) -> None:
-    """Which functions there are the settings do not know: the worker does."""
+    """The settings cannot check it, because only the worker knows its functions."""
     ended = service.run("arq", "worker.WorkerSettings", POOL_SHARES="dance=0.5")
 
     assert 2 == ended.status

@@ -41,6 +41,7 @@ FINE = {
     "worker advise": {1},
     "worker services": {2},
     "lab pool-test": {0, 1},
+    "worker work": WORKER,
     "arq": WORKER,
     "arq --check": {1},
 }
@@ -91,12 +92,13 @@ def refused_by(users: Callable[[str], bool]) -> Callable[[str], set[int]]:
 
 def away(command: str) -> set[int]:
     """Return those where both servers are away: a worker waits for them."""
-    return {"arq": WORKER, "arq --check": {1}, "worker services": {2}}.get(command) or refused(command)
+    waiting = {"arq": WORKER, "worker work": WORKER, "arq --check": {1}, "worker services": {2}}
+    return waiting.get(command) or refused(command)
 
 
 def unwritten(command: str) -> set[int]:
     """Return those where the output cannot be written: 2, but for what a signal ends, and what writes none."""
-    return fine(command) if command in ("producer serve", "arq", "arq --check") else {2}
+    return fine(command) if command in ("producer serve", "worker work", "arq", "arq --check") else {2}
 
 
 def uses_schema(command: str) -> bool:
@@ -220,6 +222,8 @@ def case(number: int, command: str, environment: Environment) -> dict[str, Any]:
     variables = environment.variables | {"WORKER_NAME": f"every-{number}"}
     if Path(variables["DATA_DIR"]).is_dir():
         variables["DATA_DIR"] += f"/{number}"
+    if command == "worker work":  # its workers are processes of their own
+        variables["PYTHONPATH"] = str(ROOT)
     if command == "worker migrate":  # the others are to find the empty one empty
         variables["DATABASE_URL"] = variables["DATABASE_URL"].replace("/every_empty", "/every_migrated")
     call = {"argv": [word, *rest, *WORDS.get(command, ())], "environment": variables, **environment.streams}
@@ -228,7 +232,7 @@ def case(number: int, command: str, environment: Environment) -> dict[str, Any]:
             call["argv"] += ["--port", str(server.getsockname()[1])]
     if rest and rest[0] in MEASURES:
         call |= {"group": "measures", "fresh": starts_processes(command, environment)}
-    serves = command in ("arq", "producer serve") and environment.status(command) != {2}
+    serves = command in ("arq", "producer serve", "worker work") and environment.status(command) != {2}
     return call | ({"stop_s": 1.5} if serves else {})
 
 

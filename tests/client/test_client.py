@@ -101,7 +101,7 @@ async def test_a_settled_job_is_a_duplicate_even_when_redis_has_forgotten_it(red
 
 
 async def test_nothing_is_sent_where_everything_is_settled(redis: ArqRedis, pool: Pool) -> None:
-    """Nor for an empty call."""
+    """An empty call sends nothing either."""
     await Ledger(pool, JOBS, worker_id="w").settle("create_user", [a_job(a_user(i), i) for i in "ab"])
     client = JobClient(redis, ledger=pool)
     assert [False, False] == await client.enqueue_many([a_submission(job_id="a"), a_submission(job_id="b")])

@@ -53,7 +53,7 @@ async def settle_some(ledger: Ledger) -> None:
 
 
 async def test_applied_jobs_are_never_taken_back(ledger: Ledger, pool: Pool, connection: Any) -> None:
-    """Nor those whose content was not kept, whatever is asked for."""
+    """Jobs whose content was not kept are not requeued either."""
     await settle_some(ledger)
     before = await connection.fetch("SELECT * FROM job_results WHERE job_id IN ('applied', 'unreadable')")
     assert [] == await mark(pool, "applied", "unreadable", "nobody")

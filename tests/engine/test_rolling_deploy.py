@@ -59,7 +59,7 @@ async def test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one(
 
 
 async def test_a_newer_field_is_left_too(redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]) -> None:
-    """And rejected when nobody has taken it for the time that is set."""
+    """It is rejected if no worker takes it within the time that is set."""
     async with asyncio.timeout(20), old_worker(redis, pool, leave_s=0.3) as running:
         await redis.enqueue_job("create_user", **user_fields("ada"), shoe_size=42, _job_id="newer")
         await redis.enqueue_job("create_product", **product_fields("tea"), _job_id="unknown")

@@ -158,7 +158,7 @@ async def test_running_workers_go_on_with_the_least_and_the_excess_is_reported_o
 
 
 async def test_run_beats_until_it_is_cancelled() -> None:
-    """And looks at the server, which may answer slowly."""
+    """It also reads the server, which may answer slowly."""
     fleet = await a_fleet(8, "a")
     running = asyncio.create_task(fleet.workers["a"].budget.run())
     fleet.others += 3

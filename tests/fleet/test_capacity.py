@@ -85,7 +85,7 @@ async def test_workers_are_distinguished_by_their_whole_names(database: PoolConf
 
 
 async def test_a_server_that_is_away_is_unavailable() -> None:
-    """As for every other use of it."""
+    """The reading raises the same error as any other query."""
     side = SideConnection(PoolConfig(url="postgresql://postgres@/x?host=/nowhere", application_name="x"), "stats")
     with pytest.raises(Unavailable):
         await Capacity.read(side)

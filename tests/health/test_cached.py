@@ -53,7 +53,7 @@ async def test_it_is_made_once_for_all_who_ask(maker: Maker) -> None:
 
 
 async def test_an_old_one_is_made_anew(maker: Maker, clock: Callable[[float], None]) -> None:
-    """And waited for."""
+    """The caller waits for the new value."""
     kept = Cached(1, maker)
     answers = []
     for at_s in (0.0, 0.9, 1.0, 1.9, 2.5):

@@ -49,7 +49,7 @@ async def test_a_worker_is_ready_exactly_when_arqs_check_succeeds(
 
         await until(ready)
         families = {family.name: family for family in parse((await http.get("/metrics")).text)}
-        await connection.execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 1")
+        await connection.execute("UPDATE tidepool_migrations SET checksum = 'x' WHERE version = 1")
         await until(unready)
         checked = service.run("arq", "worker.WorkerSettings", "--check", **variables).status
         assert (1, 200) == (checked, (await http.get("/health/live")).status_code)

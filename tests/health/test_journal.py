@@ -44,7 +44,7 @@ async def test_a_process_is_registered_once_and_its_end_is_recorded(journal: Jou
 
 
 async def test_events_are_written_once(journal: Journal, connection: Any, logs: list[Any]) -> None:
-    """And logged; they come out again as they went in."""
+    """Each is also logged, and is read as it was written."""
     since = datetime.now(UTC)
     journal.add_event("loop_blocked", {"lag_us": 300_000})
     await journal.write()
@@ -54,7 +54,7 @@ async def test_events_are_written_once(journal: Journal, connection: Any, logs: 
     assert ["pool.event"] == [line["event"] for line in logs]
 
 
-async def test_the_server_has_a_row_a_tick_by_whoever_is_first(
+async def test_the_server_has_one_row_a_tick_from_the_first_process_that_writes(
     side: SideConnection, pool: Pool, connection: Any
 ) -> None:
     """Its sessions and counters, and what the budget knows; none before that knows anything."""

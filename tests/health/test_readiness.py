@@ -44,7 +44,7 @@ async def test_all_is_well(pool: Pool, redis: ArqRedis) -> None:
 
 
 async def test_before_the_pool_is_open_the_process_is_starting() -> None:
-    """And before the first look it is not ready either."""
+    """Before the first check it is not ready either."""
     readiness = Readiness(answers, app.migrations)
     assert not readiness.last.ready
     assert {"pool": "the process is starting"} == await failing(readiness)
@@ -75,11 +75,11 @@ async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
     ("change", "words"),
     [
         (
-            "DELETE FROM schema_migrations WHERE version >= 3 OR set_name = 'service'",
+            "DELETE FROM tidepool_migrations WHERE version >= 3 OR set_name = 'service'",
             "not applied: tidepool/0003_housekeeping, service/0001_tables",
         ),
         (
-            "UPDATE schema_migrations SET checksum = '' WHERE set_name = 'service'",
+            "UPDATE tidepool_migrations SET checksum = '' WHERE set_name = 'service'",
             "migration service/0001_tables was changed after it was applied",
         ),
     ],

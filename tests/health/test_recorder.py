@@ -102,7 +102,7 @@ async def test_a_row_is_written_while_the_pool_is_exhausted(
 async def test_samples_are_kept_while_the_database_is_away(
     a_recorder: Callable[..., Recorder], side: UnsteadySide, connection: Any, logs: list[Any]
 ) -> None:
-    """And written when it is back, each for its own tick and with the time of its capture."""
+    """They are written when it is back, each for its own tick and with the time of its capture."""
     recorder = a_recorder()
     side.away = Unavailable("the server is away")
     for n in range(3):

@@ -167,7 +167,7 @@ async def test_a_worker_that_is_gone_before_the_loop_knows() -> None:
 async def test_a_latency_that_never_comes(
     redis: ArqRedis, connection: Any, monkeypatch: pytest.MonkeyPatch, text: str, why: str
 ) -> None:
-    """Of a worker that could not start it was waited for without end."""
+    """A worker that cannot start is an error, not an endless wait."""
     if text == PATIENT:
         monkeypatch.setattr("lab.bench.latency._WAIT_S", 0.1)
     worker = await start(Program("test", "", text=text), Place(dict(os.environ)))

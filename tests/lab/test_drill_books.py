@@ -193,7 +193,7 @@ async def test_a_proxy_passes_on(echo: tuple[Echo, Proxy]) -> None:
 
 @pytest.mark.parametrize("passes_on", [True, False])
 async def test_a_trap_loses_one_answer_or_one_request(echo: tuple[Echo, Proxy], *, passes_on: bool) -> None:
-    """And the connection with it; what comes after it is not touched."""
+    """The connection is lost with it; later ones are not affected."""
     server, proxy = echo
     sprung = asyncio.Event()
     proxy.trap(b"COMMIT", passes_on=passes_on, bite=sprung.set)

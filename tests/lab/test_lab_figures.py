@@ -25,7 +25,7 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
 
 @pytest.mark.parametrize(("most", "ramp"), [(100, [5, 10, 20, 40, 80, 100]), (5, [5]), (3, [3]), (40, [5, 10, 20, 40])])
 def test_a_ramp_doubles_up_to_the_most(most: int, ramp: list[int]) -> None:
-    """And ends there, whatever it is."""
+    """The last value is the maximum, even if it is no double."""
     assert ramp == steps(most)
 
 

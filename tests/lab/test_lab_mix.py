@@ -22,7 +22,7 @@ def test_shares_are_what_was_asked_for() -> None:
 
 
 def test_every_job_is_valid_and_new() -> None:
-    """And orders name nobody who is not created before them."""
+    """Every user that an order names is created before it."""
     mix = shares("create_user=1,create_product=1,place_order=1")
     named, ordered = set[str](), set[str]()
     for function, fields in islice(jobs(mix), 4000):

@@ -110,7 +110,7 @@ def test_a_run_before_its_first_arm_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_not_taken_twice(tmp_path: Path) -> None:
-    """Nor is one without a run gone on with."""
+    """A directory without a run cannot be continued either."""
     Record.begin(tmp_path, plan())
     with pytest.raises(CommandError, match="has a run already"):
         Record.begin(tmp_path, plan())

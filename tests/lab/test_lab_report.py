@@ -39,7 +39,7 @@ def said(advised: int | None = None) -> Judged:
 
 
 def test_the_smallest_good_size_is_to_be_used(record: Record) -> None:
-    """And what it is worth: so many times the rate of the defaults."""
+    """The report also says how many times as high its rate is as that of the defaults."""
     document = report(record, {})
     assert {"POOL_MAX_SIZE": 2} == document.settings
     assert (245, 4.0) == (document.defaults.jobs_per_second, document.defaults.factor)
@@ -65,7 +65,7 @@ def test_a_run_that_is_not_complete_recommends_nothing(record: Record) -> None:
 
 
 def test_arms_that_do_not_count_are_counted_apart(record: Record) -> None:
-    """And a run in which none counts has no knee."""
+    """A run without valid arms has no knee."""
     record.arms = [arm(n, 0, 2, "value", invalid="the queue ran dry") for n in range(11)]
     document = report(record, {})
     assert ({"the queue ran dry": 11}, None, {}) == (document.invalid, document.knee, document.settings)

@@ -30,7 +30,7 @@ async def test_every_user_sends_its_requests_one_after_the_other() -> None:
 
 
 async def test_what_fails_is_counted_by_its_fault() -> None:
-    """And its time does not make the others' look better or worse."""
+    """The other requests count as succeeded."""
 
     async def send(_user: int, number: int) -> str:
         return "" if number % 4 else "HTTP 503"
@@ -109,7 +109,7 @@ async def test_a_connection_that_was_idle_is_made_anew(front: str, monkeypatch: 
 
 
 async def test_a_front_that_is_not_there_is_a_fault() -> None:
-    """And not the end of the test."""
+    """The load test goes on."""
     users = Front("http://127.0.0.1:1", users=1, token=None)
     tally = await run_users(users.send, users=1, requests=2)
     users.close()

@@ -27,7 +27,7 @@ async def test_a_caller_cancelled_before_departure_takes_the_job_out() -> None:
 
 
 async def test_the_last_caller_that_is_cancelled_leaves_no_empty_batch() -> None:
-    """And the slot stays free for others."""
+    """The slot stays free for others."""
     async with busy() as (batcher, settling):
         (task,) = submit(batcher, "a")
         await turns()
@@ -78,7 +78,7 @@ async def test_one_of_two_callers_can_give_up() -> None:
 
 
 async def test_an_exception_reaches_every_caller_of_the_batch() -> None:
-    """And nobody else; the slot is free afterwards."""
+    """Callers of other batches are not affected, and the slot is free afterwards."""
     settling = Settling()
     settling.error = RuntimeError("broken")
     batcher = Batcher(settling, slots=1, limit=10)

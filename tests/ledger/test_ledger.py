@@ -1,6 +1,7 @@
 """The ledger: effects and outcomes commit together, once, however often and by whichever worker a job is delivered."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -256,7 +257,7 @@ async def test_a_batch_of_an_unknown_function_can_be_settled(ledger: Ledger, con
 
 async def test_work_waits_for_a_connection_and_says_so_in_its_row(database: PoolConfig, connection: Any) -> None:
     """pool_wait_us is the time from being taken to the batch's connection."""
-    pool = await Pool.open(PoolConfig(url=database.url, application_name="t", max_size=1))
+    pool = await Pool.open(replace(database, max_size=1))
     ledger = Ledger(pool, JOBS, worker_id="w")
     job = a_job(a_user(), "a")
 

@@ -682,15 +682,15 @@ MUTATIONS = [
     Mutation(
         "measuring: the service's queue is handed on",
         "measured_environment",
-        "QUEUE_NAME=QUEUE, METRICS_PORT",
-        "METRICS_PORT",
+        '"QUEUE_NAME": QUEUE, ',
+        "",
         "test_the_queue_and_the_port_of_the_service_are_not_those_of_what_is_measured",
     ),
     Mutation(
         "measuring: the service's port is handed on",
         "measured_environment",
-        ', METRICS_PORT="", **variables',
-        ", **variables",
+        ', "METRICS_PORT": ""}',
+        "}",
         "test_the_queue_and_the_port_of_the_service_are_not_those_of_what_is_measured",
     ),
     Mutation(
@@ -894,8 +894,8 @@ MUTATIONS = [
     Mutation(
         "the drill takes our own table for a stranger's",
         "guard.sql:tables",
-        "c.relname <> 'schema_migrations'",
-        "c.relname <> 'none'",
+        "('public', 'tidepool_migrations')",
+        "('public', 'none')",
         "test_every_table_of_the_migrations_is_known",
     ),
     Mutation(

@@ -23,12 +23,11 @@ async def setting(connection: Any, name: str) -> str:
 
 
 async def test_every_connection_has_the_same_session(database: PoolConfig) -> None:
-    """Set by the start-up packet: time zone, search path, name, limits."""
+    """Set by the start-up packet: time zone, name, limits."""
     pool = await Pool.open(replace(database, application_name="tidepool:x", command_timeout_s=10, min_size=2))
     async with pool.acquire() as one, pool.acquire() as two:
         for connection in (one, two):
             assert "UTC" == await setting(connection, "timezone")
-            assert "public" == await setting(connection, "search_path")
             assert "tidepool:x" == await setting(connection, "application_name")
             assert "9s" == await setting(connection, "statement_timeout")
             assert "9s" == await setting(connection, "idle_in_transaction_session_timeout")

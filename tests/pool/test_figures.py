@@ -17,7 +17,7 @@ def test_peaks_are_those_since_the_last_figures() -> None:
 
 
 def test_a_bucket_includes_its_upper_bound() -> None:
-    """And what is longer than all of them has one, too."""
+    """Times above all bounds have a bucket of their own."""
     stats = PoolStats()
     for us in (0, BOUNDS_US[0], BOUNDS_US[0] + 1, BOUNDS_US[-1], BOUNDS_US[-1] + 1):
         stats.held(us)

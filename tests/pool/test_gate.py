@@ -86,7 +86,7 @@ async def test_a_place_is_not_lost_with_a_caller_who_is_cancelled_as_he_gets_it(
 
 
 async def test_the_limit_changes_while_callers_wait() -> None:
-    """More are let in at once; after a cut nobody is, until enough have left."""
+    """After a raise more callers enter at once; after a cut none enters until enough have left."""
     gate, seen = Gate(1, max_waiting=10), list[str]()
     await gate.enter(1)
     for name in "abcd":

@@ -70,7 +70,7 @@ async def test_figures_of_a_sequence_of_uses(database: PoolConfig) -> None:
 
 
 async def test_waiting_is_counted_while_it_lasts(narrow: PoolConfig) -> None:
-    """And its time when it is over; a caller that gives up is no waiter any more."""
+    """Its time is counted when it is over; a caller that gives up is no waiter any more."""
     pool = await Pool.open(replace(narrow, acquire_timeout_s=10))
 
     async def use() -> None:

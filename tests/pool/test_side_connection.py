@@ -23,7 +23,7 @@ async def test_the_side_connection_works_while_the_pool_is_exhausted(database: P
 
 
 async def test_the_side_connection_is_opened_once(database: PoolConfig) -> None:
-    """And not before it is used."""
+    """It is opened at its first use."""
     side = SideConnection(database, "stats")
     pids: set[int] = set()
     for _ in range(3):

@@ -101,7 +101,7 @@ def test_any_iterable_of_lines_is_read() -> None:
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:
-    """As it does to Python, PostgreSQL and JavaScript."""
+    """Python, PostgreSQL and JavaScript do the same."""
     (item,) = read(b'{"job": "set_stock", "args": {"sku": "a", "sku": "b", "in_stock": true}}')
     assert isinstance(item, Submission)
     assert {"sku": "b", "in_stock": True} == item.fields

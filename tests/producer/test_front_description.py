@@ -68,7 +68,7 @@ def test_every_path_answers_as_it_is_described(case: schemathesis.Case, url: str
 async def test_the_answers_of_waiting_callers_are_as_described(
     shared_database: PoolConfig, redis_url: str, redis: ArqRedis
 ) -> None:
-    """Which need a worker."""
+    """These answers need a worker."""
     pool = await Pool.open(shared_database)
     wait = {"Prefer": "wait=20"}
     async with a_front(shared_database.url, redis_url) as http, a_worker(redis, pool):

@@ -113,7 +113,7 @@ async def test_a_forged_result_is_not_believed(served: httpx.AsyncClient, redis:
 async def test_a_result_that_is_forged_while_somebody_waits_is_not_believed(
     front: httpx.AsyncClient, redis: ArqRedis, connection: Any
 ) -> None:
-    """There is no worker, so nothing is applied; the answer to who chose the job's id is that it is queued."""
+    """There is no worker, so nothing is applied; the caller, who chose the job's id, gets the status `queued`."""
     await connection.execute("TRUNCATE users, products, orders, job_results RESTART IDENTITY")
     headers = {"Prefer": "wait=1", "Idempotency-Key": "raced"}
     asking = asyncio.create_task(front.post("/users/", json=user_fields(), headers=headers))

@@ -152,7 +152,7 @@ async def test_an_empty_run_ends(client: JobClient, a_run: Start) -> None:
 
 
 async def test_a_chunk_of_refusals_enqueues_nothing(client: JobClient, a_run: Start) -> None:
-    """And is no reason to wait."""
+    """Following such a run does not wait."""
     run, report, refused = a_run(client)
     async with asyncio.timeout(10):
         await run.enqueue(taking([Refusal(1, "", "is not JSON")]))
@@ -185,7 +185,7 @@ async def test_a_slow_rate_goes_in_small_chunks(a_run: Start, rate: float | None
 
 
 async def test_there_are_never_more_round_trips_than_allowed(a_run: Start) -> None:
-    """Nor is more of the stream read than they hold."""
+    """No more of the stream is read than these round trips hold."""
 
     class SlowClient:
         under_way = most = 0

@@ -35,7 +35,7 @@ async def test_everything_comes_once_and_in_order(count: int) -> None:
 
 
 async def test_a_line_is_taken_while_the_next_is_waited_for() -> None:
-    """And other tasks run meanwhile."""
+    """Other tasks run meanwhile."""
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as stream, os.fdopen(theirs, "wb", buffering=0) as pipe:
         reader = CommandReader.of_lines(stream, source="-")

@@ -160,14 +160,14 @@ def test_memory_does_not_grow_with_the_count() -> None:
 
 
 def test_a_mix_is_read_from_text() -> None:
-    """As it stands on a command line; spaces do no harm."""
+    """The text is that of the command line; spaces are allowed."""
     assert Workload.parse_mix("create_user=2,create_product=1,place_order=7") == DEFAULT_MIX
     assert Workload.parse_mix(" update_user = 1 , set_stock=0") == {"update_user": 1, "set_stock": 0}
 
 
 @given(MIXES)
 def test_every_mix_can_be_written_as_text(mix: dict[str, int]) -> None:
-    """And comes back as it was."""
+    """Reading the text gives the same mix again."""
     assert Workload.parse_mix(",".join(f"{kind}={share}" for kind, share in mix.items())) == mix
 
 

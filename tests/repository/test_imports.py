@@ -17,6 +17,8 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [ROOT / "settings.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
 }
+EXAMPLES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "examples").rglob("*.py")}
+"""Applications that somebody else could have written."""
 MAY_TOUCH_ENVIRON = {"tidepool.settings", "tidepool.embedded.server"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
 
@@ -25,6 +27,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worker": ("producer", "lab", "asyncpg", "redis", "arq"),
     "producer": ("lab", "asyncpg"),
     "settings": ("worker", "producer", "lab"),
+    "examples": ("worker", "producer", "settings", "lab", "tests"),
     "tidepool.jobs": ("asyncpg", "redis", "arq", "tidepool.settings", "tidepool.storage", "tidepool.engine"),
     "tidepool.queue": ("asyncpg", "tidepool.engine", "tidepool.ledger", "tidepool.storage", "tidepool.settings"),
     "tidepool.engine": ("asyncpg", "tidepool.pool", "tidepool.storage", "tidepool.health", "tidepool.settings"),
@@ -48,7 +51,7 @@ MAY_KNOW = {
 """A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves."""
 PUBLIC = ("tidepool", "tidepool.cli", "tidepool.testing", "tidepool.web")
 """The library's packages that an application may import, and of those only what `__all__` names."""
-APPLICATIONS = ("worker", "producer", "settings")
+APPLICATIONS = ("worker", "producer", "settings", "examples")
 """What uses the library as any application does."""
 
 
@@ -116,17 +119,18 @@ def room_of(module: str) -> str:
 def test_the_walk_sees_something() -> None:
     """An empty list of crossings would mean nothing otherwise."""
     assert {"settings", "worker", "tidepool.ledger.ledger", "tidepool.pool.pool", "lab.bench"} <= set(MODULES)
+    assert {"examples.shop.shop.tasks", "examples.shop.tests.conftest"} <= set(EXAMPLES)
     assert "tidepool.pool.pool.Pool" in set(imports_of(MODULES["tidepool.ledger.ledger"]))
 
 
 def test_no_wall_is_crossed() -> None:
     """Each crossing is named: who imports what it may not know."""
-    assert [] == crossings(MODULES)
+    assert [] == crossings(MODULES | EXAMPLES)
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_planted_crossing_is_found(package: str, tmp_path: Path) -> None:
-    """Of each kind, also one that is for types only."""
+    """Each kind of import is found, also one that is for types only."""
     for forbidden in FORBIDDEN[package]:
         planted = tmp_path / "planted.py"
         planted.write_text(f"if TYPE_CHECKING:\n    from {forbidden} import anything\n", "utf-8")
@@ -135,7 +139,7 @@ def test_a_planted_crossing_is_found(package: str, tmp_path: Path) -> None:
 
 def test_an_application_uses_public_names_only() -> None:
     """Each other use is named: what the service needs, any application may need."""
-    assert [] == private_uses(MODULES)
+    assert [] == private_uses(MODULES | EXAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_a_planted_private_use_is_found(application: str, line: str, tmp_path: P
 
 @pytest.mark.parametrize("package", [package for package in PUBLIC if public_names(package)])
 def test_every_public_name_can_be_imported(package: str) -> None:
-    """And is what the imports for type checkers say that it is."""
+    """It is the same object that the imports for type checkers name."""
     module = importlib.import_module(package)
     for node in ast.walk(ast.parse(MODULES[package].read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and is_in(node.module or "", "tidepool"):

@@ -40,6 +40,6 @@ def test_no_mutation_is_listed_twice() -> None:
     ],
 )
 def test_a_row_that_does_not_fit_says_why(where: str, old: str, test: str, words: str) -> None:
-    """And with the place where its text stands now."""
+    """The error names the place where its text stands now."""
     with pytest.raises(ValueError, match=words):
         fit(Mutation("odd", where, old, "", test))

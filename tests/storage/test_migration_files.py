@@ -64,11 +64,11 @@ def test_each_set_makes_its_own_tables() -> None:
     """Those of the design, which other programs read; the library knows none of the service's."""
     made = {name: set[str]() for name in TABLES}
     for migration in app.migrations.all:
-        made[migration.set_name] |= set(re.findall(r"CREATE TABLE (\w+)", migration.text))
+        made[migration.set_name] |= set(re.findall(r"CREATE TABLE (?:\{schema\}|public)\.(\w+)", migration.text))
     assert TABLES == made
 
 
 def test_no_migration_ends_its_own_transaction() -> None:
-    """Each commits together with its row in schema_migrations, or not at all."""
+    """Each commits together with its row in tidepool_migrations, or not at all."""
     text = "\n".join(re.sub("--.*", "", migration.text) for migration in app.migrations.all)
     assert [] == re.findall(r"\b(?:COMMIT|ROLLBACK|CONCURRENTLY|VACUUM)\b", text, re.IGNORECASE)

@@ -58,8 +58,8 @@ async def test_ten_workers_at_once_apply_each_migration_once(empty_database: Poo
 @pytest.mark.parametrize(
     "create",
     [
-        pytest.param("CREATE TABLE schema_migrations (version integer)", id="42P07"),
-        pytest.param("CREATE TYPE schema_migrations AS (version integer)", id="42710"),
+        pytest.param("CREATE TABLE tidepool_migrations (version integer)", id="42P07"),
+        pytest.param("CREATE TYPE tidepool_migrations AS (version integer)", id="42710"),
         pytest.param(
             "INSERT INTO pg_namespace (oid, nspname, nspowner) SELECT oid, nspname, nspowner FROM pg_namespace",
             id="23505",
@@ -71,13 +71,14 @@ async def test_another_process_creates_the_table_first(
 ) -> None:
     """Whichever error of the catalogue a process meets then, it goes on with the table that is there."""
     in_transaction = "current_setting('lock_timeout') <> '0'"  # the look before the table is created finds nothing
-    monkeypatch.setattr(migrator, "_EXISTS", f"{migrator._EXISTS} AND NOT ({in_transaction})")
-    monkeypatch.setattr(migrator, "_CREATE", create)
+    sql = migrator._SQL.of("public")
+    monkeypatch.setitem(sql, "exists", f"{sql['exists']} AND NOT ({in_transaction})")
+    monkeypatch.setitem(sql, "create", create)
     assert [] == await migrate(database)
 
 
 async def test_a_second_run_applies_nothing(database: PoolConfig, connection: Any) -> None:
-    """And changes nothing that is there."""
+    """It changes no row."""
     await connection.execute("INSERT INTO users (username, email, full_name) VALUES ('ada', 'a@x', 'Ada')")
     assert [] == await migrate(database)
     assert 1 == await connection.fetchval("SELECT count(*) FROM users")
@@ -86,13 +87,13 @@ async def test_a_second_run_applies_nothing(database: PoolConfig, connection: An
 async def test_what_was_applied_is_written_down(connection: Any) -> None:
     """Set, version, name and checksum of each file, the library's before the service's."""
     columns = "set_name, version, name, checksum"
-    rows = await connection.fetch(f"SELECT {columns} FROM schema_migrations ORDER BY set_name = 'service', version")
+    rows = await connection.fetch(f"SELECT {columns} FROM tidepool_migrations ORDER BY set_name = 'service', version")
     assert [(m.set_name, m.version, m.name, m.checksum) for m in ALL] == [tuple(row) for row in rows]
 
 
 async def test_a_changed_file_is_refused(database: PoolConfig, connection: Any) -> None:
     """What is in the database is not what the file says."""
-    await connection.execute("UPDATE schema_migrations SET checksum = 'other' WHERE set_name = 'tidepool'")
+    await connection.execute("UPDATE tidepool_migrations SET checksum = 'other' WHERE set_name = 'tidepool'")
     with pytest.raises(MigrationError, match="migration tidepool/0001_ledger was changed after it was applied"):
         await migrate(database)
 
@@ -100,7 +101,7 @@ async def test_a_changed_file_is_refused(database: PoolConfig, connection: Any) 
 async def newer(connection: Any, *, breaks_older: bool, set_name: str = "service") -> None:
     """Have a migration of a later version applied."""
     await connection.execute(
-        "INSERT INTO schema_migrations (set_name, version, name, checksum, breaks_older, columns)"
+        "INSERT INTO tidepool_migrations (set_name, version, name, checksum, breaks_older, columns)"
         " VALUES ($1, 9999, 'later', 'x', $2, '{}')",
         set_name,
         breaks_older,
@@ -126,7 +127,7 @@ async def test_an_old_process_goes_on_with_a_newer_database(
 async def test_an_up_to_date_database_is_not_locked(database: PoolConfig, connection: Any) -> None:
     """A lock on the table of migrations, or an advisory lock, delays no start."""
     async with asyncio.timeout(5), connection.transaction():
-        await connection.execute("LOCK TABLE schema_migrations IN SHARE MODE")
+        await connection.execute("LOCK TABLE tidepool_migrations IN SHARE MODE")
         assert [] == await migrate(database)
 
 
@@ -175,7 +176,7 @@ async def test_a_migration_that_waits_too_long_says_so(
 
 @pytest.mark.parametrize(
     "held",
-    ["LOCK TABLE schema_migrations", "ALTER TABLE schema_migrations ADD COLUMN theirs integer"],
+    ["LOCK TABLE tidepool_migrations", "ALTER TABLE tidepool_migrations ADD COLUMN theirs integer"],
 )
 async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
     database: PoolConfig, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch, held: str
@@ -205,11 +206,11 @@ async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
 async def test_the_first_start_waits_for_one_that_makes_the_table(
     empty_database: PoolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And makes it itself when the other one gives up."""
+    """It makes the table itself if the other one gives up."""
     monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 50)
     monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.02)
     first = await empty_database.connect("first")
-    await first.execute("BEGIN; CREATE TABLE schema_migrations (version integer)")
+    await first.execute("BEGIN; CREATE TABLE tidepool_migrations (version integer)")
     migrating = asyncio.create_task(migrate(empty_database))
     waits = "SELECT true FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
     while not await first.fetchval(waits):
@@ -237,8 +238,8 @@ async def test_limits_of_the_database_end_no_migration(empty_database: PoolConfi
     "held",
     [
         "SELECT pg_advisory_lock(119467009)",
-        "BEGIN; LOCK TABLE schema_migrations IN ACCESS SHARE MODE",
-        "BEGIN; SELECT * FROM schema_migrations",
+        "BEGIN; LOCK TABLE tidepool_migrations IN ACCESS SHARE MODE",
+        "BEGIN; SELECT * FROM tidepool_migrations",
     ],
 )
 async def test_the_role_that_reads_can_hold_no_start(
@@ -246,11 +247,11 @@ async def test_the_role_that_reads_can_hold_no_start(
 ) -> None:
     """None of the locks that it can take keeps a migration from being applied."""
     adding = more("CREATE TABLE more ()")
-    await connection.execute("CREATE ROLE only_reads; GRANT SELECT ON schema_migrations TO only_reads")
+    await connection.execute("CREATE ROLE only_reads; GRANT SELECT ON tidepool_migrations TO only_reads")
     await connection.execute("SET ROLE only_reads")
     for stronger in ("ROW EXCLUSIVE", "SHARE", "EXCLUSIVE", "ACCESS EXCLUSIVE"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(f"DO $$ BEGIN LOCK TABLE schema_migrations IN {stronger} MODE; END $$")
+            await connection.execute(f"DO $$ BEGIN LOCK TABLE tidepool_migrations IN {stronger} MODE; END $$")
     await connection.execute(held)
     try:
         async with asyncio.timeout(5):
@@ -282,11 +283,11 @@ async def test_migrating_leaves_nothing_behind_in_its_session(
 async def test_a_migration_that_fails_leaves_nothing(empty_database: PoolConfig) -> None:
     """Neither half a schema nor a row that says it is there; the next run can apply it."""
     connection = await empty_database.connect("test")
-    await connection.execute("CREATE TABLE pool_snapshots ()")
+    await connection.execute("CREATE VIEW job_latency AS SELECT 1")
     with pytest.raises(Exception, match="already exists"):
         await migrate(empty_database)
-    assert set() == await columns(connection, "users")
-    await connection.execute("DROP TABLE pool_snapshots")
+    assert set() == await columns(connection, "job_results")
+    await connection.execute("DROP VIEW job_latency")
     assert ALL == await migrate(empty_database)
     await connection.close()
 
@@ -305,20 +306,7 @@ async def test_columns_that_a_migration_drops_are_not_missed(database: PoolConfi
     await more("ALTER TABLE users RENAME COLUMN email TO mail; DROP VIEW job_latency").migrate(database)
     assert [] == await Migrations.missing_parts(connection)
     await connection.execute("ALTER TABLE users DROP COLUMN mail, DROP COLUMN full_name")
-    assert ["users.mail", "users.full_name"] == await Migrations.missing_parts(connection)
-
-
-async def test_a_database_from_before_the_first_release_is_refused(empty_database: PoolConfig) -> None:
-    """It has no sets, and nobody but developers has one: it has to be made anew."""
-    connection = await empty_database.connect("test")
-    await connection.execute(
-        "CREATE TABLE schema_migrations (version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
-        " applied_at timestamptz NOT NULL DEFAULT now(), breaks_older boolean NOT NULL DEFAULT false)"
-    )
-    for use in (migrate(empty_database), app.migrations.compared(connection), Migrations.missing_parts(connection)):
-        with pytest.raises(MigrationError, match=r"before the first release made this database, .* make a new"):
-            await use
-    await connection.close()
+    assert ["public.users.mail", "public.users.full_name"] == await Migrations.missing_parts(connection)
 
 
 async def test_rows_have_the_fields_of_their_classes(connection: Any) -> None:

@@ -11,7 +11,7 @@ from tidepool.pool.pool import Pool
 @pytest.mark.parametrize(
     ("state", "message", "fault"),
     [
-        ("08P01", "unsupported startup parameter: search_path=public", Refused),
+        ("08P01", "unsupported startup parameter: statement_timeout=9000", Refused),
         ("08P01", "something that nobody has seen yet", Refused),
         ("08P01", "server login has been failing, try again later (server_login_retry)", Unavailable),
         ("08P01", "query_wait_timeout", Unavailable),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from commands import Service, stop, until
-from roles import READ, WORK, as_role
+from roles import READ, ROLES, WORK, as_role
 
 from tidepool.advice.study import Study
 from tidepool.app import App
@@ -84,7 +84,7 @@ async def test_a_job_with_a_table_of_its_own_may_do_what_it_declares(
     job_type = JobType("charge", Charge, charge, grants=grants)
     shop = App(job_types=JobTypes([job_type]), migrations=Migrations(shop="shop"))
     await shop.migrations.migrate(database)
-    await grant_roles(database, {}, shop.grants)
+    await grant_roles(database, ROLES, {}, shop.grants)
     pool = await Pool.open(as_role(database, WORK))
     job = Job[Charge]("c1", "c1")
     job.command = Charge(cents=7)
@@ -118,7 +118,7 @@ GRANTED = {
     ),
     "retention": "INSERT SELECT UPDATE",
     "turns": "SELECT UPDATE",
-    **dict.fromkeys(("fleet_health", "job_latency", "pool_health", "schema_migrations"), "SELECT"),
+    **dict.fromkeys(("fleet_health", "job_latency", "pool_health", "tidepool_migrations"), "SELECT"),
 }
 """What the role that works may do, table by table."""
 COLUMNS = {
@@ -161,7 +161,7 @@ async def test_the_event_triggers_of_an_operator_change_nothing(
     )
     least.start_worker(STATS_INTERVAL="0.1")
     ran = least.run("producer", "--jobs", "100", "--mix", "create_user=1", "--follow", "--json")
-    await grant_roles(database, {}, app.grants)
+    await grant_roles(database, ROLES, {}, app.grants)
     noted = await connection.fetch("SELECT DISTINCT who FROM changes")
     await connection.execute("DROP EVENT TRIGGER audit")
 
@@ -179,7 +179,7 @@ async def hardened(empty_database: PoolConfig) -> Any:
         "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"
     )
     await app.migrations.migrate(empty_database)
-    await grant_roles(empty_database, {}, app.grants)
+    await grant_roles(empty_database, ROLES, {}, app.grants)
     yield empty_database
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")
     await connection.close()

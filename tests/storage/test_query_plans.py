@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from tidepool.storage import queries
+from tidepool.storage.queries import Queries
 
 TABLES = {"results": "tidepool.storage", **dict.fromkeys(("users", "products", "orders"), "worker.tables")}
 """Each with its package."""
 BATCHED = [
     (table, name)
     for table, package in TABLES.items()
-    for name, text in queries.load(table, package).items()
+    for name, text in Queries(table, package).of("public").items()
     if re.search(r"\[\]|jsonb_", text) and not re.search(r"\$\d::\w+\[\] IS NULL OR", text)
 ]
 
@@ -30,7 +30,7 @@ async def test_no_kept_plan_compares_each_row_with_each_value_of_a_batch(
 
     Quadratic are a scan that looks through an array for each row, and a nested loop with a condition of its own.
     """
-    text = queries.load(table, TABLES[table])[name]
+    text = Queries(table, TABLES[table]).of("public")[name]
     values = ", ".join(["NULL"] * len(set(re.findall(r"\$\d", re.sub("--.*", "", text)))))
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     await connection.execute(f"PREPARE kept AS {text}")

@@ -59,11 +59,11 @@ async def dsn_of(connection: Any) -> str:
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("DROP TABLE users CASCADE", "users"),
-        ("DROP TABLE job_results CASCADE", "job_results, job_latency"),
-        ("ALTER TABLE job_results DROP COLUMN args", "job_results.args"),
-        ("ALTER TABLE pool_snapshots DROP COLUMN late; DROP TABLE orders", "orders, pool_snapshots.late"),
-        ("DROP VIEW fleet_health", "fleet_health"),
+        ("DROP TABLE users CASCADE", "public.users"),
+        ("DROP TABLE job_results CASCADE", "public.job_results, public.job_latency"),
+        ("ALTER TABLE job_results DROP COLUMN args", "public.job_results.args"),
+        ("ALTER TABLE pool_snapshots DROP COLUMN late; DROP TABLE orders", "public.orders, public.pool_snapshots.late"),
+        ("DROP VIEW fleet_health", "public.fleet_health"),
     ],
 )
 async def test_what_was_dropped_is_named(empty_database: PoolConfig, statement: str, words: str) -> None:
@@ -96,8 +96,9 @@ async def test_a_database_without_tables_or_read_only_is_refused(empty_database:
     [
         ("CREATE TABLE users (x int)", 'relation "users" already exists'),
         ("CREATE VIEW orders AS SELECT 1 AS id", 'relation "orders" already exists'),
-        ("CREATE TABLE schema_migrations (version varchar)", 'column "checksum" does not exist'),
-        ("CREATE TABLE schema_migrations (version bigint, dirty boolean)", 'column "checksum" does not exist'),
+        ("CREATE TABLE tidepool_migrations (version varchar)", 'column "set_name" does not exist'),
+        ("CREATE TABLE job_results (id int)", 'the schema "public" has a table job_results that another program made'),
+        ("CREATE TABLE retention (id int)", 'the schema "public" has a table retention that another program made'),
     ],
 )
 async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfig, statement: Any, said: str) -> None:
@@ -108,7 +109,7 @@ async def test_a_schema_of_somebody_elses_is_explained(empty_database: PoolConfi
     with pytest.raises((ServerError, Refused)) as met:
         await app.migrations.migrate(empty_database)
     assert said in words(met.value)
-    assert "a database of its own" in words(met.value)
+    assert "give Tidepool a schema of its own with DB_SCHEMA" in words(met.value)
     assert isinstance(met.value.__cause__ or met.value, asyncpg.PostgresError)
 
 
@@ -124,4 +125,4 @@ async def test_readiness_of_a_database_without_tables_is_a_check(empty_database:
     report = await readiness.look()
     await pool.close()
     assert not report.ready
-    assert "schema_migrations" in report.checks["postgresql"].reason
+    assert "tidepool_migrations" in report.checks["postgresql"].reason

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from roles import READ, WORK, as_role
+from roles import READ, ROLES, WORK, as_role
 
 from tidepool.fleet.capacity import Capacity
 from tidepool.pool.config import PoolConfig
@@ -17,10 +17,10 @@ async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig
     limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tidepool_read'"
     assert 10 == await connection.fetchval(limit)
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT 3")
-    await grant_roles(database, {}, app.grants)
+    await grant_roles(database, ROLES, {}, app.grants)
     assert 3 == await connection.fetchval(limit)
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT -1")
-    await grant_roles(database, {}, app.grants)
+    await grant_roles(database, ROLES, {}, app.grants)
     assert 10 == await connection.fetchval(limit)
 
 

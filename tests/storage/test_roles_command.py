@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from commands import Service
-from roles import READ, WORK, as_role
+from roles import READ, ROLES, WORK, as_role
 
 from tidepool.pool.config import PoolConfig
 from tidepool.storage.roles import grant_roles
@@ -15,7 +15,7 @@ async def test_a_grant_that_is_missing_is_one_clear_line(
     roles: None, database: PoolConfig, connection: Any, service: Service
 ) -> None:
     """An upgrade brought a migration, which the role that reads may not apply."""
-    await connection.execute("DELETE FROM schema_migrations WHERE version = 3")
+    await connection.execute("DELETE FROM tidepool_migrations WHERE version = 3")
     url = as_role(database, READ).url
 
     migrated = service.run("worker", "migrate", DATABASE_URL=url)
@@ -27,13 +27,13 @@ async def test_a_grant_that_is_missing_is_one_clear_line(
 async def test_a_password_is_kept_as_postgresql_would_keep_it(
     roles: None, database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is never sent to it: only what it keeps."""
+    """The password itself is never sent, only its hash."""
     await connection.execute(f"ALTER ROLE {WORK} PASSWORD 'geheim!'")
     kept = await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
     salt = b64decode(kept.split("$")[1].partition(":")[2])
     monkeypatch.setattr("secrets.token_bytes", lambda _: salt)
     await connection.execute(f"ALTER ROLE {WORK} PASSWORD NULL")
-    await grant_roles(database, {WORK: "geheim!"}, ())
+    await grant_roles(database, ROLES, {WORK: "geheim!"}, ())
 
     assert kept == await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
 

@@ -45,7 +45,7 @@ async def test_a_wrong_url_of_a_running_server_is_refused(servers: Any) -> None:
 
 
 async def test_a_database_url_that_names_a_redis_is_refused() -> None:
-    """It hears PostgreSQL's first packet, and says nothing."""
+    """It gets PostgreSQL's first packet, and does not answer."""
 
     async def fail() -> None:
         raise Unavailable("TimeoutError")

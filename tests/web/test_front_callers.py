@@ -74,7 +74,7 @@ def test_the_caller_is_the_last_that_a_trusted_proxy_names(peer: str, forwarded:
 
 @given(peer=st.sampled_from(["10.0.0.1", "127.0.0.1", "203.0.113.1"]), forwarded=st.lists(st.text(max_size=80)))
 def test_whatever_a_header_says_the_key_is_short_and_an_address(peer: str, forwarded: list[str]) -> None:
-    """And only a trusted peer can make it another one than its own."""
+    """Only a trusted peer can name another address than its own."""
     texts = [text.encode("utf-8", "replace").decode("latin-1") for text in forwarded]
     key, _ = seen(peer, *texts)
     assert len(key) <= len("0000:0000:0000:0000::/64")
@@ -98,7 +98,7 @@ def test_without_trusted_proxies_nobody_is_believed() -> None:
     ],
 )
 def test_the_scheme_is_a_trusted_proxys(peer: str, proto: str, expected: str) -> None:
-    """Of whom it is one of two."""
+    """The front trusts two proxies."""
     assert expected == seen(peer, proto=proto)[1]
 
 
@@ -195,7 +195,7 @@ def test_what_is_remembered_of_sign_outs_is_bounded(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_look_at_a_bucket_takes_nothing() -> None:
-    """And a burst may be longer than a second."""
+    """A burst may be longer than a second."""
     rates = Rates(1, burst_s=3, clock=lambda: 100.0)
     assert all(rates.has_one("a") for _ in range(9))
     assert [True, True, True, False] == [rates.admit("a") for _ in range(4)]

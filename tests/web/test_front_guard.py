@@ -72,7 +72,7 @@ async def test_a_front_without_a_token_answers_to_no_other_name(front: httpx.Asy
     ],
 )
 async def test_changes_are_taken_from_our_own_page(front: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    """And from what is no page: curl sends neither header."""
+    """They are also taken from programs such as curl, which send neither header."""
     assert (202, None) == await post(front, **headers)
 
 
@@ -131,7 +131,7 @@ async def test_the_largest_body_makes_a_job_that_is_not_too_large(front: httpx.A
 
 
 async def test_a_token_is_asked_of_everybody(locked: httpx.AsyncClient) -> None:
-    """But not of who asks for the front's health, as an orchestrator does; the name it is called by is anyone's."""
+    """Only requests for the front's health need none. With the token any Host header is accepted."""
     assert (401, "unauthorized") == await post(locked)
     assert (401, "unauthorized") == await post(locked, Authorization="Bearer sesame-open-sesamf")
     assert (401, "unauthorized") == await post(locked, Authorization=f"Basic {TOKEN}")

@@ -42,7 +42,7 @@ async def test_a_front_whose_servers_answer_is_ready(http: AsyncClient) -> None:
 
 async def test_a_missing_migration_is_reported(http: AsyncClient, connection: Any) -> None:
     """The front would answer from a schema that it does not know."""
-    await connection.execute("DELETE FROM schema_migrations WHERE version = 2")
+    await connection.execute("DELETE FROM tidepool_migrations WHERE version = 2")
     answer = await http.get("/health/ready")
     assert (503, {"ok": False, "reason": "not applied: tidepool/0002_pool_history"}) == (
         answer.status_code,
@@ -51,7 +51,7 @@ async def test_a_missing_migration_is_reported(http: AsyncClient, connection: An
 
 
 async def test_without_redis_the_front_lives_and_is_not_ready(database: PoolConfig) -> None:
-    """And says which of them is away; restarting it would bring nothing back."""
+    """The answer names the server that is away; a restart of the front would not help."""
     async with a_front(database.url, "redis://127.0.0.1:1") as http:
         answer = await http.get("/health/ready")
         checks = answer.json()["checks"]

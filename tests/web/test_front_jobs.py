@@ -189,7 +189,7 @@ async def test_one_job_runs_again(http: AsyncClient, ledger: Ledger, client: Job
 
 
 async def test_all_jobs_of_a_filter_run_again(http: AsyncClient, ledger: Ledger, client: JobClient) -> None:
-    """And none but those: the filter is that of the list."""
+    """No other jobs run again: the filter is that of the list."""
     await fail(ledger, "a", "b", error="TimeoutError")
     await fail(ledger, "c", error="RuntimeError")
     await fail(ledger, "order", error="TimeoutError", function="place_order")

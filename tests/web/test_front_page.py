@@ -112,7 +112,7 @@ def test_counters_and_bounds_of_a_newer_process_are_no_error() -> None:
 
 
 def test_without_a_row_nothing_is_known() -> None:
-    """Which is not the same as none."""
+    """Both ends of the time are null, and no function is listed."""
     assert {"since": None, "until": None, "times": [], "functions": []} == tallies([])
 
 

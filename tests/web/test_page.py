@@ -118,7 +118,7 @@ def plant_outcome(front: Front, job_id: str, *, status: str = "failed", **column
 
 def plant_history(front: Front, *, waiting: float) -> None:
     """Write snapshots of a process that has used its pool of two for ten minutes and still does."""
-    config = PoolConfig(url=front.app.state.services.urls.database, application_name="tests")
+    config = PoolConfig(url=front.app.state.services.urls.database, application_name="tests", schema="public")
 
     async def write() -> None:
         side = SideConnection(config, "stats")
@@ -360,7 +360,7 @@ def test_the_keyboard_reaches_everything(front: Front, page: Page) -> None:
 
 
 def test_with_a_token_one_signs_in_first(database: PoolConfig, redis_url: str, page: Page, errors: Errors) -> None:
-    """And then the page lives as it does without. Who signs out has to sign in again, also with the old cookie."""
+    """Then the page works as without a token. After signing out the old cookie is not accepted any more."""
     token = "a-token-of-some-length"
     urls = Urls(database=database.url, redis=redis_url)
     settings = load({"DATABASE_URL": urls.database, "REDIS_URL": urls.redis, "FRONT_TOKEN": token})

@@ -56,7 +56,7 @@ async def test_an_order_against_the_rules_is_rejected(connection: Any) -> None:
 
 
 async def test_a_change_applies_to_a_user_who_is_there(connection: Any) -> None:
-    """And is tried again for one who is not."""
+    """For an unknown user it is tried again."""
     repositories = Tables(connection)
     await repositories.users.create([a_user("ada")])
     jobs = [a_job(a_change("ada", is_active=False)), a_job(a_change("eve", is_active=False))]
@@ -69,7 +69,7 @@ async def test_a_change_applies_to_a_user_who_is_there(connection: Any) -> None:
 
 
 async def test_stock_is_set_for_a_product_that_is_there(connection: Any) -> None:
-    """And is tried again for one that is not."""
+    """For an unknown product it is tried again."""
     repositories = Tables(connection)
     await repositories.products.create([a_product("LAMP")])
     jobs = [a_job(a_stock("LAMP", in_stock=False)), a_job(a_stock("GONE", in_stock=True))]

@@ -82,7 +82,7 @@ async def test_names_are_compared_to_the_letter(repositories: Tables, one: str, 
 
 
 async def test_a_taken_sku_is_reported(repositories: Tables) -> None:
-    """And products without a sku never clash."""
+    """Products without a sku never clash."""
     ids = await repositories.products.create([a_product("LAMP"), a_product(None), a_product(None)])
     assert all(isinstance(product_id, int) for product_id in ids)
     assert [ShopReason.SKU_TAKEN] == await repositories.products.create([a_product("LAMP")])

@@ -1,4 +1,4 @@
-"""Reads from the database the snapshots by which the worker processes and the sizes of their pools are judged."""
+"""Reads the pool snapshots of the worker processes, from which `tidepool why` and `advise` judge the pools' sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

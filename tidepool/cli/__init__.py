@@ -3,7 +3,8 @@
 These are the public names. Each is imported when it is first used, so that a process can be prepared (`prepare`) before
 anything large is imported.
 
-- `start`      the entry point of `tidepool`; `operators` has its commands, with `pool` and `jobs`
+- `start`      the entry point of `tidepool`; `operators` has its commands, with `pool`, `jobs` and `work`
+- `supervisor` runs worker processes and replaces those that end; `worker_process` is one of them
 - `commands`   parsers, and how a command is run, from the settings to the exit status
 - `context`    a command's settings, and its access to PostgreSQL and Redis
 - `terminal`   output as tables or JSON, progress and errors as lines, and types of arguments
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tidepool.cli.context import Context
     from tidepool.cli.jobs import add_job_commands
     from tidepool.cli.start import main
+    from tidepool.cli.supervisor import Supervisor
     from tidepool.cli.terminal import (
         CommandError,
         console,
@@ -36,6 +38,7 @@ __all__ = [
     "CommandLine",
     "Context",
     "Parser",
+    "Supervisor",
     "add_job_commands",
     "console",
     "duration",
@@ -55,6 +58,7 @@ _HOMES = {
     "CommandLine": "tidepool.cli.commands",
     "Context": "tidepool.cli.context",
     "Parser": "tidepool.cli.commands",
+    "Supervisor": "tidepool.cli.supervisor",
     "add_job_commands": "tidepool.cli.jobs",
     "console": "tidepool.cli.terminal",
     "duration": "tidepool.cli.terminal",

@@ -124,6 +124,7 @@ class Context(Generic[S_co]):
         return PoolConfig(
             url=self.urls.database,
             application_name=f"tidepool-{name}",
+            schema=self.settings.db_schema,
             min_size=0,
             max_size=2,
             command_timeout_s=self.settings.command_timeout,

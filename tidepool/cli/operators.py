@@ -1,4 +1,4 @@
-"""Defines the commands of `tidepool`, with which operators inspect and manage the workers of any application.
+"""Defines the commands of `tidepool`, with which operators run, inspect and manage the workers of any application.
 
 `python -m worker` has the same commands for the service of this repository.
 """
@@ -13,12 +13,13 @@ from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.pool import add_pool_commands
+from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
-from tidepool.storage.roles import ROLES, grant_roles
+from tidepool.storage.roles import Roles, grant_roles
 from tidepool.urls import PostgresUrl, UrlError
 
-_DESCRIPTION = """Inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
+_DESCRIPTION = """Run, inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
 
 Uses the PostgreSQL and the Redis that DATABASE_URL and REDIS_URL name; without them, embedded servers whose data are
 in the directory DATA_DIR."""
@@ -31,13 +32,14 @@ _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
 def command_line(program: str) -> CommandLine:
     """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
     commands = CommandLine(program, _DESCRIPTION)
+    add_work_command(commands)
     add_job_commands(commands)
     add_pool_commands(commands)
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
         "--roles",
         action="store_true",
-        help=f"also create the PostgreSQL roles {ROLES[0]} (for workers) and {ROLES[1]} (for reports), each with only "
-        "the rights that it needs (default: create no roles)",
+        help="also create the PostgreSQL roles tidepool_work (for workers) and tidepool_read (for reports), each with "
+        "only the rights that it needs; DB_ROLE_PREFIX gives them other names (default: create no roles)",
     )
     commands.add("services", _services, examples="  %(prog)s")
     commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
@@ -54,20 +56,29 @@ async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) ->
 
     Tidepool's own migrations come first, then the application's. Nothing happens if the tables are up to date.
     """
-    config = PoolConfig(url=context.urls.database, application_name="tidepool-migrate")
+    config = PoolConfig(
+        url=context.urls.database, application_name="tidepool-migrate", schema=context.settings.db_schema
+    )
     migrations = await context.migrate(config)
-    applied = [str(migration) for migration in migrations]
+    answer: dict[str, list[str]] = {"applied": [str(migration) for migration in migrations]}
     if arguments.roles:
-        given = zip(ROLES, (context.settings.work_password, context.settings.read_password), strict=True)
-        passwords = {role: password.get_secret_value() for role, password in given if password}
-        await grant_roles(config, passwords, context.app.grants)
+        answer["roles"] = await _grant(config, context)
     if arguments.json:
-        terminal.print_json({"applied": applied} | ({"roles": ROLES} if arguments.roles else {}))
+        terminal.print_json(answer)
         return 0
-    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply: the schema is up to date")
+    print("\n".join(f"applied {name}" for name in answer["applied"]) or "nothing to apply: the schema is up to date")
     if arguments.roles:
-        print(f"granted what they need: {', '.join(ROLES)}")
+        print(f"granted what they need: {', '.join(answer['roles'])}")
     return 0
+
+
+async def _grant(config: PoolConfig, context: Context[Settings]) -> list[str]:
+    """Create the roles for workers and for reports, with their rights; return their names."""
+    settings, roles = context.settings, Roles.of(context.settings.db_role_prefix)
+    given = {roles.work: settings.work_password, roles.read: settings.read_password}
+    passwords = {role: password.get_secret_value() for role, password in given.items() if password}
+    await grant_roles(config, roles, passwords, context.app.grants)
+    return [roles.work, roles.read]
 
 
 async def _urls(arguments: argparse.Namespace, context: Context[Settings]) -> int:

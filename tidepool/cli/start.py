@@ -6,6 +6,11 @@ from typing import Never
 
 from tidepool import process
 
+_APP_HELP = (
+    "the tidepool.App of your application, as module:name, such as shop.app:app; it brings settings and migrations of "
+    "its own (default: the environment variable TIDEPOOL_APP, or no application)"
+)
+
 
 def main(program: str = "tidepool", app: str | None = None) -> Never:
     """Run the operators' command that the process's arguments name, and end the process with its exit status.
@@ -26,21 +31,19 @@ def main(program: str = "tidepool", app: str | None = None) -> Never:
 def _run_command(program: str, app: str | None) -> Never:
     """Run the command that the process's arguments name; *program* and *app* are those of `main`."""
     # These take a second to import.
+    import argparse  # noqa: PLC0415
+
     from tidepool.app import App  # noqa: PLC0415
     from tidepool.cli.operators import command_line  # noqa: PLC0415
     from tidepool.jobs.job import JobTypes  # noqa: PLC0415
     from tidepool.settings import Settings  # noqa: PLC0415
 
     commands = command_line(program)
+    commands.parser.set_defaults(app=app or Settings.app_in_environment())
     if app is None:
-        commands.parser.add_argument(
-            "--app",
-            default=Settings.app_in_environment(),
-            metavar="MODULE:NAME",
-            help="the tidepool.App of your application, as module:name, such as shop.app:app; it brings settings and "
-            "migrations of its own (default: the environment variable TIDEPOOL_APP, or no application)",
-        )
-    place: str | None = app or commands.parser.parse_args().app
+        for parser in (commands.parser, *commands.parsers.values()):
+            parser.add_argument("--app", default=argparse.SUPPRESS, metavar="MODULE:NAME", help=_APP_HELP)
+    place: str | None = commands.parser.parse_args().app
     try:
         application = App.load(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:

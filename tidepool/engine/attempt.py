@@ -120,6 +120,12 @@ class Attempts:
         Errors that the job raises become part of what is returned. If the hook `on_job_start` raises an error, the job
         is not run, and is put back.
         """
+        ending = await self._make(job)
+        if isinstance(ending, Done) and not self._is_typed(job):
+            await self._report(job)
+        return ending
+
+    async def _make(self, job: Job) -> Ending:
         refusal = self._decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
@@ -149,9 +155,21 @@ class Attempts:
         try:
             await hook(job.context)
         except Exception:  # noqa: BLE001  (an application's own code)
-            structlog.get_logger(__name__).exception("hook.failed", hook=name, job_id=_shown_id(job))
+            _log_hook(name, job)
             return False
         return True
+
+    async def _report(self, job: Job) -> None:
+        """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
+        options = self._host.options
+        if options.observer is not None:
+            options.observer.ended(job)
+        if job.error is None or job.is_aborted or options.on_final_failure is None:
+            return
+        try:
+            await options.on_final_failure(job.context or self._context(job), job.error)
+        except Exception:  # noqa: BLE001  (an application's own code)
+            _log_hook("on_final_failure", job)
 
     def _is_typed(self, job: Job) -> bool:
         """Return whether the job's function is a declared job type, which the intake runs."""
@@ -304,7 +322,11 @@ class Attempts:
         return done
 
     def _done(self, job: Job, result: object, *, success: bool) -> Done:
-        """Return the ending of a job that is done, with the encoded result if results are kept."""
+        """Return the ending of a job that is done, with the encoded result if results are kept.
+
+        *result* is the error of a job that has failed.
+        """
+        job.error = result if isinstance(result, BaseException) and not success else None
         function = self._host.functions.get(job.function)
         forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
         forever = self._host.keep_result_forever if forever is None else forever
@@ -368,6 +390,11 @@ def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refu
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
+
+
+def _log_hook(name: str, job: Job) -> None:
+    """Log the error that a hook has raised; to be called while it is handled."""
+    structlog.get_logger(__name__).exception("hook.failed", hook=name, job_id=_shown_id(job))
 
 
 def _log_retry(job: Job, delay_s: float) -> None:

@@ -1,15 +1,32 @@
 """Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from arq.connections import ArqRedis
 
 from tidepool.engine.intake import Intake
+from tidepool.jobs.job import Job
 
 ArqContext: TypeAlias = dict[Any, Any]
 """arq's ctx dict: what the startup hook has put in; for a job also its id, attempt, enqueue time and score."""
+
+
+class Observer(Protocol):
+    """Keeps a record of the jobs of plain functions. No method may raise an error or wait for long."""
+
+    async def start(self, queue_name: str, functions: Collection[str]) -> None:
+        """Begin; called when the worker has connected to Redis, before its startup hook."""
+        ...
+
+    def ended(self, job: Job) -> None:
+        """Record a job that has ended for good; `Job.error` says how. Called before the job is acknowledged."""
+        ...
+
+    async def stop(self) -> None:
+        """Write what is not written yet; called when the worker has ended, after its shutdown hook."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,10 @@ class EngineOptions:
       that time the job becomes a dead letter, unless a live worker has announced that it may understand it; in burst
       mode, at once. None: such a job fails, as in arq. Without effect for a worker with an *intake*
     - *log_arguments*: whether the log line of a job's start shows its arguments
+    - *on_final_failure*: async function that is called with arq's ctx and the error when a plain function's job has
+      failed for good: an error, the last try, too many lost workers. It is called before the job is acknowledged, so
+      again if the worker is lost at that moment
+    - *observer*: keeps a record of the jobs of plain functions
     """
 
     owner: str = ""
@@ -46,3 +67,5 @@ class EngineOptions:
     max_kept_bytes: int | None = None
     leave_s: float | None = 60.0
     log_arguments: bool = True
+    on_final_failure: Callable[[ArqContext, BaseException], Awaitable[object]] | None = None
+    observer: Observer | None = None

@@ -120,6 +120,8 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await log_redis_info(self.pool, arq_log.info)
         self.ctx["redis"] = self.pool
+        if self.options.observer is not None:
+            await self.options.observer.start(self.queue_name, list(self.functions))
         if self.on_startup:
             await self.on_startup(self.ctx)
         while not self.is_stopping:
@@ -157,6 +159,8 @@ class Worker(arq.worker.Worker):
         self.is_stopping = True
         async with AsyncExitStack() as steps:  # the last one first
             steps.push_async_callback(self._close_pool)
+            if self.options.observer is not None:
+                steps.push_async_callback(self.options.observer.stop)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
             if self._parts is not None:

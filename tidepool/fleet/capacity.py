@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage import queries
+from tidepool.storage.queries import Queries
 
-_SQL = queries.load("capacity", "tidepool.fleet")
+_SQL = Queries("capacity", "tidepool.fleet")
 _OURS = "tidepool:"
 """The prefix of the application names of workers' connections."""
 
@@ -42,7 +42,7 @@ class Capacity:
     async def read(cls, side: SideConnection) -> Self:
         """Read limits and connections from the server, over *side*. Raises the errors of `tidepool.pool.faults`."""
         async with side.use() as connection:
-            rows = await connection.fetch(_SQL["read"])
+            rows = await connection.fetch(_SQL.of(connection.schema)["read"])
         by_worker: Counter[str] = Counter()
         others: Counter[str] = Counter()
         for row in rows:

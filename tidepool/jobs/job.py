@@ -154,6 +154,8 @@ class Job(Generic[C_co]):
     """arq's ctx dict of the attempt, which functions and hooks get; None before the attempt, and if no one needs it."""
     has_ended: bool = False
     """Whether it is decided how the attempt ends."""
+    error: BaseException | None = None
+    """Why the job has failed for good; None while it has not."""
     is_running: bool = False
     """Whether its function is running, so that a client's abort cancels it."""
 

@@ -21,10 +21,16 @@ _NAME_BYTES = 63
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """The configuration of a connection pool. Durations are seconds; each field is the setting of the same name."""
+    """The configuration of a connection pool. Durations are seconds; each field is the setting of the same name.
+
+    No search_path is set: SQL of an application runs with that of its role or database, and SQL of the library names
+    the schema.
+    """
 
     url: str = field(repr=False)
     application_name: str
+    schema: str = "tidepool"
+    """The schema of the library's tables (DB_SCHEMA)."""
     min_size: int = 1
     max_size: int = 4
     max_queries: int = 50_000
@@ -93,14 +99,13 @@ class PoolConfig:
         """
         statement_timeout_ms = int(self.command_timeout_s * 900)
         return {
-            "connection_class": Session,
+            "connection_class": Session.in_schema(self.schema),
             "timeout": self.connect_timeout_s,
             **PostgresUrl.parse(self.url).driver_arguments(),
             "command_timeout": self.command_timeout_s,
             "server_settings": {
                 "application_name": application_name[:_NAME_BYTES],
                 "timezone": "UTC",
-                "search_path": "public",
                 "statement_timeout": str(statement_timeout_ms),
                 "idle_in_transaction_session_timeout": str(statement_timeout_ms),
                 "jit": "off",  # never pays for statements this short, and slows the first one of a connection

@@ -15,6 +15,11 @@ class Row(Protocol):
 class Connection(Protocol):
     """A connection to PostgreSQL. Queries are literal strings, so input never becomes SQL text."""
 
+    @property
+    def schema(self) -> str:
+        """The schema of the library's tables in this connection's database (DB_SCHEMA)."""
+        ...
+
     async def execute(self, query: LiteralString, *args: object) -> str: ...  # noqa: D102
     async def fetch(self, query: LiteralString, *args: object) -> list[Row]: ...  # noqa: D102
     async def fetchrow(self, query: LiteralString, *args: object) -> Row | None: ...  # noqa: D102

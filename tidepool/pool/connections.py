@@ -55,6 +55,15 @@ class Session(asyncpg.Connection):
     is never retried: the transaction is over then, and the second COMMIT would succeed without it.
     """
 
+    schema: str
+    """The schema of the library's tables. `in_schema` sets it."""
+
+    @classmethod
+    @functools.cache
+    def in_schema(cls, schema: str) -> type[Self]:
+        """Return this class for connections whose `schema` is *schema*; the same class for equal names."""
+        return cast("type[Self]", type(cls.__name__, (cls,), {"schema": schema}))
+
     async def execute(self, query: str, *args: object, **options: object) -> str:
         """Run *query* and return its command tag, such as `UPDATE 1`, as asyncpg does. Retries conflicts."""
         return await self._repeated(super().execute, query, *args, **options)

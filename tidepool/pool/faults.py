@@ -52,11 +52,11 @@ _HINTS = {
     **dict.fromkeys(("42P01", "42883"), "(are the tables there? `python -m worker migrate` makes them)"),
     "42703": (
         "(is a migration missing? `python -m worker migrate` applies it; "
-        "or is the table somebody else's? Then give Tidepool a database of its own)"
+        "or is the table somebody else's? Then give Tidepool a schema of its own with DB_SCHEMA)"
     ),
     **dict.fromkeys(
         ("42P06", "42P07", "42701", "42710", "42723", "42804", "42809"),
-        "(the database has something else of this name: give Tidepool a database of its own)",
+        "(something else has this name: give Tidepool a schema of its own with DB_SCHEMA, or a database of its own)",
     ),
 }
 _LONGEST_WORDS = 300

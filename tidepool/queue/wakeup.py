@@ -102,7 +102,7 @@ class Wakeup:
 
     async def _connect(self) -> AbstractConnection:
         self._asking, self._listening = asking, listening = self._new_connection(), self._new_connection()
-        listening.socket_timeout = None  # it hears nothing for as long as nothing changes
+        listening.socket_timeout = None  # no message comes for as long as nothing changes
         await listening.connect()
         listener_id = await _ask(listening, "CLIENT", "ID")
         await _ask(listening, "SUBSCRIBE", "__redis__:invalidate")

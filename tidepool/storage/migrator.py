@@ -2,9 +2,10 @@
 
 The library's files are in `migrations/` beside this module; an application has a folder of that name of its own. Each
 folder's files are a *set*. All missing files are applied in one transaction, the library's first, which also adds a row
-for each to `schema_migrations`. Several processes may start at once: they take turns by a lock on that table, which
-only a role that may write it can hold. A database that lacks nothing is not locked. A file that was applied never
-changes again; a change of the schema is a new file.
+for each to the table `tidepool_migrations`, in the schema of the library's tables. In a file, `{schema}` stands for
+that schema. Several processes may start at once: they take turns by a lock on that table, which only a role that may
+write it can hold. A database that lacks nothing is not locked. A file that was applied never changes again; a change of
+the schema is a new file.
 
 Each statement waits for a lock for max `_LOCK_TIMEOUT_MS`, since the statements of all others queue up behind it. Then
 the transaction is rolled back and tried again after a pause, in which the others go on.
@@ -23,7 +24,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -32,74 +33,26 @@ from typing import LiteralString, NamedTuple, cast
 import asyncpg
 import structlog
 
+from tidepool import identifiers
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Connection, DirectConnection, Row
 from tidepool.pool.faults import Refused, Unavailable, translated
 from tidepool.repeating import RetryPolicy
+from tidepool.storage.queries import Queries
 
 log = structlog.get_logger(__name__)
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 _OLDER = re.compile(r"^-- older processes: (go on|refuse)$", re.MULTILINE)
+_PART = re.compile(r"\{(set_name|version|name|checksum|breaks_older|text)\}")
+"""What `Migration.statement` fills in."""
 _PATIENCE_S = 300.0
 """Max seconds that one migration may take, and that one call waits for locks in all."""
 _LOCK_TIMEOUT_MS = 500
 """Max milliseconds that one statement waits for a lock: so short a delay of jobs is not noticed."""
 _PAUSE_S = 1.0
 """Seconds between two tries, in which the statements that queued up behind the last one can run."""
-
-_EXISTS = "SELECT to_regclass('schema_migrations') IS NOT NULL"
-_CREATE = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    set_name     text NOT NULL,                                      -- tidepool, or the application's name for its own
-    version      integer NOT NULL,
-    name         text NOT NULL,
-    checksum     text NOT NULL,
-    breaks_older boolean NOT NULL,                                   -- processes that do not know it must not go on
-    columns      text[] NOT NULL,                                    -- table.column: what it added and is still there
-    applied_at   timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (set_name, version)
-)"""
-_LOCAL = """
-SELECT pg_backend_pid(), set_config('statement_timeout', '0', true), set_config('lock_timeout', $1, true),
-       CASE WHEN current_setting('server_version_num')::integer >= 170000
-            THEN set_config('transaction_timeout', '0', true) END"""
-"""Sets the timeouts of the present transaction; $1 is the lock timeout in milliseconds. The statement and transaction
-timeouts of the role or the database are switched off, because they are made for short statements."""
-_LOCK = "LOCK TABLE schema_migrations IN EXCLUSIVE MODE"
-_APPLIED = "SELECT checksum, set_name, version, name, breaks_older FROM schema_migrations ORDER BY set_name, version"
-"""Reads the applied migrations. The checksum comes first so that the error shows whose table it is: another program's
-table of this name lacks it, and Tidepool's own from before the first release lacks *set_name*."""
-_COLUMNS = """
-SELECT relname || '.' || attname AS name, a.xmin = pg_current_xact_id()::xid AS is_new
-FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
-WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') AND attnum > 0
-  AND NOT attisdropped"""
-"""Reads the columns of all tables and views; *is_new* is true for those that this transaction has added or altered."""
-_WRITE = """
-INSERT INTO schema_migrations (set_name, version, name, checksum, breaks_older, columns)
-VALUES ($1, $2, $3, $4, $5, $6)"""
-_FORGET = """
-UPDATE schema_migrations SET columns = ARRAY(SELECT name FROM unnest(columns) AS name WHERE name <> ALL ($1::text[]))
-WHERE columns && $1::text[]"""
-"""Removes the columns $1, which a migration has dropped, from the records of the migrations that added them."""
-_MISSING = """
-SELECT CASE WHEN to_regclass(quote_ident(split_part(name, '.', 1))) IS NULL THEN split_part(name, '.', 1) ELSE name END
-       AS name
-FROM (SELECT set_name, columns FROM schema_migrations) AS applied, unnest(columns) WITH ORDINALITY AS c (name, position)
-WHERE NOT EXISTS (
-    SELECT FROM pg_attribute
-    WHERE attrelid = to_regclass(quote_ident(split_part(name, '.', 1))) AND attname = split_part(name, '.', 2)
-      AND NOT attisdropped)
-ORDER BY set_name, position"""
-_BLOCKERS = """
-SELECT pid, usename, application_name, state, query_start::text
-FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))
-UNION ALL
-SELECT 0, owner, 'prepared transaction ' || gid, 'prepared', prepared::text
-FROM pg_prepared_xacts WHERE 0 = ANY (pg_blocking_pids($1)) AND database = current_database()
-ORDER BY pid"""
-"""Reads which sessions block backend $1. A prepared transaction has no backend: PostgreSQL reports it as process 0."""
+_SQL = Queries("migrations")
 
 
 class MigrationError(Refused):
@@ -128,6 +81,22 @@ class Migration(NamedTuple):
         found = _OLDER.search(self.text)
         return found is not None and found[1] == "refuse"
 
+    def statement(self, schema: str) -> LiteralString:
+        """Return one SQL statement that applies the file and records it, and does nothing if it is applied already.
+
+        *schema* is that of the library's tables, and must have the table of applied migrations.
+        """
+        values = {
+            "set_name": _quoted(self.set_name),
+            "version": str(self.version),
+            "name": _quoted(self.name),
+            "checksum": _quoted(self.checksum),
+            "breaks_older": str(self.breaks_older).lower(),
+            "text": identifiers.fill_in(self.text.strip(), schema=schema),
+        }
+        template = _SQL.of(schema)["apply"]
+        return cast("LiteralString", _PART.sub(lambda part: values[part[1]], template))
+
 
 class SchemaState(NamedTuple):
     """Which migrations a database lacks, and which it has that this process does not know."""
@@ -152,7 +121,7 @@ class Migrations:
     """All migration files for a database: the library's, followed by those of applications.
 
     `Migrations(shop="shop.tables")` adds the files in the folder `migrations` of the package `shop.tables`, as the set
-    `shop` of `schema_migrations`. Sets are applied in the order of the arguments, the library's first.
+    `shop`. Sets are applied in the order of the arguments, the library's first.
     """
 
     def __init__(self, **packages: str) -> None:
@@ -190,12 +159,10 @@ class Migrations:
     async def compared(self, connection: Connection) -> SchemaState:
         """Return how the migrations that the database has differ from the files. Changes nothing.
 
-        Raises `MigrationError` if a file was changed after it was applied, if the database has a migration that this
-        process does not know and that forbids older processes, or if the database is from before Tidepool's first
-        release. Sets of other applications are ignored.
+        Raises `MigrationError` if a file was changed after it was applied, or if the database has a migration that this
+        process does not know and that forbids older processes. Sets of other applications are ignored.
         """
-        with _only_of_a_release():
-            rows = await connection.fetch(_APPLIED)
+        rows = await connection.fetch(_SQL.of(connection.schema)["applied"])
         applied = {(row["set_name"], row["version"]): row for row in rows if row["set_name"] in self._packages}
         known = {(migration.set_name, migration.version): migration for migration in self.all}
         for key, migration in known.items():
@@ -204,15 +171,22 @@ class Migrations:
         newer = list(_newer(row for key, row in applied.items() if key not in known))
         return SchemaState([migration for key, migration in known.items() if key not in applied], newer)
 
+    def script(self, schema: str) -> list[LiteralString]:
+        """Return the SQL statements that create the library's *schema*, if it is missing, and apply all migrations.
+
+        They are to run in one transaction. What is applied already is left out by the statements themselves, so that
+        they can run again, and need no answer from the database before.
+        """
+        return [_SQL.of(schema)["create"], *(migration.statement(schema) for migration in self.all)]
+
     @staticmethod
     async def missing_parts(connection: Connection) -> list[str]:
         """Return the tables and columns that migrations created but that somebody has dropped since.
 
-        A table is returned as `{table}`, a column as `{table}.{column}`. Raises `MigrationError` if the database is
-        from before Tidepool's first release.
+        A table is returned as `{schema}.{table}`, a column as `{schema}.{table}.{column}`.
         """
-        with _only_of_a_release():
-            return list(dict.fromkeys(row["name"] for row in await connection.fetch(_MISSING)))
+        rows = await connection.fetch(_SQL.of(connection.schema)["missing"])
+        return list(dict.fromkeys(row["name"] for row in rows))
 
     async def _patiently(self, connection: DirectConnection, backend: _Backend) -> list[Migration]:
         """Apply and return the missing migrations; retries for up to `_PATIENCE_S` seconds while others hold locks."""
@@ -231,10 +205,10 @@ class Migrations:
             if not (await self.compared(connection)).missing:
                 return []
         async with _bounded(connection, backend):
-            await connection.execute(_LOCK)
+            await connection.execute(_SQL.of(connection.schema)["lock"])
             missing = (await self.compared(connection)).missing  # somebody else may have been faster
             for migration in missing:
-                await _apply_one(connection, migration)
+                await connection.execute(migration.statement(connection.schema), timeout=_PATIENCE_S)
         return missing
 
 
@@ -254,7 +228,7 @@ def _read(set_name: str, package: str) -> list[Migration]:
 
 
 def _newer(rows: Iterator[Row]) -> Iterator[str]:
-    """Yield the names of applied migrations that this process does not know. *rows* are those of `_APPLIED`.
+    """Yield the names of applied migrations that this process does not know. *rows* are those of the query `applied`.
 
     Raises `MigrationError` if one of them forbids older processes.
     """
@@ -265,48 +239,20 @@ def _newer(rows: Iterator[Row]) -> Iterator[str]:
         yield name
 
 
-@contextlib.contextmanager
-def _only_of_a_release() -> Generator[None]:
-    """Raise `MigrationError`, with an explanation, if the block fails since the database predates the first release.
-
-    The table `schema_migrations` of such a database lacks the column *set_name*.
-    """
-    try:
-        yield
-    except asyncpg.UndefinedColumnError as error:
-        if '"set_name"' not in str(error):
-            raise
-        raise MigrationError(
-            "a version before the first release made this database, and no later one can use it: make a new database"
-            " (the embedded servers keep theirs in DATA_DIR, by default .data: delete it)"
-        ) from None
-
-
 async def _create_table(connection: DirectConnection, backend: _Backend) -> None:
-    """Create `schema_migrations` if it is missing.
+    """Create the schema and `tidepool_migrations` if they are missing.
 
-    If several processes create it at once, all but one fail, with one of several SQLSTATEs (23505, 42P07 and 42710
-    were seen): which one depends on the system catalog in which they collide. Whatever the error, the table exists.
+    If several processes create them at once, all but one fail, with one of several SQLSTATEs (23505, 42P06, 42P07 and
+    42710 were seen): which one depends on the system catalog in which they collide. Whatever the error, they exist.
     """
+    sql = _SQL.of(connection.schema)
     try:
         async with _bounded(connection, backend):
-            if not await connection.fetchval(_EXISTS):
-                await connection.execute(_CREATE)
+            if not await connection.fetchval(sql["exists"]):
+                await connection.execute(sql["create"])
     except asyncpg.PostgresError:
-        if connection.is_closed() or not await connection.fetchval(_EXISTS):
+        if connection.is_closed() or not await connection.fetchval(sql["exists"]):
             raise
-
-
-async def _apply_one(connection: DirectConnection, migration: Migration) -> None:
-    """Apply one file, and record in `schema_migrations` which columns it has added and dropped."""
-    before = {row["name"] for row in await connection.fetch(_COLUMNS)}
-    await connection.execute(migration.text, timeout=_PATIENCE_S)
-    after = await connection.fetch(_COLUMNS)
-    if dropped := before.difference(row["name"] for row in after):
-        await connection.execute(_FORGET, list(dropped))
-    added = [row["name"] for row in after if row["is_new"] and row["name"] not in before]
-    set_name, version, name, _text = migration
-    await connection.execute(_WRITE, set_name, version, name, migration.checksum, migration.breaks_older, added)
 
 
 @contextlib.asynccontextmanager
@@ -316,7 +262,7 @@ async def _bounded(connection: DirectConnection, backend: _Backend) -> AsyncGene
     Sets the process id of *backend* to that of the transaction.
     """
     async with connection.transaction(isolation="read_committed"):
-        backend.pid = await connection.fetchval(_LOCAL, str(_LOCK_TIMEOUT_MS))
+        backend.pid = await connection.fetchval(_SQL.of(connection.schema)["bound"], str(_LOCK_TIMEOUT_MS))
         yield
 
 
@@ -338,7 +284,7 @@ async def _watch(config: PoolConfig, backend: _Backend) -> None:
     watcher = await config.connect("migrate-watch")
     try:
         while True:
-            for row in await watcher.fetch(_BLOCKERS, backend.pid):
+            for row in await watcher.fetch(_SQL.of(watcher.schema)["blockers"], backend.pid):
                 if (key := (row["pid"], row["application_name"])) not in logged:
                     log.warning("migration.waits", **dict(row.items()))
                     logged.add(key)
@@ -349,3 +295,8 @@ async def _watch(config: PoolConfig, backend: _Backend) -> None:
 
 def _label(set_name: str, version: int, name: str) -> str:
     return f"{set_name}/{version:04}_{name}"
+
+
+def _quoted(text: str) -> str:
+    """Return *text* as a string literal of SQL."""
+    return "'{}'".format(text.replace("'", "''"))

@@ -2,10 +2,10 @@
 
 from tidepool.pool.faults import Refused
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage import queries
 from tidepool.storage.migrator import Migrations
+from tidepool.storage.queries import Queries
 
-_SQL = queries.load("requirements")
+_SQL = Queries("requirements")
 
 
 async def require(side: SideConnection, *, tables: bool = False, writing: bool = False) -> None:
@@ -13,14 +13,13 @@ async def require(side: SideConnection, *, tables: bool = False, writing: bool =
 
     With *tables*, all tables and columns that the migrations created must exist. With *writing*, the database must
     accept writes (no standby, not read-only) and have the encoding UTF8. It must always allow transactions, which a
-    pooler may not. Raises `MigrationError` if the database is from before Tidepool's first release, and `Unavailable`
-    if it does not answer.
+    pooler may not. Raises `Unavailable` if it does not answer.
     """
     async with side.use() as connection:
         async with connection.transaction():  # which a pooler may not allow
-            found = await connection.fetchrow(_SQL["read"])
+            found = await connection.fetchrow(_SQL.of(connection.schema)["read"])
         assert found is not None
-        has_tables = found["has_tables"]
+        schema, has_tables = connection.schema, found["has_tables"]
         missing = await Migrations.missing_parts(connection) if tables and has_tables else ()
     if writing and found["is_standby"]:
         raise Refused("it is a standby, which is read-only: name the primary")
@@ -31,6 +30,7 @@ async def require(side: SideConnection, *, tables: bool = False, writing: bool =
             f"its encoding, {found['encoding']}, cannot hold every text: make the database with ENCODING 'UTF8'"
         )
     if tables and not has_tables:
-        raise Refused("its tables are missing: `python -m worker migrate` makes them")
+        where = f"the schema {schema} (DB_SCHEMA)"
+        raise Refused(f"its tables are missing in {where}: `python -m worker migrate` makes them")
     if missing:
         raise Refused(f"tables or columns are missing though its migrations are applied: {', '.join(missing)}")

@@ -15,9 +15,9 @@ from pydantic_core import PydanticSerializationError, to_json
 from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected
 from tidepool.pool.connection import Connection, Row
 from tidepool.pool.faults import DataFault
-from tidepool.storage import queries
+from tidepool.storage.queries import Queries
 
-_SQL = queries.load("results")
+_SQL = Queries("results")
 _MAX_LOOKED_AT = 100_000
 """Max rows that are searched for one page if no index finds the matching ones: 30 to 60 ms. An index on the function
 would cost every job 3 us, of the 110 us that it takes."""
@@ -105,10 +105,11 @@ class ResultRepository:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sql = _SQL.of(connection.schema)
 
     async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
         """Return the outcomes in the ledger of the jobs *job_ids*, by id. Jobs without an outcome are left out."""
-        found = await self._connection.fetch(_SQL["lookup"], job_ids)
+        found = await self._connection.fetch(self._sql["lookup"], job_ids)
         return {row["job_id"]: _outcome(row) for row in found}
 
     async def write(
@@ -123,17 +124,17 @@ class ResultRepository:
         COMMIT.
         """
         values = (function, db_us, worker_id, write_us)
-        tag = await self._connection.execute(_SQL["write"], encode_rows(entries), *values)
+        tag = await self._connection.execute(self._sql["write"], encode_rows(entries), *values)
         return int(tag.rpartition(" ")[2])
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
         """Return the outcomes of those of the jobs *job_ids* that have ended; the other jobs are left out."""
-        found = await self._connection.fetch(_SQL["finished"], job_ids)
+        found = await self._connection.fetch(self._sql["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows of the ledger that match the filters *selection*, the job that ended last first."""
-        found = await self._connection.fetch(_SQL["newest"], *_conditions(selection), limit)
+        found = await self._connection.fetch(self._sql["newest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
     async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
@@ -141,7 +142,7 @@ class ResultRepository:
 
         A job's duration is counted from the time when it was due until its outcome.
         """
-        found = await self._connection.fetch(_SQL["slowest"], *_conditions(selection), limit)
+        found = await self._connection.fetch(self._sql["slowest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
 
     async def latency(self, **selection: Unpack[Selection]) -> list[dict[str, object]]:
@@ -151,7 +152,7 @@ class ResultRepository:
         `batch` (until the job's batch starts), `pool` (waiting for a connection) and `database`. Its keys are the
         columns of the view `job_latency`: `function`, `part`, `jobs`, `p50_ms`, `p95_ms`, `p99_ms` and `max_ms`.
         """
-        found = await self._connection.fetch(_SQL["latency"], *_conditions(selection))
+        found = await self._connection.fetch(self._sql["latency"], *_conditions(selection))
         return [dict(row.items()) for row in found]
 
     async def mark_requeued(
@@ -164,7 +165,7 @@ class ResultRepository:
         caller dies before it has enqueued the jobs, the same call returns them again.
         """
         values = (*_conditions(selection), search, after_id, limit)
-        marked = await self._connection.fetch(_SQL["mark_requeued"], *values)
+        marked = await self._connection.fetch(self._sql["mark_requeued"], *values)
         marked.sort(key=lambda row: row["job_id"].encode())
         return [_Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
 
@@ -190,15 +191,15 @@ class ResultRepository:
             edge = await self._edge(before, since, not_applied=search is not None or status in ("rejected", "failed"))
         key = before or (None, None)
         values = (status, function, edge or since, *key, limit + 1, search)
-        return _page(await self._connection.fetch(_SQL["page"], *values), limit, edge)
+        return _page(await self._connection.fetch(self._sql["page"], *values), limit, edge)
 
     async def has_any(self) -> bool:
         """Return whether the ledger, the table of the outcomes of jobs, has any row."""
-        return await self._connection.fetchval(_SQL["has_any"])
+        return await self._connection.fetchval(self._sql["has_any"])
 
     async def prune(self, before: datetime, *, limit: int = 1000) -> int:
         """Delete up to *limit* ledger rows of jobs that finished before *before*; return how many were deleted."""
-        return await self._connection.fetchval(_SQL["prune"], before, limit)
+        return await self._connection.fetchval(self._sql["prune"], before, limit)
 
     async def _edge(self, before: Key | None, since: datetime | None, *, not_applied: bool) -> datetime | None:
         """Return the earliest `finished_at` that the next page searches, which limits the rows that it reads.
@@ -208,9 +209,9 @@ class ResultRepository:
         """
         finished_at = before.finished_at if before else None
         if not_applied:
-            edge = await self._connection.fetchval(_SQL["edge_of_not_applied"], finished_at, _MAX_NOT_APPLIED)
+            edge = await self._connection.fetchval(self._sql["edge_of_not_applied"], finished_at, _MAX_NOT_APPLIED)
         else:
-            edge = await self._connection.fetchval(_SQL["edge"], finished_at, _MAX_LOOKED_AT)
+            edge = await self._connection.fetchval(self._sql["edge"], finished_at, _MAX_LOOKED_AT)
         return None if edge and since and edge <= since else edge
 
 

@@ -5,44 +5,59 @@ import hmac
 import secrets
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import LiteralString, cast
+from typing import LiteralString, Self
 
+from tidepool import identifiers
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import translated
 
-ROLES = ("tidepool_work", "tidepool_read")
-_SQL = cast("LiteralString", (files("tidepool.storage") / "roles.sql").read_text("utf-8"))
+_SQL = (files("tidepool.storage") / "roles.sql").read_text("utf-8")
 _ROUNDS = 4096
 """PostgreSQL's default number of iterations."""
 
 
-async def grant_roles(config: PoolConfig, passwords: Mapping[str, str], grants: Iterable[LiteralString]) -> None:
-    """Create the missing PostgreSQL roles of `ROLES`, for workers and for readers, and grant each what it needs.
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The names of the PostgreSQL roles beside the owner of the tables.
+
+    Roles belong to the whole server, so applications that share one need different names for separate rights.
+    """
+
+    work: str
+    """For workers and whoever enqueues jobs."""
+    read: str
+    """For those who look at outcomes and pools."""
+
+    @classmethod
+    def of(cls, prefix: str) -> Self:
+        """Return the names that begin with *prefix* (DB_ROLE_PREFIX): `{prefix}_work` and `{prefix}_read`."""
+        return cls(f"{prefix}_work", f"{prefix}_read")
+
+
+async def grant_roles(
+    config: PoolConfig, roles: Roles, passwords: Mapping[str, str], grants: Iterable[LiteralString]
+) -> None:
+    """Create the missing ones of *roles*, for workers and for readers, and grant each what it needs.
 
     *config* must log in as the owner of the tables. *passwords*, by role, are set; a role that is not among them keeps
-    its password. *grants* lists what `tidepool_work` may do in the application's tables, each in the form `SELECT,
-    INSERT ON orders`. A second call changes nothing. Raises `Refused` if the owner may not create a role, and
-    `Unavailable`.
+    its password. *grants* lists what `roles.work` may do in the application's tables, each in the form `SELECT, INSERT
+    ON orders`. A second call changes nothing. Raises `Refused` if the owner may not create a role, and `Unavailable`.
     """
+    names = {"schema": config.schema, "work": roles.work, "read": roles.read}
     connection = await config.connect("migrate")
     try:
         async with translated(), connection.transaction():
-            await connection.execute(_SQL)
+            await connection.execute(identifiers.fill_in(_SQL, **names))
             for grant in grants:
-                await connection.execute(f"GRANT {grant} TO tidepool_work")
+                await connection.execute(identifiers.fill_in(f"GRANT {grant} TO {{work}}", **names))
             for role, password in passwords.items():
-                await connection.execute(_set_password(role, _verifier(password, secrets.token_bytes(16))))
+                # such a statement cannot have parameters, and a verifier, which is base64, needs no quoting
+                scram = _verifier(password, secrets.token_bytes(16))
+                await connection.execute(identifiers.fill_in(f"ALTER ROLE {{role}} PASSWORD '{scram}'", role=role))
     finally:
         await connection.close()
-
-
-def _set_password(role: str, scram: str) -> LiteralString:
-    """Return the SQL statement that sets a role's password, given in the form that `_verifier` returns.
-
-    Such a statement cannot have parameters; neither *role* nor *scram*, which is base64, needs quoting.
-    """
-    return cast("LiteralString", f"ALTER ROLE {role} PASSWORD '{scram}'")
 
 
 def _verifier(password: str, salt: bytes) -> str:

@@ -40,5 +40,5 @@ JOB = JobType(
     CreateProduct,
     _create_product,
     constraints=CONSTRAINTS,
-    grants=("SELECT, INSERT ON products", "USAGE ON SEQUENCE products_id_seq"),
+    grants=("SELECT, INSERT ON public.products", "USAGE ON SEQUENCE public.products_id_seq"),
 )

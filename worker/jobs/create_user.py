@@ -34,5 +34,5 @@ JOB = JobType(
     CreateUser,
     _create_user,
     constraints=CONSTRAINTS,
-    grants=("SELECT, INSERT ON users", "USAGE ON SEQUENCE users_id_seq"),
+    grants=("SELECT, INSERT ON public.users", "USAGE ON SEQUENCE public.users_id_seq"),
 )

@@ -60,5 +60,5 @@ JOB = JobType(
     PlaceOrder,
     _place_order,
     constraints=CONSTRAINTS,
-    grants=("SELECT ON users, products", "SELECT, INSERT ON orders"),
+    grants=("SELECT ON public.users, public.products", "SELECT, INSERT ON public.orders"),
 )

@@ -46,5 +46,5 @@ JOB = JobType(
     UpdateUser,
     _update_user,
     constraints=CONSTRAINTS,
-    grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON users",),
+    grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON public.users",),
 )

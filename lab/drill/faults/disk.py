@@ -17,10 +17,10 @@ _PAGE = 4096
 
 
 async def _disk_full(arena: Arena, _chance: random.Random) -> None:
-    bytes_now: int = (await arena.fetch("SELECT pg_table_size('job_results')"))[0][0]
+    bytes_now: int = (await arena.fetch("SELECT pg_table_size('public.job_results')"))[0][0]
     async with _small_disk(arena, bytes_now // _MIB + _GROWTH_MIB) as directory:
         await arena.fetch(cast("LiteralString", f"CREATE TABLESPACE drill LOCATION '{directory}'"))
-        await arena.fetch("ALTER TABLE job_results SET TABLESPACE drill")
+        await arena.fetch("ALTER TABLE public.job_results SET TABLESPACE drill")
         filler = directory / "filler"
         try:
             await asyncio.to_thread(_fill, filler)
@@ -28,7 +28,7 @@ async def _disk_full(arena: Arena, _chance: random.Random) -> None:
             await asyncio.sleep(SHORT_S)
         finally:
             filler.unlink()
-            await arena.fetch("ALTER TABLE job_results SET TABLESPACE pg_default")
+            await arena.fetch("ALTER TABLE public.job_results SET TABLESPACE pg_default")
             await arena.fetch("DROP TABLESPACE drill")
 
 

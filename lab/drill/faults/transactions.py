@@ -16,8 +16,8 @@ from tidepool.pool.connection import Connection
 _DEADLOCKS = 5
 _CROSSED = (
     "SELECT EXISTS (SELECT FROM pg_locks AS wants JOIN pg_locks AS has USING (pid)"
-    " WHERE NOT wants.granted AND wants.relation = 'job_results'::regclass"
-    " AND has.granted AND has.relation = 'users'::regclass AND has.mode IN ('RowShareLock', 'RowExclusiveLock'))"
+    " WHERE NOT wants.granted AND wants.relation = 'public.job_results'::regclass"
+    " AND has.granted AND has.relation = 'public.users'::regclass AND has.mode IN ('RowShareLock', 'RowExclusiveLock'))"
 )
 _HANGING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 
@@ -25,7 +25,7 @@ _HANGING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 async def _locked(arena: Arena, _chance: random.Random) -> None:
     connection = await connect(arena.urls.database)
     async with connection.transaction():
-        await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        await connection.execute("LOCK TABLE public.users IN ACCESS EXCLUSIVE MODE")
         await asyncio.sleep(SHORT_S)
     await connection.close()
 
@@ -51,25 +51,25 @@ async def _cross(arena: Arena, connection: Connection) -> None:
 
     with suppress(asyncpg.DeadlockDetectedError):  # as a rule PostgreSQL ends the worker, which has waited longer
         async with connection.transaction():
-            await connection.execute("LOCK TABLE job_results IN SHARE MODE")
+            await connection.execute("LOCK TABLE public.job_results IN SHARE MODE")
             await arena.until(is_crossed)
-            await connection.execute("LOCK TABLE users IN EXCLUSIVE MODE")
+            await connection.execute("LOCK TABLE public.users IN EXCLUSIVE MODE")
 
 
 async def _conflicts(arena: Arena, _chance: random.Random) -> None:
     body = "IF random() < 0.1 THEN RAISE EXCEPTION 'drill' USING ERRCODE = '40001'; END IF; RETURN NULL;"
-    async with _trigger(arena, body, "AFTER INSERT ON users FOR EACH STATEMENT"):
+    async with _trigger(arena, body, "AFTER INSERT ON public.users FOR EACH STATEMENT"):
         await asyncio.sleep(AWAY_S)
 
 
 async def _statement_timeout(arena: Arena, _chance: random.Random) -> None:
     """Make the insert of one user, the twentieth from now on, hang until PostgreSQL's statement timeout cancels it."""
-    await arena.fetch("CREATE SEQUENCE IF NOT EXISTS drill_rows")
-    body = "IF nextval('drill_rows') = 20 THEN PERFORM pg_sleep(60); END IF; RETURN NEW;"
-    async with _trigger(arena, body, "BEFORE INSERT ON users FOR EACH ROW"):
+    await arena.fetch("CREATE SEQUENCE IF NOT EXISTS public.drill_rows")
+    body = "IF nextval('public.drill_rows') = 20 THEN PERFORM pg_sleep(60); END IF; RETURN NEW;"
+    async with _trigger(arena, body, "BEFORE INSERT ON public.users FOR EACH ROW"):
         await arena.until(lambda: _hangs(arena, 1))
         await arena.until(lambda: _hangs(arena, 0))
-    await arena.fetch("DROP SEQUENCE drill_rows")
+    await arena.fetch("DROP SEQUENCE public.drill_rows")
 
 
 async def _hangs(arena: Arena, count: int) -> bool:
@@ -79,13 +79,15 @@ async def _hangs(arena: Arena, count: int) -> bool:
 @asynccontextmanager
 async def _trigger(arena: Arena, body: LiteralString, when: LiteralString) -> AsyncGenerator[None]:
     """Create a trigger on the table users with the PL/pgSQL statements *body*, and drop it at the end of the block."""
-    await arena.fetch(f"CREATE OR REPLACE FUNCTION drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
-    await arena.fetch(f"CREATE TRIGGER drill {when} EXECUTE FUNCTION drill()")
+    await arena.fetch(
+        f"CREATE OR REPLACE FUNCTION public.drill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$"
+    )
+    await arena.fetch(f"CREATE TRIGGER drill {when} EXECUTE FUNCTION public.drill()")
     try:
         yield
     finally:
-        await arena.fetch("DROP TRIGGER drill ON users")
-        await arena.fetch("DROP FUNCTION drill()")
+        await arena.fetch("DROP TRIGGER drill ON public.users")
+        await arena.fetch("DROP FUNCTION public.drill()")
 
 
 FAULTS = (

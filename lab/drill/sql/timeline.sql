@@ -7,7 +7,7 @@ SELECT floor(extract(epoch FROM finished_at - $1::timestamptz) / $2::double prec
        count(*) FILTER (WHERE status = 'failed') AS failed,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY queue_us + batch_us + pool_wait_us + db_us) / 1000 AS latency_ms,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY batch_us + pool_wait_us) / 1000 AS wait_ms
-FROM job_results
+FROM public.job_results
 WHERE finished_at >= $1
 GROUP BY 1
 ORDER BY 1
@@ -19,7 +19,7 @@ SELECT floor(extract(epoch FROM captured_at - $1::timestamptz) / $2::double prec
        sum(errors - before) AS errors
 FROM (
     SELECT captured_at, errors, lag(errors, 1, 0::numeric) OVER (PARTITION BY instance_id ORDER BY tick) AS before
-    FROM pool_snapshots,
+    FROM public.pool_snapshots,
          LATERAL (SELECT (query_errors + acquire_errors + acquire_timeouts + connect_refused + connect_starting
                           + connect_too_many + connect_timeouts + connect_errors)::numeric AS errors) AS summed
 ) AS each
@@ -32,5 +32,5 @@ ORDER BY 1
 -- Jobs that ended in a time, and how many of them did not fail.
 -- $1 since timestamptz, $2 until timestamptz
 SELECT count(*) AS jobs, count(*) FILTER (WHERE status <> 'failed') AS succeeded
-FROM job_results
+FROM public.job_results
 WHERE finished_at >= $1 AND finished_at < $2

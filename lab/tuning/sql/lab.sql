@@ -6,7 +6,7 @@ SELECT count(*) AS jobs,
        count(*) FILTER (WHERE status <> 'applied') AS not_applied,
        percentile_cont($3::double precision[]) WITHIN GROUP (ORDER BY batch_us + pool_wait_us) AS wait_us,
        percentile_cont($3::double precision[]) WITHIN GROUP (ORDER BY queue_us + batch_us + pool_wait_us + db_us) AS latency_us
-FROM job_results
+FROM public.job_results
 WHERE finished_at >= $1 AND finished_at < $2
 
 -- name: pools
@@ -22,7 +22,7 @@ FROM (
            max(pool_limit) AS pool_limit,
            (max(in_use_us) - min(in_use_us))
                / nullif(extract(epoch FROM max(captured_at) - min(captured_at)) * 1e6, 0) AS in_use
-    FROM pool_snapshots
+    FROM public.pool_snapshots
     WHERE captured_at >= $1
     GROUP BY instance_id
 ) AS each
@@ -30,9 +30,9 @@ FROM (
 -- name: started
 -- How many workers that have committed a job wrote a snapshot since then.
 -- $1 since timestamptz
-SELECT count(DISTINCT instance_id) FROM pool_snapshots WHERE jobs_applied > 0 AND captured_at >= $1
+SELECT count(DISTINCT instance_id) FROM public.pool_snapshots WHERE jobs_applied > 0 AND captured_at >= $1
 
 -- name: forget
 -- Delete the snapshots of workers that started since then.
 -- $1 since timestamptz
-DELETE FROM pool_snapshots WHERE started_at >= $1
+DELETE FROM public.pool_snapshots WHERE started_at >= $1

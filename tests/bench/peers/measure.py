@@ -91,7 +91,7 @@ async def _reset(place: Place) -> None:
     await admin.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
     await admin.execute(f"CREATE DATABASE {DATABASE}")
     await admin.close()
-    await app.migrations.migrate(PoolConfig(url=place.database_url, application_name="peers"))
+    await app.migrations.migrate(PoolConfig(url=place.database_url, application_name="peers", schema="public"))
 
 
 async def _start(system: System, place: Place, command: tuple[str, ...]) -> asyncio.subprocess.Process:

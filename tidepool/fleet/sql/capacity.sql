@@ -9,12 +9,14 @@ SELECT current_setting('max_connections')::integer AS max_connections,
        coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved_connections,  -- since 16
        r.rolconnlimit AS role_limit,
        d.datconnlimit AS database_limit,
-       CASE WHEN a.usesysid = r.oid OR has_table_privilege(a.usesysid, to_regclass('job_results')::oid, 'INSERT')
+       CASE WHEN a.usesysid = r.oid OR has_table_privilege(a.usesysid, l.oid, 'INSERT')
             THEN coalesce(a.application_name, '') ELSE '' END AS application_name,
        coalesce(a.usesysid = r.oid, false) AS same_role,
        coalesce(a.datid = d.oid, false) AS same_database,
        count(*) AS count
-FROM pg_stat_activity AS a, pg_roles AS r, pg_database AS d
+FROM pg_stat_activity AS a
+LEFT JOIN pg_class AS l ON l.relname = 'job_results' AND l.relnamespace = to_regnamespace('{schema}'), -- the ledger
+     pg_roles AS r, pg_database AS d
 WHERE r.rolname = session_user AND d.datname = current_database()
   AND (a.backend_type = 'client backend' OR a.backend_type IS NULL AND a.usesysid IS NOT NULL AND a.datid IS NOT NULL)
 GROUP BY r.rolconnlimit, d.datconnlimit, 6, 7, 8

@@ -4,7 +4,7 @@
 -- its key is what makes a redelivered job harmless. Ids are in the order of their bytes, whatever the database's locale:
 -- only so does the key find the ids that begin alike, and requeue its next chunk. Comparing bytes is also less work for
 -- each row that is written.
-CREATE TABLE job_results (
+CREATE TABLE {schema}.job_results (
     job_id       text COLLATE "C" PRIMARY KEY,                       -- results.lookup, results.page
     function     text NOT NULL,
     status       text NOT NULL CHECK (status IN (
@@ -30,19 +30,19 @@ CREATE TABLE job_results (
     CHECK ((status = 'rejected') = (reason IS NOT NULL)),
     CHECK (status <> 'applied' OR requeued_at IS NULL)
 );
-CREATE INDEX job_results_finished_at_idx ON job_results (finished_at);           -- results.newest, results.prune
-CREATE INDEX job_results_not_applied_idx ON job_results (finished_at)            -- results.newest by status, requeue
+CREATE INDEX job_results_finished_at_idx ON {schema}.job_results (finished_at);           -- results.newest, results.prune
+CREATE INDEX job_results_not_applied_idx ON {schema}.job_results (finished_at)            -- results.newest by status, requeue
     WHERE status <> 'applied';
 
 -- Where the time of jobs goes, by function: in the queue, in the batcher until their batch leaves, at the pool's gate
 -- until it has a connection, and in the database.
-CREATE VIEW job_latency AS
+CREATE VIEW {schema}.job_latency AS
 SELECT function, part, count(*) AS jobs,
        percentile_cont(0.50) WITHIN GROUP (ORDER BY us) / 1000 AS p50_ms,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY us) / 1000 AS p95_ms,
        percentile_cont(0.99) WITHIN GROUP (ORDER BY us) / 1000 AS p99_ms,
        max(us) / 1000.0 AS max_ms
-FROM job_results,
+FROM {schema}.job_results,
      LATERAL (VALUES ('queue', queue_us), ('batch', batch_us), ('pool', pool_wait_us), ('database', db_us))
          AS parts (part, us)
 GROUP BY function, part;

@@ -5,7 +5,7 @@
 -- One row for each worker process and tick. Gauges are one moment's reading and need not add up; *_max
 -- are peaks since the last row; counters and sums are cumulative since the process started, so that a
 -- window is a subtraction and a lost row loses nothing.
-CREATE TABLE pool_snapshots (
+CREATE TABLE {schema}.pool_snapshots (
     instance_id          uuid NOT NULL,                              -- one start of one process
     tick                 timestamptz NOT NULL,                       -- a multiple of the interval
     worker_id            text NOT NULL,
@@ -93,13 +93,13 @@ CREATE TABLE pool_snapshots (
     PRIMARY KEY (instance_id, tick)
 );
 -- snapshots.newest, snapshots.prune; and snapshots.peak, which reads all of the table without the second column.
-CREATE INDEX pool_snapshots_tick_idx ON pool_snapshots (tick) INCLUDE (in_use_max);
+CREATE INDEX pool_snapshots_tick_idx ON {schema}.pool_snapshots (tick) INCLUDE (in_use_max);
 -- pool_health and fleet_health: a condition on the minute uses it, and one on the process after the minute's.
-CREATE INDEX pool_snapshots_minute_idx ON pool_snapshots (
+CREATE INDEX pool_snapshots_minute_idx ON {schema}.pool_snapshots (
     date_bin('1 minute', tick, timestamptz 'epoch'), instance_id, tick);
 
 -- One row for each start of a worker process.
-CREATE TABLE pool_processes (
+CREATE TABLE {schema}.pool_processes (
     instance_id  uuid PRIMARY KEY,
     worker_id    text NOT NULL,
     host         text NOT NULL,
@@ -112,7 +112,7 @@ CREATE TABLE pool_processes (
 );
 
 -- One row for each tick of the database itself, by whichever process is first. Counters are the server's own.
-CREATE TABLE db_snapshots (
+CREATE TABLE {schema}.db_snapshots (
     tick                         timestamptz PRIMARY KEY,
     written_by                   text NOT NULL,                      -- a worker_id
     server_version               integer NOT NULL,
@@ -144,7 +144,7 @@ CREATE TABLE db_snapshots (
 );
 
 -- What happened to a process, or what it saw happen; rare.
-CREATE TABLE pool_events (
+CREATE TABLE {schema}.pool_events (
     instance_id  uuid NOT NULL,
     at           timestamptz NOT NULL,
     kind         text NOT NULL,                                      -- leak_suspected, database_restarted, …
@@ -152,30 +152,30 @@ CREATE TABLE pool_events (
     detail       jsonb NOT NULL,
     PRIMARY KEY (instance_id, at, kind)
 );
-CREATE INDEX pool_events_at_idx ON pool_events (at);                -- events.newest, events.prune
+CREATE INDEX pool_events_at_idx ON {schema}.pool_events (at);                -- events.newest, events.prune
 
 -- The upper bounds of the buckets; what is longer is in one more.
-CREATE FUNCTION histogram_bounds_ms() RETURNS double precision[] LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION {schema}.histogram_bounds_ms() RETURNS double precision[] LANGUAGE sql IMMUTABLE AS $$
     SELECT ARRAY[0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000]
 $$;
 
-CREATE FUNCTION histogram_plus(one bigint[], other bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE STRICT AS $$
+CREATE FUNCTION {schema}.histogram_plus(one bigint[], other bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT array_agg(a + b ORDER BY i) FROM unnest(one, other) WITH ORDINALITY AS t (a, b, i)
 $$;
 
 -- What was added since *before*; all of it where there is no before.
-CREATE FUNCTION histogram_since(now bigint[], before bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION {schema}.histogram_since(now bigint[], before bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
     SELECT array_agg(a - coalesce(b, 0) ORDER BY i) FROM unnest(now, before) WITH ORDINALITY AS t (a, b, i)
 $$;
 
-CREATE AGGREGATE histogram_sum(bigint[]) (SFUNC = histogram_plus, STYPE = bigint[]);
+CREATE AGGREGATE {schema}.histogram_sum(bigint[]) (SFUNC = {schema}.histogram_plus, STYPE = bigint[]);
 
 -- The *share* quantile in milliseconds, read along a straight line within its bucket; null of an empty histogram.
 -- What is beyond the last bound counts as that bound.
-CREATE FUNCTION histogram_quantile_ms(histogram bigint[], share double precision) RETURNS double precision
+CREATE FUNCTION {schema}.histogram_quantile_ms(histogram bigint[], share double precision) RETURNS double precision
 LANGUAGE sql IMMUTABLE AS $$
     WITH bounds AS (
-        SELECT histogram_bounds_ms() AS ms
+        SELECT {schema}.histogram_bounds_ms() AS ms
     ), buckets AS (
         SELECT n, sum(n) OVER (ORDER BY i) AS up_to, sum(n) OVER () AS total,
                coalesce(ms[i - 1], 0) AS low, coalesce(ms[i], ms[i - 1]) AS high
@@ -190,29 +190,29 @@ $$;
 
 -- The processes that are live at a time: started, not ended, and not silent for longer than four of their ticks, or ten
 -- seconds. Everything that speaks of live or dead processes asks here.
-CREATE FUNCTION live_processes(at timestamptz) RETURNS TABLE (instance_id uuid) LANGUAGE sql STABLE AS $$
+CREATE FUNCTION {schema}.live_processes(at timestamptz) RETURNS TABLE (instance_id uuid) LANGUAGE sql STABLE AS $$
     SELECT p.instance_id
-    FROM pool_processes AS p
+    FROM {schema}.pool_processes AS p
     WHERE (p.ended_at IS NULL OR p.ended_at > at)
       AND EXISTS (
-          SELECT FROM pool_snapshots AS s
+          SELECT FROM {schema}.pool_snapshots AS s
           WHERE s.instance_id = p.instance_id
             AND s.tick >= at - greatest(
                 interval '10 s', 4 * coalesce((p.config ->> 'stats_interval')::double precision, 5) * interval '1 s'))
 $$;
 
 -- Each process, minute by minute: what its counters gained since its last row of an earlier minute.
-CREATE VIEW pool_health AS
+CREATE VIEW {schema}.pool_health AS
 WITH last AS (
     SELECT DISTINCT ON (minute, instance_id) date_bin('1 minute', tick, timestamptz 'epoch') AS minute, instance_id, tick
-    FROM pool_snapshots
+    FROM {schema}.pool_snapshots
     ORDER BY minute DESC, instance_id DESC, tick DESC                                      -- the index, read backwards
 ), pairs AS (
     SELECT minute, instance_id, now, earlier.row AS before
     FROM last
-    JOIN pool_snapshots AS now USING (instance_id, tick)
+    JOIN {schema}.pool_snapshots AS now USING (instance_id, tick)
     LEFT JOIN LATERAL (
-        SELECT s AS row FROM pool_snapshots AS s
+        SELECT s AS row FROM {schema}.pool_snapshots AS s
         WHERE s.instance_id = last.instance_id AND s.tick < last.minute
         ORDER BY s.tick DESC
         LIMIT 1
@@ -226,10 +226,10 @@ WITH last AS (
            (now).query_us_sum - coalesce((before).query_us_sum, 0) AS query_us,
            (now).in_use_us - coalesce((before).in_use_us, 0) AS in_use_us,
            (now).saturated_us - coalesce((before).saturated_us, 0) AS saturated_us,
-           histogram_since((now).wait_hist, (before).wait_hist) AS wait_hist,
-           histogram_since((now).hold_hist, (before).hold_hist) AS hold_hist,
-           histogram_since((now).batch_wait_hist, (before).batch_wait_hist) AS batch_wait_hist,
-           histogram_since((now).commit_hist, (before).commit_hist) AS commit_hist
+           {schema}.histogram_since((now).wait_hist, (before).wait_hist) AS wait_hist,
+           {schema}.histogram_since((now).hold_hist, (before).hold_hist) AS hold_hist,
+           {schema}.histogram_since((now).batch_wait_hist, (before).batch_wait_hist) AS batch_wait_hist,
+           {schema}.histogram_since((now).commit_hist, (before).commit_hist) AS commit_hist
     FROM pairs
 )
 SELECT minute,
@@ -246,17 +246,17 @@ SELECT minute,
        (now).batch_pending,
        (now).queue_waiting,
        round(wait_us / 1000.0 / nullif(acquires, 0), 3) AS wait_mean_ms,
-       histogram_quantile_ms(wait_hist, 0.50) AS wait_p50_ms,
-       histogram_quantile_ms(wait_hist, 0.95) AS wait_p95_ms,
-       histogram_quantile_ms(wait_hist, 0.99) AS wait_p99_ms,
+       {schema}.histogram_quantile_ms(wait_hist, 0.50) AS wait_p50_ms,
+       {schema}.histogram_quantile_ms(wait_hist, 0.95) AS wait_p95_ms,
+       {schema}.histogram_quantile_ms(wait_hist, 0.99) AS wait_p99_ms,
        round(hold_us / 1000.0 / nullif(acquires, 0), 3) AS hold_mean_ms,
-       histogram_quantile_ms(batch_wait_hist, 0.50) AS batch_wait_p50_ms,
-       histogram_quantile_ms(batch_wait_hist, 0.95) AS batch_wait_p95_ms,
-       histogram_quantile_ms(commit_hist, 0.50) AS commit_p50_ms,
-       histogram_quantile_ms(commit_hist, 0.95) AS commit_p95_ms,
-       histogram_quantile_ms(hold_hist, 0.50) AS hold_p50_ms,
-       histogram_quantile_ms(hold_hist, 0.95) AS hold_p95_ms,
-       histogram_quantile_ms(hold_hist, 0.99) AS hold_p99_ms,
+       {schema}.histogram_quantile_ms(batch_wait_hist, 0.50) AS batch_wait_p50_ms,
+       {schema}.histogram_quantile_ms(batch_wait_hist, 0.95) AS batch_wait_p95_ms,
+       {schema}.histogram_quantile_ms(commit_hist, 0.50) AS commit_p50_ms,
+       {schema}.histogram_quantile_ms(commit_hist, 0.95) AS commit_p95_ms,
+       {schema}.histogram_quantile_ms(hold_hist, 0.50) AS hold_p50_ms,
+       {schema}.histogram_quantile_ms(hold_hist, 0.95) AS hold_p95_ms,
+       {schema}.histogram_quantile_ms(hold_hist, 0.99) AS hold_p99_ms,
        round(in_use_us / 1e6 / nullif(seconds, 0), 3) AS in_use_mean,                     -- Little: rate * hold
        round(in_use_us / 1e6 / nullif(seconds * (now).pool_limit, 0), 3) AS utilisation,  -- 1: all in use all the time
        round(saturated_us / 1e6 / nullif(seconds, 0), 3) AS saturation,                   -- share of time with a queue
@@ -274,7 +274,7 @@ FROM gains;
 
 -- All processes together, minute by minute. Quantiles are of the summed histograms, as those of processes cannot be
 -- averaged.
-CREATE VIEW fleet_health AS
+CREATE VIEW {schema}.fleet_health AS
 SELECT minute,
        count(*) AS processes,
        sum(max_size) AS max_size,
@@ -285,21 +285,21 @@ SELECT minute,
        max(queue_waiting) AS queue_waiting,
        sum(acquires) AS acquires,
        sum(acquires_per_second) AS acquires_per_second,
-       histogram_quantile_ms(histogram_sum(wait_hist), 0.50) AS wait_p50_ms,
-       histogram_quantile_ms(histogram_sum(wait_hist), 0.95) AS wait_p95_ms,
-       histogram_quantile_ms(histogram_sum(wait_hist), 0.99) AS wait_p99_ms,
-       histogram_quantile_ms(histogram_sum(batch_wait_hist), 0.50) AS batch_wait_p50_ms,
-       histogram_quantile_ms(histogram_sum(batch_wait_hist), 0.95) AS batch_wait_p95_ms,
-       histogram_quantile_ms(histogram_sum(commit_hist), 0.50) AS commit_p50_ms,
-       histogram_quantile_ms(histogram_sum(commit_hist), 0.95) AS commit_p95_ms,
-       histogram_quantile_ms(histogram_sum(hold_hist), 0.50) AS hold_p50_ms,
-       histogram_quantile_ms(histogram_sum(hold_hist), 0.95) AS hold_p95_ms,
-       histogram_quantile_ms(histogram_sum(hold_hist), 0.99) AS hold_p99_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(wait_hist), 0.50) AS wait_p50_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(wait_hist), 0.95) AS wait_p95_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(wait_hist), 0.99) AS wait_p99_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(batch_wait_hist), 0.50) AS batch_wait_p50_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(batch_wait_hist), 0.95) AS batch_wait_p95_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(commit_hist), 0.50) AS commit_p50_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(commit_hist), 0.95) AS commit_p95_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(hold_hist), 0.50) AS hold_p50_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(hold_hist), 0.95) AS hold_p95_ms,
+       {schema}.histogram_quantile_ms({schema}.histogram_sum(hold_hist), 0.99) AS hold_p99_ms,
        sum(in_use_mean) AS in_use_mean,
        max(saturation) AS saturation_max,
        sum(acquire_timeouts) AS acquire_timeouts,
        sum(connections_opened) AS connections_opened,
        sum(cpu) AS cpu,
        sum(rss_mb) AS rss_mb
-FROM pool_health
+FROM {schema}.pool_health
 GROUP BY minute;

@@ -2,7 +2,7 @@
 -- older processes: go on
 
 -- What the processes that prune want: of each kind the longest wish of the last seven days counts.
-CREATE TABLE retention (
+CREATE TABLE {schema}.retention (
     kind         text NOT NULL,                                      -- results, snapshots
     days         double precision NOT NULL,
     wanted_at    timestamptz NOT NULL,                               -- when a process last ran with this setting
@@ -10,7 +10,7 @@ CREATE TABLE retention (
 );
 
 -- One row for each task that one process does at a time: it locks the row, which only a role that writes can.
-CREATE TABLE turns (
+CREATE TABLE {schema}.turns (
     task         text PRIMARY KEY
 );
-INSERT INTO turns (task) VALUES ('advice'), ('thinning');
+INSERT INTO {schema}.turns (task) VALUES ('advice'), ('thinning');

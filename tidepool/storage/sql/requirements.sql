@@ -4,4 +4,5 @@
 SELECT current_setting('server_encoding') AS encoding,
        pg_is_in_recovery() AS is_standby,
        current_setting('transaction_read_only') = 'on' AS is_read_only,
-       to_regclass('schema_migrations') IS NOT NULL AS has_tables
+       EXISTS (SELECT FROM pg_class WHERE relname = 'tidepool_migrations'
+                                      AND relnamespace = to_regnamespace('{schema}')) AS has_tables

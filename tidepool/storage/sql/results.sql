@@ -4,7 +4,7 @@
 -- $1 job_id text[]
 SELECT found.job_id, found.status, found.result, found.reason, found.error
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
-CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found
+CROSS JOIN LATERAL (SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id OFFSET 0) AS found
 WHERE found.requeued_at IS NULL
 
 -- name: write
@@ -13,7 +13,7 @@ WHERE found.requeued_at IS NULL
 -- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us,
 -- pool_wait_us, batch_us
 -- $2 function text, $3 db_us bigint, $4 worker_id text, $5 write_us bigint
-INSERT INTO job_results (job_id, function, status, result, reason, error, args, attempts, worker_id,
+INSERT INTO {schema}.job_results (job_id, function, status, result, reason, error, args, attempts, worker_id,
                          enqueued_at, started_at, finished_at, queue_us, pool_wait_us, batch_us, db_us, write_us)
 SELECT r ->> 0 AS job_id, $2, r ->> 1, (r ->> 2)::jsonb, r ->> 3, r ->> 4, (r ->> 5)::jsonb, (r -> 6)::integer, $4,
        timestamptz 'epoch' + (r -> 7)::bigint * interval '1 ms',
@@ -34,13 +34,13 @@ WHERE job_results.requeued_at IS NOT NULL
 -- $1 job_id text[]
 SELECT found.job_id, found.function, found.status, found.reason, found.queue_us
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
-CROSS JOIN LATERAL (SELECT * FROM job_results WHERE job_id = asked.job_id OFFSET 0) AS found
+CROSS JOIN LATERAL (SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id OFFSET 0) AS found
 WHERE found.requeued_at IS NULL
 
 -- name: newest
 -- The newest rows first. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
-SELECT * FROM job_results
+SELECT * FROM {schema}.job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
 ORDER BY finished_at DESC, job_id
@@ -50,7 +50,7 @@ LIMIT $5
 -- The rows with the longest total time. A null parameter means no condition. This has no index, because each job would
 -- pay for it: a million rows take 0.4 s, and with $4 the index on finished_at leaves few rows.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
-SELECT * FROM job_results
+SELECT * FROM {schema}.job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
 ORDER BY queue_us + batch_us + pool_wait_us + db_us DESC, job_id
@@ -59,7 +59,7 @@ LIMIT $5
 -- name: edge
 -- The time at which the $2-th row before $1 finished. No row if there are fewer rows.
 -- $1 before timestamptz, $2 most bigint
-SELECT finished_at FROM job_results
+SELECT finished_at FROM {schema}.job_results
 WHERE $1::timestamptz IS NULL OR finished_at <= $1
 ORDER BY finished_at DESC
 LIMIT 1 OFFSET $2
@@ -67,7 +67,7 @@ LIMIT 1 OFFSET $2
 -- name: edge_of_not_applied
 -- The same for rejected and failed jobs only.
 -- $1 before timestamptz, $2 most bigint
-SELECT finished_at FROM job_results
+SELECT finished_at FROM {schema}.job_results
 WHERE status <> 'applied' AND ($1::timestamptz IS NULL OR finished_at <= $1)
 ORDER BY finished_at DESC
 LIMIT 1 OFFSET $2
@@ -84,7 +84,7 @@ SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 TH
        batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
 FROM (
     (
-        SELECT * FROM job_results
+        SELECT * FROM {schema}.job_results
         WHERE $7::text IS NULL
           AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
           AND ($3::timestamptz IS NULL OR finished_at >= $3)
@@ -92,7 +92,7 @@ FROM (
         ORDER BY finished_at DESC, job_id DESC
         LIMIT $6
     ) UNION ALL (
-        SELECT * FROM job_results
+        SELECT * FROM {schema}.job_results
         WHERE $7::text IS NOT NULL
           AND status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7)) > 0
           AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
@@ -101,9 +101,9 @@ FROM (
         ORDER BY finished_at DESC, job_id DESC
         LIMIT $6
     ) UNION ALL (
-        SELECT * FROM job_results
+        SELECT * FROM {schema}.job_results
         WHERE $7::text IS NOT NULL
-          AND job_id = ANY (ARRAY(SELECT job_id FROM job_results WHERE job_id ^@ $7 ORDER BY job_id LIMIT 1000))
+          AND job_id = ANY (ARRAY(SELECT job_id FROM {schema}.job_results WHERE job_id ^@ $7 ORDER BY job_id LIMIT 1000))
           AND NOT (status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7)) > 0) -- found above
           AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
           AND ($3::timestamptz IS NULL OR finished_at >= $3)
@@ -118,7 +118,7 @@ LIMIT $6
 -- name: has_any
 -- Whether the ledger has any row.
 -- No parameters.
-SELECT EXISTS (SELECT FROM job_results)
+SELECT EXISTS (SELECT FROM {schema}.job_results)
 
 -- name: latency
 -- The figures of the view job_latency for selected jobs. A null parameter means no condition.
@@ -128,7 +128,7 @@ SELECT function, part, count(*) AS jobs,
        percentile_cont(0.95) WITHIN GROUP (ORDER BY us) / 1000 AS p95_ms,
        percentile_cont(0.99) WITHIN GROUP (ORDER BY us) / 1000 AS p99_ms,
        max(us) / 1000.0 AS max_ms
-FROM job_results,
+FROM {schema}.job_results,
      LATERAL (VALUES (1, 'queue', queue_us), (2, 'batch', batch_us), (3, 'pool', pool_wait_us), (4, 'database', db_us))
          AS parts (place, part, us)
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
@@ -141,10 +141,10 @@ ORDER BY function, place
 -- interrupted requeue has marked are returned again. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text, $6 after_id text,
 -- $7 limit bigint
-UPDATE job_results
+UPDATE {schema}.job_results
 SET requeued_at = clock_timestamp()
 WHERE job_id IN (
-    SELECT job_id FROM job_results
+    SELECT job_id FROM {schema}.job_results
     WHERE status <> 'applied' AND args IS NOT NULL
       AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
       AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
@@ -160,8 +160,8 @@ RETURNING job_id, function, args
 -- Delete up to $2 rows that finished before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
-    DELETE FROM job_results
-    WHERE job_id IN (SELECT job_id FROM job_results WHERE finished_at < $1 ORDER BY finished_at LIMIT $2
+    DELETE FROM {schema}.job_results
+    WHERE job_id IN (SELECT job_id FROM {schema}.job_results WHERE finished_at < $1 ORDER BY finished_at LIMIT $2
                      FOR UPDATE SKIP LOCKED)
     RETURNING 1
 )

@@ -16,7 +16,7 @@ WITH sessions AS (
                AS oldest_idle_in_transaction
     FROM sessions
 )
-INSERT INTO db_snapshots (
+INSERT INTO {schema}.db_snapshots (
     tick, written_by, server_version, server_started_at, in_recovery, max_connections, reserved_connections,
     role_limit, database_limit, backends, backends_of_workers, backends_orphaned, active, idle, idle_in_transaction,
     waiting_lock, waiting_io, oldest_transaction_us, oldest_idle_in_transaction_us, commits, rollbacks, deadlocks,
@@ -27,8 +27,8 @@ SELECT $1, $2, current_setting('server_version_num')::integer, pg_postmaster_sta
        1000000 * extract(epoch FROM a.oldest_transaction), 1000000 * extract(epoch FROM a.oldest_idle_in_transaction),
        d.xact_commit, d.xact_rollback, d.deadlocks, d.sessions_abandoned, d.sessions_fatal, d.sessions_killed,
        c.workers, c.granted, c.usable
-FROM activity AS a, pg_stat_database AS d, jsonb_populate_record(null::db_snapshots, $3::jsonb) AS c
-WHERE d.datname = current_database() AND NOT EXISTS (SELECT FROM db_snapshots WHERE tick = $1)
+FROM activity AS a, pg_stat_database AS d, jsonb_populate_record(null::{schema}.db_snapshots, $3::jsonb) AS c
+WHERE d.datname = current_database() AND NOT EXISTS (SELECT FROM {schema}.db_snapshots WHERE tick = $1)
 ON CONFLICT (tick) DO NOTHING
 
 -- name: clock
@@ -38,14 +38,14 @@ SELECT clock_timestamp()
 -- name: newest
 -- The newest row of db_snapshots.
 -- No parameters.
-SELECT * FROM db_snapshots ORDER BY tick DESC LIMIT 1
+SELECT * FROM {schema}.db_snapshots ORDER BY tick DESC LIMIT 1
 
 -- name: window
 -- Rows since $1, the oldest first.
 -- $1 since timestamptz
 SELECT tick, max_connections, reserved_connections, role_limit, database_limit, backends, backends_of_workers,
        backends_orphaned, workers, granted, usable, active, waiting_lock
-FROM db_snapshots
+FROM {schema}.db_snapshots
 WHERE tick >= $1
 ORDER BY tick
 
@@ -53,10 +53,10 @@ ORDER BY tick
 -- Keep the last row of each period and delete the others. Returns how many were deleted.
 -- $1 since timestamptz, $2 before timestamptz, $3 period interval
 WITH gone AS (
-    DELETE FROM db_snapshots AS s
+    DELETE FROM {schema}.db_snapshots AS s
     WHERE tick >= $1 AND tick < $2
       AND EXISTS (
-          SELECT FROM db_snapshots AS later
+          SELECT FROM {schema}.db_snapshots AS later
           WHERE later.tick > s.tick AND later.tick < date_bin($3::interval, s.tick, timestamptz 'epoch') + $3)
     RETURNING 1
 )
@@ -66,8 +66,8 @@ SELECT count(*) FROM gone
 -- Delete up to $2 rows of ticks before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
-    DELETE FROM db_snapshots
-    WHERE tick IN (SELECT tick FROM db_snapshots WHERE tick < $1 ORDER BY tick LIMIT $2 FOR UPDATE SKIP LOCKED)
+    DELETE FROM {schema}.db_snapshots
+    WHERE tick IN (SELECT tick FROM {schema}.db_snapshots WHERE tick < $1 ORDER BY tick LIMIT $2 FOR UPDATE SKIP LOCKED)
     RETURNING 1
 )
 SELECT count(*) FROM gone

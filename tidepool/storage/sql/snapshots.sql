@@ -1,14 +1,14 @@
 -- name: write
 -- Store snapshots, matched to the columns by name. A row that exists stays as it is.
 -- $1 samples jsonb, an array of objects
-INSERT INTO pool_snapshots
-SELECT * FROM jsonb_populate_recordset(null::pool_snapshots, $1::jsonb)
+INSERT INTO {schema}.pool_snapshots
+SELECT * FROM jsonb_populate_recordset(null::{schema}.pool_snapshots, $1::jsonb)
 ON CONFLICT (instance_id, tick) DO NOTHING
 
 -- name: newest
 -- The newest rows first. A null parameter means no condition.
 -- $1 worker_id text, $2 since timestamptz, $3 limit bigint
-SELECT * FROM pool_snapshots
+SELECT * FROM {schema}.pool_snapshots
 WHERE ($1::text IS NULL OR worker_id = $1) AND ($2::timestamptz IS NULL OR tick >= $2)
 ORDER BY tick DESC, worker_id
 LIMIT $3
@@ -17,9 +17,9 @@ LIMIT $3
 -- The newest minute of each live process that wrote a row since $1.
 -- $1 since timestamptz
 SELECT * FROM (
-    SELECT DISTINCT ON (instance_id) * FROM pool_health
+    SELECT DISTINCT ON (instance_id) * FROM {schema}.pool_health
     WHERE minute >= date_trunc('minute', $1::timestamptz)
-      AND instance_id IN (SELECT instance_id FROM live_processes(clock_timestamp()))
+      AND instance_id IN (SELECT instance_id FROM {schema}.live_processes(clock_timestamp()))
     ORDER BY instance_id, minute DESC
 ) AS newest
 ORDER BY worker_id
@@ -27,7 +27,7 @@ ORDER BY worker_id
 -- name: fleet_health
 -- The minutes of all processes together since $1, the newest first.
 -- $1 since timestamptz
-SELECT * FROM fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
+SELECT * FROM {schema}.fleet_health WHERE minute >= date_trunc('minute', $1::timestamptz) ORDER BY minute DESC
 
 -- name: window
 -- The last row of each process in each interval of length $2 since $1, for processes that are live at $3. The columns
@@ -41,8 +41,8 @@ SELECT DISTINCT ON (instance_id, date_bin($2, tick, $1))
        connect_errors, closed_lost_idle, closed_lost_in_use, database_restarts, queries, query_us_sum, commits,
        commit_us_sum, batches, batch_jobs, batch_wait_us_sum, cpu_us, cpu_wait_us, loop_block_hist,
        jobs_applied, jobs_rejected, jobs_failed
-FROM pool_snapshots
-WHERE tick >= $1 AND instance_id IN (SELECT instance_id FROM live_processes($3))
+FROM {schema}.pool_snapshots
+WHERE tick >= $1 AND instance_id IN (SELECT instance_id FROM {schema}.live_processes($3))
 ORDER BY instance_id, date_bin($2, tick, $1), tick DESC
 
 -- name: history
@@ -50,10 +50,10 @@ ORDER BY instance_id, date_bin($2, tick, $1), tick DESC
 -- Takes one look-up in the primary key for each process and period, however many rows a period has.
 -- $1 since timestamptz, $2 until timestamptz, $3 stretch interval
 WITH alive AS (
-    SELECT instance_id, instance_id IN (SELECT instance_id FROM live_processes($2)) AS live
-    FROM pool_processes AS p
+    SELECT instance_id, instance_id IN (SELECT instance_id FROM {schema}.live_processes($2)) AS live
+    FROM {schema}.pool_processes AS p
     WHERE (ended_at IS NULL OR ended_at >= $1)
-      AND EXISTS (SELECT FROM pool_snapshots AS s WHERE s.instance_id = p.instance_id AND s.tick >= $1)
+      AND EXISTS (SELECT FROM {schema}.pool_snapshots AS s WHERE s.instance_id = p.instance_id AND s.tick >= $1)
 )
 SELECT alive.live,
        s.instance_id, s.tick, s.worker_id, s.started_at, s.captured_at, s.max_size, s.pool_limit, s.callers, s.in_use,
@@ -66,7 +66,7 @@ SELECT alive.live,
 FROM alive
 CROSS JOIN generate_series($1 - $3::interval, $2, $3::interval) AS g (at)
 CROSS JOIN LATERAL (
-    SELECT * FROM pool_snapshots
+    SELECT * FROM {schema}.pool_snapshots
     WHERE instance_id = alive.instance_id AND tick < g.at + $3::interval
       AND tick >= CASE WHEN g.at < $1 THEN timestamptz '-infinity' ELSE g.at END
     ORDER BY tick DESC
@@ -76,15 +76,15 @@ CROSS JOIN LATERAL (
 -- name: peak
 -- The largest number of connections that one process had in use at the same time since $1.
 -- $1 since timestamptz
-SELECT coalesce(max(in_use_max), 0) FROM pool_snapshots WHERE tick >= $1
+SELECT coalesce(max(in_use_max), 0) FROM {schema}.pool_snapshots WHERE tick >= $1
 
 -- name: prune
 -- Delete up to $2 rows before $1. Returns how many were deleted.
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
-    DELETE FROM pool_snapshots
+    DELETE FROM {schema}.pool_snapshots
     WHERE (instance_id, tick) IN (
-        SELECT instance_id, tick FROM pool_snapshots WHERE tick < $1 ORDER BY tick LIMIT $2
+        SELECT instance_id, tick FROM {schema}.pool_snapshots WHERE tick < $1 ORDER BY tick LIMIT $2
         FOR UPDATE SKIP LOCKED)
     RETURNING 1
 )
@@ -92,7 +92,7 @@ SELECT count(*) FROM gone
 
 -- name: lock_thinning
 -- Lock the task of thinning until the end of the transaction. Returns a row unless another process has the lock.
-SELECT true FROM turns WHERE task = 'thinning' FOR UPDATE SKIP LOCKED
+SELECT true FROM {schema}.turns WHERE task = 'thinning' FOR UPDATE SKIP LOCKED
 
 -- name: thin
 -- Keep the last row of each process and period, and delete up to $4 of the rows before it, the oldest first.
@@ -101,9 +101,9 @@ SELECT true FROM turns WHERE task = 'thinning' FOR UPDATE SKIP LOCKED
 -- $1 since timestamptz, $2 before timestamptz, $3 period interval, $4 limit bigint
 WITH extra AS (
     SELECT s.instance_id, s.tick, kept.tick AS kept
-    FROM pool_snapshots AS s
+    FROM {schema}.pool_snapshots AS s
     CROSS JOIN LATERAL (
-        SELECT tick FROM pool_snapshots
+        SELECT tick FROM {schema}.pool_snapshots
         WHERE instance_id = s.instance_id AND tick > s.tick
           AND tick < date_bin($3::interval, s.tick, timestamptz 'epoch') + $3
         ORDER BY tick DESC
@@ -113,7 +113,7 @@ WITH extra AS (
     ORDER BY s.tick
     LIMIT $4
 ), gone AS (
-    DELETE FROM pool_snapshots AS s USING extra
+    DELETE FROM {schema}.pool_snapshots AS s USING extra
     WHERE s.instance_id = extra.instance_id AND s.tick = extra.tick
     RETURNING s.*, extra.kept
 ), peaks AS (
@@ -129,7 +129,7 @@ WITH extra AS (
     FROM gone
     GROUP BY instance_id, kept
 ), folded AS (
-    UPDATE pool_snapshots AS s
+    UPDATE {schema}.pool_snapshots AS s
     SET in_use_max = greatest(s.in_use_max, peaks.in_use_max),
         waiting_max = greatest(s.waiting_max, peaks.waiting_max),
         wait_us_max = greatest(s.wait_us_max, peaks.wait_us_max),

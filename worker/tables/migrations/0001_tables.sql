@@ -1,7 +1,7 @@
 -- The service's tables. Each constraint states what the code assumes; each index names the query it serves.
 -- numeric has a NaN that is equal to itself and greater than every number, hence "price < 'NaN'".
 
-CREATE TABLE users (
+CREATE TABLE public.users (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,      -- users.get_by_id, users.list_page
     username   varchar(50) NOT NULL CHECK (username <> ''),
     email      varchar(255) NOT NULL CHECK (email <> ''),
@@ -13,7 +13,7 @@ CREATE TABLE users (
     CONSTRAINT users_email_key UNIQUE (email)                        -- users.get_by_email
 );
 
-CREATE TABLE products (
+CREATE TABLE public.products (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sku         varchar(64) CHECK (sku <> ''),                       -- absent: a product without a key of its own
     name        varchar(255) NOT NULL CHECK (name <> ''),
@@ -24,16 +24,16 @@ CREATE TABLE products (
     created_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT products_sku_key UNIQUE (sku)                         -- orders.place
 );
-CREATE INDEX products_category_idx ON products (category, id);      -- products.by_category
+CREATE INDEX products_category_idx ON public.products (category, id);      -- products.by_category
 
-CREATE TABLE orders (
+CREATE TABLE public.orders (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     job_id      text COLLATE "C" CONSTRAINT orders_job_id_key UNIQUE, -- a second guard, behind the ledger
-    user_id     bigint NOT NULL CONSTRAINT orders_user_id_fkey REFERENCES users,
-    product_id  bigint NOT NULL CONSTRAINT orders_product_id_fkey REFERENCES products,
+    user_id     bigint NOT NULL CONSTRAINT orders_user_id_fkey REFERENCES public.users,
+    product_id  bigint NOT NULL CONSTRAINT orders_product_id_fkey REFERENCES public.products,
     quantity    integer NOT NULL CHECK (quantity > 0),
     total_price numeric(20, 2) NOT NULL CHECK (total_price >= 0 AND total_price < 'NaN'),
     status      varchar(50) NOT NULL DEFAULT 'pending' CHECK (status <> ''),
     created_at  timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX orders_user_id_idx ON orders (user_id, id);            -- orders.of_user
+CREATE INDEX orders_user_id_idx ON public.orders (user_id, id);            -- orders.of_user

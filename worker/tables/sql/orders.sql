@@ -20,17 +20,17 @@ WITH asked AS (
            END AS refusal
     FROM asked AS g
     LEFT JOIN LATERAL (
-        SELECT id, is_active FROM users WHERE id = g.user_id
+        SELECT id, is_active FROM public.users WHERE id = g.user_id
         UNION ALL
-        SELECT id, is_active FROM users WHERE username = g.username
+        SELECT id, is_active FROM public.users WHERE username = g.username
     ) AS u ON true
     LEFT JOIN LATERAL (
-        SELECT id, price, in_stock FROM products WHERE id = g.product_id
+        SELECT id, price, in_stock FROM public.products WHERE id = g.product_id
         UNION ALL
-        SELECT id, price, in_stock FROM products WHERE sku = g.sku
+        SELECT id, price, in_stock FROM public.products WHERE sku = g.sku
     ) AS p ON true
 ), placed AS (
-    INSERT INTO orders (job_id, user_id, product_id, quantity, total_price, status)
+    INSERT INTO public.orders (job_id, user_id, product_id, quantity, total_price, status)
     SELECT job_id, user_id, product_id, quantity, total_price, status
     FROM given WHERE refusal IS NULL ORDER BY position
     RETURNING id, job_id, total_price
@@ -43,14 +43,14 @@ ORDER BY given.position
 -- An order with the product's details.
 -- $1 id bigint
 SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
-FROM orders JOIN products ON products.id = orders.product_id
+FROM public.orders JOIN public.products ON products.id = orders.product_id
 WHERE orders.id = $1
 
 -- name: newest
 -- Orders with the products' details, the newest first, beginning before $1.
 -- $1 before_id bigint, $2 limit bigint
 SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
-FROM orders JOIN products ON products.id = orders.product_id
+FROM public.orders JOIN public.products ON products.id = orders.product_id
 WHERE orders.id < $1
 ORDER BY orders.id DESC
 LIMIT $2
@@ -59,7 +59,7 @@ LIMIT $2
 -- A user's orders with the products' details, the newest first, beginning before $2.
 -- $1 user_id bigint, $2 before_id bigint, $3 limit bigint
 SELECT orders.*, products.sku, products.name AS product_name, products.price, products.category
-FROM orders JOIN products ON products.id = orders.product_id
+FROM public.orders JOIN public.products ON products.id = orders.product_id
 WHERE orders.user_id = $1 AND orders.id < $2
 ORDER BY orders.id DESC
 LIMIT $3

@@ -1,0 +1,151 @@
+"""What kills do to plain functions: `uv run python -m tests.bench.adoption.kills [--rate 1000] [--seconds 40]`.
+
+Two workers of the shop in `examples/` run a stream of `charge` jobs while one after the other is killed and replaced at
+once: on stock arq and moved, under SIGKILL and under SIGTERM in turn, on servers of its own. Printed is one JSON
+document. For each stream:
+
+- `lost`     jobs without a charge when the wait is over; stock arq runs a killed worker's jobs again after 310 s
+- `doubled`  jobs that were charged more than once, and `doubled_long_ended` those of them whose first charge was there
+  for more than 50 ms when the next worker was killed
+- `late`     jobs that were charged more than `--late` seconds after they were enqueued, and `slowest_s`
+"""
+
+import argparse
+import asyncio
+import bisect
+import json
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import cycle
+
+from redis.asyncio import Redis
+
+from lab.bench.drain import System, start, stop
+from lab.bench.servers import QUEUE
+from tests.bench.adoption.shop import SYSTEMS, Shop, open_shop
+
+_WORKERS = 2
+_RUNNING = "shop:workers"
+"""The key under which the shop's start hook lists each worker."""
+_TICK_S = 0.02
+_LOOK_S = 0.1
+_ENDED_S = 0.05
+"""A job that ended so long before its worker was killed is not to run again."""
+_CHARGES = """
+SELECT order_id, count(*) AS charges, extract(epoch FROM min(charged_at))::float8 AS charged_s
+FROM charges GROUP BY order_id
+"""
+
+
+@dataclass
+class Stream:
+    """When each order was enqueued, by its number, and when workers were killed; in seconds of the clock."""
+
+    enqueued_s: dict[int, float] = field(default_factory=dict)
+    killed_s: list[float] = field(default_factory=list)
+
+
+def main() -> int:
+    """Run all streams in turn; prints one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=int, default=1000, metavar="R", help="jobs a second (default 1,000)")
+    parser.add_argument("--seconds", type=int, default=40, metavar="S", help="of each stream (default 40)")
+    parser.add_argument("--kills", type=int, default=8, metavar="N", help="workers that get SIGKILL (default 8)")
+    parser.add_argument("--terms", type=int, default=6, metavar="N", help="workers that get SIGTERM (default 6)")
+    parser.add_argument(
+        "--late", type=float, default=5.0, metavar="S", help="delay of a late job in seconds (default 5)"
+    )
+    parser.add_argument("--wait", type=float, default=330.0, metavar="S", help="for the last jobs (default 330)")
+    print(json.dumps(asyncio.run(_streams(parser.parse_args())), indent=2))
+    return 0
+
+
+async def _streams(arguments: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    async with open_shop() as shop:
+        for number, count in ((signal.SIGKILL, arguments.kills), (signal.SIGTERM, arguments.terms)):
+            for system in SYSTEMS:
+                stream = await _run(shop, system, [number] * count, arguments)
+                figures = await _account(shop, stream, arguments.late)
+                found.setdefault(number.name, {})[system.name] = figures
+                print(f"{number.name} {system.name}: {json.dumps(figures)}", file=sys.stderr)
+    return found
+
+
+async def _run(shop: Shop, system: System, signals: list[signal.Signals], arguments: argparse.Namespace) -> Stream:
+    """Enqueue a stream of jobs while workers get these signals; returns when all have ended, or the wait is over."""
+    await shop.empty()
+    stream = Stream()
+    workers = [await start(system, shop.place) for _ in range(_WORKERS)]
+    try:
+        while await shop.redis.scard(_RUNNING) < _WORKERS:
+            await asyncio.sleep(_LOOK_S)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_produce(shop, stream, arguments.rate, arguments.seconds))
+            tasks.create_task(_kill(shop, system, workers, signals, arguments.seconds, stream))
+        await _wait_until_empty(shop.redis, arguments.wait)
+    finally:
+        await stop(workers)
+    return stream
+
+
+async def _produce(shop: Shop, stream: Stream, rate: int, seconds: int) -> None:
+    """Enqueue *rate* jobs a second for so many seconds."""
+    began_s = time.monotonic()
+    while (passed_s := time.monotonic() - began_s) < seconds:
+        due = range(len(stream.enqueued_s), int(passed_s * rate))
+        stream.enqueued_s.update(dict.fromkeys(due, time.time()))
+        await shop.enqueue(due)
+        await asyncio.sleep(_TICK_S)
+
+
+async def _kill(
+    shop: Shop,
+    system: System,
+    workers: list[asyncio.subprocess.Process],
+    signals: list[signal.Signals],
+    seconds: int,
+    stream: Stream,
+) -> None:
+    """Send the signals at equal distances to the workers in turn, and start another worker in place of each."""
+    for number, place in zip(signals, cycle(range(_WORKERS)), strict=False):
+        await asyncio.sleep(seconds / (len(signals) + 1))
+        killed = workers[place]
+        stream.killed_s.append(time.time())
+        killed.send_signal(number)
+        workers[place] = await start(system, shop.place)
+        await killed.wait()
+
+
+async def _wait_until_empty(redis: Redis, wait_s: float) -> None:
+    """Wait until no job is queued or runs. A job that runs again counts, although it has a charge already."""
+    until_s = time.monotonic() + wait_s
+    while await redis.zcard(QUEUE) and time.monotonic() < until_s:
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _account(shop: Shop, stream: Stream, late_s: float) -> dict[str, float]:
+    """Compare the charges with the jobs of the stream."""
+    rows = {row["order_id"]: row for row in await shop.database.fetch(_CHARGES)}
+    delays_s = [row["charged_s"] - stream.enqueued_s[order_id] for order_id, row in rows.items()]
+    doubled = [row for row in rows.values() if row["charges"] > 1]
+    return {
+        "jobs": len(stream.enqueued_s),
+        "lost": len(stream.enqueued_s) - len(rows),
+        "doubled": len(doubled),
+        "doubled_long_ended": sum(_before_kill_s(stream, row["charged_s"]) > _ENDED_S for row in doubled),
+        "late": sum(delay_s > late_s for delay_s in delays_s),
+        "slowest_s": round(max(delays_s, default=0.0), 1),
+    }
+
+
+def _before_kill_s(stream: Stream, charged_s: float) -> float:
+    """Return how long before the next kill a charge was made."""
+    index = bisect.bisect(stream.killed_s, charged_s)
+    return stream.killed_s[index] - charged_s if index < len(stream.killed_s) else float("inf")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
