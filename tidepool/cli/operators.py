@@ -12,6 +12,7 @@ from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
+from tidepool.cli.letters import add_dead_letter_command
 from tidepool.cli.pool import add_pool_commands
 from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
@@ -34,6 +35,7 @@ def command_line(program: str) -> CommandLine:
     commands = CommandLine(program, _DESCRIPTION)
     add_work_command(commands)
     add_job_commands(commands)
+    add_dead_letter_command(commands)
     add_pool_commands(commands)
     commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
         "--roles",

@@ -49,7 +49,7 @@ from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
-from tidepool.queue.finisher import SetAside, Done, Ending, Lacks
+from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
 from tidepool.queue.leases import MOST_LAPSES
 from tidepool.queue.wire import now_ms
 
@@ -208,7 +208,7 @@ class Attempts:
             return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
         function = self._host.functions.get(job.function)
         if function is None:
-            job.function = name = name_of_function(job.function)[:MAX_SHOWN]
+            job.function = name = name_of_function(job.function)
             error = JobExecutionFailed(f"function {name!r} not found")
             line = f"job {_shown_id(job)}, function {name!r} not found"
             return _Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
@@ -247,7 +247,7 @@ class Attempts:
         """Leave a job that this worker does not understand to others, or make it a dead letter if its time is over."""
         reason = printable(str(refusal.error.__cause__ or refusal.error), MAX_SHOWN)
         left = None if self._host.burst else self.left.leave(job, reason)
-        return left or SetAside(lacks, reason, job.function)
+        return left or SetAside(lacks, reason, job.function if lacks is Lacks.FUNCTION else "")
 
     # ---------------------------------------------------------------- running it
 

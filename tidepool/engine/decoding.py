@@ -10,6 +10,7 @@ from tidepool.queue.wire import LATEST_MS
 
 _TYPES = ((str, Enum), (tuple, list), dict, (int, NoneType), int)
 """The types of the fields of a job: function, positional and keyword arguments, first attempt, enqueue time."""
+_MAX_NAME_CHARACTERS = 200
 _LARGEST = 1_000_000
 """The largest number of an attempt that is believed."""
 
@@ -31,8 +32,8 @@ def decode(
 
 
 def name_of_function(name: str | Enum) -> str:
-    """Return a function's name as text; applications also use members of enums as names."""
-    return str(name.value) if isinstance(name, Enum) else name
+    """Return a function's name as text, cut to 200 characters; applications also use members of enums as names."""
+    return (str(name.value) if isinstance(name, Enum) else name)[:_MAX_NAME_CHARACTERS]
 
 
 def name_of_deserializer(deserializer: Deserializer | None) -> str:

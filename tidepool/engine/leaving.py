@@ -2,10 +2,11 @@
 
 Such a job goes back into the queue at once, at its old place, and this worker does not claim it again while it
 remembers it: any other worker may have it within a millisecond or two, and the worker does no more work for it. If many
-such jobs are in the queue, the worker does claim some again, and puts them back with a delay of seconds.
+such jobs are in the queue, the worker does claim some again, and puts them back with a delay, which grows.
 """
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import structlog
@@ -23,10 +24,10 @@ _MAX_REMEMBERED = 100_000
 """Max jobs whose time of first sight is remembered."""
 _FORGET_AFTER_S = 60.0
 """Seconds until a job is forgotten, after its time is over: another worker has run it by then."""
-_MIN_DELAY_S = 5.0
-"""Min seconds before a job is due again that this worker has seen before, if it cannot skip more."""
+_MIN_DELAY_S, _MAX_DELAY_S = 0.02, 5.0
+"""Min and max seconds before a job is due again that cannot be skipped; the delay is the time since its first sight."""
 _VISITS_PER_S = 1000
-"""Max jobs a second that are claimed only to be put back: their delay is the longer, the more they are."""
+"""Max jobs a second that are claimed only to be put back: if they are many, their max delay is longer."""
 _MAX_SHOWN = 200
 """Max characters of a name or an id in a log line."""
 
@@ -71,9 +72,10 @@ class LeftJobs:
         if left_s <= 0:
             self._seen.pop(job.queue_id, None)
             return None
-        if not is_new and len(self._skipped) >= _MAX_SKIPPED:
-            delay_s = max(_MIN_DELAY_S, len(self._seen) / _VISITS_PER_S)
-            return Release(int(min(delay_s, left_s) * 1000) + 1)
+        if not is_new and self.is_full:
+            longest_s = max(_MAX_DELAY_S, len(self._seen) / _VISITS_PER_S)
+            delay_s = min(max(now_s - sight.at_s, _MIN_DELAY_S), longest_s, left_s)
+            return Release(int(delay_s * 1000) + 1)
         self._skip(encode_id(job.queue_id), sight.at_s)
         return Release()
 
@@ -84,8 +86,18 @@ class LeftJobs:
             del self._skipped[job_id]
         return list(self._skipped)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more jobs can be skipped."""
+        return len(self._skipped) >= _MAX_SKIPPED
+
+    def gone(self, job_ids: Iterable[bytes]) -> None:
+        """Record that these jobs have left the queue, so that there is room to skip others."""
+        for job_id in job_ids:
+            self._skipped.pop(job_id, None)
+
     def _skip(self, job_id: bytes, since_s: float) -> None:
-        if len(self._skipped) >= _MAX_SKIPPED:
+        if self.is_full:
             del self._skipped[next(iter(self._skipped))]
         self._skipped[job_id] = since_s
 

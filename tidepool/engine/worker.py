@@ -234,6 +234,7 @@ class Worker(arq.worker.Worker):
         Returns whether there may be more jobs to claim at once: the claim got as many as it asked for, or stopped
         before the end of the due jobs.
         """
+        await self._announce()
         room = self._room()
         started = await self.start_jobs()
         if started < room:
@@ -243,7 +244,8 @@ class Worker(arq.worker.Worker):
             if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
-            await self._announce()
+            if (left := self._assembled().attempts.left).is_full:
+                left.gone(await self._assembled().holding.gone(left.skipped()))
         return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -24,7 +24,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from arq.constants import abort_job_max_age
@@ -35,7 +35,7 @@ from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.logs import printable
 from tidepool.queue import keys, scripts
 from tidepool.queue.faults import Oddities, Outage, RedisFault
-from tidepool.queue.finisher import SetAside, Done, Ending, Finisher
+from tidepool.queue.finisher import Done, Ending, Finisher, SetAside
 from tidepool.queue.keys import QueueKeys, decode_id, encode_id
 from tidepool.queue.renewal import Renewal
 from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
@@ -162,6 +162,12 @@ class Leases:
             found += [some[number - 1] for number in numbers]
         return found
 
+    async def gone(self, job_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of *job_ids* that are not in the queue."""
+        members: list[Any] = list(job_ids)
+        scores: list[float | None] = await self._redis.zmscore(self._keys.queue, members) if members else []
+        return [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is None]
+
     async def strays(self, owner: str, known: set[str]) -> list[str]:
         """Return the ids of stray jobs: *owner* holds them in Redis, but they are not *known* to its process.
 
@@ -258,6 +264,10 @@ class Holding:
     async def announce(self, functions: Iterable[str], deserializer: str) -> None:
         """Record for ten minutes which functions this process has, and how it decodes jobs; see `Leases.announce`."""
         await self._leases.announce(functions, deserializer)
+
+    async def gone(self, job_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of *job_ids* that are not in the queue."""
+        return await self._leases.gone(job_ids)
 
     def doubt(self) -> None:
         """Record that a claim was interrupted, and may have reserved jobs in Redis although no reply arrived here.

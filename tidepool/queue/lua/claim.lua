@@ -144,15 +144,7 @@ local function payload_of(id)
     return length > 0 and has_room(#id + length) and redis.call('GETRANGE', job, 0, -1) or '', length
 end
 
-local is_skipped = {}
-for i = 9, #ARGV do
-    is_skipped[ARGV[i]] = true
-end
-
 local function take(id, due)
-    if is_skipped[id] then
-        return false
-    end
     local mark = IN_PROGRESS .. id
     -- The key is arq's own mark: a stock worker beside us respects it, and NX respects a stock worker's.
     if not redis.call('SET', mark, owner, 'PX', mark_ms, 'NX') then
@@ -175,6 +167,11 @@ local function take(id, due)
     return true
 end
 
+local is_skipped = {} -- of suspects none is: here they would leave the set without being taken
+for i = 9, #ARGV do
+    is_skipped[ARGV[i]] = true
+end
+
 if ARGV[4] == '1' then
     local suspect = redis.call('ZPOPMIN', KEYS[5])
     if #suspect > 0 and redis.call('ZSCORE', KEYS[1], suspect[1]) then
@@ -187,7 +184,7 @@ for number = 1, 24 do -- jobs that stock workers run, or that are skipped, stay 
     size = math.min(size, limit - #ids) -- growing, since ids of megabytes would all be read at once
     local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, size)
     for i = 1, #page, 2 do
-        if not take(page[i], page[i + 1]) then
+        if is_skipped[page[i]] or not take(page[i], page[i + 1]) then
             skipped = skipped + 1
         end
         if is_full then
