@@ -246,6 +246,7 @@ async def test_a_burst_makes_dead_letters_at_once_and_counts_them_as_failed(redi
     one = worker(redis, named("known", []), burst=True)
     with pytest.raises(FailedJobs):
         await one.run_check()
+    await stop(one)
     assert ["u"] == [letter.job_id for letter in await client.dead_letters.oldest(10)]
 
 

@@ -80,14 +80,13 @@ class DeadLetters:
 
     async def _pages(self, job_ids: Collection[str]) -> AsyncIterator[Sequence[DeadLetter]]:
         """Yield the dead letters, those of *job_ids* if there are any, in pages of up to `MOST_AT_ONCE`."""
-        after = b"-"
-        while True:
+        after, is_last = b"-", False
+        while not is_last:
             entries: list[tuple[bytes, Mapping[bytes, bytes]]] = await self._redis.xrange(
                 self._keys.dead_letters, min=after, count=MOST_AT_ONCE
             )
-            if not entries:
-                return
-            after = b"(" + entries[-1][0]
+            is_last = len(entries) < MOST_AT_ONCE
+            after = b"" if is_last else b"(" + entries[-1][0]
             named = [(number, fields) for number, fields in entries if b"id" in fields]
             asked = [one for one in named if not job_ids or decode_id(one[1][b"id"]) in job_ids]
             if asked:

@@ -46,4 +46,7 @@ for i = 3, #ARGV do
     end
     answers[#answers + 1] = is_done and '1' or '0'
 end
+if typed('XLEN', KEYS[2]) == 0 then -- an empty stream stays
+    redis.call('DEL', KEYS[2])
+end
 return table.concat(answers)
