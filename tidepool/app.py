@@ -21,12 +21,13 @@ class App:
     def load(cls, place: str) -> Self:
         """Import and return the application at *place*, which has the form `package.module:attribute`.
 
-        Raises `ValueError` if there is none. Errors that the application's own modules raise are not caught.
+        Arq settings that `tidepool.adopt` has adopted count as an application without job types. Raises `ValueError` if
+        there is none. Errors that the application's own modules raise are not caught.
         """
-        app = load(place)
-        if not isinstance(app, cls):
-            raise ValueError(f"{place!r} is not a tidepool.App")  # noqa: TRY004  (the caller reports both as one line)
-        return app
+        found = load(place)
+        if isinstance(found, cls):
+            return found
+        return cls(job_types=JobTypes(()), settings=_settings_class_of(found))
 
     @property
     def grants(self) -> list[LiteralString]:
@@ -64,7 +65,20 @@ def load(place: str) -> object:
 
 
 def settings_of(found: object) -> object:
-    """Return the settings for arq's worker of *found*, an application. Raises `ValueError` for anything else."""
+    """Return the settings for arq's worker of *found*: an application, or arq settings that are adopted already.
+
+    Raises `ValueError` for anything else.
+    """
     if isinstance(found, App):
         return found.worker_settings()
-    raise ValueError(f"{found!r} is not a tidepool.App")
+    _settings_class_of(found)
+    return found
+
+
+def _settings_class_of(found: object) -> type[Settings]:
+    """Return the class of Tidepool's settings for adopted arq settings. Raises `ValueError` for anything else."""
+    from tidepool.adopting import settings_class_of  # noqa: PLC0415  (brings the engine, which few commands need)
+
+    if (settings := settings_class_of(found)) is None:
+        raise ValueError(f"{found!r} is neither a tidepool.App nor arq settings that tidepool.adopt has adopted")
+    return settings

@@ -9,6 +9,7 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `worker.left_jobs` | warning | a worker ended, and its jobs could not be put back: they run after its lease |
 | `supervisor.started`, `supervisor.stopping` | info | the command `work` began; it got a signal |
 | `worker.died` | warning | a supervisor replaces a worker that ended; with its status or signal |
+| `worker.not_started` | warning | a supervisor could not start a worker process, and tries again after 0.1 to 10 s |
 | `worker.replaced` | info | a supervisor replaces a worker that has run as many jobs as `--restart-after` says |
 | `jobs.settled` | info | after each STATS_INTERVAL in which jobs ended: their outcomes and the pool's figures |
 | `jobs.recovered` | info | jobs whose lease was over went back to the queue |
@@ -34,6 +35,8 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `budget.entries_unusable` | warning | an entry of the budget that no worker wrote was skipped; once for each |
 | `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
+| `history.unavailable`, `history.back` | warning, info | outcomes of plain functions wait, or are written again |
+| `history.incomplete` | warning | a worker ended, and outcomes of plain functions are missing in the history |
 | `advice.failed`, `prune.failed` | warning | PostgreSQL was away or refused it |
 | `rows.pruned` | info | old snapshots and ledger rows were deleted |
 | `retention.longer` | warning | another worker keeps rows for longer, and its setting counts |

@@ -276,12 +276,15 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.pool_min_size > self.pool_max_size:
             raise ValueError(f"POOL_MIN_SIZE: is {self.pool_min_size}, more than POOL_MAX_SIZE ({self.pool_max_size})")
+        self._require_both_servers()
+        self._check_urls()
+        return self
+
+    def _require_both_servers(self) -> None:
         if self.database is None and self.redis_url is not None:
             raise ValueError("DATABASE_URL: is not set, but REDIS_URL is: set both, or neither for embedded servers")
         if self.database is not None and self.redis_url is None:
             raise ValueError("REDIS_URL: is not set, but PostgreSQL is: set both, or neither for embedded servers")
-        self._check_urls()
-        return self
 
     def _check_urls(self) -> None:
         """Raise `ValueError`, which names the variable, if the URL of PostgreSQL or Redis is not valid."""
@@ -336,7 +339,9 @@ class Settings(BaseSettings):
         try:
             settings = cls() if environment is None else cls._of_mapping(environment)
         except ValidationError as error:
-            raise SettingsError("\n".join(_line(detail) for detail in error.errors(include_input=False))) from None
+            prefix = cls.model_config.get("env_prefix", "")
+            lines = (prefix + _line(detail) for detail in error.errors(include_input=False))
+            raise SettingsError("\n".join(lines)) from None
         _check_environment(settings, os.environ if environment is None else environment)
         return settings
 
@@ -366,6 +371,34 @@ class Settings(BaseSettings):
     def _of_mapping(cls, environment: Mapping[str, str]) -> Self:
         known = {name.lower(): value for name, value in environment.items() if value}
         return cls.model_validate({k: v for k, v in known.items() if k in cls.model_fields})
+
+
+class AdoptedSettings(Settings):
+    """The settings of Tidepool in an adopted arq application, from variables with the prefix `TIDEPOOL_`.
+
+    So DATABASE_URL and the like stay the application's own. Queue and Redis are those of its arq settings: they are the
+    defaults of a subclass that `adopting` makes. Without a database there is no history of outcomes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
+
+    def _require_both_servers(self) -> None:
+        pass
+
+    @property
+    def embedded(self) -> bool:
+        """False: an adopted application has servers of its own."""
+        return False
+
+    @classmethod
+    def load_or_exit(cls) -> Self:
+        """Read, check and return the settings of a command, which needs a database; exit with status 2 without one."""
+        settings = super().load_or_exit()
+        for name, url in (("DATABASE_URL", settings.database), ("REDIS_URL", settings.redis_url)):
+            if url is None:
+                print(f"TIDEPOOL_{name}: is not set", file=sys.stderr)  # noqa: T201  (the start of every command)
+                raise SystemExit(2)
+        return settings
 
 
 def _name_user_and_home() -> None:

@@ -66,7 +66,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers.seconds,
         default=5.0,
         metavar="S",
-        help="length of each measurement of a layout in seconds (default 5)",
+        help="seconds for which the waits are measured with each way to divide the connections among pools (default 5)",
     )
     parser.add_argument(
         "--repeats",

@@ -44,7 +44,7 @@ def test_what_is_no_application_is_refused(module: Path) -> None:
     """A name that the module does not have is refused, too."""
     module.write_text("app = 7\n", "utf-8")
     for name in ("app", "other"):
-        with pytest.raises(ValueError, match=r"is not a tidepool\.App$"):
+        with pytest.raises(ValueError, match=r"is neither a tidepool\.App nor arq settings"):
             App.load(f"{MODULE}:{name}")
 
 

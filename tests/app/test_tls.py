@@ -12,11 +12,8 @@ import pytest
 import trustme
 from commands import Ended, Service, stop
 from proxies import tls_postgres, tls_redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tidepool.pool.config import PoolConfig
-from tidepool.queue.connection import RedisClient
-from tidepool.queue.renewal import _sync_client
 
 PASSWORD = "geheim"
 
@@ -87,19 +84,6 @@ async def test_workers_producers_and_checks_work_over_tls(service: Service, secu
     assert (0, 300) == (ran.status, ran.document["enqueued"]), ran.stderr
     assert (0, 0) == (checked.status, status), checked.stderr
     assert PASSWORD not in log
-
-
-async def test_the_thread_that_renews_leases_checks_the_same(secured: Secured) -> None:
-    """It has a client of its own, of redis-py's other kind."""
-    url = secured.redis.replace(f"default:{PASSWORD}", "")
-    trusting, distrusting = (
-        _sync_client(RedisClient.open(address, queue_name="q"), 5.0) for address in (url, secured.distrusted(url))
-    )
-    assert await asyncio.to_thread(trusting.ping)
-    with pytest.raises(RedisConnectionError, match="certificate verify failed"):
-        await asyncio.to_thread(distrusting.ping)
-    trusting.close()
-    distrusting.close()
 
 
 @pytest.mark.parametrize(

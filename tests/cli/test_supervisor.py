@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
+import structlog
 from waiting import until
 
 from tidepool.cli import CommandError, Supervisor
@@ -76,6 +77,40 @@ async def test_a_redis_that_is_away_keeps_no_worker_from_being_replaced(program:
     with pytest.raises(CommandError):
         await Supervisor("shop:app", [{}], bury=bury, max_restarts=1).run()
     assert 2 == bury.await_count
+
+
+async def test_a_system_without_room_for_a_process_is_asked_again(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other workers go on; nothing is raised."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(Supervisor("shop:app", [{}], bury=AsyncMock()).run())
+
+        async def refused_twice() -> bool:
+            return 2 <= [line["event"] for line in logs].count("worker.not_started")
+
+        async def begun() -> bool:
+            return (tmp_path / "begun").exists()
+
+        await until(refused_twice)
+        program(f"touch {tmp_path}/begun; read nothing")
+        await until(begun)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.parametrize(("first", "options"), [("", "-m"), ("/elsewhere", "-P -m")])
+async def test_workers_look_for_the_application_where_this_process_does(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch, first: str, options: str
+) -> None:
+    """The working directory comes before what is installed, as for `python -m`, or after it, as for `arq`."""
+    program(f'echo "$*" > {tmp_path}/call; exit 2')
+    monkeypatch.setattr(sys, "path", [first, *sys.path])
+    with pytest.raises(CommandError):
+        await Supervisor("shop:app", [{}], bury=AsyncMock()).run()
+    assert f"{options} tidepool.cli.worker_process shop:app\n" == (tmp_path / "call").read_text("utf-8")
 
 
 async def test_workers_take_turns_to_end(tmp_path: Path, program: Program) -> None:

@@ -62,6 +62,7 @@ async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: 
         "job_id": "a",
         "function": "create_user",
         "status": "applied",
+        "atomic": True,
         "result": f'{{"user_id": {outcome.result["user_id"]}}}',
         "reason": None,
         "error": None,

@@ -43,6 +43,13 @@ MUTATIONS = [
         "< 1e9",
         "test_a_blocked_loop_keeps_its_lease_for_as_long_as_is_documented",
     ),
+    Mutation(
+        "the renewal thread asks Sentinels on the event loop's connections",
+        "_own_client",
+        "isinstance(pool, SentinelConnectionPool)",
+        "isinstance(pool, str)",
+        "test_a_failover_ends_neither_the_worker_nor_its_renewals",
+    ),
     # ---------------------------------------------------------------- the ledger
     Mutation(
         "no check that the ledger took every row",
@@ -278,7 +285,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an error's text is stored as it is",
-        "_storable",
+        "storable",
         '.replace("\\x00", "\\\\x00")',
         "",
         "test_an_errors_text_never_breaks_its_row",
@@ -761,6 +768,42 @@ MUTATIONS = [
         "ConfigDict(strict=True, frozen=True",
         "ConfigDict(strict=False, frozen=True",
         "test_poison_has_its_outcome_and_harms_nobody[P8 truth for number]",
+    ),
+    # ---------------------------------------------------------------- supervised workers
+    Mutation(
+        "a dead worker's jobs wait for the end of its lease",
+        "supervisor:Supervisor._ended",
+        "if child.returncode:",
+        "if False:",
+        "test_a_killed_worker_is_replaced_and_its_jobs_run_once",
+    ),
+    Mutation(
+        "a worker outlives a killed supervisor",
+        "worker_process:_stop_with_supervisor",
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "pass",
+        "test_a_killed_supervisor_leaves_no_worker",
+    ),
+    Mutation(
+        "a worker that cannot start is started again and again",
+        "supervisor:Supervisor._report",
+        "status == process.ERROR or ",
+        "",
+        "test_a_worker_that_cannot_start_ends_all_of_them",
+    ),
+    Mutation(
+        "all workers end together",
+        "supervisor:Supervisor._first_limit",
+        "self._restart_after * (number + 1) // len(self._variables)",
+        "self._restart_after",
+        "test_workers_take_turns_to_end",
+    ),
+    Mutation(
+        "a worker claims more jobs than it may run",
+        "Worker._room",
+        "room = min(room, limit - self._jobs_started())",
+        "pass",
+        "test_it_runs_exactly_so_many_jobs_and_leaves_the_others",
     ),
     # ---------------------------------------------------------------- measuring, and the drill
     Mutation(

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from redis import Redis
+from redis.asyncio import Redis
 
 from tidepool.queue import keys, scripts
 

@@ -23,7 +23,7 @@ from worker.tables.users import User
 
 ALL = app.migrations.all
 migrate = app.migrations.migrate
-WRITTEN_BY_SQL = {"write_us", "function", "worker_id", "finished_at", "db_us", "requeued_at"}
+WRITTEN_BY_SQL = {"atomic", "write_us", "function", "worker_id", "finished_at", "db_us", "requeued_at"}
 
 
 More = Callable[[str], Migrations]

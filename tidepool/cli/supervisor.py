@@ -107,7 +107,12 @@ class Supervisor:
         limit, delays = self._first_limit(number), _BACKOFF.delays()
         while True:
             begun_s = time.monotonic()
-            child = self._start(number, limit)
+            try:
+                child = self._start(number, limit)
+            except OSError as error:  # too many processes, or no memory for one more
+                log.warning("worker.not_started", number=number, error=error.strerror)
+                await asyncio.sleep(next(delays))
+                continue
             status = await self._ended(child)
             limit = self._restart_after
             if status == 0 and limit is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import arq.worker
 import structlog
-from arq.connections import ArqRedis, create_pool, log_redis_info
+from arq.connections import ArqRedis, create_pool
 
 from tidepool import logs, process
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
@@ -118,7 +118,7 @@ class Worker(arq.worker.Worker):
         """Connect, run the startup hook, and run jobs until cancelled, or in burst mode until the queue is empty."""
         parts = await self._open()
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
-        await log_redis_info(self.pool, arq_log.info)
+        await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
         if self.options.observer is not None:
             await self.options.observer.start(self.queue_name, list(self.functions))

@@ -58,7 +58,7 @@ from tidepool.pool.faults import (
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
 from tidepool.repeating import heed_cancel
-from tidepool.storage.results import Entry, ResultRepository
+from tidepool.storage.results import Entry, ResultRepository, storable
 
 log = structlog.get_logger(__name__)
 
@@ -77,8 +77,6 @@ _CONFLICT_DELAY_S = 0.01
 """Seconds: the base of the random delay after a conflict, whose max doubles each time."""
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """Matches the escape of a NUL character in JSON text, which PostgreSQL's type jsonb cannot hold."""
-_MAX_ERROR_CHARACTERS = 500
-"""Max characters of an error's text in the ledger."""
 _NOT_SETTLED = (RetryLater, LookAgain)
 
 _Settled = Outcome | RetryLater | LookAgain
@@ -147,7 +145,7 @@ class Ledger:
     def _outcome_of(self, job: Job, error: Exception) -> Rejected | Failed | RetryLater:
         if isinstance(error, DataFault):
             return Rejected(self._reason(job.function, error.constraint), str(error))
-        text = _storable(f"{type(error).__name__}: {error}")
+        text = storable(f"{type(error).__name__}: {error}")
         decided = Failed(text) if job.is_last_attempt else _later(ERROR_DELAYS_S, job, text)
         event = "job.failed" if job.is_last_attempt else "job.retried"
         log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=error)
@@ -333,11 +331,6 @@ def _kept(content: object) -> str | None:
     except ValueError:  # infinity, or a lone surrogate
         return None
     return None if size > MAX_KEPT_BYTES or _ESCAPED_NUL.search(text) else text
-
-
-def _storable(text: str) -> str:
-    """Return an error's text in a form that PostgreSQL can store: cut, and with NUL and lone surrogates escaped."""
-    return text[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _status_of(outcome: Outcome) -> str:

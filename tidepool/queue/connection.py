@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 from typing import Any, Self, TypeGuard
+from urllib.parse import quote
 
 import hiredis
 import structlog
@@ -124,6 +125,22 @@ class RedisClient(ArqRedis):
             ssl=url.startswith("rediss:"),
             **secured,
         )
+
+    @staticmethod
+    def url_of(settings: RedisSettings | None) -> str | None:
+        """Return the URL of the Redis that arq's *settings* name; None if a Sentinel has to be asked for the address.
+
+        Without *settings* it is the Redis that arq uses by default.
+        """
+        settings = settings or RedisSettings()
+        if settings.sentinel or not isinstance(settings.host, str):
+            return None
+        user, password = quote(settings.username or "", safe=""), quote(settings.password or "", safe="")
+        login = f"{user}:{password}@" if user or password else ""
+        if settings.unix_socket_path:
+            return f"unix://{login}{settings.unix_socket_path}?db={settings.database}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"{'rediss' if settings.ssl else 'redis'}://{login}{host}:{settings.port}/{settings.database}"
 
 
 async def _require_redis_at(url: str) -> None:

@@ -10,17 +10,23 @@ when it ends. If this process commits such a job later, its effect is still appl
 The lease is renewed four times in its length, with a timeout of half a lease for each reply. So a stall of less than
 three quarters of a lease (3.7 of the default 5 seconds) loses no lease, whether this process stalls (garbage
 collection, a busy machine) or Redis. If a reply is lost with its connection, there is time to ask again on a new one.
+
+The thread has an event loop of its own, so that its client can use the same kind of connection as the worker's client:
+over TLS, to the primary that Sentinels name, to a fakeredis, or of a class that the application has written.
 """
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from typing import cast
 
-import redis as sync_redis
 import structlog
-from redis.asyncio import Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
 
 from tidepool.queue import scripts
 from tidepool.queue.faults import RedisFault
@@ -65,12 +71,15 @@ class Renewal:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._loop_seen_s = self._until_s = time.monotonic()
-        self._stop = threading.Event()
+        self._stop = asyncio.Event()
         self._first_rank = 0
         self._failures = FailureLog("lease renewal")
-        self._redis = _sync_client(redis, _PATIENCE * lease_ms / 1000)
-        self._renew = scripts.load(self._redis, "renew")
-        self._thread = threading.Thread(target=self._run, name="lease renewal", daemon=True)
+        self._clients = AsyncExitStack()
+        self._renew = scripts.load(_own_client(redis, self._clients), "renew")
+        self._own_loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(
+            target=self._own_loop.run_until_complete, args=(self._run(),), name="lease renewal", daemon=True
+        )
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
@@ -91,46 +100,57 @@ class Renewal:
 
     async def close(self) -> None:
         """Stop the renewal thread and wait until it has ended. The lease is not renewed any more, and then expires."""
-        self._stop.set()
+        self._own_loop.call_soon_threadsafe(self._stop.set)
         await asyncio.to_thread(self._thread.join)
-        self._redis.close()
+        self._own_loop.close()
 
-    def _run(self) -> None:
-        period_s = self._lease_ms / 1000 / _ROUNDS
-        began_s = time.monotonic()
-        while not self._stop.wait(max(0.0, began_s + period_s - time.monotonic())):
+    # ---------------------------------------------------------------- in the thread
+
+    async def _run(self) -> None:
+        async with self._clients:
+            period_s = self._lease_ms / 1000 / _ROUNDS
             began_s = time.monotonic()
-            self._loop.call_soon_threadsafe(self._see_loop)
-            owner = self._owner()
-            if owner is not None and time.monotonic() - self._loop_seen_s < LONGEST_BLOCK_S:
-                self._renew_safely(owner)
+            while not await self._is_stopped(began_s + period_s - time.monotonic()):
+                began_s = time.monotonic()
+                self._loop.call_soon_threadsafe(self._see_loop)
+                owner = self._owner()
+                if owner is not None and time.monotonic() - self._loop_seen_s < LONGEST_BLOCK_S:
+                    await self._renew_safely(owner)
 
-    def _renew_safely(self, owner: str) -> None:
+    async def _is_stopped(self, within_s: float) -> bool:
+        """Return whether the thread is to stop; wait max *within_s* seconds for that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._stop.wait()
+        return self._stop.is_set()
+
+    async def _renew_safely(self, owner: str) -> None:
         """Renew the lease once, and log any error, so that the thread goes on."""
         try:
-            self._renew_once(owner)
+            await self._renew_once(owner)
         except Exception as error:  # noqa: BLE001  (this thread may not end)
             self._failures.log(error)
 
-    def _renew_once(self, owner: str) -> None:
+    async def _renew_once(self, owner: str) -> None:
         until_s = self._until_s
-        if self._is_kept(owner) or self._stop.wait(_ON_THE_WAY_S):
+        if await self._is_kept(owner) or await self._is_stopped(_ON_THE_WAY_S):
             return
         # Or Redis has forgotten an owner whose last job it has just acknowledged: then the worker knows by now, and
         # may have begun another lease.
-        if self._owner() == owner and self._until_s == until_s and not self._is_kept(owner):
+        if self._owner() == owner and self._until_s == until_s and not await self._is_kept(owner):
             self._loop.call_soon_threadsafe(self._lost, owner)
 
-    def _is_kept(self, owner: str) -> bool:
+    async def _is_kept(self, owner: str) -> bool:
         """Renew the lease; return whether it is kept: False if Redis no longer knows *owner*.
 
-        If Redis does not answer, the result is True, and the next round tries again.
+        If Redis does not answer in time, the result is True, and the next round tries again.
         """
         keys = [self._keys.queue, self._keys.owners, self._keys.held(owner)]
+        args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
         asked_s = time.monotonic()
         try:
-            args = [owner, self._lease_ms, self._first_rank, _JOBS_A_ROUND]
-            renewed, self._first_rank = cast("tuple[int, int]", self._renew(keys=keys, args=args))
+            async with asyncio.timeout(_PATIENCE * self._lease_ms / 1000):
+                renewed, self._first_rank = cast("tuple[int, int]", await self._renew(keys=keys, args=args))
         except Exception as error:
             if not RedisFault.of(error).is_outage:
                 raise
@@ -143,16 +163,30 @@ class Renewal:
         self._loop_seen_s = time.monotonic()
 
 
-def _sync_client(redis: Redis, patience_s: float) -> sync_redis.Redis:
-    """Return a synchronous client of the same server as *redis*, with timeouts of max *patience_s* seconds."""
-    pool = redis.connection_pool
-    options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("retry", "parser_class")}
-    kinds = {
-        UnixDomainSocketConnection: sync_redis.UnixDomainSocketConnection,
-        SSLConnection: sync_redis.SSLConnection,
-    }
-    kind = next((ours for theirs, ours in kinds.items() if issubclass(pool.connection_class, theirs)), None)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        options[name] = min(options.get(name) or patience_s, patience_s)
-    connection_class = cast("type[sync_redis.Connection]", kind or sync_redis.Connection)  # as redis-py annotates it
-    return sync_redis.Redis(connection_pool=sync_redis.ConnectionPool(connection_class, **options))
+class _OwnPool(ConnectionPool):
+    """Connections like those of *model*, but kept apart from them, since they belong to another event loop."""
+
+    def __init__(self, model: ConnectionPool) -> None:
+        super().__init__(protocol=model.connection_kwargs.get("protocol"))
+        self._model = model
+
+    def make_connection(self) -> AbstractConnection:
+        """Return a new connection of the class and with the options of *model*."""
+        return self._model.make_connection()
+
+
+def _own_client(redis: Redis, clients: AsyncExitStack) -> Redis:
+    """Return a client of the same server as *redis*, for another event loop; *clients* closes it.
+
+    A pool that asks Sentinels for the primary has a client of each Sentinel; these are replaced in the same way.
+    """
+    pool = cast("ConnectionPool", redis.connection_pool)
+    if isinstance(pool, SentinelConnectionPool):
+        manager = copy.copy(pool.sentinel_manager)
+        manager.sentinels = [_own_client(sentinel, clients) for sentinel in manager.sentinels]
+        options = {**pool.connection_kwargs, "connection_class": pool.connection_class}
+        options |= {"is_master": pool.is_master, "check_connection": pool.check_connection}
+        pool = SentinelConnectionPool(pool.service_name, manager, **options)
+    client = Redis.from_pool(_OwnPool(pool))
+    clients.push_async_callback(client.aclose)
+    return client

@@ -5,7 +5,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol, cast
 
-import redis as sync_redis
 from redis.asyncio import Redis
 
 from tidepool.queue import keys
@@ -32,10 +31,10 @@ class _Script(Protocol):
     def __call__(self, *, keys: Sequence[str], args: Sequence[object]) -> Any: ...
 
 
-def load(redis: Redis | sync_redis.Redis, name: str) -> _Script:
+def load(redis: Redis, name: str) -> _Script:
     """Return the Lua script *name* as a function of `keys` and `args`, which are the KEYS and ARGV of the script.
 
-    The function returns the script's reply and raises the errors of Redis's client; it is async if *redis* is. It sends
+    The function returns the script's reply and raises the errors of Redis's client. It sends
     the script to Redis when it is first called, and again if Redis has lost it.
     """
     return cast("_Script", redis.register_script(_text(name)))

@@ -23,6 +23,7 @@ _MAX_LOOKED_AT = 100_000
 would cost every job 3 us, of the 110 us that it takes."""
 _MAX_NOT_APPLIED = 10_000
 """Max rejected and failed rows that are searched for one page. They are fewer because they lie far apart."""
+_MAX_ERROR_CHARACTERS = 500
 MAX_PAGE_BYTES = 1024 * 1024
 """Max bytes of the results and errors of one page. The page ends with the row that reaches this size."""
 
@@ -47,6 +48,24 @@ class Entry(NamedTuple):
     queue_us: int
     pool_wait_us: int
     batch_us: int = 0
+
+
+class PlainEntry(NamedTuple):
+    """The row of a plain function's job for the table `job_results`, written after the job has ended.
+
+    Times are Unix milliseconds. The fields are in the order in which the INSERT statement unpacks them.
+    """
+
+    job_id: str
+    function: str
+    status: str
+    reason: str | None
+    error: str | None
+    attempts: int
+    enqueued_at_ms: int
+    started_at_ms: int
+    finished_at_ms: int
+    queue_us: int
 
 
 class Finished(NamedTuple):
@@ -126,6 +145,10 @@ class ResultRepository:
         values = (function, db_us, worker_id, write_us)
         tag = await self._connection.execute(self._sql["write"], encode_rows(entries), *values)
         return int(tag.rpartition(" ")[2])
+
+    async def record(self, entries: Sequence[PlainEntry], *, worker_id: str) -> None:
+        """Store outcomes of plain functions. A row of the same id is replaced, unless its job is of a declared type."""
+        await self._connection.execute(self._sql["record"], encode_rows(entries), worker_id)
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
         """Return the outcomes of those of the jobs *job_ids* that have ended; the other jobs are left out."""
@@ -227,6 +250,11 @@ def encode_rows(rows: Iterable[Sequence[object]]) -> str:
         return to_json(list(rows)).decode()
     except PydanticSerializationError:
         raise DataFault("a value does not fit its column's type") from None
+
+
+def storable(error: str) -> str:
+    """Return an error's text as the ledger keeps it: max 500 characters, NUL characters and lone surrogates escaped."""
+    return error[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _row_as_dict(row: Row) -> dict[str, object]:

@@ -5,14 +5,13 @@ once: on stock arq and moved, under SIGKILL and under SIGTERM in turn, on server
 document. For each stream:
 
 - `lost`     jobs without a charge when the wait is over; stock arq runs a killed worker's jobs again after 310 s
-- `doubled`  jobs that were charged more than once, and `doubled_long_ended` those of them whose first charge was there
-  for more than 50 ms when the next worker was killed
+- `doubled`  jobs that were charged more than once; `doubled_long_ended` are those of them whose first charge was made
+  more than 50 ms before a worker was killed, so that they did not run any more
 - `late`     jobs that were charged more than `--late` seconds after they were enqueued, and `slowest_s`
 """
 
 import argparse
 import asyncio
-import bisect
 import json
 import signal
 import sys
@@ -135,16 +134,15 @@ async def _account(shop: Shop, stream: Stream, late_s: float) -> dict[str, float
         "jobs": len(stream.enqueued_s),
         "lost": len(stream.enqueued_s) - len(rows),
         "doubled": len(doubled),
-        "doubled_long_ended": sum(_before_kill_s(stream, row["charged_s"]) > _ENDED_S for row in doubled),
+        "doubled_long_ended": sum(_from_a_kill_s(stream, row["charged_s"]) > _ENDED_S for row in doubled),
         "late": sum(delay_s > late_s for delay_s in delays_s),
         "slowest_s": round(max(delays_s, default=0.0), 1),
     }
 
 
-def _before_kill_s(stream: Stream, charged_s: float) -> float:
-    """Return how long before the next kill a charge was made."""
-    index = bisect.bisect(stream.killed_s, charged_s)
-    return stream.killed_s[index] - charged_s if index < len(stream.killed_s) else float("inf")
+def _from_a_kill_s(stream: Stream, charged_s: float) -> float:
+    """Return how long before or after the nearest kill a charge was made: PostgreSQL ends what a dead worker began."""
+    return min((abs(killed_s - charged_s) for killed_s in stream.killed_s), default=float("inf"))
 
 
 if __name__ == "__main__":

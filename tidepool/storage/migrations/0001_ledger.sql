@@ -26,6 +26,8 @@ CREATE TABLE {schema}.job_results (
     requeued_at  timestamptz,                                        -- if set, there is no outcome: the job runs again
     batch_us     bigint NOT NULL DEFAULT 0,                          -- taken to its batch having left the batcher
     write_us     bigint NOT NULL DEFAULT 0,                          -- of db_us: the ledger's write and the COMMIT
+    atomic       boolean NOT NULL DEFAULT true,                      -- committed with the job's effect; false: the row
+                                                                     -- of a plain function, written after it had ended
     CHECK ((status = 'applied') = (result IS NOT NULL)),
     CHECK ((status = 'rejected') = (reason IS NOT NULL)),
     CHECK (status <> 'applied' OR requeued_at IS NULL)

@@ -1,15 +1,17 @@
 -- name: lookup
--- The outcomes that these jobs already have. A requeued row is not an outcome. The query forces one index look-up per id:
+-- The outcomes that these jobs already have. A requeued row is not an outcome, and the row of a plain function is not
+-- that of this job, since its id may be used again. The query forces one index look-up per id:
 -- a plan made while the table was empty would compare every row with every id.
 -- $1 job_id text[]
 SELECT found.job_id, found.status, found.result, found.reason, found.error
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
 CROSS JOIN LATERAL (SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id OFFSET 0) AS found
-WHERE found.requeued_at IS NULL
+WHERE found.requeued_at IS NULL AND found.atomic
 
 -- name: write
--- Store outcomes. A row that exists stays as it is and is not counted, unless it was requeued: another worker was
--- faster, and the caller must roll back. Sorted by key, which prevents deadlocks between batches.
+-- Store outcomes. A row that exists stays as it is and is not counted, unless it was requeued or is that of a plain
+-- function: another worker was faster, and the caller must roll back. Sorted by key, which prevents deadlocks between
+-- batches.
 -- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us,
 -- pool_wait_us, batch_us
 -- $2 function text, $3 db_us bigint, $4 worker_id text, $5 write_us bigint
@@ -26,8 +28,30 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
     error = excluded.error, args = excluded.args, attempts = excluded.attempts, worker_id = excluded.worker_id,
     enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
     queue_us = excluded.queue_us, batch_us = excluded.batch_us, pool_wait_us = excluded.pool_wait_us,
-    db_us = excluded.db_us, write_us = excluded.write_us, requeued_at = NULL
-WHERE job_results.requeued_at IS NOT NULL
+    db_us = excluded.db_us, write_us = excluded.write_us, requeued_at = NULL, atomic = true
+WHERE job_results.requeued_at IS NOT NULL OR NOT job_results.atomic
+
+-- name: record
+-- Store outcomes of plain functions, after the fact. Of runs with one id the last one stays; a row that was committed
+-- with its job's effect is never replaced. Sorted by key, which prevents deadlocks between batches.
+-- $1 rows: job_id, function, status, reason, error, attempts, enqueued_at ms, started_at ms, finished_at ms, queue_us
+-- $2 worker_id text
+INSERT INTO {schema}.job_results (job_id, function, status, result, reason, error, attempts, worker_id,
+                         enqueued_at, started_at, finished_at, queue_us, pool_wait_us, db_us, atomic)
+SELECT DISTINCT ON (r ->> 0) r ->> 0 AS job_id, r ->> 1, r ->> 2,
+       CASE r ->> 2 WHEN 'applied' THEN 'null'::jsonb END, r ->> 3, r ->> 4, (r -> 5)::integer, $2,
+       timestamptz 'epoch' + (r -> 6)::bigint * interval '1 ms',
+       timestamptz 'epoch' + (r -> 7)::bigint * interval '1 ms',
+       timestamptz 'epoch' + (r -> 8)::bigint * interval '1 ms',
+       (r -> 9)::bigint, 0, 0, false
+FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS g (r, number)
+ORDER BY job_id, number DESC
+ON CONFLICT (job_id) DO UPDATE
+SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,
+    error = excluded.error, attempts = excluded.attempts, worker_id = excluded.worker_id,
+    enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
+    queue_us = excluded.queue_us
+WHERE NOT job_results.atomic
 
 -- name: finished
 -- Those of these jobs that have an outcome, with the columns that a run's report counts. Uses the index as `lookup` does.

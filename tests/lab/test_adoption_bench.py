@@ -1,0 +1,36 @@
+"""The benches of the shop on stock arq and moved, as small as they can be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str) -> Any:
+    """Run `python -m …` in the checkout; return the JSON document that it prints."""
+    command = [sys.executable, "-m", *words]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100).stdout)
+
+
+@pytest.mark.slow
+def test_the_rates_are_compared() -> None:
+    """One round."""
+    report = run("tests.bench.adoption", "--jobs", "1000", "--repeat", "1")
+    assert ["stock", "moved", "moved / stock"] == list(report)
+    assert report["moved"]["jobs_per_second"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_what_kills_do_is_counted() -> None:
+    """One of each signal, in a stream of a few seconds."""
+    stream = ("--rate", "100", "--seconds", "3", "--wait", "20")
+    report = run("tests.bench.adoption.kills", *stream, "--kills", "1", "--terms", "1")
+    assert ["SIGKILL", "SIGTERM"] == list(report)
+    for name, figures in report.items():
+        assert ["stock", "moved"] == list(figures), name
+        assert 0 == figures["moved"]["lost"] == figures["moved"]["doubled_long_ended"]

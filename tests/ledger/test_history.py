@@ -1,0 +1,151 @@
+"""The history of plain functions: rows after the fact, which never delay a job and never hide a declared job's row."""
+
+import asyncio
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.connections import ArqRedis
+from arq.jobs import serialize_job
+from commands import Service
+from factories import a_job, a_user
+
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Applied
+from tidepool.ledger import history
+from tidepool.ledger.history import History
+from tidepool.ledger.ledger import Ledger
+from tidepool.pool.config import PoolConfig
+from tidepool.pool.pool import Pool
+from tidepool.pool.side_connection import SideConnection
+from worker.jobs import JOBS
+
+
+def ended(job_id: str, error: BaseException | None = None, **fields: Any) -> Job:
+    """Return a job of a plain function that has ended."""
+    values = {"function": "f", "enqueued_ms": 1000, "started_ms": 2000, "due_ms": 1500, **fields}
+    job: Job = Job(job_id, "owner")
+    for name, value in values.items():
+        setattr(job, name, value)
+    job.error = error
+    return job
+
+
+async def rows(connection: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the rows of the ledger by id: function, status, reason, error, attempts, atomic."""
+    found = await connection.fetch("SELECT * FROM job_results")
+    names = ("function", "status", "reason", "error", "attempts", "atomic")
+    return {row["job_id"]: tuple(row[name] for name in names) for row in found}
+
+
+async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConnection, connection: Any) -> None:
+    """Successes, failures and aborts; of runs with one id the last one stays."""
+    recorded = History(side, worker_id="w")
+    recorded.add(ended("a", ValueError("first")))
+    recorded.add(ended("a", attempt=2))
+    recorded.add(ended("b", ValueError("nul \x00, half \ud800, " + 600 * "x")))
+    recorded.add(ended("c", asyncio.CancelledError(), is_aborted=True))
+    await recorded.write()
+    recorded.add(ended("b", attempt=3))
+    await recorded.write()
+    found = await rows(connection)
+    assert ("f", "applied", None, None, 2, False) == found["a"]
+    assert ("f", "applied", None, None, 3, False) == found["b"]
+    assert ("f", "rejected", "aborted", "CancelledError: ", 1, False) == found["c"]
+
+
+async def test_a_row_that_was_committed_with_its_effect_stays(
+    pool: Pool, side: SideConnection, connection: Any
+) -> None:
+    """A plain function with the id of a declared job; the other way round the declared job's row replaces it."""
+    ledger = Ledger(pool, JOBS, worker_id="w")
+    await ledger.settle("create_user", [a_job(a_user("ada"), "declared")])
+    recorded = History(side, worker_id="w")
+    recorded.add(ended("declared", ValueError("not this one")))
+    recorded.add(ended("plain"))
+    await recorded.write()
+    (outcome,) = await ledger.settle("create_user", [a_job(a_user("eve"), "plain")])
+    assert isinstance(outcome, Applied)
+    assert {("create_user", "applied", None, None, 1, True)} == set((await rows(connection)).values())
+    assert 2 == await connection.fetchval("SELECT count(*) FROM users")
+
+
+async def test_what_postgresql_cannot_store_is_dropped_alone(side: SideConnection, connection: Any) -> None:
+    """Other programs enqueue, and may date a job in the year 300,000."""
+    recorded = History(side, worker_id="w")
+    for job_id, enqueued_ms in (("a", 1000), ("b", 2**62), ("c", 1000)):
+        recorded.add(ended(job_id, enqueued_ms=enqueued_ms))
+    await recorded.write()
+    assert {"a", "c"} == set(await rows(connection))
+    assert 1 == recorded.dropped
+
+
+async def test_an_outage_keeps_outcomes_up_to_a_limit(
+    database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond it are dropped and counted; the others are written when the table can be reached again."""
+    monkeypatch.setattr(history, "MAX_WAITING", 3)
+    recorded = History(SideConnection(database, "history"), worker_id="w")
+    await connection.execute("ALTER TABLE job_results RENAME TO elsewhere")
+    for job_id in "abcde":
+        recorded.add(ended(job_id))
+    await recorded.write()
+    assert 2 == recorded.dropped
+    await connection.execute("ALTER TABLE elsewhere RENAME TO job_results")
+    await recorded.close()
+    assert {*"abc"} == set(await rows(connection))
+
+
+_APPLICATION = """
+import os
+from arq.connections import RedisSettings
+import tidepool
+
+async def double(ctx, number):
+    return 2 * number
+
+async def fail(ctx):
+    raise ValueError("on purpose")
+
+class WorkerSettings:
+    functions = [double, fail]
+    redis_settings = RedisSettings.from_dsn(os.environ["THEIR_REDIS"])
+    queue_name = "theirs"
+    max_tries = 1
+
+tidepool.adopt(WorkerSettings)
+"""
+
+
+@pytest.mark.parametrize("has_database", [True, False], ids=["history", "no history"])
+async def test_an_adopted_application_has_a_history_if_a_database_is_named(
+    service: Service, redis: ArqRedis, tmp_path: Path, connection: Any, *, has_database: bool
+) -> None:
+    """Its worker writes it, and the commands read it, on the servers of its own settings."""
+    (tmp_path / "their_application.py").write_text(_APPLICATION)
+    environment = service.environment
+    redis_url, database_url = environment.pop("REDIS_URL"), environment.pop("DATABASE_URL")
+    environment["THEIR_REDIS"] = redis_url
+    environment["PYTHONPATH"] = str(tmp_path)
+    if has_database:
+        environment |= {"TIDEPOOL_DATABASE_URL": database_url, "TIDEPOOL_DB_SCHEMA": "public"}
+    for number, function in enumerate(("double", "double", "fail")):
+        job_id, args = f"{function}-{number}", (number,) if function == "double" else ()
+        await redis.set(f"arq:job:{job_id}", serialize_job(function, args, {}, None, 1_000, serializer=pickle.dumps))
+        await redis.zadd("theirs", {job_id: 1})
+
+    done = service.run("arq", "their_application.WorkerSettings", "--burst")
+
+    assert 0 == done.status, done.stderr
+    assert 0 == await redis.zcard("theirs")
+    expected = {"double-0", "double-1", "fail-2"} if has_database else set[str]()
+    assert expected == set(await rows(connection))
+    listed = service.run("tidepool", "--app", "their_application:WorkerSettings", "results", "--json")
+    if has_database:
+        assert {("double", "applied"), ("fail", "failed")} == {
+            (row["function"], row["status"]) for row in listed.document
+        }
+        assert {False} == {row["atomic"] for row in listed.document}
+    else:
+        assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)

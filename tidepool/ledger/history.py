@@ -1,0 +1,116 @@
+"""Records the outcomes of plain functions in the table job_results, after the fact.
+
+A plain function commits its effects by itself, so its outcome cannot be committed with them: it is written when the job
+has ended, and the row says so (`atomic` is false). The history may therefore lack jobs, but it never delays or fails
+one: outcomes wait in memory, up to a limit, while PostgreSQL is unavailable, and are dropped and counted beyond it.
+"""
+
+import asyncio
+from collections import deque
+from itertools import islice
+
+import structlog
+
+from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import CommonReason
+from tidepool.pool.faults import DatabaseFault, DataFault, ServerError
+from tidepool.pool.side_connection import SideConnection
+from tidepool.queue.wire import now_ms
+from tidepool.repeating import every
+from tidepool.storage.results import PlainEntry, ResultRepository, storable
+
+log = structlog.get_logger(__name__)
+
+MAX_WAITING = 20_000
+"""Max outcomes that wait to be written: about 10 MB."""
+_PERIOD_S = 0.2
+_MAX_ROWS = 500
+"""Max rows in one statement."""
+_MAX_NAME_CHARACTERS = 100
+_LAST_WRITE_S = 2.0
+"""Max seconds for writing what is left when the worker stops."""
+
+
+class History:
+    """Writes outcomes of plain functions, in batches, over the connection *side*.
+
+    *worker_id* is the process that ran the jobs. `add` is called for each job, and `run` writes.
+    """
+
+    def __init__(self, side: SideConnection, *, worker_id: str) -> None:
+        self._side = side
+        self._worker_id = worker_id
+        self._waiting: deque[PlainEntry] = deque()
+        self._is_away = False
+        self.dropped = 0
+        """The number of outcomes that were dropped, because too many were waiting."""
+
+    def add(self, job: Job) -> None:
+        """Record that *job* has ended for good: it failed if it has an `error`."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(_entry(job))
+
+    async def run(self) -> None:
+        """Write what has been added, five times a second, until cancelled."""
+        await every(_PERIOD_S, self.write, "history")
+
+    async def write(self) -> None:
+        """Write all outcomes that wait. They go on waiting if PostgreSQL is unavailable or lacks the table.
+
+        If PostgreSQL cannot store one of them, the others of its batch are written one by one, and that one is dropped.
+        """
+        rows = _MAX_ROWS
+        while self._waiting:
+            batch = list(islice(self._waiting, rows))
+            try:
+                async with self._side.use() as connection:
+                    await ResultRepository(connection).record(batch, worker_id=self._worker_id)
+            except DataFault:
+                if rows > 1:
+                    rows = 1
+                    continue
+                self.dropped += 1
+            except (DatabaseFault, ServerError) as error:
+                self._note_outage(error)
+                return
+            for _ in batch:
+                self._waiting.popleft()
+        if self._is_away:
+            self._is_away = False
+            log.info("history.back", dropped=self.dropped)
+
+    async def close(self) -> None:
+        """Write what is left, for two seconds at most, and close the connection."""
+        try:
+            async with asyncio.timeout(_LAST_WRITE_S):
+                await self.write()
+        except TimeoutError:
+            pass
+        if self._waiting or self.dropped:
+            log.warning("history.incomplete", lost=len(self._waiting) + self.dropped)
+        await self._side.close()
+
+    def _note_outage(self, error: Exception) -> None:
+        if not self._is_away:
+            self._is_away = True
+            log.warning("history.unavailable", error=str(error), waiting=len(self._waiting))
+
+
+def _entry(job: Job) -> PlainEntry:
+    is_aborted = job.error is not None and job.is_aborted
+    status = "applied" if job.error is None else "rejected" if is_aborted else "failed"
+    error = None if job.error is None else storable(f"{type(job.error).__name__}: {job.error}")
+    return PlainEntry(
+        job_id=job.id,
+        function=storable(job.function[:_MAX_NAME_CHARACTERS]),
+        status=status,
+        reason=str(CommonReason.ABORTED) if is_aborted else None,
+        error=error,
+        attempts=max(1, job.attempt),
+        enqueued_at_ms=job.enqueued_ms or job.due_ms,
+        started_at_ms=job.started_ms,
+        finished_at_ms=now_ms(),
+        queue_us=job.queue_us,
+    )
