@@ -258,8 +258,8 @@ MUTATIONS = [
     Mutation(
         "decoded fields are believed",
         "decode",
-        "if not fits or",
-        "if",
+        "if not (fits and is_dated and is_counted):",
+        "if False:",
         "test_fields_that_arq_does_not_write_harm_no_worker",
     ),
     Mutation(

@@ -1,23 +1,21 @@
 """Decodes jobs, and names what a worker needs to understand them: functions and deserializers."""
 
 from enum import Enum
-from types import NoneType
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 
 from tidepool.queue.wire import LATEST_MS
 
-_TYPES = ((str, Enum), (tuple, list), dict, (int, NoneType), int)
-"""The types of the fields of a job: function, positional and keyword arguments, first attempt, enqueue time."""
 _MAX_NAME_CHARACTERS = 200
 _LARGEST = 1_000_000
 """The largest number of an attempt that is believed."""
 
 
-def decode(
-    payload: bytes, deserializer: Deserializer | None
-) -> tuple[str, tuple[Any, ...], dict[str, Any], int | None, int]:
+_Decoded: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], int | None, int]
+
+
+def decode(payload: bytes, deserializer: Deserializer | None) -> _Decoded:
     """Decode a job; return its function, positional and keyword arguments, first attempt, and enqueue time in Unix ms.
 
     Raises `SerializationError` if that is not possible, or if the fields are not what arq writes: any program may have
@@ -25,10 +23,12 @@ def decode(
     """
     decoded: tuple[Any, ...] = deserialize_job_raw(payload, deserializer=deserializer)
     function, args, kwargs, attempt, enqueued_ms = decoded
-    fits = all(isinstance(field, types) for field, types in zip(decoded, _TYPES, strict=True))
-    if not fits or not 0 <= enqueued_ms <= LATEST_MS or not 0 <= (attempt or 0) <= _LARGEST:
+    fits = isinstance(function, (str, Enum)) and isinstance(args, (tuple, list)) and isinstance(kwargs, dict)
+    is_dated = isinstance(enqueued_ms, int) and 0 <= enqueued_ms <= LATEST_MS
+    is_counted = attempt is None or (isinstance(attempt, int) and 0 <= attempt <= _LARGEST)
+    if not (fits and is_dated and is_counted):
         raise SerializationError("unable to deserialize job") from TypeError("it is no job as arq writes them")
-    return function, args, kwargs, attempt, enqueued_ms
+    return cast("_Decoded", decoded)
 
 
 def name_of_function(name: str | Enum) -> str:

@@ -61,18 +61,16 @@ class LeftJobs:
         *cause* is why this worker does not understand the job, for the log.
         """
         now_s = time.monotonic()
-        sight = self._seen.get(job.queue_id)
+        sight, is_new = self._seen.get(job.queue_id), False
         if sight is None or sight.end != _end_of(job):
             self._log(job, cause)
             sight = _Sight(now_s, _end_of(job))
             is_new = self._remember(job.queue_id, sight)
-        else:
-            is_new = False
         left_s = sight.at_s + self._leave_s - now_s
         if left_s <= 0:
             self._seen.pop(job.queue_id, None)
             return None
-        if not is_new and self.is_full:
+        if not is_new and len(self._skipped) >= _MAX_SKIPPED:
             longest_s = max(_MAX_DELAY_S, len(self._seen) / _VISITS_PER_S)
             delay_s = min(max(now_s - sight.at_s, _MIN_DELAY_S), longest_s, left_s)
             return Release(int(delay_s * 1000) + 1)
@@ -86,18 +84,13 @@ class LeftJobs:
             del self._skipped[job_id]
         return list(self._skipped)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more jobs can be skipped."""
-        return len(self._skipped) >= _MAX_SKIPPED
-
     def gone(self, job_ids: Iterable[bytes]) -> None:
-        """Record that these jobs have left the queue, so that there is room to skip others."""
+        """Record that these jobs have left the queue: their ids may be used again."""
         for job_id in job_ids:
             self._skipped.pop(job_id, None)
 
     def _skip(self, job_id: bytes, since_s: float) -> None:
-        if self.is_full:
+        if len(self._skipped) >= _MAX_SKIPPED:
             del self._skipped[next(iter(self._skipped))]
         self._skipped[job_id] = since_s
 

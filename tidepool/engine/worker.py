@@ -48,8 +48,6 @@ _SMALL_BYTES = 4096
 """Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
 _HEARTBEAT_S = 0.5
 """Seconds between two heartbeats, which check cron jobs, aborts and the health key. arq's cron needs 0.5 s or less."""
-
-
 _ANNOUNCEMENT_S = 60.0
 """Seconds between two announcements of what this worker understands; each counts for ten minutes."""
 
@@ -244,8 +242,7 @@ class Worker(arq.worker.Worker):
             if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
-            if (left := self._assembled().attempts.left).is_full:
-                left.gone(await self._assembled().holding.gone(left.skipped()))
+            await self._forget_gone_jobs()
         return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -342,6 +339,12 @@ class Worker(arq.worker.Worker):
         self.options.beaten()
         if self.options.is_ready():
             await super().record_health()
+
+    async def _forget_gone_jobs(self) -> None:
+        """Skip no more the jobs that others have run meanwhile, as their ids may be used again."""
+        parts = self._assembled()
+        if skipped := parts.attempts.left.skipped():
+            parts.attempts.left.gone(await parts.holding.gone(skipped))
 
     async def _announce(self) -> None:
         """Record in Redis, once a minute, which jobs this worker understands, so that others leave them to it."""

@@ -165,7 +165,7 @@ class Leases:
     async def gone(self, job_ids: Sequence[bytes]) -> list[bytes]:
         """Return those of *job_ids* that are not in the queue."""
         members: list[Any] = list(job_ids)
-        scores: list[float | None] = await self._redis.zmscore(self._keys.queue, members) if members else []
+        scores: list[float | None] = await self._redis.zmscore(self._keys.queue, members)
         return [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is None]
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
