@@ -1,11 +1,15 @@
 """Workers of ours in a test's own process: their connections, and their end."""
 
 import asyncio
+from collections.abc import Callable
 
 from arq.connections import ArqRedis
 from redis.asyncio import ConnectionPool
 
 from tidepool.engine.worker import Worker
+
+Start = Callable[..., Worker]
+"""Makes a worker of the given functions and options, and lets it run."""
 
 
 def own_client(redis: ArqRedis) -> ArqRedis:
@@ -25,3 +29,10 @@ async def stop(worker: Worker) -> None:
         worker.main_task.cancel()
         await asyncio.gather(worker.main_task, return_exceptions=True)
     await worker.close()
+
+
+async def ended(worker: Worker) -> None:
+    """Wait until a worker that was started has ended by itself; raises its error."""
+    assert worker.main_task is not None
+    async with asyncio.timeout(20):
+        await worker.main_task

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tidepool.client import MOST_AT_ONCE, JobClient, open_client
     from tidepool.embedded import Urls
     from tidepool.engine.options import EngineOptions
+    from tidepool.engine.threads import threaded
     from tidepool.entry import app_on_demand
     from tidepool.jobs.job import (
         Command,
@@ -96,6 +97,7 @@ __all__ = [
     "encode_rows",
     "load_queries",
     "open_client",
+    "threaded",
     "without_password",
 ]
 
@@ -135,6 +137,7 @@ _HOMES = {
     "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",
     "open_client": "tidepool.client",
+    "threaded": "tidepool.engine.threads",
     "without_password": "tidepool.urls",
 }
 

@@ -330,6 +330,9 @@ class Settings(BaseSettings):
         port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
         return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
 
+    def require_servers(self) -> None:
+        """Do nothing: a command can use both servers, since those that are not named are embedded."""
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read, check and return the settings. Raises `SettingsError` if they are not valid.
@@ -390,15 +393,22 @@ class AdoptedSettings(Settings):
         """False: an adopted application has servers of its own."""
         return False
 
-    @classmethod
-    def load_or_exit(cls) -> Self:
-        """Read, check and return the settings of a command, which needs a database; exit with status 2 without one."""
-        settings = super().load_or_exit()
-        for name, url in (("DATABASE_URL", settings.database), ("REDIS_URL", settings.redis_url)):
+    @property
+    def urls(self) -> Urls:
+        """The URLs of PostgreSQL and Redis; empty if there is no history, or if a Sentinel has to be asked."""
+        urls = (url.get_secret_value() if url else "" for url in (self.database, self.redis_url))
+        return Urls(*urls)
+
+    def variables_of_worker(self, number: int) -> dict[str, str]:  # noqa: ARG002
+        """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
+        return {}
+
+    def require_servers(self) -> None:
+        """Print which of the two servers is not named, and exit with status 2, if a command cannot use both."""
+        for name, url in (("DATABASE_URL", self.database), ("REDIS_URL", self.redis_url)):
             if url is None:
-                print(f"TIDEPOOL_{name}: is not set", file=sys.stderr)  # noqa: T201  (the start of every command)
+                print(f"TIDEPOOL_{name}: is not set", file=sys.stderr)  # noqa: T201  (the start of a command)
                 raise SystemExit(2)
-        return settings
 
 
 def _name_user_and_home() -> None:

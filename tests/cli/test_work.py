@@ -15,8 +15,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, RedisSettings, create_pool
 from commands import Service, until
+
+from lab.bench.processes import children
 
 ROOT = Path(__file__).parents[2]
 USER = {"username": "ada", "email": "ada@example.org", "full_name": "Ada"}
@@ -79,11 +81,11 @@ Start = Callable[..., Work]
 def start(service: Service) -> Start:
     """Give a function that starts the command with options and settings."""
 
-    def start_work(*words: str, **variables: str) -> Work:
+    def start_work(*words: str, program: str = "worker", cwd: Path = ROOT, **variables: str) -> Work:
         running = subprocess.Popen(
-            [sys.executable, "-m", "worker", "work", *words],
+            [sys.executable, "-m", program, "work", *words],
             env={**service.environment, **variables},
-            cwd=ROOT,
+            cwd=cwd,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -229,3 +231,48 @@ def test_what_it_runs_as_one_json_document(service: Service) -> None:
         running.terminate()
         rest = running.stdout.read()
     assert ({"app": "worker:app", "workers": 1, "restart_after": 9}, "") == (json.loads(first), rest)
+
+
+_JOBS = """
+import asyncio, os
+from pathlib import Path
+
+import tidepool
+from arq.connections import RedisSettings
+
+async def slow(ctx, path):
+    with Path(path).open("a") as file:
+        file.write(type(asyncio.get_running_loop()).__module__ + "\\n")
+    while not Path(path + ".go").exists():
+        await asyncio.sleep(0.01)
+    return ctx["job_try"]
+
+class WorkerSettings:
+    functions = [slow]
+    redis_settings = RedisSettings.from_dsn(os.environ["REDIS_URL"])
+    poll_delay = 0.01
+
+WorkerSettings = tidepool.adopt(WorkerSettings, tidepool.EngineOptions(lease_s=3600))
+"""
+"""An arq application that has been adopted, and has no database."""
+
+
+async def test_adopted_arq_settings_are_run_as_they_are(start: Start, redis_url: str, tmp_path: Path) -> None:
+    """A killed worker's job runs again at once; the process has uvloop, and nobody needs a database."""
+    (tmp_path / "jobs.py").write_text(_JOBS, "utf-8")
+    pool = await create_pool(RedisSettings.from_dsn(redis_url))
+    job = await pool.enqueue_job("slow", f"{tmp_path}/runs")
+    assert job is not None
+    work = start("--app", "jobs:WorkerSettings", program="tidepool", cwd=tmp_path, PYTHONPATH=str(ROOT))
+
+    async def runs(count: int) -> bool:
+        return (tmp_path / "runs").exists() and ["uvloop"] * count == (tmp_path / "runs").read_text("utf-8").split()
+
+    await until(lambda: runs(1))
+    (worker,) = children(work.running.pid)
+    os.kill(worker, signal.SIGKILL)
+    await until(lambda: runs(2))
+    (tmp_path / "runs.go").touch()
+    assert 2 == await job.result(timeout=10)
+    await pool.aclose(close_connection_pool=True)
+    assert 0 == await asyncio.to_thread(work.end)

@@ -1,5 +1,6 @@
 """What the tests of the engine share."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import func
 from both_workers import Make, add, again, fail
+from engines import Start, own_client, stop
 
 import tidepool.engine.worker
 from tidepool.queue import wire
@@ -44,6 +46,24 @@ async def make(request: pytest.FixtureRequest, redis: ArqRedis) -> AsyncIterator
         one.pool.aclose = one.pool.close = _nothing  # type: ignore[method-assign]  # the next one needs the connection
         await one.close()
         redis.aclose = close  # type: ignore[method-assign]
+
+
+@pytest.fixture
+async def start(redis: ArqRedis) -> AsyncIterator[Start]:
+    """Give a function that makes a worker of ours and lets it run, in burst mode unless told; all end with the test."""
+    started: list[tidepool.engine.worker.Worker] = []
+
+    def start_worker(*functions: Any, **options: Any) -> tidepool.engine.worker.Worker:
+        settings: dict[str, Any] = {"burst": True, "handle_signals": False, "redis_pool": own_client(redis)}
+        codec = {"job_serializer": wire.serialize, "job_deserializer": wire.deserialize}
+        worker = tidepool.engine.worker.Worker(functions, **{**settings, **codec, **options})
+        worker.main_task = asyncio.create_task(worker.main())
+        started.append(worker)
+        return worker
+
+    yield start_worker
+    for one in started:
+        await stop(one)
 
 
 async def _nothing(**_: Any) -> None:

@@ -47,9 +47,11 @@ MAY_KNOW = {
     "asyncpg": ("tidepool.pool", "tidepool.storage", "lab"),
     "arq": ("tidepool.queue", "tidepool.engine", "lab"),
     "redis": ("tidepool.queue", "tidepool.embedded.redis", "lab"),
+    "sqlalchemy": ("tidepool.alembic",),
 }
-"""A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves."""
-PUBLIC = ("tidepool", "tidepool.cli", "tidepool.testing", "tidepool.web")
+"""A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves. SQLAlchemy is there
+only where an application has it: nothing imports the module that needs it."""
+PUBLIC = ("tidepool", "tidepool.alembic", "tidepool.cli", "tidepool.testing", "tidepool.web")
 """The library's packages that an application may import, and of those only what `__all__` names."""
 APPLICATIONS = ("worker", "producer", "settings", "examples")
 """What uses the library as any application does."""
@@ -183,6 +185,11 @@ def test_only_some_rooms_know_a_driver(driver: str) -> None:
     known_by = {module for module, path in MODULES.items() if any(is_in(name, driver) for name in imports_of(path))}
     assert set() == {one for one in known_by if not any(is_in(one, package) for package in MAY_KNOW[driver])}
     assert set() == {package for package in MAY_KNOW[driver] if not any(is_in(one, package) for one in known_by)}
+
+
+def test_nothing_imports_what_needs_sqlalchemy() -> None:
+    """It is imported by the applications that have it."""
+    assert [] == [module for module, targets in edges().items() if "tidepool.alembic" in targets]
 
 
 def test_no_modules_import_each_other() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tidepool.pool.faults import Refused
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.roles import grant_roles
+from tidepool.storage.roles import Roles, grant_roles
 from tidepool.web.fleet import FleetFigures
 from worker import app
 from worker.jobs import JOBS
@@ -196,6 +197,24 @@ async def test_a_hardened_database_is_enough(hardened: PoolConfig, role: str) ->
         for view in ("pool_health", "fleet_health", "job_latency"):
             await connection.fetch(f"SELECT * FROM {view}")
     await pool.close()
+
+
+async def test_the_roles_of_another_application_have_other_names(
+    empty_database: PoolConfig, connection: Any, roles: None
+) -> None:
+    """Roles belong to the whole server: with names of its own, an application cannot reach the tables of another."""
+    shop, names = replace(empty_database, schema="shop_jobs"), Roles.of("shop")
+    await app.migrations.migrate(shop)
+    await grant_roles(shop, names, {names.read: "geheim"}, app.grants)
+    theirs = await shop.connect("test")
+    try:
+        for role, may in ((names.work, True), (WORK, False)):
+            query = "SELECT has_table_privilege($1, 'shop_jobs.job_results'::regclass, 'INSERT')"
+            assert may is await theirs.fetchval(query, role)
+        assert not await connection.fetchval("SELECT has_table_privilege('shop_work', 'job_results', 'SELECT')")
+    finally:
+        await theirs.execute("DROP OWNED BY shop_work, shop_read; DROP ROLE shop_work, shop_read")
+        await theirs.close()
 
 
 async def test_every_table_is_decided_on(roles: None, connection: Any) -> None:

@@ -72,6 +72,7 @@ class CommandLine:
         *,
         examples: str,
         own_servers: bool = False,
+        needs_servers: bool = True,
     ) -> Parser:
         """Add a command named *name*, and return its argument parser, to which the caller adds options.
 
@@ -79,13 +80,14 @@ class CommandLine:
         exit status. Its docstring is the help text, and the first line of the docstring is shown in the list of
         commands. In *examples*, `%(prog)s` stands for the program with the command's name. Embedded servers (PostgreSQL
         and Redis from Python wheels) are started before the command runs, unless *own_servers* is true: then the
-        command starts them itself.
+        command starts them itself. *needs_servers* is False for a command that an adopted arq application without a
+        history, and so without a database of Tidepool's, can use.
         """
         text = inspect.cleandoc(command.__doc__ or "")
         parser: Parser = self._commands.add_parser(
             name, help=text.partition("\n")[0], description=text, examples=examples
         )
-        parser.set_defaults(command=command, own_servers=own_servers)
+        parser.set_defaults(command=command, own_servers=own_servers, needs_servers=needs_servers)
         return parser
 
     def run(self, app: App, words: Sequence[str] | None = None) -> Never:
@@ -94,16 +96,26 @@ class CommandLine:
         *words* name the command and its options; by default they are the process's arguments.
         """
         arguments = self.parser.parse_args(words)
-        run_command(functools.partial(arguments.command, arguments), app, own_servers=arguments.own_servers)
+        command = functools.partial(arguments.command, arguments)
+        run_command(command, app, own_servers=arguments.own_servers, needs_servers=arguments.needs_servers)
 
 
-def run_command(command: Callable[[Context[Any]], Awaitable[int]], app: App, *, own_servers: bool = False) -> Never:
+def run_command(
+    command: Callable[[Context[Any]], Awaitable[int]],
+    app: App,
+    *,
+    own_servers: bool = False,
+    needs_servers: bool = True,
+) -> Never:
     """Run *command* for *app*, with its settings and the servers, and end the process with its exit status.
 
     Embedded servers (PostgreSQL and Redis from Python wheels, for a process without DATABASE_URL and REDIS_URL) are
-    started first if none run yet. With *own_servers* they are not, and the command gets their addresses only.
+    started first if none run yet. With *own_servers* they are not, and the command gets their addresses only. If it
+    *needs_servers*, and the settings of an adopted application name only one, the process ends with status 2.
     """
     settings = app.settings.load_or_exit()
+    if needs_servers:
+        settings.require_servers()
     interruption = _Interruption()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:

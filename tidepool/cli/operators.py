@@ -8,6 +8,7 @@ import asyncio
 import re
 import sys
 
+from tidepool import servers
 from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
@@ -25,7 +26,8 @@ _DESCRIPTION = """Run, inspect and manage Tidepool's workers: outcomes of jobs, 
 Uses the PostgreSQL and the Redis that DATABASE_URL and REDIS_URL name; without them, embedded servers whose data are
 in the directory DATA_DIR."""
 _MIGRATE_EXAMPLES = """  %(prog)s
-  %(prog)s --roles                     as the tables' owner; see docs/operations.md"""
+  %(prog)s --roles                     as the tables' owner; see docs/operations.md
+  %(prog)s --sql | psql -v ON_ERROR_STOP=1 DATABASE"""
 _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
   PGSERVICEFILE=<(%(prog)s --service) psql service=tidepool     in bash and zsh"""
 
@@ -37,7 +39,15 @@ def command_line(program: str) -> CommandLine:
     add_job_commands(commands)
     add_dead_letter_command(commands)
     add_pool_commands(commands)
-    commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES).add_argument(
+    migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True)
+    instead = migrate.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--sql",
+        action="store_true",
+        help="print the SQL of all migrations, and connect to no server (default: apply those that are missing). The "
+        "SQL leaves out what is applied already, so that it can run more than once",
+    )
+    instead.add_argument(
         "--roles",
         action="store_true",
         help="also create the PostgreSQL roles tidepool_work (for workers) and tidepool_read (for reports), each with "
@@ -56,8 +66,27 @@ def command_line(program: str) -> CommandLine:
 async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Create or update the tables in the database, by applying the migrations that have not been applied yet.
 
-    Tidepool's own migrations come first, then the application's. Nothing happens if the tables are up to date.
+    Tidepool's own migrations come first, in the schema DB_SCHEMA, which is created if it is missing; then come the
+    application's. Nothing happens if the tables are up to date.
     """
+    if arguments.sql:
+        _print_sql(arguments, context)
+        return 0
+    with servers.running(context.settings):
+        return await _apply(arguments, context)
+
+
+def _print_sql(arguments: argparse.Namespace, context: Context[Settings]) -> None:
+    statements = context.app.migrations.script(context.settings.db_schema)
+    script = "".join(f"{statement};\n\n" for statement in ("BEGIN", *statements, "COMMIT")).rstrip()
+    if arguments.json:
+        terminal.print_json({"sql": script})
+    else:
+        print(script)
+
+
+async def _apply(arguments: argparse.Namespace, context: Context[Settings]) -> int:
+    """Apply the missing migrations, with `--roles` create the roles, and print what was done."""
     config = PoolConfig(
         url=context.urls.database, application_name="tidepool-migrate", schema=context.settings.db_schema
     )

@@ -37,7 +37,7 @@ _POLL_S = 0.1
 class Supervisor:
     """Runs one worker process for each item of *variables*, and replaces those that end.
 
-    - *place*: where the application is, as `package.module:attribute`
+    - *place*: where the application is, or adopted arq settings, as `package.module:attribute`
     - *variables*: the environment variables in which each worker's settings differ from this process's own
     - *bury*: awaited with the process id of each worker that died, to give its jobs to other workers at once
     - *restart_after*: each worker ends by itself after so many jobs, and is replaced; None: never

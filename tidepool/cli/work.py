@@ -25,7 +25,7 @@ _EXAMPLES = """  %(prog)s                                     one worker, replac
 
 def add_work_command(commands: CommandLine) -> None:
     """Add the command `work` to *commands*."""
-    parser = commands.add("work", _work, examples=_EXAMPLES)
+    parser = commands.add("work", _work, examples=_EXAMPLES, needs_servers=False)
     parser.add_argument(
         "--workers",
         type=terminal.processes,
@@ -45,14 +45,16 @@ def add_work_command(commands: CommandLine) -> None:
 async def _work(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Run worker processes of an application until SIGTERM or Ctrl-C, and replace those that die.
 
-    A worker that dies gives its jobs back at once, and is replaced: after 0.1 s, or up to 10 s if it dies again and
-    again. The first SIGTERM, Ctrl-C or SIGHUP lets running jobs end, for up to SHUTDOWN_WAIT seconds; the second puts
-    them back into the queue; the third kills the workers. If this process is killed, the workers stop as after SIGTERM.
+    If a worker dies, its jobs are put back into the queue at once, and another one is started: after 0.1 s, or up to
+    10 s if workers die again and again. The first SIGTERM, Ctrl-C or SIGHUP lets running jobs end, for up to
+    SHUTDOWN_WAIT seconds; the second puts them back into the queue; the third kills the workers. If this process is
+    killed, the workers stop as after SIGTERM.
 
     Exit status 0: stopped by a signal. 2: a worker cannot start.
 
     All workers log to standard error. With more than one worker, worker K (2, 3, …) has the name WORKER_NAME-K and the
-    port METRICS_PORT + K - 1; the first has WORKER_NAME and METRICS_PORT as they are.
+    port METRICS_PORT + K - 1; the first has WORKER_NAME and METRICS_PORT as they are. For adopted arq settings, the
+    wait is their job_completion_wait, the name of the health key is theirs, and there is no port.
     """
     if not arguments.app:
         raise terminal.CommandError("there is no application to run: name it with --app or TIDEPOOL_APP")
@@ -93,6 +95,11 @@ async def _run_until_signalled(supervisor: Supervisor) -> None:
 
 
 async def _bury(context: Context[Settings], pid: int) -> None:
-    """Give the jobs of a dead worker back, over a connection of its own: workers seldom die."""
+    """Give the jobs of a dead worker back, over a connection of its own: workers seldom die.
+
+    If a Sentinel has to be asked for the address of Redis, they wait for the end of the lease.
+    """
+    if not context.urls.redis:
+        return
     async with context.client() as client:
         await client.bury(pid)

@@ -2,9 +2,9 @@
 
     python -m tidepool.cli.worker_process PLACE [JOBS]
 
-PLACE is where the application is, as `package.module:attribute`; after JOBS jobs the worker ends by itself. Standard
-input must be a pipe that the supervisor holds open and never writes to. When the supervisor ends, however it does, the
-pipe ends, too, and the worker stops as it does after SIGTERM.
+PLACE is where the application is, or adopted arq settings, as `package.module:attribute`; after JOBS jobs the worker
+ends by itself. Standard input must be a pipe that the supervisor holds open and never writes to. When the supervisor
+ends, however it does, the pipe ends, too, and the worker stops as it does after SIGTERM.
 """
 
 import os

@@ -126,7 +126,7 @@ class Attempts:
         return ending
 
     async def _make(self, job: Job) -> Ending:
-        refusal = self._decode(job) or self._refusal(job)
+        refusal = self.decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
         if not self._is_typed(job) or self._has_hooks():
@@ -181,8 +181,13 @@ class Attempts:
 
     # ---------------------------------------------------------------- may it be run?
 
-    def _decode(self, job: Job) -> _Refusal | None:
-        """Decode *job* and store its function and arguments in it; return why that is not possible, or None."""
+    def decode(self, job: Job) -> _Refusal | None:
+        """Decode *job* and store its function and arguments in it; return why that is not possible, or None.
+
+        A second call for the same job does nothing.
+        """
+        if job.enqueued_ms:
+            return None
         if isinstance(job.payload, int):
             reason = f"is larger than {self._host.options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"

@@ -1,7 +1,7 @@
 """Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from arq.connections import ArqRedis
@@ -53,6 +53,11 @@ class EngineOptions:
       failed for good: an error, the last try, too many lost workers. It is called before the job is acknowledged, so
       again if the worker is lost at that moment
     - *observer*: keeps a record of the jobs of plain functions
+    - *concurrency*: max number of jobs that run at a time in this process, by name of a plain function or cron job.
+      Others of that function are put back without spending a try: for clients they are deferred, for a second or, if
+      hundreds are put back, up to a minute. The oldest is due again as soon as one that runs here has ended. Timeouts
+      count from the start of the function, so a limit that a function's own thread pool or service can bear keeps its
+      jobs from timing out while they wait there. `threaded` runs blocking functions, one thread for each running job
     """
 
     owner: str = ""
@@ -69,3 +74,4 @@ class EngineOptions:
     log_arguments: bool = True
     on_final_failure: Callable[[ArqContext, BaseException], Awaitable[object]] | None = None
     observer: Observer | None = None
+    concurrency: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -7,7 +7,6 @@ each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -21,10 +20,13 @@ import structlog
 from arq.connections import ArqRedis, create_pool
 
 from tidepool import logs, process
+from tidepool.engine import threads
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
+from tidepool.engine.concurrency import Concurrency
 from tidepool.engine.decoding import name_of_deserializer, name_of_function
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.takeover import RUN_JOB, take_over
+from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
@@ -78,12 +80,13 @@ class Worker(arq.worker.Worker):
     Set it before the worker runs. The worker claims no more jobs than that, and ends when the last of them has ended.
     """
 
-    def __init__(self, *args: Any, tidepool: EngineOptions | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, functions: Sequence[Any] = (), *, tidepool: EngineOptions | None = None, **options: Any) -> None:
+        super().__init__(threads.accepted(functions), **options)
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options = tidepool or EngineOptions(leave_s=None)
-        self._name = self.options.owner or secrets.token_hex(8)
+        self._concurrency = self._made_concurrency()
+        self._name = self.options.owner or Identity.of_this_process().worker_id
         self._next_heartbeat_s = self._next_announcement_s = 0.0
         self._performing = 0
         self.held_bytes = 0
@@ -93,6 +96,10 @@ class Worker(arq.worker.Worker):
         self._outage = Outage()
         self._parts: _Parts | None = None
         self.is_stopping = False
+
+    def _made_concurrency(self) -> Concurrency | None:
+        limits, intake = self.options.concurrency, self.options.intake or ()
+        return Concurrency(limits, [name for name in self.functions if name not in intake]) if limits else None
 
     @classmethod
     def install(cls) -> None:
@@ -115,6 +122,7 @@ class Worker(arq.worker.Worker):
     async def main(self) -> None:
         """Connect, run the startup hook, and run jobs until cancelled, or in burst mode until the queue is empty."""
         parts = await self._open()
+        threads.wait_at_stop(lambda: self.is_stopping)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
@@ -252,6 +260,8 @@ class Worker(arq.worker.Worker):
         finds and claims the jobs.
         """
         parts = self._assembled()
+        if self._concurrency is not None:
+            await parts.holding.recall(self._concurrency.recalled(self._room()))
         max_bytes = self.options.max_held_bytes - self.held_bytes
         claimed = await parts.holding.claim(self._room(), max_bytes, skipped=parts.attempts.left.skipped())
         for job in claimed:
@@ -269,7 +279,12 @@ class Worker(arq.worker.Worker):
         return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
 
     async def _run_claimed(self, job: Job) -> None:
-        """Run a claimed job through `run_job`, which observers may have wrapped, and make sure that it ends."""
+        """Run a claimed job through `run_job`, which observers may have wrapped, and make sure that it ends.
+
+        It is not run but put back if as many jobs of its function run here as may.
+        """
+        if self._concurrency is not None and not self._may_begin(job, self._concurrency):
+            return
         if type(self).run_job is RUN_JOB:
             await self._perform(job)
             return
@@ -281,6 +296,18 @@ class Worker(arq.worker.Worker):
         finally:
             if not job.has_ended:
                 self._end(job, Release(_GIVEN_BACK_MS))
+
+    def _may_begin(self, job: Job, concurrency: Concurrency) -> bool:
+        """Return whether a job may run within its function's limit; if not, put it back, as if it were not claimed."""
+        parts = self._assembled()
+        parts.attempts.decode(job)
+        later = None if job.is_aborted and self.allow_abort_jobs else concurrency.begin(job)
+        if later is None:
+            return True
+        job.has_ended = True
+        self._performing -= 1
+        parts.holding.finish(job, later)
+        return False
 
     async def perform(self, job_id: str, score: int) -> None:  # noqa: ARG002  (of arq's `run_job`, which calls it)
         """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
@@ -301,6 +328,8 @@ class Worker(arq.worker.Worker):
     def _end(self, job: Job, ending: Ending) -> None:
         job.has_ended = True
         self._performing -= 1
+        if self._concurrency is not None:
+            self._concurrency.end(job)
         self._count(ending)
         self._assembled().holding.finish(job, ending)
 
@@ -308,6 +337,8 @@ class Worker(arq.worker.Worker):
         for job in jobs:
             if self.tasks.pop(job, None) is not None and self.held_bytes:
                 self.held_bytes -= _counted_bytes(job)
+        if self._concurrency is not None:
+            self._concurrency.acknowledged(jobs)
         self._freed.set()
         if self._parts is not None:
             self._parts.wakeup.set()

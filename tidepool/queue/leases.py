@@ -24,6 +24,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import structlog
@@ -65,6 +66,17 @@ _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes
 """The values of one job in the reply to a claim: id, due time, payload, failed attempts, lapses, abort request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A job that was put back with a delay, and may be made due before the delay is over."""
+
+    job_id: str
+    due_ms: int
+    """The due time that it then gets (Unix milliseconds), which is its place in the queue."""
+    delay_ms: int
+    """The delay with which it was put back, in milliseconds."""
+
+
 class Leases:
     """Claims jobs of one queue in Redis (reserves them for a worker process), and acknowledges jobs that have ended.
 
@@ -83,6 +95,7 @@ class Leases:
         self._finish = scripts.load(redis, "finish")
         self._aborts = scripts.load(redis, "aborts")
         self._announce = scripts.load(redis, "announce")
+        self._recall = scripts.load(redis, "recall")
 
     async def claim(
         self,
@@ -167,6 +180,18 @@ class Leases:
         members: list[Any] = list(job_ids)
         scores: list[float | None] = await self._redis.zmscore(self._keys.queue, members)
         return [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is None]
+
+    async def recall(self, recalls: Sequence[Recall]) -> int:
+        """Make jobs due that were put back with a delay; return how many are due.
+
+        A job that has left the queue meanwhile, or that a worker holds, is not changed.
+        """
+        due = 0
+        for start in range(0, len(recalls), MOST_AT_ONCE):
+            some = recalls[start : start + MOST_AT_ONCE]
+            args = [part for one in some for part in (encode_id(one.job_id), one.due_ms, one.delay_ms)]
+            due += await self._recall(keys=[self._keys.queue], args=args)
+        return due
 
     async def strays(self, owner: str, known: set[str]) -> list[str]:
         """Return the ids of stray jobs: *owner* holds them in Redis, but they are not *known* to its process.
@@ -268,6 +293,11 @@ class Holding:
     async def gone(self, job_ids: Sequence[bytes]) -> list[bytes]:
         """Return those of *job_ids* that are not in the queue."""
         return await self._leases.gone(job_ids)
+
+    async def recall(self, recalls: Sequence[Recall]) -> None:
+        """Make jobs due that were put back with a delay, unless they have left the queue or are held by a worker."""
+        if recalls:
+            await self._leases.recall(recalls)
 
     def doubt(self) -> None:
         """Record that a claim was interrupted, and may have reserved jobs in Redis although no reply arrived here.

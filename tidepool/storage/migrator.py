@@ -46,6 +46,7 @@ _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
 _OLDER = re.compile(r"^-- older processes: (go on|refuse)$", re.MULTILINE)
 _PART = re.compile(r"\{(set_name|version|name|checksum|breaks_older|text)\}")
 """What `Migration.statement` fills in."""
+_COMMENT = re.compile(r"\A(--.*\n)+")
 _PATIENCE_S = 300.0
 """Max seconds that one migration may take, and that one call waits for locks in all."""
 _LOCK_TIMEOUT_MS = 500
@@ -94,8 +95,8 @@ class Migration(NamedTuple):
             "breaks_older": str(self.breaks_older).lower(),
             "text": identifiers.fill_in(self.text.strip(), schema=schema),
         }
-        template = _SQL.of(schema)["apply"]
-        return cast("LiteralString", _PART.sub(lambda part: values[part[1]], template))
+        statement = _PART.sub(lambda part: values[part[1]], _without_comment(_SQL.of(schema)["apply"]))
+        return cast("LiteralString", f"-- {self}\n{statement}")
 
 
 class SchemaState(NamedTuple):
@@ -177,7 +178,8 @@ class Migrations:
         They are to run in one transaction. What is applied already is left out by the statements themselves, so that
         they can run again, and need no answer from the database before.
         """
-        return [_SQL.of(schema)["create"], *(migration.statement(schema) for migration in self.all)]
+        create = _without_comment(_SQL.of(schema)["create"])
+        return [create, *(migration.statement(schema) for migration in self.all)]
 
     @staticmethod
     async def missing_parts(connection: Connection) -> list[str]:
@@ -295,6 +297,11 @@ async def _watch(config: PoolConfig, backend: _Backend) -> None:
 
 def _label(set_name: str, version: int, name: str) -> str:
     return f"{set_name}/{version:04}_{name}"
+
+
+def _without_comment(query: LiteralString) -> LiteralString:
+    """Return *query* without the comment above its first line of SQL."""
+    return cast("LiteralString", _COMMENT.sub("", query))
 
 
 def _quoted(text: str) -> str:

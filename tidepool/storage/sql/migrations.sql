@@ -105,8 +105,9 @@ $tidepool_migration$;
     WHERE columns && dropped;
     INSERT INTO {schema}.tidepool_migrations (set_name, version, name, checksum, breaks_older, columns)
     VALUES ({set_name}, {version}, {name}, {checksum}, {breaks_older},
-            ARRAY(SELECT one FROM unnest(added) AS one WHERE NOT EXISTS (
-                      SELECT FROM unnest(before) AS other WHERE other = one)));
+            ARRAY(SELECT one FROM unnest(added) WITH ORDINALITY AS a (one, position)
+                  WHERE NOT EXISTS (SELECT FROM unnest(before) AS other WHERE other = one)
+                  ORDER BY position));
 END
 $tidepool_apply$
 

@@ -1,0 +1,54 @@
+"""Recalls against a real Redis: which jobs that were put back with a delay become due before it is over."""
+
+import pytest
+from arq.connections import ArqRedis
+from leasing import QUEUE, claim, enqueue, finished
+
+from tidepool.jobs.outcomes import Release
+from tidepool.queue.leases import Leases, Recall
+
+
+@pytest.fixture
+async def put_back(redis: ArqRedis, leases: Leases) -> Recall:
+    """Give the recall of the job `a`, which was put back for a minute."""
+    await enqueue(redis, "a")
+    due_ms = int(await redis.zscore(QUEUE, "a") or 0)
+    await claim(leases, "me")
+    await leases.finish("me", [finished("a", Release(60_000))])
+    return Recall("a", due_ms, 60_000)
+
+
+async def test_a_recalled_job_is_due_at_its_old_place(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:
+    """It is claimed at once, and a second recall of a job that is held does nothing."""
+    assert 1 == await leases.recall([put_back])
+    assert put_back.due_ms == await redis.zscore(QUEUE, "a")
+    assert ["a"] == await claim(leases, "other")
+    held = await redis.zscore(QUEUE, "a")
+    assert 0 == await leases.recall([put_back])
+    assert held == await redis.zscore(QUEUE, "a")
+
+
+async def test_another_job_of_the_same_id_is_not_recalled(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:
+    """It is deferred for longer than the one that was put back, which has ended elsewhere."""
+    later = await redis.zscore(QUEUE, "a") or 0
+    await redis.zadd(QUEUE, {"a": later + 60_000})
+    assert 0 == await leases.recall([put_back])
+    assert later + 60_000 == await redis.zscore(QUEUE, "a")
+
+
+async def test_a_job_that_has_left_the_queue_does_not_come_back(
+    redis: ArqRedis, leases: Leases, put_back: Recall
+) -> None:
+    """Nor does a queue of a wrong type raise an error: the next claim reports it."""
+    await redis.zrem(QUEUE, "a")
+    assert 0 == await leases.recall([put_back])
+    assert not await redis.exists(QUEUE)
+    await redis.set(QUEUE, "text")
+    assert 0 == await leases.recall([put_back])
+
+
+async def test_many_jobs_are_recalled_in_several_calls(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:
+    """The last of them as well as the first."""
+    gone = [Recall(f"gone-{number}", 1, 60_000) for number in range(600)]
+    assert 1 == await leases.recall([*gone, put_back])
+    assert put_back.due_ms == await redis.zscore(QUEUE, "a")
