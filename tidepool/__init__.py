@@ -23,6 +23,8 @@ Around it:
 - `web`, `bounded_http`   the operators' page and its API, and the HTTP server below it
 - `cli`, `process`, `logs`   the operators' commands, signals and standard streams, the log
 - `embedded`   PostgreSQL and Redis from wheels
+- `alembic`    the library's migrations inside an application's own, for those who use Alembic
+- `identifiers`   names of PostgreSQL's schemas and roles in SQL
 
 It imports nothing of an application; `tests/repository/test_imports.py` checks which folder may import which.
 """

@@ -174,6 +174,8 @@ async def test_a_burst_counts_runs_only(start: Start, redis: ArqRedis, rooms: Ro
     """Of five jobs it runs `max_burst_jobs`, however often the others were put back."""
     await enqueue(redis, "slow", 5)
     worker = start(*rooms.functions, tidepool=limited(1), max_burst_jobs=3)
+    await rooms.until_begun(1)
+    await are_put_back(redis, 4)
     rooms.let_end(5)
     await ended(worker)
     assert (3, 2) == (worker.jobs_complete, await redis.zcard(QUEUE))

@@ -1,10 +1,7 @@
 """Whoever asks arq for a worker gets ours, in programs of their own: what they do to arq lasts until they end."""
 
-import subprocess
-import sys
-from textwrap import dedent
-
 import pytest
+from programs import run
 
 _BEGIN = """
 import asyncio, dataclasses
@@ -23,14 +20,6 @@ _ADOPT = """
 import tidepool
 from tidepool.engine.worker import Worker as Ours
 """
-
-
-def run(*parts: str) -> list[str]:
-    """Run a program of these parts; return the words that it prints."""
-    program = "".join(map(dedent, parts))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert 0 == done.returncode, done.stderr
-    return done.stdout.split()
 
 
 def test_every_way_to_a_worker_leads_to_ours() -> None:

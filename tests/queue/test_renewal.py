@@ -13,6 +13,7 @@ from leasing import QUEUE, claim, done, enqueue, lapse
 from redis import Redis
 
 from tidepool.queue import scripts
+from tidepool.queue.connection import RedisClient
 from tidepool.queue.leases import Leases
 from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
 from tidepool.queue.state import QueueState
@@ -160,3 +161,17 @@ def test_the_documents_name_the_bound_of_a_blocked_loop() -> None:
     """The one that the engine has."""
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     assert f"its lease is renewed for {LONGEST_BLOCK_S:.0f} s" in readme
+
+
+def test_the_thread_ends_with_an_event_loop_that_left_it_open(redis_url: str) -> None:
+    """As in an application's tests that run a worker's `main` and never close it: nothing is raised in the thread."""
+
+    async def begin() -> None:
+        redis = RedisClient.open(redis_url, queue_name=QUEUE)
+        Renewal(redis, QUEUE, lease_ms=40, owner=lambda: None, lost=lambda _owner: None)
+
+    asyncio.run(begin())
+    for thread in threading.enumerate():
+        if thread.name == "lease renewal":
+            thread.join(10)
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease renewal"]

@@ -103,6 +103,8 @@ class _Refusal:
     """The log line, the same as arq's, because people may have alerts on it."""
     lacks: Lacks | None = None
     """What this worker lacks that another may have; None if no worker can run the job."""
+    was_run: bool = False
+    """Whether its function has begun, and was cancelled."""
 
 
 class Attempts:
@@ -245,7 +247,7 @@ class Attempts:
         if isinstance(settled, RetryLater):
             return settled
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
-            return self._done(job, refusal.error, success=False)
+            return self._done(job, refusal.error, success=False, was_run=refusal.was_run)
         return self._done(job, settled.as_result(), success=True)
 
     def _leave(self, job: Job, refusal: _Refusal, lacks: Lacks) -> Release | SetAside:
@@ -326,13 +328,14 @@ class Attempts:
             log.info("%6.2fs ← %s ● %s", _since_s(job.started_ms), _shown_ref(job), text)
         return done
 
-    def _done(self, job: Job, result: object, *, success: bool) -> Done:
+    def _done(self, job: Job, result: object, *, success: bool, was_run: bool = True) -> Done:
         """Return the ending of a job that is done, with the encoded result if results are kept.
 
-        *result* is the error of a job that has failed.
+        *result* is the error of a job that has failed. As in arq, the result of a job whose function was not run is
+        kept for as long as the worker's own setting says, not the function's.
         """
         job.error = result if isinstance(result, BaseException) and not success else None
-        function = self._host.functions.get(job.function)
+        function = self._host.functions.get(job.function) if was_run else None
         forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
         forever = self._host.keep_result_forever if forever is None else forever
         keep_s = (self._host.keep_result_s if keep_s is None else keep_s) or 0
@@ -390,7 +393,8 @@ def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:
 
 
 def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refusal:
-    return _Refusal(Rejected(CommonReason.ABORTED), error, f"{time} ⊘ {_shown_ref(job)} aborted{when}")
+    line = f"{time} ⊘ {_shown_ref(job)} aborted{when}"
+    return _Refusal(Rejected(CommonReason.ABORTED), error, line, was_run=not when)
 
 
 def _is_abort(outcome: Outcome) -> bool:

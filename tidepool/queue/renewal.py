@@ -77,9 +77,7 @@ class Renewal:
         self._clients = AsyncExitStack()
         self._renew = scripts.load(_own_client(redis, self._clients), "renew")
         self._own_loop = asyncio.SelectorEventLoop()
-        self._thread = threading.Thread(
-            target=self._own_loop.run_until_complete, args=(self._run(),), name="lease renewal", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name="lease renewal", daemon=True)
         self._thread.start()
 
     def begin(self, asked_s: float) -> None:
@@ -100,11 +98,17 @@ class Renewal:
 
     async def close(self) -> None:
         """Stop the renewal thread and wait until it has ended. The lease is not renewed any more, and then expires."""
-        self._own_loop.call_soon_threadsafe(self._stop.set)
-        await asyncio.to_thread(self._thread.join)
-        self._own_loop.close()
+        if self._thread.is_alive():
+            self._own_loop.call_soon_threadsafe(self._stop.set)
+            await asyncio.to_thread(self._thread.join)
 
     # ---------------------------------------------------------------- in the thread
+
+    def _work(self) -> None:
+        try:
+            self._own_loop.run_until_complete(self._run())
+        finally:
+            self._own_loop.close()
 
     async def _run(self) -> None:
         async with self._clients:
@@ -112,6 +116,8 @@ class Renewal:
             began_s = time.monotonic()
             while not await self._is_stopped(began_s + period_s - time.monotonic()):
                 began_s = time.monotonic()
+                if self._loop.is_closed():
+                    return  # nobody closed the worker, as in tests that only run its `main`
                 self._loop.call_soon_threadsafe(self._see_loop)
                 owner = self._owner()
                 if owner is not None and time.monotonic() - self._loop_seen_s < LONGEST_BLOCK_S:
