@@ -85,6 +85,7 @@ class Worker(arq.worker.Worker):
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options = tidepool or EngineOptions(leave_s=None)
+        self.observer = self.options.observer() if self.options.observer else None
         self._concurrency = self._made_concurrency()
         self._name = self.options.owner or Identity.of_this_process().worker_id
         self._next_heartbeat_s = self._next_announcement_s = 0.0
@@ -126,10 +127,10 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
-        if self.options.observer is not None:
-            await self.options.observer.start(self.queue_name, list(self.functions))
         if self.on_startup:
             await self.on_startup(self.ctx)
+        if self.observer is not None:
+            await self.observer.start(self.ctx, self._name)
         while not self.is_stopping:
             try:
                 worked = await self._poll_iteration()
@@ -165,10 +166,10 @@ class Worker(arq.worker.Worker):
         self.is_stopping = True
         async with AsyncExitStack() as steps:  # the last one first
             steps.push_async_callback(self._close_pool)
-            if self.options.observer is not None:
-                steps.push_async_callback(self.options.observer.stop)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
+            if self.observer is not None:
+                steps.push_async_callback(self.observer.stop)
             if self._parts is not None:
                 steps.push_async_callback(self._parts.wakeup.close)
                 steps.push_async_callback(self._parts.holding.close)
