@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _GIVEN_BACK_MS = 1000
-"""Delay in milliseconds before a job is due again that a wrapper of `run_job` has not run."""
+"""Delay in milliseconds before a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
 _job: ContextVar[Job] = ContextVar("tidepool job")
 """The job of the current task, for `perform`: arq's `run_job` gets only its id, which another job may have, too."""
 _FAILED_ROUND_DELAY_S = 1.0
@@ -321,6 +321,9 @@ class Worker(arq.worker.Worker):
             ending = await attempts.make(job)
         except asyncio.CancelledError:
             ending = Release()
+        except Exception:
+            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
+            ending = Release(_GIVEN_BACK_MS)
         self._end(job, ending)
         if self.after_job_end and job.context is not None:
             await self._assembled().holding.drain()
