@@ -11,8 +11,13 @@ last jobs. Printed is one JSON document, per application and engine. For each ki
 - `attempts`      how many mails the provider was asked for once, twice and so on, and how many by its refusals alone
 - `runs_per_tick` how many ticks of the cron jobs have how many committed runs
 
-Contracts are late after they have ended; their cron jobs run every two seconds. stock arq runs the jobs of a killed
-worker again after the application's longest timeout and ten seconds: `stock_recovers_after_s`.
+Contracts are due when they end; the cron jobs run every two seconds. A tick also has a second run, a minute after the
+first, if a worker starts in the half second before it: it enqueues the tick again when another worker has run it
+already. arq does so, and an adopted application likewise.
+
+Stock arq runs the jobs of a killed worker again after the application's longest timeout and ten seconds, which is
+`stock_recovers_after_s`; both applications have short timeouts, so that a run takes less than two minutes. If a worker
+needs longer to start than there is time between two signals, nobody works at times, and everything is late.
 """
 
 import argparse
@@ -36,7 +41,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=8, metavar="N", help="workers that get SIGKILL (default 8)")
     parser.add_argument("--terms", type=int, default=6, metavar="N", help="workers that get SIGTERM (default 6)")
     parser.add_argument("--seconds", type=int, default=60, metavar="S", help="of each stream (default 60)")
-    parser.add_argument("--rate", type=int, metavar="R", help="contracts (default 60) or mails (default 30) a second")
+    parser.add_argument("--rate", type=int, metavar="R", help="contracts or mails a second (default 30)")
     parser.add_argument("--late", type=float, default=5.0, metavar="S", help="delay of a late job (default 5)")
     parser.add_argument("--wait", type=float, default=65.0, metavar="S", help="for the last jobs (default 65)")
     print(json.dumps(asyncio.run(_applications(parser.parse_args())), indent=2))

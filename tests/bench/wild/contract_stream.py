@@ -106,4 +106,4 @@ async def _account(site: Site, kills: list[Kill], count: int, late_s: float) -> 
     }
 
 
-APPLICATION = Application(_run, _COMMANDS, longest_timeout_s=JOB_TIMEOUT_S, rate=60)
+APPLICATION = Application(_run, _COMMANDS, longest_timeout_s=JOB_TIMEOUT_S, rate=30)
