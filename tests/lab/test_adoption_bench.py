@@ -39,7 +39,7 @@ def test_what_kills_do_is_counted() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("application", ["contracts", "mails"])
 def test_what_kills_do_to_an_application_is_counted(application: str) -> None:
-    """One of each signal, in a stream of a few seconds. Nothing is lost that had no chance to be done twice."""
+    """One of each signal, in a stream of a few seconds. Moved, no contract and no mail is lost."""
     stream = ("--rate", "10", "--seconds", "6", "--wait", "30")
     report = run("tests.bench.wild", application, *stream, "--kills", "1", "--terms", "1")[application]
     assert ["stock_recovers_after_s", "stock", "moved"] == list(report)
