@@ -40,7 +40,7 @@ from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
 from tidepool.engine.intake import Intake, JobFailed
-from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions, Observer
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
@@ -67,6 +67,7 @@ class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
+    observer: Observer | None
     ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
@@ -155,8 +156,8 @@ class Attempts:
     async def _report(self, job: Job) -> None:
         """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
         options = self._host.options
-        if options.observer is not None:
-            options.observer.ended(job)
+        if self._host.observer is not None:
+            self._host.observer.ended(job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _GIVEN_BACK_MS = 1000
-"""Delay in milliseconds before a job is due again that a wrapper of `run_job` has not run."""
+"""Delay in milliseconds before a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
 _job: ContextVar[Job] = ContextVar("tidepool job")
 """The job of the current task, for `perform`: arq's `run_job` gets only its id, which another job may have, too."""
 _FAILED_ROUND_DELAY_S = 1.0
@@ -82,6 +82,7 @@ class Worker(arq.worker.Worker):
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.options = tidepool or EngineOptions()
+        self.observer = self.options.observer() if self.options.observer else None
         self._concurrency = self._made_concurrency()
         self._name = self.options.owner or Identity.of_this_process().worker_id
         self._next_heartbeat_s = 0.0
@@ -123,10 +124,10 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
-        if self.options.observer is not None:
-            await self.options.observer.start(self.queue_name, list(self.functions))
         if self.on_startup:
             await self.on_startup(self.ctx)
+        if self.observer is not None:
+            await self.observer.start(self.ctx, self._name)
         while not self.is_stopping:
             try:
                 worked = await self._poll_iteration()
@@ -162,10 +163,10 @@ class Worker(arq.worker.Worker):
         self.is_stopping = True
         async with AsyncExitStack() as steps:  # the last one first
             steps.push_async_callback(self._close_pool)
-            if self.options.observer is not None:
-                steps.push_async_callback(self.options.observer.stop)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
+            if self.observer is not None:
+                steps.push_async_callback(self.observer.stop)
             if self._parts is not None:
                 steps.push_async_callback(self._parts.wakeup.close)
                 steps.push_async_callback(self._parts.holding.close)
@@ -314,6 +315,9 @@ class Worker(arq.worker.Worker):
             ending = await attempts.make(job)
         except asyncio.CancelledError:
             ending = Release()
+        except Exception:
+            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
+            ending = Release(_GIVEN_BACK_MS)
         self._end(job, ending)
         if self.after_job_end and job.context is not None:
             await self._assembled().holding.drain()
