@@ -47,6 +47,10 @@ class EngineOptions:
     - *max_held_bytes*: while the worker's jobs have that many bytes together, it claims no more; jobs of up to 4 KiB
       are not counted, since `max_jobs` bounds them
     - *max_kept_bytes*: the arguments of a larger job are not kept while it runs, nor in its result; None: always kept
+    - *leave_s*: seconds for which a worker leaves a job that it does not understand to other workers. The job calls a
+      function that it does not have, cannot be decoded by its deserializer, or is larger than *max_job_bytes*. After
+      that time the job becomes a dead letter, unless a live worker has announced that it may understand it; in burst
+      mode, at once. None: such a job fails, as in arq. Without effect for a worker with an *intake*
     - *log_arguments*: whether the log line of a job's start shows its arguments
     - *on_final_failure*: async function that is called with arq's ctx and the error when a plain function's job has
       failed for good: an error, the last try, too many lost workers. It is called before the job is acknowledged, so
@@ -69,6 +73,7 @@ class EngineOptions:
     max_job_bytes: int = 64 * 1024 * 1024
     max_held_bytes: int = 64 * 1024 * 1024
     max_kept_bytes: int | None = None
+    leave_s: float | None = 60.0
     log_arguments: bool = True
     on_final_failure: Callable[[ArqContext, BaseException], Awaitable[object]] | None = None
     observer: Callable[[], Observer] | None = None
