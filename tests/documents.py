@@ -1,18 +1,20 @@
 """The documents' fenced blocks, and a directory like a checkout in which they are run as a reader pastes them.
 
 A block is run unless a comment before it says `<!-- not run: why -->`. Of a shell block each command runs on its own,
-in order. A server (`arq worker.WorkerSettings`, `work`, `serve`) is started and left running; one that is alone in its
-block is then stopped by Ctrl-C. Blocks without a language are for reading.
+in order; what it exports is there for the later ones. A server (`arq worker.WorkerSettings`, `work`, `serve`) is
+started and left running; one that is alone in its block is then stopped by Ctrl-C. A worker of the reader's own
+application takes the place of the one before. Blocks without a language are for reading.
 """
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +24,13 @@ PAGES = ("README.md", *_DOCS, "examples/shop/README.md")
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+?) -->\s*)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_SERVER = re.compile(r"\barq worker\.WorkerSettings\s*$|\bproducer serve\b|\bworker (?:services|work)\b")
-_READY = ("worker.started", "serving on", "postgresql")
+_ADOPTED = re.compile(r"\barq (?!worker\.)[\w.]+\.WorkerSettings\s*$|\btidepool .*\bwork\b")
+"""A worker of a reader's own application."""
+_SERVER = re.compile(
+    rf"{_ADOPTED.pattern}|\barq worker\.WorkerSettings\s*$|\bproducer serve\b|\bworker (?:services|work)\b"
+)
+_READY = {False: ("worker.started", "serving on", "postgresql"), True: ("redis_version",)}
+"""What a server has logged when it serves, by whether it is a worker of a reader's own application."""
 _COMMAND_WAIT_S = 100.0
 _PORT = "8000"
 
@@ -70,20 +77,24 @@ def _is_complete(text: str) -> bool:
 class Reader:
     """Somebody who pastes the blocks of documents, in *home*, on embedded servers that are there for nobody else.
 
-    `uv run` and `pip` are stand-ins: everything is installed. The front's port is a free one instead of 8000, and
-    workloads have a tenth of their jobs.
+    `uv run`, `pip` and `tidepool` are stand-ins: everything is installed, but not that command. The front's port is a
+    free one instead of 8000, and workloads have a tenth of their jobs. The reader's own servers have other URLs than
+    the page: *urls* has, for each URL that is exported, the one that is used.
     """
 
-    def __init__(self, home: Path, port: int) -> None:
+    def __init__(self, home: Path, port: int, urls: Mapping[str, str] | None = None) -> None:
         self._home = home
         self._port = port
+        self._urls = urls or {}
         self._running: list[subprocess.Popen[bytes]] = []
+        self._adopted: subprocess.Popen[bytes] | None = None
         for path in (*ROOT.glob("*.py"), *(ROOT / name for name in ("tidepool", "worker", "producer", "lab", "tests"))):
             (home / path.name).symlink_to(path)
         tools = home / "tools"
         tools.mkdir()
         _write_tool(tools / "pip", "exit 0")
         _write_tool(tools / "uv", 'shift; exec "$@"')
+        _write_tool(tools / "tidepool", 'exec python -m tidepool "$@"')
         left_out = ("DATABASE_URL", "REDIS_URL", "DATA_DIR", "LOG_LEVEL", "STATS_INTERVAL", "PYTHONDONTWRITEBYTECODE")
         self._environment = {name: value for name, value in os.environ.items() if name not in left_out}
         self._environment["PATH"] = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -95,7 +106,9 @@ class Reader:
             return
         commands = block.commands
         for command in commands:
-            if _SERVER.search(without_comment(command)):
+            if command.startswith("export "):
+                self._export(command)
+            elif _SERVER.search(without_comment(command)):
                 server = self.start(command)
                 if len(commands) == 1:
                     yield command, self._stop(server), ""
@@ -110,6 +123,9 @@ class Reader:
         words = without_comment(self._on_free_port(command))
         if "serve" in words:
             words += f" --port {self._port}"
+        is_adopted = _ADOPTED.search(words) is not None
+        if is_adopted and self._adopted is not None and self._adopted.poll() is None:
+            self._stop(self._adopted)
         with log.open("wb") as output:
             server = subprocess.Popen(
                 ["bash", "-c", f"exec {words}"],
@@ -121,8 +137,9 @@ class Reader:
                 start_new_session=True,
             )
         self._running.append(server)
+        self._adopted = server if is_adopted else self._adopted
         until_s = time.monotonic() + _COMMAND_WAIT_S
-        while not any(word in log.read_text("utf-8", "replace") for word in _READY):
+        while not any(word in log.read_text("utf-8", "replace") for word in _READY[is_adopted]):
             assert server.poll() is None, f"{command}: {log.read_text('utf-8', 'replace')}"
             assert time.monotonic() < until_s, f"{command}: does not begin"
             time.sleep(0.05)
@@ -133,6 +150,10 @@ class Reader:
         for server in reversed(self._running):
             if server.poll() is None:
                 self._stop(server)
+
+    def _export(self, command: str) -> None:
+        for name, _, value in (word.partition("=") for word in shlex.split(command)[1:]):
+            self._environment[name] = self._urls.get(value, value)
 
     def _stop(self, server: subprocess.Popen[bytes]) -> int:
         os.killpg(server.pid, signal.SIGINT)

@@ -1,33 +1,46 @@
 """Makes Tidepool's engine run the jobs of an arq application: `adopt`, the line that the application adds.
 
-An adopted application may have a history: if a database is named, each worker writes the outcomes of its jobs there,
-and the commands `tidepool --app MODULE:SETTINGS …` show them. The application's settings stay arq's; Tidepool's own
-come from environment variables with the prefix `TIDEPOOL_`, such as TIDEPOOL_DATABASE_URL.
+An adopted application may name a database for records. Each worker then writes the outcomes of its jobs there, and the
+figures of the application's connection pool, and the commands `tidepool --app MODULE:SETTINGS …` show them. The
+application's settings stay arq's; Tidepool's own come from environment variables with the prefix `TIDEPOOL_`, such as
+TIDEPOOL_DATABASE_URL.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from pydantic import SecretStr, create_model
 
 from tidepool import servers
-from tidepool.engine.options import EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.identity import Identity
+from tidepool.health.journal import Journal
 from tidepool.health.pruner import Pruner
+from tidepool.health.recorder import Recorder
 from tidepool.jobs.job import Job
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
+from tidepool.ledger.batcher import Tally
 from tidepool.ledger.history import History
+from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
+from tidepool.pool.watched import WatchedPool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import AdoptedSettings, SettingsError
 
 S = TypeVar("S")
 
 
-def adopt(settings: S | Callable[[], S], options: EngineOptions | None = None, *, database_url: str | None = None) -> S:
+def adopt(
+    settings: S | Callable[[], S],
+    options: EngineOptions | None = None,
+    *,
+    database_url: str | None = None,
+    pool: Callable[[ArqContext], object] | None = None,
+) -> S:
     """Make Tidepool's engine run the jobs of an arq application, and return its *settings*.
 
         WorkerSettings = tidepool.adopt(shop.tasks.WorkerSettings)
@@ -37,14 +50,16 @@ def adopt(settings: S | Callable[[], S], options: EngineOptions | None = None, *
     completed later. From then on every worker that this process creates is one of Tidepool's, also with the `arq`
     command, `run_worker`, `create_worker` and `arq.Worker`; those without adopted settings have default options.
 
-    *database_url* is the PostgreSQL database of the history of outcomes, by default TIDEPOOL_DATABASE_URL; without
-    either there is none. `tidepool --app MODULE:SETTINGS migrate` makes its tables.
+    *database_url* is the PostgreSQL database for records: the outcomes of jobs, and pool snapshots. Default:
+    TIDEPOOL_DATABASE_URL; without either there are no records. `tidepool --app MODULE:SETTINGS migrate` makes the
+    tables. *pool* returns the application's connection pool, an SQLAlchemy engine or a `tidepool` pool, whose figures
+    the snapshots have; it is called with arq's ctx after the startup hook: `pool=lambda ctx: ctx["engine"]`.
     """
     Worker.install()
     made: Any = settings
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
-    adopted = replace(options or EngineOptions(), observer=_Observer(made, database_url))
+    adopted = replace(options or EngineOptions(), observer=_Adoption(made, database_url, pool))
     if isinstance(made, dict):
         made["tidepool"] = adopted
     else:
@@ -55,59 +70,105 @@ def adopt(settings: S | Callable[[], S], options: EngineOptions | None = None, *
 def settings_class_of(settings: object) -> type[AdoptedSettings] | None:
     """Return the class of Tidepool's settings for adopted arq *settings*; None if `adopt` has not had *settings*."""
     options = _attributes(settings).get("tidepool")
-    observer = options.observer if isinstance(options, EngineOptions) else None
-    return observer.settings_class() if isinstance(observer, _Observer) else None
+    adoption = options.observer if isinstance(options, EngineOptions) else None
+    return adoption.settings_class() if isinstance(adoption, _Adoption) else None
 
 
-class _Observer:
-    """Keeps the history of one worker of an adopted application, while it runs; an `engine.options.Observer`."""
+@dataclass(frozen=True)
+class _Adoption:
+    """The arguments of `adopt`, from which each worker's observer is made."""
 
-    def __init__(self, settings: object, database_url: str | None) -> None:
-        self._settings = settings
-        self._database_url = database_url
-        self._history: History | None = None
-        self._open = AsyncExitStack()
+    settings: object
+    database_url: str | None
+    pool: Callable[[ArqContext], object] | None
+
+    def __call__(self) -> "_Observer":
+        return _Observer(self)
 
     def settings_class(self) -> type[AdoptedSettings]:
         """Return the class of Tidepool's settings, whose defaults are the servers and the queue of arq's settings."""
-        theirs = _attributes(self._settings)
+        theirs = _attributes(self.settings)
         defaults: dict[str, Any] = {
             "redis_url": _secret(RedisClient.url_of(theirs.get("redis_settings"))),
-            "database_url": _secret(self._database_url),
+            "database_url": _secret(self.database_url),
         }
         if "queue_name" in theirs:
             defaults["queue_name"] = (str, theirs["queue_name"])
         return create_model("AdoptedSettings", __base__=AdoptedSettings, **defaults)
 
-    async def start(self, queue_name: str, functions: Collection[str]) -> None:  # noqa: ARG002  (of the protocol)
-        """Begin to write outcomes, if there is a database. Raises `StartError` for settings that are not valid."""
+
+class _Observer:
+    """Writes the records of one worker of an adopted application while it runs; see `engine.options.Observer`."""
+
+    def __init__(self, adoption: _Adoption) -> None:
+        self._adoption = adoption
+        self._history: History | None = None
+        self._tally = Tally()
+        self._open = AsyncExitStack()
+
+    async def start(self, context: ArqContext, worker_id: str) -> None:
+        """Begin to write records, if there is a database. Raises `StartError` for settings that are not valid."""
         try:
-            settings = self.settings_class().load()
+            settings = self._adoption.settings_class().load()
         except SettingsError as error:
             raise StartError(str(error)) from None
         if settings.database is None:
             return
-        worker_id = Identity.of_this_process().worker_id
-        config = servers.pool_config(settings, settings.database.get_secret_value(), f"tidepool:{worker_id}")
-        history = self._history = History(SideConnection(config, "history"), worker_id=worker_id)
-        pruning = SideConnection(config, "pruner")
-        pruner = Pruner(
-            pruning, results_keep_days=settings.result_keep_days, snapshots_keep_days=settings.snapshot_keep_days
-        )
+        identity = replace(Identity.of_this_process(), worker_id=worker_id)
+        config = servers.pool_config(settings, settings.database.get_secret_value(), f"tidepool:{identity.worker_id}")
+        history = self._history = History(SideConnection(config, "history"), worker_id=identity.worker_id)
         self._open.push_async_callback(history.close)
-        self._open.push_async_callback(pruning.close)
-        for work, name in ((history.run, "history"), (pruner.run, "pruner")):
-            self._open.callback(asyncio.create_task(work(), name=name).cancel)
+        side = SideConnection(config, "stats")
+        self._open.push_async_callback(side.close)
+        pruner = Pruner(
+            side, results_keep_days=settings.result_keep_days, snapshots_keep_days=settings.snapshot_keep_days
+        )
+        self._run_aside(history.run(), "history")
+        self._run_aside(pruner.run(), "pruner")
+        if self._adoption.pool is not None and settings.enable_monitoring:
+            self._watch(self._adoption.pool(context), Journal(identity, side, about=_ABOUT), settings)
+
+    def _watch(self, pool: object, journal: Journal, settings: AdoptedSettings) -> None:
+        """Take snapshots of *pool*, in which a job may use a connection at any time."""
+        watched = _watched(pool)
+        recorder = Recorder(
+            journal,
+            pool=watched,
+            tally=self._tally,
+            callers=lambda: watched.max_size,
+            interval_s=settings.stats_interval,
+        )
+        self._open.push_async_callback(recorder.close)
+        self._run_aside(recorder.run(), "stats job")
+
+    def _run_aside(self, work: Coroutine[object, object, None], name: str) -> None:
+        self._open.callback(asyncio.create_task(work, name=name).cancel)
 
     def ended(self, job: Job) -> None:
-        """Add the outcome of a job to the history."""
+        """Count the outcome of a job, and add it to the history."""
+        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
+        self._tally.add([Applied({}) if job.error is None else failed], job.function)
         if self._history is not None:
             self._history.add(job)
 
     async def stop(self) -> None:
-        """Write the last outcomes, and close the connections."""
+        """Write the last records, and close the connections."""
         self._history = None
         await self._open.aclose()
+
+
+_ABOUT: dict[str, dict[str, object]] = {"versions": {}, "config": {}}
+
+
+def _watched(pool: object) -> WatchedPool:
+    """Return *pool* as a pool whose figures can be read. Raises `StartError` if it is of no kind that is known."""
+    if isinstance(pool, Pool):
+        return pool
+    if type(pool).__module__.startswith("sqlalchemy."):
+        from tidepool.sqlalchemy import EnginePool  # noqa: PLC0415  (the application has imported SQLAlchemy)
+
+        return EnginePool(cast("Any", pool))
+    raise StartError(f"tidepool.adopt: pool returned {type(pool).__name__}, which is no SQLAlchemy engine")
 
 
 def _secret(url: str | None) -> tuple[object, SecretStr | None]:

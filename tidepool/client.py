@@ -22,6 +22,7 @@ from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
+from tidepool.queue.dead_letters import DeadLetters
 from tidepool.queue.faults import RedisFault, RedisUnavailable
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
 from tidepool.queue.state import QueueState
@@ -69,6 +70,8 @@ class JobClient:
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
         self._state = QueueState(redis)
+        self.dead_letters = DeadLetters(redis, redis.default_queue_name)
+        """The jobs that no worker understood: lists them, puts them back into the queue, deletes them."""
 
     async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
         """Enqueue one job and return its id. If a job with this id is known already, nothing is changed.

@@ -15,7 +15,8 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `jobs.recovered` | info | jobs whose lease was over went back to the queue |
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
 | `job.unsettled` | error | an error of ours, not the job's: the job runs again |
-| `job.left` | warning | a job that only a newer worker understands; once per function |
+| `job.left` | warning | a job that this worker does not understand is left to others; once per function |
+| `job.dead_letter` | warning | a job that no worker understood was taken out of the queue; Redis keeps it |
 | `job.content_dropped` | warning | the arguments of a job do not fit its row in the ledger, which has none then |
 | `hook.failed` | error | a hook of arq's (`on_job_start` and the like) raised |
 | `lease.lost` | warning | this worker's lease ended, so that others may run its jobs |

@@ -112,7 +112,7 @@ def run(main: Callable[[], object]) -> Never:
 
 
 def tune_for_throughput() -> None:
-    """Make this process run jobs faster: uvloop for event loops made from now on, and less garbage collection.
+    """Make this process run jobs faster: uvloop, with an event loop that arq will run, and less garbage collection.
 
     Call it in a process that does nothing but run jobs, after its imports and before its event loop is made. It is for
     whole programs, since it changes things that an application may have set for itself.
@@ -123,6 +123,7 @@ def tune_for_throughput() -> None:
     import uvloop  # noqa: PLC0415
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # pyright: ignore[reportDeprecated]  (arq asks the policy)
+    asyncio.set_event_loop(asyncio.new_event_loop())  # arq before 0.28 fails if there is none, and uvloop makes none
     # A thousand jobs are some ten thousand young objects, none of them garbage. By default the collector examines
     # them and all modules several times for each batch, which takes a sixth of the worker's time.
     gc.freeze()

@@ -23,6 +23,7 @@ from redis import Redis
         ("worker", "why"),
         ("worker", "advise"),
         ("worker", "urls"),
+        ("worker", "dead-letters"),
         ("lab", "drill"),
         ("lab", "tune"),
         ("lab", "pool-test"),

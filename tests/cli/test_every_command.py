@@ -57,6 +57,8 @@ NO_REDIS = {
     "worker migrate",
 }
 """They read PostgreSQL alone."""
+NO_DATABASE = {"worker services", "arq --check", "worker dead-letters"}
+"""They do not read PostgreSQL."""
 
 
 def commands() -> list[str]:
@@ -103,7 +105,7 @@ def unwritten(command: str) -> set[int]:
 
 def uses_schema(command: str) -> bool:
     """Return whether the command reads or makes our tables."""
-    return command not in ("worker services", "arq --check") and command.removeprefix("lab ") not in MEASURES
+    return command not in NO_DATABASE and command.removeprefix("lab ") not in MEASURES
 
 
 BAD_URLS = {
@@ -161,7 +163,7 @@ def made_environments(servers: Any, home: str, standby: str) -> Iterator[tuple[s
     yield (
         "wrong password",
         Environment(
-            refused_by(lambda command: command not in ("worker services", "arq --check")),
+            refused_by(lambda command: command not in NO_DATABASE),
             well | {"DATABASE_URL": stranger},
         ),
     )
@@ -175,7 +177,7 @@ def made_environments(servers: Any, home: str, standby: str) -> Iterator[tuple[s
     yield "no tables", Environment(tables, well | empty)
     foreign = {"DATABASE_URL": servers.database_url("every_foreign")}
     yield "foreign tables", Environment(refused_by(uses_schema), well | foreign)
-    written = refused_by(lambda command: command not in ("worker services", "arq --check"))
+    written = refused_by(lambda command: command not in NO_DATABASE)
     yield "standby", Environment(written, well | {"DATABASE_URL": standby})
     for closed in ([0], [1], [2], [0, 1, 2]):
         yield f"closed {closed}", Environment(fine, well, {"closed": closed})
@@ -293,7 +295,7 @@ def test_the_slice_has_every_command_and_every_environment(environments: dict[st
     cells = a_part(environments)
     assert 2 <= min([command for command, _ in cells].count(command) for command in commands())
     assert 5 <= min([name for _, name in cells].count(name) for name in environments)
-    assert {*WORDS, *FINE, *NEEDS_NOTHING, *NO_REDIS} <= set(commands())
+    assert {*WORDS, *FINE, *NEEDS_NOTHING, *NO_REDIS, *NO_DATABASE} <= set(commands())
 
 
 @pytest.mark.timeout(120)

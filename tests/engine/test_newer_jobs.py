@@ -3,7 +3,7 @@
 import pytest
 from factories import user_fields
 
-from tidepool.engine import intake
+from tidepool.engine import leaving
 from tidepool.engine.intake import Intake
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Outcome, Rejected, Release
@@ -15,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0
-        monkeypatch.setattr(intake.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(leaving.time, "monotonic", lambda: self.now_s)
 
 
 class Settling:
@@ -47,7 +47,7 @@ async def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(
     newer: Intake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They never come back here. Were they remembered for ever, a new one would be left again and again, for good."""
-    monkeypatch.setattr(intake, "_MAX_LEFT", 3)
+    monkeypatch.setattr(leaving, "_MAX_REMEMBERED", 3)
     clock = Clock(monkeypatch)
     for name in "abc":
         assert await is_left(newer, name)

@@ -192,7 +192,7 @@ async def test_the_hook_for_final_failures_is_called_once_for_each(make: Start, 
     for how in ("fine", "retry", "error"):
         await redis.enqueue_job("job", how, _job_id=how)
     await redis.enqueue_job("other", _job_id="unknown")
-    await make(job, EngineOptions(on_final_failure=note), max_tries=2).main()
+    await make(job, EngineOptions(on_final_failure=note, leave_s=None), max_tries=2).main()
     assert {
         "retry": "JobExecutionFailed: max 2 retries exceeded",
         "error": "ValueError: on purpose",

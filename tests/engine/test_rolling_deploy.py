@@ -39,11 +39,9 @@ async def left(logs: list[Any]) -> list[str]:
 
 
 async def test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one(
-    redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+    redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]
 ) -> None:
     """A new job type: no try is spent, one line is logged, what it does know goes on, and the new worker applies it."""
-    monkeypatch.setattr("tidepool.engine.intake._FIRST_LEAVE_S", 0.05)
-    monkeypatch.setattr("tidepool.engine.intake._LONGEST_LEAVE_S", 0.1)
     async with asyncio.timeout(20), old_worker(redis, pool, leave_s=600) as running:
         for n in range(3):
             await redis.enqueue_job("create_product", **product_fields(f"sku-{n}"), _job_id=f"p{n}")

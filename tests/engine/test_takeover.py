@@ -71,7 +71,7 @@ def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings:
     else:
         adopted.ctx = later
     worker = arq.worker.create_worker(adopted)
-    assert worker.options is options and worker.queue_name == "theirs"
+    assert worker.options.lease_s == 7.0 and worker.queue_name == "theirs"
     assert worker.ctx is later
     """
     run(_BEGIN, _ADOPT, program)

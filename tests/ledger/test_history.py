@@ -1,6 +1,7 @@
 """The history of plain functions: rows after the fact, which never delay a job and never hide a declared job's row."""
 
 import asyncio
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
+from tidepool.urls import PostgresUrl
 from worker.jobs import JOBS
 
 
@@ -98,12 +100,21 @@ async def test_an_outage_keeps_outcomes_up_to_a_limit(
 
 
 _APPLICATION = """
-import os
+import json, os
 from arq.connections import RedisSettings
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 import tidepool
 
 async def double(ctx, number):
-    return 2 * number
+    async with ctx["engine"].connect() as connection:
+        return await connection.scalar(text("SELECT 2 * :number").bindparams(number=number))
+
+async def start(ctx):
+    ctx["engine"] = create_async_engine("postgresql+asyncpg://", connect_args=json.loads(os.environ["THEIR_DATABASE"]))
+
+async def stop(ctx):
+    await ctx["engine"].dispose()
 
 async def fail(ctx):
     raise ValueError("on purpose")
@@ -113,8 +124,10 @@ class WorkerSettings:
     redis_settings = RedisSettings.from_dsn(os.environ["THEIR_REDIS"])
     queue_name = "theirs"
     max_tries = 1
+    on_startup = start
+    on_shutdown = stop
 
-tidepool.adopt(WorkerSettings)
+tidepool.adopt(WorkerSettings, pool=lambda ctx: ctx["engine"])
 """
 
 
@@ -127,6 +140,7 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
     environment = service.environment
     redis_url, database_url = environment.pop("REDIS_URL"), environment.pop("DATABASE_URL")
     environment["THEIR_REDIS"] = redis_url
+    environment["THEIR_DATABASE"] = json.dumps(PostgresUrl.parse(database_url).driver_arguments())
     environment["PYTHONPATH"] = str(tmp_path)
     if has_database:
         environment |= {"TIDEPOOL_DATABASE_URL": database_url, "TIDEPOOL_DB_SCHEMA": "public"}
@@ -147,5 +161,8 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
             (row["function"], row["status"]) for row in listed.document
         }
         assert {False} == {row["atomic"] for row in listed.document}
+        snapshots = service.run("tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json")
+        names = ("jobs_applied", "jobs_failed", "acquire_ok", "max_size")
+        assert [2, 1, 2, 15] == [snapshots.document[0][name] for name in names]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)

@@ -84,7 +84,7 @@ async def test_a_worker_holds_no_more_bytes_than_it_may(redis: ArqRedis, start: 
 
 async def test_a_job_over_the_limit_is_refused_unread(redis: ArqRedis, start: Any) -> None:
     """Its result says why; one of exactly as many bytes runs, whatever client enqueued it."""
-    running = start(max_job_bytes=5000)
+    running = start(max_job_bytes=5000, leave_s=None)
     running.may_end.set()
     await enqueue(redis, "over", size=5000)
     await enqueue(redis, "under", size=4900)

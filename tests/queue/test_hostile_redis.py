@@ -96,6 +96,7 @@ VALUES = st.one_of(
 OUR_KEYS = [
     QUEUE,
     *(f"{QUEUE}:{name}" for name in ("owners", "lapses", "suspects", "held:me.0", "held:me.1", "held:v")),
+    *(f"{QUEUE}:{name}" for name in ("dead-letters", "functions", "deserializers")),
     *("arq:abort", HEALTH, BUDGET, f"{BUDGET}:capacity", f"{BUDGET}:restless"),
 ]
 JOB_KEYS = st.tuples(st.sampled_from(["arq:job:", "arq:retry:", "arq:in-progress:", "arq:result:"]), BYTES)
@@ -232,6 +233,9 @@ _DECLARED = (RedisError, ResultNotFound, DeserializationError, TimeoutError, Run
 async def read_as_others_do(world: World, plants: list[tuple[bytes, tuple[Any, ...]]]) -> None:
     """Look at everything as the front and the client do: what they raise is what they say that they raise."""
     await QueueState(world.redis).backlog(now_ms())
+    for read_letters in (world.client.dead_letters.oldest(10), world.client.dead_letters.discard({"v"})):
+        with suppress(*_DECLARED):
+            await read_letters
     for key, _ in plants:
         job_id = key.rpartition(b":")[2].decode("utf-8", "replace")
         for read in (

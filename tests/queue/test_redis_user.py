@@ -20,9 +20,11 @@ from deployment import service as of_compose_file
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from waiting import until
 
+from tidepool.client import JobClient
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
+from tidepool.queue.finisher import Lacks, SetAside
 from tidepool.queue.leases import Leases
 
 PASSWORD = "geheim"
@@ -131,6 +133,21 @@ async def test_the_jobs_of_lost_workers_need_no_more(url: str, admin: Any) -> No
     await redis.aclose(close_connection_pool=True)
 
     assert ("heavy", 2) == (jobs[0].id, jobs[0].lapses)
+    assert [] == await admin.acl_log()
+
+
+async def test_dead_letters_need_no_more(url: str, admin: Any) -> None:
+    """They are made, listed, put back and deleted."""
+    redis = RedisClient.open(url, queue_name="arq:queue")
+    leases, letters = Leases(redis, "arq:queue", lease_ms=5000), JobClient(redis).dead_letters
+    for expected in (letters.requeue, letters.discard):
+        await redis.enqueue_job("unknown", _job_id="a")
+        await leases.announce(["known"], "json")
+        (job,), _ = await leases.claim("me", 10, suspect_too=True)
+        await leases.finish("me", [(job, SetAside(Lacks.FUNCTION, "why", "unknown"))])
+        assert (1, 1) == (await letters.count(), len(await letters.oldest(5)))
+        assert ["a"] == await expected()
+    await redis.aclose(close_connection_pool=True)
     assert [] == await admin.acl_log()
 
 

@@ -24,6 +24,18 @@ async def test_the_wakeup_knows_when_the_next_job_is_due(redis: ArqRedis) -> Non
     assert 0.1 < time.monotonic() - begun < 10
 
 
+async def test_jobs_that_are_skipped_do_not_hide_the_next_one(redis: ArqRedis) -> None:
+    """The wait ends when that one is due; it does not end at once, again and again, because of the others."""
+    await redis.zadd(QUEUE, {"left": 1, "too": 2})
+    await redis.enqueue_job("job", _defer_by=0.2)
+    wakeup, begun = Wakeup(redis, QUEUE, poll_delay_s=30), time.monotonic()
+    for _ in range(2):
+        await wakeup.wait(30, skipped=[b"left", b"too", b"gone"])
+    await wakeup.close()
+
+    assert 0.1 < time.monotonic() - begun < 10
+
+
 async def test_a_head_that_nobody_takes_ends_the_wait_less_and_less_often(redis: ArqRedis) -> None:
     """A stock worker runs it, say: who waits for it asks some dozen times in a second, not thirty thousand times."""
     await redis.set("arq:in-progress:theirs", "1")

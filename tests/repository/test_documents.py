@@ -1,5 +1,6 @@
 """README and docs: their code and commands work as they are pasted, in order."""
 
+import asyncio
 import json
 import re
 import shlex
@@ -8,7 +9,9 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from documents import FENCE, PAGES, ROOT, Reader, blocks
@@ -16,33 +19,47 @@ from documents import FENCE, PAGES, ROOT, Reader, blocks
 from lab.__main__ import command_line as lab_commands
 from producer import __main__ as producer_main
 from tidepool.cli.operators import command_line as operators_commands
+from tidepool.pool.config import PoolConfig
 
 RUN = ("sh", "python")
 NO_ADVICE = "worker advise"
 """Exit status 1 is documented: there is no advice to give on a few minutes of a young service."""
 SERVE = re.compile(r"\bproducer serve\b")
 """Ends by Ctrl-C here, with the status that the README documents for it. `arq` ends with 0."""
+GUIDE = "docs/moving-from-arq.md"
+ADOPTED = re.compile(r"\btidepool --app \S+ ([^`|;)&>]*)")
+"""A command on an adopted application. `python -m worker` has the same commands."""
 PROGRAM = re.compile(r"python -m (worker|producer|lab)\b([^`|;)&>]*)")
 
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    """Give somebody who follows the documents, in a directory whose sockets have short paths."""
+    """Give somebody who follows the documents."""
+    with a_reader({}) as reader:
+        yield reader
+
+
+@contextmanager
+def a_reader(urls: dict[str, str]) -> Iterator[Reader]:
+    """Give somebody who follows the documents, in a directory whose sockets have short paths; *urls* as in `Reader`."""
     home = Path(tempfile.mkdtemp(prefix="tp-docs-"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Programs that a shell starts in its background ignore SIGINT, and so would all that they start.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    reader = Reader(home, port)
-    yield reader
-    reader.close()
-    signal.signal(signal.SIGINT, before)
-    shutil.rmtree(home, ignore_errors=True)
+    reader = Reader(home, port, urls)
+    try:
+        yield reader
+    finally:
+        reader.close()
+        signal.signal(signal.SIGINT, before)
+        shutil.rmtree(home, ignore_errors=True)
 
 
-def follow(reader: Reader, page: str) -> None:
-    """Paste all blocks of a page."""
+def follow(reader: Reader, page: str) -> str:
+    """Paste all blocks of a page; return what the commands printed."""
+    output = ""
     for block in blocks(page):
         if block.language not in RUN or block.why:
             continue
@@ -50,6 +67,8 @@ def follow(reader: Reader, page: str) -> None:
             allowed = (0, 1) if NO_ADVICE in command else (130,) if SERVE.search(command) else (0,)
             assert status in allowed, f"{page}: status {status}\n{command}\n{printed}"
             assert "Traceback" not in printed, f"{page}\n{command}\n{printed}"
+            output += printed
+    return output
 
 
 @pytest.mark.timeout(300)
@@ -60,7 +79,7 @@ def test_the_readme_works_as_it_is_pasted(reader: Reader) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", GUIDE)])
 def test_a_page_works_as_it_is_pasted(reader: Reader, page: str) -> None:
     """Beside a worker and a front, as the README's reader has them."""
     if not any(block.language in RUN and not block.why for block in blocks(page)):
@@ -70,11 +89,27 @@ def test_a_page_works_as_it_is_pasted(reader: Reader, page: str) -> None:
     follow(reader, page)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_guide_for_arq_applications_works_as_it_is_pasted(redis_url: str, empty_database: PoolConfig) -> None:
+    """On servers of the reader's own. Its output is what the page shows, and the history has the jobs."""
+    urls = {"redis://localhost:6379/0": redis_url, "postgresql://localhost/app": empty_database.url}
+    with a_reader(urls) as reader:
+        printed = await asyncio.to_thread(follow, reader, GUIDE)
+    (shown,) = (block.text for block in blocks(GUIDE) if block.text.startswith("sent hello"))
+    assert 2 == printed.count(shown)
+    connection: Any = await empty_database.connect("test")
+    rows = await connection.fetch("SELECT function, status, attempts, atomic FROM tidepool.job_results")
+    await connection.close()
+    jobs = {("send_mail", "applied", 1, False), ("send_mail", "applied", 2, False), ("charge", "failed", 1, False)}
+    assert jobs == {tuple(row) for row in rows if not row["function"].startswith("cron:")}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_is_one(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Those that are not run included, and those in the middle of a sentence: words and options exist."""
     text = (ROOT / page).read_text("utf-8").replace("\\\n", " ")
-    for program, rest in PROGRAM.findall(text):
+    for program, rest in (*PROGRAM.findall(text), *(("worker", rest) for rest in ADOPTED.findall(text))):
         words = shlex.split(rest.split("\n")[0].split("#")[0].replace("'", "").replace('"', ""))
         if not words or any("…" in word or "$" in word or word.isupper() for word in words):
             continue  # a placeholder, which the shell or the reader fills

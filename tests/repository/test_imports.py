@@ -47,7 +47,7 @@ MAY_KNOW = {
     "asyncpg": ("tidepool.pool", "tidepool.storage", "lab"),
     "arq": ("tidepool.queue", "tidepool.engine", "lab"),
     "redis": ("tidepool.queue", "tidepool.embedded.redis", "lab"),
-    "sqlalchemy": ("tidepool.alembic",),
+    "sqlalchemy": ("tidepool.alembic", "tidepool.sqlalchemy"),
 }
 """A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves. SQLAlchemy is there
 only where an application has it: nothing imports the module that needs it."""

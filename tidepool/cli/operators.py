@@ -13,6 +13,7 @@ from tidepool.cli import terminal
 from tidepool.cli.commands import CommandLine
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
+from tidepool.cli.letters import add_dead_letter_command
 from tidepool.cli.pool import add_pool_commands
 from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
@@ -36,6 +37,7 @@ def command_line(program: str) -> CommandLine:
     commands = CommandLine(program, _DESCRIPTION)
     add_work_command(commands)
     add_job_commands(commands)
+    add_dead_letter_command(commands)
     add_pool_commands(commands)
     migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True)
     instead = migrate.add_mutually_exclusive_group()

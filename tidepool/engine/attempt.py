@@ -19,8 +19,11 @@ A job of a declared type is run by `EngineOptions.intake` instead, which returns
 it again, or that it is put back for a newer worker. Its effect is exactly-once, so neither a stop nor a lost worker
 spends a try.
 
-A job that cannot be run (content that is missing or invalid, an unknown function, three workers lost while they ran it)
-is done, with the reason as its failed result. The intake, if there is one, first records that outcome in the ledger. If
+A job that this worker does not understand (an unknown function, content that it cannot decode) is left to other workers
+for `EngineOptions.leave_s`, and then becomes a dead letter; without that option it cannot be run.
+
+A job that cannot be run (content that is missing or invalid, three workers lost while they ran it) is done, with the
+reason as its failed result. The intake, if there is one, first records that outcome in the ledger. If
 the ledger has another outcome already, that is the job's result: it was applied before its worker was lost.
 """
 
@@ -34,17 +37,19 @@ from typing import Literal, Protocol
 import structlog
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import Deserializer, SerializationError, Serializer, deserialize_job_raw, serialize_result
+from arq.jobs import Deserializer, SerializationError, Serializer, serialize_result
 from arq.typing import StartupShutdown
 from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
+from tidepool.engine.decoding import decode, name_of_function
 from tidepool.engine.intake import Intake, JobFailed
-from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.leaving import LeftJobs
+from tidepool.engine.options import ArqContext, EngineOptions, Observer
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
-from tidepool.queue.finisher import Done, Ending
+from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
 from tidepool.queue.leases import MOST_LAPSES
 from tidepool.queue.wire import now_ms
 
@@ -67,6 +72,7 @@ class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
     options: EngineOptions
+    observer: Observer | None
     ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
@@ -96,6 +102,8 @@ class _Refusal:
     """The error that arq's clients get as the job's result."""
     line: str
     """The log line, the same as arq's, because people may have alerts on it."""
+    lacks: Lacks | None = None
+    """What this worker lacks that another may have; None if no worker can run the job."""
     was_run: bool = False
     """Whether its function has begun, and was cancelled."""
 
@@ -106,6 +114,8 @@ class Attempts:
     def __init__(self, host: _Host) -> None:
         self._host = host
         self._intake: Intake | None = host.options.intake
+        self.left = self._intake.left if self._intake else LeftJobs(host.options.leave_s or 0.0)
+        """The jobs that are left to other workers; the worker does not claim those that it skips."""
 
     async def make(self, job: Job) -> Ending:
         """Make one attempt at *job*, in the calling task, and return how the attempt ended: done, or to be run again.
@@ -155,8 +165,8 @@ class Attempts:
     async def _report(self, job: Job) -> None:
         """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
         options = self._host.options
-        if options.observer is not None:
-            options.observer.ended(job)
+        if self._host.observer is not None:
+            self._host.observer.ended(job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:
@@ -184,15 +194,15 @@ class Attempts:
         if isinstance(job.payload, int):
             reason = f"is larger than {self._host.options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"
-            return _Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line)
+            return _Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line, Lacks.ROOM)
         if job.payload is None:
             outcome = _invalid("has no content: it expired or was removed")
             return _Refusal(outcome, JobExecutionFailed("job expired"), f"job {_shown_id(job)} expired")
         try:
-            decoded = deserialize_job_raw(job.payload, deserializer=self._host.job_deserializer)
+            decoded = decode(job.payload, self._host.job_deserializer)
         except SerializationError as error:
             line = f"deserializing job {_shown_id(job)} failed: {error.__cause__}"
-            return _Refusal(_invalid(str(error.__cause__)), error, line)
+            return _Refusal(_invalid(str(error.__cause__)), error, line, Lacks.DESERIALIZER)
         job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms = decoded
         job.content = job.args[0] if len(job.args) == 1 and not job.kwargs else job.kwargs
         job.attempt = max(job.attempt, first_attempt or 0)
@@ -206,10 +216,10 @@ class Attempts:
             return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
         function = self._host.functions.get(job.function)
         if function is None:
-            job.function = name = job.function[:MAX_SHOWN]
+            job.function = name = name_of_function(job.function)
             error = JobExecutionFailed(f"function {name!r} not found")
             line = f"job {_shown_id(job)}, function {name!r} not found"
-            return _Refusal(_invalid("names no function that there is", is_newer=True), error, line)
+            return _Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
         job.is_cron = isinstance(function, CronJob)
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
         if not self._is_typed(job):
@@ -230,6 +240,8 @@ class Attempts:
         settled: Outcome | RetryLater | Release | None = None
         if self._intake is not None:
             settled = await self._intake.refuse(job, refusal.outcome, may_leave=not self._host.burst)
+        elif refusal.lacks is not None and self._host.options.leave_s is not None:
+            return self._leave(job, refusal, refusal.lacks)
         if isinstance(settled, Release):
             return settled
         failures.warning("%s", refusal.line)
@@ -238,6 +250,12 @@ class Attempts:
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
             return self._done(job, refusal.error, success=False, was_run=refusal.was_run)
         return self._done(job, settled.as_result(), success=True)
+
+    def _leave(self, job: Job, refusal: _Refusal, lacks: Lacks) -> Release | SetAside:
+        """Leave a job that this worker does not understand to others, or make it a dead letter if its time is over."""
+        reason = printable(str(refusal.error.__cause__ or refusal.error), MAX_SHOWN)
+        left = None if self._host.burst else self.left.leave(job, reason)
+        return left or SetAside(lacks, reason, job.function if lacks is Lacks.FUNCTION else "")
 
     # ---------------------------------------------------------------- running it
 

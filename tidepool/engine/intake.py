@@ -11,26 +11,19 @@ The result of a failed job is the error `JobFailed`.
 """
 
 import math
-import time
 from typing import Never, Protocol
 
 import structlog
 from arq.worker import Function, func
 
-from tidepool.jobs.job import MAX_ID_CHARACTERS, Job, JobTypes
+from tidepool.engine.leaving import LeftJobs
+from tidepool.jobs.job import Job, JobTypes
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 
 log = structlog.get_logger(__name__)
 
 _UNSETTLED_DELAY_S = 1.0
 """Seconds before a job is run again if an unexpected error kept its outcome from being stored."""
-_FIRST_LEAVE_S, _LONGEST_LEAVE_S = 1.0, 5.0
-"""Min and max seconds before a job that is left to newer workers is due again; the delay is the time since it was
-first seen, within these bounds."""
-_MAX_LEFT = 10_000
-"""Max jobs left to newer workers whose time of first sight is remembered."""
-_FORGET_AFTER_S = 60.0
-"""Seconds until a job left to newer workers is forgotten, after its time is over: another worker has run it by then."""
 _MAX_TRIES = 1_000_000
 """arq's limit of attempts, set so high that only the ledger's limit ends a job."""
 _MAX_NAME_CHARACTERS = 100
@@ -55,7 +48,8 @@ class Intake:
     def __init__(self, types: JobTypes, *, max_tries: int, leave_s: float = 0.0) -> None:
         self._types = types
         self._max_tries = max_tries
-        self._newer = _NewerJobs(leave_s)
+        self.left = LeftJobs(leave_s)
+        """The jobs that were left to workers of a newer version."""
         self._batcher: _Batcher = _Closed()
 
     def open(self, batcher: _Batcher) -> None:
@@ -83,8 +77,7 @@ class Intake:
         """
         self._validate(job)
         job.forget_arguments()
-        left = self._newer.leave(job) if may_leave else None
-        return left or await self._submit(job)
+        return self._leave(job, may_leave=may_leave) or await self._submit(job)
 
     async def refuse(self, job: Job, outcome: Rejected | Failed, *, may_leave: bool) -> Outcome | RetryLater | Release:
         """Store *outcome* in the ledger for *job*, which cannot be run, such as one whose content in Redis is invalid.
@@ -95,8 +88,12 @@ class Intake:
         """
         job.function = _readable(job.function, _MAX_NAME_CHARACTERS)
         job.decided = outcome
-        left = self._newer.leave(job) if may_leave else None
-        return left or await self._submit(job)
+        return self._leave(job, may_leave=may_leave) or await self._submit(job)
+
+    def _leave(self, job: Job, *, may_leave: bool) -> Release | None:
+        if not may_leave or not isinstance(job.decided, Rejected) or not job.decided.is_newer:
+            return None
+        return self.left.leave(job, job.decided.detail)
 
     def _validate(self, job: Job) -> None:
         """Validate the job's arguments; store the command in the job, or the rejection if they are invalid."""
@@ -123,44 +120,6 @@ class Intake:
 class _Closed:
     async def submit(self, job: Job) -> Never:
         raise RuntimeError(f"job {job.id} was run before the intake was opened")
-
-
-class _NewerJobs:
-    """Leaves jobs that this version does not know to workers of a newer version, each for *leave_s* seconds.
-
-    The time is counted from when this worker first saw the job.
-    """
-
-    def __init__(self, leave_s: float) -> None:
-        self._leave_s = leave_s
-        self._seen: dict[str, float] = {}
-        """When a job was first seen here, in seconds of the monotonic clock."""
-        self._logged: set[str] = set()
-
-    def leave(self, job: Job) -> Release | None:
-        """Return how to put the job back for a newer worker; None if it is not such a job, or its time is over."""
-        if not isinstance(job.decided, Rejected) or not job.decided.is_newer:
-            return None
-        now = time.monotonic()
-        since = self._seen.get(job.queue_id, now)
-        if now - since >= self._leave_s:
-            self._seen.pop(job.queue_id, None)
-            return None
-        self._remember(job.queue_id, since)
-        if job.function not in self._logged and len(self._logged) < _MAX_LEFT:
-            self._logged.add(job.function)
-            shown_id, cause = _readable(job.queue_id, MAX_ID_CHARACTERS), job.decided.detail
-            log.warning("job.left", function=job.function, job_id=shown_id, cause=cause, for_s=self._leave_s)
-        delay_s = min(max(now - since, _FIRST_LEAVE_S), _LONGEST_LEAVE_S, self._leave_s)
-        return Release(int(delay_s * 1000))
-
-    def _remember(self, job_id: str, since_s: float) -> None:
-        """Remember when a job was first seen, unless too many are remembered: then it counts as new next time."""
-        oldest = next(iter(self._seen), None)
-        if oldest is not None and time.monotonic() - self._seen[oldest] > self._leave_s + _FORGET_AFTER_S:
-            del self._seen[oldest]
-        if len(self._seen) < _MAX_LEFT or job_id in self._seen:
-            self._seen[job_id] = since_s
 
 
 async def _run_without_intake(*_args: object, **_fields: object) -> Never:

@@ -1,6 +1,6 @@
 """Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -16,8 +16,11 @@ ArqContext: TypeAlias = dict[Any, Any]
 class Observer(Protocol):
     """Keeps a record of the jobs of plain functions. No method may raise an error or wait for long."""
 
-    async def start(self, queue_name: str, functions: Collection[str]) -> None:
-        """Begin; called when the worker has connected to Redis, before its startup hook."""
+    async def start(self, context: ArqContext, worker_id: str) -> None:
+        """Begin; called after the worker's startup hook, with arq's ctx and the worker's name in Redis.
+
+        Raises `StartError` to end the worker.
+        """
         ...
 
     def ended(self, job: Job) -> None:
@@ -25,7 +28,7 @@ class Observer(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Write what is not written yet; called when the worker has ended, after its shutdown hook."""
+        """Write what is not written yet; called when the worker has ended, before its shutdown hook."""
         ...
 
 
@@ -44,11 +47,15 @@ class EngineOptions:
     - *max_held_bytes*: while the worker's jobs have that many bytes together, it claims no more; jobs of up to 4 KiB
       are not counted, since `max_jobs` bounds them
     - *max_kept_bytes*: the arguments of a larger job are not kept while it runs, nor in its result; None: always kept
+    - *leave_s*: seconds for which a worker leaves a job that it does not understand to other workers. The job calls a
+      function that it does not have, cannot be decoded by its deserializer, or is larger than *max_job_bytes*. After
+      that time the job becomes a dead letter, unless a live worker has announced that it may understand it; in burst
+      mode, at once. None: such a job fails, as in arq. Without effect for a worker with an *intake*
     - *log_arguments*: whether the log line of a job's start shows its arguments
     - *on_final_failure*: async function that is called with arq's ctx and the error when a plain function's job has
       failed for good: an error, the last try, too many lost workers. It is called before the job is acknowledged, so
       again if the worker is lost at that moment
-    - *observer*: keeps a record of the jobs of plain functions
+    - *observer*: called for each worker; returns what keeps a record of the jobs of plain functions
     - *concurrency*: max number of jobs that run at a time in this process, by name of a plain function or cron job.
       Others of that function are put back without spending a try: for clients they are deferred, for a second or, if
       hundreds are put back, up to a minute. The oldest is due again as soon as one that runs here has ended. Timeouts
@@ -66,7 +73,8 @@ class EngineOptions:
     max_job_bytes: int = 64 * 1024 * 1024
     max_held_bytes: int = 64 * 1024 * 1024
     max_kept_bytes: int | None = None
+    leave_s: float | None = 60.0
     log_arguments: bool = True
     on_final_failure: Callable[[ArqContext, BaseException], Awaitable[object]] | None = None
-    observer: Observer | None = None
+    observer: Callable[[], Observer] | None = None
     concurrency: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -23,11 +23,12 @@ from tidepool import logs, process
 from tidepool.engine import threads
 from tidepool.engine.attempt import MAX_SHOWN, Attempts
 from tidepool.engine.concurrency import Concurrency
+from tidepool.engine.decoding import name_of_deserializer, name_of_function
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.takeover import RUN_JOB, take_over
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Release
+from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.finisher import Done, Ending
@@ -40,7 +41,7 @@ log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
 _GIVEN_BACK_MS = 1000
-"""Delay in milliseconds before a job is due again that a wrapper of `run_job` has not run."""
+"""Delay in milliseconds before a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
 _job: ContextVar[Job] = ContextVar("tidepool job")
 """The job of the current task, for `perform`: arq's `run_job` gets only its id, which another job may have, too."""
 _FAILED_ROUND_DELAY_S = 1.0
@@ -49,6 +50,8 @@ _SMALL_BYTES = 4096
 """Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
 _HEARTBEAT_S = 0.5
 """Seconds between two heartbeats, which check cron jobs, aborts and the health key. arq's cron needs 0.5 s or less."""
+_ANNOUNCEMENT_S = 60.0
+"""Seconds between two announcements of what this worker understands; each counts for ten minutes."""
 
 
 class StartError(Exception):
@@ -81,10 +84,11 @@ class Worker(arq.worker.Worker):
         super().__init__(threads.accepted(functions), **options)
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
-        self.options = tidepool or EngineOptions()
+        self.options = tidepool or EngineOptions(leave_s=None)
+        self.observer = self.options.observer() if self.options.observer else None
         self._concurrency = self._made_concurrency()
         self._name = self.options.owner or Identity.of_this_process().worker_id
-        self._next_heartbeat_s = 0.0
+        self._next_heartbeat_s = self._next_announcement_s = 0.0
         self._performing = 0
         self.held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
@@ -123,10 +127,10 @@ class Worker(arq.worker.Worker):
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
-        if self.options.observer is not None:
-            await self.options.observer.start(self.queue_name, list(self.functions))
         if self.on_startup:
             await self.on_startup(self.ctx)
+        if self.observer is not None:
+            await self.observer.start(self.ctx, self._name)
         while not self.is_stopping:
             try:
                 worked = await self._poll_iteration()
@@ -162,10 +166,10 @@ class Worker(arq.worker.Worker):
         self.is_stopping = True
         async with AsyncExitStack() as steps:  # the last one first
             steps.push_async_callback(self._close_pool)
-            if self.options.observer is not None:
-                steps.push_async_callback(self.options.observer.stop)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
+            if self.observer is not None:
+                steps.push_async_callback(self.observer.stop)
             if self._parts is not None:
                 steps.push_async_callback(self._parts.wakeup.close)
                 steps.push_async_callback(self._parts.holding.close)
@@ -237,6 +241,7 @@ class Worker(arq.worker.Worker):
         Returns whether there may be more jobs to claim at once: the claim got as many as it asked for, or stopped
         before the end of the due jobs.
         """
+        await self._announce()
         room = self._room()
         started = await self.start_jobs()
         if started < room:
@@ -246,6 +251,7 @@ class Worker(arq.worker.Worker):
             if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
+            await self._forget_gone_jobs()
         return room > 0 and (room == started or self._assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -257,7 +263,8 @@ class Worker(arq.worker.Worker):
         parts = self._assembled()
         if self._concurrency is not None:
             await parts.holding.recall(self._concurrency.recalled(self._room()))
-        claimed = await parts.holding.claim(self._room(), self.options.max_held_bytes - self.held_bytes)
+        max_bytes = self.options.max_held_bytes - self.held_bytes
+        claimed = await parts.holding.claim(self._room(), max_bytes, skipped=parts.attempts.left.skipped())
         for job in claimed:
             self.held_bytes += _counted_bytes(job)
             self._performing += 1
@@ -314,6 +321,9 @@ class Worker(arq.worker.Worker):
             ending = await attempts.make(job)
         except asyncio.CancelledError:
             ending = Release()
+        except Exception:
+            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
+            ending = Release(_GIVEN_BACK_MS)
         self._end(job, ending)
         if self.after_job_end and job.context is not None:
             await self._assembled().holding.drain()
@@ -365,6 +375,19 @@ class Worker(arq.worker.Worker):
         if self.options.is_ready():
             await super().record_health()
 
+    async def _forget_gone_jobs(self) -> None:
+        """Skip no more the jobs that others have run meanwhile, as their ids may be used again."""
+        parts = self._assembled()
+        if skipped := parts.attempts.left.skipped():
+            parts.attempts.left.gone(await parts.holding.gone(skipped))
+
+    async def _announce(self) -> None:
+        """Record in Redis, once a minute, which jobs this worker understands, so that others leave them to it."""
+        if self.options.leave_s is not None and time.monotonic() >= self._next_announcement_s:
+            deserializer = name_of_deserializer(self.job_deserializer)
+            await self._assembled().holding.announce(map(name_of_function, self.functions), deserializer)
+            self._next_announcement_s = time.monotonic() + _ANNOUNCEMENT_S
+
     # ---------------------------------------------------------------- rest
 
     async def _rest(self) -> None:
@@ -376,7 +399,8 @@ class Worker(arq.worker.Worker):
                 async with asyncio.timeout(timeout_s):  # not wait_for: in 3.11 it can swallow the stop's cancel
                     await self._freed.wait()
             return
-        await self._assembled().wakeup.wait(timeout_s)
+        parts = self._assembled()
+        await parts.wakeup.wait(timeout_s, skipped=parts.attempts.left.skipped())
 
     async def _is_done(self) -> bool:
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
@@ -392,9 +416,9 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- counting and stopping
 
     def _count(self, ending: Ending) -> None:
-        if not isinstance(ending, Done):
+        if isinstance(ending, (RetryLater, Release)):
             self.jobs_retried += 1
-        elif ending.success:
+        elif isinstance(ending, Done) and ending.success:
             self.jobs_complete += 1
         else:
             self.jobs_failed += 1

@@ -22,8 +22,7 @@ from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
 from tidepool.health.watcher import Watcher
 from tidepool.ledger.batcher import Tally
-from tidepool.pool.connections import Checkout
-from tidepool.pool.pool import Pool
+from tidepool.pool.watched import Holder, WatchedPool
 from tidepool.repeating import FailureLog, every
 from tidepool.storage.snapshots import Snapshot
 
@@ -50,7 +49,7 @@ class Recorder:
         self,
         journal: Journal,
         *,
-        pool: Pool,
+        pool: WatchedPool,
         tally: Tally,
         callers: Callable[[], int],
         interval_s: float,
@@ -67,7 +66,7 @@ class Recorder:
         self._pending = pending
         self._backlog = backlog
         self._queue: tuple[int, float | None] | None = None
-        self._watcher = Watcher(int(pool.config.transaction_timeout_s * 1e6))
+        self._watcher = Watcher(int(pool.overdue_s * 1e6))
         self._writing: asyncio.Task[None] | None = None
         self._failures = FailureLog("snapshot writer")
         self._last_ns = time.perf_counter_ns()
@@ -121,7 +120,7 @@ class Recorder:
         self._last_ns = now_ns
         self._log_jobs(snapshot)
 
-    def _snapshot(self, tick: datetime, holders: Sequence[Checkout]) -> Snapshot:
+    def _snapshot(self, tick: datetime, holders: Sequence[Holder]) -> Snapshot:
         identity, pool, now = self._journal.identity, self._pool, self._journal.now()
         figures: dict[str, Any] = {
             **pool.stats.figures(),
@@ -140,8 +139,8 @@ class Recorder:
             captured_at=now,
             written_at=now,
             late=False,
-            min_size=pool.config.min_size,
-            max_size=pool.config.max_size,
+            min_size=pool.min_size,
+            max_size=pool.max_size,
             pool_limit=pool.limit,
             callers=self._callers(),
             size=pool.size,

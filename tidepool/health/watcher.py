@@ -11,7 +11,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple, cast
 
-from tidepool.pool.connections import Checkout
+from tidepool.pool.watched import Holder
 from tidepool.storage.snapshots import Snapshot
 
 _BEGINS, _ENDS = 0.5, 0.1
@@ -41,13 +41,13 @@ class Watcher:
         self._overdue_us = overdue_us
         self._last: Snapshot | None = None
         self._saturated_since: datetime | None = None
-        self._leaks: dict[tuple[int, int], Checkout] = {}
+        self._leaks: dict[tuple[int, int], Holder] = {}
 
-    def overdue(self, holders: Sequence[Checkout]) -> list[Checkout]:
+    def overdue(self, holders: Sequence[Holder]) -> list[Holder]:
         """Return those of *holders*, tasks that hold a connection, that have held it for longer than *overdue_us*."""
         return [holder for holder in holders if holder.us > self._overdue_us]
 
-    def look(self, snapshot: Snapshot, holders: Sequence[Checkout], *, passed_us: int) -> list[_Happening]:
+    def look(self, snapshot: Snapshot, holders: Sequence[Holder], *, passed_us: int) -> list[_Happening]:
         """Compare *snapshot* with the one before, taken *passed_us* microseconds ago, and return what has happened.
 
         *holders* are the tasks that hold a connection of the pool now.
@@ -64,7 +64,7 @@ class Watcher:
             happened.append(_Happening("budget_exceeded", {"refused": gained.connect_too_many}))
         return happened
 
-    def _of_leaks(self, overdue: Sequence[Checkout]) -> list[_Happening]:
+    def _of_leaks(self, overdue: Sequence[Holder]) -> list[_Happening]:
         now = {(holder.server_pid, holder.since_ns): holder for holder in overdue}
         returned = [holder for key, holder in self._leaks.items() if key not in now]
         suspected = [holder for key, holder in now.items() if key not in self._leaks]
@@ -105,7 +105,7 @@ def _first_of(awaited: object, *names: str) -> object:
     return next((getattr(awaited, name) for name in names if hasattr(awaited, name)), None)
 
 
-def _about(holder: Checkout) -> dict[str, object]:
+def _about(holder: Holder) -> dict[str, object]:
     return {
         "held_us": holder.us,
         "task": holder.task_name,

@@ -160,6 +160,21 @@ class Pool:
         return pool
 
     @property
+    def min_size(self) -> int:
+        """The number of connections that are opened at the start."""
+        return self.config.min_size
+
+    @property
+    def max_size(self) -> int:
+        """The max number of connections."""
+        return self.config.max_size
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds after which a connection that is in use counts as leaked: no transaction may last longer."""
+        return self.config.transaction_timeout_s
+
+    @property
     def size(self) -> int:
         """The number of open connections."""
         return self._pool.get_size()

@@ -10,6 +10,7 @@
 - `leases`      claims jobs under a lease, many in a round trip, and tracks those that this process holds
 - `renewal`     renews the lease of this process
 - `finisher`    acknowledges ended jobs, many in a round trip
+- `dead_letters` lists the jobs that no worker understood, puts them back into the queue, and deletes them
 - `wakeup`      wakes an idle worker when a job is enqueued
 
 Words used here: an *owner* is the name under which a worker process holds jobs; to *claim* a job is to reserve it for

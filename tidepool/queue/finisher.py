@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import structlog
@@ -36,7 +37,30 @@ class Done:
     """How long the job's in-progress key stays, in milliseconds, so that a cron job is not enqueued twice."""
 
 
-Ending = Done | RetryLater | Release
+class Lacks(StrEnum):
+    """What a worker that does not understand a job lacks."""
+
+    FUNCTION = "function"
+    DESERIALIZER = "deserializer"
+    ROOM = "room"
+    """The job is larger than any that the worker reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """The way an attempt ended: the job was not understood and becomes a dead letter, out of the queue.
+
+    It goes back into the queue instead if a live worker has announced what this one *lacks*.
+    """
+
+    lacks: Lacks
+    reason: str
+    """Why the job was not understood, in one line."""
+    function: str = ""
+    """The name of the job's function; empty if it is not known."""
+
+
+Ending = Done | RetryLater | Release | SetAside
 """How an attempt at a job ends; `finish.lua` records it in Redis."""
 
 

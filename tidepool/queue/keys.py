@@ -45,6 +45,16 @@ connections; and a string, until when shares may change, because a worker has jo
 """
 
 
+def encode_id(job_id: str) -> bytes:
+    """Return the bytes of a job's id in Redis, or of an owner's name."""
+    return job_id.encode("utf-8", "surrogateescape")
+
+
+def decode_id(job_id: bytes) -> str:
+    """Return a job's id or an owner's name as text; `encode_id` restores the same bytes, even if they are not UTF-8."""
+    return job_id.decode("utf-8", "surrogateescape")
+
+
 class QueueKeys:
     """The names of the Redis keys of one queue. An *owner* is the name under which a worker process holds jobs.
 
@@ -56,6 +66,13 @@ class QueueKeys:
     held      sorted set  for one owner: job id → its due time before it was claimed
     lapses    hash        job id → number of owners that lost their lease while they held the job
     suspects  sorted set  id of a job with two lapses → due time
+
+    A *dead letter* is a job that no worker understands and that was taken out of the queue. Its content, the value of
+    `arq:job:{id}`, becomes the value of the key `dead_letter_prefix` + the id of its entry in the stream.
+
+    dead_letters   stream      of each dead letter: `id` of the job, `due` (Unix ms), `function` and `reason`
+    functions      sorted set  name of a function → until when a worker that has it counts as alive, Unix ms
+    deserializers  sorted set  name of a function that decodes jobs → the same
     """
 
     def __init__(self, queue: str) -> None:
@@ -64,6 +81,10 @@ class QueueKeys:
         self.lapses = f"{queue}:lapses"
         self.suspects = f"{queue}:suspects"
         self.held_prefix = f"{queue}:held:"
+        self.dead_letters = f"{queue}:dead-letters"
+        self.dead_letter_prefix = f"{queue}:dead-letter:"
+        self.functions = f"{queue}:functions"
+        self.deserializers = f"{queue}:deserializers"
 
     def held(self, owner: str) -> str:
         """Return the key of the sorted set of the jobs that *owner*, a worker process, holds."""

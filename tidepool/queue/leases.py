@@ -25,7 +25,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from arq.constants import abort_job_max_age
@@ -33,13 +33,14 @@ from redis.asyncio import Redis
 
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release, RetryLater
+from tidepool.logs import printable
 from tidepool.queue import keys, scripts
 from tidepool.queue.faults import Oddities, Outage, RedisFault
-from tidepool.queue.finisher import Done, Ending, Finisher
-from tidepool.queue.keys import QueueKeys
+from tidepool.queue.finisher import Done, Ending, Finisher, SetAside
+from tidepool.queue.keys import QueueKeys, decode_id, encode_id
 from tidepool.queue.renewal import Renewal
 from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
-from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
+from tidepool.queue.wire import LATEST_MS, MAX_PAYLOAD_BYTES, now_ms
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +54,12 @@ _MOST_ABORTS = 1000
 """Max jobs in one query for requests to abort."""
 _MOST_STRAYS = 1000
 """Max jobs that one call of `Leases.strays` finds: four times as many as one claim takes."""
-_LATEST_MS = 253_402_300_799_999
-"""The last millisecond that Python's datetime can hold."""
+_ANNOUNCED_MS = 600_000
+"""Milliseconds for which an announcement counts: longer than a deployment, or a job that blocks the event loop."""
+_BACK_MS = 1000
+"""Milliseconds until a job is due again that was to become a dead letter, but that a live worker may understand."""
+_MAX_SHOWN = 200
+"""Max characters of a job's id in a log line."""
 
 
 _Column: TypeAlias = tuple[bytes, bytes, bytes | int | None, bytes | None, bytes | None, bytes | None]
@@ -89,17 +94,25 @@ class Leases:
         self._claim = scripts.load(redis, "claim")
         self._finish = scripts.load(redis, "finish")
         self._aborts = scripts.load(redis, "aborts")
+        self._announce = scripts.load(redis, "announce")
         self._recall = scripts.load(redis, "recall")
 
     async def claim(
-        self, owner: str, limit: int, *, suspect_too: bool, max_bytes: int = MOST_BYTES_AT_ONCE
+        self,
+        owner: str,
+        limit: int,
+        *,
+        suspect_too: bool,
+        max_bytes: int = MOST_BYTES_AT_ONCE,
+        skipped: Iterable[bytes] = (),
     ) -> tuple[list[Job], int]:
         """Reserve up to *limit* due jobs for *owner*, with max *max_bytes* of content together, or one larger job.
 
         An owner is the name under which a worker process holds jobs. Returns the jobs, and how many jobs of owners that
         lost their lease were put back into the queue. *suspect_too* is whether one of the jobs may be a suspect, a job
-        that two owners held when they lost their leases. A call whose reply is lost may have claimed jobs: `strays`
-        finds them. Raises `ResponseError` with WRONGTYPE if the queue is not a sorted set.
+        that two owners held when they lost their leases. The jobs with the ids *skipped* are left to other workers. A
+        call whose reply is lost may have claimed jobs: `strays` finds them. Raises `ResponseError` with WRONGTYPE if
+        the queue is not a sorted set.
 
         A call skips only some thousand jobs that are marked as held by others. If there are more, `is_midway` is true
         afterwards, and the next call continues from there.
@@ -107,14 +120,14 @@ class Leases:
         queue = self._keys
         args = [
             *(owner, self.lease_ms, min(limit, MOST_AT_ONCE), int(suspect_too), queue.held_prefix),
-            *(self._max_job_bytes, min(max_bytes, MOST_BYTES_AT_ONCE), self._first_rank),
+            *(self._max_job_bytes, min(max_bytes, MOST_BYTES_AT_ONCE), self._first_rank, *skipped),
         ]
         reply = await self._claim(
             keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, queue.suspects, keys.ABORTS], args=args
         )
         ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank = reply
         for key in unusable:
-            self._unusable.skipped(_decode_id(key), queue=queue.queue)
+            self._unusable.skipped(decode_id(key), queue=queue.queue)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries or none, lapses or none, aborts or none, strict=True)
         return _jobs(owner, columns), returned
@@ -131,21 +144,42 @@ class Leases:
         to repeat.
         """
         queue = self._keys
+        parts = (part for job, ending in finishes for part in _finish_args(job, ending))
         reply: bytes = await self._finish(
-            keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS],
-            args=[owner, *(part for job, ending in finishes for part in _finish_args(job, ending))],
+            keys=[
+                *(queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS),
+                *(queue.dead_letters, queue.functions, queue.deserializers),
+            ],
+            args=[owner, queue.dead_letter_prefix, *parts],
         )
-        return [answer == ord("1") for answer in reply]
+        for (job, ending), answer in zip(finishes, reply, strict=True):
+            if answer == ord("2") and isinstance(ending, SetAside):
+                log.warning("job.dead_letter", job_id=printable(job.queue_id, _MAX_SHOWN), reason=ending.reason)
+        return [answer != ord("0") for answer in reply]
+
+    async def announce(self, functions: Iterable[str], deserializer: str) -> None:
+        """Record for ten minutes that a worker of this queue has these *functions*, and decodes jobs by *deserializer*.
+
+        Jobs that such a worker may understand do not become dead letters. All are names.
+        """
+        args = [_ANNOUNCED_MS, deserializer, *(name.encode("utf-8", "backslashreplace") for name in functions)]
+        await self._announce(keys=[self._keys.functions, self._keys.deserializers], args=args)
 
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
         """Return those of *job_ids* that a client asked to abort, and delete the requests of the client from Redis."""
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
-            args = [now_ms() + abort_job_max_age, *map(_encode_id, some)]
+            args = [now_ms() + abort_job_max_age, *map(encode_id, some)]
             numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
+
+    async def gone(self, job_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of *job_ids* that are not in the queue."""
+        members: list[Any] = list(job_ids)
+        scores: list[float | None] = await self._redis.zmscore(self._keys.queue, members)
+        return [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is None]
 
     async def recall(self, recalls: Sequence[Recall]) -> int:
         """Make jobs due that were put back with a delay; return how many are due.
@@ -155,7 +189,7 @@ class Leases:
         due = 0
         for start in range(0, len(recalls), MOST_AT_ONCE):
             some = recalls[start : start + MOST_AT_ONCE]
-            args = [part for one in some for part in (_encode_id(one.job_id), one.due_ms, one.delay_ms)]
+            args = [part for one in some for part in (encode_id(one.job_id), one.due_ms, one.delay_ms)]
             due += await self._recall(keys=[self._keys.queue], args=args)
         return due
 
@@ -171,7 +205,7 @@ class Leases:
             if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return []  # nobody holds anything there
-        return [job_id for job_id in map(_decode_id, held) if job_id not in known]
+        return [job_id for job_id in map(decode_id, held) if job_id not in known]
 
 
 class Holding:
@@ -221,10 +255,13 @@ class Holding:
         """Whether the last claim stopped before it had looked at all due jobs, so that another claim may find more."""
         return self._leases.is_midway
 
-    async def claim(self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE) -> list[Job]:
+    async def claim(
+        self, room: int, max_bytes: int = MOST_BYTES_AT_ONCE, *, skipped: Iterable[bytes] = ()
+    ) -> list[Job]:
         """Reserve up to *room* due jobs for this process, max *max_bytes* of content or one larger job; return them.
 
-        Raises an error that stopped the acknowledgements, and the errors of Redis's client.
+        The jobs with the ids *skipped* are left to other workers. Raises an error that stopped the acknowledgements,
+        and the errors of Redis's client.
         """
         self._finisher.check()
         if time.monotonic() >= self._look_s:
@@ -234,7 +271,7 @@ class Holding:
         self._renewal.check(self.owner)
         asked_s = time.monotonic()
         claimed, returned = await self._leases.claim(
-            self.owner, room, suspect_too=self._suspect is None, max_bytes=max_bytes
+            self.owner, room, suspect_too=self._suspect is None, max_bytes=max_bytes, skipped=skipped
         )
         if returned:
             log.info("jobs.recovered", jobs=returned)
@@ -248,6 +285,14 @@ class Holding:
     async def aborted(self, job_ids: Sequence[str]) -> list[str]:
         """Return those of *job_ids* that a client asked to abort, and delete the requests of the client from Redis."""
         return await self._leases.aborted(job_ids)
+
+    async def announce(self, functions: Iterable[str], deserializer: str) -> None:
+        """Record for ten minutes which functions this process has, and how it decodes jobs; see `Leases.announce`."""
+        await self._leases.announce(functions, deserializer)
+
+    async def gone(self, job_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of *job_ids* that are not in the queue."""
+        return await self._leases.gone(job_ids)
 
     async def recall(self, recalls: Sequence[Recall]) -> None:
         """Make jobs due that were put back with a delay, unless they have left the queue or are held by a worker."""
@@ -324,7 +369,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
     jobs: list[Job] = []
     for raw_id, score, payload, tries, lapses, mark in columns:
-        queue_id, failed = _decode_id(raw_id), _count(tries)
+        queue_id, failed = decode_id(raw_id), _count(tries)
         jobs.append(
             Job(
                 *(queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
@@ -336,9 +381,12 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
 
 def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     """Return the arguments of `finish.lua` for one job: id, how, value, ms, keep, tried."""
-    job_id = _encode_id(job.queue_id)
+    job_id = encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
+    if isinstance(ending, SetAside):
+        value = f"{ending.lacks} {ending.reason}\n{ending.function}".encode("utf-8", "backslashreplace")
+        return job_id, "dead", value, _BACK_MS, 0, int(job.is_retry)
     if isinstance(ending, RetryLater):
         value = f"{job.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
         return job_id, "again", value, round(ending.delay_s * 1000), 0, 0
@@ -347,7 +395,7 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
 
 def _due_ms(score: bytes | float) -> int:
     """Return a score as a due time in Unix ms, limited to the range of dates: other programs can write any score."""
-    return int(min(max(0.0, float(score)), _LATEST_MS))
+    return int(min(max(0.0, float(score)), LATEST_MS))
 
 
 def _count(value: bytes | None) -> int:
@@ -355,12 +403,3 @@ def _count(value: bytes | None) -> int:
     if value is None:
         return 0
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else 1
-
-
-def _encode_id(job_id: str) -> bytes:
-    return job_id.encode("utf-8", "surrogateescape")
-
-
-def _decode_id(job_id: bytes) -> str:
-    """Return a job id or an owner's name as text; `_encode_id` restores the same bytes, even if they are not UTF-8."""
-    return job_id.decode("utf-8", "surrogateescape")

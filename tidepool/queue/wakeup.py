@@ -12,6 +12,7 @@ If the server has no tracking (a proxy, a cluster), `wait` sleeps for the poll d
 
 import asyncio
 import math
+from collections.abc import Collection
 from contextlib import suppress
 from typing import cast
 
@@ -50,11 +51,11 @@ class Wakeup:
         self._listening: AbstractConnection | None = None
         self._listener: asyncio.Task[None] | None = None
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float, *, skipped: Collection[bytes] = ()) -> None:
         """Wait until the queue changes, its first job is due, or a worker's lease ends, but max *timeout_s* seconds.
 
         If the first job stays due and `set` is not called, another worker has that job, such as a worker of stock arq:
-        then each wait for it is twice as long as the one before.
+        then each wait for it is twice as long as the one before. Jobs with the ids *skipped* do not count as the first.
 
         Raises the errors of Redis's client; the next call connects anew.
         """
@@ -66,7 +67,7 @@ class Wakeup:
                 await self.close()  # its connection was lost, while the other one lives on
             asking = self._asking or await self._connect()
             self._changed.clear()
-            due_in_s = self._paused(await self._due_in_s(asking, await self._lease_end_ms()))
+            due_in_s = self._paused(await self._due_in_s(asking, await self._lease_end_ms(), skipped))
             if due_in_s > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(due_in_s, timeout_s)):
@@ -132,17 +133,18 @@ class Wakeup:
             return -math.inf  # look at once: a claim deletes it
         return first[0][1] if first else math.inf
 
-    async def _due_in_s(self, asking: AbstractConnection, lease_end_ms: float) -> float:
+    async def _due_in_s(self, asking: AbstractConnection, lease_end_ms: float, skipped: Collection[bytes]) -> float:
         """Return in how many seconds to look at the queue again; the read makes the server report the next change.
 
         Uses the server's clock, as claims do: a local clock that is ahead would make the worker look again and again.
         """
         await asking.send_command("TIME")
-        await asking.send_command("ZRANGE", self._keys.queue, 0, 0, "WITHSCORES")
+        await asking.send_command("ZRANGE", self._keys.queue, 0, len(skipped), "WITHSCORES")
         seconds, micros = cast("tuple[bytes, bytes]", await asking.read_response())
         head = cast("list[bytes]", await asking.read_response())
         now_ms = int(seconds) * 1000 + int(micros) / 1000
-        job_in_ms = float(head[1]) - now_ms if head else math.inf
+        dues = (float(due) for job_id, due in zip(head[::2], head[1::2], strict=True) if job_id not in skipped)
+        job_in_ms = next(dues, math.inf) - now_ms
         return min(job_in_ms, max(lease_end_ms - now_ms, _LEAST_TO_LEASE_MS)) / 1000
 
 

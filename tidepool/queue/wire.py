@@ -31,7 +31,7 @@ MAX_PAYLOAD_BYTES = 1_048_576
 MAX_KEPT_BYTES = 65_536
 """Max bytes of a job whose arguments are kept in its result and its ledger row; a larger one cannot be requeued."""
 _ERROR = "!error"
-_LATEST_MS = 253_402_300_799_999
+LATEST_MS = 253_402_300_799_999
 """The last millisecond that Python's datetime can hold."""
 _REVIVED = {"CancelledError": asyncio.CancelledError, "TimeoutError": TimeoutError}
 
@@ -81,7 +81,7 @@ class _Envelope(TypedDict):
     a: list[object]
     k: dict[str, object]
     t: Annotated[int, Field(ge=0, le=1_000_000)] | None
-    et: Annotated[int, Field(ge=0, le=_LATEST_MS)]
+    et: Annotated[int, Field(ge=0, le=LATEST_MS)]
 
 
 _ENVELOPE = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))

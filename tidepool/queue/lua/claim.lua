@@ -11,6 +11,7 @@
 -- ARGV[6]  max bytes of a payload: of a larger one only its length is returned
 -- ARGV[7]  max bytes of ids and payloads together; the first job is taken however large it is
 -- ARGV[8]  the rank in the queue to begin at
+-- ARGV[9…] ids of jobs that this owner does not take
 -- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys,
 --           the rank to begin at next time}
 --          payload: nil where there is none or it is empty, an integer (its length) where it is larger than ARGV[6]
@@ -166,6 +167,11 @@ local function take(id, due)
     return true
 end
 
+local is_skipped = {} -- of suspects none is: here they would leave the set without being taken
+for i = 9, #ARGV do
+    is_skipped[ARGV[i]] = true
+end
+
 if ARGV[4] == '1' then
     local suspect = redis.call('ZPOPMIN', KEYS[5])
     if #suspect > 0 and redis.call('ZSCORE', KEYS[1], suspect[1]) then
@@ -174,11 +180,11 @@ if ARGV[4] == '1' then
 end
 
 local skipped, done, size, next_rank = tonumber(ARGV[8]), 0, 1, 0
-for number = 1, 24 do -- jobs that stock workers run stay at the head: page past them, but not for ever
+for number = 1, 24 do -- jobs that stock workers run, or that are skipped, stay at the head: page past them, but not for ever
     size = math.min(size, limit - #ids) -- growing, since ids of megabytes would all be read at once
     local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', skipped, size)
     for i = 1, #page, 2 do
-        if not take(page[i], page[i + 1]) then
+        if is_skipped[page[i]] or not take(page[i], page[i + 1]) then
             skipped = skipped + 1
         end
         if is_full then

@@ -1,0 +1,169 @@
+"""Reads the figures of an SQLAlchemy engine's connection pool, for pool snapshots and `tidepool why`.
+
+SQLAlchemy reports by events when a connection is opened, checked out, checked in and closed, and when a statement has
+run. It has no event for a caller that begins to wait, so the pool's public method `connect` is wrapped: the time until
+it returns is counted as the wait, which includes the opening of a connection if there was none.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
+
+from tidepool.pool.figures import PoolStats
+
+_OVERDUE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _EngineHolder:
+    """A caller that has a connection of an engine; `pool.watched.Holder`."""
+
+    server_pid: int
+    since_ns: int
+    task: "asyncio.Task[object] | None"
+    where: str = ""
+
+    @property
+    def us(self) -> int:
+        return (time.perf_counter_ns() - self.since_ns) // 1000
+
+    @property
+    def task_name(self) -> str:
+        return self.task.get_name() if self.task else ""
+
+
+class EnginePool:
+    """The connection pool of *engine*, as a `pool.watched.WatchedPool`. Its counters begin when it is made.
+
+    Pools other than SQLAlchemy's queue pools, such as `NullPool`, have no limit: their max size is reported as 0.
+    """
+
+    def __init__(self, engine: Engine | AsyncEngine) -> None:
+        self._engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        self.stats = PoolStats()
+        self._holders: dict[ConnectionPoolEntry, _EngineHolder] = {}
+        self._open = self._pool.checkedin() + self._pool.checkedout() if isinstance(self._pool, QueuePool) else 0
+        listeners: dict[str, Callable[..., None]] = {
+            "connect": self._opened,
+            "checkout": self._checked_out,
+            "checkin": self._checked_in,
+            "close": self._closed,
+            "before_cursor_execute": self._begun,
+            "after_cursor_execute": self._queried,
+            "engine_disposed": self._wrap_connect,
+        }
+        for name, listener in listeners.items():
+            event.listen(self._engine, name, listener)
+        self._wrap_connect()
+
+    @property
+    def _pool(self) -> Pool:
+        return self._engine.pool
+
+    @property
+    def min_size(self) -> int:
+        """The number of connections that are kept open once they have been opened: the engine's `pool_size`."""
+        return self._pool.size() if isinstance(self._pool, QueuePool) else 0
+
+    @property
+    def max_size(self) -> int:
+        """The max number of connections, `pool_size` and `max_overflow`; 0 if there is no limit."""
+        overflow: int = getattr(self._pool, "_max_overflow", -1)  # SQLAlchemy has no public name for it
+        return self.min_size + overflow if overflow >= 0 else 0
+
+    @property
+    def limit(self) -> int:
+        """The same as `max_size`."""
+        return self.max_size
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds after which a connection that is in use counts as leaked: five minutes."""
+        return _OVERDUE_S
+
+    @property
+    def size(self) -> int:
+        """The number of open connections."""
+        return self._open
+
+    @property
+    def idle(self) -> int:
+        """The number of open connections that are not in use."""
+        return max(0, self._open - self.stats.in_use)
+
+    def holders(self) -> Sequence[_EngineHolder]:
+        """Return who has a connection now, the longest holder first."""
+        return sorted(self._holders.values(), key=lambda holder: holder.since_ns)
+
+    def _wrap_connect(self, *_: object) -> None:
+        """Time each request for a connection; a disposed engine gets another pool, which is wrapped anew."""
+        pool, connect = self._pool, self._pool.connect
+
+        def timed() -> PoolProxiedConnection:
+            stats, since_ns = self.stats, time.perf_counter_ns()
+            stats.acquire_requests += 1
+            stats.move(waiting=1, now_ns=since_ns)
+            try:
+                connection = connect()
+            except BaseException as error:
+                stats.acquire_timeouts += isinstance(error, NoConnectionInTime)
+                stats.acquire_cancelled += isinstance(error, asyncio.CancelledError)
+                stats.acquire_errors += isinstance(error, Exception) and not isinstance(error, NoConnectionInTime)
+                raise
+            finally:
+                stats.move(waiting=-1)
+            stats.acquire_ok += 1
+            stats.waited((time.perf_counter_ns() - since_ns) // 1000)
+            return connection
+
+        cast("Any", pool).connect = timed
+
+    def _opened(self, *_: object) -> None:
+        self._open += 1
+        self.stats.connections_opened += 1
+
+    def _closed(self, *_: object) -> None:
+        self._open = max(0, self._open - 1)
+        self.stats.connections_closed += 1
+
+    def _checked_out(self, connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        now_ns = time.perf_counter_ns()
+        self._holders[entry] = _EngineHolder(_server_pid(connection), now_ns, _current_task())
+        self.stats.move(in_use=1, now_ns=now_ns)
+
+    def _checked_in(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        holder = self._holders.pop(entry, None)
+        if holder is not None:
+            self.stats.held(holder.us)
+            self.stats.move(in_use=-1)
+
+    @staticmethod
+    def _begun(connection: Connection, *_: object) -> None:
+        connection.info["tidepool_begun_ns"] = time.perf_counter_ns()
+
+    def _queried(self, connection: Connection, *_: object) -> None:
+        begun_ns = connection.info.pop("tidepool_begun_ns", None)
+        if begun_ns is not None:
+            self.stats.queried((time.perf_counter_ns() - begun_ns) // 1000, failed=False)
+
+
+def _server_pid(connection: object) -> int:
+    """Return the process id of a DBAPI connection's backend; 0 if its driver does not tell."""
+    driver: Any = getattr(connection, "driver_connection", connection)
+    if hasattr(driver, "get_server_pid"):  # asyncpg
+        return int(driver.get_server_pid())
+    return int(getattr(getattr(driver, "info", None), "backend_pid", 0))  # psycopg
+
+
+def _current_task() -> "asyncio.Task[object] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None  # a synchronous engine, in a thread
