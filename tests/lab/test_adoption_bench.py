@@ -1,4 +1,4 @@
-"""The benches of the shop on stock arq and moved, as small as they can be."""
+"""The benches of adopted applications on stock arq and moved, as small as they can be."""
 
 import json
 import subprocess
@@ -34,3 +34,14 @@ def test_what_kills_do_is_counted() -> None:
     for name, figures in report.items():
         assert ["stock", "moved"] == list(figures), name
         assert 0 == figures["moved"]["lost"] == figures["moved"]["doubled_long_ended"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("application", ["contracts", "mails"])
+def test_what_kills_do_to_an_application_is_counted(application: str) -> None:
+    """One of each signal, in a stream of a few seconds. Nothing is lost that had no chance to be done twice."""
+    stream = ("--rate", "10", "--seconds", "6", "--wait", "30")
+    report = run("tests.bench.wild", application, *stream, "--kills", "1", "--terms", "1")[application]
+    assert ["stock_recovers_after_s", "stock", "moved"] == list(report)
+    figures = report["moved"].get("mails", report["moved"])
+    assert (60, 0) == (figures["jobs"], figures["lost"])

@@ -17,21 +17,18 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from itertools import cycle
 
 from redis.asyncio import Redis
 
-from lab.bench.drain import System, start, stop
+from lab.bench.drain import System
 from lab.bench.servers import QUEUE
 from tests.bench.adoption.shop import SYSTEMS, Shop, open_shop
+from tests.bench.killing import ENDED_S, WORKERS, Kill, working
 
-_WORKERS = 2
 _RUNNING = "shop:workers"
 """The key under which the shop's start hook lists each worker."""
 _TICK_S = 0.02
 _LOOK_S = 0.1
-_ENDED_S = 0.05
-"""A job that ended so long before its worker was killed is not to run again."""
 _CHARGES = """
 SELECT order_id, count(*) AS charges, extract(epoch FROM min(charged_at))::float8 AS charged_s
 FROM charges GROUP BY order_id
@@ -40,10 +37,10 @@ FROM charges GROUP BY order_id
 
 @dataclass
 class Stream:
-    """When each order was enqueued, by its number, and when workers were killed; in seconds of the clock."""
+    """The kills of workers, and when each order was enqueued, by its number; in seconds of the clock."""
 
+    kills: list[Kill]
     enqueued_s: dict[int, float] = field(default_factory=dict)
-    killed_s: list[float] = field(default_factory=list)
 
 
 def main() -> int:
@@ -76,17 +73,14 @@ async def _streams(arguments: argparse.Namespace) -> dict[str, dict[str, dict[st
 async def _run(shop: Shop, system: System, signals: list[signal.Signals], arguments: argparse.Namespace) -> Stream:
     """Enqueue a stream of jobs while workers get these signals; returns when all have ended, or the wait is over."""
     await shop.empty()
-    stream = Stream()
-    workers = [await start(system, shop.place) for _ in range(_WORKERS)]
-    try:
-        while await shop.redis.scard(_RUNNING) < _WORKERS:
+    async with working(system.command(), shop.place.environment) as workers:
+        stream = Stream(workers.kills)
+        while await shop.redis.scard(_RUNNING) < WORKERS:
             await asyncio.sleep(_LOOK_S)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_produce(shop, stream, arguments.rate, arguments.seconds))
-            tasks.create_task(_kill(shop, system, workers, signals, arguments.seconds, stream))
+            tasks.create_task(workers.kill(signals, arguments.seconds))
         await _wait_until_empty(shop.redis, arguments.wait)
-    finally:
-        await stop(workers)
     return stream
 
 
@@ -98,24 +92,6 @@ async def _produce(shop: Shop, stream: Stream, rate: int, seconds: int) -> None:
         stream.enqueued_s.update(dict.fromkeys(due, time.time()))
         await shop.enqueue(due)
         await asyncio.sleep(_TICK_S)
-
-
-async def _kill(
-    shop: Shop,
-    system: System,
-    workers: list[asyncio.subprocess.Process],
-    signals: list[signal.Signals],
-    seconds: int,
-    stream: Stream,
-) -> None:
-    """Send the signals at equal distances to the workers in turn, and start another worker in place of each."""
-    for number, place in zip(signals, cycle(range(_WORKERS)), strict=False):
-        await asyncio.sleep(seconds / (len(signals) + 1))
-        killed = workers[place]
-        stream.killed_s.append(time.time())
-        killed.send_signal(number)
-        workers[place] = await start(system, shop.place)
-        await killed.wait()
 
 
 async def _wait_until_empty(redis: Redis, wait_s: float) -> None:
@@ -134,7 +110,7 @@ async def _account(shop: Shop, stream: Stream, late_s: float) -> dict[str, float
         "jobs": len(stream.enqueued_s),
         "lost": len(stream.enqueued_s) - len(rows),
         "doubled": len(doubled),
-        "doubled_long_ended": sum(_from_a_kill_s(stream, row["charged_s"]) > _ENDED_S for row in doubled),
+        "doubled_long_ended": sum(_from_a_kill_s(stream, row["charged_s"]) > ENDED_S for row in doubled),
         "late": sum(delay_s > late_s for delay_s in delays_s),
         "slowest_s": round(max(delays_s, default=0.0), 1),
     }
@@ -142,7 +118,7 @@ async def _account(shop: Shop, stream: Stream, late_s: float) -> dict[str, float
 
 def _from_a_kill_s(stream: Stream, charged_s: float) -> float:
     """Return how long before or after the nearest kill a charge was made: PostgreSQL ends what a dead worker began."""
-    return min((abs(killed_s - charged_s) for killed_s in stream.killed_s), default=float("inf"))
+    return min((abs(kill.sent_s - charged_s) for kill in stream.kills), default=float("inf"))
 
 
 if __name__ == "__main__":
