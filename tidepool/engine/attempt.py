@@ -10,6 +10,7 @@ its timeout, between the hooks. How the attempt ends depends on the function:
 | raises `CancelledError`, `RetryJob`  | runs again at once; a try is spent                   |
 | is cancelled by an abort             | is done, with the cancellation as its failed result  |
 | is cancelled because the worker stops| runs again; a try is spent                           |
+| ends the process (`sys.exit`)        | runs again; a try is spent                           |
 | raises anything else, or takes too long | is done, with the error as its failed result      |
 
 A worker that is lost while it runs a function spends a try, too, so `max_tries=1` and `retry_jobs=False` mean that a
@@ -158,6 +159,11 @@ class Attempts:
             return True
         try:
             await hook(job.context)
+        except asyncio.CancelledError:
+            if name == "on_job_start":
+                raise
+            _log_hook(name, job)  # the function has ended, and how it did so stays
+            return False
         except Exception:  # noqa: BLE001  (an application's own code)
             _log_hook(name, job)
             return False
@@ -172,7 +178,7 @@ class Attempts:
             return
         try:
             await options.on_final_failure(job.context or self._context(job), job.error)
-        except Exception:  # noqa: BLE001  (an application's own code)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  (an application's own code)
             _log_hook("on_final_failure", job)
 
     def _has_hooks(self) -> bool:
@@ -312,6 +318,10 @@ class Attempts:
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
         keeps_try = is_cancelled and self._host.is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
+
+    def exited(self, job: Job, error: BaseException) -> Ending:
+        """Return how an attempt ends if the job's function ends the process with *error*, such as `SystemExit`."""
+        return RetryLater() if self._host.retry_jobs else self._failed(job, error)
 
     def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
