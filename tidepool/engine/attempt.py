@@ -125,7 +125,7 @@ class Attempts:
         is not run, and is put back.
         """
         ending = await self._make(job)
-        if isinstance(ending, Done) and not self._is_typed(job):
+        if isinstance(ending, Done) and not job.is_typed:
             await self._report(job)
         return ending
 
@@ -133,19 +133,20 @@ class Attempts:
         refusal = self.decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
-        if not self._is_typed(job) or self._has_hooks():
+        if not job.is_typed or self._has_hooks():
             job.context = self._context(job)
-        if not await self.call_hook("on_job_start", job):
+        if job.context is not None and not await self.call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
             self._log_start(job)
-            if self._is_typed(job):
+            if job.is_typed:
                 ending = await self._run_typed(job)
             else:
                 ending = self._succeeded(job, await self._run_function(job))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
-        await self.call_hook("on_job_end", job)
+        if job.context is not None:
+            await self.call_hook("on_job_end", job)
         return ending
 
     async def call_hook(self, name: _Hook, job: Job) -> bool:
@@ -179,10 +180,6 @@ class Attempts:
             await options.on_final_failure(job.context or self._context(job), job.error)
         except (Exception, asyncio.CancelledError):  # noqa: BLE001  (an application's own code)
             _log_hook("on_final_failure", job)
-
-    def _is_typed(self, job: Job) -> bool:
-        """Return whether the job's function is a declared job type, which the intake runs."""
-        return self._intake is not None and job.function in self._intake
 
     def _has_hooks(self) -> bool:
         host = self._host
@@ -227,11 +224,11 @@ class Attempts:
             line = f"job {_shown_id(job)}, function {name!r} not found"
             return _Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
         job.is_cron = isinstance(function, CronJob)
+        job.is_typed = self._intake is not None and job.function in self._intake
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
-        if not self._is_typed(job):
+        if not job.is_typed:
             job.attempt += job.lapses  # it was perhaps run, and nothing but this count can tell
-        is_lost = job.lapses >= MOST_LAPSES or (job.lapses > 0 and not (self._host.retry_jobs or self._is_typed(job)))
-        if is_lost:
+        if job.lapses >= MOST_LAPSES or (job.lapses > 0 and not (self._host.retry_jobs or job.is_typed)):
             reason = words = f"lost {job.lapses} workers while they ran it"
         elif job.attempt > max_tries:
             reason, words = f"max {max_tries} retries exceeded", f"max retries {max_tries} exceeded"
@@ -319,7 +316,7 @@ class Attempts:
             return later
         if log.isEnabledFor(logging.INFO):
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
-        keeps_try = is_cancelled and self._host.is_stopping and self._is_typed(job)
+        keeps_try = is_cancelled and self._host.is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
 
     def exited(self, job: Job, error: BaseException) -> Ending:

@@ -150,6 +150,8 @@ class Job(Generic[C_co]):
     is_large: bool = False
     """Whether the job is so large that its arguments are dropped as soon as they are no longer needed."""
     is_cron: bool = False
+    is_typed: bool = False
+    """Whether its function is a declared job type, whose effect is exactly-once, and no plain function."""
     context: dict[Any, Any] | None = field(default=None, repr=False)
     """arq's ctx dict of the attempt, which functions and hooks get; None before the attempt, and if no one needs it."""
     has_ended: bool = False
