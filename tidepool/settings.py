@@ -13,10 +13,10 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from pydantic import (
@@ -38,6 +38,9 @@ from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
 __all__ = ["Network", "Settings", "SettingsError", "child_environment"]
 
+Server: TypeAlias = Literal["database_url", "redis_url"]
+"""A server that a command uses, by the name of its setting."""
+SERVERS: tuple[Server, ...] = ("database_url", "redis_url")
 _WORKER_NAME_LENGTH = 40
 _DIGEST_LENGTH = 8
 
@@ -330,7 +333,7 @@ class Settings(BaseSettings):
         port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
         return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
 
-    def require_servers(self) -> None:
+    def require_servers(self, needed: Collection[Server]) -> None:
         """Do nothing: a command can use both servers, since those that are not named are embedded."""
 
     @classmethod
@@ -403,11 +406,11 @@ class AdoptedSettings(Settings):
         """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
         return {}
 
-    def require_servers(self) -> None:
-        """Print which of the two servers is not named, and exit with status 2, if a command cannot use both."""
-        for name, url in (("DATABASE_URL", self.database), ("REDIS_URL", self.redis_url)):
-            if url is None:
-                print(f"TIDEPOOL_{name}: is not set", file=sys.stderr)  # noqa: T201  (the start of a command)
+    def require_servers(self, needed: Collection[Server]) -> None:
+        """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""
+        for server, url in (("database_url", self.database), ("redis_url", self.redis_url)):
+            if server in needed and url is None:
+                print(f"TIDEPOOL_{server.upper()}: is not set", file=sys.stderr)  # noqa: T201  (a command's start)
                 raise SystemExit(2)
 
 

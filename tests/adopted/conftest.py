@@ -54,7 +54,7 @@ async def make(
 
     yield make_worker
     for one in made:
-        if kind is arq.worker.Worker:  # it would meet the cancellation of its own jobs
+        if not isinstance(one, tidepool.engine.worker.Worker):  # it would meet the cancellation of its own jobs
             for task in one.tasks.values():
                 task.cancel()
             await asyncio.gather(*one.tasks.values(), return_exceptions=True)

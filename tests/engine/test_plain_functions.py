@@ -53,24 +53,25 @@ async def test_all_hooks_get_one_context_with_the_job_in_it(make: Start, redis: 
     """What one puts there, the next finds; function and arguments are there, and `after_job_end` has all of it."""
     seen: list[tuple[str, int, Any]] = []
 
-    async def job(ctx: Ctx, first: int, *, second: int) -> int:
+    async def job(ctx: Ctx, first: str, *, second: int) -> str:
         ctx["mine"] += 1
-        return first + second
+        return second * first
 
     def hook(name: str) -> Any:
         async def call(ctx: Ctx) -> None:
             ctx["mine"] = ctx.get("mine", 0) + 1
             held = ctx["tidepool"]
+            assert "secret" not in repr(held)
             seen.append((name, id(ctx), (ctx["mine"], held.function, tuple(held.args), held.kwargs, ctx["job_try"])))
 
         return call
 
-    await redis.enqueue_job("job", 3, second=4)
+    await redis.enqueue_job("job", "secret", second=4)
     names = ("on_job_start", "on_job_end", "after_job_end")
     await make(job, **{name: hook(name) for name in names}).main()
     assert [*names] == [name for name, _, _ in seen]
     assert 1 == len({context for _, context, _ in seen})
-    assert [(n, "job", (3,), {"second": 4}, 1) for n in (1, 3, 4)] == [words for _, _, words in seen]
+    assert [(n, "job", ("secret",), {"second": 4}, 1) for n in (1, 3, 4)] == [words for _, _, words in seen]
 
 
 async def test_a_start_hook_that_fails_gives_the_job_back(make: Start, redis: ArqRedis) -> None:

@@ -166,3 +166,5 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
         assert [2, 1, 2, 15] == [snapshots.document[0][name] for name in names]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)
+        letters = service.run("tidepool", "--app", "their_application:WorkerSettings", "dead-letters", "--json")
+        assert (0, []) == (letters.status, letters.document)

@@ -545,6 +545,27 @@ MUTATIONS = [
         "test_a_signal_without_wait_puts_running_jobs_back",
     ),
     Mutation(
+        "a stop during an end hook undoes how the function ended",
+        "Attempts.call_hook",
+        'if name == "on_job_start":',
+        "if name:",
+        "test_a_stop_during_a_later_hook_does_not_run_the_function_again",
+    ),
+    Mutation(
+        "a function that ends its process spends no try",
+        "Attempts.exited",
+        "return RetryLater() if",
+        "return Release() if",
+        "test_a_function_that_ends_its_process_spends_a_try",
+    ),
+    Mutation(
+        "the result of a job that was not run is kept as its function says",
+        "Attempts._done",
+        "self._host.functions.get(job.function) if was_run else None",
+        "self._host.functions.get(job.function)",
+        "test_the_result_of_a_job_that_is_not_run_is_kept_as_the_worker_says",
+    ),
+    Mutation(
         "a function's limit is off by one",
         "Concurrency.begin",
         "if len(function.running) < function.limit:",

@@ -11,7 +11,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Never
 
@@ -24,6 +24,7 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.queue.faults import RedisError
+from tidepool.settings import SERVERS, Server
 from tidepool.urls import without_password
 
 
@@ -72,7 +73,7 @@ class CommandLine:
         *,
         examples: str,
         own_servers: bool = False,
-        needs_servers: bool = True,
+        needs: Collection[Server] = SERVERS,
     ) -> Parser:
         """Add a command named *name*, and return its argument parser, to which the caller adds options.
 
@@ -80,14 +81,14 @@ class CommandLine:
         exit status. Its docstring is the help text, and the first line of the docstring is shown in the list of
         commands. In *examples*, `%(prog)s` stands for the program with the command's name. Embedded servers (PostgreSQL
         and Redis from Python wheels) are started before the command runs, unless *own_servers* is true: then the
-        command starts them itself. *needs_servers* is False for a command that an adopted arq application without a
-        history, and so without a database of Tidepool's, can use.
+        command starts them itself. *needs* are the servers that the command uses: an adopted arq application may name
+        only one of them.
         """
         text = inspect.cleandoc(command.__doc__ or "")
         parser: Parser = self._commands.add_parser(
             name, help=text.partition("\n")[0], description=text, examples=examples
         )
-        parser.set_defaults(command=command, own_servers=own_servers, needs_servers=needs_servers)
+        parser.set_defaults(command=command, own_servers=own_servers, needs=needs)
         return parser
 
     def run(self, app: App, words: Sequence[str] | None = None) -> Never:
@@ -97,7 +98,7 @@ class CommandLine:
         """
         arguments = self.parser.parse_args(words)
         command = functools.partial(arguments.command, arguments)
-        run_command(command, app, own_servers=arguments.own_servers, needs_servers=arguments.needs_servers)
+        run_command(command, app, own_servers=arguments.own_servers, needs=arguments.needs)
 
 
 def run_command(
@@ -105,17 +106,16 @@ def run_command(
     app: App,
     *,
     own_servers: bool = False,
-    needs_servers: bool = True,
+    needs: Collection[Server] = SERVERS,
 ) -> Never:
     """Run *command* for *app*, with its settings and the servers, and end the process with its exit status.
 
     Embedded servers (PostgreSQL and Redis from Python wheels, for a process without DATABASE_URL and REDIS_URL) are
     started first if none run yet. With *own_servers* they are not, and the command gets their addresses only. If it
-    *needs_servers*, and the settings of an adopted application name only one, the process ends with status 2.
+    *needs* a server that the settings of an adopted application do not name, the process ends with status 2.
     """
     settings = app.settings.load_or_exit()
-    if needs_servers:
-        settings.require_servers()
+    settings.require_servers(needs)
     interruption = _Interruption()
     logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
     try:

@@ -20,7 +20,7 @@ _COLUMNS = ("since", "job_id", "function", "reason", "bytes")
 
 def add_dead_letter_command(commands: CommandLine) -> None:
     """Add the command `dead-letters` to *commands*."""
-    parser = commands.add("dead-letters", _dead_letters, examples=_EXAMPLES)
+    parser = commands.add("dead-letters", _dead_letters, examples=_EXAMPLES, needs=["redis_url"])
     parser.add_argument(
         "job_ids", nargs="*", metavar="JOB_ID", help="only the jobs with these ids (default: all dead letters)"
     )

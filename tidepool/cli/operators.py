@@ -39,7 +39,7 @@ def command_line(program: str) -> CommandLine:
     add_job_commands(commands)
     add_dead_letter_command(commands)
     add_pool_commands(commands)
-    migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True)
+    migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True, needs=["database_url"])
     instead = migrate.add_mutually_exclusive_group()
     instead.add_argument(
         "--sql",

@@ -25,7 +25,7 @@ _EXAMPLES = """  %(prog)s                                     one worker, replac
 
 def add_work_command(commands: CommandLine) -> None:
     """Add the command `work` to *commands*."""
-    parser = commands.add("work", _work, examples=_EXAMPLES, needs_servers=False)
+    parser = commands.add("work", _work, examples=_EXAMPLES, needs=())
     parser.add_argument(
         "--workers",
         type=terminal.processes,

@@ -10,6 +10,7 @@ its timeout, between the hooks. How the attempt ends depends on the function:
 | raises `CancelledError`, `RetryJob`  | runs again at once; a try is spent                   |
 | is cancelled by an abort             | is done, with the cancellation as its failed result  |
 | is cancelled because the worker stops| runs again; a try is spent                           |
+| ends the process (`sys.exit`)        | runs again; a try is spent                           |
 | raises anything else, or takes too long | is done, with the error as its failed result      |
 
 A worker that is lost while it runs a function spends a try, too, so `max_tries=1` and `retry_jobs=False` mean that a
@@ -124,7 +125,7 @@ class Attempts:
         is not run, and is put back.
         """
         ending = await self._make(job)
-        if isinstance(ending, Done) and not self._is_typed(job):
+        if isinstance(ending, Done) and not job.is_typed:
             await self._report(job)
         return ending
 
@@ -132,19 +133,20 @@ class Attempts:
         refusal = self.decode(job) or self._refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
-        if not self._is_typed(job) or self._has_hooks():
+        if not job.is_typed or self._has_hooks():
             job.context = self._context(job)
-        if not await self.call_hook("on_job_start", job):
+        if job.context is not None and not await self.call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
             self._log_start(job)
-            if self._is_typed(job):
+            if job.is_typed:
                 ending = await self._run_typed(job)
             else:
                 ending = self._succeeded(job, await self._run_function(job))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
-        await self.call_hook("on_job_end", job)
+        if job.context is not None:
+            await self.call_hook("on_job_end", job)
         return ending
 
     async def call_hook(self, name: _Hook, job: Job) -> bool:
@@ -157,6 +159,11 @@ class Attempts:
             return True
         try:
             await hook(job.context)
+        except asyncio.CancelledError:
+            if name == "on_job_start":
+                raise
+            _log_hook(name, job)  # the function has ended, and how it did so stays
+            return False
         except Exception:  # noqa: BLE001  (an application's own code)
             _log_hook(name, job)
             return False
@@ -171,12 +178,8 @@ class Attempts:
             return
         try:
             await options.on_final_failure(job.context or self._context(job), job.error)
-        except Exception:  # noqa: BLE001  (an application's own code)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001  (an application's own code)
             _log_hook("on_final_failure", job)
-
-    def _is_typed(self, job: Job) -> bool:
-        """Return whether the job's function is a declared job type, which the intake runs."""
-        return self._intake is not None and job.function in self._intake
 
     def _has_hooks(self) -> bool:
         host = self._host
@@ -221,11 +224,11 @@ class Attempts:
             line = f"job {_shown_id(job)}, function {name!r} not found"
             return _Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
         job.is_cron = isinstance(function, CronJob)
+        job.is_typed = self._intake is not None and job.function in self._intake
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
-        if not self._is_typed(job):
+        if not job.is_typed:
             job.attempt += job.lapses  # it was perhaps run, and nothing but this count can tell
-        is_lost = job.lapses >= MOST_LAPSES or (job.lapses > 0 and not (self._host.retry_jobs or self._is_typed(job)))
-        if is_lost:
+        if job.lapses >= MOST_LAPSES or (job.lapses > 0 and not (self._host.retry_jobs or job.is_typed)):
             reason = words = f"lost {job.lapses} workers while they ran it"
         elif job.attempt > max_tries:
             reason, words = f"max {max_tries} retries exceeded", f"max retries {max_tries} exceeded"
@@ -313,8 +316,12 @@ class Attempts:
             return later
         if log.isEnabledFor(logging.INFO):
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
-        keeps_try = is_cancelled and self._host.is_stopping and self._is_typed(job)
+        keeps_try = is_cancelled and self._host.is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
+
+    def exited(self, job: Job, error: BaseException) -> Ending:
+        """Return how an attempt ends if the job's function ends the process with *error*, such as `SystemExit`."""
+        return RetryLater() if self._host.retry_jobs else self._failed(job, error)
 
     def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}

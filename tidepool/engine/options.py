@@ -43,7 +43,7 @@ class EngineOptions:
     - *may_claim*: while it returns False, no new jobs are claimed; the jobs that the worker has go on
     - *beaten*: called at every heartbeat, each 0.5 s while the worker's main loop runs
     - *is_ready*: while it returns False, the key that `arq --check` reads is not renewed and so expires
-    - *max_job_bytes*: max size of a job's content; a larger one is not read from Redis, and its result is an error
+    - *max_job_bytes*: max size of a job's content; a larger one is not read from Redis; see *leave_s*
     - *max_held_bytes*: while the worker's jobs have that many bytes together, it claims no more; jobs of up to 4 KiB
       are not counted, since `max_jobs` bounds them
     - *max_kept_bytes*: the arguments of a larger job are not kept while it runs, nor in its result; None: always kept

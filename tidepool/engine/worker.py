@@ -324,6 +324,9 @@ class Worker(arq.worker.Worker):
         except Exception:
             log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
             ending = Release(_GIVEN_BACK_MS)
+        except BaseException as error:  # it ends the process
+            self._end(job, attempts.exited(job, error))
+            raise
         self._end(job, ending)
         if self.after_job_end and job.context is not None:
             await self._assembled().holding.drain()

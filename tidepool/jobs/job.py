@@ -123,7 +123,7 @@ class Job(Generic[C_co]):
     """The job's id in Redis. Bytes that are not UTF-8 are decoded to lone surrogates."""
     owner: str = ""
     """The owner of the lease on the job: the name under which this process holds it in Redis."""
-    payload: bytes | int | None = None
+    payload: bytes | int | None = field(default=None, repr=False)
     """The job's content in Redis. None: it has expired or is missing. A number: its size in bytes, over the limit."""
     due_ms: int = 0
     """When it could first run (Unix milliseconds): when it was enqueued, or the end of its delay."""
@@ -143,14 +143,16 @@ class Job(Generic[C_co]):
     function: str = "<unknown>"
     enqueued_ms: int = 0
     """When it was enqueued (Unix milliseconds)."""
-    args: tuple[object, ...] = ()
-    kwargs: dict[str, object] = field(default_factory=dict)
-    content: object = None
+    args: tuple[object, ...] = field(default=(), repr=False)
+    kwargs: dict[str, object] = field(default_factory=dict, repr=False)
+    content: object = field(default=None, repr=False)
     """The decoded arguments as one value, for validation and for the ledger, which keeps them for a requeue."""
     is_large: bool = False
     """Whether the job is so large that its arguments are dropped as soon as they are no longer needed."""
     is_cron: bool = False
-    context: dict[Any, Any] | None = None
+    is_typed: bool = False
+    """Whether its function is a declared job type, whose effect is exactly-once, and no plain function."""
+    context: dict[Any, Any] | None = field(default=None, repr=False)
     """arq's ctx dict of the attempt, which functions and hooks get; None before the attempt, and if no one needs it."""
     has_ended: bool = False
     """Whether it is decided how the attempt ends."""
@@ -161,7 +163,7 @@ class Job(Generic[C_co]):
 
     id: str = field(init=False)
     """The primary key of the job's ledger row: *queue_id* if `check_id` accepts it, else an escaped form of it."""
-    command: C_co = field(init=False)
+    command: C_co = field(init=False, repr=False)
     """The validated arguments. Not set if *decided* is set."""
     decided: Rejected | Failed | None = None
     """The outcome, if it is known before the handler is called; None otherwise."""

@@ -1,0 +1,90 @@
+"""Jobs and results of many megabytes, such as tables, attachments and notebooks; and jobs over the limit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import arq.worker
+import pytest
+from arq.connections import ArqRedis
+
+from tidepool.engine.options import EngineOptions
+from tidepool.engine.worker import Worker
+from tidepool.queue.dead_letters import DeadLetters
+
+Make = Callable[..., arq.worker.Worker]
+Ctx = dict[Any, Any]
+QUEUE = "arq:queue"
+MIB = 1024 * 1024
+
+
+async def echo(_ctx: Ctx, value: bytes) -> bytes:
+    """Return the argument."""
+    return value
+
+
+async def length(_ctx: Ctx, value: bytes) -> int:
+    """Return the length of the argument."""
+    return len(value)
+
+
+@pytest.mark.parametrize("size", [MIB - 1, MIB, 2 * MIB, 20 * MIB])
+async def test_large_arguments_and_results_arrive(make: Make, redis: ArqRedis, size: int) -> None:
+    """By default up to 64 MiB, and the result as well."""
+    job = await redis.enqueue_job("echo", b"x" * size)
+    assert job is not None
+    assert 1 == await make(echo).run_check()
+    assert size == len(await job.result(timeout=20))
+
+
+async def test_more_bytes_than_are_held_at_a_time_are_run_one_after_the_other(make: Make, redis: ArqRedis) -> None:
+    """As many jobs as fit are claimed, and the others when these have ended; both classes run all of them."""
+    jobs = [await redis.enqueue_job("length", b"x" * MIB) for _ in range(12)]
+    worker = make(length)
+    if isinstance(worker, Worker):
+        worker.options = EngineOptions(max_held_bytes=3 * MIB)
+    assert 12 == await worker.run_check()
+    assert [MIB] * 12 == [await job.result(timeout=5) for job in jobs if job is not None]
+
+
+class TestLimit:
+    """The limit that an application sets: `EngineOptions.max_job_bytes`. Only our class has one."""
+
+    @pytest.fixture
+    def kind(self) -> type[arq.worker.Worker]:
+        """Give our class."""
+        return Worker
+
+    async def test_a_job_of_the_limit_is_run(self, make: Make, redis: ArqRedis) -> None:
+        """To the byte: its size is that of what was pickled."""
+        job = await redis.enqueue_job("length", b"x" * 3 * MIB, _job_id="j")
+        assert job is not None
+        size = await redis.strlen("arq:job:j")
+        assert 1 == await make(length, tidepool=EngineOptions(max_job_bytes=size)).run_check()
+        assert 3 * MIB == await job.result(timeout=5)
+
+    async def test_a_larger_job_becomes_a_dead_letter_and_is_run_when_the_limit_is_raised(
+        self, make: Make, redis: ArqRedis
+    ) -> None:
+        """No byte of it is lost, and the jobs beside it are run."""
+        large = await redis.enqueue_job("length", b"x" * 3 * MIB, _job_id="large")
+        small = await redis.enqueue_job("length", b"x", _job_id="small")
+        assert large is not None
+        assert small is not None
+        size = await redis.strlen("arq:job:large")
+        await make(length, tidepool=EngineOptions(max_job_bytes=size - 1)).async_run()
+        assert (1, 0) == (await small.result(timeout=5), await redis.zcard(QUEUE))
+        dead = DeadLetters(redis, QUEUE)
+        (letter,) = await dead.oldest(10)
+        assert ("large", size) == (letter.job_id, letter.size)
+        assert f"larger than {size - 1} bytes" in letter.reason
+        assert ["large"] == await dead.requeue()
+        await make(length, tidepool=EngineOptions(max_job_bytes=size)).async_run()
+        assert 3 * MIB == await large.result(timeout=5)
+
+    async def test_without_dead_letters_its_client_is_told(self, make: Make, redis: ArqRedis) -> None:
+        """With `leave_s=None` it fails, as what cannot be decoded does in arq."""
+        job = await redis.enqueue_job("length", b"x" * MIB)
+        assert job is not None
+        await make(length, tidepool=EngineOptions(max_job_bytes=MIB, leave_s=None)).async_run()
+        with pytest.raises(arq.worker.JobExecutionFailed, match="is larger than 1048576 bytes"):
+            await job.result(timeout=5)
