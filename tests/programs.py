@@ -5,9 +5,14 @@ import sys
 from textwrap import dedent
 
 
-def run(*parts: str) -> list[str]:
-    """Run a program of these parts, each indented as it likes; return the words that it prints."""
-    program = "".join(map(dedent, parts))
+def ended(*parts: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of these parts, each indented as it likes, and check that it ends with status 0."""
+    program = "".join(f"{dedent(part)}\n" for part in parts)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert 0 == done.returncode, done.stderr
-    return done.stdout.split()
+    return done
+
+
+def run(*parts: str) -> list[str]:
+    """Run a program of these parts; return the words that it prints."""
+    return ended(*parts).stdout.split()

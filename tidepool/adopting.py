@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import SecretStr, create_model
 
-from tidepool import servers
+from tidepool import logs, servers
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.identity import Identity
@@ -56,6 +56,7 @@ def adopt(
     the snapshots have; it is called with arq's ctx after the startup hook: `pool=lambda ctx: ctx["engine"]`.
     """
     Worker.install()
+    logs.use_standard_library()
     made: Any = settings
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()

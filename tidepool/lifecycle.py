@@ -43,6 +43,7 @@ from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.queue.keys import QueueKeys
+from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
@@ -120,6 +121,7 @@ class _WorkerProcess:
         return EngineOptions(
             owner=self._identity.worker_id,
             lease_s=self._settings.lease,
+            longest_block_s=LONGEST_BLOCK_S,
             connect=self._connect,
             intake=self.intake,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,

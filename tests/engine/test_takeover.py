@@ -1,7 +1,7 @@
 """Whoever asks arq for a worker gets ours, in programs of their own: what they do to arq lasts until they end."""
 
 import pytest
-from programs import run
+from programs import ended, run
 
 _BEGIN = """
 import asyncio, dataclasses
@@ -145,3 +145,32 @@ def test_a_wrapper_of_run_job_sees_each_job(*, wraps_first: bool, adopts: bool) 
     first, second = (wrapper, _ADOPT) if wraps_first else (_ADOPT, wrapper)
     expected = sorted(f"{number}{words}" for number in range(3) for words in ("", "-begins", "-ends"))
     assert expected == run(_BEGIN, first, second, program)
+
+
+@pytest.mark.parametrize("configured", [False, True], ids=["logging", "structlog"])
+def test_the_librarys_events_go_where_the_application_logs(*, configured: bool) -> None:
+    """To the standard library's loggers, or to the application's structlog; never to standard output by themselves."""
+    own = """
+    import logging, structlog
+    logging.basicConfig(format="%(name)s|%(levelname)s|%(message)s")
+    if CONFIGURED:
+        structlog.configure(processors=[lambda logger, method, event: "theirs:" + event["event"]])
+    """
+    program = """
+    tidepool.adopt(Settings)
+    from tidepool.engine.worker import log
+    secret = "a " + "local variable"
+    try:
+        raise ValueError("100 % wrong")
+    except ValueError:
+        log.exception("hook.failed", hook="on_job_end")
+    """
+    done = ended(f"CONFIGURED = {configured}", _BEGIN, own, _ADOPT, program)
+    if configured:
+        assert ("theirs:hook.failed\n", "") == (done.stdout, done.stderr)
+    else:
+        assert "" == done.stdout
+        first, *_, last = done.stderr.splitlines()
+        assert "tidepool.engine.worker|ERROR|hook.failed hook='on_job_end'" == first
+        assert "ValueError: 100 % wrong" == last
+        assert "a local" not in done.stderr

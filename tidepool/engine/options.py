@@ -38,6 +38,9 @@ class EngineOptions:
 
     - *owner*: name of the process in Redis
     - *lease_s*: seconds after which other workers run the jobs of this process if it dies
+    - *longest_block_s*: seconds for which the event loop may be blocked, by a function that never awaits, before the
+      lease is no longer renewed and other workers run this process's jobs. None: the longest timeout of a function and
+      10 s, after which arq's workers would run them, too
     - *connect*: opens the Redis connection, in place of arq's `create_pool`
     - *intake*: runs the jobs of declared types
     - *may_claim*: while it returns False, no new jobs are claimed; the jobs that the worker has go on
@@ -65,6 +68,7 @@ class EngineOptions:
 
     owner: str = ""
     lease_s: float = 5.0
+    longest_block_s: float | None = None
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
     intake: Intake | None = None
     may_claim: Callable[[], bool] = lambda: True

@@ -206,6 +206,7 @@ class Worker(arq.worker.Worker):
                 outage=self._outage,
                 acknowledged=self._acknowledged,
                 max_job_bytes=self.options.max_job_bytes,
+                longest_block_s=self.options.longest_block_s or self.in_progress_timeout_s,
             )
             wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
             self._parts = _Parts(holding, wakeup, Attempts(self))

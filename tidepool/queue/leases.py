@@ -38,7 +38,7 @@ from tidepool.queue import keys, scripts
 from tidepool.queue.faults import Oddities, Outage, RedisFault
 from tidepool.queue.finisher import Done, Ending, Finisher, SetAside
 from tidepool.queue.keys import QueueKeys, decode_id, encode_id
-from tidepool.queue.renewal import Renewal
+from tidepool.queue.renewal import LONGEST_BLOCK_S, Renewal
 from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
 from tidepool.queue.wire import LATEST_MS, MAX_PAYLOAD_BYTES, now_ms
 
@@ -213,7 +213,7 @@ class Holding:
 
     *acknowledged* is called with jobs that were acknowledged. *name* is the name of this process in Redis. The owner,
     the name under which jobs are held, is *name*, a dot and a number, which grows when a lease is lost. A lease lasts
-    *lease_s* seconds.
+    *lease_s* seconds; `Renewal` explains *longest_block_s*.
     """
 
     def __init__(
@@ -226,6 +226,7 @@ class Holding:
         outage: Outage,
         acknowledged: Callable[[Sequence[Job]], None],
         max_job_bytes: int = MAX_PAYLOAD_BYTES,
+        longest_block_s: float = LONGEST_BLOCK_S,
     ) -> None:
         self._name = name
         self._number = 0
@@ -243,7 +244,13 @@ class Holding:
         lease_ms = int(lease_s * 1000)
         self._leases = Leases(redis, queue_name, lease_ms=lease_ms, max_job_bytes=max_job_bytes)
         self._finisher = Finisher(self._leases, outage, self._acknowledged)
-        self._renewal = Renewal(redis, queue_name, lease_ms=lease_ms, owner=self._owner_at_work, lost=self._lost)
+        self._renewal = Renewal(
+            *(redis, queue_name),
+            lease_ms=lease_ms,
+            owner=self._owner_at_work,
+            lost=self._lost,
+            longest_block_s=longest_block_s,
+        )
 
     @property
     def owner(self) -> str:

@@ -4,7 +4,7 @@ A worker process claims jobs under a lease: if the process does not renew the le
 
 A thread renews the lease so that a job that blocks the event loop for some seconds does not cost the process its lease:
 all its jobs, the blocking one included, would be run again by other workers, and block them. There is a limit: if the
-event loop has been blocked for `LONGEST_BLOCK_S`, the lease is not renewed any more, and other workers run the jobs
+event loop has been blocked for too long, the lease is not renewed any more, and other workers run the jobs
 when it ends. If this process commits such a job later, its effect is still applied only once.
 
 The lease is renewed four times in its length, with a timeout of half a lease for each reply. So a stall of less than
@@ -36,7 +36,7 @@ from tidepool.repeating import FailureLog
 log = structlog.get_logger(__name__)
 
 LONGEST_BLOCK_S = 30.0
-"""Max seconds for which the event loop may be blocked before the lease is no longer renewed.
+"""Max seconds for which the event loop may be blocked before the lease is no longer renewed, for declared job types.
 
 By then PostgreSQL has ended the open transaction of the blocked process, so other workers can run its jobs."""
 _ROUNDS = 4
@@ -64,10 +64,12 @@ class Renewal:
         lease_ms: int,
         owner: Callable[[], str | None],
         lost: Callable[[str], None],
+        longest_block_s: float = LONGEST_BLOCK_S,
     ) -> None:
         self._keys = QueueKeys(queue_name)
         self._lease_ms = lease_ms
         self._owner = owner
+        self._longest_block_s = longest_block_s
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._loop_seen_s = self._until_s = time.monotonic()
@@ -120,7 +122,7 @@ class Renewal:
                     return  # nobody closed the worker, as in tests that only run its `main`
                 self._loop.call_soon_threadsafe(self._see_loop)
                 owner = self._owner()
-                if owner is not None and time.monotonic() - self._loop_seen_s < LONGEST_BLOCK_S:
+                if owner is not None and time.monotonic() - self._loop_seen_s < self._longest_block_s:
                     await self._renew_safely(owner)
 
     async def _is_stopped(self, within_s: float) -> bool:
