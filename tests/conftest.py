@@ -37,7 +37,7 @@ from worker import app
 QUEUE = "arq:queue"
 _TEMPLATE = "tidepool_template"
 _ENOUGH_BYTES = 2_000_000_000
-_REDIS_DATABASES = itertools.cycle(range(1, 15))  # 15 is what measuring commands empty
+_REDIS_DATABASES = itertools.cycle(range(1, 14))  # 14 is the page's, 15 is what measuring commands need to be empty
 _DATABASE_NUMBERS = itertools.count(1)
 _MAX_PROCESSES = 4  # each has a PostgreSQL and a Redis, some 150 MB
 

@@ -38,9 +38,9 @@ from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
 __all__ = ["Network", "Settings", "SettingsError", "child_environment"]
 
-Server: TypeAlias = Literal["database_url", "redis_url"]
+ServerVariable: TypeAlias = Literal["database_url", "redis_url"]
 """A server that a command uses, by the name of its setting."""
-SERVERS: tuple[Server, ...] = ("database_url", "redis_url")
+SERVERS: tuple[ServerVariable, ...] = ("database_url", "redis_url")
 _WORKER_NAME_LENGTH = 40
 _DIGEST_LENGTH = 8
 
@@ -333,7 +333,7 @@ class Settings(BaseSettings):
         port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
         return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
 
-    def require_servers(self, needed: Collection[Server]) -> None:
+    def require_servers(self, needed: Collection[ServerVariable]) -> None:
         """Do nothing: a command can use both servers, since those that are not named are embedded."""
 
     @classmethod
@@ -406,7 +406,7 @@ class AdoptedSettings(Settings):
         """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
         return {}
 
-    def require_servers(self, needed: Collection[Server]) -> None:
+    def require_servers(self, needed: Collection[ServerVariable]) -> None:
         """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""
         for server, url in (("database_url", self.database), ("redis_url", self.redis_url)):
             if server in needed and url is None:

@@ -73,7 +73,7 @@ def test_a_pipe_that_nobody_reads_drops_the_newest_and_counts(
     missing = sum(int(line.split()[1]) for line in found if line.startswith("dropped"))
     assert 3000 == len(kept) + missing
     assert len(kept) <= 2 * 100 + 10
-    assert 100 <= len(kept)
+    assert len(kept) >= 99  # lines of a thousand characters and a number: 100,000 bytes have room for 99
 
 
 def test_lines_after_a_gap_follow_its_report(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,40 @@ async def test_logs_of_more_than_a_week_ago_are_deleted(tmp_path: Path, program:
     assert {"worker-2-0.log", "notes.log", own} == {path.name for path in logs.iterdir()}
 
 
+async def test_the_log_of_a_live_worker_is_kept(tmp_path: Path, program: Program) -> None:
+    """Another run deletes no file that a worker of this one may still write to, however long it has been quiet."""
+    program('test "$PART" = 2 && exit 2; read nothing')
+    logs = tmp_path / "logs"
+    running = asyncio.create_task(Supervisor("shop:app", [{}], bury=AsyncMock(), log_dir=logs).run())
+
+    async def begun() -> bool:
+        return logs.exists() and any(logs.iterdir())
+
+    async def is_kept() -> bool:
+        with pytest.raises(CommandError):
+            await Supervisor("shop:app", [{"PART": "2"}], bury=AsyncMock(), log_dir=logs).run()
+        return quiet.exists()
+
+    await until(begun)
+    quiet = next(logs.iterdir()).rename(logs / "worker-1-0.log")
+    os.utime(quiet, (0, 0))
+    assert await is_kept()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not await is_kept()
+
+
+async def test_a_log_that_somebody_has_deleted_ends_nothing(tmp_path: Path, program: Program) -> None:
+    """The worker that wrote it is replaced like any other, until there have been too many."""
+    program(f"rm {tmp_path}/logs/*; exit 1")
+    bury = AsyncMock()
+    supervisor = Supervisor("shop:app", [{}], bury=bury, log_dir=tmp_path / "logs", max_restarts=1)
+    with pytest.raises(CommandError, match="its log cannot be read: No such file"):
+        await supervisor.run()
+    assert 2 == bury.await_count
+
+
 async def test_a_worker_that_cannot_start_ends_all_of_them(tmp_path: Path, program: Program) -> None:
     """With the last line of its log; the others have ended when the error is raised."""
     program(

@@ -200,3 +200,66 @@ async def test_the_hook_for_final_failures_is_called_once_for_each(make: Start, 
         "unknown": "JobExecutionFailed: function 'other' not found",
     } == failed
     assert "complete" == (await Job("error", redis).status()).value
+
+
+class Awkward(Exception):
+    """An application's error whose parts mean something else than in most, or fail."""
+
+    def extra(self, key: str) -> str:
+        """Return one of its details: arq's log line calls `extra` without arguments."""
+        raise KeyError(key)
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Observed:
+    """An observer that fails."""
+
+    async def start(self, context: Ctx, worker_id: str) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    def ended(self, job: Any) -> None:
+        """Read the text of the job's error, as a history does."""
+        str(job.error)
+
+
+async def test_an_error_that_cannot_be_shown_fails_its_job_once(make: Start, redis: ArqRedis) -> None:
+    """Neither its log line nor an observer that raises an error makes the job run again."""
+    runs = 0
+
+    async def job(_ctx: Ctx) -> None:
+        nonlocal runs
+        runs += 1
+        raise Awkward
+
+    enqueued = await redis.enqueue_job("job")
+    assert enqueued is not None
+    worker = make(job, EngineOptions(observer=Observed), max_tries=1)
+    async with asyncio.timeout(10):
+        await worker.main()
+    info = await enqueued.result_info()
+    assert info is not None
+    assert (1, 1, False) == (runs, worker.jobs_failed, info.success)
+
+
+async def test_a_job_whose_end_cannot_be_found_out_spends_a_try(make: Start, redis: ArqRedis) -> None:
+    """An unexpected error after its function has begun does not put it back as if it had not."""
+    runs = 0
+
+    class Odd(Retry):
+        defer_score: Any = property(lambda _self: 1 // 0, lambda _self, _value: None)
+
+    async def job(_ctx: Ctx) -> None:
+        nonlocal runs
+        runs += 1
+        raise Odd
+
+    await redis.enqueue_job("job")
+    worker = make(job, max_tries=2)
+    async with asyncio.timeout(10):
+        await worker.main()
+    assert (2, 2, 1) == (runs, worker.jobs_retried, worker.jobs_failed)

@@ -435,8 +435,8 @@ MUTATIONS = [
     Mutation(
         "a living owner's jobs are put back",
         "claim.lua",
-        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept,",
-        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', kept,",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, math",
+        "redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'LIMIT', kept, math",
         "test_a_claimed_job_is_nobody_elses",
     ),
     Mutation(
@@ -711,6 +711,13 @@ MUTATIONS = [
         "typed('GETRANGE', key, 0, #lost)",
         "typed('GET', key)",
         "test_no_foreign_value_is_read_whole",
+    ),
+    Mutation(
+        "a claim takes jobs that are not put back yet",
+        "claim.lua",
+        "if some_are_left or #redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, 1) > 0 then",
+        "if false then",
+        "test_no_job_of_many_lost_owners_is_taken_as_if_nobody_had_it",
     ),
     Mutation(
         "planted owners stand before one with jobs",

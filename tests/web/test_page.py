@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from browser import CHROMIUM, WHY_NONE, Front, open_browser
@@ -12,6 +12,7 @@ from commands import Service
 from factories import user_fields
 from history import insert_ten_minutes
 from playwright.sync_api import Browser, Page, Route, expect
+from redis import Redis
 
 from producer.http import create_front
 from settings import load
@@ -23,7 +24,7 @@ from tidepool.web.services import Services
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=WHY_NONE)
 
-REDIS_NUMBER = 15
+REDIS_NUMBER = 14
 FOCUSED = "(({ ariaLabel, name, textContent }) => ariaLabel || name || textContent)(document.activeElement)"
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
 ADDED = """
@@ -42,8 +43,11 @@ def database(shared_database: PoolConfig) -> PoolConfig:
 
 @pytest.fixture(scope="module")
 def redis_url(servers: Any) -> str:
-    """Give one Redis database to all tests here."""
-    return servers.redis_url(REDIS_NUMBER)
+    """Give one Redis database to all tests here, empty at first."""
+    url = servers.redis_url(REDIS_NUMBER)
+    with Redis.from_url(url) as redis:
+        cast("Any", redis).flushdb()
+    return url
 
 
 @pytest.fixture(scope="module")

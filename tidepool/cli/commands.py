@@ -24,7 +24,7 @@ from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError, Urls
 from tidepool.pool.faults import DataFault, Refused, ServerError, StatementTimeout, Unavailable, words
 from tidepool.queue.faults import RedisError
-from tidepool.settings import SERVERS, Server
+from tidepool.settings import SERVERS, ServerVariable
 from tidepool.urls import without_password
 
 
@@ -73,7 +73,7 @@ class CommandLine:
         *,
         examples: str,
         own_servers: bool = False,
-        needs: Collection[Server] = SERVERS,
+        needs: Collection[ServerVariable] = SERVERS,
     ) -> Parser:
         """Add a command named *name*, and return its argument parser, to which the caller adds options.
 
@@ -106,7 +106,7 @@ def run_command(
     app: App,
     *,
     own_servers: bool = False,
-    needs: Collection[Server] = SERVERS,
+    needs: Collection[ServerVariable] = SERVERS,
 ) -> Never:
     """Run *command* for *app*, with its settings and the servers, and end the process with its exit status.
 

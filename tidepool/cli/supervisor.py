@@ -1,6 +1,7 @@
 """Runs worker processes of an application, and replaces those that end."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -197,13 +198,13 @@ class Supervisor:
 
 
 class _Logs:
-    """The workers' log files in one directory; no other user can read them."""
+    """The workers' log files in one directory; no other user can read them. A live worker holds a lock of its file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def prepare(self) -> None:
-        """Make the directory, and delete workers' logs that were last written to more than a week ago.
+        """Make the directory, and delete the logs of ended workers that were last written to more than a week ago.
 
         Raises `CommandError` if the directory cannot be made.
         """
@@ -213,9 +214,11 @@ class _Logs:
             raise self._refusal(error) from None
         oldest_s = time.time() - _KEEP_LOGS_S
         for path in self._directory.glob("worker-*.log"):
-            with suppress(OSError):  # another run may have deleted it
+            with suppress(OSError):  # another run may have deleted it, or its worker lives
                 if path.stat().st_mtime < oldest_s:
-                    path.unlink()
+                    with path.open("rb") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        path.unlink()
 
     def path(self, number: int) -> Path:
         """Return the log file of worker *number* of this process."""
@@ -229,13 +232,18 @@ class _Logs:
         except OSError as error:
             raise self._refusal(error) from None
         try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(output, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the worker inherits it with the descriptor
             yield output
         finally:
             os.close(output)
 
     def last_line(self, number: int) -> str:
         """Return the last line of a worker's log. If the worker could not start, this is the reason."""
-        lines = self.path(number).read_text("utf-8", "replace").strip().splitlines()
+        try:
+            lines = self.path(number).read_text("utf-8", "replace").strip().splitlines()
+        except OSError as error:
+            return f"its log cannot be read: {error.strerror}"
         return lines[-1] if lines else "its log is empty"
 
     def _refusal(self, error: OSError) -> CommandError:

@@ -49,7 +49,7 @@ from tidepool.engine.leaving import LeftJobs
 from tidepool.engine.options import ArqContext, EngineOptions, Observer
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
-from tidepool.logs import printable
+from tidepool.logs import printable, text_of
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
 from tidepool.queue.leases import MOST_LAPSES
 from tidepool.queue.wire import now_ms
@@ -173,7 +173,10 @@ class Attempts:
         """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
         options = self._host.tidepool_options
         if self._host.tidepool_observer is not None:
-            self._host.tidepool_observer.ended(job)
+            try:
+                self._host.tidepool_observer.ended(job)
+            except Exception:  # noqa: BLE001  (how the job ended stays)
+                _log_hook("ended", job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:
@@ -280,7 +283,7 @@ class Attempts:
         """Call a plain arq function, under its timeout if it has one, and return its result."""
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
-        job.is_running = True
+        job.is_running = job.has_begun = True
         try:
             running = function.coroutine(job.context or {}, *job.args, **job.kwargs)
             job.forget_arguments()
@@ -319,13 +322,21 @@ class Attempts:
         keeps_try = is_cancelled and self._host.tidepool_is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
 
+    def unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
+        """Return how an attempt ends that *error* broke off, which is a cancellation or not the job's own.
+
+        A job whose plain function has begun spends a try, or it might run for ever. Another is put back, to be run
+        again after *delay_ms* milliseconds.
+        """
+        return self.exited(job, error) if job.has_begun else Release(delay_ms)
+
     def exited(self, job: Job, error: BaseException) -> Ending:
         """Return how an attempt ends if the job's function ends the process with *error*, such as `SystemExit`."""
         return RetryLater() if self._host.retry_jobs else self._failed(job, error)
 
     def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
-        words = (_since_s(job.started_ms), _shown_ref(job), type(error).__name__, error)
+        words = (_since_s(job.started_ms), _shown_ref(job), type(error).__name__, text_of(error))
         failures.error("%6.2fs ! %s failed, %s: %s", *words, exc_info=error, extra=extra)
         return self._done(job, error, success=False)
 
@@ -421,9 +432,15 @@ def _log_retry(job: Job, delay_s: float) -> None:
 
 
 def _extra(error: BaseException) -> object:
-    """Return the details that an exception adds to its log line: its attribute or method `extra`, as in arq."""
-    extra = getattr(error, "extra", None)
-    return extra() if callable(extra) else extra
+    """Return the details that an exception adds to its log line: its attribute or method `extra`, as in arq.
+
+    None if it has another meaning there, so that reading or calling it raises an error.
+    """
+    try:
+        extra = getattr(error, "extra", None)
+        return extra() if callable(extra) else extra
+    except Exception:  # noqa: BLE001  (an application's own code)
+        return None
 
 
 def _since_s(time_ms: int) -> float:

@@ -323,11 +323,11 @@ class Worker(arq.worker.Worker):
         attempts = self._tidepool_assembled().attempts
         try:
             ending = await attempts.make(job)
-        except asyncio.CancelledError:
-            ending = Release()
-        except Exception:
+        except asyncio.CancelledError as error:
+            ending = attempts.unsettled(job, error)
+        except Exception as error:
             log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
-            ending = Release(_GIVEN_BACK_MS)
+            ending = attempts.unsettled(job, error, delay_ms=_GIVEN_BACK_MS)
         except BaseException as error:  # it ends the process
             self._tidepool_end(job, attempts.exited(job, error))
             raise
