@@ -93,6 +93,8 @@ class Worker(arq.worker.Worker):
         self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
         self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
         self._tidepool_performing = 0
+        self._after: set[asyncio.Task[None]] = set()
+        """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
         self.tidepool_held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
         self._tidepool_failures = FailureLog("worker")
@@ -186,7 +188,7 @@ class Worker(arq.worker.Worker):
 
     async def _tidepool_let_jobs_end(self) -> None:
         """Wait until the cancelled jobs have ended. Any that still run after `lease_s` seconds are cancelled again."""
-        while running := [task for task in self.tasks.values() if not task.done()]:
+        while running := [task for task in (*self.tasks.values(), *self._after) if not task.done()]:
             _, late = await asyncio.wait(running, timeout=self.tidepool_options.lease_s)
             for task in late:
                 task.cancel()
@@ -277,7 +279,7 @@ class Worker(arq.worker.Worker):
 
     def _tidepool_room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
-        room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
+        room = min(self.max_jobs - len(self.tasks) - len(self._after), MOST_AT_ONCE, self.queue_read_limit)
         if (limit := self._tidepool_jobs_limit()) is not None:
             room = min(room, limit - self._jobs_started())
         has_room = self.tidepool_held_bytes < self.tidepool_options.max_held_bytes
@@ -346,10 +348,22 @@ class Worker(arq.worker.Worker):
 
     def _tidepool_acknowledged(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if self.tasks.pop(job, None) is not None and self.tidepool_held_bytes:
+            task = self.tasks.pop(job, None)
+            if task is not None and self.tidepool_held_bytes:
                 self.tidepool_held_bytes -= _counted_bytes(job)
+            if task is not None and not task.done():
+                self._after.add(task)
+                task.add_done_callback(self._has_gone)
         if self._tidepool_concurrency is not None:
             self._tidepool_concurrency.acknowledged(jobs)
+        self._look_again()
+
+    def _has_gone(self, task: asyncio.Task[None]) -> None:
+        self._after.discard(task)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Wake the main loop: there may be room for another job, or none may be left to wait for."""
         self._tidepool_freed.set()
         if self._tidepool_parts is not None:
             self._tidepool_parts.wakeup.set()
@@ -413,8 +427,8 @@ class Worker(arq.worker.Worker):
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
         limit = self._tidepool_jobs_limit()
         if limit is not None and limit <= self._jobs_started():
-            return not self.tasks
-        return self.burst and not self.tasks and not await self.pool.zcard(self.queue_name)
+            return not self.tasks and not self._after
+        return self.burst and not self.tasks and not self._after and not await self.pool.zcard(self.queue_name)
 
     def _tidepool_jobs_limit(self) -> int | None:
         """Return how many jobs the worker may start in its life; None: any number."""
