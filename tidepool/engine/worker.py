@@ -77,6 +77,8 @@ class Worker(arq.worker.Worker):
     jobs_retried: int
     jobs_failed: int
     tasks: dict[Job, asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
+    tidepool_is_begun: bool = False
+    """Whether `__init__` has been called; see `takeover`."""
     tidepool_max_jobs_run: int | None = None
     """Number of jobs that the worker runs before it ends by itself, retries included; None: any number.
 
@@ -84,6 +86,7 @@ class Worker(arq.worker.Worker):
     """
 
     def __init__(self, functions: Sequence[Any] = (), *, tidepool: EngineOptions | None = None, **options: Any) -> None:
+        self.tidepool_is_begun = True
         super().__init__(threads.accepted(functions), **options)
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
@@ -93,7 +96,7 @@ class Worker(arq.worker.Worker):
         self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
         self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
         self._tidepool_performing = 0
-        self._after: set[asyncio.Task[None]] = set()
+        self._tidepool_after: set[asyncio.Task[None]] = set()
         """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
         self.tidepool_held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
@@ -188,7 +191,7 @@ class Worker(arq.worker.Worker):
 
     async def _tidepool_let_jobs_end(self) -> None:
         """Wait until the cancelled jobs have ended. Any that still run after `lease_s` seconds are cancelled again."""
-        while running := [task for task in (*self.tasks.values(), *self._after) if not task.done()]:
+        while running := [task for task in (*self.tasks.values(), *self._tidepool_after) if not task.done()]:
             _, late = await asyncio.wait(running, timeout=self.tidepool_options.lease_s)
             for task in late:
                 task.cancel()
@@ -279,7 +282,7 @@ class Worker(arq.worker.Worker):
 
     def _tidepool_room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
-        room = min(self.max_jobs - len(self.tasks) - len(self._after), MOST_AT_ONCE, self.queue_read_limit)
+        room = min(self.max_jobs - len(self.tasks) - len(self._tidepool_after), MOST_AT_ONCE, self.queue_read_limit)
         if (limit := self._tidepool_jobs_limit()) is not None:
             room = min(room, limit - self._jobs_started())
         has_room = self.tidepool_held_bytes < self.tidepool_options.max_held_bytes
@@ -292,7 +295,7 @@ class Worker(arq.worker.Worker):
         """
         if self._tidepool_concurrency is not None and not self._tidepool_may_begin(job, self._tidepool_concurrency):
             return
-        if type(self).run_job is RUN_JOB:
+        if getattr(self.run_job, "__func__", None) is RUN_JOB:
             await self._tidepool_perform(job)
             return
         _job.set(job)
@@ -352,17 +355,17 @@ class Worker(arq.worker.Worker):
             if task is not None and self.tidepool_held_bytes:
                 self.tidepool_held_bytes -= _counted_bytes(job)
             if task is not None and not task.done():
-                self._after.add(task)
-                task.add_done_callback(self._has_gone)
+                self._tidepool_after.add(task)
+                task.add_done_callback(self._tidepool_has_gone)
         if self._tidepool_concurrency is not None:
             self._tidepool_concurrency.acknowledged(jobs)
-        self._look_again()
+        self._tidepool_look_again()
 
-    def _has_gone(self, task: asyncio.Task[None]) -> None:
-        self._after.discard(task)
-        self._look_again()
+    def _tidepool_has_gone(self, task: asyncio.Task[None]) -> None:
+        self._tidepool_after.discard(task)
+        self._tidepool_look_again()
 
-    def _look_again(self) -> None:
+    def _tidepool_look_again(self) -> None:
         """Wake the main loop: there may be room for another job, or none may be left to wait for."""
         self._tidepool_freed.set()
         if self._tidepool_parts is not None:
@@ -427,8 +430,8 @@ class Worker(arq.worker.Worker):
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
         limit = self._tidepool_jobs_limit()
         if limit is not None and limit <= self._jobs_started():
-            return not self.tasks and not self._after
-        return self.burst and not self.tasks and not self._after and not await self.pool.zcard(self.queue_name)
+            return not self.tasks and not self._tidepool_after
+        return self.burst and not self.tasks and not self._tidepool_after and not await self.pool.zcard(self.queue_name)
 
     def _tidepool_jobs_limit(self) -> int | None:
         """Return how many jobs the worker may start in its life; None: any number."""
