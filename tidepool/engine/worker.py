@@ -92,6 +92,8 @@ class Worker(arq.worker.Worker):
         self._performing = 0
         self._after: set[asyncio.Task[None]] = set()
         """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
+        self._inner: dict[Job, asyncio.Task[Any]] = {}
+        """The task that runs the job's function, if `run_job` is wrapped; the wrapper may have put it into its own."""
         self.held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
         self._failures = FailureLog("worker")
@@ -298,8 +300,16 @@ class Worker(arq.worker.Worker):
         except Exception:
             log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
         finally:
-            if not job.has_ended:
-                self._end(job, Release(_GIVEN_BACK_MS))
+            await self._let_inner_end(job)
+            self._end(job, Release(_GIVEN_BACK_MS))
+
+    async def _let_inner_end(self, job: Job) -> None:
+        """Wait for the function of a job whose wrapper has left it behind; a cancellation is passed on to it."""
+        while (inner := self._inner.get(job)) is not None:
+            try:
+                await asyncio.wait([inner])
+            except asyncio.CancelledError:
+                inner.cancel()
 
     def _may_begin(self, job: Job, concurrency: Concurrency) -> bool:
         """Return whether a job may run within its function's limit; if not, put it back, as if it were not claimed."""
@@ -315,7 +325,14 @@ class Worker(arq.worker.Worker):
 
     async def perform(self, job_id: str, score: int) -> None:  # noqa: ARG002  (of arq's `run_job`, which calls it)
         """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
-        await self._perform(_job.get())
+        job, task = _job.get(), asyncio.current_task()
+        if task is None or job.has_ended or job in self._inner:
+            return  # a wrapper calls it a second time, or after it was cancelled
+        self._inner[job] = task
+        try:
+            await self._perform(job)
+        finally:
+            del self._inner[job]
 
     async def _perform(self, job: Job) -> None:
         """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
@@ -336,6 +353,9 @@ class Worker(arq.worker.Worker):
             await attempts.call_hook("after_job_end", job)
 
     def _end(self, job: Job, ending: Ending) -> None:
+        """Count and acknowledge how the attempt at a job ended, unless that is done already."""
+        if job.has_ended:
+            return
         job.has_ended = True
         self._performing -= 1
         if self._concurrency is not None:
@@ -382,7 +402,7 @@ class Worker(arq.worker.Worker):
         for job in (running[queue_id] for queue_id in aborted):
             if job.is_running:
                 job.is_aborted = True
-                self.tasks[job].cancel()
+                self._inner.get(job, self.tasks[job]).cancel()
 
     async def record_health(self) -> None:
         """Report a heartbeat (`EngineOptions.beaten`), and renew the key that `arq --check` reads if that is due.
