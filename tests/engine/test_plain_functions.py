@@ -282,7 +282,7 @@ async def test_a_worker_ends_after_the_last_hook_of_its_jobs(make: Start, redis:
     for _ in range(3):
         await redis.enqueue_job("job")
     worker = make(job, after_job_end=hook, burst=ends == "burst", max_jobs=1)
-    worker.max_jobs_run = 3 if ends == "after a number of jobs" else None
+    worker.tidepool_max_jobs_run = 3 if ends == "after a number of jobs" else None
     worker.main_task = asyncio.create_task(worker.main())
     async with asyncio.timeout(10):
         await (begun.wait() if ends == "at a stop" else worker.main_task)
@@ -322,5 +322,5 @@ async def test_a_job_in_a_wrapper_with_a_shield_ends_once(redis: ArqRedis, *, st
     if not stops:
         assert await enqueued.abort(timeout=10)
     await stop(worker)
-    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, worker._performing)
+    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, worker._tidepool_performing)
     assert (1, (1, 0, 0, 0) if stops else (0, 1, 0, 0)) == (runs, ended)
