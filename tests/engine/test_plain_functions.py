@@ -263,3 +263,29 @@ async def test_a_job_whose_end_cannot_be_found_out_spends_a_try(make: Start, red
     async with asyncio.timeout(10):
         await worker.main()
     assert (2, 2, 1) == (runs, worker.jobs_retried, worker.jobs_failed)
+
+
+@pytest.mark.parametrize("ends", ["burst", "after a number of jobs", "at a stop"])
+async def test_a_worker_ends_after_the_last_hook_of_its_jobs(make: Start, redis: ArqRedis, ends: str) -> None:
+    """The hook `after_job_end` comes after the acknowledgement, and a job counts against `max_jobs` until then."""
+    begun, gone, most = asyncio.Event(), 0, 0
+
+    async def job(_ctx: Ctx) -> None: ...
+
+    async def hook(_ctx: Ctx) -> None:
+        nonlocal gone, most
+        most = max(most, worker._jobs_started() - gone)
+        begun.set()
+        await asyncio.sleep(0.1)
+        gone += 1
+
+    for _ in range(3):
+        await redis.enqueue_job("job")
+    worker = make(job, after_job_end=hook, burst=ends == "burst", max_jobs=1)
+    worker.max_jobs_run = 3 if ends == "after a number of jobs" else None
+    worker.main_task = asyncio.create_task(worker.main())
+    async with asyncio.timeout(10):
+        await (begun.wait() if ends == "at a stop" else worker.main_task)
+    if ends == "at a stop":
+        await stop(worker)
+    assert (1 if ends == "at a stop" else 3, 1) == (gone, most)

@@ -608,9 +608,16 @@ MUTATIONS = [
         "test_a_recalled_job_is_due_at_its_old_place",
     ),
     Mutation(
+        "a recall shortens the delay of a retry",
+        "recall.lua",
+        "tonumber(due) % 1 == RECALLABLE",
+        "true",
+        "test_a_retry_that_another_worker_defers_is_not_recalled",
+    ),
+    Mutation(
         "a recall makes another job of the same id due",
         "recall.lua",
-        "tonumber(due) <= now + ARGV[i + 2]",
+        "tonumber(due) <= now + 1 + ARGV[i + 2]",
         "true",
         "test_another_job_of_the_same_id_is_not_recalled",
     ),

@@ -90,6 +90,8 @@ class Worker(arq.worker.Worker):
         self._name = self.options.owner or Identity.of_this_process().worker_id
         self._next_heartbeat_s = self._next_announcement_s = 0.0
         self._performing = 0
+        self._after: set[asyncio.Task[None]] = set()
+        """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
         self.held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
         self._failures = FailureLog("worker")
@@ -183,7 +185,7 @@ class Worker(arq.worker.Worker):
 
     async def _let_jobs_end(self) -> None:
         """Wait until the cancelled jobs have ended. Any that still run after `lease_s` seconds are cancelled again."""
-        while running := [task for task in self.tasks.values() if not task.done()]:
+        while running := [task for task in (*self.tasks.values(), *self._after) if not task.done()]:
             _, late = await asyncio.wait(running, timeout=self.options.lease_s)
             for task in late:
                 task.cancel()
@@ -274,7 +276,7 @@ class Worker(arq.worker.Worker):
 
     def _room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
-        room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
+        room = min(self.max_jobs - len(self.tasks) - len(self._after), MOST_AT_ONCE, self.queue_read_limit)
         if (limit := self._jobs_limit()) is not None:
             room = min(room, limit - self._jobs_started())
         has_room = self.held_bytes < self.options.max_held_bytes
@@ -343,10 +345,22 @@ class Worker(arq.worker.Worker):
 
     def _acknowledged(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if self.tasks.pop(job, None) is not None and self.held_bytes:
+            task = self.tasks.pop(job, None)
+            if task is not None and self.held_bytes:
                 self.held_bytes -= _counted_bytes(job)
+            if task is not None and not task.done():
+                self._after.add(task)
+                task.add_done_callback(self._has_gone)
         if self._concurrency is not None:
             self._concurrency.acknowledged(jobs)
+        self._look_again()
+
+    def _has_gone(self, task: asyncio.Task[None]) -> None:
+        self._after.discard(task)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Wake the main loop: there may be room for another job, or none may be left to wait for."""
         self._freed.set()
         if self._parts is not None:
             self._parts.wakeup.set()
@@ -410,8 +424,8 @@ class Worker(arq.worker.Worker):
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
         limit = self._jobs_limit()
         if limit is not None and limit <= self._jobs_started():
-            return not self.tasks
-        return self.burst and not self.tasks and not await self.pool.zcard(self.queue_name)
+            return not self.tasks and not self._after
+        return self.burst and not self.tasks and not self._after and not await self.pool.zcard(self.queue_name)
 
     def _jobs_limit(self) -> int | None:
         """Return how many jobs the worker may start in its life; None: any number."""

@@ -398,7 +398,7 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     if isinstance(ending, RetryLater):
         value = f"{job.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
         return job_id, "again", value, round(ending.delay_s * 1000), 0, 0
-    return job_id, "release", b"", ending.delay_ms, 0, 0
+    return job_id, "recallable" if ending.may_be_recalled else "release", b"", ending.delay_ms, 0, 0
 
 
 def _due_ms(score: bytes | float) -> int:
