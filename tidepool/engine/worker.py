@@ -98,6 +98,8 @@ class Worker(arq.worker.Worker):
         self._tidepool_performing = 0
         self._tidepool_after: set[asyncio.Task[None]] = set()
         """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
+        self._tidepool_inner: dict[Job, asyncio.Task[Any]] = {}
+        """The task that runs the job's function, if `run_job` is wrapped; the wrapper may have put it into its own."""
         self.tidepool_held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
         self._tidepool_failures = FailureLog("worker")
@@ -304,8 +306,16 @@ class Worker(arq.worker.Worker):
         except Exception:
             log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
         finally:
-            if not job.has_ended:
-                self._tidepool_end(job, Release(_GIVEN_BACK_MS))
+            await self._tidepool_let_inner_end(job)
+            self._tidepool_end(job, Release(_GIVEN_BACK_MS))
+
+    async def _tidepool_let_inner_end(self, job: Job) -> None:
+        """Wait for the function of a job whose wrapper has left it behind; a cancellation is passed on to it."""
+        while (inner := self._tidepool_inner.get(job)) is not None:
+            try:
+                await asyncio.wait([inner])
+            except asyncio.CancelledError:
+                inner.cancel()
 
     def _tidepool_may_begin(self, job: Job, concurrency: Concurrency) -> bool:
         """Return whether a job may run within its function's limit; if not, put it back, as if it were not claimed."""
@@ -321,7 +331,14 @@ class Worker(arq.worker.Worker):
 
     async def tidepool_run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002  (arq's)
         """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
-        await self._tidepool_perform(_job.get())
+        job, task = _job.get(), asyncio.current_task()
+        if task is None or job.has_ended or job in self._tidepool_inner:
+            return  # a wrapper calls it a second time, or after it was cancelled
+        self._tidepool_inner[job] = task
+        try:
+            await self._tidepool_perform(job)
+        finally:
+            del self._tidepool_inner[job]
 
     async def _tidepool_perform(self, job: Job) -> None:
         """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
@@ -342,6 +359,9 @@ class Worker(arq.worker.Worker):
             await attempts.call_hook("after_job_end", job)
 
     def _tidepool_end(self, job: Job, ending: Ending) -> None:
+        """Count and acknowledge how the attempt at a job ended, unless that is done already."""
+        if job.has_ended:
+            return
         job.has_ended = True
         self._tidepool_performing -= 1
         if self._tidepool_concurrency is not None:
@@ -388,7 +408,7 @@ class Worker(arq.worker.Worker):
         for job in (running[queue_id] for queue_id in aborted):
             if job.is_running:
                 job.is_aborted = True
-                self.tasks[job].cancel()
+                self._tidepool_inner.get(job, self.tasks[job]).cancel()
 
     async def record_health(self) -> None:
         """Report a heartbeat (`EngineOptions.beaten`), and renew the key that `arq --check` reads if that is due.
