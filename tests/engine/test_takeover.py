@@ -153,7 +153,7 @@ def test_a_subclass_may_have_any_names_of_its_own() -> None:
     ids=["by name", "required keyword", "super", "twice"],
 )
 def test_a_subclass_may_extend_how_it_is_made(own: str) -> None:
-    """By a call of arq's `__init__` by its name; with a keyword that each subclass of theirs must give, where ours is made."""
+    """By a call of the `__init__` of arq by its name; with a keyword that each subclass of theirs must give."""
     program = f"""
     class Base(Early):
         {own}
