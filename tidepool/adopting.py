@@ -195,7 +195,7 @@ def _watched(pool: object) -> WatchedPool:
     if type(pool).__module__.startswith("sqlalchemy."):
         from tidepool.sqlalchemy import EnginePool  # noqa: PLC0415  (the application has imported SQLAlchemy)
 
-        return EnginePool(cast("Any", pool))
+        return EnginePool.of(cast("Any", pool))
     raise StartError(f"tidepool.adopt: pool returned {type(pool).__name__}, which is no SQLAlchemy engine")
 
 

@@ -48,7 +48,7 @@ async def test_more_bytes_than_are_held_at_a_time_are_run_one_after_the_other(ma
     jobs = [await redis.enqueue_job("length", b"x" * MIB) for _ in range(12)]
     worker = make(length)
     if isinstance(worker, Worker):
-        worker.options = EngineOptions(max_held_bytes=3 * MIB)
+        worker.tidepool_options = EngineOptions(max_held_bytes=3 * MIB)
     assert 12 == await worker.run_check()
     assert [MIB] * 12 == [await job.result(timeout=5) for job in jobs if job is not None]
 

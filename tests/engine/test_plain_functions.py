@@ -282,10 +282,45 @@ async def test_a_worker_ends_after_the_last_hook_of_its_jobs(make: Start, redis:
     for _ in range(3):
         await redis.enqueue_job("job")
     worker = make(job, after_job_end=hook, burst=ends == "burst", max_jobs=1)
-    worker.max_jobs_run = 3 if ends == "after a number of jobs" else None
+    worker.tidepool_max_jobs_run = 3 if ends == "after a number of jobs" else None
     worker.main_task = asyncio.create_task(worker.main())
     async with asyncio.timeout(10):
         await (begun.wait() if ends == "at a stop" else worker.main_task)
     if ends == "at a stop":
         await stop(worker)
     assert (1 if ends == "at a stop" else 3, 1) == (gone, most)
+
+
+class Shielding(Worker):
+    """A worker whose wrapper of `run_job` keeps cancellations away from the job, and calls twice."""
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        """Run the job in a task of its own."""
+        await asyncio.shield(super().run_job(job_id, score))
+        await super().run_job(job_id, score)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_a_job_in_a_wrapper_with_a_shield_ends_once(redis: ArqRedis, *, stops: bool) -> None:
+    """An abort reaches the function itself; at a stop, the worker waits for the function behind the shield."""
+    runs, begun = 0, asyncio.Event()
+
+    async def job(_ctx: Ctx) -> None:
+        nonlocal runs
+        runs += 1
+        begun.set()
+        await asyncio.sleep(0.3 if stops else 30)
+
+    enqueued = await redis.enqueue_job("job")
+    assert enqueued is not None
+    settings: dict[str, Any] = {"job_serializer": wire.serialize, "job_deserializer": wire.deserialize}
+    functions = [func(job, name="job", max_tries=1)]
+    client = own_client(redis)
+    worker = Shielding(functions, redis_pool=client, handle_signals=False, allow_abort_jobs=True, **settings)
+    worker.main_task = asyncio.create_task(worker.main())
+    await begun.wait()
+    if not stops:
+        assert await enqueued.abort(timeout=10)
+    await stop(worker)
+    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, worker._tidepool_performing)
+    assert (1, (1, 0, 0, 0) if stops else (0, 1, 0, 0)) == (runs, ended)

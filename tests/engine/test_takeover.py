@@ -71,7 +71,7 @@ def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings:
     else:
         adopted.ctx = later
     worker = arq.worker.create_worker(adopted)
-    assert worker.options.lease_s == 7.0 and worker.queue_name == "theirs"
+    assert worker.tidepool_options.lease_s == 7.0 and worker.queue_name == "theirs"
     assert worker.ctx is later
     """
     run(_BEGIN, _ADOPT, program)
@@ -98,6 +98,48 @@ def test_a_subclass_of_arqs_worker_keeps_its_own_methods() -> None:
     assert type(worker).run_job is Theirs.run_job and type(worker).start_jobs is Ours.start_jobs
     """
     run(_BEGIN, own, _ADOPT, program)
+
+
+_JOBS = """
+async def run(make, *ids):
+    import pathlib, tempfile
+    from arq.connections import ArqRedis
+    from redis.asyncio import ConnectionPool
+    from tidepool import embedded
+    with tempfile.TemporaryDirectory() as home, embedded.join(pathlib.Path(home)) as membership:
+        redis = ArqRedis(ConnectionPool.from_url(membership.urls.redis))
+        for one in ids:
+            await redis.enqueue_job("job", _job_id=one)
+        worker = make(redis_pool=redis, burst=True, handle_signals=False, poll_delay=0)
+        await worker.async_run()
+        assert (len(ids), 0) == (worker.jobs_complete, worker.jobs_failed)
+        await redis.aclose(close_connection_pool=True)
+        return worker
+"""
+
+
+def test_a_subclass_may_have_any_names_of_its_own() -> None:
+    """What our class adds to arq's has `tidepool` in its name, so an application's subclass cannot replace it."""
+    own = """
+    class Theirs(Early):
+        options = observer = held_bytes = is_stopping = max_jobs_run = property(lambda self: "theirs")
+
+        def perform(self):
+            return "theirs"
+
+        _perform = _open = _room = _end = _count = _rest = _parts = _name = _freed = perform
+    """
+    program = """
+    tidepool.adopt(Settings)
+    worker = asyncio.run(run(lambda **options: Theirs([job], **options), "a", "b"))
+    assert isinstance(worker, Ours) and "theirs" == worker.perform() == worker.options
+    added = (set(vars(Ours)) | set(vars(worker))) - set(dir(arqs))
+    assert not {name for name in added - {"install"} if "tidepool" not in name and not name.startswith("__")}
+    """
+    arqs = """
+    arqs = Early([job], handle_signals=False)
+    """
+    run(_BEGIN, own, arqs, _ADOPT, _JOBS, program)
 
 
 @pytest.mark.parametrize("wraps_first", [True, False], ids=["wrapped before", "wrapped after"])

@@ -72,12 +72,12 @@ As in arq, `log_results=False` hides results; the engine's option `log_arguments
 class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
-    options: EngineOptions
-    observer: Observer | None
+    tidepool_options: EngineOptions
+    tidepool_observer: Observer | None
     ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
-    is_stopping: bool
+    tidepool_is_stopping: bool
     retry_jobs: bool
     allow_abort_jobs: bool
     max_tries: int
@@ -114,8 +114,8 @@ class Attempts:
 
     def __init__(self, host: _Host) -> None:
         self._host = host
-        self._intake: Intake | None = host.options.intake
-        self.left = self._intake.left if self._intake else LeftJobs(host.options.leave_s or 0.0)
+        self._intake: Intake | None = host.tidepool_options.intake
+        self.left = self._intake.left if self._intake else LeftJobs(host.tidepool_options.leave_s or 0.0)
         """The jobs that are left to other workers; the worker does not claim those that it skips."""
 
     async def make(self, job: Job) -> Ending:
@@ -171,10 +171,10 @@ class Attempts:
 
     async def _report(self, job: Job) -> None:
         """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
-        options = self._host.options
-        if self._host.observer is not None:
+        options = self._host.tidepool_options
+        if self._host.tidepool_observer is not None:
             try:
-                self._host.observer.ended(job)
+                self._host.tidepool_observer.ended(job)
             except Exception:  # noqa: BLE001  (how the job ended stays)
                 _log_hook("ended", job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
@@ -198,7 +198,7 @@ class Attempts:
         if job.enqueued_ms:
             return None
         if isinstance(job.payload, int):
-            reason = f"is larger than {self._host.options.max_job_bytes} bytes"
+            reason = f"is larger than {self._host.tidepool_options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"
             return _Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line, Lacks.ROOM)
         if job.payload is None:
@@ -212,7 +212,7 @@ class Attempts:
         job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms = decoded
         job.content = job.args[0] if len(job.args) == 1 and not job.kwargs else job.kwargs
         job.attempt = max(job.attempt, first_attempt or 0)
-        max_kept = self._host.options.max_kept_bytes
+        max_kept = self._host.tidepool_options.max_kept_bytes
         job.is_large = max_kept is not None and len(job.payload) > max_kept
         return None
 
@@ -246,7 +246,7 @@ class Attempts:
         settled: Outcome | RetryLater | Release | None = None
         if self._intake is not None:
             settled = await self._intake.refuse(job, refusal.outcome, may_leave=not self._host.burst)
-        elif refusal.lacks is not None and self._host.options.leave_s is not None:
+        elif refusal.lacks is not None and self._host.tidepool_options.leave_s is not None:
             return self._leave(job, refusal, refusal.lacks)
         if isinstance(settled, Release):
             return settled
@@ -319,7 +319,7 @@ class Attempts:
             return later
         if log.isEnabledFor(logging.INFO):
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
-        keeps_try = is_cancelled and self._host.is_stopping and job.is_typed
+        keeps_try = is_cancelled and self._host.tidepool_is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
 
     def unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
@@ -395,7 +395,7 @@ class Attempts:
             extra = f" try={job.attempt}" if job.attempt > 1 else ""
             extra += f" delayed={delayed_s:0.2f}s" if delayed_s > _DELAY_SHOWN_S else ""
             waited_s = (job.started_ms - job.enqueued_ms) / 1000
-            text = args_to_string(job.args, job.kwargs) if self._host.options.log_arguments else "…"
+            text = args_to_string(job.args, job.kwargs) if self._host.tidepool_options.log_arguments else "…"
             log.info("%6.2fs → %s(%s)%s", waited_s, _shown_ref(job), text, extra)
 
 

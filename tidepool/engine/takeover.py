@@ -6,7 +6,7 @@ create an instance, so the class's `__new__` is the one place that they share; `
 
 Other programs wrap `arq.worker.Worker.run_job` to observe jobs: Sentry's integration for arq, for instance. They may do
 so before this module is imported or after. So arq's function stays where it is, and only its code is replaced: it calls
-the method `perform`, which is what arq's function has been for workers of arq's own, and another one for ours.
+the method `tidepool_run_job`, which is what arq's function has been for workers of arq's own, and another one for ours.
 """
 
 import functools
@@ -48,15 +48,15 @@ def take_over(ours: type[_Worker]) -> None:
     worker.__signature__ = arqs_options.replace(parameters=[*arqs_options.parameters.values(), _OWN_OPTION])
 
 
-def _call_perform_in_run_job() -> FunctionType:
+def _replace_code_of_run_job() -> FunctionType:
     """Replace the code of arq's `run_job`; return that function, which may be hidden in a wrapper by now."""
 
     async def run_job(self: Any, job_id: str, score: int) -> None:
-        await self.perform(job_id, score)
+        await self.tidepool_run_job(job_id, score)
 
     original = next(one for one in gc.get_objects() if _is_run_job(one))
     worker: Any = _Worker
-    worker.perform = FunctionType(original.__code__, original.__globals__, "perform")
+    worker.tidepool_run_job = FunctionType(original.__code__, original.__globals__, "run_job")
     original.__code__ = run_job.__code__
     return original
 
@@ -68,5 +68,5 @@ def _is_run_job(one: object) -> bool:
     return code.co_qualname == "Worker.run_job" and code.co_filename == arq.worker.__file__
 
 
-RUN_JOB = _call_perform_in_run_job()
+RUN_JOB = _replace_code_of_run_job()
 """arq's method `run_job`. If a class of workers has another one, somebody wraps or overrides it."""
