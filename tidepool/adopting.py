@@ -8,7 +8,7 @@ TIDEPOOL_DATABASE_URL.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -63,10 +63,10 @@ def adopt(
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
     adopted = replace(options or EngineOptions(), observer=_Adoption(made, database_url, pool))
-    if isinstance(made, dict):
-        made["tidepool"] = adopted
-    else:
-        made.tidepool = adopted
+    if isinstance(made, type):
+        cast("Any", made).tidepool = adopted
+    else:  # as arq reads it: an object may refuse attributes that it does not declare
+        _attributes(made)["tidepool"] = adopted
     return cast("S", made)
 
 
@@ -82,7 +82,7 @@ class _Adoption:
     """The arguments of `adopt`, from which each worker's observer is made."""
 
     settings: object
-    database_url: str | None
+    database_url: str | None = field(repr=False)
     pool: Callable[[ArqContext], object] | None
 
     def __call__(self) -> "_Observer":

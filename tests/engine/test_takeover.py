@@ -47,6 +47,9 @@ def test_every_way_to_a_worker_leads_to_ours() -> None:
         "Settings",
         "dict(functions=[job], queue_name='theirs', handle_signals=False)",
         "Filled(functions=[job])",
+        "Frozen(functions=[job])",
+        "Model(functions=[job])",
+        "FromEnvironment(functions=[job])",
         "lambda: Settings",
         "make",
     ],
@@ -54,8 +57,26 @@ def test_every_way_to_a_worker_leads_to_ours() -> None:
 def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings: str) -> None:
     """A class, a dictionary, an object, functions that return one; `ctx` is theirs, and options are ours."""
     program = f"""
+    import pydantic, pydantic_settings
+
     @dataclasses.dataclass(frozen=False)
     class Filled:
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    @dataclasses.dataclass(frozen=True)
+    class Frozen:
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    class Model(pydantic.BaseModel, frozen=True):
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    class FromEnvironment(pydantic_settings.BaseSettings):
         functions: list
         queue_name: str = "theirs"
         handle_signals: bool = False
@@ -68,11 +89,23 @@ def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings:
     later = {{"engine": "an engine of SQLAlchemy"}}
     if isinstance(adopted, dict):
         adopted["ctx"] = later
-    else:
+    elif isinstance(adopted, type):
         adopted.ctx = later
+    else:
+        vars(adopted)["ctx"] = later
     worker = arq.worker.create_worker(adopted)
     assert worker.tidepool_options.lease_s == 7.0 and worker.queue_name == "theirs"
     assert worker.ctx is later
+    """
+    run(_BEGIN, _ADOPT, program)
+
+
+def test_adopted_settings_do_not_show_the_password_of_the_database() -> None:
+    """As an error report does that shows the variables of a frame, or of a class."""
+    program = """
+    tidepool.adopt(Settings, database_url="postgresql://a:secret@b/c")
+    assert "_Adoption" in repr(vars(Settings))
+    assert "secret" not in repr(vars(Settings))
     """
     run(_BEGIN, _ADOPT, program)
 
@@ -208,6 +241,42 @@ def test_a_wrapper_of_one_workers_run_job_sees_its_jobs() -> None:
     assert ["a", "b"] == sorted(seen), seen
     """
     run(_BEGIN, _ADOPT, _JOBS, program)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "",
+        "theirs = Early.run_job; Early.run_job = lambda self, *args: theirs(self, *args)",
+    ],
+    ids=["not wrapped", "wrapped"],
+)
+def test_ours_may_be_imported_after_the_collector_was_frozen(wrapper: str) -> None:
+    """As servers that fork do after their imports; the collector's own list has no such objects."""
+    freeze = """
+    import gc
+    gc.freeze()
+    """
+    program = """
+    tidepool.adopt(Settings)
+    assert Ours is type(asyncio.run(run(lambda **options: Early([job], **options), "a")))
+    """
+    run(_BEGIN, wrapper, freeze, _ADOPT, _JOBS, program)
+
+
+def test_a_run_job_that_is_gone_is_said_in_words() -> None:
+    """Nobody could call it any more."""
+    program = """
+    async def run_job(self, job_id, score): ...
+    Early.run_job = run_job
+    try:
+        import tidepool.engine.worker
+    except RuntimeError as error:
+        assert "run_job has been replaced" in str(error)
+    else:
+        raise AssertionError
+    """
+    run(_BEGIN, program)
 
 
 @pytest.mark.parametrize("wraps_first", [True, False], ids=["wrapped before", "wrapped after"])

@@ -367,7 +367,7 @@ class Attempts:
 
         Redis would cut the connection at a larger value, and no job of this process could be acknowledged any more.
         """
-        most = self._host.options.max_result_bytes
+        most = self._host.tidepool_options.max_result_bytes
         value = self._encode_of_any_size(job, job.args, job.kwargs, result, success=success)
         if value is None or len(value) <= most:
             return value

@@ -13,7 +13,7 @@ import functools
 import gc
 import inspect
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import arq.worker
 
@@ -50,8 +50,8 @@ def take_over(ours: type[_Worker]) -> None:
         (ours.__init__ if is_passed_by else arqs_init)(self, *args, **options)
 
     worker: Any = _Worker
+    vars(init)["__signature__"] = _with_own_option(inspect.signature(arqs_init))
     worker.__new__, worker.__init__ = new, init
-    worker.__init__.__signature__ = _with_own_option(inspect.signature(arqs_init))
     worker.__signature__ = _Signature()
 
 
@@ -80,15 +80,31 @@ def _replace_code_of_run_job() -> FunctionType:
     async def run_job(self: Any, job_id: str, score: int) -> None:
         await self.tidepool_run_job(job_id, score)
 
-    original = next(one for one in gc.get_objects() if _is_run_job(one))
+    original = _original_run_job()
     worker: Any = _Worker
     worker.tidepool_run_job = FunctionType(original.__code__, original.__globals__, "run_job")
     original.__code__ = run_job.__code__
     return original
 
 
+def _original_run_job() -> FunctionType:
+    """Return arq's own `run_job`: the method itself, or what its wrappers refer to, however deep.
+
+    Raises `RuntimeError` if nothing refers to it. Objects that `gc.freeze` has set aside are found, too.
+    """
+    found: list[object] = [_Worker.run_job]
+    seen = {id(_Worker.run_job)}
+    for one in found:  # grows meanwhile: the nearest are first
+        if _is_run_job(one):
+            return cast("FunctionType", one)
+        new = [other for other in gc.get_referents(one) if id(other) not in seen]
+        seen.update(map(id, new))
+        found += new
+    raise RuntimeError("tidepool: arq.worker.Worker.run_job has been replaced by a function that does not call it")
+
+
 def _is_run_job(one: object) -> bool:
-    if not isinstance(one, FunctionType):
+    if type(one) is not FunctionType:  # not isinstance, which would run code of proxies
         return False
     code = one.__code__
     return code.co_qualname == "Worker.run_job" and code.co_filename == arq.worker.__file__

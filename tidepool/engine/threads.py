@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
+
+from arq.worker import func
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,9 +52,20 @@ def wait_at_stop(is_stopping: Callable[[], bool]) -> None:
     _is_stopping.set(is_stopping)
 
 
-def _is_blocking(one: object) -> bool:
-    is_function = inspect.isfunction(one) or inspect.ismethod(one)
-    return is_function and not inspect.iscoroutinefunction(one)
+def _is_blocking(one: Any) -> bool:
+    """Return whether *one* is a function that arq refuses because it does not take it for an async one."""
+    if not inspect.isfunction(one) and not inspect.ismethod(one):
+        return False
+    try:
+        func(cast("Any", one))
+    except RuntimeError:
+        return True
+    return False
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    """Return a function's name; that of its class for a callable object."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 async def _call_in_thread(call: functools.partial[T]) -> T:
@@ -73,7 +86,7 @@ async def _call_in_thread(call: functools.partial[T]) -> T:
             loop.call_soon_threadsafe(has_returned.set)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), name=f"job {call.func.__name__}", daemon=True).start()
+    threading.Thread(target=context.run, args=(run,), name=f"job {_name_of(call.func)}", daemon=True).start()
     while not has_returned.is_set():
         try:
             await has_returned.wait()
@@ -83,5 +96,5 @@ async def _call_in_thread(call: functools.partial[T]) -> T:
     result = future.result()
     if inspect.iscoroutine(result):
         result.close()
-        raise TypeError(f"{call.func.__qualname__} returned a coroutine; make it an async function")
+        raise TypeError(f"{_name_of(call.func)} returned a coroutine; make it an async function")
     return result
