@@ -142,6 +142,74 @@ def test_a_subclass_may_have_any_names_of_its_own() -> None:
     run(_BEGIN, own, arqs, _ADOPT, _JOBS, program)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "def __init__(self, *args, **options): Early.__init__(self, *args, **options)",
+        "def __init_subclass__(cls, *, registry): registry.append(cls)",
+        "def __init__(self, *args, mark=1, **options): super().__init__(*args, **options)",
+        "def __init__(self, *args, **options): super().__init__(*args, **options); super().__init__(*args, **options)",
+    ],
+    ids=["by name", "required keyword", "super", "twice"],
+)
+def test_a_subclass_may_extend_how_it_is_made(own: str) -> None:
+    """By a call of the `__init__` of arq by its name; with a keyword that each subclass of theirs must give."""
+    program = f"""
+    class Base(Early):
+        {own}
+
+    registry = []
+    keywords = dict(registry=registry) if "__init_subclass__" in vars(Base) else {{}}
+    class Theirs(Base, **keywords): pass
+    known = list(registry)
+    tidepool.adopt(Settings)
+    options = tidepool.EngineOptions(lease_s=7.0)
+    worker = asyncio.run(run(lambda **rest: Theirs([job], tidepool=options, **rest), "a"))
+    assert isinstance(worker, Ours) and isinstance(worker, Theirs) and known == registry
+    assert 7.0 == worker.tidepool_options.lease_s
+    """
+    run(_BEGIN, _ADOPT, _JOBS, program)
+
+
+def test_the_signature_of_a_subclass_stays_its_own() -> None:
+    """The class of arq itself has our option in its signature, since arq reads names of options there."""
+    program = """
+    import inspect
+
+    class Theirs(Early):
+        def __init__(self, mark, **options): super().__init__(**options)
+
+    class Same(Early): pass
+    before = inspect.signature(Theirs)
+    arqs = list(inspect.signature(Early).parameters)
+    tidepool.adopt(Settings)
+    assert before == inspect.signature(Theirs), inspect.signature(Theirs)
+    assert [*arqs, "tidepool"] == list(inspect.signature(Early).parameters) == list(inspect.signature(Same).parameters)
+    """
+    run(_BEGIN, _ADOPT, program)
+
+
+def test_a_wrapper_of_one_workers_run_job_sees_its_jobs() -> None:
+    """It is an attribute of the instance."""
+    program = """
+    seen = []
+
+    def make(**options):
+        worker = Early([job], **options)
+        theirs = worker.run_job
+        async def run_job(job_id, score):
+            seen.append(job_id)
+            await theirs(job_id, score)
+        worker.run_job = run_job
+        return worker
+
+    tidepool.adopt(Settings)
+    asyncio.run(run(make, "a", "b"))
+    assert ["a", "b"] == sorted(seen), seen
+    """
+    run(_BEGIN, _ADOPT, _JOBS, program)
+
+
 @pytest.mark.parametrize("wraps_first", [True, False], ids=["wrapped before", "wrapped after"])
 @pytest.mark.parametrize("adopts", [True, False], ids=["ours", "arq's"])
 def test_a_wrapper_of_run_job_sees_each_job(*, wraps_first: bool, adopts: bool) -> None:

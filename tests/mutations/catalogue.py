@@ -608,6 +608,13 @@ MUTATIONS = [
         "test_a_recalled_job_is_due_at_its_old_place",
     ),
     Mutation(
+        "a result of any size is sent to Redis",
+        "Attempts._encode",
+        "most = self._host.options.max_result_bytes",
+        "most = 2**60",
+        "test_the_client_of_a_result_that_is_too_large_is_told",
+    ),
+    Mutation(
         "a recall shortens the delay of a retry",
         "recall.lua",
         "tonumber(due) % 1 == RECALLABLE",

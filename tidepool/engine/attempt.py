@@ -364,9 +364,27 @@ class Attempts:
         return Done(value or b"", 0 if forever else round(keep_s * 1000), success, mark_ms)
 
     def _encode(self, job: Job, result: object, *, success: bool) -> bytes | None:
-        """Encode a result for arq's clients. Characters of an id or a name that UTF-8 cannot express are escaped."""
+        """Encode a result for arq's clients: without the job's arguments if it is too large, or an error in its place.
+
+        Redis would cut the connection at a larger value, and no job of this process could be acknowledged any more.
+        """
+        most = self._host.options.max_result_bytes
+        value = self._encode_of_any_size(job, job.args, job.kwargs, result, success=success)
+        if value is None or len(value) <= most:
+            return value
+        value = self._encode_of_any_size(job, (), {}, result, success=success)
+        if value is None or len(value) <= most:
+            return value
+        text = f"unable to serialize result: it has {len(value)} bytes, and {most} may be kept"
+        failures.warning("%s: %s", _shown_ref(job), text)
+        return self._encode_of_any_size(job, (), {}, text, success=False)
+
+    def _encode_of_any_size(
+        self, job: Job, args: tuple[object, ...], kwargs: dict[str, object], result: object, *, success: bool
+    ) -> bytes | None:
+        """Encode a result. Characters of an id or a name that UTF-8 cannot express are escaped."""
         return serialize_result(
-            *(job.function, job.args, job.kwargs, job.attempt, job.enqueued_ms, success, result),
+            *(job.function, args, kwargs, job.attempt, job.enqueued_ms, success, result),
             *(job.started_ms, now_ms(), _encodable(job.ref), self._host.queue_name),
             job_id=_encodable(job.queue_id),
             serializer=self._host.job_serializer,

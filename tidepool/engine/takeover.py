@@ -30,7 +30,6 @@ def take_over(ours: type[_Worker]) -> None:
     """
     if "__new__" in _Worker.__dict__:
         return
-    arqs_options = inspect.signature(_Worker)
 
     @functools.cache
     def instead_of(asked: type[_Worker]) -> type[_Worker]:
@@ -38,14 +37,41 @@ def take_over(ours: type[_Worker]) -> None:
             return asked
         if asked is _Worker:
             return ours
-        return type(asked.__name__, (asked, ours), {"__module__": asked.__module__, "__doc__": asked.__doc__})
+        return type(asked.__name__, (_Quiet, asked, ours), {"__module__": asked.__module__, "__doc__": asked.__doc__})
 
     def new(asked: type[_Worker], *_args: object, **_options: object) -> _Worker:
         return object.__new__(instead_of(asked))
 
+    arqs_init: Any = _Worker.__init__
+
+    @functools.wraps(arqs_init)
+    def init(self: Any, *args: Any, **options: Any) -> None:  # a subclass may call it by its name, and so pass ours by
+        is_passed_by = isinstance(self, ours) and not getattr(self, "tidepool_is_begun", False)
+        (ours.__init__ if is_passed_by else arqs_init)(self, *args, **options)
+
     worker: Any = _Worker
-    worker.__new__ = new
-    worker.__signature__ = arqs_options.replace(parameters=[*arqs_options.parameters.values(), _OWN_OPTION])
+    worker.__new__, worker.__init__ = new, init
+    worker.__init__.__signature__ = _with_own_option(inspect.signature(arqs_init))
+    worker.__signature__ = _Signature()
+
+
+class _Signature:
+    """The signature of arq's class and of each subclass: that of its `__init__`, as if there were no `__new__`."""
+
+    def __get__(self, _worker: object, asked: type[_Worker]) -> inspect.Signature:
+        signature = inspect.signature(asked.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _with_own_option(signature: inspect.Signature) -> inspect.Signature:
+    return signature.replace(parameters=[*signature.parameters.values(), _OWN_OPTION])
+
+
+class _Quiet:
+    """The first base of a class that an application has not written: it asks no other base about a new subclass."""
+
+    def __init_subclass__(cls) -> None:
+        pass
 
 
 def _replace_code_of_run_job() -> FunctionType:

@@ -77,6 +77,8 @@ class Worker(arq.worker.Worker):
     jobs_retried: int
     jobs_failed: int
     tasks: dict[Job, asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
+    tidepool_is_begun: bool = False
+    """Whether `__init__` has been called; see `takeover`."""
     tidepool_max_jobs_run: int | None = None
     """Number of jobs that the worker runs before it ends by itself, retries included; None: any number.
 
@@ -84,6 +86,7 @@ class Worker(arq.worker.Worker):
     """
 
     def __init__(self, functions: Sequence[Any] = (), *, tidepool: EngineOptions | None = None, **options: Any) -> None:
+        self.tidepool_is_begun = True
         super().__init__(threads.accepted(functions), **options)
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
@@ -298,7 +301,7 @@ class Worker(arq.worker.Worker):
         """
         if self._tidepool_concurrency is not None and not self._tidepool_may_begin(job, self._tidepool_concurrency):
             return
-        if type(self).run_job is RUN_JOB:
+        if getattr(self.run_job, "__func__", None) is RUN_JOB:
             await self._tidepool_perform(job)
             return
         _job.set(job)
