@@ -324,3 +324,20 @@ async def test_a_job_in_a_wrapper_with_a_shield_ends_once(redis: ArqRedis, *, st
     await stop(worker)
     ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, worker._tidepool_performing)
     assert (1, (1, 0, 0, 0) if stops else (0, 1, 0, 0)) == (runs, ended)
+
+
+async def test_a_worker_runs_again_after_a_stop_before_its_jobs_began(make: Start, redis: ArqRedis) -> None:
+    """They are given back, and its next burst neither counts them as running nor waits for them."""
+
+    async def job(_ctx: Ctx) -> None: ...
+
+    await redis.enqueue_job("job")
+    worker = make(job, EngineOptions(concurrency={"job": 1}))
+    await worker._tidepool_open()
+    assert 1 == await worker.start_jobs()
+    await worker.close()
+    assert 0 == worker._tidepool_performing
+    worker._pool = own_client(redis)
+    async with asyncio.timeout(10):
+        await worker.main()
+    assert 1 == worker.jobs_complete

@@ -232,3 +232,15 @@ async def test_a_threaded_function_can_be_called_anywhere() -> None:
         return first + second
 
     assert 5 == await add(2, second=3)
+
+
+async def test_a_timeout_counts_while_the_worker_stops(start: Start, redis: ArqRedis, blocking: Blocking) -> None:
+    """The stop waits for the thread no longer than the job's timeout, and the job fails as at any other time."""
+    enqueued = await enqueue(redis)
+    worker = start(func(threaded(blocking.job), name="job", timeout=0.5), burst=False)
+    await blocking.until(blocking.has_begun)
+    async with asyncio.timeout(5):
+        await stop(worker)
+    assert not blocking.has_ended.is_set()
+    with pytest.raises(TimeoutError):
+        await enqueued.result(timeout=WAIT_S)

@@ -43,6 +43,7 @@ from arq.typing import StartupShutdown
 from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
+from tidepool.engine import threads
 from tidepool.engine.decoding import decode, name_of_function
 from tidepool.engine.intake import Intake, JobFailed
 from tidepool.engine.leaving import LeftJobs
@@ -413,6 +414,7 @@ async def _timed(running: Awaitable[object], timeout_s: float) -> object:
         timed_out = True
         task.cancel()
 
+    threads.end_at_timeout(lambda: timed_out)
     timer = asyncio.get_running_loop().call_later(timeout_s, time_out)
     try:
         return await running

@@ -31,8 +31,8 @@ def threaded(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
     A thread cannot be cancelled. After a timeout or an abort the job ends at once, and the thread goes on without it,
     not counted by any limit; it can read `ctx["tidepool"].is_aborted` to end early. When the worker stops, it waits
-    until the thread has returned and records its result: until then no other worker runs the job. If the process is
-    killed before that, the job's worker was lost, which spends a try.
+    until the thread has returned, or the job's timeout is over, and records its result: until then no other worker runs
+    the job. If the process is killed before that, the job's worker was lost, which spends a try.
     """
 
     @functools.wraps(function)
@@ -50,6 +50,12 @@ def accepted(functions: Iterable[Any]) -> list[Any]:
 def wait_at_stop(is_stopping: Callable[[], bool]) -> None:
     """Make threaded calls of the current context wait for their threads when cancelled while *is_stopping*."""
     _is_stopping.set(is_stopping)
+
+
+def end_at_timeout(has_timed_out: Callable[[], bool]) -> None:
+    """Make threaded calls of the current context leave their threads if *has_timed_out*, also while stopping."""
+    is_stopping = _is_stopping.get()
+    _is_stopping.set(lambda: is_stopping() and not has_timed_out())
 
 
 def _is_blocking(one: Any) -> bool:
@@ -71,8 +77,8 @@ def _name_of(function: Callable[..., object]) -> str:
 async def _call_in_thread(call: functools.partial[T]) -> T:
     """Call *call* in a new thread, and return its result or raise its error.
 
-    Raises `CancelledError` at once if the task is cancelled, except while the worker is stopping. Raises `TypeError` if
-    the result is a coroutine: the function is an async one in a wrapper that is not.
+    Raises `CancelledError` at once if the task is cancelled, except while the worker stops and the job has time left.
+    Raises `TypeError` if the result is a coroutine: the function is an async one in a wrapper that is not.
     """
     loop, has_returned = asyncio.get_running_loop(), asyncio.Event()
     future = Future[T]()

@@ -187,7 +187,11 @@ class Worker(arq.worker.Worker):
             await self._tidepool_let_jobs_end()
 
     async def _tidepool_close_pool(self) -> None:
+        """Close the connections, and forget the jobs, which are given back: the worker may run again."""
         self._tidepool_parts = None
+        self.tasks.clear()
+        self._tidepool_performing = self.tidepool_held_bytes = 0
+        self._tidepool_concurrency = self._tidepool_made_concurrency()
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
 
