@@ -8,10 +8,10 @@ TIDEPOOL_DATABASE_URL.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+import structlog
 from pydantic import SecretStr, create_model
 
 from tidepool import logs, servers
@@ -30,6 +30,8 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import WatchedPool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import AdoptedSettings, SettingsError
+
+log = structlog.get_logger(__name__)
 
 S = TypeVar("S")
 
@@ -61,10 +63,10 @@ def adopt(
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
     adopted = replace(options or EngineOptions(), observer=_Adoption(made, database_url, pool))
-    if isinstance(made, dict):
-        made["tidepool"] = adopted
-    else:
-        made.tidepool = adopted
+    if isinstance(made, type):
+        cast("Any", made).tidepool = adopted
+    else:  # as arq reads it: an object may refuse attributes that it does not declare
+        _attributes(made)["tidepool"] = adopted
     return cast("S", made)
 
 
@@ -80,7 +82,7 @@ class _Adoption:
     """The arguments of `adopt`, from which each worker's observer is made."""
 
     settings: object
-    database_url: str | None
+    database_url: str | None = field(repr=False)
     pool: Callable[[ArqContext], object] | None
 
     def __call__(self) -> "_Observer":
@@ -105,45 +107,53 @@ class _Observer:
         self._adoption = adoption
         self._history: History | None = None
         self._tally = Tally()
-        self._open = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last_writes: list[Callable[[], Coroutine[object, object, None]]] = []
+        self._sides: list[SideConnection] = []
 
     async def start(self, context: ArqContext, worker_id: str) -> None:
-        """Begin to write records, if there is a database. Raises `StartError` for settings that are not valid."""
+        """Begin to write records, if there is a database. Raises `StartError` for settings that are not valid.
+
+        A worker that is run again before it is closed goes on with what it has begun.
+        """
+        if self._history is not None:
+            return
         try:
             settings = self._adoption.settings_class().load()
         except SettingsError as error:
             raise StartError(str(error)) from None
         if settings.database is None:
             return
+        pool = self._adoption.pool
+        watched = _watched(pool(context)) if pool is not None and settings.enable_monitoring else None
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
         config = servers.pool_config(settings, settings.database.get_secret_value(), f"tidepool:{identity.worker_id}")
-        history = self._history = History(SideConnection(config, "history"), worker_id=identity.worker_id)
-        self._open.push_async_callback(history.close)
         side = SideConnection(config, "stats")
-        self._open.push_async_callback(side.close)
+        self._sides = [SideConnection(config, "history"), side]
+        history = self._history = History(self._sides[0], worker_id=identity.worker_id)
+        self._last_writes.append(history.close)
         pruner = Pruner(
             side, results_keep_days=settings.result_keep_days, snapshots_keep_days=settings.snapshot_keep_days
         )
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
-        if self._adoption.pool is not None and settings.enable_monitoring:
-            self._watch(self._adoption.pool(context), Journal(identity, side, about=_ABOUT), settings)
+        if watched is not None:
+            self._watch(watched, Journal(identity, side, about=_ABOUT), settings)
 
-    def _watch(self, pool: object, journal: Journal, settings: AdoptedSettings) -> None:
+    def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""
-        watched = _watched(pool)
         recorder = Recorder(
             journal,
-            pool=watched,
+            pool=pool,
             tally=self._tally,
-            callers=lambda: watched.max_size,
+            callers=lambda: pool.max_size,
             interval_s=settings.stats_interval,
         )
-        self._open.push_async_callback(recorder.close)
+        self._last_writes.append(recorder.close)
         self._run_aside(recorder.run(), "stats job")
 
     def _run_aside(self, work: Coroutine[object, object, None], name: str) -> None:
-        self._open.callback(asyncio.create_task(work, name=name).cancel)
+        self._tasks.append(asyncio.create_task(work, name=name))
 
     def ended(self, job: Job) -> None:
         """Count the outcome of a job, and add it to the history."""
@@ -153,11 +163,28 @@ class _Observer:
             self._history.add(job)
 
     async def stop(self) -> None:
-        """Write the last records, and close the connections."""
+        """Write the last records, for three seconds at most, and close the connections."""
         self._history = None
-        await self._open.aclose()
+        for task in self._tasks:
+            task.cancel()
+        writing = [asyncio.create_task(write()) for write in self._last_writes]
+        self._tasks.clear()
+        self._last_writes.clear()
+        try:
+            if writing:
+                await asyncio.wait(writing, timeout=_LAST_WRITES_S)
+        finally:
+            for task in writing:
+                task.cancel()
+            for side in self._sides:
+                await side.close()
+        ends = await asyncio.gather(*writing, return_exceptions=True)
+        if errors := [repr(end) for end in ends if end is not None]:
+            log.warning("records.incomplete", errors=errors)
 
 
+_LAST_WRITES_S = 3.0
+"""Max seconds for the last records: a container has ten for its whole end, and the jobs need some of them."""
 _ABOUT: dict[str, dict[str, object]] = {"versions": {}, "config": {}}
 
 
@@ -168,7 +195,7 @@ def _watched(pool: object) -> WatchedPool:
     if type(pool).__module__.startswith("sqlalchemy."):
         from tidepool.sqlalchemy import EnginePool  # noqa: PLC0415  (the application has imported SQLAlchemy)
 
-        return EnginePool(cast("Any", pool))
+        return EnginePool.of(cast("Any", pool))
     raise StartError(f"tidepool.adopt: pool returned {type(pool).__name__}, which is no SQLAlchemy engine")
 
 

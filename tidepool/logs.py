@@ -141,6 +141,14 @@ def printable(text: str, max_characters: int | None = None) -> str:
     return start if start.isprintable() else ascii(start)[1:-1][:max_characters]
 
 
+def text_of(error: BaseException) -> str:
+    """Return `str(error)`, or a note in its place if an application's `__str__` raises an error."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001
+        return "(its text cannot be had)"
+
+
 def _rendering() -> list[Any]:
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     limit, formatted = TracebackLimit(), structlog.processors.format_exc_info

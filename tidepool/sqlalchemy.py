@@ -3,10 +3,14 @@
 SQLAlchemy reports by events when a connection is opened, checked out, checked in and closed, and when a statement has
 run. It has no event for a caller that begins to wait, so the pool's public method `connect` is wrapped: the time until
 it returns is counted as the wait, which includes the opening of a connection if there was none.
+
+Not each checkout ends with a check-in, as a connection may be detached or invalidated, and the pool disposed. So what
+is counted is the connections themselves: which are open, and which of them a caller has.
 """
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,11 +18,13 @@ from typing import Any, cast
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 
 from tidepool.pool.figures import PoolStats
 
 _OVERDUE_S = 300.0
+_made: "weakref.WeakKeyDictionary[Engine, weakref.ref[EnginePool]]" = weakref.WeakKeyDictionary()
+"""The one of each engine, whose listeners have the strong references to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,26 +48,45 @@ class _EngineHolder:
 class EnginePool:
     """The connection pool of *engine*, as a `pool.watched.WatchedPool`. Its counters begin when it is made.
 
-    Pools other than SQLAlchemy's queue pools, such as `NullPool`, have no limit: their max size is reported as 0.
+    `of` makes it: an engine has only one, which lives as long as the engine does. Pools other than SQLAlchemy's queue
+    pools, such as `NullPool`, have no limit: their max size is reported as 0.
     """
 
-    def __init__(self, engine: Engine | AsyncEngine) -> None:
-        self._engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self.stats = PoolStats()
-        self._holders: dict[ConnectionPoolEntry, _EngineHolder] = {}
-        self._open = self._pool.checkedin() + self._pool.checkedout() if isinstance(self._pool, QueuePool) else 0
+        self._holders: dict[object, _EngineHolder] = {}
+        self._open = set[object]()
+        self._retired = set[object]()
+        """Connections of a pool that was disposed while callers had them: they leave when they are checked in."""
+        self._unseen = self._pool.checkedin() + self._pool.checkedout() if isinstance(self._pool, QueuePool) else 0
+        """The number of connections that were open at first, of which no event has told anything yet."""
         listeners: dict[str, Callable[..., None]] = {
             "connect": self._opened,
             "checkout": self._checked_out,
             "checkin": self._checked_in,
+            "detach": self._closed,
             "close": self._closed,
             "before_cursor_execute": self._begun,
             "after_cursor_execute": self._queried,
-            "engine_disposed": self._wrap_connect,
+            "engine_disposed": self._disposed,
         }
         for name, listener in listeners.items():
             event.listen(self._engine, name, listener)
         self._wrap_connect()
+
+    @classmethod
+    def of(cls, engine: Engine | AsyncEngine) -> "EnginePool":
+        """Return the one of *engine*, which is made by the first call; engines with other options share a pool."""
+        owner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        while (proxied := getattr(owner, "_proxied", None)) is not None:  # of `Engine.execution_options`
+            owner = proxied
+        known = _made.get(owner)
+        made = None if known is None else known()
+        if made is None:
+            made = cls(owner)
+            _made[owner] = weakref.ref(made)
+        return made
 
     @property
     def _pool(self) -> Pool:
@@ -91,19 +116,19 @@ class EnginePool:
     @property
     def size(self) -> int:
         """The number of open connections."""
-        return self._open
+        return len(self._open) + self._unseen
 
     @property
     def idle(self) -> int:
         """The number of open connections that are not in use."""
-        return max(0, self._open - self.stats.in_use)
+        return max(0, self.size - self.stats.in_use)
 
     def holders(self) -> Sequence[_EngineHolder]:
         """Return who has a connection now, the longest holder first."""
         return sorted(self._holders.values(), key=lambda holder: holder.since_ns)
 
-    def _wrap_connect(self, *_: object) -> None:
-        """Time each request for a connection; a disposed engine gets another pool, which is wrapped anew."""
+    def _wrap_connect(self) -> None:
+        """Time each request for a connection."""
         pool, connect = self._pool, self._pool.connect
 
         def timed() -> PoolProxiedConnection:
@@ -125,24 +150,55 @@ class EnginePool:
 
         cast("Any", pool).connect = timed
 
-    def _opened(self, *_: object) -> None:
-        self._open += 1
+    def _opened(self, connection: object, _entry: object) -> None:
+        self._open.add(connection)
         self.stats.connections_opened += 1
 
-    def _closed(self, *_: object) -> None:
-        self._open = max(0, self._open - 1)
-        self.stats.connections_closed += 1
+    def _closed(self, connection: object, _entry: object) -> None:
+        """Count a connection out that was closed, or detached: it is its caller's own from then on."""
+        self._see(connection)
+        self._release(connection)
+        self._leave(connection)
 
-    def _checked_out(self, connection: object, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    def _checked_out(self, connection: object, _entry: object, _proxy: object) -> None:
+        self._see(connection)
+        self._release(connection)  # a `StaticPool` has one connection for all callers
         now_ns = time.perf_counter_ns()
-        self._holders[entry] = _EngineHolder(_server_pid(connection), now_ns, _current_task())
+        self._holders[connection] = _EngineHolder(_server_pid(connection), now_ns, _current_task())
         self.stats.move(in_use=1, now_ns=now_ns)
 
-    def _checked_in(self, _connection: object, entry: ConnectionPoolEntry) -> None:
-        holder = self._holders.pop(entry, None)
+    def _checked_in(self, connection: object, _entry: object) -> None:
+        if connection is not None:  # otherwise it was invalidated, and so closed
+            self._see(connection)
+            self._release(connection)
+            if connection in self._retired:
+                self._leave(connection)
+
+    def _disposed(self, _engine: Engine) -> None:
+        """Forget the connections of the pool that the engine had, even if they were not closed; it has another now."""
+        self.stats.connections_closed += self._unseen
+        self._unseen = 0
+        self._retired.update(self._holders)
+        for connection in self._open - self._retired:
+            self._leave(connection)
+        self._wrap_connect()
+
+    def _see(self, connection: object) -> None:
+        if self._unseen and connection not in self._open:
+            self._unseen -= 1
+            self._open.add(connection)
+
+    def _release(self, connection: object) -> None:
+        holder = self._holders.pop(connection, None)
         if holder is not None:
             self.stats.held(holder.us)
             self.stats.move(in_use=-1)
+
+    def _leave(self, connection: object) -> None:
+        self._retired.discard(connection)
+        if connection in self._open:
+            self._open.remove(connection)
+            self.stats.connections_closed += 1
 
     @staticmethod
     def _begun(connection: Connection, *_: object) -> None:

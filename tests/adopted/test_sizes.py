@@ -1,11 +1,13 @@
 """Jobs and results of many megabytes, such as tables, attachments and notebooks; and jobs over the limit."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import arq.worker
 import pytest
 from arq.connections import ArqRedis
+from arq.jobs import SerializationError
 
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
@@ -20,6 +22,11 @@ MIB = 1024 * 1024
 async def echo(_ctx: Ctx, value: bytes) -> bytes:
     """Return the argument."""
     return value
+
+
+async def repeated(_ctx: Ctx, value: bytes, number: int) -> bytes:
+    """Return the argument so many times."""
+    return value * number
 
 
 async def length(_ctx: Ctx, value: bytes) -> int:
@@ -41,7 +48,7 @@ async def test_more_bytes_than_are_held_at_a_time_are_run_one_after_the_other(ma
     jobs = [await redis.enqueue_job("length", b"x" * MIB) for _ in range(12)]
     worker = make(length)
     if isinstance(worker, Worker):
-        worker.options = EngineOptions(max_held_bytes=3 * MIB)
+        worker.tidepool_options = EngineOptions(max_held_bytes=3 * MIB)
     assert 12 == await worker.run_check()
     assert [MIB] * 12 == [await job.result(timeout=5) for job in jobs if job is not None]
 
@@ -88,3 +95,29 @@ class TestLimit:
         await make(length, tidepool=EngineOptions(max_job_bytes=MIB, leave_s=None)).async_run()
         with pytest.raises(arq.worker.JobExecutionFailed, match="is larger than 1048576 bytes"):
             await job.result(timeout=5)
+
+    async def test_the_client_of_a_result_that_is_too_large_is_told(self, make: Make, redis: ArqRedis) -> None:
+        """Redis cut the connection: that counted as an outage, and no job was acknowledged any more."""
+        large = await redis.enqueue_job("repeated", b"x", 3 * MIB)
+        small = await redis.enqueue_job("repeated", b"x", 1)
+        assert large is not None
+        assert small is not None
+        old = (await redis.config_get("proto-max-bulk-len"))["proto-max-bulk-len"]
+        await redis.config_set("proto-max-bulk-len", MIB)
+        try:
+            async with asyncio.timeout(10):
+                await make(repeated, tidepool=EngineOptions(max_result_bytes=MIB)).async_run()
+        finally:
+            await redis.config_set("proto-max-bulk-len", old)
+        assert b"x" == await small.result(timeout=5)
+        with pytest.raises(SerializationError, match=r"has 3145[0-9]{3} bytes, and 1048576 may be kept"):
+            await large.result(timeout=5)
+
+    async def test_a_result_that_fits_without_the_arguments_is_kept(self, make: Make, redis: ArqRedis) -> None:
+        """Arguments count as a part of what is kept."""
+        job = await redis.enqueue_job("length", b"x" * MIB)
+        assert job is not None
+        await make(length, tidepool=EngineOptions(max_result_bytes=MIB)).async_run()
+        info = await job.result_info()
+        assert info is not None
+        assert (True, MIB, ()) == (info.success, info.result, info.args)

@@ -23,7 +23,7 @@ def a_worker(redis: ArqRedis, function: Any, *, max_jobs_run: int) -> Worker:
         job_serializer=wire.serialize,
         job_deserializer=wire.deserialize,
     )
-    worker.max_jobs_run = max_jobs_run
+    worker.tidepool_max_jobs_run = max_jobs_run
     return worker
 
 

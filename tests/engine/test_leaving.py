@@ -256,7 +256,7 @@ async def test_without_the_option_an_unknown_function_fails_as_in_arq(redis: Arq
         job = await redis.enqueue_job("unknown", _job_id=f"u{number}")
         assert job is not None
         one = worker(redis, named("known", []), burst=True)
-        one.options = options or Worker([named("known", [])], handle_signals=False).options  # type: ignore[list-item]
+        one.tidepool_options = options or Worker([named("known", [])], handle_signals=False).tidepool_options  # type: ignore[list-item]
         await one.main()
         await stop(one)
         result = await job.result_info()

@@ -200,3 +200,144 @@ async def test_the_hook_for_final_failures_is_called_once_for_each(make: Start, 
         "unknown": "JobExecutionFailed: function 'other' not found",
     } == failed
     assert "complete" == (await Job("error", redis).status()).value
+
+
+class Awkward(Exception):
+    """An application's error whose parts mean something else than in most, or fail."""
+
+    def extra(self, key: str) -> str:
+        """Return one of its details: arq's log line calls `extra` without arguments."""
+        raise KeyError(key)
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Observed:
+    """An observer that fails."""
+
+    async def start(self, context: Ctx, worker_id: str) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    def ended(self, job: Any) -> None:
+        """Read the text of the job's error, as a history does."""
+        str(job.error)
+
+
+async def test_an_error_that_cannot_be_shown_fails_its_job_once(make: Start, redis: ArqRedis) -> None:
+    """Neither its log line nor an observer that raises an error makes the job run again."""
+    runs = 0
+
+    async def job(_ctx: Ctx) -> None:
+        nonlocal runs
+        runs += 1
+        raise Awkward
+
+    enqueued = await redis.enqueue_job("job")
+    assert enqueued is not None
+    worker = make(job, EngineOptions(observer=Observed), max_tries=1)
+    async with asyncio.timeout(10):
+        await worker.main()
+    info = await enqueued.result_info()
+    assert info is not None
+    assert (1, 1, False) == (runs, worker.jobs_failed, info.success)
+
+
+async def test_a_job_whose_end_cannot_be_found_out_spends_a_try(make: Start, redis: ArqRedis) -> None:
+    """An unexpected error after its function has begun does not put it back as if it had not."""
+    runs = 0
+
+    class Odd(Retry):
+        defer_score: Any = property(lambda _self: 1 // 0, lambda _self, _value: None)
+
+    async def job(_ctx: Ctx) -> None:
+        nonlocal runs
+        runs += 1
+        raise Odd
+
+    await redis.enqueue_job("job")
+    worker = make(job, max_tries=2)
+    async with asyncio.timeout(10):
+        await worker.main()
+    assert (2, 2, 1) == (runs, worker.jobs_retried, worker.jobs_failed)
+
+
+@pytest.mark.parametrize("ends", ["burst", "after a number of jobs", "at a stop"])
+async def test_a_worker_ends_after_the_last_hook_of_its_jobs(make: Start, redis: ArqRedis, ends: str) -> None:
+    """The hook `after_job_end` comes after the acknowledgement, and a job counts against `max_jobs` until then."""
+    begun, gone, most = asyncio.Event(), 0, 0
+
+    async def job(_ctx: Ctx) -> None: ...
+
+    async def hook(_ctx: Ctx) -> None:
+        nonlocal gone, most
+        most = max(most, worker._jobs_started() - gone)
+        begun.set()
+        await asyncio.sleep(0.1)
+        gone += 1
+
+    for _ in range(3):
+        await redis.enqueue_job("job")
+    worker = make(job, after_job_end=hook, burst=ends == "burst", max_jobs=1)
+    worker.tidepool_max_jobs_run = 3 if ends == "after a number of jobs" else None
+    worker.main_task = asyncio.create_task(worker.main())
+    async with asyncio.timeout(10):
+        await (begun.wait() if ends == "at a stop" else worker.main_task)
+    if ends == "at a stop":
+        await stop(worker)
+    assert (1 if ends == "at a stop" else 3, 1) == (gone, most)
+
+
+class Shielding(Worker):
+    """A worker whose wrapper of `run_job` keeps cancellations away from the job, and calls twice."""
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        """Run the job in a task of its own."""
+        await asyncio.shield(super().run_job(job_id, score))
+        await super().run_job(job_id, score)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_a_job_in_a_wrapper_with_a_shield_ends_once(redis: ArqRedis, *, stops: bool) -> None:
+    """An abort reaches the function itself; at a stop, the worker waits for the function behind the shield."""
+    runs, begun = 0, asyncio.Event()
+
+    async def job(_ctx: Ctx) -> None:
+        nonlocal runs
+        runs += 1
+        begun.set()
+        await asyncio.sleep(0.3 if stops else 30)
+
+    enqueued = await redis.enqueue_job("job")
+    assert enqueued is not None
+    settings: dict[str, Any] = {"job_serializer": wire.serialize, "job_deserializer": wire.deserialize}
+    functions = [func(job, name="job", max_tries=1)]
+    client = own_client(redis)
+    worker = Shielding(functions, redis_pool=client, handle_signals=False, allow_abort_jobs=True, **settings)
+    worker.main_task = asyncio.create_task(worker.main())
+    await begun.wait()
+    if not stops:
+        assert await enqueued.abort(timeout=10)
+    await stop(worker)
+    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, worker._tidepool_performing)
+    assert (1, (1, 0, 0, 0) if stops else (0, 1, 0, 0)) == (runs, ended)
+
+
+async def test_a_worker_runs_again_after_a_stop_before_its_jobs_began(make: Start, redis: ArqRedis) -> None:
+    """They are given back, and its next burst neither counts them as running nor waits for them."""
+
+    async def job(_ctx: Ctx) -> None: ...
+
+    await redis.enqueue_job("job")
+    worker = make(job, EngineOptions(concurrency={"job": 1}))
+    await worker._tidepool_open()
+    assert 1 == await worker.start_jobs()
+    await worker.close()
+    assert 0 == worker._tidepool_performing
+    worker._pool = own_client(redis)
+    async with asyncio.timeout(10):
+        await worker.main()
+    assert 1 == worker.jobs_complete

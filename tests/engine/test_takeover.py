@@ -47,6 +47,9 @@ def test_every_way_to_a_worker_leads_to_ours() -> None:
         "Settings",
         "dict(functions=[job], queue_name='theirs', handle_signals=False)",
         "Filled(functions=[job])",
+        "Frozen(functions=[job])",
+        "Model(functions=[job])",
+        "FromEnvironment(functions=[job])",
         "lambda: Settings",
         "make",
     ],
@@ -54,8 +57,26 @@ def test_every_way_to_a_worker_leads_to_ours() -> None:
 def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings: str) -> None:
     """A class, a dictionary, an object, functions that return one; `ctx` is theirs, and options are ours."""
     program = f"""
+    import pydantic, pydantic_settings
+
     @dataclasses.dataclass(frozen=False)
     class Filled:
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    @dataclasses.dataclass(frozen=True)
+    class Frozen:
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    class Model(pydantic.BaseModel, frozen=True):
+        functions: list
+        queue_name: str = "theirs"
+        handle_signals: bool = False
+
+    class FromEnvironment(pydantic_settings.BaseSettings):
         functions: list
         queue_name: str = "theirs"
         handle_signals: bool = False
@@ -68,11 +89,23 @@ def test_settings_of_every_kind_are_adopted_and_may_be_completed_later(settings:
     later = {{"engine": "an engine of SQLAlchemy"}}
     if isinstance(adopted, dict):
         adopted["ctx"] = later
-    else:
+    elif isinstance(adopted, type):
         adopted.ctx = later
+    else:
+        vars(adopted)["ctx"] = later
     worker = arq.worker.create_worker(adopted)
-    assert worker.options.lease_s == 7.0 and worker.queue_name == "theirs"
+    assert worker.tidepool_options.lease_s == 7.0 and worker.queue_name == "theirs"
     assert worker.ctx is later
+    """
+    run(_BEGIN, _ADOPT, program)
+
+
+def test_adopted_settings_do_not_show_the_password_of_the_database() -> None:
+    """As an error report does that shows the variables of a frame, or of a class."""
+    program = """
+    tidepool.adopt(Settings, database_url="postgresql://a:secret@b/c")
+    assert "_Adoption" in repr(vars(Settings))
+    assert "secret" not in repr(vars(Settings))
     """
     run(_BEGIN, _ADOPT, program)
 
@@ -98,6 +131,152 @@ def test_a_subclass_of_arqs_worker_keeps_its_own_methods() -> None:
     assert type(worker).run_job is Theirs.run_job and type(worker).start_jobs is Ours.start_jobs
     """
     run(_BEGIN, own, _ADOPT, program)
+
+
+_JOBS = """
+async def run(make, *ids):
+    import pathlib, tempfile
+    from arq.connections import ArqRedis
+    from redis.asyncio import ConnectionPool
+    from tidepool import embedded
+    with tempfile.TemporaryDirectory() as home, embedded.join(pathlib.Path(home)) as membership:
+        redis = ArqRedis(ConnectionPool.from_url(membership.urls.redis))
+        for one in ids:
+            await redis.enqueue_job("job", _job_id=one)
+        worker = make(redis_pool=redis, burst=True, handle_signals=False, poll_delay=0)
+        await worker.async_run()
+        assert (len(ids), 0) == (worker.jobs_complete, worker.jobs_failed)
+        await redis.aclose(close_connection_pool=True)
+        return worker
+"""
+
+
+def test_a_subclass_may_have_any_names_of_its_own() -> None:
+    """What our class adds to arq's has `tidepool` in its name, so an application's subclass cannot replace it."""
+    own = """
+    class Theirs(Early):
+        options = observer = held_bytes = is_stopping = max_jobs_run = property(lambda self: "theirs")
+
+        def perform(self):
+            return "theirs"
+
+        _perform = _open = _room = _end = _count = _rest = _parts = _name = _freed = perform
+    """
+    program = """
+    tidepool.adopt(Settings)
+    worker = asyncio.run(run(lambda **options: Theirs([job], **options), "a", "b"))
+    assert isinstance(worker, Ours) and "theirs" == worker.perform() == worker.options
+    added = (set(vars(Ours)) | set(vars(worker))) - set(dir(arqs))
+    assert not {name for name in added - {"install"} if "tidepool" not in name and not name.startswith("__")}
+    """
+    arqs = """
+    arqs = Early([job], handle_signals=False)
+    """
+    run(_BEGIN, own, arqs, _ADOPT, _JOBS, program)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "def __init__(self, *args, **options): Early.__init__(self, *args, **options)",
+        "def __init_subclass__(cls, *, registry): registry.append(cls)",
+        "def __init__(self, *args, mark=1, **options): super().__init__(*args, **options)",
+        "def __init__(self, *args, **options): super().__init__(*args, **options); super().__init__(*args, **options)",
+    ],
+    ids=["by name", "required keyword", "super", "twice"],
+)
+def test_a_subclass_may_extend_how_it_is_made(own: str) -> None:
+    """By a call of the `__init__` of arq by its name; with a keyword that each subclass of theirs must give."""
+    program = f"""
+    class Base(Early):
+        {own}
+
+    registry = []
+    keywords = dict(registry=registry) if "__init_subclass__" in vars(Base) else {{}}
+    class Theirs(Base, **keywords): pass
+    known = list(registry)
+    tidepool.adopt(Settings)
+    options = tidepool.EngineOptions(lease_s=7.0)
+    worker = asyncio.run(run(lambda **rest: Theirs([job], tidepool=options, **rest), "a"))
+    assert isinstance(worker, Ours) and isinstance(worker, Theirs) and known == registry
+    assert 7.0 == worker.tidepool_options.lease_s
+    """
+    run(_BEGIN, _ADOPT, _JOBS, program)
+
+
+def test_the_signature_of_a_subclass_stays_its_own() -> None:
+    """The class of arq itself has our option in its signature, since arq reads names of options there."""
+    program = """
+    import inspect
+
+    class Theirs(Early):
+        def __init__(self, mark, **options): super().__init__(**options)
+
+    class Same(Early): pass
+    before = inspect.signature(Theirs)
+    arqs = list(inspect.signature(Early).parameters)
+    tidepool.adopt(Settings)
+    assert before == inspect.signature(Theirs), inspect.signature(Theirs)
+    assert [*arqs, "tidepool"] == list(inspect.signature(Early).parameters) == list(inspect.signature(Same).parameters)
+    """
+    run(_BEGIN, _ADOPT, program)
+
+
+def test_a_wrapper_of_one_workers_run_job_sees_its_jobs() -> None:
+    """It is an attribute of the instance."""
+    program = """
+    seen = []
+
+    def make(**options):
+        worker = Early([job], **options)
+        theirs = worker.run_job
+        async def run_job(job_id, score):
+            seen.append(job_id)
+            await theirs(job_id, score)
+        worker.run_job = run_job
+        return worker
+
+    tidepool.adopt(Settings)
+    asyncio.run(run(make, "a", "b"))
+    assert ["a", "b"] == sorted(seen), seen
+    """
+    run(_BEGIN, _ADOPT, _JOBS, program)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "",
+        "theirs = Early.run_job; Early.run_job = lambda self, *args: theirs(self, *args)",
+    ],
+    ids=["not wrapped", "wrapped"],
+)
+def test_ours_may_be_imported_after_the_collector_was_frozen(wrapper: str) -> None:
+    """As servers that fork do after their imports; the collector's own list has no such objects."""
+    freeze = """
+    import gc
+    gc.freeze()
+    """
+    program = """
+    tidepool.adopt(Settings)
+    assert Ours is type(asyncio.run(run(lambda **options: Early([job], **options), "a")))
+    """
+    run(_BEGIN, wrapper, freeze, _ADOPT, _JOBS, program)
+
+
+def test_a_run_job_that_is_gone_is_said_in_words() -> None:
+    """Nobody could call it any more."""
+    program = """
+    async def run_job(self, job_id, score): ...
+    Early.run_job = run_job
+    try:
+        import tidepool.engine.worker
+    except RuntimeError as error:
+        assert "run_job has been replaced" in str(error)
+    else:
+        raise AssertionError
+    """
+    run(_BEGIN, program)
 
 
 @pytest.mark.parametrize("wraps_first", [True, False], ids=["wrapped before", "wrapped after"])

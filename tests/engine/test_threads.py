@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import functools
+import inspect
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -79,6 +80,36 @@ async def test_a_plain_function_runs_in_a_thread_with_the_contextvars_of_its_job
     enqueued = await enqueue(redis, "job", 3, second=4)
     start(job, on_job_start=hook)
     assert [True, "hook", 1, 7] == await enqueued.result(timeout=WAIT_S)
+
+
+async def test_a_callable_object_runs_in_a_thread(start: Start, redis: ArqRedis) -> None:
+    """It has no name of its own."""
+
+    class Double:
+        def __call__(self, _ctx: Ctx, number: int) -> int:
+            return 2 * number
+
+    enqueued = [await enqueue(redis, name, 21) for name in ("object", "partial")]
+    one = Double()
+    start(func(threaded(one), name="object"), func(threaded(functools.partial(one)), name="partial"))
+    assert [42, 42] == [await job.result(timeout=WAIT_S) for job in enqueued]
+
+
+async def test_a_function_that_arq_takes_for_an_async_one_is_left_as_it_is(
+    start: Start, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `def` that returns a coroutine and is marked: each version of arq and Python knows marks of its own."""
+
+    def job(_ctx: Ctx) -> Any:
+        return asyncio.sleep(0, "awaited")
+
+    job.__qualname__ = "job"
+    theirs = inspect.iscoroutinefunction
+    monkeypatch.setattr("arq.worker.inspect.iscoroutinefunction", lambda one: one is job or theirs(one))
+    monkeypatch.setattr("arq.worker.asyncio.iscoroutinefunction", lambda one: one is job or theirs(one))
+    enqueued = await enqueue(redis)
+    start(job)
+    assert "awaited" == await enqueued.result(timeout=WAIT_S)
 
 
 async def test_the_error_of_a_thread_is_that_of_its_job(start: Start, redis: ArqRedis) -> None:
@@ -201,3 +232,15 @@ async def test_a_threaded_function_can_be_called_anywhere() -> None:
         return first + second
 
     assert 5 == await add(2, second=3)
+
+
+async def test_a_timeout_counts_while_the_worker_stops(start: Start, redis: ArqRedis, blocking: Blocking) -> None:
+    """The stop waits for the thread no longer than the job's timeout, and the job fails as at any other time."""
+    enqueued = await enqueue(redis)
+    worker = start(func(threaded(blocking.job), name="job", timeout=0.5), burst=False)
+    await blocking.until(blocking.has_begun)
+    async with asyncio.timeout(5):
+        await stop(worker)
+    assert not blocking.has_ended.is_set()
+    with pytest.raises(TimeoutError):
+        await enqueued.result(timeout=WAIT_S)

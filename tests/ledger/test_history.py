@@ -24,6 +24,13 @@ from tidepool.urls import PostgresUrl
 from worker.jobs import JOBS
 
 
+class Unspeakable(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 def ended(job_id: str, error: BaseException | None = None, **fields: Any) -> Job:
     """Return a job of a plain function that has ended."""
     values = {"function": "f", "enqueued_ms": 1000, "started_ms": 2000, "due_ms": 1500, **fields}
@@ -48,6 +55,7 @@ async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConne
     recorded.add(ended("a", attempt=2))
     recorded.add(ended("b", ValueError("nul \x00, half \ud800, " + 600 * "x")))
     recorded.add(ended("c", asyncio.CancelledError(), is_aborted=True))
+    recorded.add(ended("d", Unspeakable()))
     await recorded.write()
     recorded.add(ended("b", attempt=3))
     await recorded.write()
@@ -55,6 +63,7 @@ async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConne
     assert ("f", "applied", None, None, 2, False) == found["a"]
     assert ("f", "applied", None, None, 3, False) == found["b"]
     assert ("f", "rejected", "aborted", "CancelledError: ", 1, False) == found["c"]
+    assert ("f", "failed", None, "Unspeakable: (its text cannot be had)", 1, False) == found["d"]
 
 
 async def test_a_row_that_was_committed_with_its_effect_stays(

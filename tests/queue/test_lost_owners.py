@@ -1,10 +1,12 @@
 """Owners that lost their lease, against a real Redis: their jobs come back, and they can finish nothing."""
 
+import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job as ArqJob
 from arq.jobs import JobStatus
 from leasing import QUEUE, claim, done, enqueue, finished, lapse
 
+from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import RetryLater
 from tidepool.queue.leases import Leases
 
@@ -101,3 +103,25 @@ async def test_a_job_that_ran_to_its_end_is_no_suspect(redis: ArqRedis, leases: 
 
     ((job,), _) = await leases.claim("you", 10, suspect_too=False)
     assert ("a", 2, 0) == (job.id, job.attempt, job.lapses)
+
+
+@pytest.mark.parametrize(("owners", "each"), [(5, 2), (1, 600)])
+async def test_no_job_of_many_lost_owners_is_taken_as_if_nobody_had_it(
+    redis: ArqRedis, leases: Leases, owners: int, each: int
+) -> None:
+    """Nobody claimed until their marks had ended: a claim put back some, and took the others without a lapse."""
+    job_ids = [f"{number}" for number in range(owners * each)]
+    await enqueue(redis, *job_ids)
+    for number in range(owners):
+        for start in range(0, each, 200):
+            await claim(leases, f"lost-{number}", min(200, each - start))
+    await redis.zadd(f"{QUEUE}:owners", {f"lost-{number}": 1 for number in range(owners)})
+    await redis.zadd(QUEUE, dict.fromkeys(job_ids, 2))
+    await redis.delete(*(f"arq:in-progress:{job_id}" for job_id in job_ids))
+
+    jobs: list[Job] = []
+    for _ in range(10):
+        jobs += (await leases.claim("me", 250, suspect_too=False))[0]
+
+    assert set(job_ids) == {job.id for job in jobs}
+    assert {1} == {job.lapses for job in jobs}

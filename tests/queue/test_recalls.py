@@ -4,7 +4,7 @@ import pytest
 from arq.connections import ArqRedis
 from leasing import QUEUE, claim, enqueue, finished
 
-from tidepool.jobs.outcomes import Release
+from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue.leases import Leases, Recall
 
 
@@ -14,18 +14,33 @@ async def put_back(redis: ArqRedis, leases: Leases) -> Recall:
     await enqueue(redis, "a")
     due_ms = int(await redis.zscore(QUEUE, "a") or 0)
     await claim(leases, "me")
-    await leases.finish("me", [finished("a", Release(60_000))])
+    await leases.finish("me", [finished("a", Release(60_000, may_be_recalled=True))])
     return Recall("a", due_ms, 60_000)
 
 
 async def test_a_recalled_job_is_due_at_its_old_place(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:
-    """It is claimed at once, and a second recall of a job that is held does nothing."""
+    """It is claimed at once. A job that a worker holds is not recalled, be the worker Tidepool's or a stock one."""
+    await redis.set("arq:in-progress:a", "stock")
+    assert 0 == await leases.recall([put_back])
+    await redis.delete("arq:in-progress:a")
     assert 1 == await leases.recall([put_back])
     assert put_back.due_ms == await redis.zscore(QUEUE, "a")
     assert ["a"] == await claim(leases, "other")
     held = await redis.zscore(QUEUE, "a")
     assert 0 == await leases.recall([put_back])
     assert held == await redis.zscore(QUEUE, "a")
+
+
+async def test_a_retry_that_another_worker_defers_is_not_recalled(
+    redis: ArqRedis, leases: Leases, put_back: Recall
+) -> None:
+    """The job came back when its delay was over, and ran elsewhere: it was run again without its 20 seconds."""
+    await redis.zadd(QUEUE, {"a": put_back.due_ms + 0.5})
+    assert ["a"] == await claim(leases, "other")
+    await leases.finish("other", [finished("a", RetryLater(20.0))])
+    deferred = await redis.zscore(QUEUE, "a")
+    assert 0 == await leases.recall([put_back])
+    assert deferred == await redis.zscore(QUEUE, "a")
 
 
 async def test_another_job_of_the_same_id_is_not_recalled(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:

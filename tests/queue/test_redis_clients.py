@@ -18,7 +18,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from leasing import QUEUE, claim, done, enqueue
 from proxies import tls_redis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
-from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.asyncio.connection import UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import AuthenticationError
@@ -31,6 +31,7 @@ from tidepool.engine.worker import Worker
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.leases import Leases
 from tidepool.queue.renewal import Renewal, _own_client
+from tidepool.urls import RedisUrl
 
 
 async def add(_ctx: dict[Any, Any], first: int, second: int) -> int:
@@ -274,3 +275,12 @@ async def test_a_burst_worker_runs_on_a_fake_redis(fake: FakeAsyncRedis, fake_ar
         await fake_arq.enqueue_job("add", number, 1)
         assert 4 + number == await burst.run_check()
     await burst.close()
+
+
+def test_the_url_of_a_unix_socket_quotes_its_path() -> None:
+    """A path may have blanks and signs that end a URL's path."""
+    path = "/run/my redis/a?b#c.sock"
+    url = RedisClient.url_of(RedisSettings(unix_socket_path=path, database=3))
+    assert url is not None
+    RedisUrl.parse(url)
+    assert {"path": path, "db": 3} == {key: parse_url(url)[key] for key in ("path", "db")}

@@ -43,13 +43,14 @@ from arq.typing import StartupShutdown
 from arq.utils import args_to_string, ms_to_datetime, truncate
 from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
 
+from tidepool.engine import threads
 from tidepool.engine.decoding import decode, name_of_function
 from tidepool.engine.intake import Intake, JobFailed
 from tidepool.engine.leaving import LeftJobs
 from tidepool.engine.options import ArqContext, EngineOptions, Observer
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
-from tidepool.logs import printable
+from tidepool.logs import printable, text_of
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
 from tidepool.queue.leases import MOST_LAPSES
 from tidepool.queue.wire import now_ms
@@ -72,12 +73,12 @@ As in arq, `log_results=False` hides results; the engine's option `log_arguments
 class _Host(Protocol):
     """The attributes of the worker that an attempt reads, under arq's names."""
 
-    options: EngineOptions
-    observer: Observer | None
+    tidepool_options: EngineOptions
+    tidepool_observer: Observer | None
     ctx: ArqContext
     functions: dict[str, Function | CronJob]
     burst: bool
-    is_stopping: bool
+    tidepool_is_stopping: bool
     retry_jobs: bool
     allow_abort_jobs: bool
     max_tries: int
@@ -114,8 +115,8 @@ class Attempts:
 
     def __init__(self, host: _Host) -> None:
         self._host = host
-        self._intake: Intake | None = host.options.intake
-        self.left = self._intake.left if self._intake else LeftJobs(host.options.leave_s or 0.0)
+        self._intake: Intake | None = host.tidepool_options.intake
+        self.left = self._intake.left if self._intake else LeftJobs(host.tidepool_options.leave_s or 0.0)
         """The jobs that are left to other workers; the worker does not claim those that it skips."""
 
     async def make(self, job: Job) -> Ending:
@@ -171,9 +172,12 @@ class Attempts:
 
     async def _report(self, job: Job) -> None:
         """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
-        options = self._host.options
-        if self._host.observer is not None:
-            self._host.observer.ended(job)
+        options = self._host.tidepool_options
+        if self._host.tidepool_observer is not None:
+            try:
+                self._host.tidepool_observer.ended(job)
+            except Exception:  # noqa: BLE001  (how the job ended stays)
+                _log_hook("ended", job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:
@@ -195,7 +199,7 @@ class Attempts:
         if job.enqueued_ms:
             return None
         if isinstance(job.payload, int):
-            reason = f"is larger than {self._host.options.max_job_bytes} bytes"
+            reason = f"is larger than {self._host.tidepool_options.max_job_bytes} bytes"
             line = f"job {_shown_id(job)} {reason}: {job.payload}"
             return _Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line, Lacks.ROOM)
         if job.payload is None:
@@ -209,7 +213,7 @@ class Attempts:
         job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms = decoded
         job.content = job.args[0] if len(job.args) == 1 and not job.kwargs else job.kwargs
         job.attempt = max(job.attempt, first_attempt or 0)
-        max_kept = self._host.options.max_kept_bytes
+        max_kept = self._host.tidepool_options.max_kept_bytes
         job.is_large = max_kept is not None and len(job.payload) > max_kept
         return None
 
@@ -243,7 +247,7 @@ class Attempts:
         settled: Outcome | RetryLater | Release | None = None
         if self._intake is not None:
             settled = await self._intake.refuse(job, refusal.outcome, may_leave=not self._host.burst)
-        elif refusal.lacks is not None and self._host.options.leave_s is not None:
+        elif refusal.lacks is not None and self._host.tidepool_options.leave_s is not None:
             return self._leave(job, refusal, refusal.lacks)
         if isinstance(settled, Release):
             return settled
@@ -280,7 +284,7 @@ class Attempts:
         """Call a plain arq function, under its timeout if it has one, and return its result."""
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
-        job.is_running = True
+        job.is_running = job.has_begun = True
         try:
             running = function.coroutine(job.context or {}, *job.args, **job.kwargs)
             job.forget_arguments()
@@ -316,8 +320,16 @@ class Attempts:
             return later
         if log.isEnabledFor(logging.INFO):
             log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
-        keeps_try = is_cancelled and self._host.is_stopping and job.is_typed
+        keeps_try = is_cancelled and self._host.tidepool_is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
+
+    def unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
+        """Return how an attempt ends that *error* broke off, which is a cancellation or not the job's own.
+
+        A job whose plain function has begun spends a try, or it might run for ever. Another is put back, to be run
+        again after *delay_ms* milliseconds.
+        """
+        return self.exited(job, error) if job.has_begun else Release(delay_ms)
 
     def exited(self, job: Job, error: BaseException) -> Ending:
         """Return how an attempt ends if the job's function ends the process with *error*, such as `SystemExit`."""
@@ -325,7 +337,7 @@ class Attempts:
 
     def _failed(self, job: Job, error: BaseException) -> Done:
         extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
-        words = (_since_s(job.started_ms), _shown_ref(job), type(error).__name__, error)
+        words = (_since_s(job.started_ms), _shown_ref(job), type(error).__name__, text_of(error))
         failures.error("%6.2fs ! %s failed, %s: %s", *words, exc_info=error, extra=extra)
         return self._done(job, error, success=False)
 
@@ -352,9 +364,27 @@ class Attempts:
         return Done(value or b"", 0 if forever else round(keep_s * 1000), success, mark_ms)
 
     def _encode(self, job: Job, result: object, *, success: bool) -> bytes | None:
-        """Encode a result for arq's clients. Characters of an id or a name that UTF-8 cannot express are escaped."""
+        """Encode a result for arq's clients: without the job's arguments if it is too large, or an error in its place.
+
+        Redis would cut the connection at a larger value, and no job of this process could be acknowledged any more.
+        """
+        most = self._host.tidepool_options.max_result_bytes
+        value = self._encode_of_any_size(job, job.args, job.kwargs, result, success=success)
+        if value is None or len(value) <= most:
+            return value
+        value = self._encode_of_any_size(job, (), {}, result, success=success)
+        if value is None or len(value) <= most:
+            return value
+        text = f"unable to serialize result: it has {len(value)} bytes, and {most} may be kept"
+        failures.warning("%s: %s", _shown_ref(job), text)
+        return self._encode_of_any_size(job, (), {}, text, success=False)
+
+    def _encode_of_any_size(
+        self, job: Job, args: tuple[object, ...], kwargs: dict[str, object], result: object, *, success: bool
+    ) -> bytes | None:
+        """Encode a result. Characters of an id or a name that UTF-8 cannot express are escaped."""
         return serialize_result(
-            *(job.function, job.args, job.kwargs, job.attempt, job.enqueued_ms, success, result),
+            *(job.function, args, kwargs, job.attempt, job.enqueued_ms, success, result),
             *(job.started_ms, now_ms(), _encodable(job.ref), self._host.queue_name),
             job_id=_encodable(job.queue_id),
             serializer=self._host.job_serializer,
@@ -366,7 +396,7 @@ class Attempts:
             extra = f" try={job.attempt}" if job.attempt > 1 else ""
             extra += f" delayed={delayed_s:0.2f}s" if delayed_s > _DELAY_SHOWN_S else ""
             waited_s = (job.started_ms - job.enqueued_ms) / 1000
-            text = args_to_string(job.args, job.kwargs) if self._host.options.log_arguments else "…"
+            text = args_to_string(job.args, job.kwargs) if self._host.tidepool_options.log_arguments else "…"
             log.info("%6.2fs → %s(%s)%s", waited_s, _shown_ref(job), text, extra)
 
 
@@ -384,6 +414,7 @@ async def _timed(running: Awaitable[object], timeout_s: float) -> object:
         timed_out = True
         task.cancel()
 
+    threads.end_at_timeout(lambda: timed_out)
     timer = asyncio.get_running_loop().call_later(timeout_s, time_out)
     try:
         return await running
@@ -421,9 +452,15 @@ def _log_retry(job: Job, delay_s: float) -> None:
 
 
 def _extra(error: BaseException) -> object:
-    """Return the details that an exception adds to its log line: its attribute or method `extra`, as in arq."""
-    extra = getattr(error, "extra", None)
-    return extra() if callable(extra) else extra
+    """Return the details that an exception adds to its log line: its attribute or method `extra`, as in arq.
+
+    None if it has another meaning there, so that reading or calling it raises an error.
+    """
+    try:
+        extra = getattr(error, "extra", None)
+        return extra() if callable(extra) else extra
+    except Exception:  # noqa: BLE001  (an application's own code)
+        return None
 
 
 def _since_s(time_ms: int) -> float:

@@ -73,7 +73,7 @@ class Concurrency:
             return None
         delay_ms = min(max(_LEAST_DELAY_MS, _DELAY_OF_EACH_MS * len(function.put_back)), _LONGEST_DELAY_MS)
         self._leaving[job] = Recall(job.queue_id, job.due_ms, delay_ms)
-        return Release(delay_ms)
+        return Release(delay_ms, may_be_recalled=True)
 
     def end(self, job: Job) -> None:
         """Count *job* as running no longer, if it was."""

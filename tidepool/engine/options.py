@@ -47,6 +47,9 @@ class EngineOptions:
     - *beaten*: called at every heartbeat, each 0.5 s while the worker's main loop runs
     - *is_ready*: while it returns False, the key that `arq --check` reads is not renewed and so expires
     - *max_job_bytes*: max size of a job's content; a larger one is not read from Redis; see *leave_s*
+    - *max_result_bytes*: max size of a job's encoded result, which must be below what Redis takes in one value
+      (`proto-max-bulk-len`, 512 MiB by default). A larger one is kept without the job's arguments; if that is still
+      too large, its client gets arq's `SerializationError`
     - *max_held_bytes*: while the worker's jobs have that many bytes together, it claims no more; jobs of up to 4 KiB
       are not counted, since `max_jobs` bounds them
     - *max_kept_bytes*: the arguments of a larger job are not kept while it runs, nor in its result; None: always kept
@@ -75,6 +78,7 @@ class EngineOptions:
     beaten: Callable[[], None] = lambda: None
     is_ready: Callable[[], bool] = lambda: True
     max_job_bytes: int = 64 * 1024 * 1024
+    max_result_bytes: int = 256 * 1024 * 1024
     max_held_bytes: int = 64 * 1024 * 1024
     max_kept_bytes: int | None = None
     leave_s: float | None = 60.0

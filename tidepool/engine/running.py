@@ -20,6 +20,6 @@ def run_worker(settings: Any, *, max_jobs_run: int | None = None) -> None:
     logging.config.dictConfig(default_log_config(verbose=False))
     worker = create_worker(settings, burst=False, handle_signals=True)
     assert isinstance(worker, Worker), "tidepool's Worker is not installed"
-    worker.max_jobs_run = max_jobs_run
+    worker.tidepool_max_jobs_run = max_jobs_run
     worker.loop.add_signal_handler(signal.SIGQUIT, worker.handle_sig, signal.SIGQUIT)
     worker.run()

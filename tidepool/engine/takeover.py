@@ -6,14 +6,14 @@ create an instance, so the class's `__new__` is the one place that they share; `
 
 Other programs wrap `arq.worker.Worker.run_job` to observe jobs: Sentry's integration for arq, for instance. They may do
 so before this module is imported or after. So arq's function stays where it is, and only its code is replaced: it calls
-the method `perform`, which is what arq's function has been for workers of arq's own, and another one for ours.
+the method `tidepool_run_job`, which is what arq's function has been for workers of arq's own, and another one for ours.
 """
 
 import functools
 import gc
 import inspect
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import arq.worker
 
@@ -30,7 +30,6 @@ def take_over(ours: type[_Worker]) -> None:
     """
     if "__new__" in _Worker.__dict__:
         return
-    arqs_options = inspect.signature(_Worker)
 
     @functools.cache
     def instead_of(asked: type[_Worker]) -> type[_Worker]:
@@ -38,35 +37,78 @@ def take_over(ours: type[_Worker]) -> None:
             return asked
         if asked is _Worker:
             return ours
-        return type(asked.__name__, (asked, ours), {"__module__": asked.__module__, "__doc__": asked.__doc__})
+        return type(asked.__name__, (_Quiet, asked, ours), {"__module__": asked.__module__, "__doc__": asked.__doc__})
 
     def new(asked: type[_Worker], *_args: object, **_options: object) -> _Worker:
         return object.__new__(instead_of(asked))
 
+    arqs_init: Any = _Worker.__init__
+
+    @functools.wraps(arqs_init)
+    def init(self: Any, *args: Any, **options: Any) -> None:  # a subclass may call it by its name, and so pass ours by
+        is_passed_by = isinstance(self, ours) and not getattr(self, "tidepool_is_begun", False)
+        (ours.__init__ if is_passed_by else arqs_init)(self, *args, **options)
+
     worker: Any = _Worker
-    worker.__new__ = new
-    worker.__signature__ = arqs_options.replace(parameters=[*arqs_options.parameters.values(), _OWN_OPTION])
+    vars(init)["__signature__"] = _with_own_option(inspect.signature(arqs_init))
+    worker.__new__, worker.__init__ = new, init
+    worker.__signature__ = _Signature()
 
 
-def _call_perform_in_run_job() -> FunctionType:
+class _Signature:
+    """The signature of arq's class and of each subclass: that of its `__init__`, as if there were no `__new__`."""
+
+    def __get__(self, _worker: object, asked: type[_Worker]) -> inspect.Signature:
+        signature = inspect.signature(asked.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _with_own_option(signature: inspect.Signature) -> inspect.Signature:
+    return signature.replace(parameters=[*signature.parameters.values(), _OWN_OPTION])
+
+
+class _Quiet:
+    """The first base of a class that an application has not written: it asks no other base about a new subclass."""
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
+def _replace_code_of_run_job() -> FunctionType:
     """Replace the code of arq's `run_job`; return that function, which may be hidden in a wrapper by now."""
 
     async def run_job(self: Any, job_id: str, score: int) -> None:
-        await self.perform(job_id, score)
+        await self.tidepool_run_job(job_id, score)
 
-    original = next(one for one in gc.get_objects() if _is_run_job(one))
+    original = _original_run_job()
     worker: Any = _Worker
-    worker.perform = FunctionType(original.__code__, original.__globals__, "perform")
+    worker.tidepool_run_job = FunctionType(original.__code__, original.__globals__, "run_job")
     original.__code__ = run_job.__code__
     return original
 
 
+def _original_run_job() -> FunctionType:
+    """Return arq's own `run_job`: the method itself, or what its wrappers refer to, however deep.
+
+    Raises `RuntimeError` if nothing refers to it. Objects that `gc.freeze` has set aside are found, too.
+    """
+    found: list[object] = [_Worker.run_job]
+    seen = {id(_Worker.run_job)}
+    for one in found:  # grows meanwhile: the nearest are first
+        if _is_run_job(one):
+            return cast("FunctionType", one)
+        new = [other for other in gc.get_referents(one) if id(other) not in seen]
+        seen.update(map(id, new))
+        found += new
+    raise RuntimeError("tidepool: arq.worker.Worker.run_job has been replaced by a function that does not call it")
+
+
 def _is_run_job(one: object) -> bool:
-    if not isinstance(one, FunctionType):
+    if type(one) is not FunctionType:  # not isinstance, which would run code of proxies
         return False
     code = one.__code__
     return code.co_qualname == "Worker.run_job" and code.co_filename == arq.worker.__file__
 
 
-RUN_JOB = _call_perform_in_run_job()
+RUN_JOB = _replace_code_of_run_job()
 """arq's method `run_job`. If a class of workers has another one, somebody wraps or overrides it."""

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
+
+from arq.worker import func
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,8 +31,8 @@ def threaded(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
     A thread cannot be cancelled. After a timeout or an abort the job ends at once, and the thread goes on without it,
     not counted by any limit; it can read `ctx["tidepool"].is_aborted` to end early. When the worker stops, it waits
-    until the thread has returned and records its result: until then no other worker runs the job. If the process is
-    killed before that, the job's worker was lost, which spends a try.
+    until the thread has returned, or the job's timeout is over, and records its result: until then no other worker runs
+    the job. If the process is killed before that, the job's worker was lost, which spends a try.
     """
 
     @functools.wraps(function)
@@ -50,16 +52,33 @@ def wait_at_stop(is_stopping: Callable[[], bool]) -> None:
     _is_stopping.set(is_stopping)
 
 
-def _is_blocking(one: object) -> bool:
-    is_function = inspect.isfunction(one) or inspect.ismethod(one)
-    return is_function and not inspect.iscoroutinefunction(one)
+def end_at_timeout(has_timed_out: Callable[[], bool]) -> None:
+    """Make threaded calls of the current context leave their threads if *has_timed_out*, also while stopping."""
+    is_stopping = _is_stopping.get()
+    _is_stopping.set(lambda: is_stopping() and not has_timed_out())
+
+
+def _is_blocking(one: Any) -> bool:
+    """Return whether *one* is a function that arq refuses because it does not take it for an async one."""
+    if not inspect.isfunction(one) and not inspect.ismethod(one):
+        return False
+    try:
+        func(cast("Any", one))
+    except RuntimeError:
+        return True
+    return False
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    """Return a function's name; that of its class for a callable object."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 async def _call_in_thread(call: functools.partial[T]) -> T:
     """Call *call* in a new thread, and return its result or raise its error.
 
-    Raises `CancelledError` at once if the task is cancelled, except while the worker is stopping. Raises `TypeError` if
-    the result is a coroutine: the function is an async one in a wrapper that is not.
+    Raises `CancelledError` at once if the task is cancelled, except while the worker stops and the job has time left.
+    Raises `TypeError` if the result is a coroutine: the function is an async one in a wrapper that is not.
     """
     loop, has_returned = asyncio.get_running_loop(), asyncio.Event()
     future = Future[T]()
@@ -73,7 +92,7 @@ async def _call_in_thread(call: functools.partial[T]) -> T:
             loop.call_soon_threadsafe(has_returned.set)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), name=f"job {call.func.__name__}", daemon=True).start()
+    threading.Thread(target=context.run, args=(run,), name=f"job {_name_of(call.func)}", daemon=True).start()
     while not has_returned.is_set():
         try:
             await has_returned.wait()
@@ -83,5 +102,5 @@ async def _call_in_thread(call: functools.partial[T]) -> T:
     result = future.result()
     if inspect.iscoroutine(result):
         result.close()
-        raise TypeError(f"{call.func.__qualname__} returned a coroutine; make it an async function")
+        raise TypeError(f"{_name_of(call.func)} returned a coroutine; make it an async function")
     return result

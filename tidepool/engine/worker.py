@@ -43,7 +43,7 @@ arq_log = logging.getLogger("arq.worker")
 _GIVEN_BACK_MS = 1000
 """Delay in milliseconds before a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
 _job: ContextVar[Job] = ContextVar("tidepool job")
-"""The job of the current task, for `perform`: arq's `run_job` gets only its id, which another job may have, too."""
+"""The job of the current task: arq's `run_job` gets only its id, which another job may have, too."""
 _FAILED_ROUND_DELAY_S = 1.0
 """Delay in seconds after an unexpected error of the main loop."""
 _SMALL_BYTES = 4096
@@ -68,38 +68,48 @@ class _Parts:
 
 
 class Worker(arq.worker.Worker):
-    """The Worker that `arq worker.WorkerSettings` runs. It takes the options of `arq.worker.Worker`."""
+    """The Worker that `arq worker.WorkerSettings` runs. It takes the options of `arq.worker.Worker`.
+
+    Applications extend arq's class. So what this one adds to it has `tidepool` in its name, and hides nothing.
+    """
 
     jobs_complete: int
     jobs_retried: int
     jobs_failed: int
     tasks: dict[Job, asyncio.Task[None]]  # pyright: ignore[reportIncompatibleVariableOverride]  (arq's have ids)
-    max_jobs_run: int | None = None
+    tidepool_is_begun: bool = False
+    """Whether `__init__` has been called; see `takeover`."""
+    tidepool_max_jobs_run: int | None = None
     """Number of jobs that the worker runs before it ends by itself, retries included; None: any number.
 
     Set it before the worker runs. The worker claims no more jobs than that, and ends when the last of them has ended.
     """
 
     def __init__(self, functions: Sequence[Any] = (), *, tidepool: EngineOptions | None = None, **options: Any) -> None:
+        self.tidepool_is_begun = True
         super().__init__(threads.accepted(functions), **options)
         given = options.get("ctx")
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
-        self.options = tidepool or EngineOptions(leave_s=None)
-        self.observer = self.options.observer() if self.options.observer else None
-        self._concurrency = self._made_concurrency()
-        self._name = self.options.owner or Identity.of_this_process().worker_id
-        self._next_heartbeat_s = self._next_announcement_s = 0.0
-        self._performing = 0
-        self.held_bytes = 0
+        self.tidepool_options = tidepool or EngineOptions(leave_s=None)
+        self.tidepool_observer = self.tidepool_options.observer() if self.tidepool_options.observer else None
+        self._tidepool_concurrency = self._tidepool_made_concurrency()
+        self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
+        self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
+        self._tidepool_performing = 0
+        self._tidepool_after: set[asyncio.Task[None]] = set()
+        """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
+        self._tidepool_inner: dict[Job, asyncio.Task[Any]] = {}
+        """The task that runs the job's function, if `run_job` is wrapped; the wrapper may have put it into its own."""
+        self.tidepool_held_bytes = 0
         """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
-        self._failures = FailureLog("worker")
-        self._freed = asyncio.Event()
-        self._outage = Outage()
-        self._parts: _Parts | None = None
-        self.is_stopping = False
+        self._tidepool_failures = FailureLog("worker")
+        self._tidepool_freed = asyncio.Event()
+        self._tidepool_outage = Outage()
+        self._tidepool_parts: _Parts | None = None
+        self.tidepool_is_stopping = False
 
-    def _made_concurrency(self) -> Concurrency | None:
-        limits, intake = self.options.concurrency, self.options.intake or ()
+    def _tidepool_made_concurrency(self) -> Concurrency | None:
+        limits, intake = self.tidepool_options.concurrency, self.tidepool_options.intake or ()
         return Concurrency(limits, [name for name in self.functions if name not in intake]) if limits else None
 
     @classmethod
@@ -122,39 +132,39 @@ class Worker(arq.worker.Worker):
 
     async def main(self) -> None:
         """Connect, run the startup hook, and run jobs until cancelled, or in burst mode until the queue is empty."""
-        parts = await self._open()
-        threads.wait_at_stop(lambda: self.is_stopping)
+        parts = await self._tidepool_open()
+        threads.wait_at_stop(lambda: self.tidepool_is_stopping)
         arq_log.info("Starting worker for %d functions: %s", len(self.functions), ", ".join(self.functions))
         await arq.worker.log_redis_info(self.pool, arq_log.info)  # pyright: ignore[reportPrivateImportUsage]  (tests patch it there)
         self.ctx["redis"] = self.pool
         if self.on_startup:
             await self.on_startup(self.ctx)
-        if self.observer is not None:
-            await self.observer.start(self.ctx, self._name)
-        while not self.is_stopping:
+        if self.tidepool_observer is not None:
+            await self.tidepool_observer.start(self.ctx, self._tidepool_name)
+        while not self.tidepool_is_stopping:
             try:
                 worked = await self._poll_iteration()
-                if await self._is_done():
+                if await self._tidepool_is_done():
                     await parts.holding.drain()
                     return
-                self._outage.over()
+                self._tidepool_outage.over()
                 if not worked:
-                    await self._rest()
+                    await self._tidepool_rest()
             except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
                 await parts.wakeup.close()  # its connections are as dead, and would meet the same trouble later
-                await self._outlast(error)
+                await self._tidepool_outlast(error)
                 parts.holding.doubt()
 
-    async def _outlast(self, error: Exception) -> None:
+    async def _tidepool_outlast(self, error: Exception) -> None:
         """Wait after a failed round of the main loop. Raises *error* if Redis will never accept the command.
 
         An error that does not come from Redis comes from data or a hook: it is logged, and the worker goes on. In burst
         mode it is raised, as in arq.
         """
         if self.burst or RedisFault.of(error) is not RedisFault.NONE:
-            await self._outage.pause(error)
+            await self._tidepool_outage.pause(error)
         else:
-            self._failures.log(error)
+            self._tidepool_failures.log(error)
             await asyncio.sleep(_FAILED_ROUND_DELAY_S)
 
     async def close(self) -> None:
@@ -163,56 +173,60 @@ class Worker(arq.worker.Worker):
             self.handle_sig(Signals.SIGUSR1)
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (arq annotates it too narrowly)
             return
-        self.is_stopping = True
+        self.tidepool_is_stopping = True
         async with AsyncExitStack() as steps:  # the last one first
-            steps.push_async_callback(self._close_pool)
+            steps.push_async_callback(self._tidepool_close_pool)
             if self.on_shutdown:
                 steps.push_async_callback(self.on_shutdown, self.ctx)
-            if self.observer is not None:
-                steps.push_async_callback(self.observer.stop)
-            if self._parts is not None:
-                steps.push_async_callback(self._parts.wakeup.close)
-                steps.push_async_callback(self._parts.holding.close)
-                steps.push_async_callback(self._give_back, self._parts.holding)
-            await self._let_jobs_end()
+            if self.tidepool_observer is not None:
+                steps.push_async_callback(self.tidepool_observer.stop)
+            if self._tidepool_parts is not None:
+                steps.push_async_callback(self._tidepool_parts.wakeup.close)
+                steps.push_async_callback(self._tidepool_parts.holding.close)
+                steps.push_async_callback(self._tidepool_give_back, self._tidepool_parts.holding)
+            await self._tidepool_let_jobs_end()
 
-    async def _close_pool(self) -> None:
-        self._parts = None
+    async def _tidepool_close_pool(self) -> None:
+        """Close the connections, and forget the jobs, which are given back: the worker may run again."""
+        self._tidepool_parts = None
+        self.tasks.clear()
+        self._tidepool_performing = self.tidepool_held_bytes = 0
+        self._tidepool_concurrency = self._tidepool_made_concurrency()
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
 
-    async def _let_jobs_end(self) -> None:
+    async def _tidepool_let_jobs_end(self) -> None:
         """Wait until the cancelled jobs have ended. Any that still run after `lease_s` seconds are cancelled again."""
-        while running := [task for task in self.tasks.values() if not task.done()]:
-            _, late = await asyncio.wait(running, timeout=self.options.lease_s)
+        while running := [task for task in (*self.tasks.values(), *self._tidepool_after) if not task.done()]:
+            _, late = await asyncio.wait(running, timeout=self.tidepool_options.lease_s)
             for task in late:
                 task.cancel()
 
-    async def _open(self) -> _Parts:
+    async def _tidepool_open(self) -> _Parts:
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
-            self._pool = await (self.options.connect or self._connect_as_arq_does)()
-        self.is_stopping = False
-        self._next_heartbeat_s = 0.0
-        return self._assembled()
+            self._pool = await (self.tidepool_options.connect or self._tidepool_connect_as_arq_does)()
+        self.tidepool_is_stopping = False
+        self._tidepool_next_heartbeat_s = 0.0
+        return self._tidepool_assembled()
 
-    def _assembled(self) -> _Parts:
+    def _tidepool_assembled(self) -> _Parts:
         """Return the worker's parts; the first call after the connection is opened makes them."""
-        if self._parts is None:
+        if self._tidepool_parts is None:
             holding = Holding(
                 self.pool,
                 self.queue_name,
-                name=self._name,
-                lease_s=self.options.lease_s,
-                outage=self._outage,
-                acknowledged=self._acknowledged,
-                max_job_bytes=self.options.max_job_bytes,
-                longest_block_s=self.options.longest_block_s or self.in_progress_timeout_s,
+                name=self._tidepool_name,
+                lease_s=self.tidepool_options.lease_s,
+                outage=self._tidepool_outage,
+                acknowledged=self._tidepool_acknowledged,
+                max_job_bytes=self.tidepool_options.max_job_bytes,
+                longest_block_s=self.tidepool_options.longest_block_s or self.in_progress_timeout_s,
             )
             wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
-            self._parts = _Parts(holding, wakeup, Attempts(self))
-        return self._parts
+            self._tidepool_parts = _Parts(holding, wakeup, Attempts(self))
+        return self._tidepool_parts
 
-    async def _connect_as_arq_does(self) -> ArqRedis:
+    async def _tidepool_connect_as_arq_does(self) -> ArqRedis:
         return await create_pool(
             self.redis_settings,
             job_deserializer=self.job_deserializer,
@@ -221,7 +235,7 @@ class Worker(arq.worker.Worker):
             expires_extra_ms=self.expires_extra_ms,
         )
 
-    async def _give_back(self, holding: Holding) -> None:
+    async def _tidepool_give_back(self, holding: Holding) -> None:
         """Acknowledge finished jobs and put the others back into the queue; delete the health key.
 
         If Redis is unavailable, other workers take the jobs over when the lease ends.
@@ -242,18 +256,18 @@ class Worker(arq.worker.Worker):
         Returns whether there may be more jobs to claim at once: the claim got as many as it asked for, or stopped
         before the end of the due jobs.
         """
-        await self._announce()
-        room = self._room()
+        await self._tidepool_announce()
+        room = self._tidepool_room()
         started = await self.start_jobs()
         if started < room:
             await asyncio.sleep(0)
-        if time.monotonic() >= self._next_heartbeat_s:
-            self._next_heartbeat_s = time.monotonic() + _HEARTBEAT_S
+        if time.monotonic() >= self._tidepool_next_heartbeat_s:
+            self._tidepool_next_heartbeat_s = time.monotonic() + _HEARTBEAT_S
             if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()
             await self.heart_beat()
-            await self._forget_gone_jobs()
-        return room > 0 and (room == started or self._assembled().holding.is_midway)
+            await self._tidepool_forget_gone_jobs()
+        return room > 0 and (room == started or self._tidepool_assembled().holding.is_midway)
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:  # noqa: ARG002  # pyright: ignore[reportIncompatibleMethodOverride]
         """Claim (reserve for this worker) as many due jobs as its limits allow, and start them; return their number.
@@ -261,34 +275,34 @@ class Worker(arq.worker.Worker):
         *job_ids* is ignored. arq's own worker reads ids and then claims the jobs one by one; here one call to Redis
         finds and claims the jobs.
         """
-        parts = self._assembled()
-        if self._concurrency is not None:
-            await parts.holding.recall(self._concurrency.recalled(self._room()))
-        max_bytes = self.options.max_held_bytes - self.held_bytes
-        claimed = await parts.holding.claim(self._room(), max_bytes, skipped=parts.attempts.left.skipped())
+        parts = self._tidepool_assembled()
+        if self._tidepool_concurrency is not None:
+            await parts.holding.recall(self._tidepool_concurrency.recalled(self._tidepool_room()))
+        max_bytes = self.tidepool_options.max_held_bytes - self.tidepool_held_bytes
+        claimed = await parts.holding.claim(self._tidepool_room(), max_bytes, skipped=parts.attempts.left.skipped())
         for job in claimed:
-            self.held_bytes += _counted_bytes(job)
-            self._performing += 1
-            self.tasks[job] = self.loop.create_task(self._run_claimed(job))
+            self.tidepool_held_bytes += _counted_bytes(job)
+            self._tidepool_performing += 1
+            self.tasks[job] = self.loop.create_task(self._tidepool_run_claimed(job))
         return len(claimed)
 
-    def _room(self) -> int:
+    def _tidepool_room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
-        room = min(self.max_jobs - len(self.tasks), MOST_AT_ONCE, self.queue_read_limit)
-        if (limit := self._jobs_limit()) is not None:
+        room = min(self.max_jobs - len(self.tasks) - len(self._tidepool_after), MOST_AT_ONCE, self.queue_read_limit)
+        if (limit := self._tidepool_jobs_limit()) is not None:
             room = min(room, limit - self._jobs_started())
-        has_room = self.held_bytes < self.options.max_held_bytes
-        return room if has_room and self.allow_pick_jobs and self.options.may_claim() else 0
+        has_room = self.tidepool_held_bytes < self.tidepool_options.max_held_bytes
+        return room if has_room and self.allow_pick_jobs and self.tidepool_options.may_claim() else 0
 
-    async def _run_claimed(self, job: Job) -> None:
+    async def _tidepool_run_claimed(self, job: Job) -> None:
         """Run a claimed job through `run_job`, which observers may have wrapped, and make sure that it ends.
 
         It is not run but put back if as many jobs of its function run here as may.
         """
-        if self._concurrency is not None and not self._may_begin(job, self._concurrency):
+        if self._tidepool_concurrency is not None and not self._tidepool_may_begin(job, self._tidepool_concurrency):
             return
-        if type(self).run_job is RUN_JOB:
-            await self._perform(job)
+        if getattr(self.run_job, "__func__", None) is RUN_JOB:
+            await self._tidepool_perform(job)
             return
         _job.set(job)
         try:
@@ -296,60 +310,90 @@ class Worker(arq.worker.Worker):
         except Exception:
             log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
         finally:
-            if not job.has_ended:
-                self._end(job, Release(_GIVEN_BACK_MS))
+            await self._tidepool_let_inner_end(job)
+            self._tidepool_end(job, Release(_GIVEN_BACK_MS))
 
-    def _may_begin(self, job: Job, concurrency: Concurrency) -> bool:
+    async def _tidepool_let_inner_end(self, job: Job) -> None:
+        """Wait for the function of a job whose wrapper has left it behind; a cancellation is passed on to it."""
+        while (inner := self._tidepool_inner.get(job)) is not None:
+            try:
+                await asyncio.wait([inner])
+            except asyncio.CancelledError:
+                inner.cancel()
+
+    def _tidepool_may_begin(self, job: Job, concurrency: Concurrency) -> bool:
         """Return whether a job may run within its function's limit; if not, put it back, as if it were not claimed."""
-        parts = self._assembled()
+        parts = self._tidepool_assembled()
         parts.attempts.decode(job)
         later = None if job.is_aborted and self.allow_abort_jobs else concurrency.begin(job)
         if later is None:
             return True
         job.has_ended = True
-        self._performing -= 1
+        self._tidepool_performing -= 1
         parts.holding.finish(job, later)
         return False
 
-    async def perform(self, job_id: str, score: int) -> None:  # noqa: ARG002  (of arq's `run_job`, which calls it)
+    async def tidepool_run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002  (arq's)
         """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
-        await self._perform(_job.get())
+        job, task = _job.get(), asyncio.current_task()
+        if task is None or job.has_ended or job in self._tidepool_inner:
+            return  # a wrapper calls it a second time, or after it was cancelled
+        self._tidepool_inner[job] = task
+        try:
+            await self._tidepool_perform(job)
+        finally:
+            del self._tidepool_inner[job]
 
-    async def _perform(self, job: Job) -> None:
+    async def _tidepool_perform(self, job: Job) -> None:
         """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
-        attempts = self._assembled().attempts
+        attempts = self._tidepool_assembled().attempts
         try:
             ending = await attempts.make(job)
-        except asyncio.CancelledError:
-            ending = Release()
-        except Exception:
+        except asyncio.CancelledError as error:
+            ending = attempts.unsettled(job, error)
+        except Exception as error:
             log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
-            ending = Release(_GIVEN_BACK_MS)
+            ending = attempts.unsettled(job, error, delay_ms=_GIVEN_BACK_MS)
         except BaseException as error:  # it ends the process
-            self._end(job, attempts.exited(job, error))
+            self._tidepool_end(job, attempts.exited(job, error))
             raise
-        self._end(job, ending)
+        self._tidepool_end(job, ending)
         if self.after_job_end and job.context is not None:
-            await self._assembled().holding.drain()
+            await self._tidepool_assembled().holding.drain()
             await attempts.call_hook("after_job_end", job)
 
-    def _end(self, job: Job, ending: Ending) -> None:
+    def _tidepool_end(self, job: Job, ending: Ending) -> None:
+        """Count and acknowledge how the attempt at a job ended, unless that is done already."""
+        if job.has_ended:
+            return
         job.has_ended = True
-        self._performing -= 1
-        if self._concurrency is not None:
-            self._concurrency.end(job)
-        self._count(ending)
-        self._assembled().holding.finish(job, ending)
+        self._tidepool_performing -= 1
+        if self._tidepool_concurrency is not None:
+            self._tidepool_concurrency.end(job)
+        self._tidepool_count(ending)
+        self._tidepool_assembled().holding.finish(job, ending)
 
-    def _acknowledged(self, jobs: Sequence[Job]) -> None:
+    def _tidepool_acknowledged(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if self.tasks.pop(job, None) is not None and self.held_bytes:
-                self.held_bytes -= _counted_bytes(job)
-        if self._concurrency is not None:
-            self._concurrency.acknowledged(jobs)
-        self._freed.set()
-        if self._parts is not None:
-            self._parts.wakeup.set()
+            task = self.tasks.pop(job, None)
+            if task is not None and self.tidepool_held_bytes:
+                self.tidepool_held_bytes -= _counted_bytes(job)
+            if task is not None and not task.done():
+                self._tidepool_after.add(task)
+                task.add_done_callback(self._tidepool_has_gone)
+        if self._tidepool_concurrency is not None:
+            self._tidepool_concurrency.acknowledged(jobs)
+        self._tidepool_look_again()
+
+    def _tidepool_has_gone(self, task: asyncio.Task[None]) -> None:
+        self._tidepool_after.discard(task)
+        self._tidepool_look_again()
+
+    def _tidepool_look_again(self) -> None:
+        """Wake the main loop: there may be room for another job, or none may be left to wait for."""
+        self._tidepool_freed.set()
+        if self._tidepool_parts is not None:
+            self._tidepool_parts.wakeup.set()
 
     async def _cancel_aborted_jobs(self) -> None:
         """Cancel those running jobs of this worker that a client asked to abort.
@@ -357,7 +401,7 @@ class Worker(arq.worker.Worker):
         Requests for other workers' jobs are not read, however many there are. As in arq, requests that are dated in the
         future are deleted.
         """
-        holding = self._assembled().holding
+        holding = self._tidepool_assembled().holding
         running = {job.queue_id: job for job in self.tasks if job.is_running}
         try:
             aborted = await holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
@@ -368,58 +412,58 @@ class Worker(arq.worker.Worker):
         for job in (running[queue_id] for queue_id in aborted):
             if job.is_running:
                 job.is_aborted = True
-                self.tasks[job].cancel()
+                self._tidepool_inner.get(job, self.tasks[job]).cancel()
 
     async def record_health(self) -> None:
         """Report a heartbeat (`EngineOptions.beaten`), and renew the key that `arq --check` reads if that is due.
 
         The key is not renewed while the worker is not ready.
         """
-        self.options.beaten()
-        if self.options.is_ready():
+        self.tidepool_options.beaten()
+        if self.tidepool_options.is_ready():
             await super().record_health()
 
-    async def _forget_gone_jobs(self) -> None:
+    async def _tidepool_forget_gone_jobs(self) -> None:
         """Skip no more the jobs that others have run meanwhile, as their ids may be used again."""
-        parts = self._assembled()
+        parts = self._tidepool_assembled()
         if skipped := parts.attempts.left.skipped():
             parts.attempts.left.gone(await parts.holding.gone(skipped))
 
-    async def _announce(self) -> None:
+    async def _tidepool_announce(self) -> None:
         """Record in Redis, once a minute, which jobs this worker understands, so that others leave them to it."""
-        if self.options.leave_s is not None and time.monotonic() >= self._next_announcement_s:
+        if self.tidepool_options.leave_s is not None and time.monotonic() >= self._tidepool_next_announcement_s:
             deserializer = name_of_deserializer(self.job_deserializer)
-            await self._assembled().holding.announce(map(name_of_function, self.functions), deserializer)
-            self._next_announcement_s = time.monotonic() + _ANNOUNCEMENT_S
+            await self._tidepool_assembled().holding.announce(map(name_of_function, self.functions), deserializer)
+            self._tidepool_next_announcement_s = time.monotonic() + _ANNOUNCEMENT_S
 
     # ---------------------------------------------------------------- rest
 
-    async def _rest(self) -> None:
+    async def _tidepool_rest(self) -> None:
         """Wait until another job may be claimed, because one has ended or is due; until the next heartbeat at most."""
-        timeout_s = max(0.0, self._next_heartbeat_s - time.monotonic())
-        if self._room() <= 0:
-            self._freed.clear()
+        timeout_s = max(0.0, self._tidepool_next_heartbeat_s - time.monotonic())
+        if self._tidepool_room() <= 0:
+            self._tidepool_freed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):  # not wait_for: in 3.11 it can swallow the stop's cancel
-                    await self._freed.wait()
+                    await self._tidepool_freed.wait()
             return
-        parts = self._assembled()
+        parts = self._tidepool_assembled()
         await parts.wakeup.wait(timeout_s, skipped=parts.attempts.left.skipped())
 
-    async def _is_done(self) -> bool:
+    async def _tidepool_is_done(self) -> bool:
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
-        limit = self._jobs_limit()
+        limit = self._tidepool_jobs_limit()
         if limit is not None and limit <= self._jobs_started():
-            return not self.tasks
-        return self.burst and not self.tasks and not await self.pool.zcard(self.queue_name)
+            return not self.tasks and not self._tidepool_after
+        return self.burst and not self.tasks and not self._tidepool_after and not await self.pool.zcard(self.queue_name)
 
-    def _jobs_limit(self) -> int | None:
+    def _tidepool_jobs_limit(self) -> int | None:
         """Return how many jobs the worker may start in its life; None: any number."""
-        return self.max_burst_jobs if self.burst and self.max_burst_jobs >= 0 else self.max_jobs_run
+        return self.max_burst_jobs if self.burst and self.max_burst_jobs >= 0 else self.tidepool_max_jobs_run
 
     # ---------------------------------------------------------------- counting and stopping
 
-    def _count(self, ending: Ending) -> None:
+    def _tidepool_count(self, ending: Ending) -> None:
         if isinstance(ending, (RetryLater, Release)):
             self.jobs_retried += 1
         elif isinstance(ending, Done) and ending.success:
@@ -428,7 +472,7 @@ class Worker(arq.worker.Worker):
             self.jobs_failed += 1
 
     def _jobs_started(self) -> int:
-        return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._performing
+        return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._tidepool_performing
 
     def _add_signal_handler(self, signum: Signals, handler: Callable[[Signals], None]) -> None:
         """Set the handler of a signal, unless the parent process made it ignored.
@@ -440,14 +484,14 @@ class Worker(arq.worker.Worker):
 
     def handle_sig(self, signum: Signals) -> None:
         """Stop the worker at once: running jobs are cancelled and put back into the queue."""
-        self.is_stopping = True
+        self.tidepool_is_stopping = True
         super().handle_sig(signum)
 
     async def _wait_for_tasks_to_complete(self, signum: Signals) -> None:
         try:
             await super()._wait_for_tasks_to_complete(signum)
         finally:
-            self.is_stopping = True
+            self.tidepool_is_stopping = True
 
 
 def _counted_bytes(job: Job) -> int:

@@ -160,6 +160,8 @@ class Job(Generic[C_co]):
     """Why the job has failed for good; None while it has not."""
     is_running: bool = False
     """Whether its function is running, so that a client's abort cancels it."""
+    has_begun: bool = False
+    """Whether it is a job of a plain function that has begun in this attempt."""
 
     id: str = field(init=False)
     """The primary key of the job's ledger row: *queue_id* if `check_id` accepts it, else an escaped form of it."""

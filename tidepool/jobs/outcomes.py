@@ -104,6 +104,8 @@ class Release:
 
     delay_ms: int = 0
     """Milliseconds until the job is due again; 0: it gets its old place in the queue."""
+    may_be_recalled: bool = False
+    """Whether a worker may make the job due before the delay is over."""
 
 
 @dataclass(frozen=True, slots=True)

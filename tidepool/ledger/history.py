@@ -13,6 +13,7 @@ import structlog
 
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason
+from tidepool.logs import text_of
 from tidepool.pool.faults import DatabaseFault, DataFault, ServerError
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.wire import now_ms
@@ -101,7 +102,7 @@ class History:
 def _entry(job: Job) -> PlainEntry:
     is_aborted = job.error is not None and job.is_aborted
     status = "applied" if job.error is None else "rejected" if is_aborted else "failed"
-    error = None if job.error is None else storable(f"{type(job.error).__name__}: {job.error}")
+    error = None if job.error is None else storable(f"{type(job.error).__name__}: {text_of(job.error)}")
     return PlainEntry(
         job_id=job.id,
         function=storable(job.function[:_MAX_NAME_CHARACTERS]),

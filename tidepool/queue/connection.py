@@ -138,7 +138,7 @@ class RedisClient(ArqRedis):
         user, password = quote(settings.username or "", safe=""), quote(settings.password or "", safe="")
         login = f"{user}:{password}@" if user or password else ""
         if settings.unix_socket_path:
-            return f"unix://{login}{settings.unix_socket_path}?db={settings.database}"
+            return f"unix://{login}{quote(settings.unix_socket_path)}?db={settings.database}"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         return f"{'rediss' if settings.ssl else 'redis'}://{login}{host}:{settings.port}/{settings.database}"
 

@@ -89,7 +89,7 @@ class Leases:
         self._keys = QueueKeys(queue_name)
         self._unusable = Oddities("redis.key_unusable")
         self._max_job_bytes = max_job_bytes
-        self._first_rank = 0
+        self._first_rank = self._is_behind = 0
         self.lease_ms = lease_ms
         self._claim = scripts.load(redis, "claim")
         self._finish = scripts.load(redis, "finish")
@@ -114,8 +114,9 @@ class Leases:
         call whose reply is lost may have claimed jobs: `strays` finds them. Raises `ResponseError` with WRONGTYPE if
         the queue is not a sorted set.
 
-        A call skips only some thousand jobs that are marked as held by others. If there are more, `is_midway` is true
-        afterwards, and the next call continues from there.
+        A call skips only some thousand jobs that are marked as held by others, and puts back some hundred jobs of lost
+        owners. If there are more, `is_midway` is true afterwards, and the next call continues from there; while lost
+        owners hold jobs, none is reserved.
         """
         queue = self._keys
         args = [
@@ -125,7 +126,7 @@ class Leases:
         reply = await self._claim(
             keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, queue.suspects, keys.ABORTS], args=args
         )
-        ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank = reply
+        ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank, self._is_behind = reply
         for key in unusable:
             self._unusable.skipped(decode_id(key), queue=queue.queue)
         none = [None] * len(ids)
@@ -135,7 +136,7 @@ class Leases:
     @property
     def is_midway(self) -> bool:
         """Whether the last claim stopped before it had looked at all due jobs, so that another claim may find more."""
-        return self._first_rank > 0
+        return self._first_rank > 0 or self._is_behind > 0
 
     async def finish(self, owner: str, finishes: Sequence[tuple[Job, Ending]]) -> list[bool]:
         """Acknowledge up to `MOST_AT_ONCE` jobs that have ended; return for each whether *owner* still held it.
@@ -397,7 +398,7 @@ def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     if isinstance(ending, RetryLater):
         value = f"{job.attempt} {ending.cause}".encode("utf-8", "backslashreplace")
         return job_id, "again", value, round(ending.delay_s * 1000), 0, 0
-    return job_id, "release", b"", ending.delay_ms, 0, 0
+    return job_id, "recallable" if ending.may_be_recalled else "release", b"", ending.delay_ms, 0, 0
 
 
 def _due_ms(score: bytes | float) -> int:

@@ -13,7 +13,7 @@
 -- ARGV[8]  the rank in the queue to begin at
 -- ARGV[9…] ids of jobs that this owner does not take
 -- Reply    {ids, due times, payloads, failed tries, lapses, abort marks, how many jobs were put back, unusable keys,
---           the rank to begin at next time}
+--           the rank to begin at next time, 1: lost owners hold more jobs, and none was taken}
 --          payload: nil where there is none or it is empty, an integer (its length) where it is larger than ARGV[6]
 --          failed tries, lapses, marks: empty where no job has any
 --          unusable: keys of a wrong type; KEYS[2] to KEYS[5] are deleted then, others are ignored
@@ -97,7 +97,7 @@ local function put_back(lost)
     return back, count
 end
 
-local returned, put = 0, 0
+local returned, put, some_are_left = 0, 0, false
 local kept, looked, page_size = 0, 0, 1 -- owners: those that stay in the set, and all
 while looked < 100 and put < 2 do -- those without jobs cost little, and must not stand before those with some
     local page = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, math.min(page_size, 100 - looked))
@@ -106,12 +106,18 @@ while looked < 100 and put < 2 do -- those without jobs cost little, and must no
             local back, count = put_back(lost)
             returned, put = returned + back, put + (count > 0 and 1 or 0)
         end
-        kept = kept + (redis.call('ZSCORE', KEYS[2], lost) and 1 or 0)
+        if redis.call('ZSCORE', KEYS[2], lost) then
+            kept, some_are_left = kept + 1, some_are_left or lost ~= owner
+        end
     end
     if #page == 0 then
         break
     end
     looked, page_size = looked + #page, next_size(page_size, page)
+end
+-- The marks of their jobs may have ended, too: such a job would be taken as if nobody had been lost with it.
+if some_are_left or #redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, 1) > 0 then
+    return { {}, {}, {}, {}, {}, {}, returned, unusable, 0, 1 }
 end
 
 local ids, dues, payloads, raised, held = {}, {}, {}, {}, {}
@@ -201,7 +207,7 @@ for number = 1, 24 do -- jobs that stock workers run, or that are skipped, stay 
     size, next_rank = next_size(size, page), number == 24 and skipped or 0
 end
 if #ids == 0 then
-    return { {}, {}, {}, {}, {}, {}, returned, unusable, next_rank }
+    return { {}, {}, {}, {}, {}, {}, returned, unusable, next_rank, 0 }
 end
 
 redis.call('ZADD', KEYS[3], unpack(held))
@@ -227,4 +233,4 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
     end
 end
 local aborts = abort_marks > 0 and redis.call('ZMSCORE', KEYS[6], unpack(ids)) or {}
-return { ids, dues, payloads, tries, lapses, aborts, returned, unusable, next_rank }
+return { ids, dues, payloads, tries, lapses, aborts, returned, unusable, next_rank, 0 }

@@ -11,6 +11,7 @@
 --          "again"   run it again in ms (0: at its old due time); value: failed tries so far, and after a blank the cause
 --                    of the last one, which is kept for clients that ask about the job
 --          "release" give it back as it was, to run in ms (0: at its old due time), no try spent
+--          "recallable" the same, but recall.lua may make it due before ms are over
 --          "dead"    make a dead letter of it: value is what its worker lacks, a blank, the reason, a line feed and the
 --                    function's name; where a live worker may understand it, or it has no content: release it
 -- Reply    a string with a character per job: "1" done as asked, "2" a dead letter now, "0" not held any more, nothing
@@ -24,6 +25,7 @@ end
 local dues = typed('ZMSCORE', KEYS[3], unpack(ids)) or {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local RECALLABLE = 0.5 -- a part of a millisecond, which no other due time has
 local answers, gone, ended, left = {}, {}, {}, {}
 
 local function is_understood(lacks, name)
@@ -92,7 +94,7 @@ for i, id in ipairs(ids) do
                 typed('HDEL', KEYS[4], id) -- it has been run to its end, and killed nobody
             end
             -- XX: a job that was taken out of the queue meanwhile stays out
-            typed('ZADD', KEYS[1], 'XX', ms > 0 and now + ms or dues[i], id)
+            typed('ZADD', KEYS[1], 'XX', ms > 0 and now + ms + (how == 'recallable' and RECALLABLE or 0) or dues[i], id)
         end
         if ARGV[at + 6] == '1' and ended[#ended] == id then
             gone[#gone + 1] = RETRY .. id

@@ -2,15 +2,17 @@
 --
 -- KEYS[1]  the queue
 -- ARGV     three for each job: id, due time that it gets (Unix ms), delay that it was put back with (ms)
--- Reply    how many are due now. A job that has left the queue, that a worker holds, or that is due later than by its
---          delay is left alone: another job may have the same id by now
+-- Reply    how many are due now. A job that has left the queue, that a worker holds, that was deferred for another
+--          reason, or that is due later than by its delay is left alone: another job may have the same id by now
 -- If the queue has a wrong type, nothing is done: the claim reports it.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.ceil(time[2] / 1000)
+local RECALLABLE = 0.5 -- as finish.lua puts them back
 local count = 0
 for i = 1, #ARGV, 3 do
     local due = typed('ZSCORE', KEYS[1], ARGV[i])
-    if due and tonumber(due) <= now + ARGV[i + 2] and redis.call('EXISTS', IN_PROGRESS .. ARGV[i]) == 0 then
+    local is_recallable = due and tonumber(due) % 1 == RECALLABLE and tonumber(due) <= now + 1 + ARGV[i + 2]
+    if is_recallable and redis.call('EXISTS', IN_PROGRESS .. ARGV[i]) == 0 then
         redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
         count = count + 1
     end

@@ -1,0 +1,86 @@
+"""The records of an adopted application's worker: they are begun once, and end in time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import arq.worker
+import pytest
+from arq.connections import ArqRedis, RedisSettings
+from arq.worker import func
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import tidepool
+from tidepool.engine.worker import Worker
+
+
+async def double(ctx: dict[Any, Any], number: int) -> int:
+    """Return twice the number."""
+    return 2 * number
+
+
+@pytest.fixture
+async def silent_url() -> AsyncIterator[str]:
+    """Give the URL of a PostgreSQL that accepts connections, and never answers."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def keep(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    server = await asyncio.start_server(keep, "127.0.0.1", 0)
+    yield f"postgresql://u:p@127.0.0.1:{server.sockets[0].getsockname()[1]}/db"
+    server.close()
+    for writer in writers:
+        writer.close()
+
+
+@pytest.fixture
+def worker(redis_url: str, silent_url: str, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """Give a worker of adopted settings with a database for records, and with a pool to watch."""
+    monkeypatch.delenv("TIDEPOOL_DATABASE_URL", raising=False)
+
+    class Settings:
+        functions = (func(double, name="double"),)
+        redis_settings = RedisSettings.from_dsn(redis_url)
+        burst = True
+        handle_signals = False
+        poll_delay = 0
+
+    engine = create_async_engine("postgresql+asyncpg://")
+    worker = arq.worker.create_worker(
+        tidepool.adopt(Settings, database_url=silent_url, pool=lambda _ctx: engine)  # type: ignore[arg-type]
+    )
+    assert isinstance(worker, Worker)
+    return worker
+
+
+def names() -> list[str]:
+    """Return the names of the tasks that write records."""
+    known = {"history", "pruner", "stats job"}
+    return sorted(task.get_name() for task in asyncio.all_tasks() if task.get_name() in known)
+
+
+async def test_a_worker_that_runs_again_has_no_second_writer(worker: Worker, redis: ArqRedis) -> None:
+    """Three runs have one history, and the next one after the end has one of its own; none stays."""
+    for number in range(3):
+        await redis.enqueue_job("double", number)
+        await worker.run_check()
+        assert ["history", "pruner", "stats job"] == names()
+    await worker.close()
+    assert [] == names()
+    await redis.enqueue_job("double", 4)
+    await worker.run_check()
+    assert ["history", "pruner", "stats job"] == names()
+    await worker.close()
+    assert [] == names()
+
+
+async def test_a_silent_database_delays_the_end_by_three_seconds_at_most(worker: Worker, redis: ArqRedis) -> None:
+    """All records are lost then; a container would be killed after ten seconds."""
+    await redis.enqueue_job("double", 1)
+    await worker.run_check()
+    await asyncio.sleep(0.3)
+    begun_s = time.monotonic()
+    await worker.close()
+    assert time.monotonic() - begun_s < 4.5
