@@ -610,7 +610,7 @@ MUTATIONS = [
     Mutation(
         "a result of any size is sent to Redis",
         "Attempts._encode",
-        "most = self._host.options.max_result_bytes",
+        "most = self._host.tidepool_options.max_result_bytes",
         "most = 2**60",
         "test_the_client_of_a_result_that_is_too_large_is_told",
     ),
