@@ -631,14 +631,14 @@ MUTATIONS = [
     Mutation(
         "a stop gives jobs back whose threads go on",
         "threads:_call_in_thread",
-        "if not _is_stopping.get()():",
-        "if True:",
+        "or not _is_stopping.get()():",
+        "or True:",
         "test_a_stop_waits_for_a_thread_and_stores_its_result",
     ),
     Mutation(
         "a job waits for its thread after its timeout",
         "threads:_call_in_thread",
-        "if not _is_stopping.get()():",
+        "if error.args == (TIMED_OUT,) or not _is_stopping.get()():",
         "if False:",
         "test_after_a_timeout_the_job_ends_and_the_thread_goes_on",
     ),

@@ -115,8 +115,10 @@ class Attempts:
 
     def __init__(self, host: _Host) -> None:
         self._host = host
-        self._intake: Intake | None = host.tidepool_options.intake
-        self.left = self._intake.left if self._intake else LeftJobs(host.tidepool_options.leave_s or 0.0)
+        options = host.tidepool_options
+        self._intake: Intake | None = options.intake
+        self._reports = host.tidepool_observer is not None or options.on_final_failure is not None
+        self.left = self._intake.left if self._intake else LeftJobs(options.leave_s or 0.0)
         """The jobs that are left to other workers; the worker does not claim those that it skips."""
 
     async def make(self, job: Job) -> Ending:
@@ -126,7 +128,7 @@ class Attempts:
         is not run, and is put back.
         """
         ending = await self._make(job)
-        if isinstance(ending, Done) and not job.is_typed:
+        if self._reports and isinstance(ending, Done) and not job.is_typed:
             await self._report(job)
         return ending
 
@@ -136,7 +138,7 @@ class Attempts:
             return await self._refuse(job, refusal)
         if not job.is_typed or self._has_hooks():
             job.context = self._context(job)
-        if job.context is not None and not await self.call_hook("on_job_start", job):
+        if self._host.on_job_start and not await self.call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
             self._log_start(job)
@@ -146,7 +148,7 @@ class Attempts:
                 ending = self._succeeded(job, await self._run_function(job))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
-        if job.context is not None:
+        if self._host.on_job_end:
             await self.call_hook("on_job_end", job)
         return ending
 
@@ -412,9 +414,8 @@ async def _timed(running: Awaitable[object], timeout_s: float) -> object:
     def time_out() -> None:
         nonlocal timed_out
         timed_out = True
-        task.cancel()
+        task.cancel(threads.TIMED_OUT)
 
-    threads.end_at_timeout(lambda: timed_out)
     timer = asyncio.get_running_loop().call_later(timeout_s, time_out)
     try:
         return await running

@@ -19,6 +19,8 @@ from arq.worker import func
 P = ParamSpec("P")
 T = TypeVar("T")
 
+TIMED_OUT = "the job's time is over"
+"""The message of the cancellation with which a job's timeout ends it, also while the worker stops."""
 _is_stopping: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar(
     "is the worker stopping", default=lambda: False
 )
@@ -50,12 +52,6 @@ def accepted(functions: Iterable[Any]) -> list[Any]:
 def wait_at_stop(is_stopping: Callable[[], bool]) -> None:
     """Make threaded calls of the current context wait for their threads when cancelled while *is_stopping*."""
     _is_stopping.set(is_stopping)
-
-
-def end_at_timeout(has_timed_out: Callable[[], bool]) -> None:
-    """Make threaded calls of the current context leave their threads if *has_timed_out*, also while stopping."""
-    is_stopping = _is_stopping.get()
-    _is_stopping.set(lambda: is_stopping() and not has_timed_out())
 
 
 def _is_blocking(one: Any) -> bool:
@@ -96,8 +92,8 @@ async def _call_in_thread(call: functools.partial[T]) -> T:
     while not has_returned.is_set():
         try:
             await has_returned.wait()
-        except asyncio.CancelledError:
-            if not _is_stopping.get()():
+        except asyncio.CancelledError as error:
+            if error.args == (TIMED_OUT,) or not _is_stopping.get()():
                 raise
     result = future.result()
     if inspect.iscoroutine(result):
