@@ -124,7 +124,7 @@ class CommandReader:
         return cls(_items(stream, source))
 
     def __iter__(self) -> Iterator[Item]:
-        """Return an iterator over a `Submission` (a job to enqueue) or a `RefusedLine` for every line that is not blank."""
+        """Return an iterator over the lines that are not blank: a `Submission`, to be enqueued, or a `RefusedLine`."""
         return self._items
 
     async def take(self, most: int) -> list[Item]:
