@@ -42,6 +42,9 @@ class EngineOptions:
       lease is no longer renewed and other workers run this process's jobs. None: the longest timeout of a function and
       10 s, after which arq's workers would run them, too
     - *connect*: opens the Redis connection, in place of arq's `create_pool`
+    - *id_prefix*: text before the ids of the jobs that this worker enqueues: its cron jobs, and those of
+      `ctx["redis"]`. Applications with different prefixes can share a Redis database; see `ScopedRedis`, which does the
+      same for other clients. Without effect on which jobs the worker runs
     - *intake*: runs the jobs of declared types
     - *may_claim*: while it returns False, no new jobs are claimed; the jobs that the worker has go on
     - *beaten*: called at every heartbeat, each 0.5 s while the worker's main loop runs
@@ -73,6 +76,7 @@ class EngineOptions:
     lease_s: float = 5.0
     longest_block_s: float | None = None
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
+    id_prefix: str = ""
     intake: Intake | None = None
     may_claim: Callable[[], bool] = lambda: True
     beaten: Callable[[], None] = lambda: None
