@@ -129,8 +129,11 @@ class _Observer:
         """
         if self._is_begun:
             return
+        kind = self._adoption.settings_class()
+        if not kind.are_used():
+            return
         try:
-            settings = self._adoption.settings_class().load()
+            settings = kind.load()
         except SettingsError as error:
             raise StartError(str(error)) from None
         self._is_begun = True

@@ -388,6 +388,16 @@ class AdoptedSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
 
+    @classmethod
+    def are_used(cls) -> bool:
+        """Return whether a worker has a use for the settings: a database for records is named, or a METRICS_PORT.
+
+        Otherwise it need not read them, and no other variable that is wrong keeps it from running jobs.
+        """
+        uses = {"TIDEPOOL_DATABASE_URL", "TIDEPOOL_DB_HOST", "TIDEPOOL_METRICS_PORT"}
+        is_named = any(name.upper() in uses and value.strip() for name, value in os.environ.items())
+        return is_named or cls.model_fields["database_url"].default is not None
+
     def _require_both_servers(self) -> None:
         pass
 
