@@ -1,6 +1,6 @@
 """Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -16,11 +16,16 @@ ArqContext: TypeAlias = dict[Any, Any]
 class Observer(Protocol):
     """Keeps a record of the jobs of plain functions. No method may raise an error or wait for long."""
 
-    async def start(self, context: ArqContext, worker_id: str) -> None:
-        """Begin; called after the worker's startup hook, with arq's ctx and the worker's name in Redis.
+    async def start(self, context: ArqContext, worker_id: str, functions: Collection[str]) -> None:
+        """Begin; called after the worker's startup hook.
 
-        Raises `StartError` to end the worker.
+        The arguments are arq's ctx, the worker's name in Redis, and the names of its functions and cron jobs. Raises
+        `StartError` to end the worker.
         """
+        ...
+
+    def beaten(self) -> bool:
+        """Record a heartbeat, as `EngineOptions.beaten`; return whether the worker is ready, as `is_ready` does."""
         ...
 
     def ended(self, job: Job) -> None:

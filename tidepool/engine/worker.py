@@ -141,7 +141,7 @@ class Worker(arq.worker.Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         if self.tidepool_observer is not None:
-            await self.tidepool_observer.start(self.ctx, self._tidepool_name)
+            await self.tidepool_observer.start(self.ctx, self._tidepool_name, self.functions)
         while not self.tidepool_is_stopping:
             try:
                 worked = await self._poll_iteration()
@@ -425,7 +425,10 @@ class Worker(arq.worker.Worker):
         The key is not renewed while the worker is not ready.
         """
         self.tidepool_options.beaten()
-        if self.tidepool_options.is_ready():
+        is_ready = self.tidepool_options.is_ready()
+        if self.tidepool_observer is not None:
+            is_ready = self.tidepool_observer.beaten() and is_ready
+        if is_ready:
             await super().record_health()
 
     async def _tidepool_forget_gone_jobs(self) -> None:
