@@ -412,9 +412,13 @@ class AdoptedSettings(Settings):
         urls = (url.get_secret_value() if url else "" for url in (self.database, self.redis_url))
         return Urls(*urls)
 
-    def variables_of_worker(self, number: int) -> dict[str, str]:  # noqa: ARG002
-        """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
-        return {}
+    def variables_of_worker(self, number: int) -> dict[str, str]:
+        """Return the variable with the METRICS_PORT of worker *number*; the name of the health key is arq's."""
+        return {
+            f"TIDEPOOL_{name}": port
+            for name, port in super().variables_of_worker(number).items()
+            if name == "METRICS_PORT"
+        }
 
     def require_servers(self, needed: Collection[ServerVariable]) -> None:
         """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""

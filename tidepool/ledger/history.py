@@ -44,7 +44,8 @@ class History:
         self._worker_id = worker_id
         self._waiting: deque[PlainEntry] = deque()
         self._has_some = asyncio.Event()
-        self._is_away = False
+        self.is_away = False
+        """Whether the last write failed because PostgreSQL is unavailable or lacks the table."""
         self.dropped = 0
         """The number of outcomes that were dropped, because too many were waiting."""
 
@@ -89,8 +90,8 @@ class History:
                 return
             for _ in batch:
                 self._waiting.popleft()
-        if self._is_away:
-            self._is_away = False
+        if self.is_away:
+            self.is_away = False
             log.info("history.back", dropped=self.dropped)
 
     async def close(self) -> None:
@@ -105,8 +106,8 @@ class History:
         await self._side.close()
 
     def _note_outage(self, error: Exception) -> None:
-        if not self._is_away:
-            self._is_away = True
+        if not self.is_away:
+            self.is_away = True
             log.warning("history.unavailable", error=str(error), waiting=len(self._waiting))
 
 
