@@ -388,6 +388,16 @@ class AdoptedSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
 
+    @classmethod
+    def are_used(cls) -> bool:
+        """Return whether a worker has a use for the settings: a database for records is named, or a METRICS_PORT.
+
+        Otherwise it need not read them, and no other variable that is wrong keeps it from running jobs.
+        """
+        uses = {"TIDEPOOL_DATABASE_URL", "TIDEPOOL_DB_HOST", "TIDEPOOL_METRICS_PORT"}
+        is_named = any(name.upper() in uses and value.strip() for name, value in os.environ.items())
+        return is_named or cls.model_fields["database_url"].default is not None
+
     def _require_both_servers(self) -> None:
         pass
 
@@ -402,9 +412,13 @@ class AdoptedSettings(Settings):
         urls = (url.get_secret_value() if url else "" for url in (self.database, self.redis_url))
         return Urls(*urls)
 
-    def variables_of_worker(self, number: int) -> dict[str, str]:  # noqa: ARG002
-        """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
-        return {}
+    def variables_of_worker(self, number: int) -> dict[str, str]:
+        """Return the variable with the METRICS_PORT of worker *number*; the name of the health key is arq's."""
+        return {
+            f"TIDEPOOL_{name}": port
+            for name, port in super().variables_of_worker(number).items()
+            if name == "METRICS_PORT"
+        }
 
     def require_servers(self, needed: Collection[ServerVariable]) -> None:
         """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import pickle
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from arq.connections import ArqRedis
 from arq.jobs import serialize_job
 from commands import Service
 from factories import a_job, a_user
+from virtual_time import Clock, run_virtually
 
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied
@@ -18,6 +21,7 @@ from tidepool.ledger import history
 from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.urls import PostgresUrl
@@ -108,22 +112,87 @@ async def test_an_outage_keeps_outcomes_up_to_a_limit(
     assert {*"abc"} == set(await rows(connection))
 
 
+def test_a_history_works_only_while_there_are_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle hour costs nothing. Outcomes are written together soon after the first of them, also after an outage."""
+    written = list[tuple[float, list[str]]]()
+    away = list[DatabaseFault]()
+
+    class Side:
+        @asynccontextmanager
+        async def use(self) -> AsyncIterator[None]:
+            if away:
+                raise away[0]
+            yield
+
+        async def close(self) -> None: ...
+
+    class Repository:
+        def __init__(self, _connection: None) -> None: ...
+
+        async def record(self, batch: list[Any], **_: object) -> None:
+            written.append((round(asyncio.get_running_loop().time(), 3), [entry.job_id for entry in batch]))
+
+    async def main(clock: Clock) -> None:
+        turns, select = 0, clock.select
+
+        def counted(timeout: float | None = None) -> Any:
+            nonlocal turns
+            turns += 1
+            return select(timeout)
+
+        recorded = History(Side(), worker_id="w")  # type: ignore[arg-type]
+        running = asyncio.create_task(recorded.run())
+        monkeypatch.setattr(clock, "select", counted)
+        for hour in (1, 2):
+            turns = 0
+            await asyncio.sleep(3600 * hour - clock.now_s)
+            assert turns < 5
+            recorded.add(ended(f"{hour}-a"))
+            await asyncio.sleep(0.1)
+            recorded.add(ended(f"{hour}-b"))
+            await asyncio.sleep(1)
+        away.append(DatabaseFault("away"))
+        recorded.add(ended("c"))
+        await asyncio.sleep(60)
+        away.clear()
+        await asyncio.sleep(0.3)
+        recorded.add(ended("d"))
+        running.cancel()
+        await recorded.close()
+
+    monkeypatch.setattr(history, "ResultRepository", Repository)
+    run_virtually(monkeypatch, main)
+    *soon, (after_outage_s, kept), (_, last) = written
+    assert [(3600.2, ["1-a", "1-b"]), (7200.2, ["2-a", "2-b"])] == soon
+    assert (["c"], ["d"]) == (kept, last)
+    assert 7261 < after_outage_s < 7261.6
+
+
 _APPLICATION = """
 import json, os
 from arq.connections import RedisSettings
+from asyncpg import create_pool
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 import tidepool
 
+has_engine = os.environ["THEIR_POOL"] == "SQLAlchemy"
+arguments = json.loads(os.environ["THEIR_DATABASE"])
+
 async def double(ctx, number):
-    async with ctx["engine"].connect() as connection:
+    if not has_engine:
+        return await ctx["pool"].fetchval("SELECT 2 * $1::int", number)
+    async with ctx["pool"].connect() as connection:
         return await connection.scalar(text("SELECT 2 * :number").bindparams(number=number))
 
 async def start(ctx):
-    ctx["engine"] = create_async_engine("postgresql+asyncpg://", connect_args=json.loads(os.environ["THEIR_DATABASE"]))
+    if has_engine:
+        ctx["pool"] = create_async_engine("postgresql+asyncpg://", connect_args=arguments)
+    else:
+        ctx["pool"] = await create_pool(**arguments)
 
 async def stop(ctx):
-    await ctx["engine"].dispose()
+    await (ctx["pool"].dispose() if has_engine else ctx["pool"].close())
 
 async def fail(ctx):
     raise ValueError("on purpose")
@@ -136,19 +205,30 @@ class WorkerSettings:
     on_startup = start
     on_shutdown = stop
 
-tidepool.adopt(WorkerSettings, pool=lambda ctx: ctx["engine"])
+tidepool.adopt(WorkerSettings, pool=lambda ctx: ctx["pool"])
 """
 
 
-@pytest.mark.parametrize("has_database", [True, False], ids=["history", "no history"])
+@pytest.mark.parametrize(
+    ("their_pool", "max_size", "has_database"),
+    [("SQLAlchemy", 15, True), ("asyncpg", 10, True), ("SQLAlchemy", 15, False)],
+    ids=["engine", "pool of asyncpg", "no history"],
+)
 async def test_an_adopted_application_has_a_history_if_a_database_is_named(
-    service: Service, redis: ArqRedis, tmp_path: Path, connection: Any, *, has_database: bool
+    service: Service,
+    redis: ArqRedis,
+    tmp_path: Path,
+    connection: Any,
+    *,
+    their_pool: str,
+    max_size: int,
+    has_database: bool,
 ) -> None:
     """Its worker writes it, and the commands read it, on the servers of its own settings."""
     (tmp_path / "their_application.py").write_text(_APPLICATION)
     environment = service.environment
     redis_url, database_url = environment.pop("REDIS_URL"), environment.pop("DATABASE_URL")
-    environment["THEIR_REDIS"] = redis_url
+    environment |= {"THEIR_REDIS": redis_url, "THEIR_POOL": their_pool}
     environment["THEIR_DATABASE"] = json.dumps(PostgresUrl.parse(database_url).driver_arguments())
     environment["PYTHONPATH"] = str(tmp_path)
     if has_database:
@@ -172,7 +252,7 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
         assert {False} == {row["atomic"] for row in listed.document}
         snapshots = service.run("tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json")
         names = ("jobs_applied", "jobs_failed", "acquire_ok", "max_size")
-        assert [2, 1, 2, 15] == [snapshots.document[0][name] for name in names]
+        assert [2, 1, 2, max_size] == [snapshots.document[0][name] for name in names]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)
         letters = service.run("tidepool", "--app", "their_application:WorkerSettings", "dead-letters", "--json")
