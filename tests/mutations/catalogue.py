@@ -235,6 +235,13 @@ MUTATIONS = [
         "test_no_job_of_a_busy_worker_becomes_a_dead_letter",
     ),
     Mutation(
+        "announcements never expire",
+        "announce.lua",
+        "redis.call('PEXPIRE', key, ARGV[1])",
+        "",
+        "test_announcements_are_forgotten_when_no_worker_is_left",
+    ),
+    Mutation(
         "a dead letter expires with the job",
         "finish.lua",
         "redis.call('PERSIST', ARGV[2] .. letter)",

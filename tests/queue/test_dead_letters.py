@@ -79,6 +79,16 @@ async def test_what_a_live_worker_has_announced_is_given_back(
     assert 1 == await client.dead_letters.count()
 
 
+async def test_announcements_are_forgotten_when_no_worker_is_left(redis: ArqRedis, leases: Leases) -> None:
+    """Both keys expire ten minutes after the last announcement; each renews them."""
+    names = [f"{QUEUE}:functions", f"{QUEUE}:deserializers"]
+    await leases.announce(["f"], "json")
+    for name in names:
+        await redis.expire(name, 1)
+    await leases.announce(["g"], "pickle")
+    assert all([590_000 < await redis.pttl(name) <= 600_000 for name in names])
+
+
 async def test_a_job_that_has_lost_its_content_is_given_back(
     redis: ArqRedis, leases: Leases, client: JobClient
 ) -> None:

@@ -256,12 +256,14 @@ class Worker(arq.worker.Worker):
         Returns whether there may be more jobs to claim at once: the claim got as many as it asked for, or stopped
         before the end of the due jobs.
         """
-        await self._tidepool_announce()
+        beats = time.monotonic() >= self._tidepool_next_heartbeat_s
+        if beats:
+            await self._tidepool_announce()  # before the claim, whose jobs may become dead letters at once
         room = self._tidepool_room()
         started = await self.start_jobs()
         if started < room:
             await asyncio.sleep(0)
-        if time.monotonic() >= self._tidepool_next_heartbeat_s:
+        if beats:
             self._tidepool_next_heartbeat_s = time.monotonic() + _HEARTBEAT_S
             if self.allow_abort_jobs and self.tasks:
                 await self._cancel_aborted_jobs()

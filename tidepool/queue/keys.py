@@ -72,7 +72,7 @@ class QueueKeys:
 
     dead_letters   stream      of each dead letter: `id` of the job, `due` (Unix ms), `function` and `reason`
     functions      sorted set  name of a function → until when a worker that has it counts as alive, Unix ms
-    deserializers  sorted set  name of a function that decodes jobs → the same
+    deserializers  sorted set  name of a function that decodes jobs → the same; both keys expire with their newest entry
     """
 
     def __init__(self, queue: str) -> None:

@@ -5,7 +5,7 @@
 -- ARGV[1]  how long the announcement counts, ms
 -- ARGV[2]  the deserializer        ARGV[3…]  the functions
 -- Reply    nothing
--- A key of a wrong type is deleted.
+-- Both keys expire when their newest announcement does. A key of a wrong type is deleted.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function announce(key, name)
@@ -19,5 +19,8 @@ end
 announce(KEYS[2], ARGV[2])
 for i = 3, #ARGV do
     announce(KEYS[1], ARGV[i])
+end
+for _, key in ipairs({ KEYS[1], KEYS[2] }) do
+    redis.call('PEXPIRE', key, ARGV[1])
 end
 return false
