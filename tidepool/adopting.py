@@ -7,14 +7,17 @@ TIDEPOOL_DATABASE_URL.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import structlog
 from pydantic import SecretStr, create_model
+from pydantic_settings import SettingsConfigDict
 
 from tidepool import logs, servers
+from tidepool.embedded import Urls
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.identity import Identity
@@ -29,7 +32,7 @@ from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import WatchedPool
 from tidepool.queue.connection import RedisClient
-from tidepool.settings import AdoptedSettings, SettingsError
+from tidepool.settings import ServerVariable, Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -70,11 +73,46 @@ def adopt(
     return cast("S", made)
 
 
-def settings_class_of(settings: object) -> type[AdoptedSettings] | None:
+def settings_class_of(settings: object) -> type[Settings] | None:
     """Return the class of Tidepool's settings for adopted arq *settings*; None if `adopt` has not had *settings*."""
     options = _attributes(settings).get("tidepool")
     adoption = options.observer if isinstance(options, EngineOptions) else None
     return adoption.settings_class() if isinstance(adoption, _Adoption) else None
+
+
+class _AdoptedSettings(Settings):
+    """The settings of Tidepool in an adopted arq application, from variables with the prefix `TIDEPOOL_`.
+
+    So DATABASE_URL and the like stay the application's own. Queue and Redis are those of its arq settings: they are the
+    defaults of the subclass that `_Adoption` makes. Without a database there is no history of outcomes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
+
+    def _require_both_servers(self) -> None:
+        pass
+
+    @property
+    def embedded(self) -> bool:
+        """False: an adopted application has servers of its own."""
+        return False
+
+    @property
+    def urls(self) -> Urls:
+        """The URLs of PostgreSQL and Redis; empty if there is no history, or if a Sentinel has to be asked."""
+        urls = (url.get_secret_value() if url else "" for url in (self.database, self.redis_url))
+        return Urls(*urls)
+
+    def variables_of_worker(self, number: int) -> dict[str, str]:  # noqa: ARG002
+        """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
+        return {}
+
+    def require_servers(self, needed: Collection[ServerVariable]) -> None:
+        """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""
+        for server, url in (("database_url", self.database), ("redis_url", self.redis_url)):
+            if server in needed and url is None:
+                print(f"TIDEPOOL_{server.upper()}: is not set", file=sys.stderr)  # noqa: T201  (a command's start)
+                raise SystemExit(2)
 
 
 @dataclass(frozen=True)
@@ -88,7 +126,7 @@ class _Adoption:
     def __call__(self) -> "_Observer":
         return _Observer(self)
 
-    def settings_class(self) -> type[AdoptedSettings]:
+    def settings_class(self) -> type[_AdoptedSettings]:
         """Return the class of Tidepool's settings, whose defaults are the servers and the queue of arq's settings."""
         theirs = _attributes(self.settings)
         defaults: dict[str, Any] = {
@@ -97,7 +135,7 @@ class _Adoption:
         }
         if "queue_name" in theirs:
             defaults["queue_name"] = (str, theirs["queue_name"])
-        return create_model("AdoptedSettings", __base__=AdoptedSettings, **defaults)
+        return create_model("AdoptedSettings", __base__=_AdoptedSettings, **defaults)
 
 
 class _Observer:
@@ -140,7 +178,7 @@ class _Observer:
         if watched is not None:
             self._watch(watched, Journal(identity, side, about=_ABOUT), settings)
 
-    def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
+    def _watch(self, pool: WatchedPool, journal: Journal, settings: _AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""
         recorder = Recorder(
             journal,
