@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tidepool.jobs.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
     from tidepool.pool.connection import Connection, Row
     from tidepool.pool.faults import DatabaseFault, NotStored
+    from tidepool.queue.scoped import ScopedRedis
     from tidepool.queue.submission import Submission
     from tidepool.queue.wire import MAX_PAYLOAD_BYTES
     from tidepool.settings import Settings, SettingsError
@@ -83,6 +84,7 @@ __all__ = [
     "Reason",
     "Rejected",
     "Row",
+    "ScopedRedis",
     "Settings",
     "SettingsError",
     "Submission",
@@ -122,6 +124,7 @@ _HOMES = {
     "Reason": "tidepool.jobs.outcomes",
     "Rejected": "tidepool.jobs.outcomes",
     "Row": "tidepool.pool.connection",
+    "ScopedRedis": "tidepool.queue.scoped",
     "Settings": "tidepool.settings",
     "SettingsError": "tidepool.settings",
     "Submission": "tidepool.queue.submission",

@@ -7,23 +7,26 @@ TIDEPOOL_DATABASE_URL.
 """
 
 import asyncio
-import sys
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import structlog
 from pydantic import SecretStr, create_model
-from pydantic_settings import SettingsConfigDict
 
 from tidepool import logs, servers
-from tidepool.embedded import Urls
+from tidepool.adopted_settings import AdoptedSettings
+from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
+from tidepool.health.loop_lag import LoopLag
+from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
+from tidepool.health.readiness import Condition
 from tidepool.health.recorder import Recorder
+from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.batcher import Tally
@@ -32,7 +35,7 @@ from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import WatchedPool
 from tidepool.queue.connection import RedisClient
-from tidepool.settings import ServerVariable, Settings, SettingsError
+from tidepool.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -73,46 +76,11 @@ def adopt(
     return cast("S", made)
 
 
-def settings_class_of(settings: object) -> type[Settings] | None:
+def settings_class_of(settings: object) -> type[AdoptedSettings] | None:
     """Return the class of Tidepool's settings for adopted arq *settings*; None if `adopt` has not had *settings*."""
     options = _attributes(settings).get("tidepool")
     adoption = options.observer if isinstance(options, EngineOptions) else None
     return adoption.settings_class() if isinstance(adoption, _Adoption) else None
-
-
-class _AdoptedSettings(Settings):
-    """The settings of Tidepool in an adopted arq application, from variables with the prefix `TIDEPOOL_`.
-
-    So DATABASE_URL and the like stay the application's own. Queue and Redis are those of its arq settings: they are the
-    defaults of the subclass that `_Adoption` makes. Without a database there is no history of outcomes.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
-
-    def _require_both_servers(self) -> None:
-        pass
-
-    @property
-    def embedded(self) -> bool:
-        """False: an adopted application has servers of its own."""
-        return False
-
-    @property
-    def urls(self) -> Urls:
-        """The URLs of PostgreSQL and Redis; empty if there is no history, or if a Sentinel has to be asked."""
-        urls = (url.get_secret_value() if url else "" for url in (self.database, self.redis_url))
-        return Urls(*urls)
-
-    def variables_of_worker(self, number: int) -> dict[str, str]:  # noqa: ARG002
-        """Return nothing: arq's settings have the name of the health key, and there is no METRICS_PORT."""
-        return {}
-
-    def require_servers(self, needed: Collection[ServerVariable]) -> None:
-        """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""
-        for server, url in (("database_url", self.database), ("redis_url", self.redis_url)):
-            if server in needed and url is None:
-                print(f"TIDEPOOL_{server.upper()}: is not set", file=sys.stderr)  # noqa: T201  (a command's start)
-                raise SystemExit(2)
 
 
 @dataclass(frozen=True)
@@ -126,7 +94,7 @@ class _Adoption:
     def __call__(self) -> "_Observer":
         return _Observer(self)
 
-    def settings_class(self) -> type[_AdoptedSettings]:
+    def settings_class(self) -> type[AdoptedSettings]:
         """Return the class of Tidepool's settings, whose defaults are the servers and the queue of arq's settings."""
         theirs = _attributes(self.settings)
         defaults: dict[str, Any] = {
@@ -135,37 +103,85 @@ class _Adoption:
         }
         if "queue_name" in theirs:
             defaults["queue_name"] = (str, theirs["queue_name"])
-        return create_model("AdoptedSettings", __base__=_AdoptedSettings, **defaults)
+        return create_model("AdoptedSettings", __base__=AdoptedSettings, **defaults)
 
 
 class _Observer:
-    """Writes the records of one worker of an adopted application while it runs; see `engine.options.Observer`."""
+    """Writes the records of one worker of an adopted application while it runs, and serves its METRICS_PORT.
+
+    See `engine.options.Observer`.
+    """
 
     def __init__(self, adoption: _Adoption) -> None:
         self._adoption = adoption
+        self._is_begun = False
+        self._health: HealthPort | None = None
         self._history: History | None = None
         self._tally = Tally()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_writes: list[Callable[[], Coroutine[object, object, None]]] = []
         self._sides: list[SideConnection] = []
 
-    async def start(self, context: ArqContext, worker_id: str) -> None:
-        """Begin to write records, if there is a database. Raises `StartError` for settings that are not valid.
+    async def start(self, context: ArqContext, worker_id: str, functions: Collection[str]) -> None:
+        """Begin to write records, if there is a database, and open the METRICS_PORT, if there is one.
 
-        A worker that is run again before it is closed goes on with what it has begun.
+        Raises `StartError` for settings that are not valid. A worker that is run again before it is closed goes on with
+        what it has begun.
         """
-        if self._history is not None:
+        if self._is_begun:
+            return
+        kind = self._adoption.settings_class()
+        if not kind.are_used():
             return
         try:
-            settings = self._adoption.settings_class().load()
+            settings = kind.load()
         except SettingsError as error:
             raise StartError(str(error)) from None
-        if settings.database is None:
-            return
+        self._is_begun = True
+        self._tally.known = frozenset(functions)
+        has_snapshots = settings.database is not None and settings.enable_monitoring
+        is_watched = has_snapshots or settings.metrics_port is not None
         pool = self._adoption.pool
-        watched = _watched(pool(context)) if pool is not None and settings.enable_monitoring else None
+        watched = _watched(pool(context)) if pool is not None and is_watched else None
+        await self._open_health_port(settings, context, watched)
+        if settings.database is not None:
+            self._begin_records(settings, settings.database.get_secret_value(), worker_id, watched)
+
+    def beaten(self) -> bool:
+        """Record a heartbeat of the worker, and return whether it is ready; True without a METRICS_PORT."""
+        if self._health is None:
+            return True
+        self._health.beaten()
+        return self._health.is_ready()
+
+    async def _open_health_port(self, settings: AdoptedSettings, context: ArqContext, pool: WatchedPool | None) -> None:
+        """Open the METRICS_PORT, if there is one. Jobs need no database, so it is not checked; see `_records`."""
+        if settings.metrics_port is None:
+            return
+        health = HealthPort(settings.metrics_host, settings.metrics_port, None, {"records": self._records})
+        try:
+            await health.open(context["redis"].ping)
+        except CannotListen as error:
+            raise StartError(f"TIDEPOOL_METRICS_PORT: {error}") from None
+        self._health = health
+        lag = LoopLag()
+        health.watch(Metrics(pool, self._tally, lag))
+        self._run_aside(lag.run(), "loop lag probe")
+
+    def _records(self) -> Condition:
+        """Return the state of the records as a readiness check, which never fails: jobs run without them."""
+        if self._history is None:
+            return Condition(ok=True, reason="there is no database for records")
+        if not self._history.is_away:
+            return Condition(ok=True, reason="are written")
+        return Condition(ok=True, reason="wait in memory", warning="PostgreSQL is unavailable, or lacks the tables")
+
+    def _begin_records(
+        self, settings: AdoptedSettings, database_url: str, worker_id: str, watched: WatchedPool | None
+    ) -> None:
+        """Begin to write outcomes, and snapshots if the application's pool is *watched* and monitoring is on."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
-        config = servers.pool_config(settings, settings.database.get_secret_value(), f"tidepool:{identity.worker_id}")
+        config = servers.pool_config(settings, database_url, f"tidepool:{identity.worker_id}")
         side = SideConnection(config, "stats")
         self._sides = [SideConnection(config, "history"), side]
         history = self._history = History(self._sides[0], worker_id=identity.worker_id)
@@ -175,10 +191,10 @@ class _Observer:
         )
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
-        if watched is not None:
+        if watched is not None and settings.enable_monitoring:
             self._watch(watched, Journal(identity, side, about=_ABOUT), settings)
 
-    def _watch(self, pool: WatchedPool, journal: Journal, settings: _AdoptedSettings) -> None:
+    def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""
         recorder = Recorder(
             journal,
@@ -196,12 +212,14 @@ class _Observer:
     def ended(self, job: Job) -> None:
         """Count the outcome of a job, and add it to the history."""
         failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
-        self._tally.add([Applied({}) if job.error is None else failed], job.function)
+        outcome = Applied({}) if job.error is None else failed
+        self._tally.add([outcome], job.function, retried=max(0, job.attempt - 1))
         if self._history is not None:
             self._history.add(job)
 
     async def stop(self) -> None:
         """Write the last records, for three seconds at most, and close the connections."""
+        self._is_begun = False
         self._history = None
         for task in self._tasks:
             task.cancel()
@@ -216,6 +234,9 @@ class _Observer:
                 task.cancel()
             for side in self._sides:
                 await side.close()
+            if self._health is not None:
+                await self._health.close()
+                self._health = None
         ends = await asyncio.gather(*writing, return_exceptions=True)
         if errors := [repr(end) for end in ends if end is not None]:
             log.warning("records.incomplete", errors=errors)

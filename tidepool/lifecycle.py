@@ -229,7 +229,7 @@ class _WorkerProcess:
         )
         self._run_aside(pruner.run, "pruner")
         lag = LoopLag()
-        self._health.watch(pool, side, Metrics(pool, ledger.tally, lag))
+        self._health.watch(Metrics(pool, ledger.tally, lag), pool, side)
         if self._settings.enable_monitoring:
             journal = Journal(
                 self._identity, side, about=_about(self._settings, pool.config), server=budget.server_connections

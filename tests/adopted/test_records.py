@@ -12,7 +12,7 @@ from arq.worker import func
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tidepool
-from tidepool.engine.worker import Worker
+from tidepool.engine.worker import StartError, Worker
 
 
 async def double(ctx: dict[Any, Any], number: int) -> int:
@@ -53,6 +53,33 @@ def worker(redis_url: str, silent_url: str, monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert isinstance(worker, Worker)
     return worker
+
+
+@pytest.mark.parametrize("is_used", [False, True], ids=["without a database", "with one"])
+async def test_a_wrong_variable_matters_only_to_a_worker_that_uses_tidepools_settings(
+    redis: ArqRedis, redis_url: str, silent_url: str, monkeypatch: pytest.MonkeyPatch, *, is_used: bool
+) -> None:
+    """Without a database for records jobs run; with one, a line names each variable before the first job is run."""
+    monkeypatch.setenv("TIDEPOOL_POOL_MAX_SIZE", "many")
+    monkeypatch.setenv("TIDEPOOL_DATABASE_URL", silent_url if is_used else " ")
+    settings = {
+        "functions": [func(double, name="double")],
+        "redis_settings": RedisSettings.from_dsn(redis_url),
+        "burst": True,
+        "handle_signals": False,
+        "poll_delay": 0,
+    }
+    job = await redis.enqueue_job("double", 21)
+    assert job is not None
+    worker = arq.worker.create_worker(tidepool.adopt(settings))  # type: ignore[arg-type]
+    if is_used:
+        with pytest.raises(StartError, match=r"^TIDEPOOL_POOL_MAX_SIZE: input should be a valid integer.*$"):
+            await worker.run_check()
+        assert "queued" == await job.status()
+    else:
+        await worker.run_check()
+        assert 42 == await job.result(timeout=5)
+    await worker.close()
 
 
 def names() -> list[str]:

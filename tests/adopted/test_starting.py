@@ -140,3 +140,22 @@ async def test_a_web_process_that_embeds_a_worker_keeps_its_loop_and_its_garbage
     """
     run(program)
     assert 42 == await _result(redis)
+
+
+async def test_arqs_command_keeps_its_loop_and_its_garbage_collector(redis: ArqRedis, tasks: Path) -> None:
+    """It is the application's own process, as before; `tidepool work` is ours, and has uvloop."""
+    (tasks / "adopted.py").write_text("""
+import asyncio, gc, tasks, tidepool
+
+async def on_shutdown(ctx):
+    assert before == (gc.get_threshold(), gc.get_freeze_count())
+    print(type(asyncio.get_running_loop()).__module__)
+
+before = gc.get_threshold(), gc.get_freeze_count()
+tasks.WorkerSettings.on_shutdown = on_shutdown
+WorkerSettings = tidepool.adopt(tasks.WorkerSettings)
+""")
+    command = [sys.executable, "-m", "arq", "adopted.WorkerSettings"]
+    done = subprocess.run(command, cwd=tasks, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "asyncio.unix_events\n") == (done.returncode, done.stdout), done.stderr
+    assert 42 == await _result(redis)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import run
 
 import worker
 from tidepool import App, app_on_demand
@@ -60,3 +61,17 @@ def test_a_package_without_such_a_name_says_so() -> None:
     attribute = app_on_demand("shop", "shop.application:app")
     with pytest.raises(AttributeError, match=r"^module 'shop' has no attribute 'other'$"):
         attribute("other")
+
+
+@pytest.mark.parametrize(("program", "is_tuned"), [("arq", True), ("gunicorn", False)])
+def test_only_the_arq_command_gets_uvloop_and_another_garbage_collection(program: str, *, is_tuned: bool) -> None:
+    """Another program that imports the settings, to run the worker beside its own work, keeps what it has set."""
+    words = run(f"""
+    import asyncio, gc, sys
+    sys.argv[0] = "/usr/bin/{program}"
+    before = gc.get_threshold()
+    from worker import WorkerSettings
+    is_uvloop = "uvloop" in type(asyncio.get_event_loop_policy()).__module__
+    print(is_uvloop, gc.get_threshold() != before, gc.get_freeze_count() > 0)
+    """)
+    assert [str(is_tuned)] * 3 == words

@@ -216,8 +216,12 @@ class Awkward(Exception):
 class Observed:
     """An observer that fails."""
 
-    async def start(self, context: Ctx, worker_id: str) -> None:
+    async def start(self, context: Ctx, worker_id: str, functions: Any) -> None:
         """Do nothing."""
+
+    def beaten(self) -> bool:
+        """Return that the worker is ready."""
+        return True
 
     async def stop(self) -> None:
         """Do nothing."""

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import pickle
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from arq.connections import ArqRedis
 from arq.jobs import serialize_job
 from commands import Service
 from factories import a_job, a_user
+from virtual_time import Clock, run_virtually
 
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied
@@ -18,6 +21,7 @@ from tidepool.ledger import history
 from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
+from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.urls import PostgresUrl
@@ -106,6 +110,62 @@ async def test_an_outage_keeps_outcomes_up_to_a_limit(
     await connection.execute("ALTER TABLE elsewhere RENAME TO job_results")
     await recorded.close()
     assert {*"abc"} == set(await rows(connection))
+
+
+def test_a_history_works_only_while_there_are_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle hour costs nothing. Outcomes are written together soon after the first of them, also after an outage."""
+    written = list[tuple[float, list[str]]]()
+    away = list[DatabaseFault]()
+
+    class Side:
+        @asynccontextmanager
+        async def use(self) -> AsyncIterator[None]:
+            if away:
+                raise away[0]
+            yield
+
+        async def close(self) -> None: ...
+
+    class Repository:
+        def __init__(self, _connection: None) -> None: ...
+
+        async def record(self, batch: list[Any], **_: object) -> None:
+            written.append((round(asyncio.get_running_loop().time(), 3), [entry.job_id for entry in batch]))
+
+    async def main(clock: Clock) -> None:
+        turns, select = 0, clock.select
+
+        def counted(timeout: float | None = None) -> Any:
+            nonlocal turns
+            turns += 1
+            return select(timeout)
+
+        recorded = History(Side(), worker_id="w")  # type: ignore[arg-type]
+        running = asyncio.create_task(recorded.run())
+        monkeypatch.setattr(clock, "select", counted)
+        for hour in (1, 2):
+            turns = 0
+            await asyncio.sleep(3600 * hour - clock.now_s)
+            assert turns < 5
+            recorded.add(ended(f"{hour}-a"))
+            await asyncio.sleep(0.1)
+            recorded.add(ended(f"{hour}-b"))
+            await asyncio.sleep(1)
+        away.append(DatabaseFault("away"))
+        recorded.add(ended("c"))
+        await asyncio.sleep(60)
+        away.clear()
+        await asyncio.sleep(0.3)
+        recorded.add(ended("d"))
+        running.cancel()
+        await recorded.close()
+
+    monkeypatch.setattr(history, "ResultRepository", Repository)
+    run_virtually(monkeypatch, main)
+    *soon, (after_outage_s, kept), (_, last) = written
+    assert [(3600.2, ["1-a", "1-b"]), (7200.2, ["2-a", "2-b"])] == soon
+    assert (["c"], ["d"]) == (kept, last)
+    assert 7261 < after_outage_s < 7261.6
 
 
 _APPLICATION = """

@@ -235,6 +235,27 @@ MUTATIONS = [
         "test_no_job_of_a_busy_worker_becomes_a_dead_letter",
     ),
     Mutation(
+        "a worker's cron jobs have no prefix",
+        "Worker._tidepool_open",
+        "if self.tidepool_options.id_prefix:",
+        "if False:",
+        "test_cron_jobs_of_one_name_run_at_the_same_tick",
+    ),
+    Mutation(
+        "an id gets a second prefix",
+        "ScopedRedis._whole",
+        "job_id if job_id.startswith(self._id_prefix) else",
+        "",
+        "test_the_id_that_a_function_sees_is_the_one_that_its_caller_has",
+    ),
+    Mutation(
+        "a client lists the results of other applications",
+        "ScopedRedis.all_job_results",
+        "result_key_prefix + self._id_prefix",
+        "result_key_prefix",
+        "test_the_same_ids_are_jobs_of_each_application",
+    ),
+    Mutation(
         "announcements never expire",
         "announce.lua",
         "redis.call('PEXPIRE', key, ARGV[1])",

@@ -54,7 +54,7 @@ async def _work(arguments: argparse.Namespace, context: Context[Settings]) -> in
 
     All workers log to standard error. With more than one worker, worker K (2, 3, …) has the name WORKER_NAME-K and the
     port METRICS_PORT + K - 1; the first has WORKER_NAME and METRICS_PORT as they are. For adopted arq settings, the
-    wait is their job_completion_wait, the name of the health key is theirs, and there is no port.
+    wait is their job_completion_wait, the name of the health key is theirs, and the variable TIDEPOOL_METRICS_PORT.
     """
     if not arguments.app:
         raise terminal.CommandError("there is no application to run: name it with --app or TIDEPOOL_APP")

@@ -1,6 +1,6 @@
 """Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -16,11 +16,16 @@ ArqContext: TypeAlias = dict[Any, Any]
 class Observer(Protocol):
     """Keeps a record of the jobs of plain functions. No method may raise an error or wait for long."""
 
-    async def start(self, context: ArqContext, worker_id: str) -> None:
-        """Begin; called after the worker's startup hook, with arq's ctx and the worker's name in Redis.
+    async def start(self, context: ArqContext, worker_id: str, functions: Collection[str]) -> None:
+        """Begin; called after the worker's startup hook.
 
-        Raises `StartError` to end the worker.
+        The arguments are arq's ctx, the worker's name in Redis, and the names of its functions and cron jobs. Raises
+        `StartError` to end the worker.
         """
+        ...
+
+    def beaten(self) -> bool:
+        """Record a heartbeat, as `EngineOptions.beaten`; return whether the worker is ready, as `is_ready` does."""
         ...
 
     def ended(self, job: Job) -> None:
@@ -42,6 +47,9 @@ class EngineOptions:
       lease is no longer renewed and other workers run this process's jobs. None: the longest timeout of a function and
       10 s, after which arq's workers would run them, too
     - *connect*: opens the Redis connection, in place of arq's `create_pool`
+    - *id_prefix*: text before the ids of the jobs that this worker enqueues: its cron jobs, and those of
+      `ctx["redis"]`. Applications with different prefixes can share a Redis database; see `ScopedRedis`, which does the
+      same for other clients. Without effect on which jobs the worker runs
     - *intake*: runs the jobs of declared types
     - *may_claim*: while it returns False, no new jobs are claimed; the jobs that the worker has go on
     - *beaten*: called at every heartbeat, each 0.5 s while the worker's main loop runs
@@ -73,6 +81,7 @@ class EngineOptions:
     lease_s: float = 5.0
     longest_block_s: float | None = None
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
+    id_prefix: str = ""
     intake: Intake | None = None
     may_claim: Callable[[], bool] = lambda: True
     beaten: Callable[[], None] = lambda: None

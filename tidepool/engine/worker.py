@@ -33,6 +33,7 @@ from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.finisher import Done, Ending
 from tidepool.queue.holding import Holding
+from tidepool.queue.scoped import ScopedRedis
 from tidepool.queue.scripts import MOST_AT_ONCE
 from tidepool.queue.wakeup import Wakeup
 from tidepool.repeating import FailureLog
@@ -140,7 +141,7 @@ class Worker(arq.worker.Worker):
         if self.on_startup:
             await self.on_startup(self.ctx)
         if self.tidepool_observer is not None:
-            await self.tidepool_observer.start(self.ctx, self._tidepool_name)
+            await self.tidepool_observer.start(self.ctx, self._tidepool_name, self.functions)
         while not self.tidepool_is_stopping:
             try:
                 worked = await self._poll_iteration()
@@ -205,6 +206,8 @@ class Worker(arq.worker.Worker):
     async def _tidepool_open(self) -> _Parts:
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
             self._pool = await (self.tidepool_options.connect or self._tidepool_connect_as_arq_does)()
+        if self.tidepool_options.id_prefix:
+            self._pool = ScopedRedis(self._pool, self.tidepool_options.id_prefix)
         self.tidepool_is_stopping = False
         self._tidepool_next_heartbeat_s = 0.0
         return self._tidepool_assembled()
@@ -422,7 +425,10 @@ class Worker(arq.worker.Worker):
         The key is not renewed while the worker is not ready.
         """
         self.tidepool_options.beaten()
-        if self.tidepool_options.is_ready():
+        is_ready = self.tidepool_options.is_ready()
+        if self.tidepool_observer is not None:
+            is_ready = self.tidepool_observer.beaten() and is_ready
+        if is_ready:
             await super().record_health()
 
     async def _tidepool_forget_gone_jobs(self) -> None:

@@ -21,7 +21,7 @@ from prometheus_client.utils import floatToGoString
 from tidepool.health.loop_lag import LoopLag
 from tidepool.ledger.batcher import Tally
 from tidepool.pool.figures import BOUNDS_US, PoolStats
-from tidepool.pool.pool import Pool
+from tidepool.pool.watched import WatchedPool
 
 _POOL_LABEL = "db.client.connection.pool.name"
 _POOL_NAME = "tidepool"
@@ -33,13 +33,13 @@ _BOUNDS_S = (*(floatToGoString(us / 1e6) for us in BOUNDS_US), "+Inf")
 class Metrics(Collector):
     """Collects the Prometheus metrics of one process. Call its methods in the thread of the event loop.
 
-    *tally* counts jobs and batches; it is None in a process that runs no jobs. *beside* are further collectors, whose
-    metrics are added.
+    *pool* is None in a process whose pool is not known. *tally* counts jobs and batches; it is None in a process that
+    runs no jobs. *beside* are further collectors, whose metrics are added.
     """
 
     def __init__(
         self,
-        pool: Pool,
+        pool: WatchedPool | None,
         tally: Tally | None,
         lag: LoopLag,
         *,
@@ -73,11 +73,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its current value. Peaks that the next snapshot reports are not reset by this."""
-        self._pool.stats.move()
-        yield from _connections(self._pool)
-        yield from _durations(self._pool.stats)
-        yield from _acquires(self._pool)
-        yield from _trouble(self._pool.stats)
+        if self._pool is not None:
+            self._pool.stats.move()
+            yield from _connections(self._pool)
+            yield from _durations(self._pool.stats)
+            yield from _acquires(self._pool)
+            yield from _trouble(self._pool.stats)
         if self._tally is not None:
             yield _jobs(self._tally)
             yield _retries(self._tally)
@@ -90,7 +91,7 @@ class Metrics(Collector):
 
 
 def _jobs(tally: Tally) -> Metric:
-    jobs = CounterMetricFamily("tidepool_jobs", "Outcomes that this process committed.", labels=["outcome"])
+    jobs = CounterMetricFamily("tidepool_jobs", "Jobs that ended in this process.", labels=["outcome"])
     for outcome in ("applied", "rejected", "failed"):
         jobs.add_metric([outcome], getattr(tally, outcome))
     return jobs
@@ -113,12 +114,12 @@ def _retries(tally: Tally) -> Metric:
     return retries
 
 
-def _connections(pool: Pool) -> Iterator[Metric]:
+def _connections(pool: WatchedPool) -> Iterator[Metric]:
     states = {"idle": pool.idle, "used": pool.size - pool.idle}
     yield _gauge("db.client.connection.count", "Open connections.", states, by="db.client.connection.state")
-    yield _gauge("db.client.connection.idle.min", "Connections kept open.", pool.config.min_size)
-    yield _gauge("db.client.connection.idle.max", "Connections that may be open and idle.", pool.config.max_size)
-    yield _gauge("db.client.connection.max", "Connections that may be open.", pool.config.max_size)
+    yield _gauge("db.client.connection.idle.min", "Connections kept open.", pool.min_size)
+    yield _gauge("db.client.connection.idle.max", "Connections that may be open and idle.", pool.max_size)
+    yield _gauge("db.client.connection.max", "Connections that may be open.", pool.max_size)
     yield _gauge("tidepool.pool.limit", "Connections that may be in use at a time.", pool.limit)
     yield _gauge("db.client.connection.pending_requests", "Who waits for a connection.", pool.stats.waiting)
 
@@ -131,7 +132,7 @@ def _durations(stats: PoolStats) -> Iterator[Metric]:
     yield _summary("db.client.connection.create_time", "Opening one.", stats.connections_opened, stats.connect_us_sum)
 
 
-def _acquires(pool: Pool) -> Iterator[Metric]:
+def _acquires(pool: WatchedPool) -> Iterator[Metric]:
     stats = pool.stats
     outcomes = {
         "ok": stats.acquire_ok,

@@ -68,13 +68,14 @@ class Readiness:
     """Checks whether this process is ready: PostgreSQL, the migrations, Redis, its pool, and *own* further checks.
 
     *ping* asks Redis: it raises an error if Redis does not answer, and may return the text of a warning. Until `watch`
-    is called the process counts as starting, which is not ready.
+    is called the process counts as starting, which is not ready. If *migrations* is None, neither PostgreSQL nor a pool
+    is checked: the process needs none.
     """
 
     def __init__(
         self,
         ping: Callable[[], Awaitable[object]],
-        migrations: Migrations,
+        migrations: Migrations | None,
         *,
         own: Mapping[str, Callable[[], Condition]] | None = None,
     ) -> None:
@@ -126,6 +127,8 @@ class Readiness:
         return checks, round((time.perf_counter() - began_s) * 1000, 3)
 
     async def _look_at_database(self) -> dict[str, Condition]:
+        if self._migrations is None:
+            return {}
         lend = self._lend or (self._pool.acquire if self._pool else None)
         if lend is None:
             return {"pool": self._headroom()}

@@ -5,7 +5,7 @@ The port opens before the worker waits for PostgreSQL and Redis, and closes last
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tidepool.bounded_http.listening import CannotListen, listen_at
@@ -25,13 +25,21 @@ _BEATS_S = 4.0
 class HealthPort:
     """The HTTP port of one worker process for health checks and metrics (METRICS_PORT).
 
-    If *port* is None nothing is opened, no checks run, and the process counts as ready.
+    If *port* is None nothing is opened, no checks run, and the process counts as ready. *migrations* are those that
+    the database must have; None for a process that works without a database. *own* are further readiness checks.
     """
 
-    def __init__(self, host: str, port: int | None, migrations: Migrations) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int | None,
+        migrations: Migrations | None,
+        own: Mapping[str, Callable[[], Condition]] | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._migrations = migrations
+        self._own = own or {}
         self._metrics: Metrics | None = None
         self._readiness: Readiness | None = None
         self._beaten_s = -_BEATS_S
@@ -63,17 +71,17 @@ class HealthPort:
             raise CannotListen(f"{error.name} is missing: pip install 'arq-tidepool[web]'") from None
 
         listening = await listen_at(self._host, self._port)
-        self._readiness = Readiness(ping, self._migrations, own={"engine": self._engine})
+        self._readiness = Readiness(ping, self._migrations, own={"engine": self._engine, **self._own})
         self._server = ProbeServer(self._host, self._readiness.look, self._rendered)
         self._tasks = [
             asyncio.create_task(self._server.serve(listening), name="health server"),
             asyncio.create_task(self._readiness.run(), name="readiness"),
         ]
 
-    def watch(self, pool: Pool, side: SideConnection, metrics: Metrics) -> None:
-        """Begin to check *pool* and, over the connection *side*, PostgreSQL, and to serve *metrics*."""
+    def watch(self, metrics: Metrics, pool: Pool | None = None, side: SideConnection | None = None) -> None:
+        """Begin to serve *metrics*, and to check *pool* and, over the connection *side*, PostgreSQL."""
         self._metrics = metrics
-        if self._readiness is not None:
+        if self._readiness is not None and pool is not None:
             self._readiness.watch(pool, side=side)
 
     async def close(self) -> None:

@@ -24,7 +24,8 @@ log = structlog.get_logger(__name__)
 
 MAX_WAITING = 20_000
 """Max outcomes that wait to be written: about 10 MB."""
-_PERIOD_S = 0.2
+_DELAY_S = 0.2
+"""Seconds from an outcome until it is written with those that came meanwhile, and between two attempts."""
 _MAX_ROWS = 500
 """Max rows in one statement."""
 _MAX_NAME_CHARACTERS = 100
@@ -42,7 +43,9 @@ class History:
         self._side = side
         self._worker_id = worker_id
         self._waiting: deque[PlainEntry] = deque()
-        self._is_away = False
+        self._has_some = asyncio.Event()
+        self.is_away = False
+        """Whether the last write failed because PostgreSQL is unavailable or lacks the table."""
         self.dropped = 0
         """The number of outcomes that were dropped, because too many were waiting."""
 
@@ -52,10 +55,19 @@ class History:
             self.dropped += 1
             return
         self._waiting.append(_entry(job))
+        self._has_some.set()
 
     async def run(self) -> None:
-        """Write what has been added, five times a second, until cancelled."""
-        await every(_PERIOD_S, self.write, "history")
+        """Write what has been added, at most five times a second, until cancelled."""
+        await every(0.0, self._write_soon, "history")
+
+    async def _write_soon(self) -> None:
+        """Wait until there is an outcome, and a moment for others to come; then write all."""
+        await self._has_some.wait()
+        await asyncio.sleep(_DELAY_S)
+        await self.write()
+        if not self._waiting:
+            self._has_some.clear()
 
     async def write(self) -> None:
         """Write all outcomes that wait. They go on waiting if PostgreSQL is unavailable or lacks the table.
@@ -78,8 +90,8 @@ class History:
                 return
             for _ in batch:
                 self._waiting.popleft()
-        if self._is_away:
-            self._is_away = False
+        if self.is_away:
+            self.is_away = False
             log.info("history.back", dropped=self.dropped)
 
     async def close(self) -> None:
@@ -94,8 +106,8 @@ class History:
         await self._side.close()
 
     def _note_outage(self, error: Exception) -> None:
-        if not self._is_away:
-            self._is_away = True
+        if not self.is_away:
+            self.is_away = True
             log.warning("history.unavailable", error=str(error), waiting=len(self._waiting))
 
 
