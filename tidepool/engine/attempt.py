@@ -53,7 +53,7 @@ from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
-from tidepool.queue.leases import Holding
+from tidepool.queue.holding import Holding
 
 log = structlog.get_logger(__name__)
 

@@ -29,7 +29,7 @@ from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
-from tidepool.queue.leases import Holding
+from tidepool.queue.holding import Holding
 from tidepool.queue.scoped import ScopedRedis
 from tidepool.queue.scripts import MOST_AT_ONCE
 from tidepool.queue.wakeup import Wakeup
