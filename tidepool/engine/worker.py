@@ -1,7 +1,7 @@
 """arq's Worker with batched Redis I/O: the same command, options, wire format and behaviour, but many times as fast.
 
 Settings, signals, cron, health check, abort and burst mode are arq's. What differs is how jobs are fetched and ended:
-`queue.leases` claims many in a round trip, renews their lease and acknowledges them, `attempt` makes an attempt at
+`queue.holding` claims many in a round trip, renews their lease and acknowledges them, `attempt` makes an attempt at
 each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the worker.
 """
 
