@@ -89,11 +89,15 @@ async def test_max_burst_jobs_is_exact(make: Make, redis: ArqRedis) -> None:
 async def test_max_jobs_bounds_what_runs_at_a_time(make: Make, redis: ArqRedis) -> None:
     """With max_jobs 3 no more than three of ten jobs ever run together, and all of them run."""
     running = most = 0
+    three_run = asyncio.Event()
 
     async def count(ctx: dict[Any, Any]) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 3:
+            three_run.set()
+        await three_run.wait()
         await asyncio.sleep(0.01)
         running -= 1
 
