@@ -9,7 +9,7 @@ TIDEPOOL_DATABASE_URL.
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import structlog
 from pydantic import SecretStr, create_model
@@ -33,7 +33,7 @@ from tidepool.ledger.history import History
 from tidepool.pool.application_pool import AsyncpgPool
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.pool.watched import WatchedPool
+from tidepool.pool.watched import UnknownPool, WatchedPool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import AdoptedSettings, SettingsError
 
@@ -100,6 +100,7 @@ class _Adoption:
         defaults: dict[str, Any] = {
             "redis_url": _secret(RedisClient.url_of(theirs.get("redis_settings"))),
             "database_url": _secret(self.database_url),
+            "workers_abort_jobs": (ClassVar[bool], bool(theirs.get("allow_abort_jobs"))),
         }
         if "queue_name" in theirs:
             defaults["queue_name"] = (str, theirs["queue_name"])
@@ -179,7 +180,7 @@ class _Observer:
     def _begin_records(
         self, settings: AdoptedSettings, database_url: str, worker_id: str, watched: WatchedPool | None
     ) -> None:
-        """Begin to write outcomes, and snapshots if the application's pool is *watched* and monitoring is on."""
+        """Begin to write outcomes and, unless monitoring is off, snapshots: of the pool *watched*, if it is known."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
         config = servers.pool_config(settings, database_url, f"tidepool:{identity.worker_id}")
         side = SideConnection(config, "stats")
@@ -191,8 +192,8 @@ class _Observer:
         )
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
-        if watched is not None and settings.enable_monitoring:
-            self._watch(watched, Journal(identity, side, about=_ABOUT), settings)
+        if settings.enable_monitoring:
+            self._watch(watched or UnknownPool(), Journal(identity, side, about=_ABOUT), settings)
 
     def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""
