@@ -194,7 +194,11 @@ class _Observer:
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
         if settings.enable_monitoring:
-            self._watch(watched or UnknownPool(), Journal(identity, side, about=_ABOUT), settings)
+            about: dict[str, dict[str, object]] = {
+                "versions": {},
+                "config": {"stats_interval": settings.stats_interval},
+            }
+            self._watch(watched or UnknownPool(), Journal(identity, side, about=about), settings)
 
     def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""
@@ -246,7 +250,6 @@ class _Observer:
 
 _LAST_WRITES_S = 3.0
 """Max seconds for the last records: a container has ten for its whole end, and the jobs need some of them."""
-_ABOUT: dict[str, dict[str, object]] = {"versions": {}, "config": {}}
 
 
 def _watched(pool: object) -> WatchedPool:
