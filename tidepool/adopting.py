@@ -16,6 +16,7 @@ import structlog
 from pydantic import SecretStr, create_model
 
 from tidepool import logs, servers
+from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
@@ -38,7 +39,7 @@ from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import WatchedPool
 from tidepool.queue.connection import RedisClient
-from tidepool.settings import AdoptedSettings, SettingsError
+from tidepool.settings import SettingsError
 from tidepool.urls import without_password
 
 log = structlog.get_logger(__name__)
