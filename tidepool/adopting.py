@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import structlog
 from pydantic import SecretStr, create_model
@@ -37,7 +37,7 @@ from tidepool.ledger.history import History
 from tidepool.pool.application_pool import AsyncpgPool
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.pool.watched import WatchedPool
+from tidepool.pool.watched import UnknownPool, WatchedPool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import SettingsError
 from tidepool.urls import without_password
@@ -105,6 +105,7 @@ class _Adoption:
         defaults: dict[str, Any] = {
             "redis_url": _secret(RedisClient.url_of(theirs.get("redis_settings"))),
             "database_url": _secret(self.database_url),
+            "workers_abort_jobs": (ClassVar[bool], bool(theirs.get("allow_abort_jobs"))),
         }
         if "queue_name" in theirs:
             defaults["queue_name"] = (str, theirs["queue_name"])
@@ -189,7 +190,7 @@ class _Observer:
         watched: WatchedPool | None,
         redis: RedisClient,
     ) -> None:
-        """Begin to write outcomes, and snapshots if the application's pool is *watched* and monitoring is on."""
+        """Begin to write outcomes and, unless monitoring is off, snapshots: of the pool *watched*, if it is known."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
         config = servers.pool_config(settings, database_url, f"tidepool:{identity.worker_id}")
         side = SideConnection(config, "stats")
@@ -201,20 +202,20 @@ class _Observer:
         )
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
-        if watched is not None and settings.enable_monitoring:
+        if settings.enable_monitoring:
+            pool = watched or UnknownPool()
             budget = Budget(
                 redis,
                 without_password(database_url),
                 worker_id,
-                pool_size=watched.max_size,
+                pool_size=pool.max_size,
                 margin=settings.connection_margin,
                 read=functools.partial(Capacity.read, side),
             )
-            sizes = {"min_size": watched.min_size, "max_size": watched.max_size}
-            about = {"versions": {}, "config": sizes}
-            journal = Journal(identity, side, about=about, server=budget.server_connections)
-            self._count(watched, budget)
-            self._watch(watched, journal, settings)
+            if watched is not None:
+                self._count(watched, budget)
+            about = {"versions": {}, "config": {"min_size": pool.min_size, "max_size": pool.max_size}}
+            self._watch(pool, Journal(identity, side, about=about, server=budget.server_connections), settings)
 
     def _count(self, pool: WatchedPool, budget: Budget) -> None:
         """Count the connections that *pool* may open, and those for records, in the fleet's *budget*."""
