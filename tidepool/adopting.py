@@ -7,6 +7,7 @@ TIDEPOOL_DATABASE_URL.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar, cast
@@ -19,6 +20,8 @@ from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
+from tidepool.fleet.budget import Budget
+from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
@@ -37,6 +40,7 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import UnknownPool, WatchedPool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import SettingsError
+from tidepool.urls import without_password
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +151,7 @@ class _Observer:
         watched = _watched(pool(context)) if pool is not None and is_watched else None
         await self._open_health_port(settings, context, watched)
         if settings.database is not None:
-            self._begin_records(settings, settings.database.get_secret_value(), worker_id, watched)
+            self._begin_records(settings, settings.database.get_secret_value(), worker_id, watched, context["redis"])
 
     def beaten(self) -> bool:
         """Record a heartbeat of the worker, and return whether it is ready; True without a METRICS_PORT."""
@@ -179,7 +183,12 @@ class _Observer:
         return Condition(ok=True, reason="wait in memory", warning="PostgreSQL is unavailable, or lacks the tables")
 
     def _begin_records(
-        self, settings: AdoptedSettings, database_url: str, worker_id: str, watched: WatchedPool | None
+        self,
+        settings: AdoptedSettings,
+        database_url: str,
+        worker_id: str,
+        watched: WatchedPool | None,
+        redis: RedisClient,
     ) -> None:
         """Begin to write outcomes and, unless monitoring is off, snapshots: of the pool *watched*, if it is known."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
@@ -194,11 +203,26 @@ class _Observer:
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
         if settings.enable_monitoring:
-            about: dict[str, dict[str, object]] = {
-                "versions": {},
-                "config": {"stats_interval": settings.stats_interval},
-            }
-            self._watch(watched or UnknownPool(), Journal(identity, side, about=about), settings)
+            pool = watched or UnknownPool()
+            budget = Budget(
+                redis,
+                without_password(database_url),
+                worker_id,
+                pool_size=pool.max_size,
+                margin=settings.connection_margin,
+                read=functools.partial(Capacity.read, side),
+            )
+            if watched is not None:
+                self._count(watched, budget)
+            config_of_pool = {"min_size": pool.min_size, "max_size": pool.max_size}
+            about = {"versions": {}, "config": {**config_of_pool, "stats_interval": settings.stats_interval}}
+            self._watch(pool, Journal(identity, side, about=about, server=budget.server_connections), settings)
+
+    def _count(self, pool: WatchedPool, budget: Budget) -> None:
+        """Count the connections that *pool* may open, and those for records, in the fleet's *budget*."""
+        budget.claim(lambda: max(pool.max_size, pool.size) + len(self._sides), lambda: pool.size)
+        self._last_writes.append(budget.leave)
+        self._run_aside(budget.run(), "budget")
 
     def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""

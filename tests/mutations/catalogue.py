@@ -825,6 +825,27 @@ MUTATIONS = [
         "test_a_round_that_fails_does_not_end_the_task",
     ),
     Mutation(
+        "open connections of an application's own pool count twice",
+        "budget.lua",
+        "usable = server.room + unnamed",
+        "usable = server.room",
+        "test_a_pool_that_cannot_be_limited_counts_with_its_max_size",
+    ),
+    Mutation(
+        "a history without outcomes goes on looking for some",
+        "History._write_soon",
+        "if not self._waiting:",
+        "if False:",
+        "test_a_history_works_only_while_there_are_outcomes",
+    ),
+    Mutation(
+        "a connection that its caller has closed stays in use",
+        "AsyncpgPool._ended",
+        "self._check_in(connection)",
+        "pass",
+        "test_a_connection_that_ends_is_no_more_in_use",
+    ),
+    Mutation(
         "a beat of the future is believed",
         "budget.lua",
         "if not age or age < -life_ms then",
