@@ -197,9 +197,9 @@ async def test_a_pool_of_a_derived_class_works_as_before(database: PoolConfig) -
 class LosingPool(asyncpg.Pool):
     """A pool whose callers get connections that are gone already."""
 
-    async def acquire(self, *, timeout: float | None = None) -> Any:  # type: ignore[override]
+    async def acquire(self) -> Any:  # type: ignore[override]
         """Return a connection that was given back."""
-        connection = await super().acquire(timeout=timeout)
+        connection = await super().acquire()
         await self.release(connection)
         return connection
 
