@@ -640,7 +640,7 @@ MUTATIONS = [
         "Attempts._encode",
         "most = self._host.tidepool_options.max_result_bytes",
         "most = 2**60",
-        "test_the_client_of_a_result_that_is_too_large_is_told",
+        "test_the_client_of_a_result_that_is_too_large_gets_an_error",
     ),
     Mutation(
         "a recall shortens the delay of a retry",

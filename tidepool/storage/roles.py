@@ -26,9 +26,9 @@ class Roles:
     """
 
     work: str
-    """For workers and whoever enqueues jobs."""
+    """The role of workers, and of programs that enqueue jobs."""
     read: str
-    """For those who look at outcomes and pools."""
+    """The role of programs and people that only read outcomes and pool figures."""
 
     @classmethod
     def of(cls, prefix: str) -> Self:
