@@ -147,7 +147,7 @@ def text_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # noqa: BLE001
-        return "(its text cannot be had)"
+        return "(its text cannot be read)"
 
 
 def _rendering() -> list[Any]:
@@ -177,7 +177,7 @@ class TracebackLimit:
         error = _error_of(event.get("exc_info"))
         if error is None:
             return event
-        event.setdefault("error", _shortened(f"{type(error).__name__}: {_text_of(error)}", _MAX_ERROR))
+        event.setdefault("error", _shortened(f"{type(error).__name__}: {text_of(error)}", _MAX_ERROR))
         place = self._place((event.get("function", event.get("logger")), *_place_of(error)))
         if place is None or self._now_s() < place.until_s:
             del event["exc_info"]
@@ -222,13 +222,6 @@ def _place_of(error: BaseException) -> tuple[str, str, int]:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return (name, frame.tb_frame.f_code.co_filename, frame.tb_lineno) if frame else (name, "", 0)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  (an error of somebody else's, whose text may raise anything)
-        return "its text cannot be read"
 
 
 def _cut(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

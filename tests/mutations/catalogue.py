@@ -132,7 +132,7 @@ MUTATIONS = [
     Mutation(
         "a grant that a handler lacks stops the whole worker",
         "Ledger._call_handler",
-        'raise HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None',
+        'raise _HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None',
         "raise",
         "test_what_a_handler_may_not_do_is_its_job_types_failure",
     ),
@@ -313,7 +313,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an error's text is stored as it is",
-        "storable",
+        "ResultRepository.storable",
         '.replace("\\x00", "\\\\x00")',
         "",
         "test_an_errors_text_never_breaks_its_row",
