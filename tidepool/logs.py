@@ -60,7 +60,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import structlog
 
@@ -82,7 +81,7 @@ def configure(level: str) -> None:
 
     A second call replaces the first.
     """
-    shared: list[Any] = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -117,7 +116,9 @@ def use_standard_library() -> None:
         )
 
 
-def _as_record(_logger: object, _method: str, event: structlog.typing.EventDict) -> tuple[tuple[str], dict[str, Any]]:
+def _as_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[str], dict[str, object]]:
     """Make the arguments of a standard library logger's method, as the last structlog processor."""
     exc_info = event.pop("exc_info", None)
     name = event.pop("event")
@@ -150,7 +151,7 @@ def text_of(error: BaseException) -> str:
         return "(its text cannot be read)"
 
 
-def _rendering() -> list[Any]:
+def _rendering() -> list[structlog.typing.Processor]:
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     limit, formatted = TracebackLimit(), structlog.processors.format_exc_info
     if sys.stderr.isatty():

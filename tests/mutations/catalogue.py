@@ -313,7 +313,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an error's text is stored as it is",
-        "ResultRepository.storable",
+        "storable",
         '.replace("\\x00", "\\\\x00")',
         "",
         "test_an_errors_text_never_breaks_its_row",

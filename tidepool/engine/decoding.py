@@ -12,7 +12,7 @@ _LARGEST = 1_000_000
 """The largest number of an attempt that is believed."""
 
 
-_Decoded: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], int | None, int]
+_Decoded: TypeAlias = tuple[str, tuple[object, ...], dict[str, object], int | None, int]
 
 
 def decode(payload: bytes, deserializer: Deserializer | None) -> _Decoded:

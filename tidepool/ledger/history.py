@@ -18,7 +18,7 @@ from tidepool.pool.faults import DatabaseFault, DataFault, ServerError
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.wire import now_ms
 from tidepool.repeating import every
-from tidepool.storage.results import PlainEntry, ResultRepository
+from tidepool.storage.results import PlainEntry, ResultRepository, storable
 
 log = structlog.get_logger(__name__)
 
@@ -114,12 +114,10 @@ class History:
 def _entry(job: Job) -> PlainEntry:
     is_aborted = job.error is not None and job.is_aborted
     status = "applied" if job.error is None else "rejected" if is_aborted else "failed"
-    error = (
-        None if job.error is None else ResultRepository.storable(f"{type(job.error).__name__}: {text_of(job.error)}")
-    )
+    error = None if job.error is None else storable(f"{type(job.error).__name__}: {text_of(job.error)}")
     return PlainEntry(
         job_id=job.id,
-        function=ResultRepository.storable(job.function[:_MAX_NAME_CHARACTERS]),
+        function=storable(job.function[:_MAX_NAME_CHARACTERS]),
         status=status,
         reason=str(CommonReason.ABORTED) if is_aborted else None,
         error=error,

@@ -58,7 +58,7 @@ from tidepool.pool.faults import (
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
 from tidepool.repeating import heed_cancel
-from tidepool.storage.results import Entry, ResultRepository
+from tidepool.storage.results import Entry, ResultRepository, storable
 
 log = structlog.get_logger(__name__)
 
@@ -145,7 +145,7 @@ class Ledger:
     def _outcome_of(self, job: Job, error: Exception) -> Rejected | Failed | RetryLater:
         if isinstance(error, DataFault):
             return Rejected(self._reason(job.function, error.constraint), str(error))
-        text = ResultRepository.storable(f"{type(error).__name__}: {error}")
+        text = storable(f"{type(error).__name__}: {error}")
         decided = Failed(text) if job.is_last_attempt else _later(ERROR_DELAYS_S, job, text)
         event = "job.failed" if job.is_last_attempt else "job.retried"
         log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=error)

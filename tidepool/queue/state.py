@@ -50,7 +50,7 @@ class QueueState:
         """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return (await self._job(job_id).status()).value
 
-    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:
+    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, object]:
         """Wait until the job has a result in Redis, and return the result.
 
         Raises `TimeoutError` after *timeout_s* seconds, the error of a failed job, and `arq.jobs.ResultNotFound` if

@@ -126,11 +126,6 @@ class ResultRepository:
         self._connection = connection
         self._sql = _SQL.of(connection.schema)
 
-    @staticmethod
-    def storable(error: str) -> str:
-        """Return an error's text as the ledger keeps it: max 500 characters, NULs and lone surrogates escaped."""
-        return error[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-
     async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
         """Return the outcomes in the ledger of the jobs *job_ids*, by id. Jobs without an outcome are left out."""
         found = await self._connection.fetch(self._sql["lookup"], job_ids)
@@ -255,6 +250,11 @@ def encode_rows(rows: Iterable[Sequence[object]]) -> str:
         return to_json(list(rows)).decode()
     except PydanticSerializationError:
         raise DataFault("a value does not fit its column's type") from None
+
+
+def storable(error: str) -> str:
+    """Return an error's text as the ledger keeps it: max 500 characters, NUL characters and lone surrogates escaped."""
+    return error[:_MAX_ERROR_CHARACTERS].replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _row_as_dict(row: Row) -> dict[str, object]:

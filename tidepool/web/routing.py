@@ -30,14 +30,14 @@ class Router(APIRouter):
     are made of these names.
     """
 
-    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+    def add_api_route(self, path: str, endpoint: Callable[..., object], **options: Any) -> None:
         """Add a route as FastAPI does, and its twin with or without the slash at the end of the path."""
         options["name"] = options.get("name") or endpoint.__name__.removeprefix("_")
         super().add_api_route(path, endpoint, **options)
         if "{" not in path and path != "/":
             other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-            undocumented: dict[str, Any] = {**options, "include_in_schema": False}
-            super().add_api_route(other, endpoint, **undocumented)
+            options["include_in_schema"] = False
+            super().add_api_route(other, endpoint, **options)
 
 
 def job_url(job_id: str) -> str:
