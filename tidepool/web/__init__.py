@@ -17,7 +17,6 @@ parameter of type `Using` for the services, accept jobs with `JobRequests`, and 
 - `problems`  errors as RFC 9457 problem details
 """
 
-from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.web.app import create_app
 from tidepool.web.job_requests import JobRequests
 from tidepool.web.problems import PROBLEM_SCHEMA, Problem
@@ -29,7 +28,6 @@ __all__ = [
     "GREATEST_ID",
     "PROBLEM_SCHEMA",
     "Body",
-    "CannotListen",
     "JobRequests",
     "Problem",
     "Router",
@@ -37,7 +35,5 @@ __all__ = [
     "Services",
     "Using",
     "create_app",
-    "is_loopback",
-    "listen_at",
     "serve",
 ]
