@@ -643,11 +643,18 @@ MUTATIONS = [
         "test_the_client_of_a_result_that_is_too_large_is_told",
     ),
     Mutation(
-        "a recall shortens the delay of a retry",
+        "a recall shortens the delay that a client has asked for",
         "recall.lua",
         "tonumber(due) % 1 == RECALLABLE",
         "true",
-        "test_a_retry_that_another_worker_defers_is_not_recalled",
+        "test_a_deferred_job_of_the_same_id_is_not_recalled",
+    ),
+    Mutation(
+        "a recall shortens the delay of a stock worker's retry",
+        "recall.lua",
+        "tries < tonumber(ARGV[i + 3]) and",
+        "",
+        "test_a_retry_that_a_stock_worker_defers_is_not_recalled",
     ),
     Mutation(
         "a recall makes another job of the same id due",
