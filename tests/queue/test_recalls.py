@@ -77,7 +77,7 @@ async def test_another_job_of_the_same_id_is_not_recalled(redis: ArqRedis, lease
 
 
 async def test_a_deferred_job_of_the_same_id_is_not_recalled(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:
-    """A client has deferred it, for less than the delay of the one that was put back; it is due when the client said."""
+    """A client has deferred it, for less than the delay of the one that was put back."""
     due = put_back.due_ms + 30_000
     await redis.zadd(QUEUE, {"a": due})
     assert 0 == await leases.recall([put_back])
