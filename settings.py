@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from tidepool import Settings as TidepoolSettings
-from tidepool import SettingsError, child_environment, without_password
+from tidepool import SettingsError, without_password
 
-__all__ = ["Settings", "SettingsError", "child_environment", "load", "without_password"]
+__all__ = ["Settings", "SettingsError", "load", "without_password"]
 
 
 class Settings(TidepoolSettings):

@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
-from settings import child_environment
+from settings import Settings
 from tests.browser import CHROMIUM
 
 _ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def main() -> None:
         demo = subprocess.Popen(
             [sys.executable, "-m", "producer", "serve", "--demo", "--json", "--port", str(_PORT)],
             cwd=_ROOT,
-            env=child_environment(DATA_DIR=home),
+            env=Settings.child_environment(DATA_DIR=home),
             stdout=subprocess.PIPE,
         )
         try:

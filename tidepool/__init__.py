@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from tidepool.queue.scoped import ScopedRedis
     from tidepool.queue.submission import Submission
     from tidepool.queue.wire import MAX_PAYLOAD_BYTES
-    from tidepool.settings import Settings, SettingsError, child_environment
+    from tidepool.settings import Settings, SettingsError
     from tidepool.storage.migrator import Migrations
     from tidepool.storage.queries import load as load_queries
     from tidepool.storage.results import Finished, encode_rows
@@ -96,7 +96,6 @@ __all__ = [
     "adopt",
     "app_on_demand",
     "check_id",
-    "child_environment",
     "describe_pattern",
     "encode_rows",
     "load_queries",
@@ -137,7 +136,6 @@ _HOMES = {
     "adopt": "tidepool.adopting",
     "app_on_demand": "tidepool.entry",
     "check_id": "tidepool.jobs.job",
-    "child_environment": "tidepool.settings",
     "describe_pattern": "tidepool.jobs.job",
     "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",

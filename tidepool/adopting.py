@@ -15,6 +15,7 @@ import structlog
 from pydantic import SecretStr, create_model
 
 from tidepool import logs, servers
+from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
@@ -30,11 +31,12 @@ from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.batcher import Tally
 from tidepool.ledger.history import History
+from tidepool.pool.application_pool import AsyncpgPool
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import WatchedPool
 from tidepool.queue.connection import RedisClient
-from tidepool.settings import AdoptedSettings, SettingsError
+from tidepool.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +61,7 @@ def adopt(
 
     *database_url* is the PostgreSQL database for records: the outcomes of jobs, and pool snapshots. Default:
     TIDEPOOL_DATABASE_URL; without either there are no records. `tidepool --app MODULE:SETTINGS migrate` makes the
-    tables. *pool* returns the application's connection pool, an SQLAlchemy engine or a `tidepool` pool, whose figures
+    tables. *pool* returns the application's connection pool, an `asyncpg.Pool` or an SQLAlchemy engine, whose figures
     the snapshots have; it is called with arq's ctx after the startup hook: `pool=lambda ctx: ctx["engine"]`.
     """
     Worker.install()
@@ -254,7 +256,10 @@ def _watched(pool: object) -> WatchedPool:
         from tidepool.sqlalchemy import EnginePool  # noqa: PLC0415  (the application has imported SQLAlchemy)
 
         return EnginePool.of(cast("Any", pool))
-    raise StartError(f"tidepool.adopt: pool returned {type(pool).__name__}, which is no SQLAlchemy engine")
+    if (observed := AsyncpgPool.of(pool)) is not None:
+        return observed
+    kinds = "neither an asyncpg.Pool nor an SQLAlchemy engine"
+    raise StartError(f"tidepool.adopt: pool returned {type(pool).__name__}, which is {kinds}")
 
 
 def _secret(url: str | None) -> tuple[object, SecretStr | None]:

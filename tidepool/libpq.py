@@ -1,10 +1,11 @@
-"""Checks the settings of libpq that asyncpg reads besides the URL: variables such as PGSSLMODE, and service files.
+"""Checks what asyncpg reads besides the URL: libpq's variables such as PGSSLMODE, service files, and the user.
 
 The check comes before anything connects, because asyncpg ignores some errors there and reports others as a lost server.
 No text of this module repeats a value: a line of a service file may be a password.
 """
 
 import configparser
+import getpass
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -49,7 +50,8 @@ class LibpqVariables:
     def check(self, url: str) -> None:
         """Check the variables and the service file that asyncpg uses when it connects to *url*.
 
-        Raises `UrlError`, whose text begins with the name of the wrong variable.
+        Also checks that the URL, the variables or the system name the role to connect as. Raises `UrlError`, whose text
+        begins with the name of the wrong variable.
         """
         for variable in _IGNORED:
             if self._environment.get(variable):
@@ -62,6 +64,20 @@ class LibpqVariables:
                 _check_service(service, self._environment.get("PGSERVICEFILE"))
             except UrlError as error:
                 raise UrlError(f"DATABASE_URL: {error}") from None
+        self._require_user(url)
+
+    def _require_user(self, url: str) -> None:
+        """Raise `UrlError` if neither the URL, the variables nor the system name the role to connect as."""
+        parsed = PostgresUrl.parse(url)
+        if parsed.user or "service" in parsed.parameters or self._environment.get("PGUSER"):
+            return
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):
+            raise UrlError(
+                f"DATABASE_URL: has no user name, and the user of this process ({os.getuid()}) has none either: "
+                "write postgresql://user@host/name"
+            ) from None
 
 
 def _check_variable(variable: str, name: str, value: str) -> None:

@@ -6,22 +6,17 @@ default. `Settings.load` either returns settings that were checked as a whole or
 one line for each variable that is wrong. Secrets are `SecretStr`: no repr, log line or error shows them.
 """
 
-import getpass
 import hashlib
-import ipaddress
 import os
 import pwd
 import socket
 import sys
 from collections.abc import Collection, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -29,14 +24,15 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticUseDefault
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidepool import identifiers
 from tidepool.embedded import Urls
 from tidepool.libpq import LibpqVariables
+from tidepool.setting_types import Directory, Networks, Password, Shares, Token
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
-__all__ = ["Network", "Settings", "SettingsError", "child_environment"]
+__all__ = ["Settings", "SettingsError"]
 
 ServerVariable: TypeAlias = Literal["database_url", "redis_url"]
 """A server that a command uses, by the name of its setting."""
@@ -47,75 +43,6 @@ _DIGEST_LENGTH = 8
 
 class SettingsError(Exception):
     """The configuration in the environment is not valid; the text has one line for each variable that is wrong."""
-
-
-def _shares(text: object) -> object:
-    """Parse `function=share,…` into a dict; return a value that is not text unchanged."""
-    if not isinstance(text, str):
-        return text
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if len({name for name, _, _ in pairs}) < len(pairs) or not all(name.strip() for name, _, _ in pairs):
-        raise ValueError("must list functions with their shares, each once, as in place_order=0.5,create_user=0.25")
-    return {name.strip(): share.strip() for name, _, share in pairs}
-
-
-def _require_ascii(password: SecretStr) -> SecretStr:
-    if not (password.get_secret_value().isascii() and password.get_secret_value().isprintable()):
-        raise ValueError("must consist of printable ASCII characters")
-    return password
-
-
-def _require_strong(token: SecretStr) -> SecretStr:
-    """Raise `ValueError` for a token that is easy to guess: with fewer than ten different pairs of adjacent characters.
-
-    Pairs of equal or consecutive characters, as in aaaa or 1234, do not count.
-    """
-    text = _require_ascii(token).get_secret_value()
-    if " " in text:
-        raise ValueError("must not contain a blank: a header cannot carry it")
-    pairs = {pair for pair in pairwise(text) if abs(ord(pair[0]) - ord(pair[1])) > 1}
-    if len(pairs) < _MIN_PAIRS:
-        raise ValueError("is too easy to guess: use the output of `openssl rand -hex 24`")
-    return token
-
-
-def _networks(text: object) -> object:
-    """Parse `address,network,…` into a tuple; return a value that is not text unchanged."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
-    except ValueError:
-        raise ValueError("must be addresses or networks, as in 10.0.0.7,192.168.4.0/24,fd00::/8") from None
-
-
-_MIN_PAIRS = 10
-"""Min pairs of adjacent characters: `sesame-open-sesame` has 11, `passwordpassword` 7, 24 random bytes in hex about 40.
-"""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _expanded(path: Path) -> Path:
-    """Return *path* with `~` at its beginning replaced by the home directory, as a shell does."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~, but this process has no such home directory") from None
-
-
-def _worker_name(name: str) -> str:
-    """Return *name*; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
-    if len(name) <= _WORKER_NAME_LENGTH:
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
-    return f"{name[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
-
-
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-Password = Annotated[SecretStr, AfterValidator(_require_ascii)]
 
 
 class Settings(BaseSettings):
@@ -143,7 +70,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     """Redis as `redis://user:password@host:port/0`, as `rediss://` for TLS (with `?ssl_ca_certs=/path/ca.pem` for a
     private CA), or as `unix:///path/of/the.sock?db=0` for a Unix socket. The number is that of the Redis database."""
-    data_dir: Annotated[Path, AfterValidator(_expanded)] = Path(".data")
+    data_dir: Directory = Path(".data")
     """Directory of the embedded servers' data; `~/` is the home directory. Default .data."""
 
     # The connection pool of one process.
@@ -154,7 +81,7 @@ class Settings(BaseSettings):
     """Max connections of the pool, and so max batches that are committed at a time. The limit is lower while this
     process's share of the server's connections is lower. Default 4: fewer connections make larger batches, and on small
     machines larger batches are faster."""
-    pool_shares: Annotated[dict[str, Share], NoDecode, BeforeValidator(_shares)] = Field(default_factory=dict)
+    pool_shares: Shares = Field(default_factory=dict)
     """Max shares of the connections that the jobs of single functions may use at a time, such as
     `place_order=0.5,create_user=0.25`. This is a bulkhead: functions with long transactions leave connections for the
     others. Default none."""
@@ -240,14 +167,14 @@ class Settings(BaseSettings):
     """Lowest level of the log lines that are written. Default INFO."""
 
     # The HTTP front.
-    front_token: Annotated[SecretStr, Field(min_length=16), AfterValidator(_require_strong)] | None = None
+    front_token: Token | None = None
     """Token that callers of the HTTP front (the API and the operators' page) must present: 16 characters or more, hard
     to guess (`openssl rand -hex 24`). It is sent as `Authorization: Bearer`, or entered to sign in with a browser.
     Without a token the front listens on loopback addresses only. Default none."""
     front_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 5000
     """Max requests a second that the HTTP front accepts from one IPv4 address or IPv6 /64 network; 0 = no limit.
     Requests with and without the token are counted separately. Default 5,000."""
-    front_trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = ()
+    front_trusted_proxies: Networks = ()
     """Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto headers the HTTP front trusts, such
     as `10.0.0.7,fd00::/8`. Default none: these headers are ignored."""
 
@@ -348,7 +275,12 @@ class Settings(BaseSettings):
             prefix = cls.model_config.get("env_prefix", "")
             lines = (prefix + _line(detail) for detail in error.errors(include_input=False))
             raise SettingsError("\n".join(lines)) from None
-        _check_environment(settings, os.environ if environment is None else environment)
+        if settings.database is not None:
+            try:
+                variables = LibpqVariables(dict(os.environ if environment is None else environment))
+                variables.check(settings.database.get_secret_value())
+            except UrlError as error:
+                raise SettingsError(str(error)) from None
         return settings
 
     @classmethod
@@ -366,6 +298,11 @@ class Settings(BaseSettings):
             raise SystemExit(2) from None
 
     @staticmethod
+    def child_environment(**variables: str) -> dict[str, str]:
+        """Return a copy of this process's environment for a child process, with *variables* added or replaced."""
+        return {**os.environ, **variables}
+
+    @staticmethod
     def app_in_environment() -> str | None:
         """Return the value of TIDEPOOL_APP: where the application is, as `package.module:attribute`; None if not set.
 
@@ -377,55 +314,6 @@ class Settings(BaseSettings):
     def _of_mapping(cls, environment: Mapping[str, str]) -> Self:
         known = {name.lower(): value for name, value in environment.items() if value}
         return cls.model_validate({k: v for k, v in known.items() if k in cls.model_fields})
-
-
-class AdoptedSettings(Settings):
-    """The settings of Tidepool in an adopted arq application, from variables with the prefix `TIDEPOOL_`.
-
-    So DATABASE_URL and the like stay the application's own. Queue and Redis are those of its arq settings: they are the
-    defaults of a subclass that `adopting` makes. Without a database there is no history of outcomes.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="TIDEPOOL_")
-
-    @classmethod
-    def are_used(cls) -> bool:
-        """Return whether a worker has a use for the settings: a database for records is named, or a METRICS_PORT.
-
-        Otherwise it need not read them, and no other variable that is wrong keeps it from running jobs.
-        """
-        uses = {"TIDEPOOL_DATABASE_URL", "TIDEPOOL_DB_HOST", "TIDEPOOL_METRICS_PORT"}
-        is_named = any(name.upper() in uses and value.strip() for name, value in os.environ.items())
-        return is_named or cls.model_fields["database_url"].default is not None
-
-    def _require_both_servers(self) -> None:
-        pass
-
-    @property
-    def embedded(self) -> bool:
-        """False: an adopted application has servers of its own."""
-        return False
-
-    @property
-    def urls(self) -> Urls:
-        """The URLs of PostgreSQL and Redis; empty if there is no history, or if a Sentinel has to be asked."""
-        urls = (url.get_secret_value() if url else "" for url in (self.database, self.redis_url))
-        return Urls(*urls)
-
-    def variables_of_worker(self, number: int) -> dict[str, str]:
-        """Return the variable with the METRICS_PORT of worker *number*; the name of the health key is arq's."""
-        return {
-            f"TIDEPOOL_{name}": port
-            for name, port in super().variables_of_worker(number).items()
-            if name == "METRICS_PORT"
-        }
-
-    def require_servers(self, needed: Collection[ServerVariable]) -> None:
-        """Print the first of the *needed* servers that is not named, and exit with status 2, if there is one."""
-        for server, url in (("database_url", self.database), ("redis_url", self.redis_url)):
-            if server in needed and url is None:
-                print(f"TIDEPOOL_{server.upper()}: is not set", file=sys.stderr)  # noqa: T201  (a command's start)
-                raise SystemExit(2)
 
 
 def _name_user_and_home() -> None:
@@ -443,38 +331,16 @@ def _name_user_and_home() -> None:
         os.environ.setdefault("USER", str(os.getuid()))
 
 
-def child_environment(**variables: str) -> dict[str, str]:
-    """Return a copy of this process's environment for a child process, with *variables* added or replaced."""
-    return {**os.environ, **variables}
-
-
-def _check_environment(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Check libpq's variables such as PGSSLMODE, which asyncpg reads from the environment. Raises `SettingsError`."""
-    if settings.database is None:
-        return
-    try:
-        LibpqVariables(dict(environment)).check(settings.database.get_secret_value())
-    except UrlError as error:
-        raise SettingsError(str(error)) from None
-    _require_user(settings.database, environment)
-
-
-def _require_user(database: SecretStr, environment: Mapping[str, str]) -> None:
-    """Raise `SettingsError` if neither the URL, the environment nor the system names the role to connect as."""
-    parsed = PostgresUrl.parse(database.get_secret_value())
-    if parsed.user or "service" in parsed.parameters or environment.get("PGUSER"):
-        return
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        raise SettingsError(
-            f"DATABASE_URL: has no user name, and the user of this process ({os.getuid()}) has none either: "
-            "write postgresql://user@host/name"
-        ) from None
-
-
 def _line(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return message
     return f"{str(detail['loc'][0]).upper()}: {message[0].lower()}{message[1:]}"
+
+
+def _worker_name(name: str) -> str:
+    """Return *name*; if it is too long, its beginning and a digest of all of it, so that it stays unique."""
+    if len(name) <= _WORKER_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{name[: _WORKER_NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"

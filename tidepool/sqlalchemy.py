@@ -8,11 +8,9 @@ Not each checkout ends with a check-in, as a connection may be detached or inval
 is counted is the connections themselves: which are open, and which of them a caller has.
 """
 
-import asyncio
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, event
@@ -20,32 +18,13 @@ from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 
-from tidepool.pool.figures import PoolStats
+from tidepool.pool.application_pool import ApplicationPool
 
-_OVERDUE_S = 300.0
 _made: "weakref.WeakKeyDictionary[Engine, weakref.ref[EnginePool]]" = weakref.WeakKeyDictionary()
 """The one of each engine, whose listeners have the strong references to it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _EngineHolder:
-    """A caller that has a connection of an engine; `pool.watched.Holder`."""
-
-    server_pid: int
-    since_ns: int
-    task: "asyncio.Task[object] | None"
-    where: str = ""
-
-    @property
-    def us(self) -> int:
-        return (time.perf_counter_ns() - self.since_ns) // 1000
-
-    @property
-    def task_name(self) -> str:
-        return self.task.get_name() if self.task else ""
-
-
-class EnginePool:
+class EnginePool(ApplicationPool):
     """The connection pool of *engine*, as a `pool.watched.WatchedPool`. Its counters begin when it is made.
 
     `of` makes it: an engine has only one, which lives as long as the engine does. Pools other than SQLAlchemy's queue
@@ -53,9 +32,8 @@ class EnginePool:
     """
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__()
         self._engine = engine
-        self.stats = PoolStats()
-        self._holders: dict[object, _EngineHolder] = {}
         self._open = set[object]()
         self._retired = set[object]()
         """Connections of a pool that was disposed while callers had them: they leave when they are checked in."""
@@ -109,11 +87,6 @@ class EnginePool:
         return self.max_size
 
     @property
-    def overdue_s(self) -> float:
-        """Seconds after which a connection that is in use counts as leaked: five minutes."""
-        return _OVERDUE_S
-
-    @property
     def size(self) -> int:
         """The number of open connections."""
         return len(self._open) + self._unseen
@@ -123,30 +96,13 @@ class EnginePool:
         """The number of open connections that are not in use."""
         return max(0, self.size - self.stats.in_use)
 
-    def holders(self) -> Sequence[_EngineHolder]:
-        """Return who has a connection now, the longest holder first."""
-        return sorted(self._holders.values(), key=lambda holder: holder.since_ns)
-
     def _wrap_connect(self) -> None:
         """Time each request for a connection."""
         pool, connect = self._pool, self._pool.connect
 
         def timed() -> PoolProxiedConnection:
-            stats, since_ns = self.stats, time.perf_counter_ns()
-            stats.acquire_requests += 1
-            stats.move(waiting=1, now_ns=since_ns)
-            try:
-                connection = connect()
-            except BaseException as error:
-                stats.acquire_timeouts += isinstance(error, NoConnectionInTime)
-                stats.acquire_cancelled += isinstance(error, asyncio.CancelledError)
-                stats.acquire_errors += isinstance(error, Exception) and not isinstance(error, NoConnectionInTime)
-                raise
-            finally:
-                stats.move(waiting=-1)
-            stats.acquire_ok += 1
-            stats.waited((time.perf_counter_ns() - since_ns) // 1000)
-            return connection
+            with self._requested(NoConnectionInTime):
+                return connect()
 
         cast("Any", pool).connect = timed
 
@@ -157,20 +113,18 @@ class EnginePool:
     def _closed(self, connection: object, _entry: object) -> None:
         """Count a connection out that was closed, or detached: it is its caller's own from then on."""
         self._see(connection)
-        self._release(connection)
+        self._check_in(connection)
         self._leave(connection)
 
     def _checked_out(self, connection: object, _entry: object, _proxy: object) -> None:
         self._see(connection)
-        self._release(connection)  # a `StaticPool` has one connection for all callers
-        now_ns = time.perf_counter_ns()
-        self._holders[connection] = _EngineHolder(_server_pid(connection), now_ns, _current_task())
-        self.stats.move(in_use=1, now_ns=now_ns)
+        self._check_in(connection)  # a `StaticPool` has one connection for all callers
+        self._check_out(connection, _server_pid(connection))
 
     def _checked_in(self, connection: object, _entry: object) -> None:
         if connection is not None:  # otherwise it was invalidated, and so closed
             self._see(connection)
-            self._release(connection)
+            self._check_in(connection)
             if connection in self._retired:
                 self._leave(connection)
 
@@ -178,7 +132,7 @@ class EnginePool:
         """Forget the connections of the pool that the engine had, even if they were not closed; it has another now."""
         self.stats.connections_closed += self._unseen
         self._unseen = 0
-        self._retired.update(self._holders)
+        self._retired.update(self._checkouts)
         for connection in self._open - self._retired:
             self._leave(connection)
         self._wrap_connect()
@@ -187,12 +141,6 @@ class EnginePool:
         if self._unseen and connection not in self._open:
             self._unseen -= 1
             self._open.add(connection)
-
-    def _release(self, connection: object) -> None:
-        holder = self._holders.pop(connection, None)
-        if holder is not None:
-            self.stats.held(holder.us)
-            self.stats.move(in_use=-1)
 
     def _leave(self, connection: object) -> None:
         self._retired.discard(connection)
@@ -216,10 +164,3 @@ def _server_pid(connection: object) -> int:
     if hasattr(driver, "get_server_pid"):  # asyncpg
         return int(driver.get_server_pid())
     return int(getattr(getattr(driver, "info", None), "backend_pid", 0))  # psycopg
-
-
-def _current_task() -> "asyncio.Task[object] | None":
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None  # a synchronous engine, in a thread

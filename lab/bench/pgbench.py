@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import EmbeddedServersError
 from tidepool.embedded.postgres import Postgres
-from tidepool.settings import child_environment
+from tidepool.settings import Settings
 
 CLIENTS = (1, 10, 20, 50)
 
@@ -82,7 +82,7 @@ async def _ran(command: Sequence[str], variables: dict[str, str]) -> tuple[bytes
         stdin=asyncio.subprocess.DEVNULL,
         stdout=pipe,
         stderr=pipe,
-        env=child_environment(**variables),
+        env=Settings.child_environment(**variables),
         start_new_session=True,
     )
     try:

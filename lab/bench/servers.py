@@ -24,7 +24,7 @@ from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import translated
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.connection import RedisClient
-from tidepool.settings import Settings, child_environment
+from tidepool.settings import Settings
 from tidepool.urls import PostgresUrl, without_password
 from worker import app
 
@@ -68,7 +68,7 @@ def measured_environment(database: str, redis: str, **variables: str) -> dict[st
     emptied, because several workers cannot share one port.
     """
     fixed = {"QUEUE_NAME": QUEUE, "DB_SCHEMA": SCHEMA, "METRICS_PORT": ""}
-    return child_environment(DATABASE_URL=database, REDIS_URL=redis, **fixed, **variables)
+    return Settings.child_environment(DATABASE_URL=database, REDIS_URL=redis, **fixed, **variables)
 
 
 async def connect(url: str) -> DirectConnection:

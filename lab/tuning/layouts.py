@@ -15,7 +15,7 @@ from lab.bench.servers import Site
 from lab.tuning.holders import Held, HeldFigures, figures
 from lab.tuning.shard import ShardFigures, ShardTask
 from tidepool.cli.terminal import CommandError
-from tidepool.settings import child_environment
+from tidepool.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,11 @@ def _middle(name: str, values: Sequence[Any]) -> Any:
 async def _start() -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "lab.tuning.shard"), stdin=pipe, stdout=pipe, env=child_environment(), limit=2**26
+        *(sys.executable, "-m", "lab.tuning.shard"),
+        stdin=pipe,
+        stdout=pipe,
+        env=Settings.child_environment(),
+        limit=2**26,
     )
 
 

@@ -13,7 +13,7 @@ from lab.tuning.record import Record
 from lab.tuning.trials import LADDERS, WORKERS, Plan, trials, usual_of
 from tidepool.cli import terminal
 from tidepool.embedded import Urls
-from tidepool.settings import Settings, SettingsError, child_environment
+from tidepool.settings import Settings, SettingsError
 
 EXAMPLES = """  %(prog)s                                12 sizes, 5 times each, in ten minutes
   %(prog)s --jobs-as transactions         a transaction for each job, without batches
@@ -171,7 +171,7 @@ def _check(plan: Plan) -> None:
         raise terminal.CommandError(f"{WORKERS}: is {min(plan.values)}, less than 1")
     for trial in trials(plan):
         try:
-            Settings.load(child_environment(**plan.variables(trial)))
+            Settings.load(Settings.child_environment(**plan.variables(trial)))
         except SettingsError as error:
             raise terminal.CommandError(str(error)) from None
 

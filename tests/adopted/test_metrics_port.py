@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tidepool
+from tidepool.adopted_settings import AdoptedSettings
 from tidepool.engine.worker import StartError
 from tidepool.health.readiness import ReadinessReport
-from tidepool.settings import AdoptedSettings
 
 NOWHERE = "postgresql://u:p@127.0.0.1:1/db"
 

@@ -82,6 +82,16 @@ async def test_a_wrong_variable_matters_only_to_a_worker_that_uses_tidepools_set
     await worker.close()
 
 
+async def test_what_is_no_pool_ends_the_start(redis_url: str, silent_url: str) -> None:
+    """With what it is, and what it could be."""
+    settings = {"functions": [func(double)], "redis_settings": RedisSettings.from_dsn(redis_url), "burst": True}
+    adopted = tidepool.adopt(settings, database_url=silent_url, pool=lambda _ctx: silent_url)
+    worker = arq.worker.create_worker(adopted, handle_signals=False)  # type: ignore[arg-type]
+    with pytest.raises(StartError, match=r"pool returned str, which is neither an asyncpg\.Pool nor an SQLAlchemy"):
+        await worker.run_check()
+    await worker.close()
+
+
 def names() -> list[str]:
     """Return the names of the tasks that write records."""
     known = {"history", "pruner", "stats job"}

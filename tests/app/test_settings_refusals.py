@@ -4,7 +4,7 @@ import pytest
 from factories import SERVERS
 
 from settings import Settings, SettingsError, load
-from tidepool import settings
+from tidepool import libpq
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_user_without_a_name_has_to_be_named(monkeypatch: pytest.MonkeyPatch) 
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found: 12345")
 
-    monkeypatch.setattr(settings.getpass, "getuser", nameless)
+    monkeypatch.setattr(libpq.getpass, "getuser", nameless)
     with pytest.raises(SettingsError, match=r"^DATABASE_URL: has no user name"):
         load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r"})
     assert load({"DATABASE_URL": "postgresql://h/d", "REDIS_URL": "redis://r", "PGUSER": "ada"})

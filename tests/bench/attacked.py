@@ -27,7 +27,7 @@ import httpx
 import psutil
 from arq.connections import ArqRedis
 
-from settings import child_environment
+from settings import Settings
 from tests.attacks import CALLERS, Attack, under_attack
 from tests.waiting import until
 from tidepool import embedded
@@ -85,7 +85,7 @@ def victim(kind: str, urls: embedded.Urls) -> Iterator[tuple[subprocess.Popen[by
         "front": ("producer", "serve", "--port", str(port)),
         "worker": ("arq", "worker.WorkerSettings"),
     }
-    environment = child_environment(
+    environment = Settings.child_environment(
         DATABASE_URL=urls.database, REDIS_URL=urls.redis, METRICS_PORT=str(port), LOG_LEVEL="WARNING"
     )
     process = subprocess.Popen((sys.executable, "-m", *commands[kind]), env=environment, cwd=_ROOT)
@@ -182,7 +182,7 @@ async def _rates(
     The worker's own processor time for each job is compared, too.
     """
     redis = RedisClient.open(urls.redis, queue_name="arq:queue")
-    environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
+    environment = Settings.child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
     samples: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
     for number in range(rounds):
         for is_attacked in (False, True) if number % 2 else (True, False):

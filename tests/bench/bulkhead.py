@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from settings import child_environment
+from settings import Settings
 from tidepool import embedded
 from tidepool.pool.config import PoolConfig
 from worker import app
@@ -68,7 +68,7 @@ def main() -> int:
 def _measure(urls: embedded.Urls, shares: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one load with one worker; returns by function the number of jobs and the latency's p50, p95 and p99."""
     asyncio.run(_fetch(urls.database, _SLOW))
-    environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis, POOL_SHARES=shares)
+    environment = Settings.child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis, POOL_SHARES=shares)
     jobs = str(arguments.rate * arguments.seconds)
     mix = ("--mix", "create_user=4,create_product=1,place_order=5")
     command = (sys.executable, "-m", "producer", "--jobs", jobs, "--rate", str(arguments.rate), *mix, "--workers", "1")

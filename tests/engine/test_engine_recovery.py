@@ -21,7 +21,7 @@ from waiting import until
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.engine.options import EngineOptions
 from tidepool.engine.worker import Worker
-from tidepool.queue import leases, renewal, wire
+from tidepool.queue import holding, leases, renewal, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import RedisFault
 from tidepool.queue.leases import Leases
@@ -97,7 +97,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the clock of leases."""
     clock = Clock()
-    for module in (leases, renewal):
+    for module in (holding, leases, renewal):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

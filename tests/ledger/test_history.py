@@ -171,19 +171,28 @@ def test_a_history_works_only_while_there_are_outcomes(monkeypatch: pytest.Monke
 _APPLICATION = """
 import json, os
 from arq.connections import RedisSettings
+from asyncpg import create_pool
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 import tidepool
 
+has_engine = os.environ["THEIR_POOL"] == "SQLAlchemy"
+arguments = json.loads(os.environ["THEIR_DATABASE"])
+
 async def double(ctx, number):
-    async with ctx["engine"].connect() as connection:
+    if not has_engine:
+        return await ctx["pool"].fetchval("SELECT 2 * $1::int", number)
+    async with ctx["pool"].connect() as connection:
         return await connection.scalar(text("SELECT 2 * :number").bindparams(number=number))
 
 async def start(ctx):
-    ctx["engine"] = create_async_engine("postgresql+asyncpg://", connect_args=json.loads(os.environ["THEIR_DATABASE"]))
+    if has_engine:
+        ctx["pool"] = create_async_engine("postgresql+asyncpg://", connect_args=arguments)
+    else:
+        ctx["pool"] = await create_pool(**arguments)
 
 async def stop(ctx):
-    await ctx["engine"].dispose()
+    await (ctx["pool"].dispose() if has_engine else ctx["pool"].close())
 
 async def fail(ctx):
     raise ValueError("on purpose")
@@ -196,19 +205,30 @@ class WorkerSettings:
     on_startup = start
     on_shutdown = stop
 
-tidepool.adopt(WorkerSettings, pool=lambda ctx: ctx["engine"])
+tidepool.adopt(WorkerSettings, pool=lambda ctx: ctx["pool"])
 """
 
 
-@pytest.mark.parametrize("has_database", [True, False], ids=["history", "no history"])
+@pytest.mark.parametrize(
+    ("their_pool", "max_size", "has_database"),
+    [("SQLAlchemy", 15, True), ("asyncpg", 10, True), ("SQLAlchemy", 15, False)],
+    ids=["engine", "pool of asyncpg", "no history"],
+)
 async def test_an_adopted_application_has_a_history_if_a_database_is_named(
-    service: Service, redis: ArqRedis, tmp_path: Path, connection: Any, *, has_database: bool
+    service: Service,
+    redis: ArqRedis,
+    tmp_path: Path,
+    connection: Any,
+    *,
+    their_pool: str,
+    max_size: int,
+    has_database: bool,
 ) -> None:
     """Its worker writes it, and the commands read it, on the servers of its own settings."""
     (tmp_path / "their_application.py").write_text(_APPLICATION)
     environment = service.environment
     redis_url, database_url = environment.pop("REDIS_URL"), environment.pop("DATABASE_URL")
-    environment["THEIR_REDIS"] = redis_url
+    environment |= {"THEIR_REDIS": redis_url, "THEIR_POOL": their_pool}
     environment["THEIR_DATABASE"] = json.dumps(PostgresUrl.parse(database_url).driver_arguments())
     environment["PYTHONPATH"] = str(tmp_path)
     if has_database:
@@ -232,7 +252,7 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
         assert {False} == {row["atomic"] for row in listed.document}
         snapshots = service.run("tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json")
         names = ("jobs_applied", "jobs_failed", "acquire_ok", "max_size")
-        assert [2, 1, 2, 15] == [snapshots.document[0][name] for name in names]
+        assert [2, 1, 2, max_size] == [snapshots.document[0][name] for name in names]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)
         letters = service.run("tidepool", "--app", "their_application:WorkerSettings", "dead-letters", "--json")

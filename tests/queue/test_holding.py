@@ -10,10 +10,11 @@ from redis.exceptions import ResponseError
 from waiting import until
 
 from tidepool.jobs.job import Job
-from tidepool.queue import leases
+from tidepool.queue import holding as holding_module
 from tidepool.queue.faults import Outage
 from tidepool.queue.finisher import Done
-from tidepool.queue.leases import Holding, Leases
+from tidepool.queue.holding import Holding
+from tidepool.queue.leases import Leases
 
 QUEUE = "arq:queue"
 
@@ -40,7 +41,7 @@ async def test_a_claim_that_reaches_redis_late_is_found(
     redis: ArqRedis, held: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was given up here, and what it takes belongs to nobody: so after trouble there is more than one look."""
-    monkeypatch.setattr(leases, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(holding_module, "_LOOK_AGAIN_S", 0.0)
     await enqueue(redis, "mine")
     assert ["mine"] == [job.id for job in await held.claim(10)]
     held.doubt()
@@ -59,8 +60,8 @@ async def test_nobody_looks_for_strays_for_ever(
     redis: ArqRedis, held: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the doubt is over."""
-    monkeypatch.setattr(leases, "_DOUBT_S", 0.0)
-    monkeypatch.setattr(leases, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(holding_module, "_DOUBT_S", 0.0)
+    monkeypatch.setattr(holding_module, "_LOOK_AGAIN_S", 0.0)
     held.doubt()
     await held.claim(0)
 

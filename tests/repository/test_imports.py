@@ -19,7 +19,7 @@ MODULES = {
 }
 EXAMPLES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "examples").rglob("*.py")}
 """Applications that somebody else could have written."""
-MAY_TOUCH_ENVIRON = {"tidepool.settings", "tidepool.embedded.server"}
+MAY_TOUCH_ENVIRON = {"tidepool.adopted_settings", "tidepool.settings", "tidepool.embedded.server"}
 """`embedded` reads no setting from it: it hands it on to PostgreSQL's programs, without what they would obey."""
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {

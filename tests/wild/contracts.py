@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ SCHEDULED, RUNNING, COMPLETED = "scheduled", "running", "completed"
 JOB_TIMEOUT_S = 15
 EVERY_S = 2
 """Seconds between two runs of each cron job."""
+TIMED_OUT = "contracts:timed_out"
+"""Redis key of a counter: runs that were cancelled after `JOB_TIMEOUT_S`."""
 
 
 class Base(DeclarativeBase):
@@ -103,13 +105,19 @@ async def create_tables(url: str) -> None:
 
 @asynccontextmanager
 async def _run(ctx: dict[Any, Any]) -> AsyncIterator[tuple[AsyncSession, CronRun]]:
-    """Open the one session and transaction of a run, with its row in `cron_runs`."""
-    async with sessions() as session, session.begin():
-        run = CronRun(job_id=ctx["job_id"], worker=os.getpid(), began_at=datetime.now(UTC))
-        session.add(run)
-        await session.flush()
-        yield session, run
-        run.ended_at = datetime.now(UTC)
+    """Open the one session and transaction of a run, with its row in `cron_runs`; count the run if it times out."""
+    began_at = datetime.now(UTC)
+    try:
+        async with sessions() as session, session.begin():
+            run = CronRun(job_id=ctx["job_id"], worker=os.getpid(), began_at=began_at)
+            session.add(run)
+            await session.flush()
+            yield session, run
+            run.ended_at = datetime.now(UTC)
+    except asyncio.CancelledError:
+        if datetime.now(UTC) - began_at > timedelta(seconds=JOB_TIMEOUT_S - 1):  # the timeout's clock began earlier
+            await ctx["redis"].incr(TIMED_OUT)
+        raise
 
 
 async def advance_contracts(ctx: dict[Any, Any]) -> None:

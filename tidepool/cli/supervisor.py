@@ -18,7 +18,7 @@ from tidepool import process
 from tidepool.cli.terminal import CommandError
 from tidepool.queue.faults import REDIS_ERRORS
 from tidepool.repeating import RetryPolicy
-from tidepool.settings import child_environment
+from tidepool.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -138,7 +138,7 @@ class Supervisor:
         with self._output(number) as output:
             return subprocess.Popen(
                 [sys.executable, *([] if is_first else ["-P"]), *options],
-                env=child_environment(**self._variables[number]),
+                env=Settings.child_environment(**self._variables[number]),
                 stdin=self._lifeline,
                 stdout=output,
                 stderr=output,

@@ -32,7 +32,7 @@ from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.finisher import Done, Ending
-from tidepool.queue.leases import Holding
+from tidepool.queue.holding import Holding
 from tidepool.queue.scoped import ScopedRedis
 from tidepool.queue.scripts import MOST_AT_ONCE
 from tidepool.queue.wakeup import Wakeup

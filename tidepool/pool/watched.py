@@ -42,7 +42,7 @@ class Holder(Protocol):
 
 
 class WatchedPool(Protocol):
-    """A connection pool whose figures a process reports: a `Pool`, or what `tidepool.sqlalchemy` makes of an engine."""
+    """A connection pool whose figures a process reports: a `Pool`, or an `ApplicationPool`."""
 
     stats: PoolStats
 

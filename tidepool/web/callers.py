@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from tidepool.settings import Network
+from tidepool.setting_types import Network
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_CHARACTERS = 64

@@ -16,7 +16,7 @@ from arq.connections import RedisSettings
 
 from lab.bench.drain import Place, System
 from tidepool import embedded
-from tidepool.settings import child_environment
+from tidepool.settings import Settings
 
 SYSTEMS = (
     System("stock", "tests.bench.adoption.settings.Stock"),
@@ -54,7 +54,9 @@ async def open_shop() -> AsyncIterator[Shop]:
     """Run servers with an empty shop for the length of the block."""
     with tempfile.TemporaryDirectory(prefix="shop-") as home, embedded.join(Path(home)) as membership:
         urls = membership.urls
-        environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis, PYTHONPATH=str(_EXAMPLE))
+        environment = Settings.child_environment(
+            DATABASE_URL=urls.database, REDIS_URL=urls.redis, PYTHONPATH=str(_EXAMPLE)
+        )
         subprocess.run((sys.executable, "-m", "shop.db"), env=environment, check=True)
         database: Any = await asyncpg.connect(urls.database)
         redis = await create_pool(RedisSettings.from_dsn(urls.redis))

@@ -10,6 +10,7 @@ last jobs. Printed is one JSON document, per application and engine. For each ki
 - `late`          begun more than `--late` seconds after it was due, and the distribution of these delays in seconds
 - `attempts`      how many mails the provider was asked for once, twice and so on, and how many by its refusals alone
 - `runs_per_tick` how many ticks of the cron jobs have how many committed runs
+- `timed_out`     runs of the contracts' cron jobs, the wait included, that were cancelled after their timeout of 15 s
 
 Contracts are due when they end; the cron jobs run every two seconds. A tick also has a second run, a minute after the
 first, if a worker starts in the half second before it: it enqueues the tick again when another worker has run it
@@ -18,6 +19,12 @@ already. arq does so, and an adopted application likewise.
 Stock arq runs the jobs of a killed worker again after the application's longest timeout and ten seconds, which is
 `stock_recovers_after_s`; both applications have short timeouts, so that a run takes less than two minutes. If a worker
 needs longer to start than there is time between two signals, nobody works at times, and everything is late.
+
+If many contracts are lost and `timed_out` is high, the machine was too slow, and neither the engine nor the signals
+lost them. One run advances all contracts that are due, in one transaction. If it cannot do so within its timeout, all
+of it is rolled back. By then the runs of the next ticks wait for the rows that it locked, so each of them has only two
+seconds left when it gets the locks, and is rolled back, too. The workers are alive, and complete nothing any more.
+Lower `--rate`, or repeat on an idle machine.
 """
 
 import argparse

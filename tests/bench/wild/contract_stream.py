@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bench.killing import Kill, working
 from tests.bench.wild.trial import Application, Plan, Run, Site, begin, delays, doubles, open_site, ticks, wait_until
 from tests.wild import contracts
-from tests.wild.contracts import EVERY_S, JOB_TIMEOUT_S
+from tests.wild.contracts import EVERY_S, JOB_TIMEOUT_S, TIMED_OUT
 
 _COMMANDS = {
     engine: (sys.executable, "-m", "arq", f"tests.wild.{module}.WorkerSettings")
@@ -49,9 +49,10 @@ async def _run(engine: str, plan: Plan) -> dict[str, object]:
             return time.time() > ended_s and done and await site.has_ended(ended_s)
 
         await wait_until(is_over, _LASTS_S + plan.wait_s)
+        cron = await ticks(site, began_s, ended_s, EVERY_S, workers.kills)
         return {
             **await _account(site, workers.kills, booking.result(), plan.late_s),
-            "cron": await ticks(site, began_s, ended_s, EVERY_S, workers.kills),
+            "cron": {**cron, "timed_out": int(await site.redis.get(TIMED_OUT) or 0)},
         }
 
 

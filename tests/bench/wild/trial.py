@@ -19,7 +19,7 @@ from arq.connections import RedisSettings
 
 from tests.bench.killing import ENDED_S, Kill
 from tidepool import embedded
-from tidepool.settings import child_environment
+from tidepool.settings import Settings
 
 _LOOK_S = 0.1
 _QUEUE = "arq:queue"
@@ -94,7 +94,7 @@ async def open_site(create_tables: Callable[[str], Awaitable[None]]) -> AsyncIte
         await database.execute("ALTER SYSTEM SET fsync = off")
         await database.execute("SELECT pg_reload_conf()")
         redis = await create_pool(RedisSettings.from_dsn(urls.redis))
-        environment = child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
+        environment = Settings.child_environment(DATABASE_URL=urls.database, REDIS_URL=urls.redis)
         try:
             yield Site(Path(home), database, redis, environment)
         finally:
