@@ -179,7 +179,7 @@ class Attempts:
             try:
                 self._host.tidepool_observer.ended(job)
             except Exception:  # noqa: BLE001  (how the job ended stays)
-                _log_hook("ended", job)
+                structlog.get_logger(__name__).exception("observer.failed", job_id=_shown_id(job))
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:
