@@ -18,7 +18,7 @@ from itertools import islice
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from producer.commands_file import CommandReader, Item, Refusal
+from producer.commands_file import CommandReader, Item, RefusedLine
 from producer.report import RunReport
 from producer.run import Run, Take
 from producer.serve_command import add_serve_command
@@ -213,7 +213,7 @@ class _Refusals:
     def __init__(self) -> None:
         self._count = 0
 
-    def add(self, refusal: Refusal) -> None:
+    def add(self, refusal: RefusedLine) -> None:
         self._count += 1
         if self._count <= _MAX_REFUSALS:
             field = f"{refusal.field}: " if refusal.field else ""

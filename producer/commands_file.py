@@ -59,7 +59,7 @@ _OTHER_FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedLine:
     """A line of a commands file that is not a valid command, and the reason.
 
     *field* is the name of the wrong field; empty if the error concerns no single field.
@@ -70,7 +70,7 @@ class Refusal:
     reason: str
 
 
-Item: TypeAlias = Submission | Refusal
+Item: TypeAlias = Submission | RefusedLine
 """What a line becomes: a job to enqueue, or the reason why it is not one."""
 
 
@@ -124,7 +124,7 @@ class CommandReader:
         return cls(_items(stream, source))
 
     def __iter__(self) -> Iterator[Item]:
-        """Return an iterator over a `Submission` (a job to enqueue) or a `Refusal` for every line that is not blank."""
+        """Return an iterator over the lines that are not blank: a `Submission`, to be enqueued, or a `RefusedLine`."""
         return self._items
 
     async def take(self, most: int) -> list[Item]:
@@ -196,7 +196,7 @@ def _other_format(head: bytes) -> str | None:
 def _items(stream: BinaryIO | Iterable[bytes], source: str) -> Iterator[Item]:
     for number, line in enumerate(_lines(stream), 1):
         if line is None:
-            yield Refusal(number, "", f"is longer than {MAX_LINE_BYTES} bytes")
+            yield RefusedLine(number, "", f"is longer than {MAX_LINE_BYTES} bytes")
             continue
         text = (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).rstrip()
         if text:
@@ -229,7 +229,7 @@ def _item(text: bytes, number: int, source: str) -> Item:
         job_id = _given_id(entry) if "id" in entry else _made_id(text, number, source)
         return Submission(job_id, job_type.name, _checked_args(entry, job_type))
     except _RefusedError as refused:
-        return Refusal(number, refused.field, refused.reason)
+        return RefusedLine(number, refused.field, refused.reason)
 
 
 def _entry(text: bytes) -> dict[str, object]:

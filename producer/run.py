@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from producer.commands_file import Item, Refusal
+from producer.commands_file import Item, RefusedLine
 from producer.report import RunReport
 from tidepool import MOST_AT_ONCE, JobClient, Submission
 
@@ -31,11 +31,11 @@ It waits until there is at least one. An empty list means that there are no more
 class Run:
     """One run of the producer: enqueues commands, waits for the outcomes of their jobs, and counts both in *report*.
 
-    *finished* looks up outcomes in the ledger. *refused* is called with each `Refusal`, a line that is no valid
+    *finished* looks up outcomes in the ledger. *refused* is called with each `RefusedLine`, a line that is no valid
     command.
     """
 
-    def __init__(self, client: JobClient, report: RunReport, refused: Callable[[Refusal], None]) -> None:
+    def __init__(self, client: JobClient, report: RunReport, refused: Callable[[RefusedLine], None]) -> None:
         self._client = client
         self._report = report
         self._refused = refused
@@ -77,7 +77,7 @@ class Run:
     async def _send(self, chunk: Sequence[Item]) -> None:
         submissions: list[Submission] = []
         for item in chunk:
-            if isinstance(item, Refusal):
+            if isinstance(item, RefusedLine):
                 self._report.refused += 1
                 self._refused(item)
             else:

@@ -4,22 +4,22 @@ import io
 import json
 from typing import Any
 
-from producer.commands_file import CommandReader, Refusal
+from producer.commands_file import CommandReader, RefusedLine
 from tidepool.queue.submission import Submission
 
 USER = {"username": "ada", "email": "ada@example.org", "full_name": "Ada Lovelace"}
 USER_LINE = json.dumps({"job": "create_user", "args": USER}).encode()
 
 
-def read(content: bytes, source: str = "commands.jsonl") -> list[Submission | Refusal]:
+def read(content: bytes, source: str = "commands.jsonl") -> list[Submission | RefusedLine]:
     """Read a whole file."""
     return list(CommandReader.of_lines(io.BytesIO(content), source=source))
 
 
-def refusal(content: bytes | dict[str, Any]) -> Refusal:
+def refusal(content: bytes | dict[str, Any]) -> RefusedLine:
     """Read one line that must be refused."""
     (item,) = read(content if isinstance(content, bytes) else json.dumps(content).encode())
-    assert isinstance(item, Refusal)
+    assert isinstance(item, RefusedLine)
     return item
 
 

@@ -326,8 +326,9 @@ async def test_a_job_in_a_wrapper_with_a_shield_ends_once(redis: ArqRedis, *, st
     await begun.wait()
     if not stops:
         assert await enqueued.abort(timeout=10)
+    attempts = worker._tidepool_assembled().attempts
     await stop(worker)
-    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, worker._tidepool_performing)
+    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, attempts.running)
     assert (1, (1, 0, 0, 0) if stops else (0, 1, 0, 0)) == (runs, ended)
 
 
@@ -341,7 +342,6 @@ async def test_a_worker_runs_again_after_a_stop_before_its_jobs_began(make: Star
     await worker._tidepool_open()
     assert 1 == await worker.start_jobs()
     await worker.close()
-    assert 0 == worker._tidepool_performing
     worker._pool = own_client(redis)
     async with asyncio.timeout(10):
         await worker.main()

@@ -253,6 +253,8 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
         snapshots = service.run("tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json")
         names = ("jobs_applied", "jobs_failed", "acquire_ok", "max_size")
         assert [2, 1, 2, max_size] == [snapshots.document[0][name] for name in names]
+        config = await connection.fetchval("SELECT config FROM pool_processes")
+        assert max_size == json.loads(config)["max_size"]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)
         letters = service.run("tidepool", "--app", "their_application:WorkerSettings", "dead-letters", "--json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands_files import USER, USER_LINE, ids, read
 
-from producer.commands_file import MAX_LINE_BYTES, CommandReader, Refusal
+from producer.commands_file import MAX_LINE_BYTES, CommandReader, RefusedLine
 from tidepool.cli import CommandError
 from tidepool.queue.submission import Submission
 
@@ -39,7 +39,7 @@ def test_nothing_but_a_newline_ends_a_line(separator: str) -> None:
     text = "\n".join(json.dumps(whole, ensure_ascii=escaped) for escaped in ((True, False) if raw else (True,)))
     *items, last = read(f"{text}\nnonsense".encode())
     assert [full_name] * len(items) == [item.fields["full_name"] for item in items if isinstance(item, Submission)]
-    assert isinstance(last, Refusal)
+    assert isinstance(last, RefusedLine)
     assert len(items) + 1 == last.line
 
 
@@ -78,8 +78,8 @@ async def test_a_file_of_another_format_is_known_by_its_beginning(
 def test_blank_lines_are_skipped_but_line_numbers_are_those_of_the_editor() -> None:
     """The second item stands on line 4, and that is the line to look at."""
     items = read(USER_LINE + b"\n\n  \t\r\nnonsense\n\n")
-    assert [type(item) for item in items] == [Submission, Refusal]
-    assert items[1] == Refusal(4, "", "is not JSON: expected ident at byte 2")
+    assert [type(item) for item in items] == [Submission, RefusedLine]
+    assert items[1] == RefusedLine(4, "", "is not JSON: expected ident at byte 2")
 
 
 def test_an_empty_file_has_no_commands() -> None:
@@ -91,13 +91,13 @@ def test_a_byte_order_mark_is_tolerated_at_the_start_only() -> None:
     """Editors on Windows write one; in the middle of a file it is a fault."""
     first, second = read(b"\xef\xbb\xbf" + USER_LINE + b"\n\xef\xbb\xbf" + USER_LINE)
     assert isinstance(first, Submission)
-    assert isinstance(second, Refusal)
+    assert isinstance(second, RefusedLine)
 
 
 def test_any_iterable_of_lines_is_read() -> None:
     """With or without newlines; the cap on a line's length holds here too."""
     items = list(CommandReader.of_lines([USER_LINE, USER_LINE + b"\n", b" " * (MAX_LINE_BYTES + 1)], source="-"))
-    assert [type(item) for item in items] == [Submission, Submission, Refusal]
+    assert [type(item) for item in items] == [Submission, Submission, RefusedLine]
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:

@@ -9,7 +9,7 @@ from commands_files import USER, USER_LINE, read, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.commands_file import MAX_LINE_BYTES, CommandReader, Refusal
+from producer.commands_file import MAX_LINE_BYTES, CommandReader, RefusedLine
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 
@@ -30,7 +30,7 @@ def test_a_nul_refuses_its_line_alone(line: bytes, reason: str) -> None:
     before, refused, after = read(b"\n".join([USER_LINE, line, USER_LINE]))
     assert isinstance(before, Submission)
     assert isinstance(after, Submission)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, RefusedLine)
     assert 2 == refused.line
     assert refused.reason.startswith(reason)
 
@@ -77,13 +77,13 @@ def test_the_reason_for_an_unknown_job_names_the_known_ones() -> None:
 
 def test_what_the_command_refuses_is_reported_with_its_field() -> None:
     """One fault: the field apart. Several, or one that is of no single field: the whole text as the reason."""
-    assert refusal({"job": "create_user", "args": {**USER, "email": "ada"}}) == Refusal(
+    assert refusal({"job": "create_user", "args": {**USER, "email": "ada"}}) == RefusedLine(
         1, "email", "must have one @, no spaces, and something on both sides"
     )
-    assert refusal({"job": "create_user", "args": {"email": "ada@example.org"}}) == Refusal(
+    assert refusal({"job": "create_user", "args": {"email": "ada@example.org"}}) == RefusedLine(
         1, "", "username: Field required; full_name: Field required"
     )
-    assert refusal({"job": "set_stock", "args": {"in_stock": True}}) == Refusal(
+    assert refusal({"job": "set_stock", "args": {"in_stock": True}}) == RefusedLine(
         1, "", "give exactly one of product_id and sku"
     )
     assert (
@@ -98,7 +98,7 @@ def test_money_that_is_an_inexact_json_number_is_refused() -> None:
     assert isinstance(taken, Submission)
     assert product == taken.fields
     refused = refusal({"job": "create_product", "args": {**product, "price": 0.1 + 0.2}})
-    assert refused == Refusal(1, "price", 'must be decimal text such as "12.50"')
+    assert refused == RefusedLine(1, "price", 'must be decimal text such as "12.50"')
 
 
 def test_a_reason_never_repeats_what_the_line_holds() -> None:
@@ -142,7 +142,7 @@ def test_a_line_beyond_the_cap_is_refused_without_being_held_in_memory() -> None
     """A gigabyte without a newline must not take the producer down; the lines after it count."""
     flood = _Flood(64 * 2**20)
     refused, accepted = CommandReader.of_lines(flood, source="flood.jsonl")
-    assert refused == Refusal(1, "", f"is longer than {MAX_LINE_BYTES} bytes")
+    assert refused == RefusedLine(1, "", f"is longer than {MAX_LINE_BYTES} bytes")
     assert isinstance(accepted, Submission)
     assert flood.largest_piece <= MAX_LINE_BYTES + 1
 
@@ -154,7 +154,7 @@ def test_the_longest_line_that_is_accepted_makes_a_job_that_a_worker_still_decod
     longest = head + b"x" * (MAX_LINE_BYTES - len(head) - 3) + b'"}}'
     accepted, refused = read(longest + b"\n" + longest + b" " + newline)
     assert isinstance(accepted, Submission)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, RefusedLine)
     envelope = {"f": accepted.function, "a": (), "k": accepted.fields, "t": None, "et": 253_402_300_799_999}
     assert len(wire.serialize(envelope)) <= wire.MAX_PAYLOAD_BYTES
 

@@ -13,7 +13,7 @@ from factories import a_job, a_submission
 from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 
-from producer.commands_file import Item, Refusal
+from producer.commands_file import Item, RefusedLine
 from producer.report import RunReport
 from producer.run import Run, Take, _Ids
 from producer.workload import Workload
@@ -66,7 +66,7 @@ def taking(items: Iterable[Item]) -> Take:
     return take
 
 
-Start = Callable[..., tuple[Run, RunReport, list[Refusal]]]
+Start = Callable[..., tuple[Run, RunReport, list[RefusedLine]]]
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def client(redis: ArqRedis, pool: Pool) -> JobClient:
 def a_run() -> Start:
     """Give a factory: of a client it makes a run, its report, and the list of what it refuses."""
 
-    def start(client: Any) -> tuple[Run, RunReport, list[Refusal]]:
-        report, refused = RunReport(followed=True), list[Refusal]()
+    def start(client: Any) -> tuple[Run, RunReport, list[RefusedLine]]:
+        report, refused = RunReport(followed=True), list[RefusedLine]()
         return Run(client, report, refused.append), report, refused
 
     return start
@@ -101,7 +101,7 @@ def test_the_ids_of_a_run_are_taken_in_order_and_cost_little_memory() -> None:
 async def test_the_counts_of_a_run_add_up(client: JobClient, a_run: Start, pool: Pool, redis: ArqRedis) -> None:
     """Given = enqueued + duplicates + refused; enqueued = applied + rejected + failed; every refusal is reported."""
     run, report, refused = a_run(client)
-    refusals = [Refusal(n, "email", "Field required") for n in (3, 9)]
+    refusals = [RefusedLine(n, "email", "Field required") for n in (3, 9)]
     items = [*islice(Workload(1), 120), *refusals, *islice(Workload(1), 20)]
     async with a_worker(redis, pool) as ledger:
         async with asyncio.timeout(30), asyncio.TaskGroup() as both:
@@ -155,7 +155,7 @@ async def test_a_chunk_of_refusals_enqueues_nothing(client: JobClient, a_run: St
     """Following such a run does not wait."""
     run, report, refused = a_run(client)
     async with asyncio.timeout(10):
-        await run.enqueue(taking([Refusal(1, "", "is not JSON")]))
+        await run.enqueue(taking([RefusedLine(1, "", "is not JSON")]))
         await run.follow()
     assert (1, 1) == (report.refused, len(refused))
     assert 1 == report.exit_status

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.commands_file import CommandReader, Item, Refusal
+from producer.commands_file import CommandReader, Item, RefusedLine
 from tidepool.client import MOST_AT_ONCE
 
 
 def refusals(count: int) -> Iterator[Item]:
     """Yield items that differ."""
     for number in range(count):
-        yield Refusal(number, "", "")
+        yield RefusedLine(number, "", "")
 
 
 async def all_of(reader: CommandReader, most: int) -> list[Item]:
@@ -46,7 +46,7 @@ async def test_a_line_is_taken_while_the_next_is_waited_for() -> None:
                 assert not taking.done()
                 pipe.write(b"no command\n")
                 (refusal,) = await taking
-                assert isinstance(refusal, Refusal)
+                assert isinstance(refusal, RefusedLine)
                 assert number == refusal.line
             pipe.write(b"the last line may lack its end")
             pipe.close()

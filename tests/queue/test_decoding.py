@@ -14,7 +14,7 @@ from decoding import ENVELOPE, checked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.commands_file import CommandReader, Refusal
+from producer.commands_file import CommandReader, RefusedLine
 from tidepool.jobs.job import Command
 from tidepool.jobs.outcomes import Rejected
 from tidepool.queue import wire
@@ -140,4 +140,4 @@ def test_producer_and_worker_are_of_one_mind(function: str, content: Any) -> Non
     """Property: what a commands file is refused for, a worker would have rejected, and the other way round."""
     (item,) = CommandReader.of_lines([json.dumps({"job": function, "args": content}).encode()], source="-")
     received = checked(sent(function, content))
-    assert isinstance(item, Refusal) == isinstance(received, Rejected)
+    assert isinstance(item, RefusedLine) == isinstance(received, Rejected)

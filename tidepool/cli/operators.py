@@ -15,6 +15,7 @@ from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.letters import add_dead_letter_command
 from tidepool.cli.pool import add_pool_commands
+from tidepool.cli.serve import add_serve_command
 from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
@@ -39,6 +40,7 @@ def command_line(program: str) -> CommandLine:
     add_job_commands(commands)
     add_dead_letter_command(commands)
     add_pool_commands(commands)
+    add_serve_command(commands)
     migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True, needs=["database_url"])
     instead = migrate.add_mutually_exclusive_group()
     instead.add_argument(

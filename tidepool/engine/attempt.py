@@ -1,7 +1,8 @@
-"""Makes one attempt at a claimed job: decodes it, runs it, and decides how the attempt ends.
+"""Makes one attempt at each claimed job, in a task of its own: runs it, and decides how the attempt ends.
 
-The steps are those of arq: decode the job, look up its function, check the number of tries, and run the function under
-its timeout, between the hooks. How the attempt ends depends on the function:
+The steps are those of arq: decode the job, look up its function, check the number of tries (`admission`), run the
+function under its timeout, between the hooks, and hand the ending over to be acknowledged. How the attempt ends depends
+on the function:
 
 | the function …                       | the job                                              |
 |--------------------------------------|------------------------------------------------------|
@@ -29,130 +30,238 @@ the ledger has another outcome already, that is the job's result: it was applied
 """
 
 import asyncio
-import logging
 import math
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import structlog
-from arq.constants import keep_cronjob_progress
-from arq.cron import CronJob
-from arq.jobs import Deserializer, SerializationError, Serializer, serialize_result
 from arq.typing import StartupShutdown
-from arq.utils import args_to_string, ms_to_datetime, truncate
-from arq.worker import Function, JobExecutionFailed, Retry, RetryJob
+from arq.utils import ms_to_datetime
+from arq.worker import Retry, RetryJob
 
-from tidepool.engine import threads
-from tidepool.engine.decoding import decode, name_of_function
-from tidepool.engine.intake import Intake, JobFailed
+from tidepool.engine import lines, threads
+from tidepool.engine.admission import Admission, Refusal
+from tidepool.engine.concurrency import Concurrency
+from tidepool.engine.host import Host
+from tidepool.engine.intake import JobFailed
 from tidepool.engine.leaving import LeftJobs
-from tidepool.engine.options import ArqContext, EngineOptions, Observer
+from tidepool.engine.options import ArqContext
+from tidepool.engine.results import Results
+from tidepool.engine.takeover import RUN_JOB
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
-from tidepool.logs import printable, text_of
+from tidepool.logs import printable
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
-from tidepool.queue.leases import MOST_LAPSES
-from tidepool.queue.wire import now_ms
+from tidepool.queue.holding import Holding
 
-MAX_SHOWN = 200
-"""Max characters of a job's id or a function's name in a log line or an error."""
+log = structlog.get_logger(__name__)
+
 _HOOK_DELAY_MS = 1000
 """Milliseconds until a job is due again that was put back because its start hook raised an error."""
-_DELAY_SHOWN_S = 1.2
-"""The log line of a job's start shows its delay if it is longer than this, as in arq."""
+_GIVEN_BACK_MS = 1000
+"""Milliseconds until a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
+_SMALL_BYTES = 4096
+"""Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
+_MAX_REASON_CHARACTERS = 200
+_job: ContextVar[Job] = ContextVar("tidepool job")
+"""The job of the current task: arq's `run_job` gets only its id, which another job may have, too."""
 
 _Hook = Literal["on_job_start", "on_job_end", "after_job_end"]
 
-failures = logging.getLogger("arq.worker")
-log = logging.getLogger("arq.worker.job")
-"""Logs arq's two lines about each job. They cost more than the job itself, so a worker shows them at DEBUG only.
-As in arq, `log_results=False` hides results; the engine's option `log_arguments=False` hides arguments."""
-
-
-class _Host(Protocol):
-    """The attributes of the worker that an attempt reads, under arq's names."""
-
-    tidepool_options: EngineOptions
-    tidepool_observer: Observer | None
-    ctx: ArqContext
-    functions: dict[str, Function | CronJob]
-    burst: bool
-    tidepool_is_stopping: bool
-    retry_jobs: bool
-    allow_abort_jobs: bool
-    max_tries: int
-    job_timeout_s: float  # or None, like the next one: arq's annotations do not say so
-    keep_result_s: float
-    keep_result_forever: bool
-    queue_name: str
-    job_serializer: Serializer | None
-    job_deserializer: Deserializer | None
-    on_job_start: StartupShutdown | None
-    on_job_end: StartupShutdown | None
-    after_job_end: StartupShutdown | None
-    log_results: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why a job cannot be run, in the forms that the ledger, clients and the log need."""
-
-    outcome: Rejected | Failed
-    """The outcome that the ledger records."""
-    error: BaseException
-    """The error that arq's clients get as the job's result."""
-    line: str
-    """The log line, the same as arq's, because people may have alerts on it."""
-    lacks: Lacks | None = None
-    """What this worker lacks that another may have; None if no worker can run the job."""
-    was_run: bool = False
-    """Whether its function has begun, and was cancelled."""
-
 
 class Attempts:
-    """Runs jobs for the worker *host*: each call of `make` is one attempt at one job."""
+    """Makes one attempt at each job that the worker *host* has claimed, and hands its ending to *holding*.
 
-    def __init__(self, host: _Host) -> None:
-        self._host = host
+    *freed* is called when jobs have been acknowledged, and when one that went on after that has ended: the worker may
+    then have room for others.
+    """
+
+    def __init__(self, host: Host, holding: Holding, freed: Callable[[], None]) -> None:
         options = host.tidepool_options
-        self._intake: Intake | None = options.intake
+        self._host = host
+        self._holding = holding
+        self._freed = freed
+        self._intake = options.intake
+        self._admission = Admission(host)
+        self._results = Results(host)
         self._reports = host.tidepool_observer is not None or options.on_final_failure is not None
+        self._concurrency = Concurrency(options.concurrency) if options.concurrency else None
         self.left = self._intake.left if self._intake else LeftJobs(options.leave_s or 0.0)
         """The jobs that are left to other workers; the worker does not claim those that it skips."""
+        self.running = 0
+        """Number of attempts that have begun and whose ending is not decided."""
+        self.held_bytes = 0
+        """Total bytes of the jobs that are claimed and not yet acknowledged, without small jobs."""
+        self._after: set[asyncio.Task[None]] = set()
+        """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
+        self._inner: dict[Job, asyncio.Task[Any]] = {}
+        """The task that runs the job's function, if `run_job` is wrapped; the wrapper may have put it into its own."""
+
+    # ---------------------------------------------------------------- all jobs of the worker
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Begin an attempt at each of *jobs*, which the worker has just claimed.
+
+        One whose function may not run more often at a time is put back, as if it had not been claimed.
+        """
+        is_wrapped = getattr(self._host.run_job, "__func__", None) is not RUN_JOB
+        run = self._run_wrapped if is_wrapped else self._run
+        for job in jobs:
+            if self._concurrency is not None and not self._may_begin(job, self._concurrency):
+                continue
+            self.held_bytes += _counted_bytes(job)
+            self.running += 1
+            self._host.tasks[job] = self._host.loop.create_task(run(job))
+
+    async def recall(self, room: int) -> None:
+        """Make up to *room* jobs due again that were put back, if no more than allowed run of their function now."""
+        if self._concurrency is not None:
+            await self._holding.recall(self._concurrency.recalled(room))
+
+    def abort(self, jobs: Iterable[Job]) -> None:
+        """Cancel the functions of *jobs*, as their clients have asked."""
+        for job in jobs:
+            if job.is_running:
+                job.is_aborted = True
+                self._inner.get(job, self._host.tasks[job]).cancel()
+
+    def acknowledged(self, jobs: Sequence[Job]) -> None:
+        """Record that Redis has acknowledged the endings of *jobs*."""
+        for job in jobs:
+            task = self._host.tasks.pop(job, None)
+            if task is None:
+                continue
+            if self.held_bytes:
+                self.held_bytes -= _counted_bytes(job)
+            if not task.done():
+                self._after.add(task)
+                task.add_done_callback(self._has_gone)
+        if self._concurrency is not None:
+            self._concurrency.acknowledged(jobs)
+        self._freed()
+
+    def _has_gone(self, task: asyncio.Task[None]) -> None:
+        self._after.discard(task)
+        self._freed()
+
+    @property
+    def places(self) -> int:
+        """Number of jobs that take a place: those not yet acknowledged, and those that go on after that."""
+        return len(self._host.tasks) + len(self._after)
+
+    async def wait(self, again_s: float) -> None:
+        """Wait until all jobs, which have been cancelled, have ended; cancel them again every *again_s* seconds."""
+        while running := [task for task in (*self._host.tasks.values(), *self._after) if not task.done()]:
+            _, late = await asyncio.wait(running, timeout=again_s)
+            for task in late:
+                task.cancel()
+
+    def _may_begin(self, job: Job, concurrency: Concurrency) -> bool:
+        """Return whether a job may run within its function's limit; if not, put it back."""
+        self._admission.decode(job)
+        later = None if job.is_aborted and self._host.allow_abort_jobs else concurrency.begin(job)
+        if later is not None:
+            self._holding.finish(job, later)
+        return later is None
+
+    # ---------------------------------------------------------------- the task of one job
+
+    async def _run(self, job: Job) -> None:
+        """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
+        try:
+            ending = await self.make(job)
+            if self._reports and isinstance(ending, Done) and not job.is_typed:
+                await self._report(job)
+        except asyncio.CancelledError as error:
+            ending = self._unsettled(job, error)
+        except Exception as error:
+            log.exception("job.unsettled", job_id=lines.shown_id(job))
+            ending = self._unsettled(job, error, delay_ms=_GIVEN_BACK_MS)
+        except BaseException as error:  # it ends the process
+            self._end(job, self._exited(job, error))
+            raise
+        self._end(job, ending)
+        if self._host.after_job_end and job.context is not None:
+            await self._holding.drain()
+            await self._call_hook("after_job_end", job)
+
+    async def _run_wrapped(self, job: Job) -> None:
+        """Run a job through `run_job`, which observers have wrapped, and make sure that it ends."""
+        _job.set(job)
+        try:
+            await self._host.run_job(job.queue_id, job.due_ms)
+        except Exception:
+            log.exception("job.unsettled", job_id=lines.shown_id(job))
+        finally:
+            await self._let_inner_end(job)
+            self._end(job, Release(_GIVEN_BACK_MS))
+
+    async def run_current(self) -> None:
+        """Run the job of the current task: what arq's `run_job` does within its wrappers."""
+        job, task = _job.get(), asyncio.current_task()
+        if task is None or job.has_ended or job in self._inner:
+            return  # a wrapper calls it a second time, or after it was cancelled
+        self._inner[job] = task
+        try:
+            await self._run(job)
+        finally:
+            del self._inner[job]
+
+    async def _let_inner_end(self, job: Job) -> None:
+        """Wait for the function of a job whose wrapper has left it behind; a cancellation is passed on to it."""
+        while (inner := self._inner.get(job)) is not None:
+            try:
+                await asyncio.wait([inner])
+            except asyncio.CancelledError:
+                inner.cancel()
+
+    def _end(self, job: Job, ending: Ending) -> None:
+        """Count how the attempt at a job ended, and have it acknowledged, unless that is done already."""
+        if job.has_ended:
+            return
+        job.has_ended = True
+        self.running -= 1
+        if self._concurrency is not None:
+            self._concurrency.end(job)
+        if isinstance(ending, (RetryLater, Release)):
+            self._host.jobs_retried += 1
+        elif isinstance(ending, Done) and ending.success:
+            self._host.jobs_complete += 1
+        else:
+            self._host.jobs_failed += 1
+        self._holding.finish(job, ending)
+
+    # ---------------------------------------------------------------- one attempt
 
     async def make(self, job: Job) -> Ending:
-        """Make one attempt at *job*, in the calling task, and return how the attempt ended: done, or to be run again.
+        """Make one attempt at *job*, in the calling task, and return how it ended: done, or to be run again.
 
         Errors that the job raises become part of what is returned. If the hook `on_job_start` raises an error, the job
         is not run, and is put back.
         """
-        ending = await self._make(job)
-        if self._reports and isinstance(ending, Done) and not job.is_typed:
-            await self._report(job)
-        return ending
-
-    async def _make(self, job: Job) -> Ending:
-        refusal = self.decode(job) or self._refusal(job)
+        host = self._host
+        refusal = self._admission.refusal(job)
         if refusal is not None:
             return await self._refuse(job, refusal)
-        if not job.is_typed or self._has_hooks():
+        if not job.is_typed or host.on_job_start or host.on_job_end or host.after_job_end:
             job.context = self._context(job)
-        if self._host.on_job_start and not await self.call_hook("on_job_start", job):
+        if host.on_job_start and not await self._call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
-            self._log_start(job)
+            if lines.are_shown():
+                lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
             if job.is_typed:
                 ending = await self._run_typed(job)
             else:
                 ending = self._succeeded(job, await self._run_function(job))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
-        if self._host.on_job_end:
-            await self.call_hook("on_job_end", job)
+        if host.on_job_end:
+            await self._call_hook("on_job_end", job)
         return ending
 
-    async def call_hook(self, name: _Hook, job: Job) -> bool:
+    async def _call_hook(self, name: _Hook, job: Job) -> bool:
         """Call a hook of the worker with the job's context, if it has one; return False if the hook raised an error.
 
         The error is logged. It would end arq's worker, and its other jobs with it.
@@ -165,10 +274,10 @@ class Attempts:
         except asyncio.CancelledError:
             if name == "on_job_start":
                 raise
-            _log_hook(name, job)  # the function has ended, and how it did so stays
+            lines.log_hook(name, job)  # the function has ended, and how it did so stays
             return False
         except Exception:  # noqa: BLE001  (an application's own code)
-            _log_hook(name, job)
+            lines.log_hook(name, job)
             return False
         return True
 
@@ -179,71 +288,17 @@ class Attempts:
             try:
                 self._host.tidepool_observer.ended(job)
             except Exception:  # noqa: BLE001  (how the job ended stays)
-                structlog.get_logger(__name__).exception("observer.failed", job_id=_shown_id(job))
+                lines.log_observer(job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:
             await options.on_final_failure(job.context or self._context(job), job.error)
         except (Exception, asyncio.CancelledError):  # noqa: BLE001  (an application's own code)
-            _log_hook("on_final_failure", job)
+            lines.log_hook("on_final_failure", job)
 
-    def _has_hooks(self) -> bool:
-        host = self._host
-        return bool(host.on_job_start or host.on_job_end or host.after_job_end)
+    # ---------------------------------------------------------------- a job that cannot be run
 
-    # ---------------------------------------------------------------- may it be run?
-
-    def decode(self, job: Job) -> _Refusal | None:
-        """Decode *job* and store its function and arguments in it; return why that is not possible, or None.
-
-        A second call for the same job does nothing.
-        """
-        if job.enqueued_ms:
-            return None
-        if isinstance(job.payload, int):
-            reason = f"is larger than {self._host.tidepool_options.max_job_bytes} bytes"
-            line = f"job {_shown_id(job)} {reason}: {job.payload}"
-            return _Refusal(_invalid(reason), JobExecutionFailed(f"job {reason}"), line, Lacks.ROOM)
-        if job.payload is None:
-            outcome = _invalid("has no content: it expired or was removed")
-            return _Refusal(outcome, JobExecutionFailed("job expired"), f"job {_shown_id(job)} expired")
-        try:
-            decoded = decode(job.payload, self._host.job_deserializer)
-        except SerializationError as error:
-            line = f"deserializing job {_shown_id(job)} failed: {error.__cause__}"
-            return _Refusal(_invalid(str(error.__cause__)), error, line, Lacks.DESERIALIZER)
-        job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms = decoded
-        job.content = job.args[0] if len(job.args) == 1 and not job.kwargs else job.kwargs
-        job.attempt = max(job.attempt, first_attempt or 0)
-        max_kept = self._host.tidepool_options.max_kept_bytes
-        job.is_large = max_kept is not None and len(job.payload) > max_kept
-        return None
-
-    def _refusal(self, job: Job) -> _Refusal | None:
-        """Return why a decoded job may not be run (aborted, unknown function, too many tries), or None."""
-        if job.is_aborted and self._host.allow_abort_jobs:
-            return _aborted(job, asyncio.CancelledError(), f"{_since_s(job.enqueued_ms):6.2f}s", " before start")
-        function = self._host.functions.get(job.function)
-        if function is None:
-            job.function = name = name_of_function(job.function)
-            error = JobExecutionFailed(f"function {name!r} not found")
-            line = f"job {_shown_id(job)}, function {name!r} not found"
-            return _Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
-        job.is_cron = isinstance(function, CronJob)
-        job.is_typed = self._intake is not None and job.function in self._intake
-        max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
-        if not job.is_typed:
-            job.attempt += job.lapses  # it was perhaps run, and nothing but this count can tell
-        if job.lapses >= MOST_LAPSES or (job.lapses > 0 and not (self._host.retry_jobs or job.is_typed)):
-            reason = words = f"lost {job.lapses} workers while they ran it"
-        elif job.attempt > max_tries:
-            reason, words = f"max {max_tries} retries exceeded", f"max retries {max_tries} exceeded"
-        else:
-            return None
-        line = f"{_since_s(job.enqueued_ms):6.2f}s ! {_shown_ref(job)} {words}"
-        return _Refusal(Failed(reason), JobExecutionFailed(reason), line)
-
-    async def _refuse(self, job: Job, refusal: _Refusal) -> Ending:
+    async def _refuse(self, job: Job, refusal: Refusal) -> Ending:
         """Record the outcome of a job that is not run, and return how its attempt ends."""
         job.forget_arguments()
         settled: Outcome | RetryLater | Release | None = None
@@ -253,16 +308,16 @@ class Attempts:
             return self._leave(job, refusal, refusal.lacks)
         if isinstance(settled, Release):
             return settled
-        failures.warning("%s", refusal.line)
+        lines.failures.warning("%s", refusal.line)
         if isinstance(settled, RetryLater):
             return settled
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
-            return self._done(job, refusal.error, success=False, was_run=refusal.was_run)
-        return self._done(job, settled.as_result(), success=True)
+            return self._results.done(job, refusal.error, success=False, was_run=refusal.was_run)
+        return self._results.done(job, settled.as_result(), success=True)
 
-    def _leave(self, job: Job, refusal: _Refusal, lacks: Lacks) -> Release | SetAside:
+    def _leave(self, job: Job, refusal: Refusal, lacks: Lacks) -> Release | SetAside:
         """Leave a job that this worker does not understand to others, or make it a dead letter if its time is over."""
-        reason = printable(str(refusal.error.__cause__ or refusal.error), MAX_SHOWN)
+        reason = printable(str(refusal.error.__cause__ or refusal.error), _MAX_REASON_CHARACTERS)
         left = None if self._host.burst else self.left.leave(job, reason)
         return left or SetAside(lacks, reason, job.function if lacks is Lacks.FUNCTION else "")
 
@@ -279,22 +334,39 @@ class Attempts:
         if isinstance(settled, Failed):
             return self._failed(job, JobFailed(settled.error))
         if isinstance(settled, RetryLater):
-            _log_retry(job, settled.delay_s)
+            lines.log_retry(job, settled.delay_s)
         return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
 
     async def _run_function(self, job: Job) -> object:
-        """Call a plain arq function, under its timeout if it has one, and return its result."""
+        """Call a plain arq function, under its timeout if it has one, and return its result.
+
+        The timeout cancels the job's own task, so that no second task is needed. Raises `TimeoutError` then.
+        """
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
+        task = self._inner.get(job) or self._host.tasks[job]
+        is_late = False
+
+        def time_out() -> None:
+            nonlocal is_late
+            is_late = True
+            task.cancel(threads.TIMED_OUT)
+
+        timer = None if timeout_s in (None, math.inf) else self._host.loop.call_later(timeout_s, time_out)
         job.is_running = job.has_begun = True
         try:
             running = function.coroutine(job.context or {}, *job.args, **job.kwargs)
             job.forget_arguments()
-            if timeout_s in (None, math.inf):
-                return await running
-            return await _timed(running, timeout_s)
+            return await running
+        except asyncio.CancelledError:
+            if not is_late:
+                raise
+            task.uncancel()
+            raise TimeoutError from None
         finally:
             job.is_running = False
+            if timer is not None:
+                timer.cancel()
 
     def _context(self, job: Job) -> ArqContext:
         """Return the ctx dict that arq calls plain functions and hooks with."""
@@ -313,169 +385,45 @@ class Attempts:
         """Return how an attempt ends if the job's function, or the hook before it, raised *error*."""
         is_cancelled = isinstance(error, asyncio.CancelledError)
         if is_cancelled and job.is_aborted and self._host.allow_abort_jobs:
-            return await self._refuse(job, _aborted(job, error, f"{_since_s(job.started_ms):6.2f}s"))
+            return await self._refuse(job, Refusal.of_abort(job, error))
         if not self._host.retry_jobs or not isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):
             return self._failed(job, error)
         if isinstance(error, Retry):
             later = RetryLater((error.defer_score or 0) / 1000)
-            _log_retry(job, later.delay_s)
+            lines.log_retry(job, later.delay_s)
             return later
-        if log.isEnabledFor(logging.INFO):
-            log.info("%6.2fs ↻ %s cancelled, will be run again", _since_s(job.started_ms), _shown_ref(job))
+        lines.log_cancellation(job)
         keeps_try = is_cancelled and self._host.tidepool_is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
 
-    def unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
+    def _unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
         """Return how an attempt ends that *error* broke off, which is a cancellation or not the job's own.
 
         A job whose plain function has begun spends a try, or it might run for ever. Another is put back, to be run
         again after *delay_ms* milliseconds.
         """
-        return self.exited(job, error) if job.has_begun else Release(delay_ms)
+        return self._exited(job, error) if job.has_begun else Release(delay_ms)
 
-    def exited(self, job: Job, error: BaseException) -> Ending:
+    def _exited(self, job: Job, error: BaseException) -> Ending:
         """Return how an attempt ends if the job's function ends the process with *error*, such as `SystemExit`."""
         return RetryLater() if self._host.retry_jobs else self._failed(job, error)
 
     def _failed(self, job: Job, error: BaseException) -> Done:
-        extra = {"extra": _extra(error), "function": job.function[:MAX_SHOWN]}
-        words = (_since_s(job.started_ms), _shown_ref(job), type(error).__name__, text_of(error))
-        failures.error("%6.2fs ! %s failed, %s: %s", *words, exc_info=error, extra=extra)
-        return self._done(job, error, success=False)
+        lines.log_failure(job, error)
+        return self._results.done(job, error, success=False)
 
     def _succeeded(self, job: Job, result: object) -> Done:
-        done = self._done(job, result, success=True)
-        if log.isEnabledFor(logging.INFO):
-            text = "" if result is None or not self._host.log_results else truncate(repr(result))
-            log.info("%6.2fs ← %s ● %s", _since_s(job.started_ms), _shown_ref(job), text)
+        done = self._results.done(job, result, success=True)
+        if lines.are_shown():
+            lines.log_success(job, result, with_result=self._host.log_results)
         return done
-
-    def _done(self, job: Job, result: object, *, success: bool, was_run: bool = True) -> Done:
-        """Return the ending of a job that is done, with the encoded result if results are kept.
-
-        *result* is the error of a job that has failed. As in arq, the result of a job whose function was not run is
-        kept for as long as the worker's own setting says, not the function's.
-        """
-        job.error = result if isinstance(result, BaseException) and not success else None
-        function = self._host.functions.get(job.function) if was_run else None
-        forever, keep_s = function and function.keep_result_forever, function and function.keep_result_s
-        forever = self._host.keep_result_forever if forever is None else forever
-        keep_s = (self._host.keep_result_s if keep_s is None else keep_s) or 0
-        value = self._encode(job, result, success=success) if forever or keep_s else None
-        mark_ms = keep_cronjob_progress * 1000 if job.is_cron else 0
-        return Done(value or b"", 0 if forever else round(keep_s * 1000), success, mark_ms)
-
-    def _encode(self, job: Job, result: object, *, success: bool) -> bytes | None:
-        """Encode a result for arq's clients: without the job's arguments if it is too large, or an error in its place.
-
-        Redis would cut the connection at a larger value, and no job of this process could be acknowledged any more.
-        """
-        most = self._host.tidepool_options.max_result_bytes
-        value = self._encode_of_any_size(job, job.args, job.kwargs, result, success=success)
-        if value is None or len(value) <= most:
-            return value
-        value = self._encode_of_any_size(job, (), {}, result, success=success)
-        if value is None or len(value) <= most:
-            return value
-        text = f"unable to serialize result: it has {len(value)} bytes, and {most} may be kept"
-        failures.warning("%s: %s", _shown_ref(job), text)
-        return self._encode_of_any_size(job, (), {}, text, success=False)
-
-    def _encode_of_any_size(
-        self, job: Job, args: tuple[object, ...], kwargs: dict[str, object], result: object, *, success: bool
-    ) -> bytes | None:
-        """Encode a result. Characters of an id or a name that UTF-8 cannot express are escaped."""
-        return serialize_result(
-            *(job.function, args, kwargs, job.attempt, job.enqueued_ms, success, result),
-            *(job.started_ms, now_ms(), _encodable(job.ref), self._host.queue_name),
-            job_id=_encodable(job.queue_id),
-            serializer=self._host.job_serializer,
-        )
-
-    def _log_start(self, job: Job) -> None:
-        if log.isEnabledFor(logging.INFO):
-            delayed_s = (job.started_ms - job.due_ms) / 1000
-            extra = f" try={job.attempt}" if job.attempt > 1 else ""
-            extra += f" delayed={delayed_s:0.2f}s" if delayed_s > _DELAY_SHOWN_S else ""
-            waited_s = (job.started_ms - job.enqueued_ms) / 1000
-            text = args_to_string(job.args, job.kwargs) if self._host.tidepool_options.log_arguments else "…"
-            log.info("%6.2fs → %s(%s)%s", waited_s, _shown_ref(job), text, extra)
-
-
-async def _timed(running: Awaitable[object], timeout_s: float) -> object:
-    """Await *running* and return its result. Raises `TimeoutError` after *timeout_s* seconds.
-
-    The timeout cancels the current task, so that no second task is needed.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    timed_out = False
-
-    def time_out() -> None:
-        nonlocal timed_out
-        timed_out = True
-        task.cancel(threads.TIMED_OUT)
-
-    timer = asyncio.get_running_loop().call_later(timeout_s, time_out)
-    try:
-        return await running
-    except asyncio.CancelledError:
-        if not timed_out:
-            raise
-        task.uncancel()
-        raise TimeoutError from None
-    finally:
-        timer.cancel()
-
-
-def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:
-    return Rejected(CommonReason.INVALID, f"the job {reason}", is_newer)
-
-
-def _aborted(job: Job, error: BaseException, time: str, when: str = "") -> _Refusal:
-    line = f"{time} ⊘ {_shown_ref(job)} aborted{when}"
-    return _Refusal(Rejected(CommonReason.ABORTED), error, line, was_run=not when)
 
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
 
 
-def _log_hook(name: str, job: Job) -> None:
-    """Log the error that a hook has raised; to be called while it is handled."""
-    structlog.get_logger(__name__).exception("hook.failed", hook=name, job_id=_shown_id(job))
-
-
-def _log_retry(job: Job, delay_s: float) -> None:
-    if log.isEnabledFor(logging.INFO):
-        words = (_since_s(job.started_ms), _shown_ref(job), delay_s)
-        log.info("%6.2fs ↻ %s retrying job in %0.2fs", *words)
-
-
-def _extra(error: BaseException) -> object:
-    """Return the details that an exception adds to its log line: its attribute or method `extra`, as in arq.
-
-    None if it has another meaning there, so that reading or calling it raises an error.
-    """
-    try:
-        extra = getattr(error, "extra", None)
-        return extra() if callable(extra) else extra
-    except Exception:  # noqa: BLE001  (an application's own code)
-        return None
-
-
-def _since_s(time_ms: int) -> float:
-    return (now_ms() - time_ms) / 1000
-
-
-def _shown_id(job: Job) -> str:
-    """Return the job's id for a log line: other than ASCII characters escaped, cut to 200 characters."""
-    return ascii(job.queue_id[:MAX_SHOWN])[1:-1][:MAX_SHOWN]
-
-
-def _shown_ref(job: Job) -> str:
-    return printable(job.ref, MAX_SHOWN)
-
-
-def _encodable(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+def _counted_bytes(job: Job) -> int:
+    """Return the bytes of a job that count against `max_held_bytes`: 0 for a small one."""
+    size = len(job.queue_id) + (len(job.payload) if isinstance(job.payload, bytes) else 0)
+    return size if size > _SMALL_BYTES else 0

@@ -43,18 +43,19 @@ class _Function:
         return chosen
 
 
+def check_limits(limits: Mapping[str, int], functions: Collection[str]) -> None:
+    """Raise `ValueError` if one of *limits* is less than 1, or if it is for a name that is not one of *functions*."""
+    for name, limit in limits.items():
+        if name not in functions:
+            raise ValueError(f"concurrency: no function is called {name!r}; there are {', '.join(functions)}")
+        if limit < 1:
+            raise ValueError(f"concurrency: {name!r} has the limit {limit}; it must be 1 or more")
+
+
 class Concurrency:
-    """Counts the running jobs of each function that *limits* names, and refuses those over its number.
+    """Counts the running jobs of each function that *limits* names, and refuses those over its number."""
 
-    Raises `ValueError` if a number is less than 1, or if a name is not one of *functions*.
-    """
-
-    def __init__(self, limits: Mapping[str, int], functions: Collection[str]) -> None:
-        for name, limit in limits.items():
-            if name not in functions:
-                raise ValueError(f"concurrency: no function is called {name!r}; there are {', '.join(functions)}")
-            if limit < 1:
-                raise ValueError(f"concurrency: {name!r} has the limit {limit}; it must be 1 or more")
+    def __init__(self, limits: Mapping[str, int]) -> None:
         self._functions = {name: _Function(limit) for name, limit in limits.items()}
         self._leaving: dict[Job, Recall] = {}
         """The jobs whose putting back Redis has not acknowledged yet."""

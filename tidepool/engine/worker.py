@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from signal import Signals
 from typing import Any
@@ -21,17 +20,15 @@ from arq.connections import ArqRedis, create_pool
 
 from tidepool import logs, process
 from tidepool.engine import threads
-from tidepool.engine.attempt import MAX_SHOWN, Attempts
-from tidepool.engine.concurrency import Concurrency
-from tidepool.engine.decoding import name_of_deserializer, name_of_function
+from tidepool.engine.admission import name_of_deserializer, name_of_function
+from tidepool.engine.attempt import Attempts
+from tidepool.engine.concurrency import check_limits
 from tidepool.engine.options import ArqContext, EngineOptions
-from tidepool.engine.takeover import RUN_JOB, take_over
+from tidepool.engine.takeover import take_over
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Release, RetryLater
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
-from tidepool.queue.finisher import Done, Ending
 from tidepool.queue.holding import Holding
 from tidepool.queue.scoped import ScopedRedis
 from tidepool.queue.scripts import MOST_AT_ONCE
@@ -41,14 +38,8 @@ from tidepool.repeating import FailureLog
 log = structlog.get_logger(__name__)
 arq_log = logging.getLogger("arq.worker")
 
-_GIVEN_BACK_MS = 1000
-"""Delay in milliseconds before a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
-_job: ContextVar[Job] = ContextVar("tidepool job")
-"""The job of the current task: arq's `run_job` gets only its id, which another job may have, too."""
 _FAILED_ROUND_DELAY_S = 1.0
 """Delay in seconds after an unexpected error of the main loop."""
-_SMALL_BYTES = 4096
-"""Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
 _HEARTBEAT_S = 0.5
 """Seconds between two heartbeats, which check cron jobs, aborts and the health key. arq's cron needs 0.5 s or less."""
 _ANNOUNCEMENT_S = 60.0
@@ -93,29 +84,22 @@ class Worker(arq.worker.Worker):
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.tidepool_options = tidepool or EngineOptions(leave_s=None)
         self.tidepool_observer = self.tidepool_options.observer() if self.tidepool_options.observer else None
-        self._tidepool_concurrency = self._tidepool_made_concurrency()
+        check_limits(self.tidepool_options.concurrency, self._tidepool_plain_functions())
         self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
         self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
-        self._tidepool_performing = 0
-        self._tidepool_after: set[asyncio.Task[None]] = set()
-        """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
-        self._tidepool_inner: dict[Job, asyncio.Task[Any]] = {}
-        """The task that runs the job's function, if `run_job` is wrapped; the wrapper may have put it into its own."""
-        self.tidepool_held_bytes = 0
-        """Total bytes of the jobs that the worker has claimed and not yet acknowledged, without small jobs."""
         self._tidepool_failures = FailureLog("worker")
         self._tidepool_freed = asyncio.Event()
         self._tidepool_outage = Outage()
         self._tidepool_parts: _Parts | None = None
         self.tidepool_is_stopping = False
 
-    def _tidepool_made_concurrency(self) -> Concurrency | None:
-        limits, intake = self.tidepool_options.concurrency, self.tidepool_options.intake or ()
-        return Concurrency(limits, [name for name in self.functions if name not in intake]) if limits else None
+    def _tidepool_plain_functions(self) -> list[str]:
+        intake = self.tidepool_options.intake or ()
+        return [name for name in self.functions if name not in intake]
 
     @classmethod
     def install(cls) -> None:
-        """Make this class the one of every worker that the process creates from now on, whoever asks arq for it."""
+        """Make this class the one of every worker that the process creates from now on."""
         take_over(cls)
 
     # ---------------------------------------------------------------- life
@@ -185,23 +169,14 @@ class Worker(arq.worker.Worker):
                 steps.push_async_callback(self._tidepool_parts.wakeup.close)
                 steps.push_async_callback(self._tidepool_parts.holding.close)
                 steps.push_async_callback(self._tidepool_give_back, self._tidepool_parts.holding)
-            await self._tidepool_let_jobs_end()
+                await self._tidepool_parts.attempts.wait(self.tidepool_options.lease_s)
 
     async def _tidepool_close_pool(self) -> None:
         """Close the connections, and forget the jobs, which are given back: the worker may run again."""
         self._tidepool_parts = None
         self.tasks.clear()
-        self._tidepool_performing = self.tidepool_held_bytes = 0
-        self._tidepool_concurrency = self._tidepool_made_concurrency()
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
-
-    async def _tidepool_let_jobs_end(self) -> None:
-        """Wait until the cancelled jobs have ended. Any that still run after `lease_s` seconds are cancelled again."""
-        while running := [task for task in (*self.tasks.values(), *self._tidepool_after) if not task.done()]:
-            _, late = await asyncio.wait(running, timeout=self.tidepool_options.lease_s)
-            for task in late:
-                task.cancel()
 
     async def _tidepool_open(self) -> _Parts:
         if self._pool is None:  # pyright: ignore[reportUnnecessaryComparison]  (the same)
@@ -215,18 +190,24 @@ class Worker(arq.worker.Worker):
     def _tidepool_assembled(self) -> _Parts:
         """Return the worker's parts; the first call after the connection is opened makes them."""
         if self._tidepool_parts is None:
+            options = self.tidepool_options
+
+            def acknowledged(jobs: Sequence[Job]) -> None:
+                attempts.acknowledged(jobs)
+
             holding = Holding(
                 self.pool,
                 self.queue_name,
                 name=self._tidepool_name,
-                lease_s=self.tidepool_options.lease_s,
+                lease_s=options.lease_s,
                 outage=self._tidepool_outage,
-                acknowledged=self._tidepool_acknowledged,
-                max_job_bytes=self.tidepool_options.max_job_bytes,
-                longest_block_s=self.tidepool_options.longest_block_s or self.in_progress_timeout_s,
+                acknowledged=acknowledged,
+                max_job_bytes=options.max_job_bytes,
+                longest_block_s=options.longest_block_s or self.in_progress_timeout_s,
             )
+            attempts = Attempts(self, holding, self._tidepool_look_again)
             wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
-            self._tidepool_parts = _Parts(holding, wakeup, Attempts(self))
+            self._tidepool_parts = _Parts(holding, wakeup, attempts)
         return self._tidepool_parts
 
     async def _tidepool_connect_as_arq_does(self) -> ArqRedis:
@@ -281,118 +262,24 @@ class Worker(arq.worker.Worker):
         finds and claims the jobs.
         """
         parts = self._tidepool_assembled()
-        if self._tidepool_concurrency is not None:
-            await parts.holding.recall(self._tidepool_concurrency.recalled(self._tidepool_room()))
-        max_bytes = self.tidepool_options.max_held_bytes - self.tidepool_held_bytes
+        await parts.attempts.recall(self._tidepool_room())
+        max_bytes = self.tidepool_options.max_held_bytes - parts.attempts.held_bytes
         claimed = await parts.holding.claim(self._tidepool_room(), max_bytes, skipped=parts.attempts.left.skipped())
-        for job in claimed:
-            self.tidepool_held_bytes += _counted_bytes(job)
-            self._tidepool_performing += 1
-            self.tasks[job] = self.loop.create_task(self._tidepool_run_claimed(job))
+        parts.attempts.start(claimed)
         return len(claimed)
 
     def _tidepool_room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
-        room = min(self.max_jobs - len(self.tasks) - len(self._tidepool_after), MOST_AT_ONCE, self.queue_read_limit)
+        attempts = self._tidepool_assembled().attempts
+        room = min(self.max_jobs - attempts.places, MOST_AT_ONCE, self.queue_read_limit)
         if (limit := self._tidepool_jobs_limit()) is not None:
             room = min(room, limit - self._jobs_started())
-        has_room = self.tidepool_held_bytes < self.tidepool_options.max_held_bytes
+        has_room = attempts.held_bytes < self.tidepool_options.max_held_bytes
         return room if has_room and self.allow_pick_jobs and self.tidepool_options.may_claim() else 0
-
-    async def _tidepool_run_claimed(self, job: Job) -> None:
-        """Run a claimed job through `run_job`, which observers may have wrapped, and make sure that it ends.
-
-        It is not run but put back if as many jobs of its function run here as may.
-        """
-        if self._tidepool_concurrency is not None and not self._tidepool_may_begin(job, self._tidepool_concurrency):
-            return
-        if getattr(self.run_job, "__func__", None) is RUN_JOB:
-            await self._tidepool_perform(job)
-            return
-        _job.set(job)
-        try:
-            await self.run_job(job.queue_id, job.due_ms)
-        except Exception:
-            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
-        finally:
-            await self._tidepool_let_inner_end(job)
-            self._tidepool_end(job, Release(_GIVEN_BACK_MS))
-
-    async def _tidepool_let_inner_end(self, job: Job) -> None:
-        """Wait for the function of a job whose wrapper has left it behind; a cancellation is passed on to it."""
-        while (inner := self._tidepool_inner.get(job)) is not None:
-            try:
-                await asyncio.wait([inner])
-            except asyncio.CancelledError:
-                inner.cancel()
-
-    def _tidepool_may_begin(self, job: Job, concurrency: Concurrency) -> bool:
-        """Return whether a job may run within its function's limit; if not, put it back, as if it were not claimed."""
-        parts = self._tidepool_assembled()
-        parts.attempts.decode(job)
-        later = None if job.is_aborted and self.allow_abort_jobs else concurrency.begin(job)
-        if later is None:
-            return True
-        job.has_ended = True
-        self._tidepool_performing -= 1
-        parts.holding.finish(job, later)
-        return False
 
     async def tidepool_run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002  (arq's)
         """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
-        job, task = _job.get(), asyncio.current_task()
-        if task is None or job.has_ended or job in self._tidepool_inner:
-            return  # a wrapper calls it a second time, or after it was cancelled
-        self._tidepool_inner[job] = task
-        try:
-            await self._tidepool_perform(job)
-        finally:
-            del self._tidepool_inner[job]
-
-    async def _tidepool_perform(self, job: Job) -> None:
-        """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
-        attempts = self._tidepool_assembled().attempts
-        try:
-            ending = await attempts.make(job)
-        except asyncio.CancelledError as error:
-            ending = attempts.unsettled(job, error)
-        except Exception as error:
-            log.exception("job.unsettled", job_id=logs.printable(job.queue_id, MAX_SHOWN))
-            ending = attempts.unsettled(job, error, delay_ms=_GIVEN_BACK_MS)
-        except BaseException as error:  # it ends the process
-            self._tidepool_end(job, attempts.exited(job, error))
-            raise
-        self._tidepool_end(job, ending)
-        if self.after_job_end and job.context is not None:
-            await self._tidepool_assembled().holding.drain()
-            await attempts.call_hook("after_job_end", job)
-
-    def _tidepool_end(self, job: Job, ending: Ending) -> None:
-        """Count and acknowledge how the attempt at a job ended, unless that is done already."""
-        if job.has_ended:
-            return
-        job.has_ended = True
-        self._tidepool_performing -= 1
-        if self._tidepool_concurrency is not None:
-            self._tidepool_concurrency.end(job)
-        self._tidepool_count(ending)
-        self._tidepool_assembled().holding.finish(job, ending)
-
-    def _tidepool_acknowledged(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            task = self.tasks.pop(job, None)
-            if task is not None and self.tidepool_held_bytes:
-                self.tidepool_held_bytes -= _counted_bytes(job)
-            if task is not None and not task.done():
-                self._tidepool_after.add(task)
-                task.add_done_callback(self._tidepool_has_gone)
-        if self._tidepool_concurrency is not None:
-            self._tidepool_concurrency.acknowledged(jobs)
-        self._tidepool_look_again()
-
-    def _tidepool_has_gone(self, task: asyncio.Task[None]) -> None:
-        self._tidepool_after.discard(task)
-        self._tidepool_look_again()
+        await self._tidepool_assembled().attempts.run_current()
 
     def _tidepool_look_again(self) -> None:
         """Wake the main loop: there may be room for another job, or none may be left to wait for."""
@@ -406,18 +293,15 @@ class Worker(arq.worker.Worker):
         Requests for other workers' jobs are not read, however many there are. As in arq, requests that are dated in the
         future are deleted.
         """
-        holding = self._tidepool_assembled().holding
+        parts = self._tidepool_assembled()
         running = {job.queue_id: job for job in self.tasks if job.is_running}
         try:
-            aborted = await holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
+            aborted = await parts.holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
         except Exception as error:
             if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return  # the next claim logs it
-        for job in (running[queue_id] for queue_id in aborted):
-            if job.is_running:
-                job.is_aborted = True
-                self._tidepool_inner.get(job, self.tasks[job]).cancel()
+        parts.attempts.abort(running[queue_id] for queue_id in aborted)
 
     async def record_health(self) -> None:
         """Report a heartbeat (`EngineOptions.beaten`), and renew the key that `arq --check` reads if that is due.
@@ -460,10 +344,12 @@ class Worker(arq.worker.Worker):
 
     async def _tidepool_is_done(self) -> bool:
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
+        if self._tidepool_assembled().attempts.places:
+            return False
         limit = self._tidepool_jobs_limit()
         if limit is not None and limit <= self._jobs_started():
-            return not self.tasks and not self._tidepool_after
-        return self.burst and not self.tasks and not self._tidepool_after and not await self.pool.zcard(self.queue_name)
+            return True
+        return self.burst and not await self.pool.zcard(self.queue_name)
 
     def _tidepool_jobs_limit(self) -> int | None:
         """Return how many jobs the worker may start in its life; None: any number."""
@@ -471,16 +357,8 @@ class Worker(arq.worker.Worker):
 
     # ---------------------------------------------------------------- counting and stopping
 
-    def _tidepool_count(self, ending: Ending) -> None:
-        if isinstance(ending, (RetryLater, Release)):
-            self.jobs_retried += 1
-        elif isinstance(ending, Done) and ending.success:
-            self.jobs_complete += 1
-        else:
-            self.jobs_failed += 1
-
     def _jobs_started(self) -> int:
-        return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._tidepool_performing
+        return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._tidepool_assembled().attempts.running
 
     def _add_signal_handler(self, signum: Signals, handler: Callable[[Signals], None]) -> None:
         """Set the handler of a signal, unless the parent process made it ignored.
@@ -500,9 +378,3 @@ class Worker(arq.worker.Worker):
             await super()._wait_for_tasks_to_complete(signum)
         finally:
             self.tidepool_is_stopping = True
-
-
-def _counted_bytes(job: Job) -> int:
-    """Return the bytes of a job that count against `max_held_bytes`: 0 for a small one."""
-    size = len(job.queue_id) + (len(job.payload) if isinstance(job.payload, bytes) else 0)
-    return size if size > _SMALL_BYTES else 0

@@ -40,8 +40,9 @@ FLEET = (
 )
 """The keys of a fleet; *database* is the URL of its PostgreSQL, without the password.
 
-A hash, worker id → its last heartbeat and the connections that it holds; a string, the newest figures of the server's
-connections; and a string, until when shares may change, because a worker has joined, left or got less.
+A hash, worker id → its last heartbeat, the connections that it holds, and how many of them PostgreSQL does not list by
+its name; a string, the newest figures of the server's connections; and a string, until when shares may change, because
+a worker has joined, left or got less.
 """
 
 

@@ -140,13 +140,15 @@ class Leases:
         to repeat.
         """
         queue = self._keys
-        parts = (part for job, ending in finishes for part in _finish_args(job, ending))
+        args: list[bytes | str | int] = [owner, queue.dead_letter_prefix]
+        for job, ending in finishes:
+            args += _finish_args(job, ending)
         reply: bytes = await self._finish(
             keys=[
                 *(queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS),
                 *(queue.dead_letters, queue.functions, queue.deserializers),
             ],
-            args=[owner, queue.dead_letter_prefix, *parts],
+            args=args,
         )
         for (job, ending), answer in zip(finishes, reply, strict=True):
             if answer == ord("2") and isinstance(ending, SetAside):

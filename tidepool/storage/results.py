@@ -192,6 +192,10 @@ class ResultRepository:
         marked.sort(key=lambda row: row["job_id"].encode())
         return [_Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
 
+    async def count_plain(self, *, search: str | None = None, **selection: Unpack[Selection]) -> int:
+        """Return how many failed and rejected jobs of plain functions match: those that `mark_requeued` leaves out."""
+        return await self._connection.fetchval(self._sql["count_plain"], *_conditions(selection), search)
+
     async def page(
         self,
         *,

@@ -17,7 +17,6 @@ parameter of type `Using` for the services, accept jobs with `JobRequests`, and 
 - `problems`  errors as RFC 9457 problem details
 """
 
-from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.web.app import create_app
 from tidepool.web.job_requests import JobRequests
 from tidepool.web.problems import PROBLEM_SCHEMA, Problem
@@ -28,7 +27,6 @@ from tidepool.web.services import Services, Using
 __all__ = [
     "GREATEST_ID",
     "PROBLEM_SCHEMA",
-    "CannotListen",
     "JobRequests",
     "Problem",
     "Router",
@@ -36,7 +34,5 @@ __all__ = [
     "Services",
     "Using",
     "create_app",
-    "is_loopback",
-    "listen_at",
     "serve",
 ]

@@ -1,6 +1,7 @@
 """Defines the routes that list the outcomes of jobs, requeue jobs and abort them."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal, NamedTuple
@@ -44,6 +45,9 @@ class _Row(BaseModel):
     db_us: int
     write_us: int
     requeued_at: datetime | None
+    atomic: bool
+    """Whether the outcome was committed with the job's effects; false for plain functions, whose rows have neither
+    result nor arguments, and only *queue_us* of the durations."""
 
 
 class JobRow(_Row):
@@ -95,9 +99,13 @@ class SettledJob(_Row):
 
 
 class RequeueResponse(BaseModel):
-    """The response to a request to run jobs again: how many jobs were enqueued."""
+    """The response to a request to run jobs again: how many jobs were enqueued.
+
+    *left_out* is how many jobs of plain functions match but cannot run again, because their arguments are not kept.
+    """
 
     requeued: int
+    left_out: int
 
 
 class AbortResponse(BaseModel):
@@ -167,7 +175,9 @@ async def _requeue_jobs(services: Using, wanted: Filtered) -> RequeueResponse:
         words = "name one or more of status, function, since and search"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, code="invalid")
     ids = await services.client.requeue(**wanted._asdict())
-    return RequeueResponse(requeued=len(ids))
+    async with services.pool.acquire() as connection:
+        left_out = await Repositories(connection).results.count_plain(**wanted._asdict())
+    return RequeueResponse(requeued=len(ids), left_out=left_out)
 
 
 @router.post("/jobs/{job_id:path}/requeue", status_code=HTTPStatus.ACCEPTED)
@@ -178,14 +188,16 @@ async def _requeue_job(services: Using, job_id: JobId) -> RequeueResponse:
         row = await _row_of(services, job_id)
         if row is None:
             raise _unknown(job_id)
-        words = "it was applied" if row["status"] == "applied" else "its content was not kept"
-        raise Problem(HTTPStatus.CONFLICT, f"the job cannot run again: {words}", code="not_requeueable")
-    return RequeueResponse(requeued=len(ids))
+        raise Problem(HTTPStatus.CONFLICT, f"the job cannot run again: {_hindrance(row)}", code="not_requeueable")
+    return RequeueResponse(requeued=len(ids), left_out=0)
 
 
 @router.post("/jobs/{job_id:path}/abort", status_code=HTTPStatus.ACCEPTED)
 async def _abort_job(services: Using, job_id: JobId) -> AbortResponse:
     """Ask the workers to abort a job. One that commits first stays applied."""
+    if not services.settings.workers_abort_jobs:
+        words = "the workers abort no jobs: set allow_abort_jobs = True in the arq settings"
+        raise Problem(HTTPStatus.CONFLICT, words, code="aborts_are_off")
     if not await services.client.abort(job_id):
         if await _row_of(services, job_id) is None:
             raise _unknown(job_id)
@@ -197,7 +209,7 @@ async def _abort_job(services: Using, job_id: JobId) -> AbortResponse:
 async def _read_job(services: Using, job_id: JobId) -> SettledJob | RetryingJob | PendingJob:
     """Return a job: its outcome, or else what the queue knows of it."""
     row = await _row_of(services, job_id)
-    if row is None or row["requeued_at"] is not None:
+    if row is None or row["requeued_at"] is not None or not row["atomic"]:  # ids of plain functions are used again
         state = await services.client.status(job_id)
         if state in ("queued", "deferred", "in_progress"):
             return await _pending(services, job_id, state)
@@ -220,6 +232,15 @@ async def _row_of(services: Services, job_id: str) -> dict[str, object] | None:
     async with services.pool.acquire() as connection:
         rows = await Repositories(connection).results.newest(job_ids=[job_id], limit=1)
     return rows[0] if rows else None
+
+
+def _hindrance(row: Mapping[str, object]) -> str:
+    """Return why the job of a row in the ledger cannot run again, in words."""
+    if row["status"] == "applied":
+        return "it was applied"
+    if not row["atomic"]:
+        return "arguments of plain functions are not kept; the application can enqueue it anew"
+    return "its content was not kept"
 
 
 def _unknown(job_id: str) -> Problem:

@@ -105,7 +105,7 @@ LIMIT 1 OFFSET $2
 -- $6 limit bigint, $7 text text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
        left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us,
-       batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
+       batch_us, pool_wait_us, db_us, write_us, requeued_at, atomic, status <> 'applied' AND args IS NOT NULL AS requeueable
 FROM (
     (
         SELECT * FROM {schema}.job_results
@@ -179,6 +179,15 @@ WHERE job_id IN (
     FOR UPDATE
 )
 RETURNING job_id, function, args
+
+-- name: count_plain
+-- How many rejected and failed rows of plain functions `mark_requeued` leaves out. A null parameter means no condition.
+-- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text
+SELECT count(*) FROM {schema}.job_results
+WHERE status <> 'applied' AND NOT atomic
+  AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
+  AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+  AND ($5::text IS NULL OR job_id ^@ $5 OR strpos(lower(concat_ws(' ', reason, error)), lower($5)) > 0)
 
 -- name: prune
 -- Delete up to $2 rows that finished before $1. Returns how many were deleted.
