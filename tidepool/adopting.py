@@ -214,7 +214,8 @@ class _Observer:
             )
             if watched is not None:
                 self._count(watched, budget)
-            about = {"versions": {}, "config": {"min_size": pool.min_size, "max_size": pool.max_size}}
+            config_of_pool = {"min_size": pool.min_size, "max_size": pool.max_size}
+            about = {"versions": {}, "config": {**config_of_pool, "stats_interval": settings.stats_interval}}
             self._watch(pool, Journal(identity, side, about=about, server=budget.server_connections), settings)
 
     def _count(self, pool: WatchedPool, budget: Budget) -> None:

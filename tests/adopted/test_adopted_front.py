@@ -1,6 +1,5 @@
 """`tidepool serve` for an adopted application: the page and the API, over the history of plain functions and Redis."""
 
-import asyncio
 import signal
 import socket
 import subprocess
@@ -9,20 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import arq.worker
 import httpx
 import pytest
-from arq.connections import ArqRedis, RedisSettings
-from arq.worker import func
+from arq.connections import ArqRedis
 from commands import Service, until
 from fastapi import FastAPI
 from front import running
 
-import tidepool
 from tidepool.adopting import settings_class_of
 from tidepool.app import App
 from tidepool.jobs.job import JobTypes
-from tidepool.pool.config import PoolConfig
 from tidepool.web import create_app
 
 ROOT = Path(__file__).parents[2]
@@ -41,46 +36,6 @@ class WorkerSettings:
 WorkerSettings = tidepool.adopt(WorkerSettings)
 """
 NOT_KEPT = "arguments of plain functions are not kept; the application can enqueue it anew"
-
-
-async def send(_ctx: dict[Any, Any], address: str) -> str:
-    """Send a mail, unless the address is bad."""
-    if address == "bad":
-        raise ValueError(address)
-    return "sent"
-
-
-@pytest.fixture
-def settings(database: PoolConfig, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Give adopted arq settings with a database."""
-    monkeypatch.setenv("TIDEPOOL_DATABASE_URL", database.url)
-    monkeypatch.setenv("TIDEPOOL_DB_SCHEMA", "public")
-    monkeypatch.setenv("TIDEPOOL_STATS_INTERVAL", "0.2")
-    return tidepool.adopt(
-        {
-            "functions": [func(send, name="send")],
-            "redis_settings": RedisSettings.from_dsn(redis_url),
-            "poll_delay": 0.01,
-            "handle_signals": False,
-            "allow_abort_jobs": True,
-        }
-    )
-
-
-@pytest.fixture
-async def work(settings: dict[str, Any]) -> AsyncIterator[Callable[[], None]]:
-    """Give a function that starts a worker, which is stopped at the end."""
-    tasks: list[tuple[arq.worker.Worker, asyncio.Task[None]]] = []
-
-    def start() -> None:
-        worker = arq.worker.create_worker(settings)  # type: ignore[arg-type]
-        tasks.append((worker, asyncio.create_task(worker.async_run())))
-
-    yield start
-    for worker, task in tasks:
-        task.cancel()
-        await asyncio.wait([task])
-        await worker.close()
 
 
 @pytest.fixture

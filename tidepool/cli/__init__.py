@@ -3,7 +3,8 @@
 These are the public names. Each is imported when it is first used, so that a process can be prepared (`prepare`) before
 anything large is imported.
 
-- `start`      the entry point of `tidepool`; `operators` has its commands, with `pool`, `jobs`, `letters` and `work`
+- `start`      the entry point of `tidepool`; `operators` has its commands, with `pool`, `jobs`, `letters`,
+  `status` and `work`
 - `serve`      the command that runs the HTTP front, and its parts for an application's own
 - `supervisor` runs worker processes and replaces those that end; `worker_process` is one of them
 - `commands`   parsers, and how a command is run, from the settings to the exit status

@@ -16,6 +16,7 @@ from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.letters import add_dead_letter_command
 from tidepool.cli.pool import add_pool_commands
 from tidepool.cli.serve import add_serve_command
+from tidepool.cli.status import add_status_command
 from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
@@ -37,6 +38,7 @@ def command_line(program: str) -> CommandLine:
     """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
     commands = CommandLine(program, _DESCRIPTION)
     add_work_command(commands)
+    add_status_command(commands)
     add_job_commands(commands)
     add_dead_letter_command(commands)
     add_pool_commands(commands)

@@ -8,7 +8,7 @@ from redis.asyncio.client import Pipeline
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisFault
-from tidepool.queue.keys import QueueKeys
+from tidepool.queue.keys import QueueKeys, decode_id
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
 
 _POLL_S = 0.02
@@ -29,6 +29,16 @@ class Backlog(NamedTuple):
     running: int
     oldest_s: float | None
     """Seconds since the oldest due job became due; None if no job is due."""
+
+
+class Held(NamedTuple):
+    """The jobs that one worker process holds: they run, or are about to."""
+
+    worker_id: str
+    running: int
+    """The number of these jobs."""
+    job_ids: list[str]
+    """The ids of the first of them."""
 
 
 class QueueState:
@@ -81,6 +91,22 @@ class QueueState:
             return await self._backlog(at_ms)
         except REDIS_ERRORS:
             return None
+
+    async def held(self, limit: int) -> list[Held]:
+        """Return the processes that hold jobs, with the ids of up to *limit* jobs of each. Raises Redis's errors."""
+        owners = await self._owners()
+        reading = self._redis.pipeline(transaction=False)
+        for owner in owners:
+            reading.zcard(self._keys.held_prefix.encode() + owner)
+            reading.zrange(self._keys.held_prefix.encode() + owner, 0, limit - 1)
+        replies = await _skip_wrong_types(reading) if owners else []
+        found: dict[str, Held] = {}
+        for owner, count, job_ids in zip(owners, replies[::2], replies[1::2], strict=True):
+            worker_id = decode_id(owner).rpartition(".")[0] or decode_id(owner)
+            had = found.get(worker_id, Held(worker_id, 0, []))  # a process may have jobs of two owners
+            ids = [*had.job_ids, *map(decode_id, job_ids or ())]
+            found[worker_id] = Held(worker_id, had.running + (count or 0), ids[:limit])
+        return [*found.values()]
 
     async def release_owners(self, prefix: str) -> int:
         """End the leases of dead worker processes, those whose names begin with *prefix*; return their number.

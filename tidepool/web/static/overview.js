@@ -120,7 +120,7 @@ function processRow(pool) {
     el("th", { scope: "row", class: "id" }, pool.process),
     cell("In use / limit", pool.limit || pool.in_use ? `${pool.in_use} / ${pool.limit}${pool.waiting ? `, ${pool.waiting} waiting` : ""}` : "–"),
     cell("Used", pool.limit ? share(pool.use) : "–"),
-    cell("With a queue", share(pool.queued), pool.queued >= 0.01 ? "flag" : null),
+    cell("With a queue", pool.limit ? share(pool.queued) : "–", pool.queued >= 0.01 ? "flag" : null),
     cell("Batch wait", span(pool.batch_wait_ms)),
     cell("Wait p95", span(pool.wait_p95_ms)),
     cell("Jobs/s", figure(pool.jobs_per_second)),
