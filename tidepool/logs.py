@@ -19,6 +19,7 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `job.dead_letter` | warning | a job that no worker understood was taken out of the queue; Redis keeps it |
 | `job.content_dropped` | warning | the arguments of a job do not fit its row in the ledger, which has none then |
 | `hook.failed` | error | a hook of arq's (`on_job_start` and the like) raised |
+| `observer.failed` | error | how a job of a plain function ended could not be recorded; its result counts |
 | `lease.lost` | warning | this worker's lease ended, so that others may run its jobs |
 | `task.failed` | error | a background task raised; it goes on. At most once a minute |
 | `database.unavailable`, `database.back` | warning, info | once per outage |

@@ -73,7 +73,7 @@ class Concurrency:
             function.running.add(job)
             return None
         delay_ms = min(max(_LEAST_DELAY_MS, _DELAY_OF_EACH_MS * len(function.put_back)), _LONGEST_DELAY_MS)
-        self._leaving[job] = Recall(job.queue_id, job.due_ms, delay_ms)
+        self._leaving[job] = Recall(job.queue_id, job.due_ms, delay_ms, job.attempt)
         return Release(delay_ms, may_be_recalled=True)
 
     def end(self, job: Job) -> None:

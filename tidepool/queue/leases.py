@@ -68,6 +68,8 @@ class Recall:
     """The due time that it then gets (Unix milliseconds), which is its place in the queue."""
     delay_ms: int
     """The delay with which it was put back, in milliseconds."""
+    attempt: int = 1
+    """Number of the attempt that it was put back before. After that attempt, its delay is that of a retry."""
 
 
 class Leases:
@@ -185,7 +187,11 @@ class Leases:
         due = 0
         for start in range(0, len(recalls), MOST_AT_ONCE):
             some = recalls[start : start + MOST_AT_ONCE]
-            args = [part for one in some for part in (QueueKeys.encode_id(one.job_id), one.due_ms, one.delay_ms)]
+            args = [
+                part
+                for one in some
+                for part in (QueueKeys.encode_id(one.job_id), one.due_ms, one.delay_ms, one.attempt)
+            ]
             due += await self._recall(keys=[self._keys.queue], args=args)
         return due
 

@@ -102,7 +102,7 @@ class QueueState:
         replies = await _skip_wrong_types(reading) if owners else []
         found: dict[str, Held] = {}
         for owner, count, job_ids in zip(owners, replies[::2], replies[1::2], strict=True):
-            worker_id = QueueKeys.decode_id(owner).rpartition(".")[0] or decode_id(owner)
+            worker_id = QueueKeys.decode_id(owner).rpartition(".")[0] or QueueKeys.decode_id(owner)
             had = found.get(worker_id, Held(worker_id, 0, []))  # a process may have jobs of two owners
             ids = [*had.job_ids, *map(QueueKeys.decode_id, job_ids or ())]
             found[worker_id] = Held(worker_id, had.running + (count or 0), ids[:limit])
