@@ -70,7 +70,7 @@ def adopt(
     """
     Worker.install()
     logs.use_standard_library()
-    made: Any = settings
+    made: object = settings
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
     adopted = replace(options or EngineOptions(), observer=_Adoption(made, database_url, pool))

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar, Unpack
+from typing import NamedTuple, TypeVar, Unpack
 
 import structlog
 
@@ -177,7 +177,7 @@ class JobClient:
         """Return the number of jobs in the queue, waiting or running."""
         return int(await self._redis.zcard(self._redis.default_queue_name))
 
-    async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, object]:
         """Wait for a job's result in Redis and return it. Only the ledger proves an outcome: others can write to Redis.
 
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and

@@ -29,7 +29,7 @@ from worker.jobs import JOBS
 
 
 class Unspeakable(Exception):
-    """An error whose text cannot be had."""
+    """An error whose text cannot be read."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -67,7 +67,7 @@ async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConne
     assert ("f", "applied", None, None, 2, False) == found["a"]
     assert ("f", "applied", None, None, 3, False) == found["b"]
     assert ("f", "rejected", "aborted", "CancelledError: ", 1, False) == found["c"]
-    assert ("f", "failed", None, "Unspeakable: (its text cannot be had)", 1, False) == found["d"]
+    assert ("f", "failed", None, "Unspeakable: (its text cannot be read)", 1, False) == found["d"]
 
 
 async def test_a_row_that_was_committed_with_its_effect_stays(

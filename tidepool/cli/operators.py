@@ -20,7 +20,7 @@ from tidepool.cli.status import add_status_command
 from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
-from tidepool.storage.roles import Roles, grant_roles
+from tidepool.storage.roles import Roles
 from tidepool.urls import PostgresUrl, UrlError
 
 _DESCRIPTION = """Run, inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
@@ -112,7 +112,7 @@ async def _grant(config: PoolConfig, context: Context[Settings]) -> list[str]:
     settings, roles = context.settings, Roles.of(context.settings.db_role_prefix)
     given = {roles.work: settings.work_password, roles.read: settings.read_password}
     passwords = {role: password.get_secret_value() for role, password in given.items() if password}
-    await grant_roles(config, roles, passwords, context.app.grants)
+    await roles.grant(config, passwords, context.app.grants)
     return [roles.work, roles.read]
 
 

@@ -8,7 +8,7 @@ from redis.asyncio.client import Pipeline
 from tidepool.queue import keys, scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisFault
-from tidepool.queue.keys import QueueKeys, decode_id
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
 
 _POLL_S = 0.02
@@ -60,7 +60,7 @@ class QueueState:
         """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return (await self._job(job_id).status()).value
 
-    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:
+    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, object]:
         """Wait until the job has a result in Redis, and return the result.
 
         Raises `TimeoutError` after *timeout_s* seconds, the error of a failed job, and `arq.jobs.ResultNotFound` if
@@ -102,9 +102,9 @@ class QueueState:
         replies = await _skip_wrong_types(reading) if owners else []
         found: dict[str, HeldJobs] = {}
         for owner, count, job_ids in zip(owners, replies[::2], replies[1::2], strict=True):
-            worker_id = decode_id(owner).rpartition(".")[0] or decode_id(owner)
+            worker_id = QueueKeys.decode_id(owner).rpartition(".")[0] or QueueKeys.decode_id(owner)
             had = found.get(worker_id, HeldJobs(worker_id, 0, []))  # a process may have jobs of two owners
-            ids = [*had.job_ids, *map(decode_id, job_ids or ())]
+            ids = [*had.job_ids, *map(QueueKeys.decode_id, job_ids or ())]
             found[worker_id] = HeldJobs(worker_id, had.running + (count or 0), ids[:limit])
         return [*found.values()]
 
