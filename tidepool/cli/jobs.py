@@ -27,8 +27,8 @@ _STATUSES = {
 }
 """The outcomes that a job can have, and what each means."""
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
-_PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us", "run_us")
-_PART_TITLES = ("queue", "batch", "pool", "database", "run")
+_PARTS = {"queue_us": "queue", "batch_us": "batch", "pool_wait_us": "pool", "db_us": "database", "run_us": "run"}
+_PARTS_OF_PLAIN = ("queue_us", "run_us")
 _WHERE = """Where the time went, by function (ms). queue: due until taken by a worker; batch: until its batch left;
 pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before;
 run: in a plain function, which has no batch"""
@@ -129,14 +129,23 @@ def _latency_table(latency: Sequence[TableRow]) -> Table:
 def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
     """Return the table of the slowest jobs. The id is the last column, because it may have any length."""
     words = _WIDE_WORDS if wide else _WORDS
-    titles = _PART_TITLES if wide else tuple(title.replace("database", "db") for title in _PART_TITLES)
+    parts = _parts_of(rows)
+    titles = [_PARTS[part] if wide else _PARTS[part].replace("database", "db") for part in parts]
     table = terminal.figures_table(("total", *titles, *words), words=words)
     table.padding = (0, 2 if wide else 1, 0, 0)
     for row in rows:
-        parts_us = [row[name] for name in _PARTS]
+        parts_us = [row[name] for name in parts]
         figures = (terminal.cell(us / 1000) for us in (sum(parts_us), *parts_us))
         table.add_row(*figures, *(terminal.cell(row[name]) for name in words))
     return table
+
+
+def _parts_of(rows: Sequence[TableRow]) -> list[str]:
+    """Return the columns with the parts of the time of *rows*: those of declared types, of plain functions, or both."""
+    kinds = {row["atomic"] for row in rows}
+    return [
+        part for part in _PARTS if (False in kinds and part in _PARTS_OF_PLAIN) or (True in kinds and part != "run_us")
+    ]
 
 
 async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) -> int:

@@ -10,7 +10,7 @@ from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.client import JobClient
 from tidepool.pool.connection import Connection
-from tidepool.queue.state import Held
+from tidepool.queue.state import HeldJobs
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
 from tidepool.storage.repositories import Repositories
@@ -97,7 +97,7 @@ async def _show_queue(arguments: argparse.Namespace, client: JobClient, connecti
         now = await Repositories(connection).server.clock()
         live = await Repositories(connection).snapshots.pool_health(now - _WORKERS)
         idle = {str(row["worker_id"]) for row in live} - {one.worker_id for one in held}
-        workers += [Held(worker_id, 0, [])._asdict() for worker_id in sorted(idle)]
+        workers += [HeldJobs(worker_id, 0, [])._asdict() for worker_id in sorted(idle)]
         outcomes = [*await Repositories(connection).results.outcomes(now - arguments.since)]
     letters = await client.dead_letters.count()
     if arguments.json:

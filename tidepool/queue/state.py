@@ -31,7 +31,7 @@ class Backlog(NamedTuple):
     """Seconds since the oldest due job became due; None if no job is due."""
 
 
-class Held(NamedTuple):
+class HeldJobs(NamedTuple):
     """The jobs that one worker process holds: they run, or are about to."""
 
     worker_id: str
@@ -92,7 +92,7 @@ class QueueState:
         except REDIS_ERRORS:
             return None
 
-    async def held(self, limit: int) -> list[Held]:
+    async def held(self, limit: int) -> list[HeldJobs]:
         """Return the processes that hold jobs, with the ids of up to *limit* jobs of each. Raises Redis's errors."""
         owners = await self._owners()
         reading = self._redis.pipeline(transaction=False)
@@ -100,12 +100,12 @@ class QueueState:
             reading.zcard(self._keys.held_prefix.encode() + owner)
             reading.zrange(self._keys.held_prefix.encode() + owner, 0, limit - 1)
         replies = await _skip_wrong_types(reading) if owners else []
-        found: dict[str, Held] = {}
+        found: dict[str, HeldJobs] = {}
         for owner, count, job_ids in zip(owners, replies[::2], replies[1::2], strict=True):
             worker_id = QueueKeys.decode_id(owner).rpartition(".")[0] or QueueKeys.decode_id(owner)
-            had = found.get(worker_id, Held(worker_id, 0, []))  # a process may have jobs of two owners
+            had = found.get(worker_id, HeldJobs(worker_id, 0, []))  # a process may have jobs of two owners
             ids = [*had.job_ids, *map(QueueKeys.decode_id, job_ids or ())]
-            found[worker_id] = Held(worker_id, had.running + (count or 0), ids[:limit])
+            found[worker_id] = HeldJobs(worker_id, had.running + (count or 0), ids[:limit])
         return [*found.values()]
 
     async def release_owners(self, prefix: str) -> int:
