@@ -51,7 +51,7 @@ _DESCRIPTION = """Enqueue jobs for the workers: generated example jobs (--jobs),
 
 Exit status 1: a line of the file was refused, or, with --follow, a job failed."""
 _MIN_RATE, _MAX_RATE = 1e-6, 1e9
-"""Bounds of --rate, in jobs per second: one job in eleven days, and more than a clock can tell apart."""
+"""Bounds of --rate, in jobs per second: one job in eleven days, and more than a clock can distinguish."""
 _MAX_REFUSALS = 20
 """Max number of refused lines that are printed one by one: about a screen."""
 

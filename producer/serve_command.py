@@ -6,25 +6,22 @@ With `--demo` it also runs workers and enqueues a steady load of jobs, so that t
 import argparse
 import asyncio
 import secrets
-import socket
-import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import islice
 
 from producer.workers import run_workers
 from producer.workload import Workload
 from settings import Settings
 from tidepool import JobClient
-from tidepool.cli import CommandError, CommandLine, Context, port, print_json
+from tidepool.cli import CommandLine, Context, add_serve_options, serve_front
 
-_BACKLOG = 2048
-"""Length of the socket's listen backlog: several hundred clients may connect at the same time."""
 _DEMO_WORKERS = 2
 _JOBS_PER_SECOND = 50
 _LOAD_PERIOD_S = 0.1
 _AT_ONCE = int(_JOBS_PER_SECOND * _LOAD_PERIOD_S)
+_ABOUT_DEMO = " with two workers and a steady load; Ctrl-C stops all of it"
 _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   %(prog)s --demo                  with two workers and a steady load, to look at
   %(prog)s --port 9000 --json      prints its URL as one JSON document
@@ -34,14 +31,7 @@ _EXAMPLES = """  %(prog)s                         on http://localhost:8000
 def add_serve_command(commands: CommandLine) -> None:
     """Add the command `serve` to *commands*."""
     parser = commands.add("serve", _serve, examples=_EXAMPLES)
-    parser.add_argument(
-        "--host",
-        default="localhost",
-        metavar="H",
-        help="address to listen on; one that other machines can reach requires the setting FRONT_TOKEN, which callers "
-        "then have to send (default localhost: 127.0.0.1 and ::1)",
-    )
-    parser.add_argument("--port", type=port, default=8000, metavar="P", help="TCP port to listen on (default 8000)")
+    add_serve_options(parser)
     parser.add_argument(
         "--demo",
         action="store_true",
@@ -51,40 +41,11 @@ def add_serve_command(commands: CommandLine) -> None:
 
 async def _serve(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Run the HTTP server until Ctrl-C: a web page for operators, and an API to enqueue jobs and to read data."""
-    # FastAPI takes half a second to import, which the other commands need not wait for.
-    from producer.http import create_front  # noqa: PLC0415
-    from tidepool.web import is_loopback  # noqa: PLC0415
-    from tidepool.web import serve as run_server  # noqa: PLC0415
+    from producer.http import create_front  # noqa: PLC0415  (FastAPI takes half a second to import)
 
-    if context.settings.front_token is None and not is_loopback(arguments.host):
-        raise CommandError(f"--host {arguments.host} is not a loopback address: set FRONT_TOKEN")
-    async with AsyncExitStack() as beside:
-        listening = [beside.enter_context(one) for one in await _listen(arguments)]
-        await context.require_servers("front")
-        if arguments.demo:
-            await beside.enter_async_context(_working_service(context))
-        _print_address(arguments)
-        return await run_server(create_front(context.settings, context.urls), listening)
-
-
-async def _listen(arguments: argparse.Namespace) -> list[socket.socket]:
-    from tidepool.web import CannotListen, listen_at  # noqa: PLC0415
-
-    try:
-        return await listen_at(arguments.host, arguments.port, _BACKLOG)
-    except CannotListen as error:
-        raise CommandError(str(error)) from None
-
-
-def _print_address(arguments: argparse.Namespace) -> None:
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    url = f"http://{host}:{arguments.port}/"
-    if arguments.json:
-        print_json({"url": url})
-        sys.stdout.flush()
-    else:
-        more = " with two workers and a steady load; Ctrl-C stops all of it" if arguments.demo else ""
-        print(f"serving on {url}{more}", flush=True)
+    beside = _working_service(context) if arguments.demo else None
+    about = _ABOUT_DEMO if arguments.demo else ""
+    return await serve_front(arguments, context, create_front, beside=beside, about=about)
 
 
 @asynccontextmanager

@@ -27,7 +27,8 @@ FENCE = re.compile(
 _ADOPTED = re.compile(r"\barq (?!worker\.)[\w.]+\.WorkerSettings\s*$|\btidepool .*\bwork\b")
 """A worker of a reader's own application."""
 _SERVER = re.compile(
-    rf"{_ADOPTED.pattern}|\barq worker\.WorkerSettings\s*$|\bproducer serve\b|\bworker (?:services|work)\b"
+    rf"{_ADOPTED.pattern}|\barq worker\.WorkerSettings\s*$|\b(?:producer|tidepool .*) serve\b"
+    r"|\bworker (?:services|work)\b"
 )
 _READY = {False: ("worker.started", "serving on", "postgresql"), True: ("redis_version",)}
 """What a server has logged when it serves, by whether it is a worker of a reader's own application."""

@@ -7,9 +7,10 @@ TIDEPOOL_DATABASE_URL.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import structlog
 from pydantic import SecretStr, create_model
@@ -19,6 +20,8 @@ from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.worker import StartError, Worker
+from tidepool.fleet.budget import Budget
+from tidepool.fleet.capacity import Capacity
 from tidepool.fleet.identity import Identity
 from tidepool.health.journal import Journal
 from tidepool.health.loop_lag import LoopLag
@@ -34,9 +37,10 @@ from tidepool.ledger.history import History
 from tidepool.pool.application_pool import AsyncpgPool
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.pool.watched import WatchedPool
+from tidepool.pool.watched import UnknownPool, WatchedPool
 from tidepool.queue.connection import RedisClient
 from tidepool.settings import SettingsError
+from tidepool.urls import without_password
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +70,7 @@ def adopt(
     """
     Worker.install()
     logs.use_standard_library()
-    made: Any = settings
+    made: object = settings
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
     adopted = replace(options or EngineOptions(), observer=_Adoption(made, database_url, pool))
@@ -101,6 +105,7 @@ class _Adoption:
         defaults: dict[str, Any] = {
             "redis_url": _secret(RedisClient.url_of(theirs.get("redis_settings"))),
             "database_url": _secret(self.database_url),
+            "workers_abort_jobs": (ClassVar[bool], bool(theirs.get("allow_abort_jobs"))),
         }
         if "queue_name" in theirs:
             defaults["queue_name"] = (str, theirs["queue_name"])
@@ -146,7 +151,7 @@ class _Observer:
         watched = _watched(pool(context)) if pool is not None and is_watched else None
         await self._open_health_port(settings, context, watched)
         if settings.database is not None:
-            self._begin_records(settings, settings.database.get_secret_value(), worker_id, watched)
+            self._begin_records(settings, settings.database.get_secret_value(), worker_id, watched, context["redis"])
 
     def beaten(self) -> bool:
         """Record a heartbeat of the worker, and return whether it is ready; True without a METRICS_PORT."""
@@ -178,9 +183,14 @@ class _Observer:
         return Condition(ok=True, reason="wait in memory", warning="PostgreSQL is unavailable, or lacks the tables")
 
     def _begin_records(
-        self, settings: AdoptedSettings, database_url: str, worker_id: str, watched: WatchedPool | None
+        self,
+        settings: AdoptedSettings,
+        database_url: str,
+        worker_id: str,
+        watched: WatchedPool | None,
+        redis: RedisClient,
     ) -> None:
-        """Begin to write outcomes, and snapshots if the application's pool is *watched* and monitoring is on."""
+        """Begin to write outcomes and, unless monitoring is off, snapshots: of the pool *watched*, if it is known."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
         config = servers.pool_config(settings, database_url, f"tidepool:{identity.worker_id}")
         side = SideConnection(config, "stats")
@@ -192,8 +202,27 @@ class _Observer:
         )
         self._run_aside(history.run(), "history")
         self._run_aside(pruner.run(), "pruner")
-        if watched is not None and settings.enable_monitoring:
-            self._watch(watched, Journal(identity, side, about=_ABOUT), settings)
+        if settings.enable_monitoring:
+            pool = watched or UnknownPool()
+            budget = Budget(
+                redis,
+                without_password(database_url),
+                worker_id,
+                pool_size=pool.max_size,
+                margin=settings.connection_margin,
+                read=functools.partial(Capacity.read, side),
+            )
+            if watched is not None:
+                self._count(watched, budget)
+            config_of_pool = {"min_size": pool.min_size, "max_size": pool.max_size}
+            about = {"versions": {}, "config": {**config_of_pool, "stats_interval": settings.stats_interval}}
+            self._watch(pool, Journal(identity, side, about=about, server=budget.server_connections), settings)
+
+    def _count(self, pool: WatchedPool, budget: Budget) -> None:
+        """Count the connections that *pool* may open, and those for records, in the fleet's *budget*."""
+        budget.claim(lambda: max(pool.max_size, pool.size) + len(self._sides), lambda: pool.size)
+        self._last_writes.append(budget.leave)
+        self._run_aside(budget.run(), "budget")
 
     def _watch(self, pool: WatchedPool, journal: Journal, settings: AdoptedSettings) -> None:
         """Take snapshots of *pool*, in which a job may use a connection at any time."""
@@ -245,7 +274,6 @@ class _Observer:
 
 _LAST_WRITES_S = 3.0
 """Max seconds for the last records: a container has ten for its whole end, and the jobs need some of them."""
-_ABOUT: dict[str, dict[str, object]] = {"versions": {}, "config": {}}
 
 
 def _watched(pool: object) -> WatchedPool:

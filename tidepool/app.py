@@ -24,10 +24,22 @@ class App:
         Arq settings that `tidepool.adopt` has adopted count as an application without job types. Raises `ValueError` if
         there is none. Errors that the application's own modules raise are not caught.
         """
-        found = load(place)
+        found = _load(place)
         if isinstance(found, cls):
             return found
         return cls(job_types=JobTypes(()), settings=_settings_class_of(found))
+
+    @staticmethod
+    def settings_at(place: str) -> object:
+        """Import and return the settings for arq's worker at *place*: those of an application, or adopted arq settings.
+
+        The errors are those of `load`. Reads the environment, as `worker_settings` does.
+        """
+        found = _load(place)
+        if isinstance(found, App):
+            return found.worker_settings()
+        _settings_class_of(found)
+        return found
 
     @property
     def grants(self) -> list[LiteralString]:
@@ -47,7 +59,7 @@ class App:
         return worker_settings(self.job_types, self.settings, self.migrations)
 
 
-def load(place: str) -> object:
+def _load(place: str) -> object:
     """Import and return what is at *place*, which has the form `package.module:attribute`; None if there is nothing.
 
     Raises `ValueError` if *place* has another form, or if there is no such module. Errors that the application's own
@@ -62,17 +74,6 @@ def load(place: str) -> object:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a module that the application needs is not installed
         raise ValueError(f"no module is called {module!r}") from None
-
-
-def settings_of(found: object) -> object:
-    """Return the settings for arq's worker of *found*: an application, or arq settings that are adopted already.
-
-    Raises `ValueError` for anything else.
-    """
-    if isinstance(found, App):
-        return found.worker_settings()
-    _settings_class_of(found)
-    return found
 
 
 def _settings_class_of(found: object) -> type[Settings]:

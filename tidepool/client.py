@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar, Unpack
+from typing import NamedTuple, TypeVar, Unpack
 
 import structlog
 
@@ -69,7 +69,8 @@ class JobClient:
         self._ledger = ledger
         self._patience_s = patience_s
         self._enqueue = scripts.load(redis, "enqueue")
-        self._state = QueueState(redis)
+        self.state = QueueState(redis)
+        """The state of the queue in Redis: how many jobs wait, and which workers hold how many."""
         self.dead_letters = DeadLetters(redis, redis.default_queue_name)
         """The jobs that no worker understood: lists them, puts them back into the queue, deletes them."""
 
@@ -139,7 +140,7 @@ class JobClient:
 
     async def status(self, job_id: str) -> str:
         """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
-        return await self._state.status(job_id)
+        return await self.state.status(job_id)
 
     async def retrying(self, job_id: str) -> _Retrying | None:
         """Return what Redis knows of the failed attempts of a job that will be tried again; None if no attempt failed.
@@ -176,13 +177,13 @@ class JobClient:
         """Return the number of jobs in the queue, waiting or running."""
         return int(await self._redis.zcard(self._redis.default_queue_name))
 
-    async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    async def result(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, object]:
         """Wait for a job's result in Redis and return it. Only the ledger proves an outcome: others can write to Redis.
 
         Raises `TimeoutError` after *timeout_s*, `RuntimeError` with the error of a failed job, and
         `arq.jobs.ResultNotFound` for a job that is not there.
         """
-        return await self._state.wait(job_id, timeout_s)
+        return await self.state.wait(job_id, timeout_s)
 
     async def bury(self, pid: int) -> int:
         """Put the jobs of a dead worker process back into the queue; return the number of leases that it held.
@@ -190,7 +191,7 @@ class JobClient:
         A lease is the time for which a worker holds jobs. *pid* is the process id of the worker on this host. Without
         this call, other workers take the jobs over when the lease ends, after LEASE seconds.
         """
-        return await self._state.release_owners(Identity.worker_id_prefix(pid))
+        return await self.state.release_owners(Identity.worker_id_prefix(pid))
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""

@@ -19,6 +19,7 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `job.dead_letter` | warning | a job that no worker understood was taken out of the queue; Redis keeps it |
 | `job.content_dropped` | warning | the arguments of a job do not fit its row in the ledger, which has none then |
 | `hook.failed` | error | a hook of arq's (`on_job_start` and the like) raised |
+| `observer.failed` | error | how a job of a plain function ended could not be recorded; its result counts |
 | `lease.lost` | warning | this worker's lease ended, so that others may run its jobs |
 | `task.failed` | error | a background task raised; it goes on. At most once a minute |
 | `database.unavailable`, `database.back` | warning, info | once per outage |
@@ -60,7 +61,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import structlog
 
@@ -82,7 +82,7 @@ def configure(level: str) -> None:
 
     A second call replaces the first.
     """
-    shared: list[Any] = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -117,7 +117,9 @@ def use_standard_library() -> None:
         )
 
 
-def _as_record(_logger: object, _method: str, event: structlog.typing.EventDict) -> tuple[tuple[str], dict[str, Any]]:
+def _as_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[str], dict[str, object]]:
     """Make the arguments of a standard library logger's method, as the last structlog processor."""
     exc_info = event.pop("exc_info", None)
     name = event.pop("event")
@@ -147,10 +149,10 @@ def text_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # noqa: BLE001
-        return "(its text cannot be had)"
+        return "(its text cannot be read)"
 
 
-def _rendering() -> list[Any]:
+def _rendering() -> list[structlog.typing.Processor]:
     strip = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     limit, formatted = TracebackLimit(), structlog.processors.format_exc_info
     if sys.stderr.isatty():
@@ -177,7 +179,7 @@ class TracebackLimit:
         error = _error_of(event.get("exc_info"))
         if error is None:
             return event
-        event.setdefault("error", _shortened(f"{type(error).__name__}: {_text_of(error)}", _MAX_ERROR))
+        event.setdefault("error", _shortened(f"{type(error).__name__}: {text_of(error)}", _MAX_ERROR))
         place = self._place((event.get("function", event.get("logger")), *_place_of(error)))
         if place is None or self._now_s() < place.until_s:
             del event["exc_info"]
@@ -222,13 +224,6 @@ def _place_of(error: BaseException) -> tuple[str, str, int]:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return (name, frame.tb_frame.f_code.co_filename, frame.tb_lineno) if frame else (name, "", 0)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  (an error of somebody else's, whose text may raise anything)
-        return "its text cannot be read"
 
 
 def _cut(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from pydantic import (
@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     """All settings of Tidepool, each with unit, default and bounds. Immutable; made by `load`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True)
+
+    workers_abort_jobs: ClassVar[bool] = True
+    """Whether the workers abort a job when a client asks for that, which arq's settings may turn off."""
 
     # Where the servers are. Neither PostgreSQL nor Redis named: embedded servers under DATA_DIR.
     database_url: SecretStr | None = None
@@ -259,6 +262,11 @@ class Settings(BaseSettings):
             return {}
         port = {} if self.metrics_port is None else {"METRICS_PORT": str(self.metrics_port + number)}
         return {"WORKER_NAME": _worker_name(f"{self.worker_name}-{number + 1}"), **port}
+
+    @classmethod
+    def variable(cls, name: str) -> str:
+        """Return the environment variable of the field *name*."""
+        return f"{cls.model_config.get('env_prefix', '')}{name.upper()}"
 
     def require_servers(self, needed: Collection[ServerVariable]) -> None:
         """Do nothing: a command can use both servers, since those that are not named are embedded."""

@@ -38,7 +38,7 @@ class EnginePool(ApplicationPool):
         self._retired = set[object]()
         """Connections of a pool that was disposed while callers had them: they leave when they are checked in."""
         self._unseen = self._pool.checkedin() + self._pool.checkedout() if isinstance(self._pool, QueuePool) else 0
-        """The number of connections that were open at first, of which no event has told anything yet."""
+        """The number of connections that were open when the watch began and that no event has reported since."""
         listeners: dict[str, Callable[..., None]] = {
             "connect": self._opened,
             "checkout": self._checked_out,
@@ -159,7 +159,7 @@ class EnginePool(ApplicationPool):
 
 
 def _server_pid(connection: object) -> int:
-    """Return the process id of a DBAPI connection's backend; 0 if its driver does not tell."""
+    """Return the process id of a DBAPI connection's backend; 0 if its driver does not report it."""
     driver: Any = getattr(connection, "driver_connection", connection)
     if hasattr(driver, "get_server_pid"):  # asyncpg
         return int(driver.get_server_pid())

@@ -16,7 +16,7 @@ _SQL = queries.load("holders", "lab.tuning")
 
 
 @dataclass
-class Held:
+class HolderCounts:
     """Counts of how often holders used a connection. Holders are tasks that take and give back connections in a loop.
 
     *seconds* is how long they ran.
@@ -52,12 +52,12 @@ class Use:
     """Whether both times are exponentially distributed, with these means, instead of constant."""
 
 
-async def hold(pools: Sequence[Pool], *, holders: int, use: Use, seconds: float, seed: int = 0) -> Held:
+async def hold(pools: Sequence[Pool], *, holders: int, use: Use, seconds: float, seed: int = 0) -> HolderCounts:
     """Run *holders* tasks that use the pools for *seconds*, and return the counts. Each task uses one of the pools.
 
     A use that is under way at the end is finished. Equal seeds give equal random times.
     """
-    held = Held()
+    held = HolderCounts()
     begun_s = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for number in range(holders):
@@ -67,7 +67,7 @@ async def hold(pools: Sequence[Pool], *, holders: int, use: Use, seconds: float,
     return held
 
 
-async def _holder(pool: Pool, use: Use, end_s: float, held: Held, chance: random.Random) -> None:
+async def _holder(pool: Pool, use: Use, end_s: float, held: HolderCounts, chance: random.Random) -> None:
     await asyncio.sleep(_seconds(use.think_ms, use, chance))  # else all would come at once
     while (asked_s := time.perf_counter()) < end_s:
         try:
@@ -87,7 +87,7 @@ def _seconds(mean_ms: float, use: Use, chance: random.Random) -> float:
     return mean_ms / 1000 * (chance.expovariate(1) if use.by_chance else 1)
 
 
-def figures(held: Held) -> HeldFigures:
+def figures(held: HolderCounts) -> HeldFigures:
     """Return the figures of *held* for a report."""
     return {
         "succeeded": held.succeeded,

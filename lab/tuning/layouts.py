@@ -12,7 +12,7 @@ from typing import Any, cast
 from lab.bench.drain import stop
 from lab.bench.processes import family_cpu_s, family_mb, machine_busy_s
 from lab.bench.servers import Site
-from lab.tuning.holders import Held, HeldFigures, figures
+from lab.tuning.holders import HeldFigures, HolderCounts, figures
 from lab.tuning.shard import ShardFigures, ShardTask
 from tidepool.cli.terminal import CommandError
 from tidepool.settings import Settings
@@ -110,7 +110,7 @@ async def _measured(
     said = await asyncio.gather(*(_said(shard) for shard in shards))
     used_s = family_cpu_s(postgres) - cpu_s if postgres and cpu_s is not None else None
     busy_s = machine_busy_s() - busy_s
-    held = Held(seconds=max(one["seconds"] for one in said))
+    held = HolderCounts(seconds=max(one["seconds"] for one in said))
     for one in said:
         held.succeeded += one["succeeded"]
         held.timed_out += one["timed_out"]

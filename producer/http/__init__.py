@@ -18,4 +18,4 @@ __all__ = ["create_front"]
 def create_front(settings: Settings, urls: Urls) -> FastAPI:
     """Return the web application of the service. It connects to the servers in *urls* when it starts."""
     routers = (commands.router, burst.router, reading.router)
-    return create_app(app, settings, urls, routers=routers, quick=commands.router.routes)
+    return create_app(app, settings, urls, routers=routers, quick=commands.router.routes, program="python -m worker")

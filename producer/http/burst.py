@@ -10,11 +10,11 @@ from itertools import islice
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from producer.workload import DEFAULT_MIX, Workload
 from tidepool import MOST_AT_ONCE, DatabaseFault, JobClient, Submission
-from tidepool.web import PROBLEM_SCHEMA, Problem, Router, Services, Using
+from tidepool.web import PROBLEM_SCHEMA, Body, Problem, Router, Services, Using
 
 MOST_JOBS = 10_000
 MAX_ITERATIONS = 100
@@ -22,7 +22,7 @@ MAX_ITERATIONS = 100
 router = Router(tags=["load test"])
 
 
-class Burst(BaseModel):
+class _Burst(Body):
     """The body of `POST /load-test`: which jobs `producer.workload` generates."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -34,7 +34,7 @@ class Burst(BaseModel):
     """Seed of the generated jobs (default random). A seed that was used before gives the same jobs: duplicates."""
 
 
-class Enqueued(BaseModel):
+class _Enqueued(Body):
     """The response of `POST /load-test`: the number of jobs enqueued, and how fast. *seconds* is the time it took."""
 
     seed: int
@@ -44,7 +44,7 @@ class Enqueued(BaseModel):
     jobs_per_second: float
 
 
-class Queried(BaseModel):
+class _Queried(Body):
     """The response of `GET /load-test`: the number of database queries that succeeded, and how fast.
 
     *failed* counts queries that got no connection or no answer; *duration* is in seconds.
@@ -65,7 +65,7 @@ _UNDER_WAY: dict[int | str, dict[str, object]] = {409: {"description": "A load t
 async def _query_load_test(
     services: Using,
     iterations: Annotated[int, Query(ge=1, le=MAX_ITERATIONS, description="Queries to run at the same time.")] = 10,
-) -> Queried:
+) -> _Queried:
     """Run *iterations* concurrent `SELECT 1` queries through the connection pool of this HTTP front.
 
     Only one load test runs at a time; a second request gets status 409.
@@ -74,7 +74,7 @@ async def _query_load_test(
         began_s = time.perf_counter()
         results = await asyncio.gather(*(_query(services) for _ in range(iterations)))
         seconds = time.perf_counter() - began_s
-    return Queried(
+    return _Queried(
         iterations=iterations,
         successful=sum(results),
         failed=iterations - sum(results),
@@ -103,7 +103,7 @@ async def _alone(services: Services) -> AsyncGenerator[None]:
 
 
 @router.post("/load-test", responses=_UNDER_WAY)
-async def _load_test(burst: Burst, services: Using) -> Enqueued:
+async def _load_test(burst: _Burst, services: Using) -> _Enqueued:
     """Enqueue generated jobs as fast as possible. Workers run them like any other jobs.
 
     Only one load test runs at a time; a second request gets status 409.
@@ -117,7 +117,7 @@ async def _load_test(burst: Burst, services: Using) -> Enqueued:
         begun_s = time.perf_counter()
         enqueued = await _enqueue(services.client, jobs)
         seconds = time.perf_counter() - begun_s
-    return Enqueued(
+    return _Enqueued(
         seed=seed,
         enqueued=enqueued,
         duplicates=burst.jobs - enqueued,

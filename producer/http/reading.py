@@ -7,9 +7,8 @@ from http import HTTPStatus
 from typing import Annotated, TypeVar
 
 from fastapi import Path, Query
-from pydantic import BaseModel
 
-from tidepool.web import GREATEST_ID, Problem, Router, RowId, Using
+from tidepool.web import GREATEST_ID, Body, Problem, Router, RowId, Using
 from worker.tables.orders import Order, OrderRepository
 from worker.tables.products import MAX_PAGE_BYTES, Product, ProductRepository
 from worker.tables.users import User, UserRepository
@@ -26,21 +25,21 @@ Category = Annotated[str, Path(min_length=1, max_length=100, description="Compar
 After = Annotated[int, Query(ge=0, le=GREATEST_ID, description="The `next` of the page before.")]
 
 
-class UserPage(BaseModel):
+class _UserPage(Body):
     """A page of users in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     users: list[User]
     next: int | None
 
 
-class ProductPage(BaseModel):
+class _ProductPage(Body):
     """A page of products in the order of their ids. *next* is the `after` of the next page, null on the last page."""
 
     products: list[Product]
     next: int | None
 
 
-class OrderPage(BaseModel):
+class _OrderPage(Body):
     """A page of orders, the newest first. *next* is the `before` of the next page, null on the last page."""
 
     orders: list[Order]
@@ -53,11 +52,11 @@ async def _list_users(
     limit: PageLimit = 100,
     offset: Annotated[int, Query(ge=0, le=_MOST_SKIPPED, description="Users to skip.")] = 0,
     after: After = 0,
-) -> UserPage:
+) -> _UserPage:
     """List users in the order of their ids, in pages."""
     async with services.pool.acquire() as connection:
         found = await UserRepository(connection).list_page(after_id=after, offset=offset, limit=limit + 1)
-    return UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    return _UserPage(users=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/users/{user_id}")
@@ -73,13 +72,13 @@ async def _list_orders(
     user_id: RowId,
     limit: PageLimit = 100,
     before: Before = GREATEST_ID,
-) -> OrderPage:
+) -> _OrderPage:
     """List the orders of a user, the newest first, with the current details of their products."""
     async with services.pool.acquire() as connection:
         found = await OrderRepository(connection).of_user(user_id, before_id=before, limit=limit + 1)
         if not found:
             _known(await UserRepository(connection).get_by_id(user_id), "user", user_id)
-    return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    return _OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/products/")
@@ -88,7 +87,7 @@ async def _list_products(
     category: Annotated[str | None, Query(min_length=1, max_length=100, description="Compared exactly.")] = None,
     limit: PageLimit = 100,
     after: After = 0,
-) -> ProductPage:
+) -> _ProductPage:
     """List products in the order of their ids: all, or those of a category. An unknown category gives an empty list.
 
     A page has fewer than *limit* products if their descriptions together reach 1 MiB.
@@ -102,7 +101,7 @@ async def _list_products(
         )
     is_cut = sum(len(product.description.encode()) for product in found) >= MAX_PAGE_BYTES
     shown = found[:limit]
-    return ProductPage(products=shown, next=shown[-1].id if is_cut or len(found) > limit else None)
+    return _ProductPage(products=shown, next=shown[-1].id if is_cut or len(found) > limit else None)
 
 
 @router.get("/products/{product_id}")
@@ -113,17 +112,17 @@ async def _read_product(services: Using, product_id: RowId) -> Product:
 
 
 @router.get("/products/category/{category:path}")
-async def _list_category(services: Using, category: Category, limit: PageLimit = 100, after: After = 0) -> ProductPage:
+async def _list_category(services: Using, category: Category, limit: PageLimit = 100, after: After = 0) -> _ProductPage:
     """List the products of a category in the order of their ids, as `/products/?category=` does."""
     return await _list_products(services, category, limit, after)
 
 
 @router.get("/orders/")
-async def _list_all_orders(services: Using, limit: PageLimit = 100, before: Before = GREATEST_ID) -> OrderPage:
+async def _list_all_orders(services: Using, limit: PageLimit = 100, before: Before = GREATEST_ID) -> _OrderPage:
     """List all orders, the newest first, with the current details of their products."""
     async with services.pool.acquire() as connection:
         found = await OrderRepository(connection).newest(before_id=before, limit=limit + 1)
-    return OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+    return _OrderPage(orders=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
 @router.get("/orders/{order_id}")

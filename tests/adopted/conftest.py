@@ -6,10 +6,13 @@ from typing import Any
 
 import arq.worker
 import pytest
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, RedisSettings
+from arq.worker import func
 from redis.asyncio import ConnectionPool
 
+import tidepool
 import tidepool.engine.worker
+from tidepool.pool.config import PoolConfig
 
 
 @pytest.fixture
@@ -60,3 +63,45 @@ async def make(
             await asyncio.gather(*one.tasks.values(), return_exceptions=True)
             one.tasks.clear()
         await one.close()
+
+
+async def send(_ctx: dict[Any, Any], address: str) -> str:
+    """Send a mail, unless the address is bad; to a slow one it takes until the worker is stopped."""
+    if address == "bad":
+        raise ValueError(address)
+    if address == "slow":
+        await asyncio.Event().wait()
+    return "sent"
+
+
+@pytest.fixture
+def settings(database: PoolConfig, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Give adopted arq settings with a database."""
+    monkeypatch.setenv("TIDEPOOL_DATABASE_URL", database.url)
+    monkeypatch.setenv("TIDEPOOL_DB_SCHEMA", "public")
+    monkeypatch.setenv("TIDEPOOL_STATS_INTERVAL", "0.2")
+    return tidepool.adopt(
+        {
+            "functions": [func(send, name="send")],
+            "redis_settings": RedisSettings.from_dsn(redis_url),
+            "poll_delay": 0.01,
+            "handle_signals": False,
+            "allow_abort_jobs": True,
+        }
+    )
+
+
+@pytest.fixture
+async def work(settings: dict[str, Any]) -> AsyncIterator[Callable[[], None]]:
+    """Give a function that starts a worker, which is stopped at the end."""
+    tasks: list[tuple[arq.worker.Worker, asyncio.Task[None]]] = []
+
+    def start() -> None:
+        worker = arq.worker.create_worker(settings)  # type: ignore[arg-type]
+        tasks.append((worker, asyncio.create_task(worker.async_run())))
+
+    yield start
+    for worker, task in tasks:
+        task.cancel()
+        await asyncio.wait([task])
+        await worker.close()

@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import arq.worker
+import asyncpg
 import pytest
 from arq.connections import ArqRedis, RedisSettings
 from arq.worker import func
+from commands import until
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import tidepool
 from tidepool.engine.worker import StartError, Worker
+from tidepool.pool.config import PoolConfig
+from tidepool.urls import PostgresUrl
 
 
 async def double(ctx: dict[Any, Any], number: int) -> int:
@@ -121,3 +125,48 @@ async def test_a_silent_database_delays_the_end_by_three_seconds_at_most(worker:
     begun_s = time.monotonic()
     await worker.close()
     assert time.monotonic() - begun_s < 4.5
+
+
+async def test_the_pools_of_a_fleet_are_counted_in_the_budget(
+    redis: ArqRedis, redis_url: str, database: PoolConfig, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with its max size, and two connections for records. Open ones are the workers', not those of others.
+
+    A worker without an outcome has opened one of the two.
+    """
+    monkeypatch.setenv("TIDEPOOL_DB_SCHEMA", "public")
+    monkeypatch.setenv("TIDEPOOL_STATS_INTERVAL", "0.1")
+    engine = create_async_engine(
+        "postgresql+asyncpg://", connect_args=PostgresUrl.parse(database.url).driver_arguments(), max_overflow=2
+    )
+    pool = asyncpg.create_pool(database.url, min_size=3, max_size=8)
+    workers = [
+        arq.worker.create_worker(
+            tidepool.adopt(
+                {"functions": [func(double)], "redis_settings": RedisSettings.from_dsn(redis_url)},  # type: ignore[arg-type]
+                database_url=database.url,
+                pool=lambda _ctx, pool=pool: pool,
+            ),
+            handle_signals=False,
+        )
+        for pool in (engine, pool)
+    ]
+    async with pool, engine.connect():
+        running = [asyncio.create_task(worker.async_run()) for worker in workers]
+
+        async def counted() -> Any:
+            row = await connection.fetchrow("SELECT * FROM db_snapshots WHERE workers = 2 ORDER BY tick DESC LIMIT 1")
+            return row if row and row["backends_of_workers"] == (1 + 1) + (3 + 1) else None
+
+        row = await until(counted)
+        others = row["backends"] - row["backends_of_workers"]
+        assert (5 + 2 + 2) + (8 + 2) == row["granted"]
+        assert row["max_connections"] - row["reserved_connections"] - others - 5 == row["usable"]
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        for worker in workers:
+            await worker.close()
+    await engine.dispose()
+    (fleet,) = [key async for key in redis.scan_iter("tidepool:budget:*") if await redis.type(key) == b"hash"]
+    assert [b"0:0"] == list({*await redis.hvals(fleet)})

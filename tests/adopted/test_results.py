@@ -19,7 +19,7 @@ QUEUE = "arq:queue"
 
 
 class TransientError(Exception):
-    """An application's error with details, which tells pickle how to build it again."""
+    """An application's error with details, which says how pickle builds it again."""
 
     def __init__(self, message: str, *, code: int) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ async def test_an_error_is_raised_at_the_client_with_its_class_and_details(make:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["result", "error"])
 async def test_what_cannot_be_pickled_is_arqs_own_error(make: Make, redis: ArqRedis, *, fails: bool) -> None:
-    """The job is done, and its client is told why there is no result."""
+    """The job is done, and its client gets an error that says why there is no result."""
 
     async def job(_ctx: Ctx) -> Any:
         if fails:
@@ -153,7 +153,7 @@ async def test_what_a_client_sees_of_a_running_job(make: Make, redis: ArqRedis, 
     assert queued.score == await job.result(timeout=5)
 
 
-async def test_a_running_job_is_aborted_and_its_client_is_told(make: Make, redis: ArqRedis) -> None:
+async def test_a_running_job_is_aborted_and_its_client_gets_the_error(make: Make, redis: ArqRedis) -> None:
     """`abort` returns True; the function meets its cancellation, and is not run again."""
     held = Held()
     job = await redis.enqueue_job("job", _job_id="j")

@@ -88,7 +88,7 @@ class TestLimit:
         await make(length, tidepool=EngineOptions(max_job_bytes=size)).async_run()
         assert 3 * MIB == await large.result(timeout=5)
 
-    async def test_without_dead_letters_its_client_is_told(self, make: Make, redis: ArqRedis) -> None:
+    async def test_without_dead_letters_its_client_gets_the_error(self, make: Make, redis: ArqRedis) -> None:
         """With `leave_s=None` it fails, as what cannot be decoded does in arq."""
         job = await redis.enqueue_job("length", b"x" * MIB)
         assert job is not None
@@ -96,7 +96,7 @@ class TestLimit:
         with pytest.raises(arq.worker.JobExecutionFailed, match="is larger than 1048576 bytes"):
             await job.result(timeout=5)
 
-    async def test_the_client_of_a_result_that_is_too_large_is_told(self, make: Make, redis: ArqRedis) -> None:
+    async def test_the_client_of_a_result_that_is_too_large_gets_an_error(self, make: Make, redis: ArqRedis) -> None:
         """Redis cut the connection: that counted as an outage, and no job was acknowledged any more."""
         large = await redis.enqueue_job("repeated", b"x", 3 * MIB)
         small = await redis.enqueue_job("repeated", b"x", 1)

@@ -37,7 +37,7 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
 
 async def test_without_snapshots_both_say_so(run: Run) -> None:
     """They also say what to check."""
-    words = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?\n"
+    words = "no live process wrote a snapshot of a pool in that time: is a worker running, and ENABLE_MONITORING on?\n"
     for command, status in (("why", 0), ("advise", 1)):
         assert (status, words) == await run(command)
 

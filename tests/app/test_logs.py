@@ -126,7 +126,7 @@ def test_an_error_is_found_in_each_form(given: str) -> None:
     except OddError as error:
         forms: dict[str, Any] = {"error": error, "tuple": (type(error), error, error.__traceback__), "true": True}
         event = limit(None, "error", {"event": "x", "exc_info": forms[given]})
-    assert "OddError: its text cannot be read" == event["error"]
+    assert "OddError: (its text cannot be read)" == event["error"]
 
 
 def test_long_values_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

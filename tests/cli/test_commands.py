@@ -220,7 +220,7 @@ async def test_a_query_that_takes_too_long_is_one_clear_line(service: Service, c
 @pytest.mark.slow
 async def test_the_pools_are_shown_by_process_and_minute(service: Service, rows: Any) -> None:
     """As soon as there is a snapshot; before, a line says what to look for."""
-    assert "no live process wrote a snapshot in that time" in service.run("worker", "pool").stdout
+    assert "no live process wrote a snapshot of a pool in that time" in service.run("worker", "pool").stdout
     worker = service.start_worker()
     await until(lambda: rows("SELECT 1 FROM pool_snapshots"))
     (worker_id,) = {row["worker_id"] for row in await rows("SELECT worker_id FROM pool_snapshots")}

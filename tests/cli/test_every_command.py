@@ -38,6 +38,7 @@ WORKER = {0, 143}
 """arq's worker is asked to stop: while it still imports it ends by the signal, later by itself."""
 FINE = {
     "producer serve": {143},
+    "worker serve": {143},
     "worker advise": {1},
     "worker services": {2},
     "lab pool-test": {0, 1},
@@ -100,7 +101,7 @@ def away(command: str) -> set[int]:
 
 def unwritten(command: str) -> set[int]:
     """Return those where the output cannot be written: 2, but for what a signal ends, and what writes none."""
-    return fine(command) if command in ("producer serve", "worker work", "arq", "arq --check") else {2}
+    return fine(command) if command in ("producer serve", "worker serve", "worker work", "arq", "arq --check") else {2}
 
 
 def uses_schema(command: str) -> bool:
@@ -229,12 +230,12 @@ def case(number: int, command: str, environment: Environment) -> dict[str, Any]:
     if command == "worker migrate":  # the others are to find the empty one empty
         variables["DATABASE_URL"] = variables["DATABASE_URL"].replace("/every_empty", "/every_migrated")
     call = {"argv": [word, *rest, *WORDS.get(command, ())], "environment": variables, **environment.streams}
-    if command == "producer serve":
+    if command in ("producer serve", "worker serve"):
         with socket.create_server(("127.0.0.1", 0)) as server:
             call["argv"] += ["--port", str(server.getsockname()[1])]
     if rest and rest[0] in MEASURES:
         call |= {"group": "measures", "fresh": starts_processes(command, environment)}
-    serves = command in ("arq", "producer serve", "worker work") and environment.status(command) != {2}
+    serves = command in ("arq", "producer serve", "worker serve", "worker work") and environment.status(command) != {2}
     return call | ({"stop_s": 1.5} if serves else {})
 
 

@@ -48,7 +48,7 @@ def test_columns_that_a_narrow_terminal_lacks_are_named(monkeypatch: pytest.Monk
     row: dict[str, Any] = {name: 1 for _, name in columns} | {"worker_id": ROW["job_id"]}
     terminal.console().print(pool_command._drawn({"processes": [row], "minutes": [row]}, width))
     parts: dict[str, Any] = dict.fromkeys(ledger_commands._PARTS, 1) | dict.fromkeys(ledger_commands._WIDE_WORDS, "x")
-    ledger_commands._print_by_part([parts], [])
+    ledger_commands._print_by_part([{**parts, "atomic": True}], [])
     text = "".join(said.getvalue().split())
     titles = [title for title, _ in columns] + list(ledger_commands._WIDE_WORDS)
     assert [] == [title for title in titles if title.replace(" ", "") not in text]

@@ -50,7 +50,7 @@ async def make(request: pytest.FixtureRequest, redis: ArqRedis) -> AsyncIterator
 
 @pytest.fixture
 async def start(redis: ArqRedis) -> AsyncIterator[Start]:
-    """Give a function that makes a worker of ours and lets it run, in burst mode unless told; all end with the test."""
+    """Give a function that makes and runs a worker of ours, by default in burst mode; all end with the test."""
     started: list[tidepool.engine.worker.Worker] = []
 
     def start_worker(*functions: Any, **options: Any) -> tidepool.engine.worker.Worker:

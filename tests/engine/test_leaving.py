@@ -85,7 +85,7 @@ async def stocks_pickle(redis: ArqRedis, function: str, job_id: str) -> None:
 
 
 async def test_seven_kinds_of_workers_on_one_queue_run_every_job(redis: ArqRedis) -> None:
-    """Each job once, by the one that has its function, whoever claims it first."""
+    """Each job once, by the worker that has its function, even if another one claims it first."""
     ran: list[str] = []
     kinds = "abcdefg"
     expected = {f"{kind} {kind}{number}" for kind in kinds for number in range(30)}

@@ -231,7 +231,7 @@ class Observed:
         str(job.error)
 
 
-async def test_an_error_that_cannot_be_shown_fails_its_job_once(make: Start, redis: ArqRedis) -> None:
+async def test_an_error_that_cannot_be_shown_fails_its_job_once(make: Start, redis: ArqRedis, logs: list[Any]) -> None:
     """Neither its log line nor an observer that raises an error makes the job run again."""
     runs = 0
 
@@ -248,6 +248,7 @@ async def test_an_error_that_cannot_be_shown_fails_its_job_once(make: Start, red
     info = await enqueued.result_info()
     assert info is not None
     assert (1, 1, False) == (runs, worker.jobs_failed, info.success)
+    assert ["observer.failed"] == [line["event"] for line in logs]
 
 
 async def test_a_job_whose_end_cannot_be_found_out_spends_a_try(make: Start, redis: ArqRedis) -> None:

@@ -6,9 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from fleet import KEY, Fleet, a_fleet
+from fleet import KEY, MARGIN, Fleet, a_fleet
 
-from tidepool.fleet.budget import LEAST
+from tidepool.fleet.budget import LEAST, Budget
 
 pytestmark = pytest.mark.usefixtures("quick_beats")
 
@@ -174,3 +174,31 @@ def test_the_script_says_what_its_keys_and_arguments_are() -> None:
     text = (files("tidepool.queue") / "lua" / "budget.lua").read_text("utf-8")
     head = "\n".join(line for line in text.splitlines() if line.startswith("--"))
     assert set(re.findall(r"(?:KEYS|ARGV)\[\d\]", text)) == set(re.findall(r"(?:KEYS|ARGV)\[\d\]", head))
+
+
+async def test_a_pool_that_cannot_be_limited_counts_with_its_max_size(logs: list[Any]) -> None:
+    """Its worker holds that from the beginning. Its open connections, which others seem to have, leave no less room."""
+    fleet, claim, unnamed = Fleet(usable=40), [30], 9
+    theirs = Budget(fleet.redis, "db", "theirs", pool_size=0, margin=MARGIN, read=fleet.read)
+    theirs.claim(lambda: claim[0], lambda: unnamed)
+    fleet.others += unnamed
+    fleet.left_behind["theirs"] = 2
+    await theirs.look()
+    assert await theirs.beat()
+    assert (40, 30, 1) == (theirs.usable, theirs.granted, theirs.live)
+
+    assert 9 == await fleet.worker("ours", pool_size=20).start()
+    await fleet.calm_rounds(6)
+    await theirs.look()
+    assert await theirs.beat()
+    assert [9] == fleet.limits()
+    connections = theirs.server_connections()
+    assert connections is not None
+    assert (40, 40, 2) == (connections.usable, connections.granted, connections.workers)
+    assert (11 + 2, 0) == (connections.backends_of_workers, connections.backends_orphaned)
+    assert "budget.exceeded" not in [line["event"] for line in logs]
+
+    claim[0] = 31
+    await theirs.beat()
+    (line,) = [line for line in logs if line["event"] == "budget.exceeded"]
+    assert (41, 40, 1, 2) == tuple(line[name] for name in ("held", "usable", "others", "workers"))

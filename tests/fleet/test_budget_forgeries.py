@@ -17,6 +17,8 @@ BYTES = st.binary(max_size=30) | st.sampled_from(
     [
         b"",
         b"1:2",
+        b"1:2:3",
+        b"%d:1:%s" % (LATER_MS - 10**9, b"9" * 300),
         b"0:0",
         b"9" * 400 + b":1",
         b"%d:1" % LATER_MS,
@@ -82,8 +84,8 @@ async def test_whatever_stands_at_its_keys_the_fleet_is_soon_as_it_was(kind: str
 
 @pytest.mark.parametrize(
     "entry",
-    [f"{LATER_MS}:2", "x:2", "1", "", f"{LATER_MS}:{10**300}", "1:2:3", "1" * 100_000],
-    ids=("later", "no time", "one", "none", "endless", "three", "long"),  # the same in each process of xdist
+    [f"{LATER_MS}:2", "x:2", "1", "", f"{LATER_MS}:{10**300}", "1:2:3:4", "1" * 100_000],
+    ids=("later", "no time", "one", "none", "endless", "four", "long"),  # the same in each process of xdist
 )
 async def test_entries_that_no_worker_wrote_take_no_share(entry: str) -> None:
     """Sixty of them, whose beat is no time, or one that is still to come: they would live for ever."""

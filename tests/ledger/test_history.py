@@ -29,7 +29,7 @@ from worker.jobs import JOBS
 
 
 class Unspeakable(Exception):
-    """An error whose text cannot be had."""
+    """An error whose text cannot be read."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -67,7 +67,7 @@ async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConne
     assert ("f", "applied", None, None, 2, False) == found["a"]
     assert ("f", "applied", None, None, 3, False) == found["b"]
     assert ("f", "rejected", "aborted", "CancelledError: ", 1, False) == found["c"]
-    assert ("f", "failed", None, "Unspeakable: (its text cannot be had)", 1, False) == found["d"]
+    assert ("f", "failed", None, "Unspeakable: (its text cannot be read)", 1, False) == found["d"]
 
 
 async def test_a_row_that_was_committed_with_its_effect_stays(
@@ -253,6 +253,8 @@ async def test_an_adopted_application_has_a_history_if_a_database_is_named(
         snapshots = service.run("tidepool", "--app", "their_application:WorkerSettings", "snapshots", "--json")
         names = ("jobs_applied", "jobs_failed", "acquire_ok", "max_size")
         assert [2, 1, 2, max_size] == [snapshots.document[0][name] for name in names]
+        config = await connection.fetchval("SELECT config FROM pool_processes")
+        assert max_size == json.loads(config)["max_size"]
     else:
         assert (2, "TIDEPOOL_DATABASE_URL: is not set\n") == (listed.status, listed.stderr)
         letters = service.run("tidepool", "--app", "their_application:WorkerSettings", "dead-letters", "--json")

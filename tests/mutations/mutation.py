@@ -53,7 +53,11 @@ class Mutation:
         if len(files) != 1:
             raise ValueError(f"{name!r} is the name of {len(files)} tests")
         path = files[0].relative_to(ROOT).as_posix()
-        return path if name.endswith(".py") else f"{path}::{name}{bracket}{parameters}"
+        if name.endswith(".py"):
+            return path
+        around = re.split(rf"^( *)(?:async )?def {name}\b", files[0].read_text("utf-8"), maxsplit=1, flags=re.MULTILINE)
+        classes = re.findall(r"^class (\w+)", around[0], re.MULTILINE) if around[1] else []
+        return "::".join([path, *classes[-1:], f"{name}{bracket}{parameters}"])
 
     def faulty_text(self) -> str:
         """Return the file's text with the fault in it. Raises `ValueError` unless *old* is found once in *where*."""

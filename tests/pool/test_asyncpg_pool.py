@@ -194,6 +194,27 @@ async def test_a_pool_of_a_derived_class_works_as_before(database: PoolConfig) -
     await pool.close()
 
 
+class LosingPool(asyncpg.Pool):
+    """A pool whose callers get connections that are gone already."""
+
+    async def acquire(self) -> Any:  # type: ignore[override]
+        """Return a connection that was given back."""
+        connection = await super().acquire()
+        await self.release(connection)
+        return connection
+
+
+async def test_a_connection_that_is_lost_on_the_way_is_the_callers_to_notice(database: PoolConfig) -> None:
+    """The figures raise nothing, and nobody has it."""
+    pool = await pool_of(database, LosingPool)
+    observed = of(pool)
+    connection = await pool.acquire()
+    with pytest.raises(asyncpg.InterfaceError, match="released back to the pool"):
+        await connection.execute("SELECT 1")
+    assert ([], 0, 1) == (observed.holders(), observed.stats.in_use, observed.stats.acquire_ok)
+    await pool.close()
+
+
 async def test_a_pool_has_one_that_ends_with_it(database: PoolConfig) -> None:
     """However many workers ask for it, each checkout is counted once."""
     pool = await pool_of(database, min_size=1)

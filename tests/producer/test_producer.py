@@ -161,6 +161,6 @@ def test_rejected_jobs_run_again_when_they_are_requeued(service: Service) -> Non
     requeued = service.run("producer", "requeue", "order-1", "user-ada", "--json")
     service.start_worker("--burst").wait()
 
-    assert (1, {"requeued": 1, "not_requeued": ["user-ada"]}) == (requeued.status, requeued.document)
+    assert (1, {"requeued": 1, "not_requeued": ["user-ada"], "left_out": 0}) == (requeued.status, requeued.document)
     (row,) = service.run("producer", "results", "order-1", "--json").document
     assert ("applied", None) == (row["status"], row["requeued_at"])

@@ -68,6 +68,7 @@ SPECIAL = [
     b"nan",
     b"NaN:Infinity",
     b"9999999999999:2",
+    b"9999999999999:2:2",
     b'{"room":1,"workers":{"a":NaN}}',
     Long(b"x" * 70_000),
     Long(b"[" * 5000),

@@ -24,7 +24,7 @@ from tidepool.pool.config import PoolConfig
 RUN = ("sh", "python")
 NO_ADVICE = "worker advise"
 """Exit status 1 is documented: there is no advice to give on a few minutes of a young service."""
-SERVE = re.compile(r"\bproducer serve\b")
+SERVE = re.compile(r"\b(?:producer|tidepool .*) serve\b")
 """Ends by Ctrl-C here, with the status that the README documents for it. `arq` ends with 0."""
 GUIDE = "docs/moving-from-arq.md"
 ADOPTED = re.compile(r"\btidepool --app \S+ ([^`|;)&>]*)")

@@ -230,12 +230,14 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_no_room_of_the_library_imports_its_web_or_its_command_line() -> None:
-    """They stand above all of it, and are imported by applications."""
+    """They stand above all of it, and are imported by applications; the command `serve` runs the web application."""
     uppermost = ("tidepool.web", "tidepool.cli")
+    allowed = {("tidepool.cli", "tidepool.web")}
     assert [] == [
         f"{module} → {name}"
         for module, path in MODULES.items()
         for name in imports_of(path)
         for room in uppermost
         if is_in(module, "tidepool") and is_in(name, room) and not is_in(module, room) and module != "tidepool.__main__"
+        if (room_of(module), room) not in allowed
     ]

@@ -8,15 +8,14 @@ from commands import Service
 from roles import READ, ROLES, WORK, as_role
 
 from tidepool.pool.config import PoolConfig
-from tidepool.storage.roles import grant_roles
 from worker import app
 
 
 @pytest.fixture
 async def roles(database: PoolConfig, connection: Any) -> Any:
     """Have the roles, made twice, as after an upgrade."""
-    await grant_roles(database, ROLES, {}, app.grants)
-    await grant_roles(database, ROLES, {}, app.grants)
+    await ROLES.grant(database, {}, app.grants)
+    await ROLES.grant(database, {}, app.grants)
     yield
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}")
     await connection.execute(f"DROP ROLE {WORK}, {READ}")

@@ -19,6 +19,8 @@ ROW: dict[str, Any] = {
     "batch_us": 2_000,
     "pool_wait_us": 4500,
     "db_us": 120_000,
+    "run_us": 0,
+    "atomic": True,
 }
 
 
@@ -50,6 +52,16 @@ def test_a_wide_table_has_when_where_and_how_it_ended() -> None:
     (head, row) = drawn(_slowest_table([ROW], wide=True), 240)
     assert {"finished_at", "worker_id", "status"} < set(head)
     assert {"host-1-abcd", "applied"} < set(row)
+
+
+def test_a_plain_function_has_the_time_that_it_ran() -> None:
+    """It has no batch; beside jobs of declared types it has a column of its own."""
+    plain = {**ROW, "batch_us": 0, "pool_wait_us": 0, "db_us": 0, "run_us": 7_000, "atomic": False}
+    head, row = drawn(_slowest_table([plain], wide=False), 80)
+    assert ["total", "queue", "run", "function", "job_id"] == head
+    assert ["61,242", "61,235", "7.0", "create_product", ROW["job_id"]] == row
+    head, *_ = drawn(_slowest_table([plain, ROW], wide=True), 240)
+    assert ["total", "queue", "batch", "pool", "database", "run"] == head[:6]
 
 
 def test_the_summary_fits_too() -> None:

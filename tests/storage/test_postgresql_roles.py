@@ -23,7 +23,7 @@ from tidepool.pool.faults import Refused
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.roles import Roles, grant_roles
+from tidepool.storage.roles import Roles
 from tidepool.web.fleet import FleetFigures
 from worker import app
 from worker.jobs import JOBS
@@ -85,7 +85,7 @@ async def test_a_job_with_a_table_of_its_own_may_do_what_it_declares(
     job_type = JobType("charge", Charge, charge, grants=grants)
     shop = App(job_types=JobTypes([job_type]), migrations=Migrations(shop="shop"))
     await shop.migrations.migrate(database)
-    await grant_roles(database, ROLES, {}, shop.grants)
+    await ROLES.grant(database, {}, shop.grants)
     pool = await Pool.open(as_role(database, WORK))
     job = Job[Charge]("c1", "c1")
     job.command = Charge(cents=7)
@@ -162,7 +162,7 @@ async def test_the_event_triggers_of_an_operator_change_nothing(
     )
     least.start_worker(STATS_INTERVAL="0.1")
     ran = least.run("producer", "--jobs", "100", "--mix", "create_user=1", "--follow", "--json")
-    await grant_roles(database, ROLES, {}, app.grants)
+    await ROLES.grant(database, {}, app.grants)
     noted = await connection.fetch("SELECT DISTINCT who FROM changes")
     await connection.execute("DROP EVENT TRIGGER audit")
 
@@ -180,7 +180,7 @@ async def hardened(empty_database: PoolConfig) -> Any:
         "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"
     )
     await app.migrations.migrate(empty_database)
-    await grant_roles(empty_database, ROLES, {}, app.grants)
+    await ROLES.grant(empty_database, {}, app.grants)
     yield empty_database
     await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")
     await connection.close()
@@ -205,7 +205,7 @@ async def test_the_roles_of_another_application_have_other_names(
     """Roles belong to the whole server: with names of its own, an application cannot reach the tables of another."""
     shop, names = replace(empty_database, schema="shop_jobs"), Roles.of("shop")
     await app.migrations.migrate(shop)
-    await grant_roles(shop, names, {names.read: "geheim"}, app.grants)
+    await names.grant(shop, {names.read: "geheim"}, app.grants)
     theirs = await shop.connect("test")
     try:
         for role, may in ((names.work, True), (WORK, False)):

@@ -8,7 +8,6 @@ from roles import READ, ROLES, WORK, as_role
 from tidepool.fleet.capacity import Capacity
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.roles import grant_roles
 from worker import app
 
 
@@ -17,10 +16,10 @@ async def test_readers_have_a_connection_limit(roles: None, database: PoolConfig
     limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tidepool_read'"
     assert 10 == await connection.fetchval(limit)
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT 3")
-    await grant_roles(database, ROLES, {}, app.grants)
+    await ROLES.grant(database, {}, app.grants)
     assert 3 == await connection.fetchval(limit)
     await connection.execute(f"ALTER ROLE {READ} CONNECTION LIMIT -1")
-    await grant_roles(database, ROLES, {}, app.grants)
+    await ROLES.grant(database, {}, app.grants)
     assert 10 == await connection.fetchval(limit)
 
 

@@ -8,7 +8,6 @@ from commands import Service
 from roles import READ, ROLES, WORK, as_role
 
 from tidepool.pool.config import PoolConfig
-from tidepool.storage.roles import grant_roles
 
 
 async def test_a_grant_that_is_missing_is_one_clear_line(
@@ -33,7 +32,7 @@ async def test_a_password_is_kept_as_postgresql_would_keep_it(
     salt = b64decode(kept.split("$")[1].partition(":")[2])
     monkeypatch.setattr("secrets.token_bytes", lambda _: salt)
     await connection.execute(f"ALTER ROLE {WORK} PASSWORD NULL")
-    await grant_roles(database, ROLES, {WORK: "geheim!"}, ())
+    await ROLES.grant(database, {WORK: "geheim!"}, ())
 
     assert kept == await connection.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", WORK)
 

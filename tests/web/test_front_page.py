@@ -183,7 +183,7 @@ async def test_the_picture_has_all_parts(app: FastAPI, http: httpx.AsyncClient, 
     assert answers[0].content == answers[1].content
     (group,) = picture["groups"]
     assert "pool_too_small" == group["verdict"]
-    assert group["advice"].startswith("Set POOL_MAX_SIZE to ")
+    assert group["advice"].startswith("Set the max size of the pool to ")
     assert ["time with a queue", "waiting, of waiting and holding"] == [one["name"] for one in group["evidence"][:2]]
     assert [("leak_suspected", "task batch of create_user")] == [(e["kind"], e["detail"]) for e in picture["events"]]
     assert (0, 0, None) == tuple(picture["queue"][name] for name in ("waiting", "running", "oldest_s"))

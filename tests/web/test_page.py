@@ -168,8 +168,8 @@ def test_an_empty_system_says_what_to_do_next(page: Page) -> None:
     """The commands, ready to be copied."""
     visit(page)
     card = page.get_by_role("region", name="Nothing is running yet")
-    expect(card).to_contain_text("uv run arq worker.WorkerSettings")
-    expect(card).to_contain_text("uv run python -m producer serve --demo")
+    expect(card).to_contain_text("python -m worker work --workers 2")
+    expect(card).to_contain_text("Enqueue some jobs")
     expect(page.locator("#functions")).to_contain_text("Not known: no worker process")
 
 
@@ -300,7 +300,7 @@ def test_a_saturated_pool_is_explained(front: Front, page: Page) -> None:
     verdict = page.get_by_role("article")
     expect(verdict.get_by_role("heading")).to_contain_text("The pool is too small")
     expect(verdict).to_contain_text("Callers wait for connections that the database could serve.")
-    expect(verdict).to_contain_text("Set POOL_MAX_SIZE to")
+    expect(verdict).to_contain_text("Set the max size of the pool to")
     verdict.locator("summary").click()
     expect(verdict).to_contain_text("time with a queue: 90 %")
     expect(page.locator("#processes tbody tr")).to_contain_text("/ 2")

@@ -45,7 +45,7 @@ class Provider:
     url: str = ""
     requests: list[Request] = field(default_factory=list)
     accepted: asyncio.Queue[Request] = field(default_factory=asyncio.Queue)
-    """What is accepted, for whoever reports it to the application."""
+    """The accepted requests, which the bench reports to the application."""
     _asked: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager

@@ -68,7 +68,7 @@ class Study:
         """Sort snapshots into groups of processes with the same pool size and number of callers; return their studies.
 
         *readings* are snapshots of the processes, *server* rows about the database server. *peak* is the max number of
-        connections that one process had in use within the last seven days.
+        connections that one process had in use within the last seven days. Processes whose pool is not known have none.
         """
         before = since - (until - since)
         ticks = Tick.pair((reading for reading in readings if reading.tick <= until), since=before)
@@ -84,7 +84,7 @@ class Study:
                 budget=_budget(server),
             )
             for group, window in groups
-            if window.ticks
+            if window.ticks and _is_of_a_pool(window.newest[0])
         ]
 
     def parts(self, count: int) -> list[Self]:
@@ -93,6 +93,11 @@ class Study:
         The rest of the data is the same in all copies.
         """
         return [replace(self, window=part) for part in self.window.parts(count)]
+
+
+def _is_of_a_pool(reading: Reading) -> bool:
+    """Return whether the pool of the process is known; see `UnknownPool`."""
+    return reading.max_size > 0 or reading.acquire_ok > 0
 
 
 def _budget(server: Sequence[ServerReading]) -> int | None:

@@ -3,7 +3,9 @@
 These are the public names. Each is imported when it is first used, so that a process can be prepared (`prepare`) before
 anything large is imported.
 
-- `start`      the entry point of `tidepool`; `operators` has its commands, with `pool`, `jobs`, `letters` and `work`
+- `start`      the entry point of `tidepool`; `operators` has its commands, with `pool`, `jobs`, `letters`,
+  `status` and `work`
+- `serve`      the command that runs the HTTP front, and its parts for an application's own
 - `supervisor` runs worker processes and replaces those that end; `worker_process` is one of them
 - `commands`   parsers, and how a command is run, from the settings to the exit status
 - `context`    a command's settings, and its access to PostgreSQL and Redis
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tidepool.cli.commands import CommandLine, Parser, run_command
     from tidepool.cli.context import Context
     from tidepool.cli.jobs import add_job_commands
+    from tidepool.cli.serve import add_serve_options, serve_front
     from tidepool.cli.start import main
     from tidepool.cli.supervisor import Supervisor
     from tidepool.cli.terminal import (
@@ -40,6 +43,7 @@ __all__ = [
     "Parser",
     "Supervisor",
     "add_job_commands",
+    "add_serve_options",
     "console",
     "duration",
     "figures_table",
@@ -51,6 +55,7 @@ __all__ = [
     "processes",
     "run_command",
     "run_main",
+    "serve_front",
 ]
 
 _HOMES = {
@@ -60,6 +65,7 @@ _HOMES = {
     "Parser": "tidepool.cli.commands",
     "Supervisor": "tidepool.cli.supervisor",
     "add_job_commands": "tidepool.cli.jobs",
+    "add_serve_options": "tidepool.cli.serve",
     "console": "tidepool.cli.terminal",
     "duration": "tidepool.cli.terminal",
     "figures_table": "tidepool.cli.terminal",
@@ -71,6 +77,7 @@ _HOMES = {
     "processes": "tidepool.cli.terminal",
     "run_command": "tidepool.cli.commands",
     "run_main": "tidepool.process:run",
+    "serve_front": "tidepool.cli.serve",
 }
 
 __getattr__ = import_on_demand(__name__, _HOMES)

@@ -57,6 +57,7 @@ class CommandLine:
 
     def __init__(self, program: str, description: str) -> None:
         self.parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
+        self.parser.set_defaults(program=program)
         self._commands = self.parser.add_subparsers(
             title="commands", metavar="command", required=True, parser_class=Parser
         )

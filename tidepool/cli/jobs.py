@@ -27,10 +27,11 @@ _STATUSES = {
 }
 """The outcomes that a job can have, and what each means."""
 _COLUMNS = ("finished_at", "job_id", "function", "status", "reason", "error", "result", "attempts", "worker_id")
-_PARTS = ("queue_us", "batch_us", "pool_wait_us", "db_us")
-_PART_TITLES = ("queue", "batch", "pool", "database")
+_PARTS = {"queue_us": "queue", "batch_us": "batch", "pool_wait_us": "pool", "db_us": "database", "run_us": "run"}
+_PARTS_OF_PLAIN = ("queue_us", "run_us")
 _WHERE = """Where the time went, by function (ms). queue: due until taken by a worker; batch: until its batch left;
-pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before"""
+pool: until the batch had a connection; database: of the whole batch, with the COMMIT of the batch before;
+run: in a plain function, which has no batch"""
 _QUANTILES = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
 _WORDS = ("function", "job_id")
 _WIDE_WORDS = ("finished_at", "worker_id", "status", *_WORDS)
@@ -128,31 +129,49 @@ def _latency_table(latency: Sequence[TableRow]) -> Table:
 def _slowest_table(rows: Sequence[TableRow], *, wide: bool) -> Table:
     """Return the table of the slowest jobs. The id is the last column, because it may have any length."""
     words = _WIDE_WORDS if wide else _WORDS
-    titles = _PART_TITLES if wide else (*_PART_TITLES[:-1], "db")
+    parts = _parts_of(rows)
+    titles = [_PARTS[part] if wide else _PARTS[part].replace("database", "db") for part in parts]
     table = terminal.figures_table(("total", *titles, *words), words=words)
     table.padding = (0, 2 if wide else 1, 0, 0)
     for row in rows:
-        parts_us = [row[name] for name in _PARTS]
+        parts_us = [row[name] for name in parts]
         figures = (terminal.cell(us / 1000) for us in (sum(parts_us), *parts_us))
         table.add_row(*figures, *(terminal.cell(row[name]) for name in words))
     return table
 
 
+def _parts_of(rows: Sequence[TableRow]) -> list[str]:
+    """Return the columns with the parts of the time of *rows*: those of declared types, of plain functions, or both."""
+    kinds = {row["atomic"] for row in rows}
+    return [
+        part for part in _PARTS if (False in kinds and part in _PARTS_OF_PLAIN) or (True in kinds and part != "run_us")
+    ]
+
+
 async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) -> int:
     """Put failed or rejected jobs back into the queue, so that workers run them again under the same ids.
 
-    Without JOB_ID and options these are all failed jobs. Applied jobs never run again; jobs with more than 64 KiB of
-    arguments cannot, because their arguments are not kept. Exit status 1: a job given by JOB_ID was not put back.
+    Without JOB_ID and options these are all failed jobs. Applied jobs never run again. Jobs of plain functions and jobs
+    with more than 64 KiB of arguments cannot, because their arguments are not kept. Exit status 1: a job given by
+    JOB_ID was not put back.
     """
     status = arguments.status or (None if arguments.job_ids else "failed")
     job_ids = arguments.job_ids or None
+    selection: Selection = {"job_ids": job_ids, "status": status, "function": arguments.function}
     async with context.pool("requeue") as pool, context.client(pool) as client:
-        requeued = await client.requeue(job_ids=job_ids, status=status, function=arguments.function)
+        requeued = await client.requeue(**selection)
+        async with pool.acquire() as connection:
+            left_out = await Repositories(connection).results.count_plain(**selection)
     missing = sorted(set(arguments.job_ids) - set(requeued))
     if arguments.json:
-        terminal.print_json({"requeued": len(requeued), "not_requeued": missing})
+        terminal.print_json({"requeued": len(requeued), "not_requeued": missing, "left_out": left_out})
     else:
         print(f"requeued {len(requeued):,}")
+    if left_out:
+        print(
+            f"left out {left_out:,} of plain functions, whose arguments are not kept: enqueue them anew",
+            file=sys.stderr,
+        )
     for job_id in missing:
         print(f"not requeued: {ascii(job_id)[1:-1]} (no failed or rejected job with its content kept)", file=sys.stderr)
     return 1 if missing else 0

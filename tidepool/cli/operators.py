@@ -15,10 +15,12 @@ from tidepool.cli.context import Context
 from tidepool.cli.jobs import add_job_commands
 from tidepool.cli.letters import add_dead_letter_command
 from tidepool.cli.pool import add_pool_commands
+from tidepool.cli.serve import add_serve_command
+from tidepool.cli.status import add_status_command
 from tidepool.cli.work import add_work_command
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
-from tidepool.storage.roles import Roles, grant_roles
+from tidepool.storage.roles import Roles
 from tidepool.urls import PostgresUrl, UrlError
 
 _DESCRIPTION = """Run, inspect and manage Tidepool's workers: outcomes of jobs, connection pools, tables and servers.
@@ -36,9 +38,11 @@ def command_line(program: str) -> CommandLine:
     """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
     commands = CommandLine(program, _DESCRIPTION)
     add_work_command(commands)
+    add_status_command(commands)
     add_job_commands(commands)
     add_dead_letter_command(commands)
     add_pool_commands(commands)
+    add_serve_command(commands)
     migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True, needs=["database_url"])
     instead = migrate.add_mutually_exclusive_group()
     instead.add_argument(
@@ -108,7 +112,7 @@ async def _grant(config: PoolConfig, context: Context[Settings]) -> list[str]:
     settings, roles = context.settings, Roles.of(context.settings.db_role_prefix)
     given = {roles.work: settings.work_password, roles.read: settings.read_password}
     passwords = {role: password.get_secret_value() for role, password in given.items() if password}
-    await grant_roles(config, roles, passwords, context.app.grants)
+    await roles.grant(config, passwords, context.app.grants)
     return [roles.work, roles.read]
 
 

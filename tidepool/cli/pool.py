@@ -65,7 +65,9 @@ _ONLY_WIDE = (
 _NARROW_LACKS = tuple(dict.fromkeys(title for title, name in (*_PROCESSES, *_MINUTES) if name in _ONLY_WIDE))
 _SHARES = ("utilisation", "saturation", "saturation_max", "cpu")
 _COUNTS = ("jobs", "retries", "processes", "pool_limit", "acquire_timeouts", "rss_mb")
-_NO_SNAPSHOTS = "no live process wrote a snapshot in that time: is a worker running, and ENABLE_MONITORING on?"
+_NO_SNAPSHOTS = (
+    "no live process wrote a snapshot of a pool in that time: is a worker running, and ENABLE_MONITORING on?"
+)
 _WHY_EXAMPLES = """  %(prog)s
   %(prog)s --since 1h
   %(prog)s --json | jq '.groups[].verdict'"""

@@ -48,4 +48,6 @@ def _run_command(program: str, app: str | None) -> Never:
         application = App.load(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
+    if app is None and place:
+        commands.parser.set_defaults(program=f"{program} --app {place}")
     commands.run(application)

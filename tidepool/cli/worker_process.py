@@ -15,17 +15,17 @@ import threading
 from tidepool import process
 
 
-def main() -> None:
+def _main() -> None:
     """Run the worker that the process's arguments name; raises `SystemExit` with status 2 if it cannot start."""
     place, *limit = sys.argv[1:]
     _stop_with_supervisor()
     sys.path.append(os.getcwd())  # noqa: PTH109  (where the application is, as for the `arq` command)
     # These take a second to import.
-    from tidepool.app import load, settings_of  # noqa: PLC0415
+    from tidepool.app import App  # noqa: PLC0415
     from tidepool.engine.running import run_worker  # noqa: PLC0415
 
     try:
-        settings = settings_of(load(place))
+        settings = App.settings_at(place)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(process.ERROR)
@@ -52,4 +52,4 @@ def _stop_with_supervisor() -> None:
 
 if __name__ == "__main__":
     process.prepare(hangup_terminates=True)
-    process.run(main)
+    process.run(_main)

@@ -24,7 +24,7 @@ _MAX_NAME_CHARACTERS = 200
 _LARGEST = 1_000_000
 """The largest number of an attempt that is believed."""
 
-_Decoded: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], int | None, int]
+_Decoded: TypeAlias = tuple[str, tuple[object, ...], dict[str, object], int | None, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,7 @@ class Attempts:
             try:
                 self._host.tidepool_observer.ended(job)
             except Exception:  # noqa: BLE001  (how the job ended stays)
-                lines.log_hook("ended", job)
+                lines.log_observer(job)
         if job.error is None or job.is_aborted or options.on_final_failure is None:
             return
         try:

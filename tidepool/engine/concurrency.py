@@ -5,8 +5,8 @@ the queue at once and is due again later, so that no such job takes the place of
 any number of them. Any worker may claim it then. When a job of the function ends here, the worker makes the oldest job
 that it has put back due at once, at its old place in the queue, and so loses no time.
 
-If a thousand jobs of a function are put back, each comes back after ten seconds: so they cost the fleet a hundred
-claims a second, however many they are, up to 6,000.
+The more jobs of a function are put back, the longer is the delay of each: 10 seconds with 1,000 jobs. So up to 6,000 of
+them cost the fleet max a hundred claims a second.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -73,7 +73,7 @@ class Concurrency:
             function.running.add(job)
             return None
         delay_ms = min(max(_LEAST_DELAY_MS, _DELAY_OF_EACH_MS * len(function.put_back)), _LONGEST_DELAY_MS)
-        self._leaving[job] = Recall(job.queue_id, job.due_ms, delay_ms)
+        self._leaving[job] = Recall(job.queue_id, job.due_ms, delay_ms, job.attempt)
         return Release(delay_ms, may_be_recalled=True)
 
     def end(self, job: Job) -> None:
@@ -91,7 +91,7 @@ class Concurrency:
                     put_back[job.queue_id] = recall  # one that was there keeps its place
 
     def recalled(self, room: int) -> list[Recall]:
-        """Return the jobs to be made due now, since their functions may run: up to *room*, each once."""
+        """Return up to *room* jobs that were put back and whose functions may run now; no job is returned twice."""
         chosen: list[Recall] = []
         for function in self._functions.values():
             chosen += function.recalled(room - len(chosen))

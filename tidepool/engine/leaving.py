@@ -14,7 +14,7 @@ import structlog
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release
 from tidepool.logs import printable
-from tidepool.queue.keys import encode_id
+from tidepool.queue.keys import QueueKeys
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ class LeftJobs:
             longest_s = max(_MAX_DELAY_S, len(self._seen) / _VISITS_PER_S)
             delay_s = min(max(now_s - sight.at_s, _MIN_DELAY_S), longest_s, left_s)
             return Release(int(delay_s * 1000) + 1)
-        self._skip(encode_id(job.queue_id), sight.at_s)
+        self._skip(QueueKeys.encode_id(job.queue_id), sight.at_s)
         return Release()
 
     def skipped(self) -> list[bytes]:

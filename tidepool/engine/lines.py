@@ -65,6 +65,11 @@ def log_hook(name: str, job: Job) -> None:
     structlog.get_logger(__name__).exception("hook.failed", hook=name, job_id=shown_id(job))
 
 
+def log_observer(job: Job) -> None:
+    """Log the error that the observer has raised about the end of a job; to be called while it is handled."""
+    structlog.get_logger(__name__).exception("observer.failed", job_id=shown_id(job))
+
+
 def since_s(time_ms: int) -> float:
     """Return the seconds since *time_ms* (Unix milliseconds)."""
     return (now_ms() - time_ms) / 1000

@@ -68,7 +68,7 @@ class EngineOptions:
     - *log_arguments*: whether the log line of a job's start shows its arguments
     - *on_final_failure*: async function that is called with arq's ctx and the error when a plain function's job has
       failed for good: an error, the last try, too many lost workers. It is called before the job is acknowledged, so
-      again if the worker is lost at that moment
+      again if the worker is lost at that moment. It is not called for a dead letter, which may be put back and run
     - *observer*: called for each worker; returns what keeps a record of the jobs of plain functions
     - *concurrency*: max number of jobs that run at a time in this process, by name of a plain function or cron job.
       Others of that function are put back without spending a try: for clients they are deferred, for a second or, if

@@ -45,7 +45,7 @@ def take_over(ours: type[_Worker]) -> None:
     arqs_init: Any = _Worker.__init__
 
     @functools.wraps(arqs_init)
-    def init(self: Any, *args: Any, **options: Any) -> None:  # a subclass may call it by its name, and so pass ours by
+    def init(self: _Worker, *args: Any, **options: Any) -> None:  # a subclass may call it by name, and so pass ours by
         is_passed_by = isinstance(self, ours) and not getattr(self, "tidepool_is_begun", False)
         (ours.__init__ if is_passed_by else arqs_init)(self, *args, **options)
 

@@ -26,7 +26,7 @@ _is_stopping: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVa
 )
 
 
-def threaded(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+def threaded(function: Callable[P, T]) -> Callable[P, Coroutine[object, object, T]]:
     """Return an async function, which arq accepts, that calls the blocking *function* in a thread. Use it as decorator.
 
     The thread has the caller's context variables. What *function* returns or raises is the job's result or error.
@@ -54,7 +54,7 @@ def wait_at_stop(is_stopping: Callable[[], bool]) -> None:
     _is_stopping.set(is_stopping)
 
 
-def _is_blocking(one: Any) -> bool:
+def _is_blocking(one: object) -> bool:
     """Return whether *one* is a function that arq refuses because it does not take it for an async one."""
     if not inspect.isfunction(one) and not inspect.ismethod(one):
         return False

@@ -25,9 +25,17 @@ its grant, or what is really open if that is more, so a connection is granted ag
 grant is reduced to the share at once. It is raised only when the fleet is calm, by one for each heartbeat, as far as
 the others hold less than is usable. While Redis or PostgreSQL is away it stays as it is.
 
+The pool of an adopted application cannot be limited. Its worker holds the max size of that pool from the beginning and
+needs no grant (`claim`): the others get no more than it leaves, and a warning is logged if all could open more than is
+usable. PostgreSQL does not list the connections of such a pool by the worker's name. They are *unnamed*: the worker
+reports how many are open, so that they do not count among the others. That they are on this server is assumed.
+
+A fleet is the workers with one Redis and one database URL, whichever schema they use: two applications that have
+schemas of their own in one database divide its connections.
+
 Two cases are not covered, and the margin is for them: a worker that slept longer than its entry lives may use a grant
-that was given away meanwhile, until its next heartbeat; and fleets that use different databases of one server see only
-the connections that the other has open.
+that was given away meanwhile, until its next heartbeat; and fleets that use different databases of one server, or other
+Redis servers, see only the connections that the other has open.
 
 A program that may write to Redis can also write entries of workers that do not exist. They take shares for as long as
 they are renewed, but a worker never has less than its two connections.
@@ -86,6 +94,17 @@ class _Reply(NamedTuple):
     workers: Sequence[bytes]
     reading: bytes
     unusable: bytes
+    unnamed: int
+
+
+class _Demand(NamedTuple):
+    """What a heartbeat reports and asks for; the header of `budget.lua` describes each field."""
+
+    holds: int
+    most: int
+    most_if_calm: int
+    least: int = LEAST
+    unnamed: int = 0
 
 
 class _Entries:
@@ -100,14 +119,13 @@ class _Entries:
         self.trouble: dict[str, str] = {}
         """Why Redis did not answer the last heartbeat, as fields of a log line; empty if it did."""
 
-    async def beat(self, holds: int, most: int, most_if_calm: int, reading: str) -> _Reply | None:
+    async def beat(self, demand: _Demand, reading: str) -> _Reply | None:
         """Send a heartbeat: renew this worker's entry and ask for connections. Returns None if Redis does not answer.
 
-        *holds* is how many it holds, *most* how many it asks for, *most_if_calm* the same if the fleet is calm, and
-        *reading* what `_CapacityCache.reading` returns.
+        *reading* is what `_CapacityCache.reading` returns.
         """
-        lives_ms, calm_ms = int(LIFE_S * 1000), int(_CALM_S * 1000)
-        args = [self._worker_id, holds, most, most_if_calm, LEAST, reading, lives_ms, calm_ms]
+        *asked, unnamed = demand
+        args = [self._worker_id, *asked, reading, int(LIFE_S * 1000), int(_CALM_S * 1000), unnamed]
         try:
             reply = _Reply(*await self._script(keys=self._keys, args=args))
         except Exception as error:
@@ -178,6 +196,7 @@ class Budget:
         self.granted = 0
         """The number of connections for this worker, as of the last heartbeat."""
         self._held = 0
+        self._unnamed = 0
         self._live: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._is_exceeded = False
@@ -186,6 +205,7 @@ class Budget:
         self._wanted = pool_size + _BESIDE_POOL
         self._beating = asyncio.Lock()
         self._governed: tuple[Callable[[], int], Callable[[int], None]] | None = None
+        self._claimed: tuple[Callable[[], int], Callable[[], int]] | None = None
 
     @property
     def limit(self) -> int:
@@ -240,6 +260,14 @@ class Budget:
         self._governed = count_open, resize
         resize(self.limit)
 
+    def claim(self, most: Callable[[], int], unnamed: Callable[[], int]) -> None:
+        """Take part in the fleet with a pool that cannot be limited, instead of all other steps but `run` and `leave`.
+
+        *most* returns how many connections this worker may open, of that pool and beside it; *unnamed* how many of them
+        are open that do not have this worker's name.
+        """
+        self._claimed = most, unnamed
+
     async def beat(self, most: int | None = None) -> bool:
         """Send a heartbeat that asks Redis for up to *most* connections, and apply the reply.
 
@@ -247,13 +275,20 @@ class Budget:
         has, or for one more if the fleet is calm: no worker has come, gone or had to give up connections lately.
         """
         async with self._beating:
-            is_open = self._governed[0]() + _BESIDE_POOL if self._governed else 0
-            holds = max(self.granted, is_open) if self.granted else 0
-            asked = (self.granted, min(self.granted + 1, self._wanted)) if most is None else (most, most)
-            reply = await self._entries.beat(holds, *asked, self._capacity_cache.reading())
+            reply = await self._entries.beat(self._demand(most), self._capacity_cache.reading())
             if reply is not None:
                 self._apply(reply)
             return reply is not None
+
+    def _demand(self, most: int | None) -> _Demand:
+        if self._claimed is not None:
+            claim = self._claimed[0]()
+            return _Demand(claim, claim, claim, least=claim, unnamed=self._claimed[1]())
+        is_open = self._governed[0]() + _BESIDE_POOL if self._governed else 0
+        holds = max(self.granted, is_open) if self.granted else 0
+        if most is None:
+            return _Demand(holds, self.granted, min(self.granted + 1, self._wanted))
+        return _Demand(holds, most, most)
 
     async def look(self) -> None:
         """Read again how many connections the server has, and who uses them. Does nothing if it does not answer."""
@@ -276,7 +311,7 @@ class Budget:
             role_limit=None if capacity.role_limit < 0 else capacity.role_limit,
             database_limit=None if capacity.database_limit < 0 else capacity.database_limit,
             backends=capacity.others + sum(by_worker.values()),
-            backends_of_workers=of_live,
+            backends_of_workers=of_live + self._unnamed,
             backends_orphaned=sum(by_worker.values()) - of_live,
             workers=self.live,
             granted=self._held,
@@ -300,8 +335,8 @@ class Budget:
     def _apply(self, reply: _Reply) -> None:
         before, self.granted = self.granted, reply.granted
         self._live = {worker.decode(errors="replace") for worker in reply.workers}
-        self._held = reply.held
-        if reply.reading and (numbers := _numbers(reply.reading, reply.usable, self._live)):
+        self._held, self._unnamed = reply.held, reply.unnamed
+        if reply.reading and (numbers := _numbers(reply, self._live)):
             self.usable, self._numbers = reply.usable, numbers
         if self._governed:
             if reply.granted != before:
@@ -332,15 +367,16 @@ def _as_json(capacity: Capacity, margin: int) -> str:
     return json.dumps(reading)
 
 
-def _numbers(text: bytes, usable: int, live: set[str]) -> dict[str, int] | None:
+def _numbers(reply: _Reply, live: set[str]) -> dict[str, int] | None:
     """Return the numbers from which a share is computed, as fields of a log line.
 
-    *text* is a reading in JSON, as Redis returns it. Returns None if no worker can have written it.
+    Those of the server are from the reply's reading, in JSON. Returns None if no worker can have written it.
     """
     try:
-        reading: Any = json.loads(text)
+        reading: Any = json.loads(reply.reading)
         dead = sum(int(count) for worker, count in reading["workers"].items() if worker not in live)
         numbers = {name: int(reading[name]) for name in _NUMBERS}
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
         return None
-    return {**numbers, "others": numbers["others"] + dead, "usable": usable, "workers": len(live)}
+    others = max(0, numbers["others"] + dead - reply.unnamed)
+    return {**numbers, "others": others, "usable": reply.usable, "workers": len(live)}

@@ -70,7 +70,7 @@ class History:
             self._has_some.clear()
 
     async def write(self) -> None:
-        """Write all outcomes that wait. They go on waiting if PostgreSQL is unavailable or lacks the table.
+        """Write all outcomes in memory to the table; keep them if PostgreSQL is unavailable or lacks the table.
 
         If PostgreSQL cannot store one of them, the others of its batch are written one by one, and that one is dropped.
         """

@@ -82,7 +82,7 @@ _NOT_SETTLED = (RetryLater, LookAgain)
 _Settled = Outcome | RetryLater | LookAgain
 
 
-class HandlerError(Exception):
+class _HandlerError(Exception):
     """A job's handler broke its contract, or needs something that PostgreSQL lacks; the message says what."""
 
 
@@ -218,7 +218,7 @@ class Ledger:
         except DatabaseFault as fault:
             was_asked = committing and any(job.decided is None for job in fresh)
             if was_asked and fault.is_of_one_statement:  # a deferred trigger of the handler's tables
-                raise HandlerError(f"PostgreSQL refuses its commit: {words(fault.__cause__ or fault)}") from None
+                raise _HandlerError(f"PostgreSQL refuses its commit: {words(fault.__cause__ or fault)}") from None
             raise
         if settled:
             self._write_us[counted_name] = (time.perf_counter_ns() - write_ns) // 1000
@@ -239,7 +239,7 @@ class Ledger:
     ) -> Sequence[Verdict]:
         """Call the handler of *job_type*, and return its verdicts, one for each job.
 
-        Raises `HandlerError` if it takes too long, returns another number of verdicts, or needs something that is
+        Raises `_HandlerError` if it takes too long, returns another number of verdicts, or needs something that is
         missing in PostgreSQL, such as a grant, a table or a trigger's foreign server.
         """
         limit = asyncio.timeout(self._handler_timeout_s)
@@ -248,15 +248,15 @@ class Ledger:
                 verdicts = await job_type.handler(transaction, jobs)
         except TimeoutError:
             if limit.expired():
-                raise HandlerError(f"took longer than {self._handler_timeout_s} s") from None
+                raise _HandlerError(f"took longer than {self._handler_timeout_s} s") from None
             raise
         except Exception as error:
             fault = DatabaseFault.of(error)
             if fault is not None and fault.is_of_one_statement:
-                raise HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None
+                raise _HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None
             raise
         if len(verdicts) != len(jobs):
-            raise HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")
+            raise _HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")
         return verdicts
 
     async def _write(

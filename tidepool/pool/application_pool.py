@@ -6,7 +6,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import asyncpg
+from asyncpg.connection import LoggedQuery
+from asyncpg.pool import PoolAcquireContext, PoolConnectionProxy
 
 from tidepool.pool.figures import PoolStats
 
@@ -154,14 +156,14 @@ class AsyncpgPool(ApplicationPool):
         def acquire(pool: asyncpg.Pool, *args: Any, **options: Any) -> "_Acquisition":
             return _Acquisition(kind.acquire(pool, *args, **options), self._lend)
 
-        async def release(pool: asyncpg.Pool, connection: Any, *args: Any, **options: Any) -> None:
+        async def release(pool: asyncpg.Pool, connection: object, *args: Any, **options: Any) -> None:
             self._check_in(connection)
             await kind.release(pool, connection, *args, **options)
 
         names = {"__slots__": (), "__module__": kind.__module__, "acquire": acquire, "release": release}
         cast("Any", self._pool).__class__ = type(kind.__name__, (kind,), {**names, _ATTRIBUTE: self})
 
-    async def _lend(self, acquiring: Awaitable[Any]) -> Any:
+    async def _lend(self, acquiring: Awaitable[PoolConnectionProxy]) -> PoolConnectionProxy:
         """Return the connection that *acquiring* gets, and count it."""
         with self._requested(TimeoutError):
             connection = await acquiring
@@ -169,7 +171,7 @@ class AsyncpgPool(ApplicationPool):
             self._lent(connection)
         return connection
 
-    def _lent(self, connection: Any) -> None:
+    def _lent(self, connection: PoolConnectionProxy) -> None:
         pid = connection.get_server_pid()
         if pid not in self._seen:
             self._seen.add(pid)
@@ -184,7 +186,7 @@ class AsyncpgPool(ApplicationPool):
         self._seen.discard(pid)
         self.stats.connections_closed += 1
 
-    def _queried(self, reset: str, query: Any) -> None:
+    def _queried(self, reset: str, query: LoggedQuery) -> None:
         if query.query != reset:
             self.stats.queried(int(query.elapsed * 1e6), failed=query.exception is not None)
 
@@ -192,14 +194,18 @@ class AsyncpgPool(ApplicationPool):
 class _Acquisition:
     """What `acquire` returns, to `await` or for `async with`: asyncpg's own, whose connection is counted by *lend*."""
 
-    def __init__(self, acquiring: Any, lend: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        acquiring: PoolAcquireContext,
+        lend: Callable[[Awaitable[PoolConnectionProxy]], Coroutine[object, object, PoolConnectionProxy]],
+    ) -> None:
         self._acquiring = acquiring
         self._lend = lend
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[object, None, PoolConnectionProxy]:
         return self._lend(self._acquiring).__await__()
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> PoolConnectionProxy:
         return await self._lend(self._acquiring.__aenter__())
 
     async def __aexit__(

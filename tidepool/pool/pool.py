@@ -86,7 +86,7 @@ class Gate:
         """Wait for the caller's turn, and enter the gate. The caller must call `leave` after that.
 
         Raises `TimeoutError` after *timeout_s* seconds, `asyncio.QueueFull` at once if the max number of callers wait
-        already, and `PoolClosed` if the gate is closed before or meanwhile.
+        already, and `PoolClosed` if the gate is closed, also while the caller waits.
         """
         if self._closed:
             raise PoolClosed(_CLOSED)

@@ -79,3 +79,20 @@ class WatchedPool(Protocol):
     def holders(self) -> Sequence[Holder]:
         """Return who has a connection now, the longest holder first."""
         ...
+
+
+class UnknownPool:
+    """Stands for the pool of a process whose pool is not known, so that its snapshots can have everything else.
+
+    All its figures are zero.
+    """
+
+    min_size = max_size = limit = size = idle = 0
+    overdue_s = 0.0
+
+    def __init__(self) -> None:
+        self.stats = PoolStats()
+
+    def holders(self) -> Sequence[Holder]:
+        """Return nothing."""
+        return ()

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tidepool.queue import scripts
 from tidepool.queue.faults import RedisFault
-from tidepool.queue.keys import QueueKeys, decode_id
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import MOST_AT_ONCE
 
 _MAX_CHARACTERS = 500
@@ -88,7 +88,7 @@ class DeadLetters:
             is_last = len(entries) < MOST_AT_ONCE
             after = b"" if is_last else b"(" + entries[-1][0]
             named = [(number, fields) for number, fields in entries if b"id" in fields]
-            asked = [one for one in named if not job_ids or decode_id(one[1][b"id"]) in job_ids]
+            asked = [one for one in named if not job_ids or QueueKeys.decode_id(one[1][b"id"]) in job_ids]
             if asked:
                 yield await self._with_sizes(asked)
 
@@ -108,7 +108,7 @@ def _letter(number: bytes, fields: Mapping[bytes, bytes], size: int) -> DeadLett
     due = fields.get(b"due", b"")
     return DeadLetter(
         number=number.decode(),
-        job_id=decode_id(fields[b"id"]),
+        job_id=QueueKeys.decode_id(fields[b"id"]),
         function=_text(fields.get(b"function", b"")) or None,
         reason=_text(fields.get(b"reason", b"")),
         since_ms=int(number.partition(b"-")[0]),

@@ -38,7 +38,7 @@ class Done:
 
 
 class Lacks(StrEnum):
-    """What a worker that does not understand a job lacks."""
+    """The reason why a worker cannot run a job: what it does not have, and another worker may have."""
 
     FUNCTION = "function"
     DESERIALIZER = "deserializer"
@@ -50,7 +50,7 @@ class Lacks(StrEnum):
 class SetAside:
     """The way an attempt ended: the job was not understood and becomes a dead letter, out of the queue.
 
-    It goes back into the queue instead if a live worker has announced what this one *lacks*.
+    It goes back into the queue instead if a live worker has announced that it has what this one *lacks*.
     """
 
     lacks: Lacks

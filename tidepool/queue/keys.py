@@ -40,19 +40,10 @@ FLEET = (
 )
 """The keys of a fleet; *database* is the URL of its PostgreSQL, without the password.
 
-A hash, worker id → its last heartbeat and the connections that it holds; a string, the newest figures of the server's
-connections; and a string, until when shares may change, because a worker has joined, left or got less.
+A hash, worker id → its last heartbeat, the connections that it holds, and how many of them PostgreSQL does not list by
+its name; a string, the newest figures of the server's connections; and a string, until when shares may change, because
+a worker has joined, left or got less.
 """
-
-
-def encode_id(job_id: str) -> bytes:
-    """Return the bytes of a job's id in Redis, or of an owner's name."""
-    return job_id.encode("utf-8", "surrogateescape")
-
-
-def decode_id(job_id: bytes) -> str:
-    """Return a job's id or an owner's name as text; `encode_id` restores the same bytes, even if they are not UTF-8."""
-    return job_id.decode("utf-8", "surrogateescape")
 
 
 class QueueKeys:
@@ -85,6 +76,16 @@ class QueueKeys:
         self.dead_letter_prefix = f"{queue}:dead-letter:"
         self.functions = f"{queue}:functions"
         self.deserializers = f"{queue}:deserializers"
+
+    @staticmethod
+    def encode_id(job_id: str) -> bytes:
+        """Return the bytes of a job's id in Redis, or of an owner's name."""
+        return job_id.encode("utf-8", "surrogateescape")
+
+    @staticmethod
+    def decode_id(job_id: bytes) -> str:
+        """Return a job's id or an owner's name as text; `encode_id` restores the same bytes, also if not UTF-8."""
+        return job_id.decode("utf-8", "surrogateescape")
 
     def held(self, owner: str) -> str:
         """Return the key of the sorted set of the jobs that *owner*, a worker process, holds."""

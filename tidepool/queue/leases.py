@@ -33,7 +33,7 @@ from tidepool.logs import printable
 from tidepool.queue import keys, scripts
 from tidepool.queue.faults import Oddities, RedisFault
 from tidepool.queue.finisher import Done, Ending, SetAside
-from tidepool.queue.keys import QueueKeys, decode_id, encode_id
+from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
 from tidepool.queue.wire import LATEST_MS, MAX_PAYLOAD_BYTES, now_ms
 
@@ -68,6 +68,8 @@ class Recall:
     """The due time that it then gets (Unix milliseconds), which is its place in the queue."""
     delay_ms: int
     """The delay with which it was put back, in milliseconds."""
+    attempt: int = 1
+    """Number of the attempt that it was put back before. After that attempt, its delay is that of a retry."""
 
 
 class Leases:
@@ -121,7 +123,7 @@ class Leases:
         )
         ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank, self._is_behind = reply
         for key in unusable:
-            self._unusable.skipped(decode_id(key), queue=queue.queue)
+            self._unusable.skipped(QueueKeys.decode_id(key), queue=queue.queue)
         none = [None] * len(ids)
         columns = zip(ids, dues, payloads, tries or none, lapses or none, aborts or none, strict=True)
         return _jobs(owner, columns), returned
@@ -166,7 +168,7 @@ class Leases:
         found: list[str] = []
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
-            args = [now_ms() + abort_job_max_age, *map(encode_id, some)]
+            args = [now_ms() + abort_job_max_age, *map(QueueKeys.encode_id, some)]
             numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
@@ -185,7 +187,11 @@ class Leases:
         due = 0
         for start in range(0, len(recalls), MOST_AT_ONCE):
             some = recalls[start : start + MOST_AT_ONCE]
-            args = [part for one in some for part in (encode_id(one.job_id), one.due_ms, one.delay_ms)]
+            args = [
+                part
+                for one in some
+                for part in (QueueKeys.encode_id(one.job_id), one.due_ms, one.delay_ms, one.attempt)
+            ]
             due += await self._recall(keys=[self._keys.queue], args=args)
         return due
 
@@ -201,7 +207,7 @@ class Leases:
             if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return []  # nobody holds anything there
-        return [job_id for job_id in map(decode_id, held) if job_id not in known]
+        return [job_id for job_id in map(QueueKeys.decode_id, held) if job_id not in known]
 
 
 def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
@@ -209,7 +215,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
     started_ms, started_ns = now_ms(), time.perf_counter_ns()
     jobs: list[Job] = []
     for raw_id, score, payload, tries, lapses, mark in columns:
-        queue_id, failed = decode_id(raw_id), _count(tries)
+        queue_id, failed = QueueKeys.decode_id(raw_id), _count(tries)
         jobs.append(
             Job(
                 *(queue_id, owner, payload, _due_ms(score), failed + 1, failed > 0),
@@ -221,7 +227,7 @@ def _jobs(owner: str, columns: Iterable[_Column]) -> list[Job]:
 
 def _finish_args(job: Job, ending: Ending) -> tuple[bytes | str | int, ...]:
     """Return the arguments of `finish.lua` for one job: id, how, value, ms, keep, tried."""
-    job_id = encode_id(job.queue_id)
+    job_id = QueueKeys.encode_id(job.queue_id)
     if isinstance(ending, Done):
         return job_id, "done", ending.result, ending.keep_ms, ending.mark_ms, int(job.is_retry)
     if isinstance(ending, SetAside):

@@ -39,7 +39,7 @@ class ScopedRedis(ArqRedis):
         self.auto_close_connection_pool = redis.auto_close_connection_pool
         self._id_prefix = id_prefix
 
-    async def enqueue_job(self, function: str, *args: Any, _job_id: str | None = None, **kwargs: Any) -> Job | None:
+    async def enqueue_job(self, function: str, *args: object, _job_id: str | None = None, **kwargs: Any) -> Job | None:
         """Enqueue a job, with arq's options; its id, chosen or random, begins with the prefix.
 
         Returns None if the job is in the queue already, or has a result. The returned job's `job_id` is the whole id.

@@ -31,6 +31,16 @@ class Backlog(NamedTuple):
     """Seconds since the oldest due job became due; None if no job is due."""
 
 
+class HeldJobs(NamedTuple):
+    """The jobs that one worker process holds: they run, or are about to."""
+
+    worker_id: str
+    running: int
+    """The number of these jobs."""
+    job_ids: list[str]
+    """The ids of the first of them."""
+
+
 class QueueState:
     """Reads the state of a queue in Redis: how many jobs it has, and the status and results of jobs.
 
@@ -50,7 +60,7 @@ class QueueState:
         """Return a job's status in Redis: deferred, queued, in_progress, complete or not_found."""
         return (await self._job(job_id).status()).value
 
-    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, Any]:
+    async def wait(self, job_id: str, timeout_s: float | None) -> dict[str, object]:
         """Wait until the job has a result in Redis, and return the result.
 
         Raises `TimeoutError` after *timeout_s* seconds, the error of a failed job, and `arq.jobs.ResultNotFound` if
@@ -81,6 +91,22 @@ class QueueState:
             return await self._backlog(at_ms)
         except REDIS_ERRORS:
             return None
+
+    async def held(self, limit: int) -> list[HeldJobs]:
+        """Return the processes that hold jobs, with the ids of up to *limit* jobs of each. Raises Redis's errors."""
+        owners = await self._owners()
+        reading = self._redis.pipeline(transaction=False)
+        for owner in owners:
+            reading.zcard(self._keys.held_prefix.encode() + owner)
+            reading.zrange(self._keys.held_prefix.encode() + owner, 0, limit - 1)
+        replies = await _skip_wrong_types(reading) if owners else []
+        found: dict[str, HeldJobs] = {}
+        for owner, count, job_ids in zip(owners, replies[::2], replies[1::2], strict=True):
+            worker_id = QueueKeys.decode_id(owner).rpartition(".")[0] or QueueKeys.decode_id(owner)
+            had = found.get(worker_id, HeldJobs(worker_id, 0, []))  # a process may have jobs of two owners
+            ids = [*had.job_ids, *map(QueueKeys.decode_id, job_ids or ())]
+            found[worker_id] = HeldJobs(worker_id, had.running + (count or 0), ids[:limit])
+        return [*found.values()]
 
     async def release_owners(self, prefix: str) -> int:
         """End the leases of dead worker processes, those whose names begin with *prefix*; return their number.

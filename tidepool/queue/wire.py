@@ -20,7 +20,7 @@ Any arq client can talk to the service with `serialize` and `deserialize` as its
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -41,7 +41,7 @@ def serialize(envelope: Mapping[str, object]) -> bytes:
     return to_json(envelope, fallback=_as_error)
 
 
-def deserialize(payload: bytes) -> dict[str, Any]:
+def deserialize(payload: bytes) -> dict[str, object]:
     """Decode a job or a result from JSON. Raises `ValueError` if *payload* is not a JSON object.
 
     NaN and infinity are accepted: a job may be rejected because of them, and its result repeats its arguments.
@@ -56,13 +56,13 @@ def deserialize(payload: bytes) -> dict[str, Any]:
     return envelope
 
 
-def receive(payload: bytes) -> dict[str, Any]:
+def receive(payload: bytes) -> dict[str, object]:
     """Decode the content of a job that a worker has claimed, and check the types of its fields, which arq does not.
 
     Raises `ValueError` with a text that says what is wrong.
     """
     try:
-        return cast("dict[str, Any]", _ENVELOPE.validator.validate_json(payload))
+        return cast("dict[str, object]", _ENVELOPE.validator.validate_json(payload))
     except ValidationError as error:
         raise ValueError(_fault(error)) from None
 

@@ -163,7 +163,8 @@ class ResultRepository:
     async def slowest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows of the ledger that match the filters *selection*, the slowest job first.
 
-        A job's duration is counted from the time when it was due until its outcome.
+        A job's duration is counted from the time when it was due until its outcome. The rows also have `run_us`, the
+        time that a plain function ran, in microseconds; 0 for jobs of declared types.
         """
         found = await self._connection.fetch(self._sql["slowest"], *_conditions(selection), limit)
         return [_row_as_dict(row) for row in found]
@@ -172,7 +173,8 @@ class ResultRepository:
         """Return latency percentiles, in milliseconds, of the jobs in the ledger that match the filters *selection*.
 
         The result has a dict for each job type and part of the latency: `queue` (from due to claimed by a worker),
-        `batch` (until the job's batch starts), `pool` (waiting for a connection) and `database`. Its keys are the
+        `batch` (until the job's batch starts), `pool` (waiting for a connection) and `database`; for a plain function
+        `queue` and `run`. Its keys are the
         columns of the view `job_latency`: `function`, `part`, `jobs`, `p50_ms`, `p95_ms`, `p99_ms` and `max_ms`.
         """
         found = await self._connection.fetch(self._sql["latency"], *_conditions(selection))
@@ -191,6 +193,10 @@ class ResultRepository:
         marked = await self._connection.fetch(self._sql["mark_requeued"], *values)
         marked.sort(key=lambda row: row["job_id"].encode())
         return [_Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
+
+    async def count_plain(self, *, search: str | None = None, **selection: Unpack[Selection]) -> int:
+        """Return how many failed and rejected jobs of plain functions match: those that `mark_requeued` leaves out."""
+        return await self._connection.fetchval(self._sql["count_plain"], *_conditions(selection), search)
 
     async def page(
         self,
@@ -215,6 +221,10 @@ class ResultRepository:
         key = before or (None, None)
         values = (status, function, edge or since, *key, limit + 1, search)
         return _page(await self._connection.fetch(self._sql["page"], *values), limit, edge)
+
+    async def outcomes(self, since: datetime) -> list[dict[str, object]]:
+        """Return how many jobs ended since *since*: for each `function`, numbers `applied`, `rejected`, `failed`."""
+        return [dict(row.items()) for row in await self._connection.fetch(self._sql["outcomes"], since)]
 
     async def has_any(self) -> bool:
         """Return whether the ledger, the table of the outcomes of jobs, has any row."""

@@ -26,38 +26,36 @@ class Roles:
     """
 
     work: str
-    """For workers and whoever enqueues jobs."""
+    """The role of workers, and of programs that enqueue jobs."""
     read: str
-    """For those who look at outcomes and pools."""
+    """The role of programs and people that only read outcomes and pool figures."""
 
     @classmethod
     def of(cls, prefix: str) -> Self:
         """Return the names that begin with *prefix* (DB_ROLE_PREFIX): `{prefix}_work` and `{prefix}_read`."""
         return cls(f"{prefix}_work", f"{prefix}_read")
 
+    async def grant(self, config: PoolConfig, passwords: Mapping[str, str], grants: Iterable[LiteralString]) -> None:
+        """Create the roles that are missing, and grant each what it needs.
 
-async def grant_roles(
-    config: PoolConfig, roles: Roles, passwords: Mapping[str, str], grants: Iterable[LiteralString]
-) -> None:
-    """Create the missing ones of *roles*, for workers and for readers, and grant each what it needs.
-
-    *config* must log in as the owner of the tables. *passwords*, by role, are set; a role that is not among them keeps
-    its password. *grants* lists what `roles.work` may do in the application's tables, each in the form `SELECT, INSERT
-    ON orders`. A second call changes nothing. Raises `Refused` if the owner may not create a role, and `Unavailable`.
-    """
-    names = {"schema": config.schema, "work": roles.work, "read": roles.read}
-    connection = await config.connect("migrate")
-    try:
-        async with translated(), connection.transaction():
-            await connection.execute(identifiers.fill_in(_SQL, **names))
-            for grant in grants:
-                await connection.execute(identifiers.fill_in(f"GRANT {grant} TO {{work}}", **names))
-            for role, password in passwords.items():
-                # such a statement cannot have parameters, and a verifier, which is base64, needs no quoting
-                scram = _verifier(password, secrets.token_bytes(16))
-                await connection.execute(identifiers.fill_in(f"ALTER ROLE {{role}} PASSWORD '{scram}'", role=role))
-    finally:
-        await connection.close()
+        *config* must log in as the owner of the tables. *passwords*, by role, are set; a role that is not among them
+        keeps its password. *grants* lists what the role `work` may do in the application's tables, each in the form
+        `SELECT, INSERT ON orders`. A second call changes nothing. Raises `Refused` if the owner may not create a role,
+        and `Unavailable`.
+        """
+        names = {"schema": config.schema, "work": self.work, "read": self.read}
+        connection = await config.connect("migrate")
+        try:
+            async with translated(), connection.transaction():
+                await connection.execute(identifiers.fill_in(_SQL, **names))
+                for grant in grants:
+                    await connection.execute(identifiers.fill_in(f"GRANT {grant} TO {{work}}", **names))
+                for role, password in passwords.items():
+                    # such a statement cannot have parameters, and a verifier, which is base64, needs no quoting
+                    scram = _verifier(password, secrets.token_bytes(16))
+                    await connection.execute(identifiers.fill_in(f"ALTER ROLE {{role}} PASSWORD '{scram}'", role=role))
+        finally:
+            await connection.close()
 
 
 def _verifier(password: str, salt: bytes) -> str:

@@ -13,22 +13,21 @@ parameter of type `Using` for the services, accept jobs with `JobRequests`, and 
 - `page`      the page, out of `static`: no build step, charts by uPlot 1.6.32 (its licence beside it)
 - `feed`      the page's data, once or live; `history` is its larger part
 - `services`  what the routers share: one pool and one Redis client of this process, and the job client
-- `routing`   the class of all routers, row ids in paths, and the URLs of jobs
+- `routing`   the classes of all routers and bodies, row ids in paths, and the URLs of jobs
 - `problems`  errors as RFC 9457 problem details
 """
 
-from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.web.app import create_app
 from tidepool.web.job_requests import JobRequests
 from tidepool.web.problems import PROBLEM_SCHEMA, Problem
-from tidepool.web.routing import GREATEST_ID, Router, RowId
+from tidepool.web.routing import GREATEST_ID, Body, Router, RowId
 from tidepool.web.server import serve
 from tidepool.web.services import Services, Using
 
 __all__ = [
     "GREATEST_ID",
     "PROBLEM_SCHEMA",
-    "CannotListen",
+    "Body",
     "JobRequests",
     "Problem",
     "Router",
@@ -36,7 +35,5 @@ __all__ = [
     "Services",
     "Using",
     "create_app",
-    "is_loopback",
-    "listen_at",
     "serve",
 ]

@@ -30,7 +30,7 @@ from tidepool.web.sign_in import Access
 _LABELS = ("http_request_method", "http_route", "http_response_status_code")
 """Of the metric of requests, as OpenTelemetry names them."""
 _BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-_DESCRIPTION = "Enqueue commands, wait for their outcomes, read what the service knows."
+_DESCRIPTION = "Read and manage jobs, their outcomes, and the connection pools of the workers."
 
 ROUTERS: tuple[APIRouter, ...] = (sign_in.router, page.router, feed.router, jobs.router, health.router)
 """The library's routers, a module each."""
@@ -43,12 +43,14 @@ def create_app(
     *,
     routers: Iterable[APIRouter] = (),
     quick: Iterable[BaseRoute] = (),
+    program: str = "tidepool",
 ) -> FastAPI:
     """Return the web application of *app*. It opens its services when it starts, and closes them when it stops.
 
     *routers* are the application's own. *quick* are those of their routes that may get many requests a second: for a
     POST request, the endpoint of such a route is called without FastAPI's routing. The path of such a route may have no
-    parameters, and the endpoint takes the request and the services.
+    parameters, and the endpoint takes the request and the services. *program* is the command line that has the
+    operators' commands for *app*, as the page names it, such as `tidepool --app shop.app:app`.
     """
     requests = _Requests()
 
@@ -70,6 +72,7 @@ def create_app(
     )
     web.add_middleware(_Shortcut, front=web, routes=quick)
     token = settings.front_token
+    web.state.program = program
     web.state.access = access = Access(token.get_secret_value() if token else None)
     web.add_middleware(Guard, access, settings.front_rate_limit, Callers(settings.front_trusted_proxies))
     web.add_middleware(_AnswerHead)

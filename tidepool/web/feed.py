@@ -222,7 +222,7 @@ def _in_words(advice: Advice) -> str:
         return f"Keep the pool at {advice.limit}."
     step = f", by way of {advice.next_step}" if advice.next_step != advice.size else ""
     about = f"range {advice.low} to {advice.high}, confidence {advice.confidence}"
-    return f"Set POOL_MAX_SIZE to {advice.size} instead of {advice.limit}{step} ({about})."
+    return f"Set the max size of the pool to {advice.size} instead of {advice.limit}{step} ({about})."
 
 
 def _event(event: dict[str, Any]) -> dict[str, object]:

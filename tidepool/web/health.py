@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 
 from fastapi import Header, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from pydantic_core import to_json
 
 from tidepool.health.readiness import Condition
 from tidepool.pool.figures import quantile_us
 from tidepool.pool.pool import Pool
-from tidepool.web.routing import Router
+from tidepool.web.routing import Body, Router
 from tidepool.web.services import Using
 
 router = Router(tags=["health"])
@@ -23,7 +22,7 @@ _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _HISTOGRAMS = ("wait_hist", "hold_hist", "query_hist", "commit_hist")
 
 
-class Ready(BaseModel):
+class _Ready(Body):
     """The response of `GET /health/ready`: whether all readiness checks passed, and the result of each."""
 
     ready: bool
@@ -33,7 +32,7 @@ class Ready(BaseModel):
 HealthStatus = Literal["healthy", "unhealthy"]
 
 
-class DatabaseHealth(BaseModel):
+class _DatabaseHealth(Body):
     """Whether PostgreSQL answers, and how fast.
 
     *response_time_ms* is how many milliseconds it took to get a connection of the pool and run one query.
@@ -43,7 +42,7 @@ class DatabaseHealth(BaseModel):
     response_time_ms: float
 
 
-class Health(BaseModel):
+class _Health(Body):
     """The response of `GET /health`: `healthy` if all readiness checks pass.
 
     *reasons* has the failed checks, by name.
@@ -51,12 +50,12 @@ class Health(BaseModel):
 
     status: HealthStatus
     timestamp: datetime
-    database: DatabaseHealth
+    database: _DatabaseHealth
     pool: dict[str, int]
     reasons: dict[str, str]
 
 
-class PoolStatsResponse(BaseModel):
+class _PoolStatsResponse(Body):
     """The response of `GET /pool/stats`: figures of this process's pool since it started, and of the workers' pools.
 
     *error_rate* is the share of the queries that failed, from 0 to 1.
@@ -78,15 +77,15 @@ class PoolStatsResponse(BaseModel):
     fleet: dict[str, object]
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "Unhealthy; `reasons` has the failed checks"}})
-async def _health(services: Using) -> Health:
+@router.get("/health", responses={503: {"model": _Health, "description": "Unhealthy; `reasons` has the failed checks"}})
+async def _health(services: Using) -> _Health:
     """Return whether the front is healthy, how long PostgreSQL took to answer, and how full the pool is."""
     report = await services.readiness.look()
     postgresql = report.checks.get("postgresql")
-    answer = Health(
+    answer = _Health(
         status=_status(ok=report.ready),
         timestamp=datetime.now(UTC),
-        database=DatabaseHealth(
+        database=_DatabaseHealth(
             status=_status(ok=postgresql is not None and postgresql.ok), response_time_ms=report.database_ms
         ),
         pool=services.pool_gauges(),
@@ -102,15 +101,15 @@ async def _live() -> dict[str, bool]:
     return {"alive": True}
 
 
-@router.get("/health/ready", responses={503: {"model": Ready, "description": "Not ready; `checks` says why"}})
-async def _ready(services: Using) -> Ready:
+@router.get("/health/ready", responses={503: {"model": _Ready, "description": "Not ready; `checks` says why"}})
+async def _ready(services: Using) -> _Ready:
     """Return whether PostgreSQL, Redis, the migrations and the pool are as they should be."""
     report = await services.readiness.look()
     status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return JSONResponse(report.document(), status)  # pyright: ignore[reportReturnType]  (FastAPI takes both)
 
 
-@router.get("/pool/stats", response_model=PoolStatsResponse)
+@router.get("/pool/stats", response_model=_PoolStatsResponse)
 async def _pool_stats(services: Using) -> Response:
     """Return the figures of this process's pool, and the fleet as it was within the last second."""
     fleet = await services.fleet.get()

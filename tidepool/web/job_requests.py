@@ -24,7 +24,7 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.job import JobType, check_id
+from tidepool.jobs.job import AnyJobType, check_id
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reason, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.web.accepting import Accepting
@@ -95,7 +95,7 @@ class JobRequests:
     alternatives: Collection[tuple[str, str]] = ()
     """Pairs of fields of which a command takes exactly one, for the OpenAPI description."""
 
-    def route(self, job_type: JobType[Any], summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
+    def route(self, job_type: AnyJobType, summary: str, *, named: tuple[str, ...] = ()) -> dict[str, Any]:
         """Return keyword arguments for the FastAPI decorator of a route that accepts jobs of *job_type*.
 
         *summary* is for the API's description; *named* are the fields that are in the route's path.
@@ -118,7 +118,7 @@ class JobRequests:
             },
         }
 
-    async def accept(self, request: Request, services: Services, job_type: JobType[Any], **named: int) -> Response:
+    async def accept(self, request: Request, services: Services, job_type: AnyJobType, **named: int) -> Response:
         """Enqueue a job of *job_type* with the fields in the request's body and *named*, those in its path.
 
         Returns the response: 202, or the outcome if the request asks to wait for it. Raises `Problem` if the request is
@@ -199,7 +199,7 @@ def _unquoted(key: str) -> str:
     return _ESCAPED.sub(r"\1", key[1:-1])
 
 
-def _fields(body: bytes, job_type: JobType[Any], named: dict[str, int]) -> dict[str, object]:
+def _fields(body: bytes, job_type: AnyJobType, named: dict[str, int]) -> dict[str, object]:
     """Return the fields of the job, from the body and the path. Raises `Problem` if they are not valid."""
     try:
         content = from_json(body)
@@ -248,7 +248,7 @@ def _accepted(job_id: str, headers: dict[str, str]) -> Response:
 
 
 def _body_schema(
-    job_type: JobType[Any], named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
+    job_type: AnyJobType, named: tuple[str, ...], alternatives: Collection[tuple[str, str]]
 ) -> dict[str, object]:
     """Return the JSON schema of the body: the command's, without the fields that are in the path."""
     schema = job_type.command.model_json_schema()

@@ -1,6 +1,7 @@
 -- Record a worker's heartbeat, and return how many connections of the server the worker may hold.
 --
--- KEYS[1]  fleet: hash of worker ids to "last heartbeat, Unix ms:connections held"; expires with its newest entry
+-- KEYS[1]  fleet: hash of worker ids to "last heartbeat, Unix ms:connections held", and ":unnamed" if there are any; expires
+--          with its newest entry
 -- KEYS[2]  capacity: the newest reading of the server by any worker, for a worker that has none
 -- KEYS[3]  restless until, Unix ms: set when a worker joins, leaves, or is granted less than it asks for
 -- ARGV[1]  worker    ARGV[2]  connections it holds: granted or open, whichever is more; 0: it has just started
@@ -8,8 +9,9 @@
 -- ARGV[5]  min connections that it needs                ARGV[6]  its reading of the server as JSON, or ""
 --            {"room": connections for the fleet if all these workers live, "workers": {id: connections on the server}, …}
 -- ARGV[7]  TTL of an entry, ms                          ARGV[8]  how long the fleet stays restless, ms
+-- ARGV[9]  unnamed: how many of its open connections a reading counts among those of others
 -- Reply    {granted, usable (-1: no recent reading), held by all workers, 1: calm, ids of the live workers, reading or "",
---           what was deleted because no worker can have written it, or ""}
+--           what was deleted because no worker can have written it, or "", unnamed connections of all workers}
 local worker, holds, most, most_if_calm = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local least, reading, life_ms = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local time = redis.call('TIME')
@@ -25,13 +27,14 @@ if not size or size > MOST_ENTRIES or type(bytes) == 'number' and bytes > MOST_B
     redis.call('DEL', KEYS[1]) -- as if Redis had lost it: live workers send a heartbeat within a second
 end
 
-local lives, ids, others_hold = { [worker] = true }, { worker }, 0
+local lives, ids, others_hold, unnamed = { [worker] = true }, { worker }, 0, tonumber(ARGV[9])
 local stirred = redis.call('HEXISTS', KEYS[1], worker) == 0
 local MAX_ENTRY_BYTES = 32
 for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
     local is_short = redis.call('HSTRLEN', KEYS[1], id) <= MAX_ENTRY_BYTES -- whole values may be huge
-    local beat, held = string.match(is_short and redis.call('HMGET', KEYS[1], id)[1] or '', '^(%d+):(%d+)$')
-    local age = beat and #held <= 6 and now - tonumber(beat) -- a heartbeat in the future would never expire
+    local entry = is_short and redis.call('HMGET', KEYS[1], id)[1] or ''
+    local beat, held, hidden = string.match(entry, '^(%d+):(%d+):?(%d*)$')
+    local age = beat and #held <= 6 and #hidden <= 6 and now - tonumber(beat) -- a heartbeat in the future would never expire
     if not age or age < -life_ms then
         redis.call('HDEL', KEYS[1], id)
         unusable = 'an entry'
@@ -40,6 +43,7 @@ for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
         stirred = true
     elseif id ~= worker then
         lives[id], ids[#ids + 1], others_hold = true, id, others_hold + tonumber(held)
+        unnamed = unnamed + math.min(tonumber(hidden) or 0, tonumber(held))
     end
 end
 table.sort(ids)
@@ -86,7 +90,7 @@ if reading == '' then
     -- A worker keeps what it holds. Of workers that have just started, one gets the minimum and reads the server first.
     granted = holds > 0 and math.min(most, holds) or others_hold == 0 and least or 0
 else
-    usable = server.room
+    usable = server.room + unnamed
     for id, connections in pairs(server.workers) do
         if not lives[id] then
             usable = usable - connections -- a dead worker's count until the server has closed them
@@ -111,6 +115,6 @@ if stirred then
     redis.call('SET', KEYS[3], string.format('%.0f', now + tonumber(ARGV[8])), 'PX', ARGV[8])
 end
 holds = math.max(holds, granted)
-redis.call('HSET', KEYS[1], worker, string.format('%.0f:%d', now, holds))
+redis.call('HSET', KEYS[1], worker, string.format('%.0f:%d', now, holds) .. (ARGV[9] == '0' and '' or ':' .. ARGV[9]))
 redis.call('PEXPIRE', KEYS[1], life_ms)
-return { granted, usable, others_hold + holds, calm and not stirred and 1 or 0, ids, reading, unusable }
+return { granted, usable, others_hold + holds, calm and not stirred and 1 or 0, ids, reading, unusable, unnamed }

@@ -71,13 +71,16 @@ ORDER BY finished_at DESC, job_id
 LIMIT $5
 
 -- name: slowest
--- The rows with the longest total time. A null parameter means no condition. This has no index, because each job would
+-- The rows with the longest total time; run_us is how long a plain function ran, and 0 for a job of a declared type. A
+-- null parameter means no condition. This has no index, because each job would
 -- pay for it: a million rows take 0.4 s, and with $4 the index on finished_at leaves few rows.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
-SELECT * FROM {schema}.job_results
+SELECT *, CASE WHEN atomic THEN 0 ELSE (extract(epoch FROM finished_at - started_at) * 1e6)::bigint END AS run_us
+FROM {schema}.job_results
 WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
-ORDER BY queue_us + batch_us + pool_wait_us + db_us DESC, job_id
+ORDER BY queue_us + batch_us + pool_wait_us + db_us
+         + CASE WHEN atomic THEN 0 ELSE (extract(epoch FROM finished_at - started_at) * 1e6)::bigint END DESC, job_id
 LIMIT $5
 
 -- name: edge
@@ -105,7 +108,7 @@ LIMIT 1 OFFSET $2
 -- $6 limit bigint, $7 text text
 SELECT job_id, function, status, CASE WHEN octet_length(result::text) <= 4096 THEN result END AS result, reason,
        left(error, 2000) AS error, attempts, worker_id, enqueued_at, started_at, finished_at, queue_us,
-       batch_us, pool_wait_us, db_us, write_us, requeued_at, status <> 'applied' AND args IS NOT NULL AS requeueable
+       batch_us, pool_wait_us, db_us, write_us, requeued_at, atomic, status <> 'applied' AND args IS NOT NULL AS requeueable
 FROM (
     (
         SELECT * FROM {schema}.job_results
@@ -139,13 +142,24 @@ FROM (
 ORDER BY finished_at DESC, job_id DESC
 LIMIT $6
 
+-- name: outcomes
+-- How many jobs ended since a time, by function and outcome.
+-- $1 since timestamptz
+SELECT function, count(*) FILTER (WHERE status = 'applied') AS applied,
+       count(*) FILTER (WHERE status = 'rejected') AS rejected, count(*) FILTER (WHERE status = 'failed') AS failed
+FROM {schema}.job_results
+WHERE finished_at >= $1
+GROUP BY function
+ORDER BY function
+
 -- name: has_any
 -- Whether the ledger has any row.
 -- No parameters.
 SELECT EXISTS (SELECT FROM {schema}.job_results)
 
 -- name: latency
--- The figures of the view job_latency for selected jobs. A null parameter means no condition.
+-- The figures of the view job_latency for selected jobs. Those of plain functions have the parts queue and run instead.
+-- A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz
 SELECT function, part, count(*) AS jobs,
        percentile_cont(0.50) WITHIN GROUP (ORDER BY us) / 1000 AS p50_ms,
@@ -153,9 +167,12 @@ SELECT function, part, count(*) AS jobs,
        percentile_cont(0.99) WITHIN GROUP (ORDER BY us) / 1000 AS p99_ms,
        max(us) / 1000.0 AS max_ms
 FROM {schema}.job_results,
-     LATERAL (VALUES (1, 'queue', queue_us), (2, 'batch', batch_us), (3, 'pool', pool_wait_us), (4, 'database', db_us))
-         AS parts (place, part, us)
-WHERE ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
+     LATERAL (VALUES (1, 'queue', queue_us, true, true), (2, 'batch', batch_us, true, false),
+                     (3, 'pool', pool_wait_us, true, false), (4, 'database', db_us, true, false),
+                     (5, 'run', (extract(epoch FROM finished_at - started_at) * 1e6)::bigint, false, true))
+         AS parts (place, part, us, of_typed, of_plain)
+WHERE CASE WHEN atomic THEN of_typed ELSE of_plain END
+  AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
 GROUP BY function, part, place
 ORDER BY function, place
@@ -179,6 +196,15 @@ WHERE job_id IN (
     FOR UPDATE
 )
 RETURNING job_id, function, args
+
+-- name: count_plain
+-- How many rejected and failed rows of plain functions `mark_requeued` leaves out. A null parameter means no condition.
+-- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text
+SELECT count(*) FROM {schema}.job_results
+WHERE status <> 'applied' AND NOT atomic
+  AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
+  AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
+  AND ($5::text IS NULL OR job_id ^@ $5 OR strpos(lower(concat_ws(' ', reason, error)), lower($5)) > 0)
 
 -- name: prune
 -- Delete up to $2 rows that finished before $1. Returns how many were deleted.

@@ -65,23 +65,29 @@ function view(job, id) {
 
 const retrying = (job) => !(job.status in TONES) && job.attempts > 0 && job.status !== "in_progress";
 
+const BATCH_WORDS = "waiting for a worker, for its batch to leave, for a connection, and in the database (time of its whole batch, with the COMMIT of the previous batch)";
+
 function latency(job) {
   const part = (name, us, fill) => ({ name, value: us, fill, words: span(us / 1000) });
+  const parts = job.atomic
+    ? [part("queue", job.queue_us, "fill-1"), part("batch", job.batch_us, "fill-4"), part("pool", job.pool_wait_us, "fill-2"), part("database", job.db_us, "fill-3")]
+    : [part("queue", job.queue_us, "fill-1"), part("run", (Date.parse(job.finished_at) - Date.parse(job.started_at)) * 1000, "fill-3")];
   const strip = el("div", { class: "bar", role: "img" });
   const key = el("ul", { class: "keys" });
-  bar(strip, key, [part("queue", job.queue_us, "fill-1"), part("batch", job.batch_us, "fill-4"), part("pool", job.pool_wait_us, "fill-2"), part("database", job.db_us, "fill-3")]);
-  const total = span((job.queue_us + job.batch_us + job.pool_wait_us + job.db_us) / 1000);
-  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: waiting for a worker, for its batch to leave, for a connection, and in the database (time of its whole batch, with the COMMIT of the previous batch)`), strip, key);
+  bar(strip, key, parts);
+  const total = span(parts.reduce((sum, { value }) => sum + value, 0) / 1000);
+  return el("figure", { class: "split" }, el("figcaption", {}, `Where its ${total} went: ${job.atomic ? BATCH_WORDS : "waiting for a worker, and in the function"}`), strip, key);
 }
 
 function facts(job) {
   const at = (value) => (value ? time(value) : null);
   const json = (value) => (value === null || value === undefined ? null : el("pre", {}, JSON.stringify(value, null, 2)));
   return [
-    ["Function", job.function], ["Last error", job.last_error], ["Next attempt", at(job.due_at)], ["Reason", job.reason], ["Error", job.error], ["Result", json(job.result)],
+    ["Function", job.function], ["Last error", job.last_error], ["Next attempt", at(job.due_at)], ["Reason", job.reason], ["Error", job.error], ["Result", job.atomic === false ? null : json(job.result)],
     ["Attempts", job.attempts === undefined || job.attempts === null ? null : figure(job.attempts)], ["Worker", job.worker_id],
     ["Enqueued", at(job.enqueued_at)], ["Started", at(job.started_at)], ["Finished", at(job.finished_at)], ["Requeued", at(job.requeued_at)],
     ["Arguments", json(job.args)],
+    ["Record", job.atomic === false ? "written after the job had ended; arguments and result are not kept" : null],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
 }
 

@@ -76,7 +76,7 @@ function draw() {
   redraw(body, [rows, status], () => (rows.length ? rows.map(row) : emptyRow(6, `No ${status} job matches.`)));
   say("jobs-words", rows.length ? `${figure(rows.length)}${next ? " newest" : ""} ${status} job${rows.length === 1 ? "" : "s"}` : "");
   byId("jobs-more").hidden = !next;
-  byId("requeue-all").disabled = !rows.length;
+  byId("requeue-all").disabled = rows.every((job) => !job.atomic); // plain jobs cannot run again
 }
 
 function row(job) {
@@ -119,8 +119,9 @@ async function requeueAll() {
   if (chosen.get("search")) words.push(`that match “${chosen.get("search")}”`);
   if (!(await confirmed(`${words.filter(Boolean).join(" ")}? This includes jobs that are not listed here.`, "Requeue all"))) return;
   try {
-    const { requeued } = await api(`/jobs/requeue?${chosen}`, "POST");
-    toast(`${figure(requeued)} job${requeued === 1 ? " is" : "s are"} in the queue again.`);
+    const { requeued, left_out: leftOut } = await api(`/jobs/requeue?${chosen}`, "POST");
+    const rest = leftOut ? ` ${figure(leftOut)} of plain functions cannot run again: their arguments are not kept.` : "";
+    toast(`${figure(requeued)} job${requeued === 1 ? " is" : "s are"} in the queue again.${rest}`);
   } catch (error) {
     toast(error.message);
   }

@@ -118,9 +118,9 @@ function processRow(pool) {
   const cell = (label, words, name = null) => el("td", { "data-label": label, class: name }, words);
   return el("tr", {},
     el("th", { scope: "row", class: "id" }, pool.process),
-    cell("In use / limit", `${pool.in_use} / ${pool.limit}${pool.waiting ? `, ${pool.waiting} waiting` : ""}`),
-    cell("Used", share(pool.use)),
-    cell("With a queue", share(pool.queued), pool.queued >= 0.01 ? "flag" : null),
+    cell("In use / limit", pool.limit || pool.in_use ? `${pool.in_use} / ${pool.limit}${pool.waiting ? `, ${pool.waiting} waiting` : ""}` : "–"),
+    cell("Used", pool.limit ? share(pool.use) : "–"),
+    cell("With a queue", pool.limit ? share(pool.queued) : "–", pool.queued >= 0.01 ? "flag" : null),
     cell("Batch wait", span(pool.batch_wait_ms)),
     cell("Wait p95", span(pool.wait_p95_ms)),
     cell("Jobs/s", figure(pool.jobs_per_second)),
@@ -132,7 +132,7 @@ function verdicts(groups) {
   const host = byId("verdicts");
   const opened = [...host.querySelectorAll("details")].map((details) => details.open);
   const focused = [...host.querySelectorAll("summary")].indexOf(document.activeElement);
-  redraw(host, groups, () => (groups ? groups.map((group, n) => verdict(group, opened[n])) : el("p", { class: "hint" }, "Judging the last 15 minutes …")));
+  redraw(host, groups, () => (groups?.length ? groups.map((group, n) => verdict(group, opened[n])) : el("p", { class: "hint" }, groups ? "Nothing to judge: no live worker has reported a pool for long enough." : "Judging the last 15 minutes …")));
   if (focused >= 0) host.querySelectorAll("summary")[focused]?.focus();
 }
 
@@ -179,19 +179,17 @@ function events(found) {
 }
 
 const STEPS = {
-  worker: ["Start a worker, or several:", "uv run arq worker.WorkerSettings"],
-  jobs: ["Enqueue some jobs:", "uv run python -m producer --jobs 10000 --rate 50"],
-  demo: ["Or start both with a steady load, in one command:", "uv run python -m producer serve --demo"],
+  worker: ["Start a worker, or several:", `${document.body.dataset.program} work --workers 2`],
+  jobs: ["Enqueue some jobs, as your application does."],
 };
 
 function nextSteps({ history, has_results: hasResults, queue: found }) {
   const steps = [];
   if (!history.live) steps.push("worker");
   if (!hasResults && !found?.waiting && !found?.running) steps.push("jobs");
-  if (steps.length === 2) steps.push("demo");
   byId("next").hidden = !steps.length;
   say("next-title", steps.length > 1 ? "Nothing is running yet" : steps[0] === "worker" ? "No worker is running" : "No job has run yet");
-  redraw(byId("next-steps"), steps, () => steps.map((name) => el("li", {}, STEPS[name][0], el("pre", {}, STEPS[name][1]))));
+  redraw(byId("next-steps"), steps, () => steps.map((name) => el("li", {}, STEPS[name][0], STEPS[name][1] ? el("pre", {}, STEPS[name][1]) : null)));
 }
 
 export function emptyRow(columns, words) {

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from producer.serve_command import _print_address
+from tidepool.cli.serve import _print_address
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -22,5 +22,5 @@ def test_an_address_of_ipv6_has_brackets(
     capsys: pytest.CaptureFixture[str], host: str, url: str, *, as_json: bool
 ) -> None:
     """As in every URL: without them its last part would be the port."""
-    _print_address(argparse.Namespace(host=host, port=8000, demo=False, json=as_json))
+    _print_address(argparse.Namespace(host=host, port=8000, json=as_json), about="")
     assert (f'"{url}"' if as_json else f"serving on {url}\n") in capsys.readouterr().out
