@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import arq.worker
 import asyncpg
 import hypothesis
 import pytest
@@ -35,6 +36,7 @@ from tidepool.queue.connection import RedisClient
 from worker import app
 
 QUEUE = "arq:queue"
+_ARQS_INIT = arq.worker.Worker.__init__
 _TEMPLATE = "tidepool_template"
 _ENOUGH_BYTES = 2_000_000_000
 _REDIS_DATABASES = itertools.cycle(range(1, 14))  # 14 is the page's, 15 is what measuring commands need to be empty
@@ -104,6 +106,19 @@ def logs() -> Iterator[list[Any]]:
     """Keep what is logged instead of printing it; a test that asks for it reads the lines as dictionaries."""
     with structlog.testing.capture_logs() as lines:
         yield lines
+
+
+@pytest.fixture(autouse=True)
+def stock_arq() -> Iterator[None]:
+    """Undo what `tidepool.adopt` has changed in arq during a test, or arq's workers of later tests would be ours.
+
+    A class whose `__new__` has been set cannot be created with arguments once it is deleted; so it gets a plain one.
+    """
+    yield
+    stock: Any = arq.worker.Worker
+    if stock.__init__ is not _ARQS_INIT:
+        stock.__init__, stock.__new__ = _ARQS_INIT, lambda asked, *_args, **_options: object.__new__(asked)
+        del stock.__signature__
 
 
 @pytest.fixture(scope="session")

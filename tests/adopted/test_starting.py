@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import arq.worker
 import pytest
 from arq.connections import ArqRedis
 from programs import run
+
+import tidepool
+from tidepool.engine.worker import Worker
 
 _TASKS = """
 import os
@@ -159,3 +163,11 @@ WorkerSettings = tidepool.adopt(tasks.WorkerSettings)
     done = subprocess.run(command, cwd=tasks, capture_output=True, text=True, timeout=60, check=False)
     assert (0, "asyncio.unix_events\n") == (done.returncode, done.stdout), done.stderr
     assert 42 == await _result(redis)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_adoption_in_this_process_ends_with_its_test(*, again: bool) -> None:
+    """Both find arq's own class first: `stock_arq` in conftest undoes what an adoption changes."""
+    assert arq.worker.Worker is type(arq.worker.Worker.__new__(arq.worker.Worker)), again
+    tidepool.adopt({"functions": []})
+    assert isinstance(arq.worker.Worker.__new__(arq.worker.Worker), Worker)

@@ -297,9 +297,9 @@ async def test_a_job_that_runs_for_longer_than_any_lease_is_left_to_its_worker(
     start(*rooms.functions, tidepool=EngineOptions(lease_s=1.0), burst=False, job_timeout=86_400)
     await rooms.until_begun(1)
     start(*rooms.functions, tidepool=EngineOptions(lease_s=1.0), burst=False)
-    stock = arq.worker.Worker.__new__(arq.worker.Worker)  # whoever has taken over what `Worker(…)` makes
     codec = {"job_serializer": wire.serialize, "job_deserializer": wire.deserialize}
-    stock.__init__(rooms.functions, redis_pool=own_client(redis), poll_delay=0.02, handle_signals=False, **codec)
+    pool = own_client(redis)
+    stock = arq.worker.Worker(rooms.functions, redis_pool=pool, poll_delay=0.02, handle_signals=False, **codec)
     polling = asyncio.create_task(stock.main())
     marks: set[float] = set()
 

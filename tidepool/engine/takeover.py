@@ -28,7 +28,7 @@ def take_over(ours: type[_Worker]) -> None:
     An instance of a subclass of arq's Worker becomes one of a class that extends both it and *ours*. From then on arq
     also reads the option `tidepool` from an application's settings, and passes it to the worker.
     """
-    if "__new__" in _Worker.__dict__:
+    if isinstance(vars(_Worker).get("__signature__"), _Signature):
         return
 
     @functools.cache
