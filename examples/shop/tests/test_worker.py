@@ -20,8 +20,14 @@ async def test_a_worker_runs_its_hooks_and_its_cron_job(empty_shop: Shop, redis:
         )
     with empty_shop.worker() as worker:
         await until(lambda: database.fetchval("SELECT EXISTS (SELECT FROM orders WHERE status = 'cancelled')"))
+        await until(lambda: is_idle(redis))  # stock arq exits with 1 if a signal meets it while it finishes a job
         listed = [name.decode() for name in await redis.smembers(WORKERS)]
         assert [str(worker.pid)] == [name.rpartition(":")[2] for name in listed]
     assert 0 == await redis.scard(WORKERS)
     orders = await database.fetch("SELECT status FROM orders ORDER BY placed_at")
     assert ["cancelled", "open"] == [order["status"] for order in orders]
+
+
+async def is_idle(redis: ArqRedis) -> bool:
+    """Return whether no job is in the queue: all have ended."""
+    return not await redis.zcard(redis.default_queue_name)
