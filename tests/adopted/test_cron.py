@@ -16,6 +16,8 @@ from arq.connections import ArqRedis
 from arq.cron import cron
 from waiting import until
 
+from tidepool.engine.worker import Worker
+
 Make = Callable[..., arq.worker.Worker]
 Ctx = dict[Any, Any]
 NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
@@ -220,3 +222,12 @@ async def test_a_tick_that_two_workers_see_at_different_times_is_run_once(make: 
     two.max_burst_jobs = 0
     await two.async_run()
     assert 1 == len(journal.runs)
+
+
+async def test_a_worker_that_starts_just_before_a_tick_enqueues_it_at_once(connect: Callable[..., ArqRedis]) -> None:
+    """Ours only: arq enqueues it half a second later, when another worker has perhaps run it."""
+    journal = Journal()
+    worker = Worker(cron_jobs=[cron(journal.note, name="note", second=10, microsecond=0)], redis_pool=connect())
+    await worker.run_cron(NOON + 9.7 * _SECOND, 0.5)
+    tick_ms = int((NOON + 10 * _SECOND).timestamp() * 1000)
+    assert [f"note:{tick_ms}".encode()] == await worker.pool.zrange(worker.queue_name, 0, -1)

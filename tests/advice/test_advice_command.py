@@ -77,7 +77,7 @@ async def test_a_size_is_advised_with_what_to_expect(run: Run, side: SideConnect
     assert (0, 2, 4) == (status, advice["limit"], advice["next_step"])
     assert advice["low"] <= advice["size"] <= advice["high"]
     status, shown = await run("advise")
-    assert shown.startswith(f"POOL_MAX_SIZE: {advice['size']} instead of 2, by way of 4\n")
+    assert shown.startswith(f"pool size: {advice['size']} instead of 2, by way of 4\n")
     assert f"{advice['size']} *" in shown
 
 

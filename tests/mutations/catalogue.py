@@ -207,6 +207,13 @@ MUTATIONS = [
         "test_an_id_that_is_used_again_has_a_time_of_its_own",
     ),
     Mutation(
+        "a worker that starts just before a tick of a cron job enqueues it after the tick",
+        "Worker.run_cron",
+        "if cron_job.next_run is None and not cron_job.run_at_startup:",
+        "if False:",
+        "test_a_worker_that_starts_just_before_a_tick_enqueues_it_at_once",
+    ),
+    Mutation(
         "an unknown function fails at once in an adopted application",
         "Attempts._refuse",
         "refusal.lacks is not None and",

@@ -226,9 +226,10 @@ async def _why(arguments: argparse.Namespace, context: Context[Settings]) -> int
 
 
 async def _advise(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Recommend how many database connections the pool of each worker process should have (POOL_MAX_SIZE).
+    """Recommend how many database connections the pool of each worker process should have.
 
-    Predicts for several sizes how long jobs would wait for a connection, from the load of the period that --since sets.
+    The service sets that size by POOL_MAX_SIZE, an adopted arq application where it makes its own pool. Predicts for
+    several sizes how long jobs would wait for a connection, from the load of the period that --since sets.
     Exit status 1: no size can be recommended; the output says why.
     """
     judged, _ = await _judge(arguments, context)
@@ -286,7 +287,7 @@ def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     for forecast in advice.predictions:
         table.add_row(*_row(forecast, advice.size))
     return [
-        _drawn_title(verdict, "POOL_MAX_SIZE", words + step),
+        _drawn_title(verdict, "pool size", words + step),
         Text(
             f"verdict {verdict.verdict}; range {advice.low} to {advice.high}, confidence {advice.confidence}, "
             f"set by {advice.binding}\n{callers} a connection for {load.hold_ms:.1f} ms, every "

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from signal import Signals
 from typing import Any
 
@@ -302,6 +303,18 @@ class Worker(arq.worker.Worker):
                 raise
             return  # the next claim logs it
         parts.attempts.abort(running[queue_id] for queue_id in aborted)
+
+    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
+        """Enqueue the cron jobs that are due within *num_windows* times *delay* seconds from *n*, the time now.
+
+        arq's first call only finds each job's next tick, and the second, half a second later, enqueues it. If the tick
+        is in between, another worker has run it by then: it would be enqueued again, and run when its in-progress key
+        has expired, a minute later. So the ticks are found before that call here.
+        """
+        for cron_job in self.cron_jobs:
+            if cron_job.next_run is None and not cron_job.run_at_startup:
+                cron_job.calculate_next(n)
+        await super().run_cron(n, delay, num_windows)
 
     async def record_health(self) -> None:
         """Report a heartbeat (`EngineOptions.beaten`), and renew the key that `arq --check` reads if that is due.
