@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from commands import Service, stop, until
 from own_servers import a_standby
 from redis import Redis
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,16 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
 
     assert (0, "") == (ended.status, ended.stderr)
     assert "usage: python -m" in ended.stdout
+
+
+@pytest.mark.parametrize("words", [["tidepool"], ["-m", "tidepool"]], ids=["the directory", "the module"])
+def test_a_checkout_runs_the_command_of_the_library(words: list[str]) -> None:
+    """Also as a directory, as `uv run tidepool` does there: its files do not hide packages of the same names."""
+    command = [sys.executable, *words, "migrate", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (0, "") == (ended.returncode, ended.stderr)
+    assert "usage: tidepool" in ended.stdout
 
 
 @pytest.mark.parametrize(
