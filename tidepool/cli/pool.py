@@ -7,7 +7,7 @@ import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from rich.console import Group, RenderableType
@@ -82,13 +82,7 @@ def add_pool_commands(commands: CommandLine) -> None:
     _add_snapshots(commands)
     _add_pool(commands)
     for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
-        commands.add(name, command, examples=examples).add_argument(
-            "--since",
-            type=terminal.duration,
-            default=timedelta(minutes=15),
-            metavar="PERIOD",
-            help="length of the period to examine, which ends now, such as 90s, 1.5h or 7d (default 15m)",
-        )
+        terminal.add_period(commands.add(name, command, examples=examples), "to examine", "15m")
 
 
 def _add_snapshots(commands: CommandLine) -> None:
@@ -111,13 +105,7 @@ def _add_snapshots(commands: CommandLine) -> None:
 
 def _add_pool(commands: CommandLine) -> None:
     showing = commands.add("pool", _pool, examples=_POOL_EXAMPLES)
-    showing.add_argument(
-        "--since",
-        type=terminal.duration,
-        default=timedelta(minutes=10),
-        metavar="PERIOD",
-        help="length of the period to show, which ends now, such as 90s, 1.5h or 7d (default 10m)",
-    )
+    terminal.add_period(showing, "to show", "10m")
     showing.add_argument(
         "--watch",
         action="store_true",

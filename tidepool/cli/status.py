@@ -28,13 +28,7 @@ def add_status_command(commands: CommandLine) -> None:
     """Add the command `status` to *commands*."""
     parser = commands.add("status", _status, examples=_EXAMPLES, needs=["redis_url"])
     parser.add_argument("job_id", nargs="?", metavar="JOB_ID", help="the job to show (default: the queue as a whole)")
-    parser.add_argument(
-        "--since",
-        type=terminal.duration,
-        default=timedelta(hours=1),
-        metavar="PERIOD",
-        help="length of the period whose outcomes are counted, which ends now, such as 90s, 1.5h or 7d (default 1h)",
-    )
+    terminal.add_period(parser, "whose outcomes are counted", "1h")
     parser.add_argument(
         "--limit",
         type=terminal.positive,

@@ -154,6 +154,17 @@ def duration(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def add_period(parser: argparse.ArgumentParser, use: str, default: str) -> None:
+    """Add the option `--since`, the length of a period that ends now; *use* says in the help text what it is for."""
+    parser.add_argument(
+        "--since",
+        type=duration,
+        default=durations.parse(default),
+        metavar="PERIOD",
+        help=f"length of the period {use}, which ends now, such as 90s, 1.5h or 7d (default {default})",
+    )
+
+
 def _whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return an argument type for argparse that parses whole numbers from *least* to *most*.
 
