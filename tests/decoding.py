@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from arq.connections import ArqRedis
-
 from tidepool.engine.attempt import Attempts
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import EngineOptions
@@ -37,15 +35,15 @@ class Decoder:
             self._attempts = runner.run(self._make())
 
     async def _make(self) -> Attempts:
-        worker = Worker(
-            functions=self._intake.arq_functions(),
-            redis_pool=ArqRedis(),  # never connected
-            handle_signals=False,
-            job_serializer=wire.serialize,
-            job_deserializer=wire.receive,
-            tidepool=EngineOptions(intake=self._intake),
+        return Attempts(
+            Worker(
+                functions=self._intake.arq_functions(),
+                handle_signals=False,
+                job_serializer=wire.serialize,
+                job_deserializer=wire.receive,
+                tidepool=EngineOptions(intake=self._intake),
+            )
         )
-        return worker._tidepool_assembled().attempts
 
     async def submit(self, job: Job) -> Outcome:
         """Settle a job, as the batcher would."""

@@ -326,9 +326,9 @@ async def test_a_job_in_a_wrapper_with_a_shield_ends_once(redis: ArqRedis, *, st
     await begun.wait()
     if not stops:
         assert await enqueued.abort(timeout=10)
-    attempts = worker._tidepool_assembled().attempts
+    jobs = worker._tidepool_assembled().jobs
     await stop(worker)
-    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, attempts.running)
+    ended = (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried, jobs.count)
     assert (1, (1, 0, 0, 0) if stops else (0, 1, 0, 0)) == (runs, ended)
 
 

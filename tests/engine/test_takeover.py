@@ -265,7 +265,7 @@ def test_ours_may_be_imported_after_the_collector_was_frozen(wrapper: str) -> No
 
 
 def test_a_run_job_that_is_gone_is_said_in_words() -> None:
-    """Nobody could call it any more."""
+    """No caller could reach it."""
     program = """
     async def run_job(self, job_id, score): ...
     Early.run_job = run_job

@@ -285,7 +285,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a burst reports nothing of dead letters",
-        "Attempts._end",
+        "RunningJobs._end",
         "if isinstance(ending, (RetryLater, Release)):",
         "if not isinstance(ending, Done):",
         "test_a_burst_makes_dead_letters_at_once_and_counts_them_as_failed",
@@ -406,7 +406,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a job that does not heed its stop keeps its worker from ending",
-        "Attempts.wait",
+        "RunningJobs.wait",
         "for task in late:\n    task.cancel()",
         "del late",
         "test_a_job_that_ignores_its_cancellation_is_cancelled_again",
@@ -581,7 +581,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a stop during an end hook undoes how the function ended",
-        "Attempts._call_hook",
+        "Attempts.call_hook",
         'if name == "on_job_start":',
         "if name:",
         "test_a_stop_during_a_later_hook_does_not_run_the_function_again",
@@ -609,21 +609,21 @@ MUTATIONS = [
     ),
     Mutation(
         "an observer that fails makes the job run again",
-        "Attempts._report",
+        "Attempts.report",
         "except Exception:",
         "except AttributeError:",
         "test_an_error_that_cannot_be_shown_fails_its_job_once",
     ),
     Mutation(
         "a worker that stops does not wait for the last hooks of its jobs",
-        "Attempts.wait",
+        "RunningJobs.wait",
         "(*self._host.tasks.values(), *self._after)",
         "self._host.tasks.values()",
         "test_a_worker_ends_after_the_last_hook_of_its_jobs",
     ),
     Mutation(
         "a function that ends its process spends no try",
-        "Attempts._exited",
+        "Attempts.exited",
         "return RetryLater() if",
         "return Release() if",
         "test_a_function_that_ends_its_process_spends_a_try",
@@ -658,14 +658,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a job that is put back counts as run",
-        "Attempts._may_begin",
+        "RunningJobs._may_begin",
         "self._holding.finish(job, later)",
         "self._holding.finish(job, later)\nself._host.jobs_retried += 1",
         "test_a_burst_counts_runs_only",
     ),
     Mutation(
         "an aborted job waits for a place",
-        "Attempts._may_begin",
+        "RunningJobs._may_begin",
         "None if job.is_aborted and self._host.allow_abort_jobs else concurrency.begin(job)",
         "concurrency.begin(job)",
         "test_a_job_that_was_put_back_can_be_aborted",
@@ -756,7 +756,7 @@ MUTATIONS = [
     ),
     Mutation(
         "bytes that were held stay held",
-        "Attempts.acknowledged",
+        "RunningJobs.acknowledged",
         "self.held_bytes -= _counted_bytes(job)",
         "self.held_bytes -= 0",
         "test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back",
@@ -764,7 +764,7 @@ MUTATIONS = [
     Mutation(
         "held bytes bound nothing",
         "Worker._tidepool_room.has_room",
-        "has_room = attempts.held_bytes < self.tidepool_options.max_held_bytes",
+        "has_room = jobs.held_bytes < self.tidepool_options.max_held_bytes",
         "has_room = True",
         "test_a_worker_holds_no_more_bytes_than_it_may",
     ),

@@ -79,7 +79,7 @@ async def test_a_worker_holds_no_more_bytes_than_it_may(redis: ArqRedis, start: 
     assert 3 == running.most_at_work
     running.may_end.set()
     await until(is_empty(redis))
-    assert 0 == running.worker._tidepool_assembled().attempts.held_bytes
+    assert 0 == running.worker._tidepool_assembled().jobs.held_bytes
 
 
 async def test_a_job_over_the_limit_is_refused_unread(redis: ArqRedis, start: Any) -> None:

@@ -35,7 +35,7 @@ async def test_a_job_whose_mark_somebody_deletes_gives_all_its_slots_back(redis:
     running.may_end.set()
     await until(is_empty(redis))
     await until(is_idle(running))
-    assert 0 == running.worker._tidepool_assembled().attempts.held_bytes
+    assert 0 == running.worker._tidepool_assembled().jobs.held_bytes
 
 
 async def test_marks_of_other_jobs_are_neither_read_nor_removed(redis: ArqRedis, start: Any) -> None:

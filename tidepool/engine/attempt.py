@@ -1,8 +1,7 @@
-"""Makes one attempt at each claimed job, in a task of its own: runs it, and decides how the attempt ends.
+"""Makes one attempt at a claimed job: runs it, and decides how the attempt ends.
 
-The steps are those of arq: decode the job, look up its function, check the number of tries (`admission`), run the
-function under its timeout, between the hooks, and hand the ending over to be acknowledged. How the attempt ends depends
-on the function:
+The steps are those of arq: decode the job, look up its function, check the number of tries (`admission`), and run the
+function under its timeout, between the hooks. How the attempt ends depends on the function:
 
 | the function …                       | the job                                              |
 |--------------------------------------|------------------------------------------------------|
@@ -31,9 +30,7 @@ the ledger has another outcome already, that is the job's result: it was applied
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 from arq.typing import StartupShutdown
@@ -42,197 +39,42 @@ from arq.worker import Retry, RetryJob
 
 from tidepool.engine import lines, threads
 from tidepool.engine.admission import Admission, Refusal
-from tidepool.engine.concurrency import Concurrency
 from tidepool.engine.host import Host
 from tidepool.engine.intake import JobFailed
 from tidepool.engine.leaving import LeftJobs
 from tidepool.engine.options import ArqContext
 from tidepool.engine.results import Results
-from tidepool.engine.takeover import RUN_JOB
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 from tidepool.logs import printable
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
-from tidepool.queue.holding import Holding
 
 log = structlog.get_logger(__name__)
 
 _HOOK_DELAY_MS = 1000
 """Milliseconds until a job is due again that was put back because its start hook raised an error."""
-_GIVEN_BACK_MS = 1000
-"""Milliseconds until a job is due again that was not run, because of a wrapper of `run_job` or a bug."""
-_SMALL_BYTES = 4096
-"""Jobs of up to this many bytes are not counted against `max_held_bytes`, since `max_jobs` bounds them."""
 _MAX_REASON_CHARACTERS = 200
-_job: ContextVar[Job] = ContextVar("tidepool job")
-"""The job of the current task: arq's `run_job` gets only its id, which another job may have, too."""
 
 _Hook = Literal["on_job_start", "on_job_end", "after_job_end"]
 
 
 class Attempts:
-    """Makes one attempt at each job that the worker *host* has claimed, and hands its ending to *holding*.
+    """Makes attempts at the jobs of the worker *host*, each in the calling task."""
 
-    *freed* is called when jobs have been acknowledged, and when one that went on after that has ended: the worker may
-    then have room for others.
-    """
-
-    def __init__(self, host: Host, holding: Holding, freed: Callable[[], None]) -> None:
+    def __init__(self, host: Host) -> None:
         options = host.tidepool_options
         self._host = host
-        self._holding = holding
-        self._freed = freed
         self._intake = options.intake
         self._admission = Admission(host)
         self._results = Results(host)
-        self._reports = host.tidepool_observer is not None or options.on_final_failure is not None
-        self._concurrency = Concurrency(options.concurrency) if options.concurrency else None
+        self.has_reports = host.tidepool_observer is not None or options.on_final_failure is not None
+        """Whether there is anything that `report` has to call."""
         self.left = self._intake.left if self._intake else LeftJobs(options.leave_s or 0.0)
         """The jobs that are left to other workers; the worker does not claim those that it skips."""
-        self.running = 0
-        """Number of attempts that have begun and whose ending is not decided."""
-        self.held_bytes = 0
-        """Total bytes of the jobs that are claimed and not yet acknowledged, without small jobs."""
-        self._after: set[asyncio.Task[None]] = set()
-        """The tasks of acknowledged jobs that go on, in a hook `after_job_end` or a wrapper of `run_job`."""
-        self._inner: dict[Job, asyncio.Task[Any]] = {}
-        """The task that runs the job's function, if `run_job` is wrapped; the wrapper may have put it into its own."""
 
-    # ---------------------------------------------------------------- all jobs of the worker
-
-    def start(self, jobs: Iterable[Job]) -> None:
-        """Begin an attempt at each of *jobs*, which the worker has just claimed.
-
-        One whose function may not run more often at a time is put back, as if it had not been claimed.
-        """
-        is_wrapped = getattr(self._host.run_job, "__func__", None) is not RUN_JOB
-        run = self._run_wrapped if is_wrapped else self._run
-        for job in jobs:
-            if self._concurrency is not None and not self._may_begin(job, self._concurrency):
-                continue
-            self.held_bytes += _counted_bytes(job)
-            self.running += 1
-            self._host.tasks[job] = self._host.loop.create_task(run(job))
-
-    async def recall(self, room: int) -> None:
-        """Make up to *room* jobs due again that were put back, if no more than allowed run of their function now."""
-        if self._concurrency is not None:
-            await self._holding.recall(self._concurrency.recalled(room))
-
-    def abort(self, jobs: Iterable[Job]) -> None:
-        """Cancel the functions of *jobs*, as their clients have asked."""
-        for job in jobs:
-            if job.is_running:
-                job.is_aborted = True
-                self._inner.get(job, self._host.tasks[job]).cancel()
-
-    def acknowledged(self, jobs: Sequence[Job]) -> None:
-        """Record that Redis has acknowledged the endings of *jobs*."""
-        for job in jobs:
-            task = self._host.tasks.pop(job, None)
-            if task is None:
-                continue
-            if self.held_bytes:
-                self.held_bytes -= _counted_bytes(job)
-            if not task.done():
-                self._after.add(task)
-                task.add_done_callback(self._has_gone)
-        if self._concurrency is not None:
-            self._concurrency.acknowledged(jobs)
-        self._freed()
-
-    def _has_gone(self, task: asyncio.Task[None]) -> None:
-        self._after.discard(task)
-        self._freed()
-
-    @property
-    def places(self) -> int:
-        """Number of jobs that take a place: those not yet acknowledged, and those that go on after that."""
-        return len(self._host.tasks) + len(self._after)
-
-    async def wait(self, again_s: float) -> None:
-        """Wait until all jobs, which have been cancelled, have ended; cancel them again every *again_s* seconds."""
-        while running := [task for task in (*self._host.tasks.values(), *self._after) if not task.done()]:
-            _, late = await asyncio.wait(running, timeout=again_s)
-            for task in late:
-                task.cancel()
-
-    def _may_begin(self, job: Job, concurrency: Concurrency) -> bool:
-        """Return whether a job may run within its function's limit; if not, put it back."""
+    def decode(self, job: Job) -> None:
+        """Decode *job*, if that is possible: `Job.function` is known then."""
         self._admission.decode(job)
-        later = None if job.is_aborted and self._host.allow_abort_jobs else concurrency.begin(job)
-        if later is not None:
-            self._holding.finish(job, later)
-        return later is None
-
-    # ---------------------------------------------------------------- the task of one job
-
-    async def _run(self, job: Job) -> None:
-        """Make an attempt at a job, end it, and call the hook `after_job_end` if the attempt had a context."""
-        try:
-            ending = await self.make(job)
-            if self._reports and isinstance(ending, Done) and not job.is_typed:
-                await self._report(job)
-        except asyncio.CancelledError as error:
-            ending = self._unsettled(job, error)
-        except Exception as error:
-            log.exception("job.unsettled", job_id=lines.shown_id(job))
-            ending = self._unsettled(job, error, delay_ms=_GIVEN_BACK_MS)
-        except BaseException as error:  # it ends the process
-            self._end(job, self._exited(job, error))
-            raise
-        self._end(job, ending)
-        if self._host.after_job_end and job.context is not None:
-            await self._holding.drain()
-            await self._call_hook("after_job_end", job)
-
-    async def _run_wrapped(self, job: Job) -> None:
-        """Run a job through `run_job`, which observers have wrapped, and make sure that it ends."""
-        _job.set(job)
-        try:
-            await self._host.run_job(job.queue_id, job.due_ms)
-        except Exception:
-            log.exception("job.unsettled", job_id=lines.shown_id(job))
-        finally:
-            await self._let_inner_end(job)
-            self._end(job, Release(_GIVEN_BACK_MS))
-
-    async def run_current(self) -> None:
-        """Run the job of the current task: what arq's `run_job` does within its wrappers."""
-        job, task = _job.get(), asyncio.current_task()
-        if task is None or job.has_ended or job in self._inner:
-            return  # a wrapper calls it a second time, or after it was cancelled
-        self._inner[job] = task
-        try:
-            await self._run(job)
-        finally:
-            del self._inner[job]
-
-    async def _let_inner_end(self, job: Job) -> None:
-        """Wait for the function of a job whose wrapper has left it behind; a cancellation is passed on to it."""
-        while (inner := self._inner.get(job)) is not None:
-            try:
-                await asyncio.wait([inner])
-            except asyncio.CancelledError:
-                inner.cancel()
-
-    def _end(self, job: Job, ending: Ending) -> None:
-        """Count how the attempt at a job ended, and have it acknowledged, unless that is done already."""
-        if job.has_ended:
-            return
-        job.has_ended = True
-        self.running -= 1
-        if self._concurrency is not None:
-            self._concurrency.end(job)
-        if isinstance(ending, (RetryLater, Release)):
-            self._host.jobs_retried += 1
-        elif isinstance(ending, Done) and ending.success:
-            self._host.jobs_complete += 1
-        else:
-            self._host.jobs_failed += 1
-        self._holding.finish(job, ending)
-
-    # ---------------------------------------------------------------- one attempt
 
     async def make(self, job: Job) -> Ending:
         """Make one attempt at *job*, in the calling task, and return how it ended: done, or to be run again.
@@ -246,11 +88,10 @@ class Attempts:
             return await self._refuse(job, refusal)
         if not job.is_typed or host.on_job_start or host.on_job_end or host.after_job_end:
             job.context = self._context(job)
-        if host.on_job_start and not await self._call_hook("on_job_start", job):
+        if host.on_job_start and not await self.call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
-            if lines.are_shown():
-                lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
+            lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
             if job.is_typed:
                 ending = await self._run_typed(job)
             else:
@@ -258,10 +99,10 @@ class Attempts:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
         if host.on_job_end:
-            await self._call_hook("on_job_end", job)
+            await self.call_hook("on_job_end", job)
         return ending
 
-    async def _call_hook(self, name: _Hook, job: Job) -> bool:
+    async def call_hook(self, name: _Hook, job: Job) -> bool:
         """Call a hook of the worker with the job's context, if it has one; return False if the hook raised an error.
 
         The error is logged. It would end arq's worker, and its other jobs with it.
@@ -281,8 +122,10 @@ class Attempts:
             return False
         return True
 
-    async def _report(self, job: Job) -> None:
-        """Tell the observer that the job of a plain function has ended; call the hook for final failures."""
+    async def report(self, job: Job, ending: Ending) -> None:
+        """Call the observer and the hook for final failures if *job*, of a plain function, is done."""
+        if not isinstance(ending, Done) or job.is_typed:
+            return
         options = self._host.tidepool_options
         if self._host.tidepool_observer is not None:
             try:
@@ -340,11 +183,12 @@ class Attempts:
     async def _run_function(self, job: Job) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result.
 
-        The timeout cancels the job's own task, so that no second task is needed. Raises `TimeoutError` then.
+        The timeout cancels the calling task, so that no second task is needed. Raises `TimeoutError` then.
         """
         function = self._host.functions[job.function]
         timeout_s = self._host.job_timeout_s if function.timeout_s is None else function.timeout_s
-        task = self._inner.get(job) or self._host.tasks[job]
+        task = asyncio.current_task()
+        assert task is not None
         is_late = False
 
         def time_out() -> None:
@@ -396,15 +240,15 @@ class Attempts:
         keeps_try = is_cancelled and self._host.tidepool_is_stopping and job.is_typed
         return Release() if keeps_try else RetryLater()
 
-    def _unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
+    def unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
         """Return how an attempt ends that *error* broke off, which is a cancellation or not the job's own.
 
         A job whose plain function has begun spends a try, or it might run for ever. Another is put back, to be run
         again after *delay_ms* milliseconds.
         """
-        return self._exited(job, error) if job.has_begun else Release(delay_ms)
+        return self.exited(job, error) if job.has_begun else Release(delay_ms)
 
-    def _exited(self, job: Job, error: BaseException) -> Ending:
+    def exited(self, job: Job, error: BaseException) -> Ending:
         """Return how an attempt ends if the job's function ends the process with *error*, such as `SystemExit`."""
         return RetryLater() if self._host.retry_jobs else self._failed(job, error)
 
@@ -414,16 +258,9 @@ class Attempts:
 
     def _succeeded(self, job: Job, result: object) -> Done:
         done = self._results.done(job, result, success=True)
-        if lines.are_shown():
-            lines.log_success(job, result, with_result=self._host.log_results)
+        lines.log_success(job, result, with_result=self._host.log_results)
         return done
 
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
-
-
-def _counted_bytes(job: Job) -> int:
-    """Return the bytes of a job that count against `max_held_bytes`: 0 for a small one."""
-    size = len(job.queue_id) + (len(job.payload) if isinstance(job.payload, bytes) else 0)
-    return size if size > _SMALL_BYTES else 0

@@ -20,13 +20,10 @@ _log = logging.getLogger("arq.worker.job")
 As in arq, `log_results=False` hides results; the engine's option `log_arguments=False` hides arguments."""
 
 
-def are_shown() -> bool:
-    """Return whether the two lines about each job are shown."""
-    return _log.isEnabledFor(logging.INFO)
-
-
 def log_start(job: Job, *, with_arguments: bool) -> None:
     """Log that the attempt at a job begins."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
     delayed_s = (job.started_ms - job.due_ms) / 1000
     extra = f" try={job.attempt}" if job.attempt > 1 else ""
     extra += f" delayed={delayed_s:0.2f}s" if delayed_s > _DELAY_SHOWN_S else ""
@@ -37,19 +34,21 @@ def log_start(job: Job, *, with_arguments: bool) -> None:
 
 def log_success(job: Job, result: object, *, with_result: bool) -> None:
     """Log that a job has succeeded."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
     text = "" if result is None or not with_result else truncate(repr(result))
     _log.info("%6.2fs ← %s ● %s", since_s(job.started_ms), shown_ref(job), text)
 
 
 def log_retry(job: Job, delay_s: float) -> None:
     """Log that a job will be run again because it asked for that, *delay_s* seconds from now."""
-    if are_shown():
+    if _log.isEnabledFor(logging.INFO):
         _log.info("%6.2fs ↻ %s retrying job in %0.2fs", since_s(job.started_ms), shown_ref(job), delay_s)
 
 
 def log_cancellation(job: Job) -> None:
     """Log that a job was cancelled and will be run again."""
-    if are_shown():
+    if _log.isEnabledFor(logging.INFO):
         _log.info("%6.2fs ↻ %s cancelled, will be run again", since_s(job.started_ms), shown_ref(job))
 
 

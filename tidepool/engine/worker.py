@@ -1,8 +1,8 @@
 """arq's Worker with batched Redis I/O: the same command, options, wire format and behaviour, but many times as fast.
 
 Settings, signals, cron, health check, abort and burst mode are arq's. What differs is how jobs are fetched and ended:
-`queue.holding` claims many in a round trip, renews their lease and acknowledges them, `attempt` makes an attempt at
-each, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the worker.
+`queue.holding` claims many in a round trip, renews their lease and acknowledges them, `running_jobs` runs each in a
+task of its own, and `queue.wakeup` wakes an idle worker. An outage of Redis never ends the worker.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from arq.connections import ArqRedis, create_pool
 from tidepool import logs, process
 from tidepool.engine import threads
 from tidepool.engine.admission import name_of_deserializer, name_of_function
-from tidepool.engine.attempt import Attempts
 from tidepool.engine.concurrency import check_limits
 from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.running_jobs import RunningJobs
 from tidepool.engine.takeover import take_over
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
@@ -57,7 +57,7 @@ class _Parts:
 
     holding: Holding
     wakeup: Wakeup
-    attempts: Attempts
+    jobs: RunningJobs
 
 
 class Worker(arq.worker.Worker):
@@ -85,7 +85,8 @@ class Worker(arq.worker.Worker):
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.tidepool_options = tidepool or EngineOptions(leave_s=None)
         self.tidepool_observer = self.tidepool_options.observer() if self.tidepool_options.observer else None
-        check_limits(self.tidepool_options.concurrency, self._tidepool_plain_functions())
+        intake = self.tidepool_options.intake or ()
+        check_limits(self.tidepool_options.concurrency, [name for name in self.functions if name not in intake])
         self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
         self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
         self._tidepool_failures = FailureLog("worker")
@@ -93,10 +94,6 @@ class Worker(arq.worker.Worker):
         self._tidepool_outage = Outage()
         self._tidepool_parts: _Parts | None = None
         self.tidepool_is_stopping = False
-
-    def _tidepool_plain_functions(self) -> list[str]:
-        intake = self.tidepool_options.intake or ()
-        return [name for name in self.functions if name not in intake]
 
     @classmethod
     def install(cls) -> None:
@@ -170,7 +167,7 @@ class Worker(arq.worker.Worker):
                 steps.push_async_callback(self._tidepool_parts.wakeup.close)
                 steps.push_async_callback(self._tidepool_parts.holding.close)
                 steps.push_async_callback(self._tidepool_give_back, self._tidepool_parts.holding)
-                await self._tidepool_parts.attempts.wait(self.tidepool_options.lease_s)
+                await self._tidepool_parts.jobs.wait(self.tidepool_options.lease_s)
 
     async def _tidepool_close_pool(self) -> None:
         """Close the connections, and forget the jobs, which are given back: the worker may run again."""
@@ -194,7 +191,7 @@ class Worker(arq.worker.Worker):
             options = self.tidepool_options
 
             def acknowledged(jobs: Sequence[Job]) -> None:
-                attempts.acknowledged(jobs)
+                running.acknowledged(jobs)
 
             holding = Holding(
                 self.pool,
@@ -206,9 +203,9 @@ class Worker(arq.worker.Worker):
                 max_job_bytes=options.max_job_bytes,
                 longest_block_s=options.longest_block_s or self.in_progress_timeout_s,
             )
-            attempts = Attempts(self, holding, self._tidepool_look_again)
+            running = RunningJobs(self, holding, self._tidepool_look_again)
             wakeup = Wakeup(self.pool, self.queue_name, poll_delay_s=self.poll_delay_s)
-            self._tidepool_parts = _Parts(holding, wakeup, attempts)
+            self._tidepool_parts = _Parts(holding, wakeup, running)
         return self._tidepool_parts
 
     async def _tidepool_connect_as_arq_does(self) -> ArqRedis:
@@ -263,24 +260,24 @@ class Worker(arq.worker.Worker):
         finds and claims the jobs.
         """
         parts = self._tidepool_assembled()
-        await parts.attempts.recall(self._tidepool_room())
-        max_bytes = self.tidepool_options.max_held_bytes - parts.attempts.held_bytes
-        claimed = await parts.holding.claim(self._tidepool_room(), max_bytes, skipped=parts.attempts.left.skipped())
-        parts.attempts.start(claimed)
+        await parts.jobs.recall(self._tidepool_room())
+        max_bytes = self.tidepool_options.max_held_bytes - parts.jobs.held_bytes
+        claimed = await parts.holding.claim(self._tidepool_room(), max_bytes, skipped=parts.jobs.left.skipped())
+        parts.jobs.start(claimed)
         return len(claimed)
 
     def _tidepool_room(self) -> int:
         """Return how many jobs may be claimed now, within the limits of jobs, bytes and a burst."""
-        attempts = self._tidepool_assembled().attempts
-        room = min(self.max_jobs - attempts.places, MOST_AT_ONCE, self.queue_read_limit)
+        jobs = self._tidepool_assembled().jobs
+        room = min(self.max_jobs - jobs.places, MOST_AT_ONCE, self.queue_read_limit)
         if (limit := self._tidepool_jobs_limit()) is not None:
             room = min(room, limit - self._jobs_started())
-        has_room = attempts.held_bytes < self.tidepool_options.max_held_bytes
+        has_room = jobs.held_bytes < self.tidepool_options.max_held_bytes
         return room if has_room and self.allow_pick_jobs and self.tidepool_options.may_claim() else 0
 
     async def tidepool_run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002  (arq's)
         """Run the job of the current task. `run_job` of arq's Worker calls this method; see `takeover`."""
-        await self._tidepool_assembled().attempts.run_current()
+        await self._tidepool_assembled().jobs.run_current()
 
     def _tidepool_look_again(self) -> None:
         """Wake the main loop: there may be room for another job, or none may be left to wait for."""
@@ -302,7 +299,7 @@ class Worker(arq.worker.Worker):
             if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise
             return  # the next claim logs it
-        parts.attempts.abort(running[queue_id] for queue_id in aborted)
+        parts.jobs.abort(running[queue_id] for queue_id in aborted)
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
         """Enqueue the cron jobs that are due within *num_windows* times *delay* seconds from *n*, the time now.
@@ -331,8 +328,8 @@ class Worker(arq.worker.Worker):
     async def _tidepool_forget_gone_jobs(self) -> None:
         """Skip no more the jobs that others have run meanwhile, as their ids may be used again."""
         parts = self._tidepool_assembled()
-        if skipped := parts.attempts.left.skipped():
-            parts.attempts.left.gone(await parts.holding.gone(skipped))
+        if skipped := parts.jobs.left.skipped():
+            parts.jobs.left.gone(await parts.holding.gone(skipped))
 
     async def _tidepool_announce(self) -> None:
         """Record in Redis, once a minute, which jobs this worker understands, so that others leave them to it."""
@@ -353,11 +350,11 @@ class Worker(arq.worker.Worker):
                     await self._tidepool_freed.wait()
             return
         parts = self._tidepool_assembled()
-        await parts.wakeup.wait(timeout_s, skipped=parts.attempts.left.skipped())
+        await parts.wakeup.wait(timeout_s, skipped=parts.jobs.left.skipped())
 
     async def _tidepool_is_done(self) -> bool:
         """Return whether the worker ends by itself now: in burst mode, or after `max_jobs_run` jobs."""
-        if self._tidepool_assembled().attempts.places:
+        if self._tidepool_assembled().jobs.places:
             return False
         limit = self._tidepool_jobs_limit()
         if limit is not None and limit <= self._jobs_started():
@@ -371,7 +368,7 @@ class Worker(arq.worker.Worker):
     # ---------------------------------------------------------------- counting and stopping
 
     def _jobs_started(self) -> int:
-        return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._tidepool_assembled().attempts.running
+        return self.jobs_complete + self.jobs_retried + self.jobs_failed + self._tidepool_assembled().jobs.count
 
     def _add_signal_handler(self, signum: Signals, handler: Callable[[Signals], None]) -> None:
         """Set the handler of a signal, unless the parent process made it ignored.
