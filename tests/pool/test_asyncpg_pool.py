@@ -38,7 +38,7 @@ def of(pool: asyncpg.Pool) -> AsyncpgPool:
 
 
 def assert_idle(observed: AsyncpgPool, size: int) -> None:
-    """Nobody has a connection or waits for one, and *size* connections are open."""
+    """No connection is in use or waited for, and *size* connections are open."""
     stats = observed.stats
     assert ([], 0, 0, size, size) == (observed.holders(), stats.in_use, stats.waiting, observed.size, observed.idle)
     assert size == stats.connections_opened - stats.connections_closed
@@ -205,7 +205,7 @@ class LosingPool(asyncpg.Pool):
 
 
 async def test_a_connection_that_is_lost_on_the_way_is_the_callers_to_notice(database: PoolConfig) -> None:
-    """The figures raise nothing, and nobody has it."""
+    """The figures raise no error, and it does not count as in use."""
     pool = await pool_of(database, LosingPool)
     observed = of(pool)
     connection = await pool.acquire()

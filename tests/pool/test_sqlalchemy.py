@@ -106,7 +106,7 @@ async def use(engine: AsyncEngine) -> None:
 
 
 def assert_idle(pool: EnginePool, size: int) -> None:
-    """Nobody has a connection, and *size* connections are open."""
+    """No connection is in use, and *size* connections are open."""
     stats = pool.stats
     assert ([], 0, size, size) == (pool.holders(), stats.in_use, pool.size, pool.idle)
     assert size == stats.connections_opened - stats.connections_closed

@@ -109,7 +109,7 @@ async def test_a_job_that_ran_to_its_end_is_no_suspect(redis: ArqRedis, leases: 
 async def test_no_job_of_many_lost_owners_is_taken_as_if_nobody_had_it(
     redis: ArqRedis, leases: Leases, owners: int, each: int
 ) -> None:
-    """Nobody claimed until their marks had ended: a claim put back some, and took the others without a lapse."""
+    """No worker claimed until their marks had expired. A claim then put back some, and took others without a lapse."""
     job_ids = [f"{number}" for number in range(owners * each)]
     await enqueue(redis, *job_ids)
     for number in range(owners):

@@ -23,7 +23,7 @@ async def put_back(redis: ArqRedis, leases: Leases) -> Recall:
 
 
 async def test_a_recalled_job_is_due_at_its_old_place(redis: ArqRedis, leases: Leases, put_back: Recall) -> None:
-    """It is claimed at once. A job that a worker holds is not recalled, be the worker Tidepool's or a stock one."""
+    """It is claimed at once. A job that a worker of Tidepool or of stock arq holds is not recalled."""
     await redis.set("arq:in-progress:a", "stock")
     assert 0 == await leases.recall([put_back])
     await redis.delete("arq:in-progress:a")

@@ -115,7 +115,7 @@ while looked < 100 and put < 2 do -- those without jobs cost little, and must no
     end
     looked, page_size = looked + #page, next_size(page_size, page)
 end
--- The marks of their jobs may have ended, too: such a job would be taken as if nobody had been lost with it.
+-- Their marks may have expired, too: such a job would be claimed, and the loss of its worker not be counted.
 if some_are_left or #redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', kept, 1) > 0 then
     return { {}, {}, {}, {}, {}, {}, returned, unusable, 0, 1 }
 end
