@@ -4,7 +4,8 @@ import itertools
 import time
 from typing import Any
 
-from tidepool.jobs.job import Command, Job
+from tidepool.jobs.arguments import Command
+from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms

@@ -13,12 +13,14 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import structlog
 
 from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
+from tidepool.client import JobClient
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.intake import Intake
 from tidepool.engine.options import ArqContext, EngineOptions
@@ -32,7 +34,7 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
-from tidepool.jobs.job import JobTypes
+from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
@@ -47,9 +49,11 @@ from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
 from tidepool.queue.wire import now_ms
 from tidepool.settings import Settings
-from tidepool.storage.migrator import Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
+
+if TYPE_CHECKING:
+    from tidepool.app import App
 
 log = structlog.get_logger(__name__)
 
@@ -57,18 +61,17 @@ log = structlog.get_logger(__name__)
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
-    """Return the `WorkerSettings` class that the `arq` command runs a worker with.
+def worker_settings(app: "App") -> type:
+    """Return the `WorkerSettings` class that the `arq` command runs a worker of *app* with.
 
-    *kind* is the class that reads the settings from the environment. If the settings are not valid, the process ends
-    with status 2 and prints one line for each wrong variable.
+    If the settings are not valid, the process ends with status 2 and prints one line for each wrong variable.
     """
-    settings = kind.load_or_exit()
+    settings = app.settings.load_or_exit()
     Worker.install()
     if process.is_arq_command():
         process.tune_for_throughput()
         sys.excepthook = _explain
-    this = _WorkerProcess(settings, job_types, migrations)
+    this = _WorkerProcess(settings, app)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -104,17 +107,18 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
-    def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
+    def __init__(self, settings: Settings, app: "App") -> None:
         self._settings = settings
-        self._job_types = job_types
-        self._migrations = migrations
+        self._app = app
+        self._job_types = app.job_types
+        self._migrations = app.migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = settings.urls
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self.intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
-        self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
+        self.intake = Intake(app.job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port, app.migrations)
 
     def engine_options(self) -> EngineOptions:
         """Return the options for the engine, which runs the jobs of this process."""
@@ -163,10 +167,17 @@ class _WorkerProcess:
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
-        batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
+        batcher = Batcher(
+            ledger,
+            slots=pool.limit,
+            limit=self._settings.batch_limit,
+            shares=self._settings.pool_shares,
+            limits={job_type.name: job_type.max_batch for job_type in self._job_types if job_type.max_batch},
+        )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.intake.open(batcher)
+        self._app.use(JobClient(ctx["redis"]))
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.commands_file import CommandReader, RefusedLine
-from tidepool.jobs.job import Command
+from tidepool.jobs.arguments import Command
 from tidepool.jobs.outcomes import Rejected
 from tidepool.queue import wire
 from tidepool.queue.submission import Submission

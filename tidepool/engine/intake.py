@@ -17,7 +17,8 @@ import structlog
 from arq.worker import Function, func
 
 from tidepool.engine.leaving import LeftJobs
-from tidepool.jobs.job import Job, JobTypes
+from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import JobTypes
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Intake:
         The ledger limits the attempts instead, since it must have a row for each failed job; and while PostgreSQL is
         unavailable, jobs wait without a limit.
         """
-        names = [job_type.name for job_type in self._types]
+        names = [job_type.name for job_type in self._types if job_type.handler]
         return [func(_run_without_intake, name=name, timeout=math.inf, max_tries=_MAX_TRIES) for name in names]
 
     async def run(self, job: Job, *, may_leave: bool) -> Outcome | RetryLater | Release:
@@ -98,17 +99,19 @@ class Intake:
     def _validate(self, job: Job) -> None:
         """Validate the job's arguments; store the command in the job, or the rejection if they are invalid."""
         job_type = self._types.get(job.function)
-        if job_type is None or (job.args and job.content is job.kwargs):
-            job.decided = Rejected(CommonReason.INVALID, "takes its fields by name, or one object")
-            return
-        command = job_type.parse(job.content)
+        assert job_type is not None, "the caller has asked"
+        try:
+            command = job_type.parse(job_type.content_of(job.args, job.kwargs))
+        except TypeError as error:
+            command = Rejected(CommonReason.INVALID, str(error))
         if isinstance(command, Rejected):
             job.decided = command
         else:
             job.command = command
 
     async def _submit(self, job: Job) -> Outcome | RetryLater:
-        job.is_last_attempt = job.attempt >= self._max_tries
+        job_type = self._types.get(job.function)
+        job.is_last_attempt = job.attempt >= ((job_type and job_type.attempts) or self._max_tries)
         try:
             return await self._batcher.submit(job)
         except Exception:

@@ -1,4 +1,4 @@
-"""Makes handlers of functions: a handler runs the jobs of a batch in one open transaction, and returns their verdicts."""
+"""Makes handlers of functions. A handler runs the jobs of a batch in one open transaction, and returns verdicts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -45,7 +45,7 @@ def command_of_batch(function: Callable[..., object]) -> type[Command]:
     command = get_args(jobs)[0] if jobs is not None and get_args(jobs) else None
     if not (isinstance(command, type) and issubclass(command, Command)):
         name = getattr(function, "__qualname__", repr(function))
-        raise TypeError(f"{name}: the second parameter must be annotated as Sequence[Job[C]], C being a tidepool.Command")
+        raise TypeError(f"{name}: the second parameter must be annotated as Sequence[Job[C]], with a Command C")
     return command
 
 
@@ -76,7 +76,7 @@ def handler_of_each(function: Callable[..., Awaitable[Any]], signature: Signatur
             async with lend(connection, job) as held, limit:
                 answer = await function(held, *args, **kwargs)
                 if isinstance(answer, Rejected):
-                    raise Reject(answer.reason, answer.detail)  # noqa: TRY301  (its effects are undone)
+                    raise Reject(answer.reason, answer.detail)
         return answer if isinstance(answer, Applied) else Applied(answer)
 
     async def run_each(connection: Connection, jobs: Sequence[Job[Any]], timeout_s: float) -> list[Verdict | Exception]:

@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 _NAME = re.compile(r"[^\W\d][\w.:-]{0,99}")
 
+
 class Sender(Protocol):
     """Enqueues jobs, and reads their results: the application that a job type belongs to."""
 
@@ -98,17 +99,17 @@ class JobType(Generic[P, R]):
     constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
     grants: Sequence[LiteralString] = ()
     wraps_results: bool = False
-    """Whether arq's clients get results as `{"status": …}`; otherwise as the value itself, and a rejection as an error."""
+    """Whether arq's clients get results as `{"status": …}`, or the value itself, and a rejection as an error."""
     sender: Sender | None = field(default=None, repr=False)
     _options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     _within: object | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} cannot name a job type: a letter, and max 99 more letters, digits and . : _ -")
+            raise ValueError(f"{self.name!r} is no name: a letter, and max 99 more letters, digits and . : _ -")
 
     async def __call__(self, on: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function itself, as a test does: *on* is what it works on, such as a transaction. Enqueues nothing."""
+        """Call the function itself, as a test does; *on* is what it works on, such as a transaction."""
         return await self.function(on, *args, **kwargs)
 
     def parse(self, content: object) -> Command | Rejected:
@@ -130,7 +131,10 @@ class JobType(Generic[P, R]):
         return self.signature.bind(args, kwargs)
 
     def options(
-        self, *, id: str | None = None, defer: timedelta | datetime | None = None  # noqa: A002  (arq's word is no better)
+        self,
+        *,
+        id: str | None = None,  # noqa: A002  (it is the users' word)
+        defer: timedelta | datetime | None = None,
     ) -> Self:
         """Return this job type with options for the next jobs that are enqueued: an id, and when they may run.
 

@@ -1,8 +1,8 @@
 """Defines the outcomes that a job can have, and the verdicts that a handler can return.
 
-A handler returns a *verdict* on each job: `Applied`, `Rejected` (which functions of single jobs raise as `Reject`), or `Unresolved` if the job's arguments name something
-that does not exist yet. From verdicts and errors the ledger derives the job's *outcome*, which is final and stored:
-`Applied`, `Rejected` or `Failed`. Three other classes are not outcomes, but say how the job is run again:
+A handler returns a *verdict* on each job: `Applied`, `Rejected`, which the function of a single job raises as `Reject`,
+or `Unresolved` if the job's arguments name something that does not exist yet. From verdicts and errors the ledger
+derives the job's *outcome*, which is final and stored: `Applied`, `Rejected` or `Failed`. Three other classes are not outcomes, but say how the job is run again:
 `RetryLater` after a delay, as a new attempt; `Release` by any worker, without counting an attempt; `LookAgain` in this
 process, when the batches that were running have ended.
 """
@@ -71,7 +71,7 @@ class Rejected:
         return {"status": "rejected", "reason": self.reason, "error": self.detail}
 
 
-class Reject(Exception):  # noqa: N818  (it is no fault: a rule says no)
+class Reject(Exception):
     """Raised by a job's function to reject the job: its effects are undone, and it is not tried again.
 
     *reason* is a code, such as `not_payable`, or a `Reason`; *detail* explains it to people, without values of the

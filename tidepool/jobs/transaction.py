@@ -126,7 +126,7 @@ def _fault_of(query: str) -> str | None:
         return None
     words = " ".join(found[0].lstrip(";").split()).upper()
     if found["ends"]:
-        return f"{words}: a job's transaction is committed with its ledger row, or rolled back if the job raises an error"
+        return f"{words}: a job's transaction is committed with its ledger row, or rolled back if it raises an error"
     return f"{words}: the connection is used by other jobs after this one; SET LOCAL holds for the job's transaction"
 
 
