@@ -225,7 +225,9 @@ async def test_a_poolers_prepared_statements_are_no_jobs_fault(
     async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         away.append(ledger.database_is_away)
         if place == "handler" and errors:
-            raise errors.pop()
+            raised: Any = errors.pop()
+            how = f"MESSAGE = '{raised}', ERRCODE = '{raised.sqlstate}'"
+            await transaction.execute(f"DO $$ BEGIN RAISE EXCEPTION USING {how}; END $$")
         return await create_user(transaction, jobs)
 
     async def written(self: ResultRepository, *args: Any, **named: Any) -> int:

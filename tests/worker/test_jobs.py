@@ -26,7 +26,7 @@ def test_a_kind_of_job_is_one_file_of_its_name(job_type: AnyJobType) -> None:
 def test_a_second_kind_of_the_same_name_fails_at_start() -> None:
     """Else one of the two would silently never run."""
     kind = next(iter(JOBS))
-    with pytest.raises(ValueError, match="two job types are called 'create_user'"):
+    with pytest.raises(ValueError, match="two job types are called 'create_product'"):
         JobTypes([kind, kind])
 
 

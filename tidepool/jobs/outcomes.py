@@ -2,9 +2,9 @@
 
 A handler returns a *verdict* on each job: `Applied`, `Rejected`, which the function of a single job raises as `Reject`,
 or `Unresolved` if the job's arguments name something that does not exist yet. From verdicts and errors the ledger
-derives the job's *outcome*, which is final and stored: `Applied`, `Rejected` or `Failed`. Three other classes are not outcomes, but say how the job is run again:
-`RetryLater` after a delay, as a new attempt; `Release` by any worker, without counting an attempt; `LookAgain` in this
-process, when the batches that were running have ended.
+derives the job's *outcome*, which is final and stored: `Applied`, `Rejected` or `Failed`. Three other classes are not
+outcomes, but say how the job is run again: `RetryLater` after a delay, as a new attempt; `Release` by any worker,
+without counting an attempt; `LookAgain` in this process, when the batches that were running have ended.
 """
 
 from dataclasses import dataclass, field
