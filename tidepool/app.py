@@ -15,7 +15,6 @@ from typing import (
     TypedDict,
     TypeVar,
     Unpack,
-    get_type_hints,
     overload,
 )
 
@@ -135,8 +134,7 @@ class App:
         if share < 1:
             raise ValueError("share: at least one job")
         signature = Signature.of(function)
-        held = next(iter(get_type_hints(function).values()), None)
-        if held is not Transaction:
+        if signature.held is not Transaction:
             raise TypeError(f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction")
         handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
         return self._declare(

@@ -81,6 +81,8 @@ Text = Annotated[str, Field(pattern=describe_pattern(_STORABLE, "has a NUL chara
 class Signature(NamedTuple):
     """The parameters of a job's function after the first one, as a model, and how to call the function with them."""
 
+    held: object
+    """The annotation of the first parameter; None if it has none."""
     model: type[Command]
     positional: tuple[str, ...]
     by_name: tuple[str, ...]
@@ -106,7 +108,8 @@ class Signature(NamedTuple):
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
         by_name = tuple(each.name for each in parameters[1:] if each.kind == each.KEYWORD_ONLY)
-        return cls(_model(name, fields), tuple(n for n in fields if n not in by_name), by_name)
+        held = hints.get(parameters[0].name)
+        return cls(held, _model(name, fields), tuple(n for n in fields if n not in by_name), by_name)
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         """Return the fields that a call with *args* and *kwargs* has, as Python binds them to the parameters.

@@ -1,6 +1,7 @@
 """Makes handlers of functions. A handler runs the jobs of a batch in one open transaction, and returns verdicts."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Protocol, TypeAlias, get_args, get_type_hints
@@ -14,6 +15,7 @@ from tidepool.pool.faults import DatabaseFault, DataFault, words
 
 _SAVEPOINT, _KEEP = "SAVEPOINT tidepool_job", "RELEASE tidepool_job; SAVEPOINT tidepool_job"
 _UNDO = "ROLLBACK TO tidepool_job"
+_PARAMETERS_OF_BATCH = 2
 _VERDICTS = (Applied, Rejected, Unresolved)
 
 Handler: TypeAlias = Callable[[Connection, Sequence[Job[Any]], float], Awaitable[Sequence[Verdict | Exception]]]
@@ -40,9 +42,9 @@ def command_of_batch(function: Callable[..., object]) -> type[Command]:
 
     Raises `TypeError` if it is something else.
     """
-    hints = list(get_type_hints(function).values())
-    jobs = get_args(hints[1])[0] if len(hints) > 1 and get_args(hints[1]) else None
-    command = get_args(jobs)[0] if jobs is not None and get_args(jobs) else None
+    names = list(inspect.signature(function).parameters)
+    jobs = get_args(get_type_hints(function).get(names[1]))[:1] if len(names) == _PARAMETERS_OF_BATCH else ()
+    command = next((argument for job in jobs for argument in get_args(job)), None)
     if not (isinstance(command, type) and issubclass(command, Command)):
         name = getattr(function, "__qualname__", repr(function))
         raise TypeError(f"{name}: the second parameter must be annotated as Sequence[Job[C]], with a Command C")

@@ -13,15 +13,19 @@ from tidepool.pool.faults import Conflict, DatabaseFault, Unavailable
 
 T = TypeVar("T")
 
-_BETWEEN = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
-"""What may be before a statement's first word: blanks and comments."""
+_QUOTED = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"[^"]*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$""",
+    re.DOTALL,
+)
+"""Comments and quoted text: what is in them is no statement."""
 _STATEMENT = re.compile(
-    rf"(?:\A|;){_BETWEEN}(?:"
+    r"(?:\A|;)\s*(?:"
     r"(?P<ends>commit|end|abort|begin|start\s+transaction|prepare\s+transaction|rollback(?!(?:\s+(?:work|transaction))?\s+to\b))"
     r"|(?P<outlasts>set(?!\s+(?:local|transaction|constraints)\b)|reset|listen|unlisten|discard)"
     r")\b",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE,
 )
+"""Matches the beginning of a statement that no job may run."""
 
 
 class Transaction:
@@ -95,6 +99,10 @@ class Transaction:
         """Insert *records* into a table with COPY, as asyncpg does; return the command tag."""
         return await self._noting(self._open().copy_records_to_table(table, records=records, **options))
 
+    def cursor(self, query: str, *args: object, **options: Any) -> Any:
+        """Return asyncpg's cursor over the rows of *query*."""
+        return self._allowed(query).cursor(query, *args, **options)
+
     def transaction(self) -> AbstractAsyncContextManager[object]:
         """Return a context manager for a part that is rolled back alone if it raises an error: a savepoint."""
         return self._open().transaction()
@@ -121,7 +129,7 @@ class Transaction:
 @functools.lru_cache(maxsize=1024)
 def _fault_of(query: str) -> str | None:
     """Return why a job may not run *query*; None if it may."""
-    found = _STATEMENT.search(query)
+    found = _STATEMENT.search(_QUOTED.sub(" ", query))
     if found is None:
         return None
     words = " ".join(found[0].lstrip(";").split()).upper()
