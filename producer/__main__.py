@@ -1,5 +1,11 @@
 """The command line `python -m producer`: enqueue jobs, list their outcomes, run them again, or serve HTTP."""
 
+import sys
+from pathlib import Path
+
+if not __package__:  # a directory that is run comes first in the path of modules, which has to be its parent
+    sys.path[0] = str(Path(__file__).parents[1])
+
 from tidepool.cli import prepare, run_main
 
 if __name__ == "__main__":
@@ -10,7 +16,6 @@ import asyncio
 import functools
 import re
 import secrets
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import islice
@@ -18,18 +23,18 @@ from itertools import islice
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from producer import serve_command
 from producer.commands_file import CommandReader, Item, RefusedLine
 from producer.report import RunReport
 from producer.run import Run, Take
-from producer.serve_command import add_serve_command
 from producer.workers import run_workers
 from producer.workload import DEFAULT_MIX, Workload
 from settings import Settings
 from tidepool.cli import (
+    JOB_COMMANDS,
     CommandLine,
     Context,
     Parser,
-    add_job_commands,
     positive,
     print_json,
     processes,
@@ -61,10 +66,8 @@ def command_line() -> CommandLine:
 
     A command line without one of these words enqueues jobs; `run_parser` parses it.
     """
-    commands = CommandLine("python -m producer", "Enqueue jobs, list their outcomes, run them again, serve HTTP.")
-    add_job_commands(commands)
-    add_serve_command(commands)
-    return commands
+    description = "Enqueue jobs, list their outcomes, run them again, serve HTTP."
+    return CommandLine("python -m producer", description, (*JOB_COMMANDS, serve_command.COMMAND))
 
 
 def run_parser() -> argparse.ArgumentParser:

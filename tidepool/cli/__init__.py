@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from tidepool.on_demand import import_on_demand
 
 if TYPE_CHECKING:
-    from tidepool.cli.commands import CommandLine, Parser, run_command
+    from tidepool.cli.commands import Command, CommandLine, Parser, run_command
     from tidepool.cli.context import Context
-    from tidepool.cli.jobs import add_job_commands
+    from tidepool.cli.jobs import JOB_COMMANDS
     from tidepool.cli.serve import add_serve_options, serve_front
     from tidepool.cli.start import main
     from tidepool.cli.supervisor import Supervisor
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from tidepool.process import run as run_main
 
 __all__ = [
+    "JOB_COMMANDS",
+    "Command",
     "CommandError",
     "CommandLine",
     "Context",
     "Parser",
     "Supervisor",
-    "add_job_commands",
     "add_serve_options",
     "console",
     "duration",
@@ -59,12 +60,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "JOB_COMMANDS": "tidepool.cli.jobs",
+    "Command": "tidepool.cli.commands",
     "CommandError": "tidepool.cli.terminal",
     "CommandLine": "tidepool.cli.commands",
     "Context": "tidepool.cli.context",
     "Parser": "tidepool.cli.commands",
     "Supervisor": "tidepool.cli.supervisor",
-    "add_job_commands": "tidepool.cli.jobs",
     "add_serve_options": "tidepool.cli.serve",
     "console": "tidepool.cli.terminal",
     "duration": "tidepool.cli.terminal",

@@ -11,8 +11,9 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Never
 
 import uvloop
@@ -52,45 +53,52 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-class CommandLine:
-    """A program with commands, such as `tidepool why`: each command has its own options and its own help text."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a command line, such as `why` in `tidepool why`.
 
-    def __init__(self, program: str, description: str) -> None:
+    In *examples*, `%(prog)s` stands for the program with the command's name.
+    """
+
+    name: str
+    run: Callable[[argparse.Namespace, Context[Any]], Awaitable[int]]
+    """Gets the parsed arguments and a `Context` (settings and servers), and returns the exit status. Its docstring is
+    the help text, and the first line of the docstring is shown in the list of commands."""
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], object] | None = None
+    """Adds the options of the command to its parser; None if it has none but `--json`."""
+    own_servers: bool = False
+    """Whether the command starts the embedded servers (PostgreSQL and Redis from Python wheels) itself, if it needs
+    them. Else they are started before it runs."""
+    needs: Collection[ServerVariable] = SERVERS
+    """The servers that the command uses: an adopted arq application may name only one of them."""
+
+
+class CommandLine:
+    """A program with *commands*, such as `tidepool why`: each has its own options and its own help text."""
+
+    def __init__(self, program: str, description: str, commands: Iterable[Command]) -> None:
         self.parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
         self.parser.set_defaults(program=program)
         self._commands = self.parser.add_subparsers(
             title="commands", metavar="command", required=True, parser_class=Parser
         )
+        for command in commands:
+            self._add(command)
 
     @property
     def parsers(self) -> Mapping[str, Parser]:
         """The parsers of the commands, by command name."""
         return self._commands.choices or {}
 
-    def add(
-        self,
-        name: str,
-        command: Callable[[argparse.Namespace, Context[Any]], Awaitable[int]],
-        *,
-        examples: str,
-        own_servers: bool = False,
-        needs: Collection[ServerVariable] = SERVERS,
-    ) -> Parser:
-        """Add a command named *name*, and return its argument parser, to which the caller adds options.
-
-        *command* is a function that gets the parsed arguments and a `Context` (settings and servers), and returns the
-        exit status. Its docstring is the help text, and the first line of the docstring is shown in the list of
-        commands. In *examples*, `%(prog)s` stands for the program with the command's name. Embedded servers (PostgreSQL
-        and Redis from Python wheels) are started before the command runs, unless *own_servers* is true: then the
-        command starts them itself. *needs* are the servers that the command uses: an adopted arq application may name
-        only one of them.
-        """
-        text = inspect.cleandoc(command.__doc__ or "")
+    def _add(self, command: Command) -> None:
+        text = inspect.cleandoc(command.run.__doc__ or "")
         parser: Parser = self._commands.add_parser(
-            name, help=text.partition("\n")[0], description=text, examples=examples
+            command.name, help=text.partition("\n")[0], description=text, examples=command.examples
         )
-        parser.set_defaults(command=command, own_servers=own_servers, needs=needs)
-        return parser
+        parser.set_defaults(command=command)
+        if command.add_options is not None:
+            command.add_options(parser)
 
     def run(self, app: App, words: Sequence[str] | None = None) -> Never:
         """Run a command for *app*, and end the process with its exit status.
@@ -98,8 +106,9 @@ class CommandLine:
         *words* name the command and its options; by default they are the process's arguments.
         """
         arguments = self.parser.parse_args(words)
-        command = functools.partial(arguments.command, arguments)
-        run_command(command, app, own_servers=arguments.own_servers, needs=arguments.needs)
+        command: Command = arguments.command
+        run = functools.partial(command.run, arguments)
+        run_command(run, app, own_servers=command.own_servers, needs=command.needs)
 
 
 def run_command(

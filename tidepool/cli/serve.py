@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Command
 from tidepool.cli.context import Context
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
@@ -24,11 +24,6 @@ _BACKLOG = 2048
 _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   %(prog)s --port 9000 --json      prints its URL as one JSON document
   FRONT_TOKEN=… %(prog)s --host 0.0.0.0     for other machines, too: callers need the token"""
-
-
-def add_serve_command(commands: CommandLine) -> None:
-    """Add the command `serve` to *commands*."""
-    add_serve_options(commands.add("serve", _serve, examples=_EXAMPLES))
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
@@ -107,3 +102,6 @@ def _print_address(arguments: argparse.Namespace, about: str) -> None:
         sys.stdout.flush()
     else:
         print(f"serving on {url}{about}", flush=True)
+
+
+COMMAND = Command("serve", _serve, _EXAMPLES, add_serve_options)
