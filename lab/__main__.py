@@ -24,7 +24,7 @@ from lab.drill.command import add_arguments as add_drill_arguments
 from lab.drill.command import drill
 from lab.tuning import layouts_command, load_test_command, pool_test_command, tune_command
 from settings import Settings
-from tidepool.cli import Command, CommandLine, Context, positive, run_main
+from tidepool.cli import CommandLine, Context, Subcommand, positive, run_main
 from tidepool.embedded import Urls
 from worker import app
 
@@ -47,12 +47,12 @@ _DESCRIPTION = "Measure the service, find good settings for its connection pool,
 def command_line() -> CommandLine:
     """Return the command line of the laboratory, with all its commands."""
     commands = [
-        Command("bench", _with_servers(bench), _BENCH_EXAMPLES, _add_bench_arguments),
-        Command("drill", _with_servers(drill), DRILL_EXAMPLES, add_drill_arguments, own_servers=True),
+        Subcommand("bench", _with_servers(bench), _BENCH_EXAMPLES, _add_bench_arguments),
+        Subcommand("drill", _with_servers(drill), DRILL_EXAMPLES, add_drill_arguments, own_servers=True),
     ]
     for name, module in _TUNING.items():
         run = _with_servers(module.run)
-        commands.append(Command(name, run, module.EXAMPLES, module.add_arguments, own_servers=True))
+        commands.append(Subcommand(name, run, module.EXAMPLES, module.add_arguments, own_servers=True))
     return CommandLine("python -m lab", _DESCRIPTION, commands)
 
 

@@ -15,7 +15,7 @@ from producer.workers import run_workers
 from producer.workload import Workload
 from settings import Settings
 from tidepool import JobClient
-from tidepool.cli import Command, Context, add_serve_options, serve_front
+from tidepool.cli import Context, Subcommand, add_serve_options, serve_front
 
 _DEMO_WORKERS = 2
 _JOBS_PER_SECOND = 50
@@ -70,4 +70,4 @@ async def _load(client: JobClient) -> None:
         await asyncio.sleep(due_s - time.monotonic())
 
 
-COMMAND = Command("serve", _serve, _EXAMPLES, _add_options)
+COMMAND = Subcommand("serve", _serve, _EXAMPLES, _add_options)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tidepool.on_demand import import_on_demand
 
 if TYPE_CHECKING:
-    from tidepool.cli.commands import Command, CommandLine, Parser, run_command
+    from tidepool.cli.commands import CommandLine, Parser, Subcommand, run_command
     from tidepool.cli.context import Context
     from tidepool.cli.jobs import JOB_COMMANDS
     from tidepool.cli.serve import add_serve_options, serve_front
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JOB_COMMANDS",
-    "Command",
     "CommandError",
     "CommandLine",
     "Context",
     "Parser",
+    "Subcommand",
     "Supervisor",
     "add_serve_options",
     "console",
@@ -61,7 +61,7 @@ __all__ = [
 
 _HOMES = {
     "JOB_COMMANDS": "tidepool.cli.jobs",
-    "Command": "tidepool.cli.commands",
+    "Subcommand": "tidepool.cli.commands",
     "CommandError": "tidepool.cli.terminal",
     "CommandLine": "tidepool.cli.commands",
     "Context": "tidepool.cli.context",

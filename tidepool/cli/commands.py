@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class Subcommand:
     """One command of a command line, such as `why` in `tidepool why`.
 
     In *examples*, `%(prog)s` stands for the program with the command's name.
@@ -77,7 +77,7 @@ class Command:
 class CommandLine:
     """A program with *commands*, such as `tidepool why`: each has its own options and its own help text."""
 
-    def __init__(self, program: str, description: str, commands: Iterable[Command]) -> None:
+    def __init__(self, program: str, description: str, commands: Iterable[Subcommand]) -> None:
         self.parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
         self.parser.set_defaults(program=program)
         self._commands = self.parser.add_subparsers(
@@ -91,7 +91,7 @@ class CommandLine:
         """The parsers of the commands, by command name."""
         return self._commands.choices or {}
 
-    def _add(self, command: Command) -> None:
+    def _add(self, command: Subcommand) -> None:
         text = inspect.cleandoc(command.run.__doc__ or "")
         parser: Parser = self._commands.add_parser(
             command.name, help=text.partition("\n")[0], description=text, examples=command.examples
@@ -106,7 +106,7 @@ class CommandLine:
         *words* name the command and its options; by default they are the process's arguments.
         """
         arguments = self.parser.parse_args(words)
-        command: Command = arguments.command
+        command: Subcommand = arguments.command
         run = functools.partial(command.run, arguments)
         run_command(run, app, own_servers=command.own_servers, needs=command.needs)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tidepool.cli import terminal
-from tidepool.cli.commands import Command
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.settings import Settings
@@ -178,7 +178,7 @@ async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) ->
 
 
 JOB_COMMANDS = (
-    Command("results", _results, _RESULTS_EXAMPLES, _add_results_options),
-    Command("requeue", _requeue, _REQUEUE_EXAMPLES, _add_requeue_options),
+    Subcommand("results", _results, _RESULTS_EXAMPLES, _add_results_options),
+    Subcommand("requeue", _requeue, _REQUEUE_EXAMPLES, _add_requeue_options),
 )
 """The commands on the outcomes of jobs, for the command line of any application."""

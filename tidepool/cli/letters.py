@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 
 from tidepool.cli import terminal
-from tidepool.cli.commands import Command
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.queue.dead_letters import DeadLetter, DeadLetters
@@ -93,4 +93,4 @@ def _time(ms: int) -> datetime | None:
         return None
 
 
-COMMAND = Command("dead-letters", _dead_letters, _EXAMPLES, _add_options, needs=["redis_url"])
+COMMAND = Subcommand("dead-letters", _dead_letters, _EXAMPLES, _add_options, needs=["redis_url"])

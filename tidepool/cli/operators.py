@@ -10,7 +10,7 @@ import sys
 
 from tidepool import servers
 from tidepool.cli import letters, pool, serve, status, terminal, work
-from tidepool.cli.commands import Command, CommandLine
+from tidepool.cli.commands import CommandLine, Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.jobs import JOB_COMMANDS
 from tidepool.pool.config import PoolConfig
@@ -32,9 +32,11 @@ _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
 def command_line(program: str) -> CommandLine:
     """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
     own = (
-        Command("migrate", _migrate, _MIGRATE_EXAMPLES, _add_migrate_options, own_servers=True, needs=["database_url"]),
-        Command("services", _services, "  %(prog)s"),
-        Command("urls", _urls, _URLS_EXAMPLES, _add_urls_options),
+        Subcommand(
+            "migrate", _migrate, _MIGRATE_EXAMPLES, _add_migrate_options, own_servers=True, needs=["database_url"]
+        ),
+        Subcommand("services", _services, "  %(prog)s"),
+        Subcommand("urls", _urls, _URLS_EXAMPLES, _add_urls_options),
     )
     first = (work.COMMAND, status.COMMAND, *JOB_COMMANDS, letters.COMMAND)
     return CommandLine(program, _DESCRIPTION, (*first, *pool.COMMANDS, serve.COMMAND, *own))

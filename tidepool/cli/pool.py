@@ -20,7 +20,7 @@ from tidepool.advice.sizing import Forecast
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import PoolVerdict
 from tidepool.cli import terminal
-from tidepool.cli.commands import Command
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.pool.pool import Pool
@@ -316,8 +316,8 @@ def _event(event: TableRow) -> str:
 
 
 COMMANDS = (
-    Command("snapshots", _snapshots, _SNAPSHOTS_EXAMPLES, _add_snapshots_options),
-    Command("pool", _pool, _POOL_EXAMPLES, _add_pool_options),
-    Command("why", _why, _WHY_EXAMPLES, _add_judging_options),
-    Command("advise", _advise, _ADVISE_EXAMPLES, _add_judging_options),
+    Subcommand("snapshots", _snapshots, _SNAPSHOTS_EXAMPLES, _add_snapshots_options),
+    Subcommand("pool", _pool, _POOL_EXAMPLES, _add_pool_options),
+    Subcommand("why", _why, _WHY_EXAMPLES, _add_judging_options),
+    Subcommand("advise", _advise, _ADVISE_EXAMPLES, _add_judging_options),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.cli import terminal
-from tidepool.cli.commands import Command
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
@@ -104,4 +104,4 @@ def _print_address(arguments: argparse.Namespace, about: str) -> None:
         print(f"serving on {url}{about}", flush=True)
 
 
-COMMAND = Command("serve", _serve, _EXAMPLES, add_serve_options)
+COMMAND = Subcommand("serve", _serve, _EXAMPLES, add_serve_options)

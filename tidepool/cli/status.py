@@ -5,7 +5,7 @@ import sys
 from datetime import timedelta
 
 from tidepool.cli import terminal
-from tidepool.cli.commands import Command
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.client import JobClient
@@ -105,4 +105,4 @@ async def _show_queue(arguments: argparse.Namespace, client: JobClient, connecti
         terminal.print_rows(outcomes, _OUTCOMES, as_json=False, empty="no outcomes")
 
 
-COMMAND = Command("status", _status, _EXAMPLES, _add_options, needs=["redis_url"])
+COMMAND = Subcommand("status", _status, _EXAMPLES, _add_options, needs=["redis_url"])

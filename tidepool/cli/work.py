@@ -10,7 +10,7 @@ import structlog
 
 from tidepool import logs, process
 from tidepool.cli import terminal
-from tidepool.cli.commands import Command
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.supervisor import Supervisor
 from tidepool.settings import Settings
@@ -103,4 +103,4 @@ async def _bury(context: Context[Settings], pid: int) -> None:
         await client.bury(pid)
 
 
-COMMAND = Command("work", _work, _EXAMPLES, _add_options, needs=())
+COMMAND = Subcommand("work", _work, _EXAMPLES, _add_options, needs=())
