@@ -173,9 +173,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a job of a newer version is rejected at once",
-        "Intake._leave",
-        "if not may_leave or",
-        "if True or",
+        "Attempts._settle",
+        "isinstance(decided, Rejected) and",
+        "False and",
         "test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
     ),
     Mutation(
@@ -371,9 +371,11 @@ MUTATIONS = [
     # ---------------------------------------------------------------- claims, leases, finishes
     Mutation(
         "a job is acknowledged before its commit",
-        "Intake._submit",
-        "return await self._batcher.submit(job)",
-        "self.task = __import__('asyncio').ensure_future(self._batcher.submit(job))\nreturn Applied({})",
+        "Attempts._settle",
+        "return await typed.batcher.submit(job)",
+        "from tidepool.jobs.outcomes import Applied\n"
+        "self.task = asyncio.ensure_future(typed.batcher.submit(job))\n"
+        "return Applied({})",
         "test_acknowledging.py",
     ),
     Mutation(
