@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import structlog
 from pydantic import SecretStr, create_model
 
-from tidepool import logs, servers
+from tidepool import servers
 from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
@@ -31,7 +31,6 @@ from tidepool.health.readiness import Condition
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.batcher import Tally
 from tidepool.ledger.history import History
 from tidepool.pool.application_pool import AsyncpgPool
@@ -69,7 +68,7 @@ def adopt(
     the snapshots have; it is called with arq's ctx after the startup hook: `pool=lambda ctx: ctx["engine"]`.
     """
     Worker.install()
-    logs.use_standard_library()
+    _log_to_standard_library()
     made: object = settings
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
@@ -86,6 +85,30 @@ def settings_class_of(settings: object) -> type[AdoptedSettings] | None:
     options = _attributes(settings).get("tidepool")
     adoption = options.observer if isinstance(options, EngineOptions) else None
     return adoption.settings_class() if isinstance(adoption, _Adoption) else None
+
+
+def _log_to_standard_library() -> None:
+    """Send the library's events to loggers of the standard library, `tidepool.…`, whose handlers an application sets.
+
+    Does nothing if the application has configured structlog, which then handles the events. Without this call structlog
+    would print them to standard output, with the local variables of each traceback.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[structlog.stdlib.filter_by_level, _as_record],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+
+
+def _as_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[str], dict[str, object]]:
+    """Make the arguments of a standard library logger's method, as the last structlog processor."""
+    exc_info = event.pop("exc_info", None)
+    name = event.pop("event")
+    text = " ".join((str(name), *(f"{key}={value!r}" for key, value in event.items())))
+    return (text,), {"exc_info": exc_info}
 
 
 @dataclass(frozen=True)
@@ -241,9 +264,7 @@ class _Observer:
 
     def ended(self, job: Job) -> None:
         """Count the outcome of a job, and add it to the history."""
-        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
-        outcome = Applied({}) if job.error is None else failed
-        self._tally.add([outcome], job.function, retried=max(0, job.attempt - 1))
+        self._tally.add_plain(job)
         if self._history is not None:
             self._history.add(job)
 

@@ -130,6 +130,28 @@ class App:
             return functools.partial(self._batch, limit=limit, options=options)
         return self._batch(function, limit, options)
 
+    @overload
+    def function(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+
+    @overload
+    def function(
+        self, /, **options: Unpack[Declaration]
+    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], JobType[P, R]]: ...
+
+    def function(self, function: Any = None, /, **options: Unpack[Declaration]) -> Any:
+        """Declare a job that makes its effects by itself: its function gets arq's ctx, and no transaction.
+
+        Its attempts are at-least-once: the function may run again if its worker is lost. Its outcome is recorded after
+        it has ended. Raises `TypeError` for parameters that a job cannot have.
+        """
+        if function is None:
+            return functools.partial(self._function, options=options)
+        return self._function(function, options)
+
+    def _function(self, function: _Function, options: Declaration) -> AnyJobType:
+        signature = Signature.of(function)
+        return self._declare(function, options, command=signature.model, signature=signature)
+
     def _job(self, function: _Function, share: int, options: Declaration) -> AnyJobType:
         if share < 1:
             raise ValueError("share: at least one job")

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import platform
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,8 +22,7 @@ from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.client import JobClient
 from tidepool.embedded import EmbeddedServersError
-from tidepool.engine.intake import Intake
-from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions, TypedJobs
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
@@ -34,8 +33,10 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
+from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, ServerError, words
@@ -76,7 +77,7 @@ def worker_settings(app: "App") -> type:
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
 
-        functions = this.intake.arq_functions()
+        functions = this.typed.arq_functions()
         on_startup = this.startup
         on_shutdown = this.shutdown
         tidepool = this.engine_options()
@@ -117,7 +118,9 @@ class _WorkerProcess:
         self._urls = settings.urls
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self.intake = Intake(app.job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
+        self._history: History | None = None
+        """The record of plain functions; None if the application has none."""
+        self.typed = TypedJobs(app.job_types, settings.max_tries)
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, app.migrations)
 
     def engine_options(self) -> EngineOptions:
@@ -127,14 +130,16 @@ class _WorkerProcess:
             lease_s=self._settings.lease,
             longest_block_s=LONGEST_BLOCK_S,
             connect=self._connect,
-            intake=self.intake,
+            typed=self.typed,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
             max_job_bytes=wire.MAX_PAYLOAD_BYTES,
             max_held_bytes=self._settings.max_held_bytes,
             max_kept_bytes=wire.MAX_KEPT_BYTES,
+            leave_s=self._settings.newer_job_wait,
             log_arguments=False,
+            observer=lambda: self,
         )
 
     async def _connect(self) -> RedisClient:
@@ -176,8 +181,10 @@ class _WorkerProcess:
         )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        self.intake.open(batcher)
+        self.typed.batcher = batcher
         self._app.use(JobClient(ctx["redis"]))
+        if any(job_type.handler is None for job_type in self._job_types):
+            self._begin_history(config, worker_id)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -186,6 +193,27 @@ class _WorkerProcess:
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
+
+    # ---------------------------------------------------------------- the record of plain functions
+
+    async def start(self, context: ArqContext, worker_id: str, functions: Collection[str]) -> None:
+        """See `engine.options.Observer`; everything has begun with `startup`."""
+
+    def beaten(self) -> bool:
+        """Return True; whether the worker is ready is known from elsewhere."""
+        return True
+
+    def ended(self, job: Job) -> None:
+        """Count the outcome of a plain function's job, and add it to the history."""
+        assert self._ledger is not None
+        self._ledger.tally.add_plain(job)
+        if self._history is not None:
+            self._history.add(job)
+
+    async def stop(self) -> None:
+        """Write what is left of the history."""
+        if self._history is not None:
+            await self._history.close()
 
     async def _open_health_port(self, redis: RedisClient) -> None:
         try:
@@ -228,6 +256,12 @@ class _WorkerProcess:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
+
+    def _begin_history(self, config: PoolConfig, worker_id: str) -> None:
+        side = SideConnection(config, "history")
+        self._open.push_async_callback(side.close)
+        self._history = History(side, worker_id=worker_id)
+        self._run_aside(self._history.run, "history")
 
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient

@@ -6,7 +6,11 @@ The commands of the laboratory are under `python -m lab` now. For one release th
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Never
+
+if not __package__:  # a directory that is run comes first in the path of modules, which has to be its parent
+    sys.path[0] = str(Path(__file__).parents[1])
 
 from tidepool.cli import main as run_operators_commands
 

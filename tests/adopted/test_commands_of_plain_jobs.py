@@ -25,7 +25,7 @@ def run(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Run:
         assert kind is not None
         loaded = kind.load()
         arguments = command_line("tidepool").parser.parse_args(words)
-        status = await arguments.command(arguments, Context(App(settings=kind), loaded, loaded.urls))
+        status = await arguments.command.run(arguments, Context(App(settings=kind), loaded, loaded.urls))
         return status, *capsys.readouterr()
 
     return call

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from tidepool import App, Command, JobType, Rejected, Transaction
+from tidepool import App, JobType, Rejected, Transaction
 
 
 class Colour(enum.Enum):
@@ -138,7 +138,7 @@ def test_functions_whose_arguments_cannot_be_validated_are_refused() -> None:
 
     async def starred(_tx: Transaction, *numbers: int) -> None: ...
 
-    async def bare(_tx: Transaction, number) -> None: ...  # type: ignore[no-untyped-def]
+    async def bare(_tx: Transaction, number) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
 
     async def odd(_tx: Transaction, number: Opaque) -> None: ...
 

@@ -92,21 +92,22 @@ async def test_an_error_of_another_server_is_not_the_databases(connection: Any) 
         assert error is raised.value.__cause__
 
 
+async def attempt(connection: Any, query: str) -> None:
+    """Do what a job might do: try a statement in a savepoint, and raise an error of its own if it fails."""
+    async with connection.transaction(), Transaction(connection) as tx:
+        try:
+            async with tx.transaction():
+                await tx.execute(query)
+        except asyncpg.PostgresError as error:
+            raise ValueError("no order") from error
+
+
 async def test_an_error_of_a_statement_is_the_databases(connection: Any) -> None:
     """Also if the job raises another error because the connection was lost."""
     with pytest.raises(asyncpg.UndefinedTableError):
         async with connection.transaction(), Transaction(connection) as tx:
             await tx.fetch("SELECT * FROM nothing")
-    with pytest.raises(Unavailable):
-        async with connection.transaction(), Transaction(connection) as tx:
-            try:
-                await tx.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '57P01'; END $$")
-            except asyncpg.PostgresError as error:
-                raise ValueError("no order") from error
     with pytest.raises(HandlerError, match="ValueError: no order"):
-        async with connection.transaction(), Transaction(connection) as tx:
-            try:
-                async with tx.transaction():
-                    await tx.fetchval("SELECT 1 / 0")
-            except asyncpg.PostgresError as error:
-                raise ValueError("no order") from error
+        await attempt(connection, "SELECT 1 / 0")
+    with pytest.raises(Unavailable):
+        await attempt(connection, "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '57P01'; END $$")

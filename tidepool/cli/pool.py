@@ -20,7 +20,7 @@ from tidepool.advice.sizing import Forecast
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import PoolVerdict
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.pool.pool import Pool
@@ -77,16 +77,7 @@ _MOST_EVENTS = 10
 _THOUSAND = 1000
 
 
-def add_pool_commands(commands: CommandLine) -> None:
-    """Add the commands `snapshots`, `pool`, `why` and `advise` to *commands*."""
-    _add_snapshots(commands)
-    _add_pool(commands)
-    for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
-        terminal.add_period(commands.add(name, command, examples=examples), "to examine", "15m")
-
-
-def _add_snapshots(commands: CommandLine) -> None:
-    listing = commands.add("snapshots", _snapshots, examples=_SNAPSHOTS_EXAMPLES)
+def _add_snapshots_options(listing: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--worker",
         metavar="ID",
@@ -103,14 +94,17 @@ def _add_snapshots(commands: CommandLine) -> None:
     )
 
 
-def _add_pool(commands: CommandLine) -> None:
-    showing = commands.add("pool", _pool, examples=_POOL_EXAMPLES)
+def _add_pool_options(showing: argparse.ArgumentParser) -> None:
     terminal.add_period(showing, "to show", "10m")
     showing.add_argument(
         "--watch",
         action="store_true",
         help="update the display every five seconds until Ctrl-C (default: show it once)",
     )
+
+
+def _add_judging_options(judging: argparse.ArgumentParser) -> None:
+    terminal.add_period(judging, "to examine", "15m")
 
 
 async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> int:
@@ -319,3 +313,11 @@ def _number(value: float, unit: str) -> str:
 def _event(event: TableRow) -> str:
     detail = ", ".join(f"{name} {value}" for name, value in event["detail"].items() if name != "stack")
     return f"{event['at']:%H:%M:%S}  {event['kind']}  {event['worker_id']}  {detail}"
+
+
+COMMANDS = (
+    Subcommand("snapshots", _snapshots, _SNAPSHOTS_EXAMPLES, _add_snapshots_options),
+    Subcommand("pool", _pool, _POOL_EXAMPLES, _add_pool_options),
+    Subcommand("why", _why, _WHY_EXAMPLES, _add_judging_options),
+    Subcommand("advise", _advise, _ADVISE_EXAMPLES, _add_judging_options),
+)

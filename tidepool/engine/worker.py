@@ -28,6 +28,7 @@ from tidepool.engine.running_jobs import RunningJobs
 from tidepool.engine.takeover import take_over
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import JobTypes
 from tidepool.queue import keys
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.holding import Holding
@@ -85,8 +86,8 @@ class Worker(arq.worker.Worker):
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.tidepool_options = tidepool or EngineOptions(leave_s=None)
         self.tidepool_observer = self.tidepool_options.observer() if self.tidepool_options.observer else None
-        intake = self.tidepool_options.intake or ()
-        check_limits(self.tidepool_options.concurrency, [name for name in self.functions if name not in intake])
+        types = self.tidepool_options.typed.types if self.tidepool_options.typed else JobTypes(())
+        check_limits(self.tidepool_options.concurrency, [name for name in self.functions if types.get(name) is None])
         self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
         self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
         self._tidepool_failures = FailureLog("worker")

@@ -20,7 +20,7 @@ from tidepool.jobs import arguments
 from tidepool.jobs.arguments import Command, Signature
 from tidepool.jobs.handlers import Handler, TransactionSource
 from tidepool.jobs.job import check_id
-from tidepool.jobs.outcomes import Reason, Rejected
+from tidepool.jobs.outcomes import Reason, Reject, Rejected
 from tidepool.queue.submission import Submission
 from tidepool.repeating import RetryPolicy
 
@@ -111,6 +111,15 @@ class JobType(Generic[P, R]):
     async def __call__(self, on: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, as a test does; *on* is what it works on, such as a transaction."""
         return await self.function(on, *args, **kwargs)
+
+    async def run(self, ctx: dict[Any, Any], *args: object, **kwargs: object) -> Any:
+        """Run a job of a plain function, with arq's ctx. Raises `Reject` if the arguments are not valid."""
+        assert self.signature is not None
+        command = self.parse(self.content_of(args, kwargs))
+        if isinstance(command, Rejected):
+            raise Reject(command.reason, command.detail)
+        values, named = self.signature.arguments(command)
+        return await self.function(ctx, *values, **named)
 
     def parse(self, content: object) -> Command | Rejected:
         """Validate *content*, the decoded arguments of a job; return them as a command, or a rejection if invalid."""

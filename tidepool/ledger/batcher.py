@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, Failed, LookAgain, Outcome, Rejected, RetryLater
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Outcome, Rejected, RetryLater
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _OTHERS = "(others)"
@@ -68,6 +68,12 @@ class Tally:
         counts[1] += rejected
         counts[2] += failed
         counts[3] += retried
+
+    def add_plain(self, job: Job) -> None:
+        """Count a job of a plain function that has ended, and the attempts before its last one."""
+        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
+        outcome = Applied(None) if job.error is None else failed
+        self.add([outcome], job.function, retried=max(0, job.attempt - 1))
 
     def add_batch(self, batch: Sequence[Job]) -> None:
         """Count a batch that starts now, and the waits of its jobs; set `left_ns` of each job to the present time."""
