@@ -118,7 +118,8 @@ def _cores(text: str) -> list[int]:
 
 def main() -> Never:
     """Run the command that the process's arguments name, and end the process with its exit status."""
-    command_line().run(app)
+    commands = command_line()
+    commands.run(app, commands.parse())
 
 
 if __name__ == "__main__":

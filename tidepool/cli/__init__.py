@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tidepool.on_demand import import_on_demand
 
 if TYPE_CHECKING:
-    from tidepool.cli.commands import CommandLine, Parser, Subcommand, run_command
+    from tidepool.cli.commands import CommandLine, Subcommand
     from tidepool.cli.context import Context
     from tidepool.cli.jobs import JOB_COMMANDS
     from tidepool.cli.serve import add_serve_options, serve_front
@@ -41,7 +41,6 @@ __all__ = [
     "CommandError",
     "CommandLine",
     "Context",
-    "Parser",
     "Subcommand",
     "Supervisor",
     "add_serve_options",
@@ -54,7 +53,6 @@ __all__ = [
     "prepare",
     "print_json",
     "processes",
-    "run_command",
     "run_main",
     "serve_front",
 ]
@@ -65,7 +63,6 @@ _HOMES = {
     "CommandError": "tidepool.cli.terminal",
     "CommandLine": "tidepool.cli.commands",
     "Context": "tidepool.cli.context",
-    "Parser": "tidepool.cli.commands",
     "Supervisor": "tidepool.cli.supervisor",
     "add_serve_options": "tidepool.cli.serve",
     "console": "tidepool.cli.terminal",
@@ -77,7 +74,6 @@ _HOMES = {
     "prepare": "tidepool.process",
     "print_json": "tidepool.cli.terminal",
     "processes": "tidepool.cli.terminal",
-    "run_command": "tidepool.cli.commands",
     "run_main": "tidepool.process:run",
     "serve_front": "tidepool.cli.serve",
 }

@@ -73,7 +73,7 @@ async def serve_front(
     Raises `CommandError` if the address cannot be listened on, or if other machines can reach it and there is no
     token.
     """
-    from tidepool.web import serve  # noqa: PLC0415  (FastAPI takes half a second to import)
+    from tidepool.web import WebServer  # noqa: PLC0415  (FastAPI takes half a second to import)
 
     if context.settings.front_token is None and not is_loopback(arguments.host):
         variable = context.settings.variable("front_token")
@@ -84,7 +84,7 @@ async def serve_front(
         if beside is not None:
             await stack.enter_async_context(beside)
         _print_address(arguments, about)
-        return await serve(create(context.settings, context.urls), listening)
+        return await WebServer.run_app(create(context.settings, context.urls), listening)
 
 
 async def _listen(arguments: argparse.Namespace) -> list[socket.socket]:
