@@ -33,6 +33,7 @@ already, that is the job's result: it was applied before its worker was lost.
 """
 
 import asyncio
+import logging
 import math
 from typing import Literal
 
@@ -102,7 +103,8 @@ class Attempts:
         if host.on_job_start and not await self.call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
-            lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
+            if lines.per_job.isEnabledFor(logging.INFO):
+                lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
             if job.is_typed:
                 ending = await self._run_typed(job)
             else:
@@ -302,7 +304,8 @@ class Attempts:
 
     def _succeeded(self, job: Job, result: object) -> Done:
         done = self._results.done(job, result, success=True)
-        lines.log_success(job, result, with_result=self._host.log_results)
+        if lines.per_job.isEnabledFor(logging.INFO):
+            lines.log_success(job, result, with_result=self._host.log_results)
         return done
 
 

@@ -131,7 +131,8 @@ class Worker(arq.worker.Worker):
                 if await self._tidepool_is_done():
                     await parts.holding.drain()
                     return
-                self._tidepool_outage.over()
+                if self._tidepool_outage.is_on:
+                    self._tidepool_outage.over()
                 if not worked:
                     await self._tidepool_rest()
             except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
