@@ -155,7 +155,7 @@ class _WorkerProcess:
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
-        config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
+        config = self._settings.pool_config(self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_fleet(ctx["redis"], side)
         pool = await self._open_pool(config, budget, side)
