@@ -7,7 +7,7 @@ from typing import Any
 from tidepool.jobs.arguments import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 from tidepool.queue.wire import now_ms
 from tidepool.storage.results import Finished
 from worker.jobs import JOBS

@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from tidepool.jobs.job import Job, check_id
     from tidepool.jobs.job_type import JobType, JobTypes, Receipt
     from tidepool.jobs.outcomes import Applied, Reason, Reject, Rejected, Unresolved, Verdict
+    from tidepool.jobs.submission import Submission
     from tidepool.jobs.transaction import Transaction
     from tidepool.pool.connection import Connection, Row
     from tidepool.pool.faults import DatabaseFault, NotStored
     from tidepool.queue.scoped import ScopedRedis
-    from tidepool.queue.submission import Submission
     from tidepool.queue.wire import MAX_PAYLOAD_BYTES
     from tidepool.repeating import RetryPolicy
     from tidepool.settings import Settings, SettingsError
@@ -127,7 +127,7 @@ _HOMES = {
     "ScopedRedis": "tidepool.queue.scoped",
     "Settings": "tidepool.settings",
     "SettingsError": "tidepool.settings",
-    "Submission": "tidepool.queue.submission",
+    "Submission": "tidepool.jobs.submission",
     "Text": "tidepool.jobs.arguments",
     "Transaction": "tidepool.jobs.transaction",
     "Unresolved": "tidepool.jobs.outcomes",

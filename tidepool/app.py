@@ -24,8 +24,8 @@ from tidepool.jobs.arguments import Command, Signature
 from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import AnyJobType, Call, JobType, JobTypes, Receipt
 from tidepool.jobs.outcomes import Reason, Rejected, Unresolved
+from tidepool.jobs.submission import Submission
 from tidepool.jobs.transaction import Transaction
-from tidepool.queue.submission import Submission
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
@@ -33,7 +33,7 @@ from tidepool.storage.migrator import Migrations
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=Command)
-_Function: TypeAlias = Callable[..., Awaitable[Any]]
+_AnyFunction: TypeAlias = Callable[..., Awaitable[Any]]
 
 
 class Declaration(TypedDict, total=False):
@@ -148,11 +148,11 @@ class App:
             return functools.partial(self._function, options=options)
         return self._function(function, options)
 
-    def _function(self, function: _Function, options: Declaration) -> AnyJobType:
+    def _function(self, function: _AnyFunction, options: Declaration) -> AnyJobType:
         signature = Signature.of(function)
         return self._declare(function, options, command=signature.model, signature=signature)
 
-    def _job(self, function: _Function, share: int, options: Declaration) -> AnyJobType:
+    def _job(self, function: _AnyFunction, share: int, options: Declaration) -> AnyJobType:
         if share < 1:
             raise ValueError("share: at least one job")
         signature = Signature.of(function)
@@ -163,11 +163,11 @@ class App:
             function, options, command=signature.model, signature=signature, handler=handler, max_batch=share
         )
 
-    def _batch(self, function: _Function, limit: int | None, options: Declaration) -> AnyJobType:
+    def _batch(self, function: _AnyFunction, limit: int | None, options: Declaration) -> AnyJobType:
         command, handler = handlers.command_of_batch(function), handlers.handler_of_batch(function)
         return self._declare(function, options, command=command, handler=handler, max_batch=limit)
 
-    def _declare(self, function: _Function, options: Declaration, **parts: Any) -> AnyJobType:
+    def _declare(self, function: _AnyFunction, options: Declaration, **parts: Any) -> AnyJobType:
         declared: dict[str, Any] = {"name": function.__name__, **options, **parts}
         job_type = JobType[Any, Any](function=function, wraps_results=self._wraps_results, sender=self, **declared)
         self.job_types.add(job_type)

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 
@@ -45,16 +45,13 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
-from tidepool.queue.wire import now_ms
+from tidepool.queue.wire import QueueKeys, now_ms
 from tidepool.settings import Settings
+from tidepool.storage.migrator import Migrations
 from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
-
-if TYPE_CHECKING:
-    from tidepool.app import App
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +59,19 @@ log = structlog.get_logger(__name__)
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(app: "App") -> type:
+class Application(Protocol):
+    """An application as its workers need it; see `tidepool.App`."""
+
+    settings: type[Settings]
+    job_types: JobTypes
+    migrations: Migrations
+
+    def use(self, client: JobClient) -> None:
+        """Enqueue jobs with *client* from now on."""
+        ...
+
+
+def worker_settings(app: Application) -> type:
     """Return the `WorkerSettings` class that the `arq` command runs a worker of *app* with.
 
     If the settings are not valid, the process ends with status 2 and prints one line for each wrong variable.
@@ -108,7 +117,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
-    def __init__(self, settings: Settings, app: "App") -> None:
+    def __init__(self, settings: Settings, app: Application) -> None:
         self._settings = settings
         self._app = app
         self._job_types = app.job_types

@@ -284,5 +284,5 @@ def test_endless_nesting_is_reported_in_words() -> None:
             """Give up as pydantic does."""
             raise RecursionError(content)
 
-    rejected = arguments.parse(Deep, {})
+    rejected = arguments.validate(Deep, {})
     assert Rejected(CommonReason.INVALID, "is nested too deeply") == rejected

@@ -139,7 +139,7 @@ def _model(name: str, fields: dict[str, Any]) -> type[Command]:
         raise TypeError(f"{name}: its parameters cannot be validated: {error}") from error
 
 
-def parse(model: type[C], content: object) -> C | Rejected:
+def validate(model: type[C], content: object) -> C | Rejected:
     """Validate *content*, the decoded arguments of a job; return them as a *model*, or a rejection if invalid."""
     if isinstance(content, dict) and len(content) > MAX_FIELDS:
         return Rejected(CommonReason.INVALID, f"has more than {MAX_FIELDS} fields")
@@ -170,7 +170,7 @@ def encode(command: Command) -> dict[str, object]:
     """
     try:
         fields = command.model_dump(mode="json", exclude_unset=True)
-        received = parse(type(command), fields)
+        received = validate(type(command), fields)
     except (PydanticSerializationError, ValueError) as error:
         raise ValueError(f"{type(command).__name__}: an argument cannot be sent as JSON: {error}") from None
     if received != command:

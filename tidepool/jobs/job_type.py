@@ -21,7 +21,7 @@ from tidepool.jobs.arguments import Command, Signature
 from tidepool.jobs.handlers import Handler, TransactionSource
 from tidepool.jobs.job import check_id
 from tidepool.jobs.outcomes import Reason, Reject, Rejected
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 from tidepool.repeating import RetryPolicy
 
 P = ParamSpec("P")
@@ -123,7 +123,7 @@ class JobType(Generic[P, R]):
 
     def parse(self, content: object) -> Command | Rejected:
         """Validate *content*, the decoded arguments of a job; return them as a command, or a rejection if invalid."""
-        return arguments.parse(self.command, content)
+        return arguments.validate(self.command, content)
 
     def content_of(self, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         """Return the arguments of a job as one value, from which `parse` makes the command.

@@ -27,7 +27,7 @@ from pydantic_core import from_json, to_json
 from tidepool.jobs.job import check_id
 from tidepool.jobs.job_type import AnyJobType
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reason, Rejected
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 from tidepool.web.accepting import Accepting
 from tidepool.web.problems import PROBLEM_SCHEMA, Problem
 from tidepool.web.routing import job_url
