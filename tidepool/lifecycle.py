@@ -41,10 +41,9 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
-from tidepool.queue.wire import now_ms
+from tidepool.queue.wire import QueueKeys, now_ms
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 from tidepool.urls import PostgresUrl, without_password
