@@ -50,7 +50,6 @@ from tidepool.queue.state import QueueState
 from tidepool.queue.wire import QueueKeys, now_ms
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
 
 log = structlog.get_logger(__name__)
@@ -254,12 +253,16 @@ class _WorkerProcess:
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await config.until_available(functools.partial(require, side, tables=tables, writing=True), None)
+            await config.until_available(
+                functools.partial(self._migrations.require, side, tables=tables, writing=True), None
+            )
             if self._settings.migrate_on_start:
                 migrate = functools.partial(self._migrations.migrate, config)
                 for migration in await config.until_available(migrate, None):
                     log.info("migration.applied", name=str(migration))
-                await config.until_available(functools.partial(require, side, tables=True, writing=True), None)
+                await config.until_available(
+                    functools.partial(self._migrations.require, side, tables=True, writing=True), None
+                )
             pool = await config.until_available(functools.partial(_open_pool, config, budget), None)
         except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
