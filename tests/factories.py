@@ -6,8 +6,10 @@ from typing import Any
 
 from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Failed, Rejected
+from tidepool.queue import wire
 from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms
+from tidepool.storage.outbox import OutboxJob
 from tidepool.storage.results import Finished
 from worker.jobs import JOBS
 from worker.jobs.create_product import CreateProduct
@@ -30,6 +32,13 @@ def user_fields(username: str = "ada", **fields: Any) -> dict[str, Any]:
 def product_fields(sku: str = "LAMP", **fields: Any) -> dict[str, Any]:
     """Return the content of a create_product job."""
     return {"sku": sku, "name": "Brass Lamp", "price": "12.50", "category": "Home", **fields}
+
+
+def an_outbox_job(job_id: str = "a", *, username: str | None = None, due_ms: int | None = None) -> OutboxJob:
+    """Return a create_user job to enqueue in a transaction; the username is by default the id."""
+    enqueued_ms = now_ms()
+    envelope = {"f": "create_user", "a": (), "k": user_fields(username or job_id), "t": None, "et": enqueued_ms}
+    return OutboxJob(job_id, "create_user", wire.serialize(envelope), enqueued_ms, due_ms)
 
 
 def a_user(username: str = "ada", **fields: Any) -> CreateUser:

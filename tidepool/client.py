@@ -196,7 +196,7 @@ class JobClient:
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
-        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
+        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in (*job, ""))]
         try:
             reply: bytes = await self._reach(
                 "redis",

@@ -64,6 +64,12 @@ class QueueKeys:
     dead_letters   stream      of each dead letter: `id` of the job, `due` (Unix ms), `function` and `reason`
     functions      sorted set  name of a function → until when a worker that has it counts as alive, Unix ms
     deserializers  sorted set  name of a function that decodes jobs → the same; both keys expire with their newest entry
+
+    The outbox, a table in PostgreSQL, has the jobs that were enqueued in a transaction; a *relay* copies them here.
+
+    relay          string      name of the worker process whose relay is at work; expires if it is not renewed
+    refilled       string      "yes" if Redis has all jobs of the outbox that it should have, "no" while they are copied
+                               again; missing after Redis has lost its data
     """
 
     def __init__(self, queue: str) -> None:
@@ -76,6 +82,8 @@ class QueueKeys:
         self.dead_letter_prefix = f"{queue}:dead-letter:"
         self.functions = f"{queue}:functions"
         self.deserializers = f"{queue}:deserializers"
+        self.relay = f"{queue}:relay"
+        self.refilled = f"{queue}:refilled"
 
     @staticmethod
     def encode_id(job_id: str) -> bytes:
