@@ -15,7 +15,6 @@ from typing import Any, ClassVar, TypeVar, cast
 import structlog
 from pydantic import SecretStr, create_model
 
-from tidepool import servers
 from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
@@ -216,7 +215,7 @@ class _Observer:
     ) -> None:
         """Begin to write outcomes and, unless monitoring is off, snapshots: of the pool *watched*, if it is known."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
-        config = servers.pool_config(settings, database_url, f"tidepool:{identity.worker_id}")
+        config = settings.pool_config(database_url, f"tidepool:{identity.worker_id}")
         side = SideConnection(config, "stats")
         self._sides = [SideConnection(config, "history"), side]
         history = self._history = History(self._sides[0], worker_id=identity.worker_id)

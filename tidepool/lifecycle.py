@@ -42,14 +42,12 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.relaying import RelayQueue
 from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
-from tidepool.queue.wire import now_ms
+from tidepool.queue.wire import QueueKeys, now_ms
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
 
 log = structlog.get_logger(__name__)
@@ -158,7 +156,7 @@ class _WorkerProcess:
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
-        config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
+        config = self._settings.pool_config(self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_fleet(ctx["redis"], side)
         pool = await self._open_pool(config, budget, side)
@@ -209,12 +207,16 @@ class _WorkerProcess:
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await config.until_available(functools.partial(require, side, tables=tables, writing=True), None)
+            await config.until_available(
+                functools.partial(self._migrations.require, side, tables=tables, writing=True), None
+            )
             if self._settings.migrate_on_start:
                 migrate = functools.partial(self._migrations.migrate, config)
                 for migration in await config.until_available(migrate, None):
                     log.info("migration.applied", name=str(migration))
-                await config.until_available(functools.partial(require, side, tables=True, writing=True), None)
+                await config.until_available(
+                    functools.partial(self._migrations.require, side, tables=True, writing=True), None
+                )
             pool = await config.until_available(functools.partial(_open_pool, config, budget), None)
         except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None

@@ -1318,7 +1318,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the start takes a standby of PostgreSQL",
-        "requirements:require",
+        "Migrations.require",
         'if writing and found["is_standby"]:',
         'if found["is_standby"] is None:',
         "test_a_standby_ends_what_would_write_and_answers_what_reads",

@@ -5,7 +5,7 @@
 
 import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tidepool.advice.evidence import Evidence
-from tidepool.advice.sizing import Forecast
+from tidepool.advice.sizing import Advice
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import PoolVerdict
 from tidepool.cli import terminal
@@ -266,8 +266,8 @@ def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     load = advice.load
     callers = f"{load.callers} callers hold" if load.callers else "uses hold"
     table = terminal.figures_table(("size", "in use", "wait", "wait p95", "uses/s"), words=())
-    for forecast in advice.predictions:
-        table.add_row(*_row(forecast, advice.size))
+    for row in _rows(advice):
+        table.add_row(*row)
     return [
         _drawn_title(verdict, "pool size", words + step),
         Text(
@@ -280,17 +280,20 @@ def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     ]
 
 
-def _row(forecast: Forecast, advised: int) -> Sequence[str]:
-    size = f"{forecast.size}{' *' if forecast.size == advised else ''}"
-    if forecast.use is None:
-        return size, "cannot keep up", "", "", ""
-    return (
-        size,
-        f"{forecast.use:.0%}",
-        f"{forecast.wait_share:.1%}",
-        f"{forecast.wait_p95_ms:.1f} ms",
-        f"{forecast.per_second:,.1f}",
-    )
+def _rows(advice: Advice) -> Iterator[Sequence[str]]:
+    """Yield the cells of each row of the table of what is predicted for several sizes."""
+    for forecast in advice.predictions:
+        size = f"{forecast.size}{' *' if forecast.size == advice.size else ''}"
+        if forecast.use is None:
+            yield size, "cannot keep up", "", "", ""
+        else:
+            yield (
+                size,
+                f"{forecast.use:.0%}",
+                f"{forecast.wait_share:.1%}",
+                f"{forecast.wait_p95_ms:.1f} ms",
+                f"{forecast.per_second:,.1f}",
+            )
 
 
 def _value(one: Evidence) -> str:

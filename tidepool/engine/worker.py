@@ -28,7 +28,7 @@ from tidepool.engine.running_jobs import RunningJobs
 from tidepool.engine.takeover import take_over
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import Job, JobTypes
-from tidepool.queue import keys
+from tidepool.queue import wire
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.holding import Holding
 from tidepool.queue.scoped import ScopedRedis
@@ -295,7 +295,7 @@ class Worker(arq.worker.Worker):
         parts = self._tidepool_assembled()
         running = {job.queue_id: job for job in self.tasks if job.is_running}
         try:
-            aborted = await parts.holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
+            aborted = await parts.holding.aborted(list(running)) if await self.pool.zcard(wire.ABORTS) else ()
         except Exception as error:
             if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from tidepool.queue import keys, scripts
+from tidepool.queue import scripts, wire
 from tidepool.queue.dead_letters import DeadLetters
 from tidepool.queue.faults import RedisFault
-from tidepool.queue.keys import QueueKeys
+from tidepool.queue.wire import QueueKeys
 
 LEASE_MS = 3000
 """For how long a relay keeps the others away without renewing its lease."""
@@ -77,15 +77,15 @@ class RelayQueue:
         """Enqueue up to 500 jobs, which can be repeated; return a character for each, as `enqueue.lua` replies."""
         args = [_RECEIPT_MS, int(again)]
         args += [part for one in jobs for part in (one.job_id, one.payload, "" if one.due_ms is None else one.due_ms)]
-        reply: bytes = await self._script(keys=[self._keys.queue, keys.RECEIPT + uuid.uuid4().hex], args=args)
+        reply: bytes = await self._script(keys=[self._keys.queue, wire.RECEIPT + uuid.uuid4().hex], args=args)
         return reply.decode()
 
     async def presence(self, job_ids: Sequence[str]) -> list[Presence]:
         """Return what Redis has of each job."""
         asking = self._redis.pipeline(transaction=False)
         for job_id in job_ids:
-            asking.exists(keys.JOB + job_id)
-            asking.exists(keys.RESULT + job_id)
+            asking.exists(wire.JOB + job_id)
+            asking.exists(wire.RESULT + job_id)
         found = iter(await asking.execute())
         return [Presence(bool(job), bool(next(found))) for job in found]
 
