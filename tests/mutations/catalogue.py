@@ -1397,7 +1397,7 @@ MUTATIONS = [
     # ---------------------------------------------------------------- the outbox
     Mutation(
         "a job is enqueued outside a transaction",
-        "ledger.outbox:_execute",
+        "outbox:_execute",
         "if not connection.is_in_transaction():",
         "if False:",
         "test_a_connection_outside_a_transaction_is_refused",

@@ -71,7 +71,7 @@ async def test_two_schemas_in_one_database_do_not_see_each_other(empty_database:
     """Each has its own rows under the same ids, and one can be dropped without the other."""
     one, two = (replace(empty_database, schema=schema) for schema in ("one", "order"))
     for config in (one, two):
-        assert 3 == len(await Migrations().migrate(config))
+        assert 4 == len(await Migrations().migrate(config))
         assert [] == await Migrations().migrate(config)
     connections = [await config.connect("test") for config in (one, two)]
     ledgers = [Repositories(connection).results for connection in connections]
@@ -217,7 +217,7 @@ async def test_a_role_that_may_create_no_schema_says_what_to_run(owner: PoolConf
         await Migrations().migrate(owner)
     assert "\n" not in str(refused.value)
     await admin.execute("CREATE SCHEMA tidepool AUTHORIZATION tidepool")
-    assert 3 == len(await Migrations().migrate(owner))
+    assert 4 == len(await Migrations().migrate(owner))
     await admin.close()
 
 

@@ -4,7 +4,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import LiteralString, NamedTuple
 
-from tidepool.pool.connection import Connection
+from tidepool.pool.connection import Connection, Row
 from tidepool.storage.queries import Queries
 from tidepool.storage.results import encode_rows
 
@@ -73,11 +73,11 @@ class OutboxRepository:
 
     async def fresh(self, limit: int, max_bytes: int) -> list[Waiting]:
         """Return the oldest rows that were never copied to Redis: up to *limit*, and no more after *max_bytes*."""
-        return await self._waiting("fresh", limit, max_bytes)
+        return _waiting(await self._connection.fetch(self._sql["fresh"], self._queue_name, limit, max_bytes))
 
     async def unsettled(self, ids: Sequence[int], max_bytes: int) -> list[Waiting]:
         """Return those of the rows *ids* whose jobs have no outcome in the ledger, and no more after *max_bytes*."""
-        return await self._waiting("unsettled", ids, max_bytes)
+        return _waiting(await self._connection.fetch(self._sql["unsettled"], self._queue_name, ids, max_bytes))
 
     async def mark(self, ids: Sequence[int]) -> None:
         """Record that the rows *ids* were copied to Redis."""
@@ -92,6 +92,6 @@ class OutboxRepository:
         found = await self._connection.fetch(self._sql["sweep"], self._queue_name, after_id, limit)
         return [Swept(*(row[i] for i in range(5))) for row in found]
 
-    async def _waiting(self, query: str, *values: object) -> list[Waiting]:
-        found = await self._connection.fetch(self._sql[query], self._queue_name, *values)
-        return [Waiting(*(row[i] for i in range(5))) for row in found]
+
+def _waiting(found: Sequence[Row]) -> list[Waiting]:
+    return [Waiting(*(row[i] for i in range(5))) for row in found]
