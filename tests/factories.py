@@ -4,10 +4,11 @@ import itertools
 import time
 from typing import Any
 
-from tidepool.jobs.job import Command, Job
+from tidepool.jobs.arguments import Command
+from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
+from tidepool.jobs.submission import Submission
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms
 from tidepool.storage.outbox import OutboxJob
 from tidepool.storage.results import Finished
