@@ -108,6 +108,7 @@ class Intake:
             job.command = command
 
     async def _submit(self, job: Job) -> Outcome | RetryLater:
+        job.set_key(self._types.get(job.function))
         job.is_last_attempt = job.attempt >= self._max_tries
         try:
             return await self._batcher.submit(job)

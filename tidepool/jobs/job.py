@@ -23,7 +23,18 @@ from typing_extensions import TypeVar
 from tidepool.jobs.outcomes import CommonReason, Failed, Reason, Rejected, Verdict
 from tidepool.pool.connection import Connection as Transaction
 
-__all__ = ["AnyJobType", "Command", "Job", "JobType", "JobTypes", "LeftOut", "Text", "Transaction", "check_id"]
+__all__ = [
+    "AnyJobType",
+    "Command",
+    "Job",
+    "JobKey",
+    "JobType",
+    "JobTypes",
+    "LeftOut",
+    "Text",
+    "Transaction",
+    "check_id",
+]
 
 MAX_ID_CHARACTERS = 200
 """Max characters of an id. That fits into every place that is named above, and into an index of PostgreSQL."""
@@ -47,6 +58,12 @@ _MAX_NAME_CHARACTERS = 60
 """Max characters of a field's name in an explanation: a sender can invent names of any length."""
 _pattern_words: dict[str, str] = {}
 """The explanation, by pattern, for text that does not match it."""
+
+JobKey: TypeAlias = tuple[str, int]
+"""The primary key of a job's ledger row: its id, and when it was enqueued (Unix milliseconds), or `IDENTITY_MS`."""
+IDENTITY_MS = -1
+"""Stands in the key for the enqueue time of a job whose id is its identity, which has one effect however often it is
+enqueued. Other ids are used again, as in arq: with a new enqueue time, an id is a new job."""
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Command")
@@ -146,7 +163,9 @@ class Job(Generic[C_co]):
 
     function: str = "<unknown>"
     enqueued_ms: int = 0
-    """When it was enqueued (Unix milliseconds)."""
+    """When it was enqueued (Unix milliseconds). A redelivery repeats it."""
+    identity: bool | None = None
+    """Whether its id is its identity, if its content says so; None: its type decides."""
     args: tuple[object, ...] = field(default=(), repr=False)
     kwargs: dict[str, object] = field(default_factory=dict, repr=False)
     content: object = field(default=None, repr=False)
@@ -168,7 +187,9 @@ class Job(Generic[C_co]):
     """Whether it is a job of a plain function that has begun in this attempt."""
 
     id: str = field(init=False)
-    """The primary key of the job's ledger row: *queue_id* if `check_id` accepts it, else an escaped form of it."""
+    """The job's id in the ledger: *queue_id* if `check_id` accepts it, else an escaped form of it."""
+    key: JobKey = field(init=False)
+    """The primary key of its ledger row. Set by `set_key` before the job is submitted."""
     command: C_co = field(init=False, repr=False)
     """The validated arguments. Not set if *decided* is set."""
     decided: Rejected | Failed | None = None
@@ -186,6 +207,16 @@ class Job(Generic[C_co]):
             self.id = self.queue_id
         except ValueError:
             self.id = _escaped_id(self.queue_id)
+
+    def set_key(self, job_type: "AnyJobType | None") -> None:
+        """Set the job's key; *job_type* is its type.
+
+        The id alone is the key of a job whose type is unknown, because another worker may know it as such a type.
+        """
+        is_identity = self.identity
+        if is_identity is None:
+            is_identity = job_type is None or job_type.identity
+        self.key = (self.id, IDENTITY_MS if is_identity else self.enqueued_ms)
 
     @property
     def ref(self) -> str:
@@ -231,7 +262,9 @@ class JobType(Generic[C]):
     neither commits nor catches database errors, since the ledger does. *constraints* names the constraints of its
     tables that a job can break, each with the reason for which the job is rejected then. *grants* lists what the
     handler may do in PostgreSQL, each as a GRANT statement has it before TO: `"SELECT, INSERT ON orders"`.
-    `migrate --roles` grants it to the role `tidepool_work`, which workers log in as in production.
+    `migrate --roles` grants it to the role `tidepool_work`, which workers log in as in production. With *identity* a
+    job's id is its identity: it has one effect for as long as the ledger keeps its row, however often it is enqueued.
+    Without it, ids are used again as in arq: once neither a job nor a result of an id is in Redis, the id is a new job.
     """
 
     name: str
@@ -239,6 +272,7 @@ class JobType(Generic[C]):
     handler: _Handler[C]
     constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
     grants: Sequence[LiteralString] = ()
+    identity: bool = False
 
     def parse(self, content: object) -> C | Rejected:
         """Validate *content*, the decoded arguments of a job; return them as a command, or a rejection if invalid."""

@@ -41,4 +41,5 @@ JOB = JobType(
     _create_product,
     constraints=CONSTRAINTS,
     grants=("SELECT, INSERT ON public.products", "USAGE ON SEQUENCE public.products_id_seq"),
+    identity=True,
 )

@@ -35,4 +35,5 @@ JOB = JobType(
     _create_user,
     constraints=CONSTRAINTS,
     grants=("SELECT, INSERT ON public.users", "USAGE ON SEQUENCE public.users_id_seq"),
+    identity=True,
 )

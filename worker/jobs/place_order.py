@@ -61,4 +61,5 @@ JOB = JobType(
     _place_order,
     constraints=CONSTRAINTS,
     grants=("SELECT ON public.users, public.products", "SELECT, INSERT ON public.orders"),
+    identity=True,
 )

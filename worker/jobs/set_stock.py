@@ -40,4 +40,10 @@ async def _set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) ->
     ]
 
 
-JOB = JobType("set_stock", SetStock, _set_stock, grants=("SELECT, UPDATE (in_stock) ON public.products",))
+JOB = JobType(
+    "set_stock",
+    SetStock,
+    _set_stock,
+    grants=("SELECT, UPDATE (in_stock) ON public.products",),
+    identity=True,
+)

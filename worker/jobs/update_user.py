@@ -47,4 +47,5 @@ JOB = JobType(
     _update_user,
     constraints=CONSTRAINTS,
     grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON public.users",),
+    identity=True,
 )
