@@ -188,7 +188,7 @@ class Job(Generic[C_co]):
 
     id: str = field(init=False)
     """The job's id in the ledger: *queue_id* if `check_id` accepts it, else an escaped form of it."""
-    key: JobKey = field(init=False)
+    key: JobKey = field(init=False, repr=False)
     """The primary key of its ledger row. Set by `set_key` before the job is submitted."""
     command: C_co = field(init=False, repr=False)
     """The validated arguments. Not set if *decided* is set."""
