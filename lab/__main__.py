@@ -1,5 +1,11 @@
 """The command line `python -m lab`: measure the system, tune its connection pool, and break it on purpose."""
 
+import sys
+from pathlib import Path
+
+if not __package__:  # a directory that is run comes first in the path of modules, which has to be its parent
+    sys.path[0] = str(Path(__file__).parents[1])
+
 from tidepool.cli import prepare
 
 if __name__ == "__main__":
@@ -18,7 +24,7 @@ from lab.drill.command import add_arguments as add_drill_arguments
 from lab.drill.command import drill
 from lab.tuning import layouts_command, load_test_command, pool_test_command, tune_command
 from settings import Settings
-from tidepool.cli import CommandLine, Context, positive, run_main
+from tidepool.cli import CommandLine, Context, Subcommand, positive, run_main
 from tidepool.embedded import Urls
 from worker import app
 
@@ -40,13 +46,14 @@ _DESCRIPTION = "Measure the service, find good settings for its connection pool,
 
 def command_line() -> CommandLine:
     """Return the command line of the laboratory, with all its commands."""
-    commands = CommandLine("python -m lab", _DESCRIPTION)
-    _add_bench(commands)
-    add_drill_arguments(commands.add("drill", _with_servers(drill), examples=DRILL_EXAMPLES, own_servers=True))
-    for name, command in _TUNING.items():
-        adding = commands.add(name, _with_servers(command.run), examples=command.EXAMPLES, own_servers=True)
-        command.add_arguments(adding)
-    return commands
+    commands = [
+        Subcommand("bench", _with_servers(bench), _BENCH_EXAMPLES, _add_bench_arguments),
+        Subcommand("drill", _with_servers(drill), DRILL_EXAMPLES, add_drill_arguments, own_servers=True),
+    ]
+    for name, module in _TUNING.items():
+        run = _with_servers(module.run)
+        commands.append(Subcommand(name, run, module.EXAMPLES, module.add_arguments, own_servers=True))
+    return CommandLine("python -m lab", _DESCRIPTION, commands)
 
 
 def _with_servers(
@@ -61,8 +68,7 @@ def _with_servers(
     return called
 
 
-def _add_bench(commands: CommandLine) -> None:
-    measuring = commands.add("bench", _with_servers(bench), examples=_BENCH_EXAMPLES)
+def _add_bench_arguments(measuring: argparse.ArgumentParser) -> None:
     measuring.add_argument(
         "--jobs",
         type=positive,
@@ -112,7 +118,8 @@ def _cores(text: str) -> list[int]:
 
 def main() -> Never:
     """Run the command that the process's arguments name, and end the process with its exit status."""
-    command_line().run(app)
+    commands = command_line()
+    commands.run(app, commands.parse())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,11 @@
 """The command line `python -m producer`: enqueue jobs, list their outcomes, run them again, or serve HTTP."""
 
+import sys
+from pathlib import Path
+
+if not __package__:  # a directory that is run comes first in the path of modules, which has to be its parent
+    sys.path[0] = str(Path(__file__).parents[1])
+
 from tidepool.cli import prepare, run_main
 
 if __name__ == "__main__":
@@ -7,10 +13,8 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
-import functools
 import re
 import secrets
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import islice
@@ -18,22 +22,21 @@ from itertools import islice
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from producer import serve_command
 from producer.commands_file import CommandReader, Item, RefusedLine
 from producer.report import RunReport
 from producer.run import Run, Take
-from producer.serve_command import add_serve_command
 from producer.workers import run_workers
 from producer.workload import DEFAULT_MIX, Workload
 from settings import Settings
 from tidepool.cli import (
+    JOB_COMMANDS,
     CommandLine,
     Context,
-    Parser,
-    add_job_commands,
+    Subcommand,
     positive,
     print_json,
     processes,
-    run_command,
 )
 from worker import app
 
@@ -47,9 +50,6 @@ other commands (each has its own --help):
   %(prog)s results    list the outcomes of jobs
   %(prog)s requeue    run failed or rejected jobs again
   %(prog)s serve      run the HTTP server"""
-_DESCRIPTION = """Enqueue jobs for the workers: generated example jobs (--jobs), or the jobs in a file (--file).
-
-Exit status 1: a line of the file was refused, or, with --follow, a job failed."""
 _MIN_RATE, _MAX_RATE = 1e-6, 1e9
 """Bounds of --rate, in jobs per second: one job in eleven days, and more than a clock can distinguish."""
 _MAX_REFUSALS = 20
@@ -57,23 +57,13 @@ _MAX_REFUSALS = 20
 
 
 def command_line() -> CommandLine:
-    """Return the command line of the named commands: `results`, `requeue` and `serve`.
-
-    A command line without one of these words enqueues jobs; `run_parser` parses it.
-    """
-    commands = CommandLine("python -m producer", "Enqueue jobs, list their outcomes, run them again, serve HTTP.")
-    add_job_commands(commands)
-    add_serve_command(commands)
-    return commands
+    """Return the command line of `results`, `requeue` and `serve`; without one of these words it enqueues jobs."""
+    description = "Enqueue jobs, list their outcomes, run them again, serve HTTP."
+    default = Subcommand("", _enqueue_and_follow, _EXAMPLES, _add_options)
+    return CommandLine("python -m producer", description, (*JOB_COMMANDS, serve_command.COMMAND), default)
 
 
-def run_parser() -> argparse.ArgumentParser:
-    """Return the parser of `python -m producer` without a command word, which enqueues jobs."""
-    parser = Parser(
-        prog="python -m producer",
-        description=_DESCRIPTION,
-        examples=_EXAMPLES,
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     _add_workload_arguments(parser)
     parser.add_argument(
         "--rate", type=_rate, metavar="R", help="max number of jobs to enqueue per second (default: no limit)"
@@ -92,7 +82,6 @@ def run_parser() -> argparse.ArgumentParser:
         help="number of worker processes to run until all jobs are finished; implies --follow (default 0: the jobs "
         "wait for workers that run elsewhere)",
     )
-    return parser
 
 
 def _add_workload_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,22 +115,21 @@ def main() -> None:
 
     Ends the process with the command's exit status.
     """
-    words, commands = sys.argv[1:], command_line()
-    if words and words[0] in commands.parsers:
-        commands.run(app, words)
-    run_command(functools.partial(_enqueue_and_follow, _run_arguments(words)), app)
+    commands = command_line()
+    arguments = commands.parse()
+    if not arguments.command.name:
+        _complete(arguments, commands.parsers[""])
+    commands.run(app, arguments)
 
 
-def _run_arguments(words: list[str]) -> argparse.Namespace:
-    parser = run_parser()
-    arguments = parser.parse_args(words)
+def _complete(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Check the arguments that say which jobs to enqueue, and set those that depend on others."""
     if arguments.file is not None and (arguments.mix is not None or arguments.seed is not None):
         parser.error("--mix and --seed are for generated workloads, not for --file")
     arguments.mix = arguments.mix or DEFAULT_MIX
     if arguments.file is None and arguments.seed is None:
         arguments.seed = secrets.randbelow(2**31)
     arguments.follow = arguments.follow or arguments.workers > 0
-    return arguments
 
 
 def _mix(text: str) -> dict[str, int]:
@@ -168,9 +156,9 @@ def _rate(text: str) -> float:
 
 
 async def _enqueue_and_follow(arguments: argparse.Namespace, context: Context[Settings]) -> int:
-    """Enqueue the jobs that the command line describes; with --follow, also wait for their outcomes.
+    """Enqueue jobs for the workers: generated example jobs (--jobs), or the jobs in a file (--file).
 
-    Prints the report and returns the exit status: 1 if a job failed or a command was refused, else 0.
+    Exit status 1: a line of the file was refused, or, with --follow, a job failed.
     """
     settings = context.settings
     report = RunReport(seed=arguments.seed, followed=arguments.follow)

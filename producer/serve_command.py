@@ -15,7 +15,7 @@ from producer.workers import run_workers
 from producer.workload import Workload
 from settings import Settings
 from tidepool import JobClient
-from tidepool.cli import CommandLine, Context, add_serve_options, serve_front
+from tidepool.cli import Context, Subcommand, add_serve_options, serve_front
 
 _DEMO_WORKERS = 2
 _JOBS_PER_SECOND = 50
@@ -28,9 +28,7 @@ _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   FRONT_TOKEN=… %(prog)s --host 0.0.0.0     for other machines, too: callers need the token"""
 
 
-def add_serve_command(commands: CommandLine) -> None:
-    """Add the command `serve` to *commands*."""
-    parser = commands.add("serve", _serve, examples=_EXAMPLES)
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add_serve_options(parser)
     parser.add_argument(
         "--demo",
@@ -70,3 +68,6 @@ async def _load(client: JobClient) -> None:
         await client.enqueue_many(list(islice(jobs, _AT_ONCE)))
         due_s = max(due_s + _LOAD_PERIOD_S, time.monotonic() - _LOAD_PERIOD_S)  # what was missed is not made up for
         await asyncio.sleep(due_s - time.monotonic())
+
+
+COMMAND = Subcommand("serve", _serve, _EXAMPLES, _add_options)

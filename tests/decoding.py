@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidepool.engine.attempt import Attempts
-from tidepool.engine.intake import Intake
-from tidepool.engine.options import EngineOptions
+from tidepool.engine.options import EngineOptions, TypedJobs
 from tidepool.engine.worker import Worker
 from tidepool.jobs.job import Command, Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
@@ -29,19 +28,18 @@ class Decoder:
     """An engine whose jobs go no further than to here: a command is applied, what is decided already stays so."""
 
     def __init__(self) -> None:
-        self._intake = Intake(JOBS, max_tries=5)
-        self._intake.open(self)
+        self._typed = TypedJobs(JOBS, 5, self)
         with asyncio.Runner() as runner:  # arq's constructor wants a loop; none is used later
             self._attempts = runner.run(self._make())
 
     async def _make(self) -> Attempts:
         return Attempts(
             Worker(
-                functions=self._intake.arq_functions(),
+                functions=self._typed.arq_functions(),
                 handle_signals=False,
                 job_serializer=wire.serialize,
                 job_deserializer=wire.receive,
-                tidepool=EngineOptions(intake=self._intake),
+                tidepool=EngineOptions(typed=self._typed, leave_s=0),
             )
         )
 

@@ -13,8 +13,7 @@ from engines import own_client, stop
 from factories import user_fields
 from waiting import until
 
-from tidepool.engine.intake import Intake
-from tidepool.engine.options import EngineOptions
+from tidepool.engine.options import EngineOptions, TypedJobs
 from tidepool.engine.worker import Worker
 from tidepool.jobs.job import JobTypes
 from tidepool.ledger.batcher import Batcher
@@ -122,13 +121,16 @@ async def a_worker(
     """Run the engine as `tidepool.lifecycle` wires it, with one try a job, until the block ends."""
     ledger = Ledger(pool, types, worker_id=name)
     batcher = Batcher(ledger, slots=2, limit=500)
-    intake = Intake(types, max_tries=1, leave_s=leave_s)
-    intake.open(batcher)
+    typed = TypedJobs(types, 1, batcher)
     options = EngineOptions(
-        intake=intake, max_job_bytes=MAX_PAYLOAD_BYTES, max_held_bytes=max_held_bytes, max_kept_bytes=MAX_KEPT_BYTES
+        typed=typed,
+        leave_s=leave_s,
+        max_job_bytes=MAX_PAYLOAD_BYTES,
+        max_held_bytes=max_held_bytes,
+        max_kept_bytes=MAX_KEPT_BYTES,
     )
     worker = Worker(
-        functions=intake.arq_functions(),
+        functions=typed.arq_functions(),
         redis_pool=own_client(redis),
         handle_signals=False,
         max_jobs=2000,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from lab.__main__ import command_line as lab_commands
 from producer.__main__ import command_line as producer_commands
-from producer.__main__ import run_parser
 from tidepool.cli.operators import command_line as operators_commands
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +43,7 @@ def _documented(name: str, node: ast.Module | ast.ClassDef | ast.FunctionDef | a
 def help_texts() -> Iterator[Text]:
     """Yield the help text of every option of every command, and the description of every command."""
     lines = (operators_commands("tidepool"), producer_commands(), lab_commands())
-    for parser in (run_parser(), *(parser for line in lines for parser in line.parsers.values())):
+    for parser in (parser for line in lines for parser in line.parsers.values()):
         paragraphs = (parser.description or "").split("\n\n")
         yield parser.prog, "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         for action in parser._actions:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, TypeVar, cast
 import structlog
 from pydantic import SecretStr, create_model
 
-from tidepool import logs, servers
 from tidepool.adopted_settings import AdoptedSettings
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.engine.options import ArqContext, EngineOptions
@@ -69,7 +68,7 @@ def adopt(
     the snapshots have; it is called with arq's ctx after the startup hook: `pool=lambda ctx: ctx["engine"]`.
     """
     Worker.install()
-    logs.use_standard_library()
+    _log_to_standard_library()
     made: object = settings
     if callable(settings) and not isinstance(settings, type) and not hasattr(settings, "functions"):
         made = settings()
@@ -86,6 +85,30 @@ def settings_class_of(settings: object) -> type[AdoptedSettings] | None:
     options = _attributes(settings).get("tidepool")
     adoption = options.observer if isinstance(options, EngineOptions) else None
     return adoption.settings_class() if isinstance(adoption, _Adoption) else None
+
+
+def _log_to_standard_library() -> None:
+    """Send the library's events to loggers of the standard library, `tidepool.…`, whose handlers an application sets.
+
+    Does nothing if the application has configured structlog, which then handles the events. Without this call structlog
+    would print them to standard output, with the local variables of each traceback.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[structlog.stdlib.filter_by_level, _as_record],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+
+
+def _as_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[str], dict[str, object]]:
+    """Make the arguments of a standard library logger's method, as the last structlog processor."""
+    exc_info = event.pop("exc_info", None)
+    name = event.pop("event")
+    text = " ".join((str(name), *(f"{key}={value!r}" for key, value in event.items())))
+    return (text,), {"exc_info": exc_info}
 
 
 @dataclass(frozen=True)
@@ -192,7 +215,7 @@ class _Observer:
     ) -> None:
         """Begin to write outcomes and, unless monitoring is off, snapshots: of the pool *watched*, if it is known."""
         identity = replace(Identity.of_this_process(), worker_id=worker_id)
-        config = servers.pool_config(settings, database_url, f"tidepool:{identity.worker_id}")
+        config = settings.pool_config(database_url, f"tidepool:{identity.worker_id}")
         side = SideConnection(config, "stats")
         self._sides = [SideConnection(config, "history"), side]
         history = self._history = History(self._sides[0], worker_id=identity.worker_id)

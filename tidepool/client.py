@@ -22,7 +22,7 @@ from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import IDENTITY_MS, check_id
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
-from tidepool.queue import keys, scripts, wire
+from tidepool.queue import scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.dead_letters import DeadLetters
 from tidepool.queue.faults import RedisFault, RedisUnavailable
@@ -152,7 +152,7 @@ class JobClient:
         value.
         """
         reading = self._redis.pipeline(transaction=False)
-        for prefix, most in ((keys.RETRY, _MOST_DIGITS), (keys.CAUSE, _MOST_ERROR), (keys.JOB, MAX_PAYLOAD_BYTES)):
+        for prefix, most in ((wire.RETRY, _MOST_DIGITS), (wire.CAUSE, _MOST_ERROR), (wire.JOB, MAX_PAYLOAD_BYTES)):
             reading.getrange(prefix + job_id, 0, most)  # of a huge value no more than shows that it is too large
         reading.zscore(self._redis.default_queue_name, job_id)
         tries, cause, payload, score = await reading.execute(raise_on_error=False)
@@ -170,7 +170,7 @@ class JobClient:
         if status not in ("queued", "deferred", "in_progress"):
             return False
         asking = self._redis.pipeline(transaction=True)
-        asking.zadd(keys.ABORTS, {job_id: now_ms()})
+        asking.zadd(wire.ABORTS, {job_id: now_ms()})
         if status == "deferred":  # due now, so that somebody claims it and finds the mark
             asking.zadd(self._redis.default_queue_name, {job_id: 1}, xx=True)
         await asking.execute()
@@ -198,7 +198,7 @@ class JobClient:
 
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
-        names = [self._redis.default_queue_name, keys.RECEIPT + uuid.uuid4().hex]
+        names = [self._redis.default_queue_name, wire.RECEIPT + uuid.uuid4().hex]
         args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
             reply: bytes = await self._reach(

@@ -20,8 +20,7 @@ from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
 from tidepool.embedded import EmbeddedServersError
-from tidepool.engine.intake import Intake
-from tidepool.engine.options import ArqContext, EngineOptions
+from tidepool.engine.options import ArqContext, EngineOptions, TypedJobs
 from tidepool.engine.worker import StartError, Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
@@ -42,13 +41,11 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
-from tidepool.queue.wire import now_ms
+from tidepool.queue.wire import QueueKeys, now_ms
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.requirements import require
 from tidepool.urls import PostgresUrl, without_password
 
 log = structlog.get_logger(__name__)
@@ -73,7 +70,7 @@ def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migra
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
 
-        functions = this.intake.arq_functions()
+        functions = this.typed.arq_functions()
         on_startup = this.startup
         on_shutdown = this.shutdown
         tidepool = this.engine_options()
@@ -113,7 +110,7 @@ class _WorkerProcess:
         self._urls = settings.urls
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self.intake = Intake(job_types, max_tries=settings.max_tries, leave_s=settings.newer_job_wait)
+        self.typed = TypedJobs(job_types, settings.max_tries)
         self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
 
     def engine_options(self) -> EngineOptions:
@@ -123,13 +120,14 @@ class _WorkerProcess:
             lease_s=self._settings.lease,
             longest_block_s=LONGEST_BLOCK_S,
             connect=self._connect,
-            intake=self.intake,
+            typed=self.typed,
             may_claim=lambda: self._ledger is None or not self._ledger.database_is_away,
             beaten=self._health.beaten,
             is_ready=self._health.is_ready,
             max_job_bytes=wire.MAX_PAYLOAD_BYTES,
             max_held_bytes=self._settings.max_held_bytes,
             max_kept_bytes=wire.MAX_KEPT_BYTES,
+            leave_s=self._settings.newer_job_wait,
             log_arguments=False,
         )
 
@@ -156,7 +154,7 @@ class _WorkerProcess:
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
-        config = servers.pool_config(self._settings, self._urls.database, f"tidepool:{worker_id}")
+        config = self._settings.pool_config(self._urls.database, f"tidepool:{worker_id}")
         side = SideConnection(config, "stats")
         budget = await self._enter_fleet(ctx["redis"], side)
         pool = await self._open_pool(config, budget, side)
@@ -166,7 +164,7 @@ class _WorkerProcess:
         batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        self.intake.open(batcher)
+        self.typed.batcher = batcher
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -206,12 +204,16 @@ class _WorkerProcess:
     async def _open_pool(self, config: PoolConfig, budget: Budget, side: SideConnection) -> Pool:
         try:
             tables = not self._settings.migrate_on_start
-            await config.until_available(functools.partial(require, side, tables=tables, writing=True), None)
+            await config.until_available(
+                functools.partial(self._migrations.require, side, tables=tables, writing=True), None
+            )
             if self._settings.migrate_on_start:
                 migrate = functools.partial(self._migrations.migrate, config)
                 for migration in await config.until_available(migrate, None):
                     log.info("migration.applied", name=str(migration))
-                await config.until_available(functools.partial(require, side, tables=True, writing=True), None)
+                await config.until_available(
+                    functools.partial(self._migrations.require, side, tables=True, writing=True), None
+                )
             pool = await config.until_available(functools.partial(_open_pool, config, budget), None)
         except (DatabaseFault, ServerError) as error:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None

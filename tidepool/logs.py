@@ -103,30 +103,6 @@ def configure(level: str) -> None:
     _take_over_arq()
 
 
-def use_standard_library() -> None:
-    """Send the library's events to loggers of the standard library, `tidepool.…`, whose handlers an application sets.
-
-    Does nothing if the application has configured structlog, which then handles the events. Without this call structlog
-    would print them to standard output, with the local variables of each traceback.
-    """
-    if not structlog.is_configured():
-        structlog.configure(
-            processors=[structlog.stdlib.filter_by_level, _as_record],
-            logger_factory=structlog.stdlib.LoggerFactory(),
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
-
-
-def _as_record(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> tuple[tuple[str], dict[str, object]]:
-    """Make the arguments of a standard library logger's method, as the last structlog processor."""
-    exc_info = event.pop("exc_info", None)
-    name = event.pop("event")
-    text = " ".join((str(name), *(f"{key}={value!r}" for key, value in event.items())))
-    return (text,), {"exc_info": exc_info}
-
-
 def say(line: str) -> None:
     """Print *line* to standard error, after everything that was logged before it."""
     if _queue is None:

@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tidepool import identifiers
 from tidepool.embedded import Urls
 from tidepool.libpq import LibpqVariables
+from tidepool.pool.config import PoolConfig
 from tidepool.setting_types import Directory, Networks, Password, Shares, Token
 from tidepool.urls import PostgresUrl, RedisUrl, UrlError
 
@@ -267,6 +268,25 @@ class Settings(BaseSettings):
     def variable(cls, name: str) -> str:
         """Return the environment variable of the field *name*."""
         return f"{cls.model_config.get('env_prefix', '')}{name.upper()}"
+
+    def pool_config(self, url: str, application_name: str) -> PoolConfig:
+        """Return the configuration of a connection pool for PostgreSQL at *url*, with the sizes and limits of settings.
+
+        *application_name* names the pool's connections in PostgreSQL.
+        """
+        return PoolConfig(
+            url=url,
+            application_name=application_name,
+            schema=self.db_schema,
+            min_size=self.pool_min_size,
+            max_size=self.pool_max_size,
+            max_queries=self.pool_max_queries,
+            max_inactive_time_s=self.pool_max_inactive_time,
+            acquire_timeout_s=self.acquire_timeout,
+            command_timeout_s=self.command_timeout,
+            connect_timeout_s=self.connect_timeout,
+            transaction_timeout_s=self.job_timeout + self.command_timeout,
+        )
 
     def require_servers(self, needed: Collection[ServerVariable]) -> None:
         """Do nothing: a command can use both servers, since those that are not named are embedded."""

@@ -6,9 +6,12 @@ The commands of the laboratory are under `python -m lab` now. For one release th
 import os
 import sys
 from importlib.util import find_spec
-from typing import Never
+from pathlib import Path
 
-from tidepool.cli import main as run_operators_commands
+if not __package__:  # a directory that is run comes first in the path of modules, which has to be its parent
+    sys.path[0] = str(Path(__file__).parents[1])
+
+from tidepool.cli import main
 
 _MOVED = ("bench", "drill", "tune", "pool-test", "load-test", "layouts")
 """Names of the commands that moved to `python -m lab`. For one release, `python -m worker` passes them on to it."""
@@ -28,12 +31,7 @@ def _hand_on(words: list[str]) -> None:
     )
 
 
-def main() -> Never:
-    """Run the command that the process's arguments name, and end the process with its exit status."""
+if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in _MOVED:
         _hand_on(sys.argv[1:])
-    run_operators_commands("python -m worker", "worker:app")
-
-
-if __name__ == "__main__":
-    main()
+    main("python -m worker", "worker:app")

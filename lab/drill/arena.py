@@ -28,8 +28,8 @@ from tidepool.fleet.identity import Identity
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.connection import Row
 from tidepool.queue.connection import RedisClient
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.state import QueueState
+from tidepool.queue.wire import QueueKeys
 from worker import app
 
 _LOOK_S = 0.05

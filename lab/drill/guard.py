@@ -10,7 +10,7 @@ from lab.bench.servers import connect
 from tidepool.cli.terminal import CommandError
 from tidepool.embedded import Urls
 from tidepool.pool.connection import Connection, DirectConnection
-from tidepool.queue import keys
+from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.state import QueueState
 from tidepool.storage import queries
@@ -37,7 +37,7 @@ async def prepare(urls: Urls, queue: str, *, agreed: bool) -> None:
         if not is_new:
             await connection.execute(_SQL["empty"])
         await QueueState(redis).release_owners("")
-        async for key in redis.scan_iter(f"{keys.RESULT}drill-*", count=1000):
+        async for key in redis.scan_iter(f"{wire.RESULT}drill-*", count=1000):
             await redis.delete(key)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError) as error:
         raise CommandError(f"the servers cannot be examined: {type(error).__name__}: {error}") from None

@@ -26,7 +26,7 @@ def run(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Run:
         assert kind is not None
         loaded = kind.load()
         arguments = command_line("tidepool").parser.parse_args(words)
-        status = await arguments.command(
+        status = await arguments.command.run(
             arguments, Context(App(job_types=JobTypes(()), settings=kind), loaded, loaded.urls)
         )
         return status, *capsys.readouterr()

@@ -263,7 +263,7 @@ async def test_libpq_gets_a_scheme_that_it_knows(scheme: str, capsys: pytest.Cap
     rest = "u:postgresql+asyncpg@h:5433/d?sslmode=require"
     urls = Urls(f"{scheme}://{rest}", REDIS)
     arguments = command_line("tidepool").parser.parse_args(["urls", "--json"])
-    await arguments.command(arguments, Context(app, load({}), urls))
+    await arguments.command.run(arguments, Context(app, load({}), urls))
     printed = json.loads(capsys.readouterr().out)
     assert {"database": f"{scheme.removesuffix('+asyncpg')}://{rest}", "redis": REDIS} == printed
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,14 +45,15 @@ def test_every_command_has_help(service: Service, words: tuple[str, ...]) -> Non
     assert "usage: python -m" in ended.stdout
 
 
-@pytest.mark.parametrize("words", [["tidepool"], ["-m", "tidepool"]], ids=["the directory", "the module"])
-def test_a_checkout_runs_the_command_of_the_library(words: list[str]) -> None:
+@pytest.mark.parametrize("package", ["tidepool", "worker", "producer", "lab"])
+@pytest.mark.parametrize("option", [[], ["-m"]], ids=["the directory", "the module"])
+def test_a_checkout_runs_the_command_of_each_package(package: str, option: list[str]) -> None:
     """Also as a directory, as `uv run tidepool` does there: its files do not hide packages of the same names."""
-    command = [sys.executable, *words, "migrate", "--help"]
+    command = [sys.executable, *option, package, "--help"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
     assert (0, "") == (ended.returncode, ended.stderr)
-    assert "usage: tidepool" in ended.stdout
+    assert re.match("usage: (python -m )?" + package, ended.stdout)
 
 
 @pytest.mark.parametrize(

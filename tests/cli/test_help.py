@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.__main__ import run_parser
+from producer.__main__ import command_line as producer_commands
 from tests.samples import help_texts
 from tidepool.cli.operators import command_line
 
@@ -29,4 +29,4 @@ def test_examples_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that they can be copied."""
     monkeypatch.setenv("COLUMNS", "40")
     line = "  python -m producer --jobs 10000 --workers 1          a generated workload, and a worker to run it"
-    assert line in run_parser().format_help().splitlines()
+    assert line in producer_commands().parsers[""].format_help().splitlines()

@@ -4,9 +4,13 @@ import pytest
 from factories import user_fields
 
 from tidepool.engine import leaving
-from tidepool.engine.intake import Intake
+from tidepool.engine.attempt import Attempts
+from tidepool.engine.options import EngineOptions, TypedJobs
+from tidepool.engine.worker import Worker
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, Outcome, Rejected, Release
+from tidepool.jobs.outcomes import Applied, Outcome, Release
+from tidepool.queue.finisher import Done
+from tidepool.queue.wire import receive, serialize
 from worker.jobs import JOBS
 
 
@@ -27,24 +31,31 @@ class Settling:
 
 
 @pytest.fixture
-def newer() -> Intake:
-    """Give an intake that leaves jobs to newer workers for ten seconds."""
-    intake = Intake(JOBS, max_tries=1, leave_s=10)
-    intake.open(Settling())
-    return intake
+async def worker() -> Worker:
+    """Give a worker that leaves jobs to newer workers for ten seconds."""
+    typed = TypedJobs(JOBS, 1, Settling())
+    options = EngineOptions(typed=typed, leave_s=10)
+    functions = typed.arq_functions()
+    return Worker(functions, handle_signals=False, job_serializer=serialize, job_deserializer=receive, tidepool=options)
 
 
-async def is_left(newer: Intake, job_id: str, *, may_leave: bool = True) -> bool:
+@pytest.fixture
+def newer(worker: Worker) -> Attempts:
+    """Give the attempts of that worker."""
+    return Attempts(worker)
+
+
+async def is_left(newer: Attempts, job_id: str) -> bool:
     """Return whether a job with a field of a newer version is left to others, instead of being rejected."""
     fields = user_fields(shoe_size=42)
-    job: Job = Job(job_id, function="create_user", kwargs=fields, content=fields)
-    settled = await newer.run(job, may_leave=may_leave)
-    assert isinstance(settled, (Release, Rejected))
-    return isinstance(settled, Release)
+    envelope = {"f": "create_user", "a": [], "k": fields, "t": None, "et": 1_764_000_000_000}
+    ending = await newer.make(Job(job_id, payload=serialize(envelope)))
+    assert isinstance(ending, (Release, Done))
+    return isinstance(ending, Release)
 
 
 async def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(
-    newer: Intake, monkeypatch: pytest.MonkeyPatch
+    newer: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They never come back here. Were they remembered for ever, a new one would be left again and again, for good."""
     monkeypatch.setattr(leaving, "_MAX_REMEMBERED", 3)
@@ -61,7 +72,7 @@ async def test_jobs_that_others_settled_do_not_take_the_place_of_new_ones(
 
 
 async def test_a_job_that_comes_back_late_still_has_its_own_time(
-    newer: Intake, monkeypatch: pytest.MonkeyPatch
+    newer: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backlog may keep it for longer than it is to be left: then its time is over."""
     clock = Clock(monkeypatch)
@@ -71,7 +82,9 @@ async def test_a_job_that_comes_back_late_still_has_its_own_time(
     assert not await is_left(newer, "late")
 
 
-async def test_a_burst_leaves_nothing(newer: Intake) -> None:
+async def test_a_burst_leaves_nothing(worker: Worker, newer: Attempts) -> None:
     """It would end without the jobs."""
-    assert not await is_left(newer, "a", may_leave=False)
+    worker.burst = True
+    assert not await is_left(newer, "a")
+    worker.burst = False
     assert await is_left(newer, "a")

@@ -33,8 +33,8 @@ async def bench(servers: Any, *words: str) -> int:
     async with Redis.from_url(servers.redis_url(15)) as redis:
         await redis.flushdb()  # what a test has left there is nobody's
     settings = load({"DATABASE_URL": servers.database_url("postgres"), "REDIS_URL": servers.redis_url(0)})
-    arguments = command_line().parser.parse_args(("bench", *words, "--repeat", "1", "--json"))
-    return await arguments.command(arguments, Context(app, settings, settings.urls))
+    arguments = command_line().parse(("bench", *words, "--repeat", "1", "--json"))
+    return await arguments.command.run(arguments, Context(app, settings, settings.urls))
 
 
 async def test_both_pools_are_measured(database: PoolConfig, monkeypatch: pytest.MonkeyPatch) -> None:

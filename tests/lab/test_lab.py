@@ -41,8 +41,8 @@ def settings(servers: Any, tmp_path: Path) -> Settings:
 
 async def run(settings: Settings, *words: str) -> int:
     """Run one command of `python -m lab`; returns its exit status."""
-    arguments: argparse.Namespace = command_line().parser.parse_args(words)
-    return await arguments.command(arguments, Context(app, settings, settings.urls))
+    arguments: argparse.Namespace = command_line().parse(words)
+    return await arguments.command.run(arguments, Context(app, settings, settings.urls))
 
 
 async def test_a_sweep_goes_on_and_names_the_settings(

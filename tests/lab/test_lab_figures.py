@@ -135,7 +135,7 @@ def test_a_wrong_command_line_is_reported(
 ) -> None:
     """In a line, before anything is started."""
     with pytest.raises(SystemExit, match="2"):
-        command_line().parser.parse_args(words)
+        command_line().parse(words)
     said = capsys.readouterr().err
     assert complaint in said
     assert "secret" not in said

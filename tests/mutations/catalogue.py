@@ -201,9 +201,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a job of a newer version is rejected at once",
-        "Intake._leave",
-        "if not may_leave or",
-        "if True or",
+        "Attempts._settle",
+        "isinstance(decided, Rejected) and",
+        "False and",
         "test_an_old_worker_leaves_what_it_does_not_know_to_a_new_one",
     ),
     Mutation(
@@ -327,14 +327,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a read that conflicts is not repeated",
-        "Session._repeated",
+        "_Session._repeated",
         "except _CONFLICTS:",
         "except _CONFLICTS[:0]:",
         "test_a_read_that_conflicts_is_repeated",
     ),
     Mutation(
         "a commit that conflicts is repeated, which succeeds without the transaction",
-        "Session._repeated",
+        "_Session._repeated",
         "if self.is_in_transaction():\n    return",
         "if self.is_in_transaction() and args[0] != COMMIT:\n    return",
         "test_a_commit_that_conflicts_is_no_commit",
@@ -399,9 +399,11 @@ MUTATIONS = [
     # ---------------------------------------------------------------- claims, leases, finishes
     Mutation(
         "a job is acknowledged before its commit",
-        "Intake._submit",
-        "return await self._batcher.submit(job)",
-        "self.task = __import__('asyncio').ensure_future(self._batcher.submit(job))\nreturn Applied({})",
+        "Attempts._settle",
+        "return await typed.batcher.submit(job)",
+        "from tidepool.jobs.outcomes import Applied\n"
+        "self.task = asyncio.ensure_future(typed.batcher.submit(job))\n"
+        "return Applied({})",
         "test_acknowledging.py",
     ),
     Mutation(
@@ -1111,7 +1113,7 @@ MUTATIONS = [
     Mutation(
         "front: it answers to any name",
         "Guard._misdirected",
-        'if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):',
+        'if self._access.token is not None or is_loopback(headers.get(b"host", b"").decode("latin-1")):',
         "if headers:",
         "test_a_front_without_a_token_answers_to_no_other_name",
     ),
@@ -1344,7 +1346,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the start takes a standby of PostgreSQL",
-        "requirements:require",
+        "Migrations.require",
         'if writing and found["is_standby"]:',
         'if found["is_standby"] is None:',
         "test_a_standby_ends_what_would_write_and_answers_what_reads",
@@ -1373,7 +1375,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a connection has the schema of the first pool",
-        "Session.in_schema",
+        "_Session.in_schema",
         '"schema": schema',
         '"schema": "one"',
         "test_two_schemas_in_one_database_do_not_see_each_other",

@@ -25,8 +25,7 @@ from redis.exceptions import RedisError
 
 import tidepool.engine.worker as engine
 from tidepool.client import JobClient
-from tidepool.engine.intake import Intake
-from tidepool.engine.options import EngineOptions
+from tidepool.engine.options import EngineOptions, TypedJobs
 from tidepool.engine.worker import Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
@@ -134,10 +133,9 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
     """Run a worker until the last example."""
     ledger = Ledger(pool, JOBS, worker_id="me")
     batcher = Batcher(ledger, slots=2, limit=500)
-    intake = Intake(JOBS, max_tries=5)
-    intake.open(batcher)
+    typed = TypedJobs(JOBS, 5, batcher)
     limits = {"max_job_bytes": MAX_PAYLOAD_BYTES, "max_held_bytes": 2**21, "max_kept_bytes": MAX_KEPT_BYTES}
-    options = EngineOptions(owner="me", lease_s=0.2, intake=intake, **limits)
+    options = EngineOptions(owner="me", lease_s=0.2, typed=typed, leave_s=0, **limits)
     budget = Budget(redis, "db", "me", pool_size=4, margin=5, read=a_reading)
     world: World
 
@@ -145,7 +143,7 @@ async def world(redis: ArqRedis, pool: Pool, many_beats: None) -> AsyncIterator[
         await world.hold(ctx)
 
     worker = Worker(
-        functions=[*intake.arq_functions(), func(hold, name="hold")],
+        functions=[*typed.arq_functions(), func(hold, name="hold")],
         redis_pool=own_client(redis),
         handle_signals=False,
         max_jobs=2000,

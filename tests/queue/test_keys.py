@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tidepool.queue import keys, scripts
+from tidepool.queue import scripts, wire
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 def test_the_keys_of_a_job_are_arqs() -> None:
     """One more is our own."""
     assert ["arq:job:", "arq:in-progress:", "arq:retry:", "arq:cause:", "arq:result:"] == [
-        *(keys.JOB, keys.IN_PROGRESS, keys.RETRY, keys.CAUSE, keys.RESULT)
+        *(wire.JOB, wire.IN_PROGRESS, wire.RETRY, wire.CAUSE, wire.RESULT)
     ]
-    assert ("arq:abort", "tidepool:receipt:") == (keys.ABORTS, keys.RECEIPT)
+    assert ("arq:abort", "tidepool:receipt:") == (wire.ABORTS, wire.RECEIPT)
 
 
 def test_the_keys_of_a_queue_begin_with_its_name() -> None:
     """So do those of two services that share a Redis not meet."""
-    queue = keys.QueueKeys("q")
+    queue = wire.QueueKeys("q")
     assert ("q", "q:owners", "q:lapses", "q:suspects", "q:held:") == (
         *(queue.queue, queue.owners, queue.lapses, queue.suspects, queue.held_prefix),
     )
@@ -31,7 +31,7 @@ def test_the_keys_of_a_queue_begin_with_its_name() -> None:
 def test_the_keys_of_a_fleet_begin_with_its_database() -> None:
     """Without a password."""
     fleet = "tidepool:budget:db"
-    assert [fleet, f"{fleet}:capacity", f"{fleet}:restless"] == [key.format(database="db") for key in keys.FLEET]
+    assert [fleet, f"{fleet}:capacity", f"{fleet}:restless"] == [key.format(database="db") for key in wire.FLEET]
 
 
 @pytest.mark.parametrize("package", ["tidepool", "worker", "producer", "lab"])
@@ -43,7 +43,7 @@ def test_no_other_module_spells_a_key(package: str) -> None:
     assert [] == [
         f"{path}: {line}"
         for path in files
-        if path.name != "keys.py"
+        if path.name != "wire.py"
         for line in path.read_text("utf-8").splitlines()
         if spelled.search(line)
     ]

@@ -124,10 +124,7 @@ def test_every_command_is_one(page: str, capsys: pytest.CaptureFixture[str]) -> 
 def _parse(program: str, words: list[str]) -> None:
     """Parse a command line; ends the process with status 2 if it is wrong."""
     commands = {"worker": operators_commands("worker"), "lab": lab_commands(), "producer": producer_main.command_line()}
-    if program == "producer" and words[0] not in commands["producer"].parsers:
-        producer_main.run_parser().parse_args(words)
-    else:
-        commands[program].parser.parse_args(words)
+    commands[program].parse(words)
 
 
 @pytest.mark.parametrize("page", PAGES)

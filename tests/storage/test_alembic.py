@@ -15,7 +15,6 @@ from tidepool.alembic import upgrade
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
-from tidepool.storage.requirements import require
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = """
@@ -97,7 +96,7 @@ async def test_the_applications_migration_makes_the_librarys_tables(
     alembic("upgrade", "head")
     config = replace(empty_database, schema="jobs")
     side = SideConnection(config, "start")
-    await require(side, tables=True, writing=True)
+    await Migrations.require(side, tables=True, writing=True)
     assert [] == await Migrations().migrate(config)
     await Migrations().migrate(replace(empty_database, schema="other"))
     async with side.use() as connection:

@@ -187,7 +187,7 @@ async def test_a_lock_on_the_table_of_migrations_is_waited_for_and_logged(
     """
     monkeypatch.setattr("tidepool.storage.migrator._LOCK_TIMEOUT_MS", 100)
     monkeypatch.setattr("tidepool.storage.migrator._PAUSE_S", 0.02)
-    monkeypatch.setattr("tidepool.pool.connections.Session.get_server_pid", lambda _: 1)
+    monkeypatch.setattr("asyncpg.Connection.get_server_pid", lambda _: 1)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '50ms'")
     holder = await connection.fetchval("SELECT pg_backend_pid()")

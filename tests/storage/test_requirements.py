@@ -12,7 +12,7 @@ from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused, ServerError, words
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
-from tidepool.storage.requirements import require
+from tidepool.storage.migrator import Migrations
 from worker import app
 
 
@@ -29,7 +29,7 @@ async def check(config: PoolConfig, **needs: bool) -> None:
     """Check the requirements over a connection of its own."""
     side = SideConnection(config, "start")
     try:
-        await require(side, **needs)
+        await Migrations.require(side, **needs)
     finally:
         await side.close()
 

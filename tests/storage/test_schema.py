@@ -25,7 +25,6 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.storage.migrator import Migrations
 from tidepool.storage.queries import Queries
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.requirements import require
 from tidepool.storage.results import Entry
 
 LIBRARY = [path.stem for path in Path(settings.__file__).parent.joinpath("storage", "sql").glob("*.sql")]
@@ -228,7 +227,7 @@ async def test_tables_in_another_schema_are_missing(database: PoolConfig) -> Non
     """A process whose DB_SCHEMA is wrong names it."""
     side = SideConnection(replace(database, schema="elsewhere"), "start")
     with pytest.raises(Refused, match=r"its tables are missing in the schema elsewhere \(DB_SCHEMA\)"):
-        await require(side, tables=True)
+        await Migrations.require(side, tables=True)
     await side.close()
 
 

@@ -220,7 +220,19 @@ def test_a_session_ends() -> None:
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("", False), ("example.org", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("", False),
+        ("example.org", False),
+        ("localhost:80", True),
+        ("[::1]:80", True),
+        ("127.0.0.1:80", True),
+        ("[::1", False),
+        ("localhost.org:80", False),
+    ],
 )
 def test_loopback(host: str, expected: bool) -> None:  # noqa: FBT001
     """Addresses of this machine only."""

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from tidepool.bounded_http.listening import listen_at
-from tidepool.web.server import serve
+from tidepool.web.server import WebServer
 
 
 async def test_a_cancel_closes_the_application(caplog: pytest.LogCaptureFixture) -> None:
@@ -25,7 +25,7 @@ async def test_a_cancel_closes_the_application(caplog: pytest.LogCaptureFixture)
     app = FastAPI(lifespan=lifespan)
     app.state.services = SimpleNamespace(accepting=SimpleNamespace(waits=SimpleNamespace(close=lambda: None)))
     listening = await listen_at("127.0.0.1", 0, 8)
-    running = asyncio.create_task(serve(app, listening))
+    running = asyncio.create_task(WebServer.run_app(app, listening))
     reader, writer = await asyncio.open_connection(*listening[0].getsockname())
     writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 404")

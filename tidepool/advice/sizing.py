@@ -188,7 +188,7 @@ class _Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class _Forecast:
     """What is predicted for one process with a pool of *size* connections: waits, and jobs per second.
 
     The figures are None if such a pool could not keep up with the load.
@@ -244,7 +244,7 @@ class Advice:
     load: Load
     batches: _Batches | None
     """Set if jobs wait in the batcher, and not at the pool's gate."""
-    predictions: Sequence[Forecast]
+    predictions: Sequence[_Forecast]
 
     @classmethod
     def of(cls, window: Window, *, peak: int, budget: int | None, seed: int = 0) -> Self:
@@ -274,7 +274,7 @@ class Advice:
             target_ms=load.target_ms,
             load=load,
             batches=batches,
-            predictions=[Forecast.at(at, load, batches) for at in _sizes_around(window.limit, size)],
+            predictions=[_Forecast.at(at, load, batches) for at in _sizes_around(window.limit, size)],
         )
 
 

@@ -44,24 +44,20 @@ async def _listen(host: str, port: int, backlog: int = 128) -> socket.socket:
         raise CannotListen(f"cannot serve on {host}, port {port}: {words}") from error
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Return whether *host*, a name or an address, is loopback: only programs on this machine can reach it."""
-    if host == "localhost":
-        return True
+    """Return whether *host* is loopback, which only programs on this machine can reach: localhost, 127.0.0.1 or ::1.
+
+    *host* is a name, an address, or the value of a Host header. Refusing requests with other names in that header
+    prevents DNS rebinding: a browser sends another site's name if that site has made its own name resolve to this
+    machine.
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
-
-
-@functools.lru_cache(maxsize=256)
-def names_this_machine(host: bytes) -> bool:
-    """Return whether *host*, the value of a Host header, names a loopback address: localhost, 127.0.0.1 or ::1.
-
-    The caller refuses requests with other names. This prevents DNS rebinding: a browser sends another site's name if
-    that site has made its own name resolve to this machine.
-    """
+        pass
     try:
-        return is_loopback(urlsplit(f"//{host.decode('latin-1')}").hostname or "")
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from tidepool.on_demand import import_on_demand
 
 if TYPE_CHECKING:
-    from tidepool.cli.commands import CommandLine, Parser, run_command
+    from tidepool.cli.commands import CommandLine, Subcommand
     from tidepool.cli.context import Context
-    from tidepool.cli.jobs import add_job_commands
+    from tidepool.cli.jobs import JOB_COMMANDS
     from tidepool.cli.serve import add_serve_options, serve_front
     from tidepool.cli.start import main
     from tidepool.cli.supervisor import Supervisor
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from tidepool.process import run as run_main
 
 __all__ = [
+    "JOB_COMMANDS",
     "CommandError",
     "CommandLine",
     "Context",
-    "Parser",
+    "Subcommand",
     "Supervisor",
-    "add_job_commands",
     "add_serve_options",
     "console",
     "duration",
@@ -53,18 +53,17 @@ __all__ = [
     "prepare",
     "print_json",
     "processes",
-    "run_command",
     "run_main",
     "serve_front",
 ]
 
 _HOMES = {
+    "JOB_COMMANDS": "tidepool.cli.jobs",
+    "Subcommand": "tidepool.cli.commands",
     "CommandError": "tidepool.cli.terminal",
     "CommandLine": "tidepool.cli.commands",
     "Context": "tidepool.cli.context",
-    "Parser": "tidepool.cli.commands",
     "Supervisor": "tidepool.cli.supervisor",
-    "add_job_commands": "tidepool.cli.jobs",
     "add_serve_options": "tidepool.cli.serve",
     "console": "tidepool.cli.terminal",
     "duration": "tidepool.cli.terminal",
@@ -75,7 +74,6 @@ _HOMES = {
     "prepare": "tidepool.process",
     "print_json": "tidepool.cli.terminal",
     "processes": "tidepool.cli.terminal",
-    "run_command": "tidepool.cli.commands",
     "run_main": "tidepool.process:run",
     "serve_front": "tidepool.cli.serve",
 }

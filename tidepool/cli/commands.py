@@ -6,13 +6,13 @@ nothing else; log lines, progress and errors go to standard error. `tidepool.pro
 
 import argparse
 import asyncio
-import functools
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Never
 
 import uvloop
@@ -37,7 +37,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         return "\n\n".join(paragraphs)
 
 
-class Parser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
     """An argument parser with the option `--json`; its help ends with *examples*, as they are written."""
 
     def __init__(self, *, examples: str, **options: Any) -> None:
@@ -52,82 +52,93 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-class CommandLine:
-    """A program with commands, such as `tidepool why`: each command has its own options and its own help text."""
+@dataclass(frozen=True, slots=True)
+class Subcommand:
+    """One command of a command line, such as `why` in `tidepool why`.
 
-    def __init__(self, program: str, description: str) -> None:
+    In *examples*, `%(prog)s` stands for the program with the command's name.
+    """
+
+    name: str
+    run: Callable[[argparse.Namespace, Context[Any]], Awaitable[int]]
+    """Gets the parsed arguments and a `Context` (settings and servers), and returns the exit status. Its docstring is
+    the help text, and the first line of the docstring is shown in the list of commands."""
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], object] | None = None
+    """Adds the options of the command to its parser; None if it has none but `--json`."""
+    own_servers: bool = False
+    """Whether the command starts the embedded servers (PostgreSQL and Redis from Python wheels) itself, if it needs
+    them. Else they are started before it runs."""
+    needs: Collection[ServerVariable] = SERVERS
+    """The servers that the command uses: an adopted arq application may name only one of them."""
+
+
+class CommandLine:
+    """A program with *commands*, such as `tidepool why`: each has its own options and its own help text.
+
+    *default* is the command that runs if the first argument names none of the others; its name is the empty text.
+    """
+
+    def __init__(
+        self, program: str, description: str, commands: Iterable[Subcommand], default: Subcommand | None = None
+    ) -> None:
         self.parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=_HelpFormatter)
         self.parser.set_defaults(program=program)
         self._commands = self.parser.add_subparsers(
-            title="commands", metavar="command", required=True, parser_class=Parser
+            title="commands", metavar="command", required=True, parser_class=_Parser
         )
-
-    @property
-    def parsers(self) -> Mapping[str, Parser]:
+        self.parsers: dict[str, argparse.ArgumentParser] = {}
         """The parsers of the commands, by command name."""
-        return self._commands.choices or {}
+        for command in commands:
+            text = _help_of(command)
+            parser = self._commands.add_parser(
+                command.name, help=text.partition("\n")[0], description=text, examples=command.examples
+            )
+            self._add(command, parser)
+        if default is not None:
+            self._add(default, _Parser(prog=program, description=_help_of(default), examples=default.examples))
 
-    def add(
-        self,
-        name: str,
-        command: Callable[[argparse.Namespace, Context[Any]], Awaitable[int]],
-        *,
-        examples: str,
-        own_servers: bool = False,
-        needs: Collection[ServerVariable] = SERVERS,
-    ) -> Parser:
-        """Add a command named *name*, and return its argument parser, to which the caller adds options.
+    def _add(self, command: Subcommand, parser: argparse.ArgumentParser) -> None:
+        parser.set_defaults(command=command)
+        if command.add_options is not None:
+            command.add_options(parser)
+        self.parsers[command.name] = parser
 
-        *command* is a function that gets the parsed arguments and a `Context` (settings and servers), and returns the
-        exit status. Its docstring is the help text, and the first line of the docstring is shown in the list of
-        commands. In *examples*, `%(prog)s` stands for the program with the command's name. Embedded servers (PostgreSQL
-        and Redis from Python wheels) are started before the command runs, unless *own_servers* is true: then the
-        command starts them itself. *needs* are the servers that the command uses: an adopted arq application may name
-        only one of them.
+    def parse(self, words: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse *words*, which name a command and its options; by default they are the process's arguments.
+
+        Ends the process with status 2 if they are wrong.
         """
-        text = inspect.cleandoc(command.__doc__ or "")
-        parser: Parser = self._commands.add_parser(
-            name, help=text.partition("\n")[0], description=text, examples=examples
-        )
-        parser.set_defaults(command=command, own_servers=own_servers, needs=needs)
-        return parser
+        words = sys.argv[1:] if words is None else words
+        is_default = "" in self.parsers and not (words and words[0] in self.parsers)
+        return (self.parsers[""] if is_default else self.parser).parse_args(words)
 
-    def run(self, app: App, words: Sequence[str] | None = None) -> Never:
-        """Run a command for *app*, and end the process with its exit status.
+    def run(self, app: App, arguments: argparse.Namespace) -> Never:
+        """Run the command of *arguments*, which `parse` returned, for *app*; end the process with its exit status.
 
-        *words* name the command and its options; by default they are the process's arguments.
+        Embedded servers (PostgreSQL and Redis from Python wheels, for a process without DATABASE_URL and REDIS_URL) are
+        started first if none run yet, unless the command starts its own; then it gets their addresses only. If the
+        command needs a server that the settings of an adopted application do not name, the process ends with status 2.
         """
-        arguments = self.parser.parse_args(words)
-        command = functools.partial(arguments.command, arguments)
-        run_command(command, app, own_servers=arguments.own_servers, needs=arguments.needs)
+        command: Subcommand = arguments.command
+        settings = app.settings.load_or_exit()
+        settings.require_servers(command.needs)
+        interruption = _Interruption()
+        logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
+        try:
+            with nullcontext(settings.urls) if command.own_servers else servers.running(settings) as urls:
+                running = command.run(arguments, Context(app, settings, urls))
+                status = uvloop.run(_cancelled_by(interruption, _guarded(running, urls)))
+        except (CommandError, EmbeddedServersError) as error:
+            logs.say(f"error: {error}")
+            status = process.ERROR
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            status = 128 + signal.SIGINT
+        sys.exit(status if interruption.received is None else 128 + interruption.received)
 
 
-def run_command(
-    command: Callable[[Context[Any]], Awaitable[int]],
-    app: App,
-    *,
-    own_servers: bool = False,
-    needs: Collection[ServerVariable] = SERVERS,
-) -> Never:
-    """Run *command* for *app*, with its settings and the servers, and end the process with its exit status.
-
-    Embedded servers (PostgreSQL and Redis from Python wheels, for a process without DATABASE_URL and REDIS_URL) are
-    started first if none run yet. With *own_servers* they are not, and the command gets their addresses only. If it
-    *needs* a server that the settings of an adopted application do not name, the process ends with status 2.
-    """
-    settings = app.settings.load_or_exit()
-    settings.require_servers(needs)
-    interruption = _Interruption()
-    logs.configure("WARNING" if settings.log_level == "INFO" else settings.log_level)
-    try:
-        with nullcontext(settings.urls) if own_servers else servers.running(settings) as urls:
-            status = uvloop.run(_cancelled_by(interruption, _guarded(command(Context(app, settings, urls)), urls)))
-    except (CommandError, EmbeddedServersError) as error:
-        logs.say(f"error: {error}")
-        status = process.ERROR
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        status = 128 + signal.SIGINT
-    sys.exit(status if interruption.received is None else 128 + interruption.received)
+def _help_of(command: Subcommand) -> str:
+    return inspect.cleandoc(command.run.__doc__ or "")
 
 
 class _Interruption:

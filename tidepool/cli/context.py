@@ -21,7 +21,6 @@ from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migration
-from tidepool.storage.requirements import require
 from tidepool.urls import without_password
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)
@@ -116,7 +115,9 @@ class Context(Generic[S_co]):
     async def _require(self, config: PoolConfig, *, tables: bool = False, writing: bool = False) -> None:
         side = SideConnection(config, "start")
         try:
-            await config.until_available(lambda: require(side, tables=tables, writing=writing), self.patience_s)
+            await config.until_available(
+                lambda: self.app.migrations.require(side, tables=tables, writing=writing), self.patience_s
+            )
         finally:
             await side.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.settings import Settings
@@ -39,9 +39,7 @@ _WIDE = 120
 """A terminal with room for more than what a slow job is asked for."""
 
 
-def add_job_commands(commands: CommandLine) -> None:
-    """Add the commands `results` and `requeue` to *commands*."""
-    listing = commands.add("results", _results, examples=_RESULTS_EXAMPLES)
+def _add_results_options(listing: argparse.ArgumentParser) -> None:
     _add_selection(listing, tuple(_STATUSES), "any outcome")
     listing.add_argument(
         "--since",
@@ -58,7 +56,9 @@ def add_job_commands(commands: CommandLine) -> None:
         help="sort by duration, longest first, and show where the milliseconds went: waiting in the queue, for its "
         "batch and for a database connection, and work in the database (default: newest first, without durations)",
     )
-    requeueing = commands.add("requeue", _requeue, examples=_REQUEUE_EXAMPLES)
+
+
+def _add_requeue_options(requeueing: argparse.ArgumentParser) -> None:
     _add_selection(requeueing, ("failed", "rejected"), "failed, or both for the jobs given by JOB_ID")
 
 
@@ -177,3 +177,10 @@ async def _requeue(arguments: argparse.Namespace, context: Context[Settings]) ->
     for job_id in missing:
         print(f"not requeued: {ascii(job_id)[1:-1]} (no failed or rejected job with its content kept)", file=sys.stderr)
     return 1 if missing else 0
+
+
+JOB_COMMANDS = (
+    Subcommand("results", _results, _RESULTS_EXAMPLES, _add_results_options),
+    Subcommand("requeue", _requeue, _REQUEUE_EXAMPLES, _add_requeue_options),
+)
+"""The commands on the outcomes of jobs, for the command line of any application."""

@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.queue.dead_letters import DeadLetter, DeadLetters
@@ -18,9 +18,7 @@ _EXAMPLES = """  %(prog)s
 _COLUMNS = ("since", "job_id", "function", "reason", "bytes")
 
 
-def add_dead_letter_command(commands: CommandLine) -> None:
-    """Add the command `dead-letters` to *commands*."""
-    parser = commands.add("dead-letters", _dead_letters, examples=_EXAMPLES, needs=["redis_url"])
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "job_ids", nargs="*", metavar="JOB_ID", help="only the jobs with these ids (default: all dead letters)"
     )
@@ -93,3 +91,6 @@ def _time(ms: int) -> datetime | None:
         return datetime.fromtimestamp(ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):
         return None
+
+
+COMMAND = Subcommand("dead-letters", _dead_letters, _EXAMPLES, _add_options, needs=["redis_url"])

@@ -9,15 +9,10 @@ import re
 import sys
 
 from tidepool import servers
-from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli import letters, pool, serve, status, terminal, work
+from tidepool.cli.commands import CommandLine, Subcommand
 from tidepool.cli.context import Context
-from tidepool.cli.jobs import add_job_commands
-from tidepool.cli.letters import add_dead_letter_command
-from tidepool.cli.pool import add_pool_commands
-from tidepool.cli.serve import add_serve_command
-from tidepool.cli.status import add_status_command
-from tidepool.cli.work import add_work_command
+from tidepool.cli.jobs import JOB_COMMANDS
 from tidepool.pool.config import PoolConfig
 from tidepool.settings import Settings
 from tidepool.storage.roles import Roles
@@ -36,14 +31,18 @@ _URLS_EXAMPLES = """  %(prog)s --json | jq -r .redis
 
 def command_line(program: str) -> CommandLine:
     """Return a `CommandLine` with all of the operators' commands; *program* is the name in its help texts."""
-    commands = CommandLine(program, _DESCRIPTION)
-    add_work_command(commands)
-    add_status_command(commands)
-    add_job_commands(commands)
-    add_dead_letter_command(commands)
-    add_pool_commands(commands)
-    add_serve_command(commands)
-    migrate = commands.add("migrate", _migrate, examples=_MIGRATE_EXAMPLES, own_servers=True, needs=["database_url"])
+    own = (
+        Subcommand(
+            "migrate", _migrate, _MIGRATE_EXAMPLES, _add_migrate_options, own_servers=True, needs=["database_url"]
+        ),
+        Subcommand("services", _services, "  %(prog)s"),
+        Subcommand("urls", _urls, _URLS_EXAMPLES, _add_urls_options),
+    )
+    first = (work.COMMAND, status.COMMAND, *JOB_COMMANDS, letters.COMMAND)
+    return CommandLine(program, _DESCRIPTION, (*first, *pool.COMMANDS, serve.COMMAND, *own))
+
+
+def _add_migrate_options(migrate: argparse.ArgumentParser) -> None:
     instead = migrate.add_mutually_exclusive_group()
     instead.add_argument(
         "--sql",
@@ -57,14 +56,15 @@ def command_line(program: str) -> CommandLine:
         help="also create the PostgreSQL roles tidepool_work (for workers) and tidepool_read (for reports), each with "
         "only the rights that it needs; DB_ROLE_PREFIX gives them other names (default: create no roles)",
     )
-    commands.add("services", _services, examples="  %(prog)s")
-    commands.add("urls", _urls, examples=_URLS_EXAMPLES).add_argument(
+
+
+def _add_urls_options(urls: argparse.ArgumentParser) -> None:
+    urls.add_argument(
         "--service",
         action="store_true",
         help="print a service file, from which psql reads how to connect, instead of the URLs; with its path in the "
         "variable PGSERVICEFILE, psql needs no password on its command line",
     )
-    return commands
 
 
 async def _migrate(arguments: argparse.Namespace, context: Context[Settings]) -> int:

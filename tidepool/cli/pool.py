@@ -5,7 +5,7 @@
 
 import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tidepool.advice.evidence import Evidence
-from tidepool.advice.sizing import Forecast
+from tidepool.advice.sizing import Advice
 from tidepool.advice.study import Study
 from tidepool.advice.verdict import PoolVerdict
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.pool.pool import Pool
@@ -77,16 +77,7 @@ _MOST_EVENTS = 10
 _THOUSAND = 1000
 
 
-def add_pool_commands(commands: CommandLine) -> None:
-    """Add the commands `snapshots`, `pool`, `why` and `advise` to *commands*."""
-    _add_snapshots(commands)
-    _add_pool(commands)
-    for name, command, examples in (("why", _why, _WHY_EXAMPLES), ("advise", _advise, _ADVISE_EXAMPLES)):
-        terminal.add_period(commands.add(name, command, examples=examples), "to examine", "15m")
-
-
-def _add_snapshots(commands: CommandLine) -> None:
-    listing = commands.add("snapshots", _snapshots, examples=_SNAPSHOTS_EXAMPLES)
+def _add_snapshots_options(listing: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--worker",
         metavar="ID",
@@ -103,14 +94,17 @@ def _add_snapshots(commands: CommandLine) -> None:
     )
 
 
-def _add_pool(commands: CommandLine) -> None:
-    showing = commands.add("pool", _pool, examples=_POOL_EXAMPLES)
+def _add_pool_options(showing: argparse.ArgumentParser) -> None:
     terminal.add_period(showing, "to show", "10m")
     showing.add_argument(
         "--watch",
         action="store_true",
         help="update the display every five seconds until Ctrl-C (default: show it once)",
     )
+
+
+def _add_judging_options(judging: argparse.ArgumentParser) -> None:
+    terminal.add_period(judging, "to examine", "15m")
 
 
 async def _pool(arguments: argparse.Namespace, context: Context[Settings]) -> int:
@@ -272,8 +266,8 @@ def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     load = advice.load
     callers = f"{load.callers} callers hold" if load.callers else "uses hold"
     table = terminal.figures_table(("size", "in use", "wait", "wait p95", "uses/s"), words=())
-    for forecast in advice.predictions:
-        table.add_row(*_row(forecast, advice.size))
+    for row in _rows(advice):
+        table.add_row(*row)
     return [
         _drawn_title(verdict, "pool size", words + step),
         Text(
@@ -286,17 +280,20 @@ def _drawn_advice(verdict: PoolVerdict) -> list[RenderableType]:
     ]
 
 
-def _row(forecast: Forecast, advised: int) -> Sequence[str]:
-    size = f"{forecast.size}{' *' if forecast.size == advised else ''}"
-    if forecast.use is None:
-        return size, "cannot keep up", "", "", ""
-    return (
-        size,
-        f"{forecast.use:.0%}",
-        f"{forecast.wait_share:.1%}",
-        f"{forecast.wait_p95_ms:.1f} ms",
-        f"{forecast.per_second:,.1f}",
-    )
+def _rows(advice: Advice) -> Iterator[Sequence[str]]:
+    """Yield the cells of each row of the table of what is predicted for several sizes."""
+    for forecast in advice.predictions:
+        size = f"{forecast.size}{' *' if forecast.size == advice.size else ''}"
+        if forecast.use is None:
+            yield size, "cannot keep up", "", "", ""
+        else:
+            yield (
+                size,
+                f"{forecast.use:.0%}",
+                f"{forecast.wait_share:.1%}",
+                f"{forecast.wait_p95_ms:.1f} ms",
+                f"{forecast.per_second:,.1f}",
+            )
 
 
 def _value(one: Evidence) -> str:
@@ -319,3 +316,11 @@ def _number(value: float, unit: str) -> str:
 def _event(event: TableRow) -> str:
     detail = ", ".join(f"{name} {value}" for name, value in event["detail"].items() if name != "stack")
     return f"{event['at']:%H:%M:%S}  {event['kind']}  {event['worker_id']}  {detail}"
+
+
+COMMANDS = (
+    Subcommand("snapshots", _snapshots, _SNAPSHOTS_EXAMPLES, _add_snapshots_options),
+    Subcommand("pool", _pool, _POOL_EXAMPLES, _add_pool_options),
+    Subcommand("why", _why, _WHY_EXAMPLES, _add_judging_options),
+    Subcommand("advise", _advise, _ADVISE_EXAMPLES, _add_judging_options),
+)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tidepool.bounded_http.listening import CannotListen, is_loopback, listen_at
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.embedded import Urls
 from tidepool.settings import Settings
@@ -24,11 +24,6 @@ _BACKLOG = 2048
 _EXAMPLES = """  %(prog)s                         on http://localhost:8000
   %(prog)s --port 9000 --json      prints its URL as one JSON document
   FRONT_TOKEN=… %(prog)s --host 0.0.0.0     for other machines, too: callers need the token"""
-
-
-def add_serve_command(commands: CommandLine) -> None:
-    """Add the command `serve` to *commands*."""
-    add_serve_options(commands.add("serve", _serve, examples=_EXAMPLES))
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +73,7 @@ async def serve_front(
     Raises `CommandError` if the address cannot be listened on, or if other machines can reach it and there is no
     token.
     """
-    from tidepool.web import serve  # noqa: PLC0415  (FastAPI takes half a second to import)
+    from tidepool.web import WebServer  # noqa: PLC0415  (FastAPI takes half a second to import)
 
     if context.settings.front_token is None and not is_loopback(arguments.host):
         variable = context.settings.variable("front_token")
@@ -89,7 +84,7 @@ async def serve_front(
         if beside is not None:
             await stack.enter_async_context(beside)
         _print_address(arguments, about)
-        return await serve(create(context.settings, context.urls), listening)
+        return await WebServer.run_app(create(context.settings, context.urls), listening)
 
 
 async def _listen(arguments: argparse.Namespace) -> list[socket.socket]:
@@ -107,3 +102,6 @@ def _print_address(arguments: argparse.Namespace, about: str) -> None:
         sys.stdout.flush()
     else:
         print(f"serving on {url}{about}", flush=True)
+
+
+COMMAND = Subcommand("serve", _serve, _EXAMPLES, add_serve_options)

@@ -43,11 +43,12 @@ def _run_command(program: str, app: str | None) -> Never:
     if app is None:
         for parser in (commands.parser, *commands.parsers.values()):
             parser.add_argument("--app", default=argparse.SUPPRESS, metavar="MODULE:NAME", help=_APP_HELP)
-    place: str | None = commands.parser.parse_args().app
+    arguments = commands.parse()
+    place: str | None = arguments.app
     try:
         application = App.load(place) if place else App(job_types=JobTypes(()))
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
     if app is None and place:
-        commands.parser.set_defaults(program=f"{program} --app {place}")
-    commands.run(application)
+        arguments.program = f"{program} --app {place}"
+    commands.run(application, arguments)

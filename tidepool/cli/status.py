@@ -5,7 +5,7 @@ import sys
 from datetime import timedelta
 
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.terminal import TableRow
 from tidepool.client import JobClient
@@ -24,9 +24,7 @@ _WORKERS = timedelta(minutes=10)
 _OUTCOMES = ("function", "applied", "rejected", "failed")
 
 
-def add_status_command(commands: CommandLine) -> None:
-    """Add the command `status` to *commands*."""
-    parser = commands.add("status", _status, examples=_EXAMPLES, needs=["redis_url"])
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job_id", nargs="?", metavar="JOB_ID", help="the job to show (default: the queue as a whole)")
     terminal.add_period(parser, "whose outcomes are counted", "1h")
     parser.add_argument(
@@ -105,3 +103,6 @@ async def _show_queue(arguments: argparse.Namespace, client: JobClient, connecti
     if outcomes is not None:
         print(f"\nOutcomes of the last {arguments.since}")
         terminal.print_rows(outcomes, _OUTCOMES, as_json=False, empty="no outcomes")
+
+
+COMMAND = Subcommand("status", _status, _EXAMPLES, _add_options, needs=["redis_url"])

@@ -10,7 +10,7 @@ import structlog
 
 from tidepool import logs, process
 from tidepool.cli import terminal
-from tidepool.cli.commands import CommandLine
+from tidepool.cli.commands import Subcommand
 from tidepool.cli.context import Context
 from tidepool.cli.supervisor import Supervisor
 from tidepool.settings import Settings
@@ -23,9 +23,7 @@ _EXAMPLES = """  %(prog)s                                     one worker, replac
   METRICS_PORT=9100 %(prog)s --workers 2       metrics on the ports 9100 and 9101"""
 
 
-def add_work_command(commands: CommandLine) -> None:
-    """Add the command `work` to *commands*."""
-    parser = commands.add("work", _work, examples=_EXAMPLES, needs=())
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=terminal.processes,
@@ -103,3 +101,6 @@ async def _bury(context: Context[Settings], pid: int) -> None:
         return
     async with context.client() as client:
         await client.bury(pid)
+
+
+COMMAND = Subcommand("work", _work, _EXAMPLES, _add_options, needs=())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tidepool.embedded.locks import POLL_S, PrivateFile, wait_until
-from tidepool.embedded.place import Account, EmbeddedServersError, Urls, socket_dir
+from tidepool.embedded.place import Account, EmbeddedServersError, Urls
 from tidepool.embedded.postgres import Postgres
 from tidepool.embedded.redis import EmbeddedRedis
 from tidepool.embedded.server import START_WAIT_S, Server
@@ -146,7 +146,7 @@ def _stop_if_last(home: Path, members: PrivateFile) -> None:
         if not wait_until(server.is_down, STOP_WAIT_S):
             log.warning("%s is still stopping after %.0f s", server.name, STOP_WAIT_S)
     with suppress(OSError):
-        socket_dir(home).rmdir()
+        Urls.socket_dir(home).rmdir()
     log.info("stopped the embedded servers in %s", home)
 
 

@@ -33,9 +33,21 @@ class Urls:
     @classmethod
     def embedded(cls, data_dir: Path) -> Self:
         """Return the URLs of the embedded servers of *data_dir*, whether they are running or not. Starts nothing."""
-        sockets = socket_dir(data_dir.resolve())
+        sockets = cls.socket_dir(data_dir.resolve())
         # The port is part of a socket's name. It is spelled out because PGPORT may be set to another one.
         return cls(f"postgresql://postgres@/tidepool?host={sockets}&port=5432", f"unix://{sockets}/redis.sock?db=0")
+
+    @staticmethod
+    def socket_dir(home: Path) -> Path:
+        """Return the directory for the Unix sockets of both servers: `run` in the data directory *home*.
+
+        If *home* is too long for a socket's path or has characters that a URL must encode, it is a directory in /tmp
+        whose name has a hash of *home*.
+        """
+        if re.fullmatch(r"[\w./-]{1,80}", str(home), re.ASCII):  # a socket's name may have 107 bytes, on macOS 103
+            return home / "run"
+        # Not tempfile.gettempdir(): two processes whose TMPDIR differ must meet.
+        return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (made private)
 
 
 class Account(NamedTuple):
@@ -120,18 +132,6 @@ class Account(NamedTuple):
             nobody = pwd.getpwnam("nobody")
             return ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
         return ()
-
-
-def socket_dir(home: Path) -> Path:
-    """Return the directory for the Unix sockets of both servers: `run` in the data directory *home*.
-
-    If *home* is too long for a socket's path or has characters that a URL must encode, it is a directory in /tmp whose
-    name has a hash of *home*.
-    """
-    if re.fullmatch(r"[\w./-]{1,80}", str(home), re.ASCII):  # a socket's name may have 107 bytes, on macOS 103
-        return home / "run"
-    # Not tempfile.gettempdir(): two processes whose TMPDIR differ must meet.
-    return Path("/tmp") / f"tidepool-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # noqa: S108 (made private)
 
 
 def _may_run(account: Account, program: Path) -> bool:

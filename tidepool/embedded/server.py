@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tidepool.embedded.locks import PrivateFile
-from tidepool.embedded.place import Account, EmbeddedServersError, socket_dir
+from tidepool.embedded.place import Account, EmbeddedServersError, Urls
 
 START_WAIT_S = 60.0
 """Max seconds until a started server is ready: after a crash it first replays its write-ahead or append-only log."""
@@ -32,7 +32,7 @@ class Server(ABC):
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.sockets = socket_dir(home)
+        self.sockets = Urls.socket_dir(home)
         self.data = home / self.name
         self.log = home / f"{self.name}.log"
         self.lock = home / f"{self.name}.lock"

@@ -2,11 +2,10 @@
 
 - `worker`       the subclass of arq's Worker
 - `attempt`      one attempt at a job, and how it ends
-- `decoding`     decodes jobs
+- `admission`    decides whether a job can be run: decodes it, and validates its arguments
 - `leaving`      leaves jobs that this worker does not understand to other workers
-- `intake`       runs jobs of declared types: from the claimed job to its outcome, and to the result that arq stores
 - `concurrency`  limits how many jobs of a function run at a time
 - `threads`      runs blocking functions in threads
 - `takeover`     makes arq build our Worker
-- `options`      settings of the engine that arq does not have
+- `options`      settings of the engine that arq does not have, and the declared job types
 """

@@ -1,4 +1,4 @@
-"""Decides whether a claimed job can be run: decodes it, and checks its function, tries and lost workers.
+"""Decides whether a claimed job can be run: decodes it, checks its function, tries and lost workers, validates it.
 
 It also gives the names under which workers announce which jobs they understand.
 """
@@ -14,7 +14,7 @@ from arq.worker import JobExecutionFailed
 
 from tidepool.engine.host import Host
 from tidepool.engine.lines import shown_id, shown_ref, since_s
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Job, JobTypes
 from tidepool.jobs.outcomes import CommonReason, Failed, Rejected
 from tidepool.queue.finisher import Lacks
 from tidepool.queue.leases import MOST_LAPSES
@@ -60,7 +60,8 @@ class Admission:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._intake = host.tidepool_options.intake
+        typed = host.tidepool_options.typed
+        self._types = typed.types if typed else JobTypes(())
 
     def refusal(self, job: Job) -> Refusal | None:
         """Return why *job* may not be run, or None; decodes it first if that is not done yet."""
@@ -92,6 +93,18 @@ class Admission:
         job.is_large = max_kept is not None and len(job.payload) > max_kept
         return None
 
+    def validate(self, job: Job) -> None:
+        """Validate a typed job's arguments; store the command in the job, or the rejection if they are invalid."""
+        job_type = self._types.get(job.function)
+        if job_type is None or (job.args and job.content is job.kwargs):
+            job.decided = Rejected(CommonReason.INVALID, "takes its fields by name, or one object")
+            return
+        command = job_type.parse(job.content)
+        if isinstance(command, Rejected):
+            job.decided = command
+        else:
+            job.command = command
+
     def _refusal_of_decoded(self, job: Job) -> Refusal | None:
         """Return why a decoded job may not be run (aborted, unknown function, too many tries), or None."""
         if job.is_aborted and self._host.allow_abort_jobs:
@@ -103,7 +116,7 @@ class Admission:
             line = f"job {shown_id(job)}, function {name!r} not found"
             return Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
         job.is_cron = isinstance(function, CronJob)
-        job.is_typed = self._intake is not None and job.function in self._intake
+        job.is_typed = self._types.get(job.function) is not None
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
         if not job.is_typed:
             job.attempt += job.lapses  # it was perhaps run, and nothing but this count can tell

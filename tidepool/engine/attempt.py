@@ -16,19 +16,24 @@ function under its timeout, between the hooks. How the attempt ends depends on t
 A worker that is lost while it runs a function spends a try, too, so `max_tries=1` and `retry_jobs=False` mean that a
 function is never begun twice.
 
-A job of a declared type is run by `EngineOptions.intake` instead, which returns its outcome, a delay after which to run
-it again, or that it is put back for a newer worker. Its effect is exactly-once, so neither a stop nor a lost worker
-spends a try.
+A job of a declared type is validated and submitted to the batcher (`EngineOptions.typed`), which returns its outcome,
+or a delay after which to run it again. Its effect is exactly-once, so neither a stop nor a lost worker spends a try.
+The result that arq's `Job.result()` returns is a JSON object, or the error `JobFailed`:
+
+    {"status": "applied", "result": {"user_id": 7}}
+    {"status": "rejected", "reason": "email_taken", "error": "another user has this email"}
 
 A job that this worker does not understand (an unknown function, content that it cannot decode) is left to other workers
-for `EngineOptions.leave_s`, and then becomes a dead letter; without that option it cannot be run.
+for `EngineOptions.leave_s`, and then becomes a dead letter; without that option it cannot be run. With declared job
+types, it is rejected then, and so is a job whose unknown fields may be those of a newer version.
 
 A job that cannot be run (content that is missing or invalid, three workers lost while they ran it) is done, with the
-reason as its failed result. The intake, if there is one, first records that outcome in the ledger. If
-the ledger has another outcome already, that is the job's result: it was applied before its worker was lost.
+reason as its failed result. With declared job types, the ledger first records that outcome. If it has another one
+already, that is the job's result: it was applied before its worker was lost.
 """
 
 import asyncio
+import logging
 import math
 from typing import Literal
 
@@ -40,9 +45,8 @@ from arq.worker import Retry, RetryJob
 from tidepool.engine import lines, threads
 from tidepool.engine.admission import Admission, Refusal
 from tidepool.engine.host import Host
-from tidepool.engine.intake import JobFailed
 from tidepool.engine.leaving import LeftJobs
-from tidepool.engine.options import ArqContext
+from tidepool.engine.options import ArqContext, TypedJobs
 from tidepool.engine.results import Results
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
@@ -53,9 +57,17 @@ log = structlog.get_logger(__name__)
 
 _HOOK_DELAY_MS = 1000
 """Milliseconds until a job is due again that was put back because its start hook raised an error."""
+_UNSETTLED_DELAY_S = 1.0
+"""Seconds before a job is run again if an unexpected error kept its outcome from being stored."""
 _MAX_REASON_CHARACTERS = 200
+_MAX_NAME_CHARACTERS = 100
+"""Max characters of a function's name in the ledger."""
 
 _Hook = Literal["on_job_start", "on_job_end", "after_job_end"]
+
+
+class JobFailed(Exception):
+    """The job has failed; the text says why. arq's clients get this error as the job's result."""
 
 
 class Attempts:
@@ -64,12 +76,12 @@ class Attempts:
     def __init__(self, host: Host) -> None:
         options = host.tidepool_options
         self._host = host
-        self._intake = options.intake
+        self._typed = options.typed
         self._admission = Admission(host)
         self._results = Results(host)
         self.has_reports = host.tidepool_observer is not None or options.on_final_failure is not None
         """Whether there is anything that `report` has to call."""
-        self.left = self._intake.left if self._intake else LeftJobs(options.leave_s or 0.0)
+        self.left = LeftJobs(options.leave_s or 0.0)
         """The jobs that are left to other workers; the worker does not claim those that it skips."""
 
     def decode(self, job: Job) -> None:
@@ -91,7 +103,8 @@ class Attempts:
         if host.on_job_start and not await self.call_hook("on_job_start", job):
             return Release(_HOOK_DELAY_MS)
         try:
-            lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
+            if lines.per_job.isEnabledFor(logging.INFO):
+                lines.log_start(job, with_arguments=host.tidepool_options.log_arguments)
             if job.is_typed:
                 ending = await self._run_typed(job)
             else:
@@ -145,8 +158,10 @@ class Attempts:
         """Record the outcome of a job that is not run, and return how its attempt ends."""
         job.forget_arguments()
         settled: Outcome | RetryLater | Release | None = None
-        if self._intake is not None:
-            settled = await self._intake.refuse(job, refusal.outcome, may_leave=not self._host.burst)
+        if self._typed is not None:
+            job.function = _readable(job.function, _MAX_NAME_CHARACTERS)
+            job.decided = refusal.outcome
+            settled = await self._settle(job, self._typed)
         elif refusal.lacks is not None and self._host.tidepool_options.leave_s is not None:
             return self._leave(job, refusal, refusal.lacks)
         if isinstance(settled, Release):
@@ -167,11 +182,13 @@ class Attempts:
     # ---------------------------------------------------------------- running it
 
     async def _run_typed(self, job: Job) -> Ending:
-        """Run a job of a declared type through the intake, and return how the attempt ends."""
-        assert self._intake is not None
+        """Validate and submit a job of a declared type, and return how the attempt ends."""
+        assert self._typed is not None
         job.is_running = True
         try:
-            settled = await self._intake.run(job, may_leave=not self._host.burst)
+            self._admission.validate(job)
+            job.forget_arguments()
+            settled = await self._settle(job, self._typed)
         finally:
             job.is_running = False
         if isinstance(settled, Failed):
@@ -179,6 +196,27 @@ class Attempts:
         if isinstance(settled, RetryLater):
             lines.log_retry(job, settled.delay_s)
         return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
+
+    async def _settle(self, job: Job, typed: TypedJobs) -> Outcome | RetryLater | Release:
+        """Submit *job* to the batcher and return its outcome; or `RetryLater`; or `Release` for a newer worker.
+
+        A job whose outcome is decided already is submitted, too: the ledger stores that outcome, or returns the one
+        that it has if the job was applied earlier by a worker that was lost before it could report that.
+        """
+        decided = job.decided
+        if isinstance(decided, Rejected) and decided.is_newer and not self._host.burst:
+            left = self.left.leave(job, decided.detail)
+            if left is not None:
+                return left
+        job.set_key(typed.types.get(job.function))
+        job.is_last_attempt = job.attempt >= typed.max_tries
+        try:
+            assert typed.batcher is not None, "a job was run before TypedJobs.batcher was set"
+            return await typed.batcher.submit(job)
+        except Exception:
+            # Without an outcome in the ledger the job must not end, as it would with an exception.
+            log.exception("job.unsettled", job_id=job.id, function=job.function)
+            return RetryLater(_UNSETTLED_DELAY_S)
 
     async def _run_function(self, job: Job) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result.
@@ -258,9 +296,15 @@ class Attempts:
 
     def _succeeded(self, job: Job, result: object) -> Done:
         done = self._results.done(job, result, success=True)
-        lines.log_success(job, result, with_result=self._host.log_results)
+        if lines.per_job.isEnabledFor(logging.INFO):
+            lines.log_success(job, result, with_result=self._host.log_results)
         return done
 
 
 def _is_abort(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.reason == str(CommonReason.ABORTED)
+
+
+def _readable(text: str, max_characters: int) -> str:
+    """Return *text* as the ledger can store it: unprintable characters escaped, cut to *max_characters*."""
+    return text[:max_characters] if text.isprintable() else ascii(text)[1:-1][:max_characters]

@@ -14,7 +14,7 @@ import structlog
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Release
 from tidepool.logs import printable
-from tidepool.queue.keys import QueueKeys
+from tidepool.queue.wire import QueueKeys
 
 log = structlog.get_logger(__name__)
 

@@ -15,41 +15,38 @@ _DELAY_SHOWN_S = 1.2
 """The log line of a job's start shows its delay if it is longer than this, as in arq."""
 
 failures = logging.getLogger("arq.worker")
-_log = logging.getLogger("arq.worker.job")
-"""Logs arq's two lines about each job. They cost more than the job itself, so a worker shows them at DEBUG only.
-As in arq, `log_results=False` hides results; the engine's option `log_arguments=False` hides arguments."""
+per_job = logging.getLogger("arq.worker.job")
+"""Logs arq's two lines about each job. They cost more than the job itself, so a worker shows them at DEBUG only, and
+callers of `log_start` and `log_success` check first that INFO is enabled. As in arq, `log_results=False` hides results;
+the engine's option `log_arguments=False` hides arguments."""
 
 
 def log_start(job: Job, *, with_arguments: bool) -> None:
     """Log that the attempt at a job begins."""
-    if not _log.isEnabledFor(logging.INFO):
-        return
     delayed_s = (job.started_ms - job.due_ms) / 1000
     extra = f" try={job.attempt}" if job.attempt > 1 else ""
     extra += f" delayed={delayed_s:0.2f}s" if delayed_s > _DELAY_SHOWN_S else ""
     waited_s = (job.started_ms - job.enqueued_ms) / 1000
     text = args_to_string(job.args, job.kwargs) if with_arguments else "…"
-    _log.info("%6.2fs → %s(%s)%s", waited_s, shown_ref(job), text, extra)
+    per_job.info("%6.2fs → %s(%s)%s", waited_s, shown_ref(job), text, extra)
 
 
 def log_success(job: Job, result: object, *, with_result: bool) -> None:
     """Log that a job has succeeded."""
-    if not _log.isEnabledFor(logging.INFO):
-        return
     text = "" if result is None or not with_result else truncate(repr(result))
-    _log.info("%6.2fs ← %s ● %s", since_s(job.started_ms), shown_ref(job), text)
+    per_job.info("%6.2fs ← %s ● %s", since_s(job.started_ms), shown_ref(job), text)
 
 
 def log_retry(job: Job, delay_s: float) -> None:
     """Log that a job will be run again because it asked for that, *delay_s* seconds from now."""
-    if _log.isEnabledFor(logging.INFO):
-        _log.info("%6.2fs ↻ %s retrying job in %0.2fs", since_s(job.started_ms), shown_ref(job), delay_s)
+    if per_job.isEnabledFor(logging.INFO):
+        per_job.info("%6.2fs ↻ %s retrying job in %0.2fs", since_s(job.started_ms), shown_ref(job), delay_s)
 
 
 def log_cancellation(job: Job) -> None:
     """Log that a job was cancelled and will be run again."""
-    if _log.isEnabledFor(logging.INFO):
-        _log.info("%6.2fs ↻ %s cancelled, will be run again", since_s(job.started_ms), shown_ref(job))
+    if per_job.isEnabledFor(logging.INFO):
+        per_job.info("%6.2fs ↻ %s cancelled, will be run again", since_s(job.started_ms), shown_ref(job))
 
 
 def log_failure(job: Job, error: BaseException) -> None:

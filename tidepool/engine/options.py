@@ -1,16 +1,21 @@
 """Settings of a worker's engine that go beyond those of arq, such as the length of a lease on jobs."""
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Never, Protocol, TypeAlias
 
 from arq.connections import ArqRedis
+from arq.worker import Function, func
 
-from tidepool.engine.intake import Intake
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Job, JobTypes
+from tidepool.jobs.outcomes import Outcome, RetryLater
 
 ArqContext: TypeAlias = dict[Any, Any]
 """arq's ctx dict: what the startup hook has put in; for a job also its id, attempt, enqueue time and score."""
+
+_MAX_TRIES = 1_000_000
+"""arq's limit of attempts, set so high that only the ledger's limit ends a job."""
 
 
 class Observer(Protocol):
@@ -37,6 +42,39 @@ class Observer(Protocol):
         ...
 
 
+class Submits(Protocol):
+    """Settles jobs, as `Batcher` does, which gathers them into transactions."""
+
+    async def submit(self, job: Job) -> Outcome | RetryLater:
+        """Return the outcome that the ledger has for *job*, or `RetryLater`, with a delay."""
+        ...
+
+
+@dataclass(slots=True)
+class TypedJobs:
+    """The declared job types *types* that a worker runs, each job up to *max_tries* times.
+
+    Set *batcher*, which jobs are submitted to, before any job is run.
+    """
+
+    types: JobTypes
+    max_tries: int
+    batcher: Submits | None = None
+
+    def arq_functions(self) -> list[Function]:
+        """Return the job types as functions for arq's settings, without arq's limits of time and attempts.
+
+        The ledger limits the attempts instead, since it must have a row for each failed job; and while PostgreSQL is
+        unavailable, jobs wait without a limit.
+        """
+        names = [job_type.name for job_type in self.types]
+        return [func(_run_by_arq, name=name, timeout=math.inf, max_tries=_MAX_TRIES) for name in names]
+
+
+async def _run_by_arq(*_args: object, **_fields: object) -> Never:
+    raise RuntimeError("jobs of declared types need EngineOptions.typed")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Settings of the engine that arq does not have: the option `tidepool` of a Worker. All are optional.
@@ -50,7 +88,7 @@ class EngineOptions:
     - *id_prefix*: text before the ids of the jobs that this worker enqueues: its cron jobs, and those of
       `ctx["redis"]`. Applications with different prefixes can share a Redis database; see `ScopedRedis`, which does the
       same for other clients. Without effect on which jobs the worker runs
-    - *intake*: runs the jobs of declared types
+    - *typed*: the declared job types, and what their jobs are submitted to
     - *may_claim*: while it returns False, no new jobs are claimed; the jobs that the worker has go on
     - *beaten*: called at every heartbeat, each 0.5 s while the worker's main loop runs
     - *is_ready*: while it returns False, the key that `arq --check` reads is not renewed and so expires
@@ -64,7 +102,8 @@ class EngineOptions:
     - *leave_s*: seconds for which a worker leaves a job that it does not understand to other workers. The job calls a
       function that it does not have, cannot be decoded by its deserializer, or is larger than *max_job_bytes*. After
       that time the job becomes a dead letter, unless a live worker has announced that it may understand it; in burst
-      mode, at once. None: such a job fails, as in arq. Without effect for a worker with an *intake*
+      mode, at once. None: such a job fails, as in arq. A worker with *typed* leaves a job whose function it does not
+      have, or whose only fault is unknown fields; after that time, or at once, it rejects the job as invalid
     - *log_arguments*: whether the log line of a job's start shows its arguments
     - *on_final_failure*: async function that is called with arq's ctx and the error when a plain function's job has
       failed for good: an error, the last try, too many lost workers. It is called before the job is acknowledged, so
@@ -82,7 +121,7 @@ class EngineOptions:
     longest_block_s: float | None = None
     connect: Callable[[], Awaitable[ArqRedis]] | None = None
     id_prefix: str = ""
-    intake: Intake | None = None
+    typed: TypedJobs | None = None
     may_claim: Callable[[], bool] = lambda: True
     beaten: Callable[[], None] = lambda: None
     is_ready: Callable[[], bool] = lambda: True

@@ -27,8 +27,8 @@ from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.running_jobs import RunningJobs
 from tidepool.engine.takeover import take_over
 from tidepool.fleet.identity import Identity
-from tidepool.jobs.job import Job
-from tidepool.queue import keys
+from tidepool.jobs.job import Job, JobTypes
+from tidepool.queue import wire
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.holding import Holding
 from tidepool.queue.scoped import ScopedRedis
@@ -85,8 +85,8 @@ class Worker(arq.worker.Worker):
         self.ctx: ArqContext = self.ctx if given is None else given  # arq replaces an empty one by its own
         self.tidepool_options = tidepool or EngineOptions(leave_s=None)
         self.tidepool_observer = self.tidepool_options.observer() if self.tidepool_options.observer else None
-        intake = self.tidepool_options.intake or ()
-        check_limits(self.tidepool_options.concurrency, [name for name in self.functions if name not in intake])
+        types = self.tidepool_options.typed.types if self.tidepool_options.typed else JobTypes(())
+        check_limits(self.tidepool_options.concurrency, [name for name in self.functions if types.get(name) is None])
         self._tidepool_name = self.tidepool_options.owner or Identity.of_this_process().worker_id
         self._tidepool_next_heartbeat_s = self._tidepool_next_announcement_s = 0.0
         self._tidepool_failures = FailureLog("worker")
@@ -130,7 +130,8 @@ class Worker(arq.worker.Worker):
                 if await self._tidepool_is_done():
                     await parts.holding.drain()
                     return
-                self._tidepool_outage.over()
+                if self._tidepool_outage.is_on:
+                    self._tidepool_outage.over()
                 if not worked:
                     await self._tidepool_rest()
             except Exception as error:  # noqa: BLE001  (raised again if waiting cannot help)
@@ -294,7 +295,7 @@ class Worker(arq.worker.Worker):
         parts = self._tidepool_assembled()
         running = {job.queue_id: job for job in self.tasks if job.is_running}
         try:
-            aborted = await parts.holding.aborted(list(running)) if await self.pool.zcard(keys.ABORTS) else ()
+            aborted = await parts.holding.aborted(list(running)) if await self.pool.zcard(wire.ABORTS) else ()
         except Exception as error:
             if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
                 raise

@@ -8,7 +8,7 @@
     budget.govern(…)                         the pool's limit follows the share from here on
     await budget.leave()                     after the last connection was closed
 
-With a heartbeat a worker renews its *entry* in Redis (`tidepool.queue.keys.FLEET`). By these entries workers know
+With a heartbeat a worker renews its *entry* in Redis (`tidepool.queue.wire.FLEET`). By these entries workers know
 of each other: an entry that is not renewed expires after a few seconds, and its worker no longer counts as live.
 
     usable = the least limit (server, role, database) - reserved - others - margin
@@ -55,7 +55,7 @@ from tidepool.pool.faults import DatabaseFault
 from tidepool.queue import scripts
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import Oddities, RedisFault
-from tidepool.queue.keys import FLEET
+from tidepool.queue.wire import FLEET
 from tidepool.repeating import every, heed_cancel
 from tidepool.storage.snapshots import ServerConnections
 

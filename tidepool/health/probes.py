@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidepool.bounded_http.limits import Limits, Pace
-from tidepool.bounded_http.listening import is_loopback, names_this_machine
+from tidepool.bounded_http.listening import is_loopback
 from tidepool.bounded_http.server import BoundedServer
 from tidepool.health.readiness import ReadinessReport
 
@@ -110,7 +110,7 @@ def _paced(endpoint: Endpoint, pace: Pace, *, local_only: bool) -> Endpoint:
     """
 
     async def answer(request: Request) -> Response:
-        if local_only and not names_this_machine(request.headers.get("host", "localhost").encode("latin-1")):
+        if local_only and not is_loopback(request.headers.get("host", "localhost")):
             return Response("the port answers to localhost only\n", HTTPStatus.MISDIRECTED_REQUEST)
         wait_s = pace.wait_s()
         if wait_s <= _MAX_WAIT_S:

@@ -1,13 +1,15 @@
 """The configuration of a pool, and how its connections are opened."""
 
+import asyncio
+import functools
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import asyncpg
 
-from tidepool.pool.connection import DirectConnection
-from tidepool.pool.connections import Session
+from tidepool.pool.connection import DirectConnection, Row
 from tidepool.pool.faults import Refused, ServerError, Unavailable, translated
 from tidepool.protocols import POSTGRESQL, other_than
 from tidepool.repeating import RetryPolicy
@@ -17,6 +19,9 @@ T = TypeVar("T")
 
 _NAME_BYTES = 63
 """Max bytes of an application name. PostgreSQL cuts a longer one, and warns."""
+_CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_MAX_ATTEMPTS = 8
+"""How often a statement is tried that conflicts each time. The delays between the tries add up to about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class PoolConfig:
         """
         statement_timeout_ms = int(self.command_timeout_s * 900)
         return {
-            "connection_class": Session.in_schema(self.schema),
+            "connection_class": _Session.in_schema(self.schema),
             "timeout": self.connect_timeout_s,
             **PostgresUrl.parse(self.url).driver_arguments(),
             "command_timeout": self.command_timeout_s,
@@ -118,3 +123,48 @@ async def _nothing_to_reset(_connection: object) -> None:
 
     No session state is set that would have to be reset, and asyncpg rolls back by itself.
     """
+
+
+class _Session(asyncpg.Connection):
+    """asyncpg's connection class, which also retries a conflicting statement if no transaction is open.
+
+    A conflict is a serialization failure or a deadlock with another transaction. A statement without an open
+    transaction is a transaction of its own, which the conflict has rolled back. In a database whose default isolation
+    level is `serializable`, any read may conflict. After eight tries the last error is raised. A COMMIT that conflicts
+    is never retried: the transaction is over then, and the second COMMIT would succeed without it.
+    """
+
+    schema: str
+    """The schema of the library's tables. `in_schema` sets it."""
+
+    @classmethod
+    @functools.cache
+    def in_schema(cls, schema: str) -> type[Self]:
+        """Return this class for connections whose `schema` is *schema*; the same class for equal names."""
+        return cast("type[Self]", type(cls.__name__, (cls,), {"schema": schema}))
+
+    async def execute(self, query: str, *args: object, **options: object) -> str:
+        """Run *query* and return its command tag, such as `UPDATE 1`, as asyncpg does. Retries conflicts."""
+        return await self._repeated(super().execute, query, *args, **options)
+
+    async def fetch(self, query: str, *args: object, **options: object) -> list[Row]:
+        """Run *query* and return its rows, as asyncpg does. Retries conflicts."""
+        return await self._repeated(super().fetch, query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: object, **options: object) -> Row | None:
+        """Run *query* and return its first row or None, as asyncpg does. Retries conflicts."""
+        return await self._repeated(super().fetchrow, query, *args, **options)
+
+    async def fetchval(self, query: str, *args: object, **options: object) -> Any:
+        """Run *query* and return the first column of its first row, as asyncpg does. Retries conflicts."""
+        return await self._repeated(super().fetchval, query, *args, **options)
+
+    async def _repeated(self, statement: Callable[..., Awaitable[T]], *args: object, **options: object) -> T:
+        if self.is_in_transaction():
+            return await statement(*args, **options)
+        for conflicts in range(1, _MAX_ATTEMPTS):
+            try:
+                return await statement(*args, **options)
+            except _CONFLICTS:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
+        return await statement(*args, **options)

@@ -8,7 +8,6 @@ termination listener.
 import asyncio
 import contextlib
 import functools
-import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -17,11 +16,11 @@ from datetime import datetime
 from enum import Enum, auto
 from pathlib import Path
 from types import CodeType, TracebackType
-from typing import Any, LiteralString, Protocol, Self, TypeVar, cast
+from typing import LiteralString, Protocol, Self, TypeVar, cast
 
 import asyncpg
 
-from tidepool.pool.connection import DirectConnection, Row
+from tidepool.pool.connection import DirectConnection
 from tidepool.pool.faults import DatabaseFault, translated
 from tidepool.pool.figures import PoolStats
 
@@ -36,59 +35,11 @@ _OPENED = "SELECT pg_postmaster_start_time()"
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """The statement that begins a transaction. It sets the isolation level that the SQL here is written for, whatever the
 database's default is."""
-_CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_MAX_ATTEMPTS = 8
-"""How often a statement is tried that conflicts each time. The delays between the tries add up to about a second."""
 COMMIT: LiteralString = "COMMIT"
 """The statement that commits a transaction of the pool. Its duration is also counted on its own, apart from queries."""
 _IDLE_SHARE = 0.9
 """A share of the max idle time. A connection that was idle for at least this long when it ended is counted as closed
 because it was idle; the share is less than 1 because asyncpg's timer is early."""
-
-
-class Session(asyncpg.Connection):
-    """asyncpg's connection class, which also retries a conflicting statement if no transaction is open.
-
-    A conflict is a serialization failure or a deadlock with another transaction. A statement without an open
-    transaction is a transaction of its own, which the conflict has rolled back. In a database whose default isolation
-    level is `serializable`, any read may conflict. After eight tries the last error is raised. A COMMIT that conflicts
-    is never retried: the transaction is over then, and the second COMMIT would succeed without it.
-    """
-
-    schema: str
-    """The schema of the library's tables. `in_schema` sets it."""
-
-    @classmethod
-    @functools.cache
-    def in_schema(cls, schema: str) -> type[Self]:
-        """Return this class for connections whose `schema` is *schema*; the same class for equal names."""
-        return cast("type[Self]", type(cls.__name__, (cls,), {"schema": schema}))
-
-    async def execute(self, query: str, *args: object, **options: object) -> str:
-        """Run *query* and return its command tag, such as `UPDATE 1`, as asyncpg does. Retries conflicts."""
-        return await self._repeated(super().execute, query, *args, **options)
-
-    async def fetch(self, query: str, *args: object, **options: object) -> list[Row]:
-        """Run *query* and return its rows, as asyncpg does. Retries conflicts."""
-        return await self._repeated(super().fetch, query, *args, **options)
-
-    async def fetchrow(self, query: str, *args: object, **options: object) -> Row | None:
-        """Run *query* and return its first row or None, as asyncpg does. Retries conflicts."""
-        return await self._repeated(super().fetchrow, query, *args, **options)
-
-    async def fetchval(self, query: str, *args: object, **options: object) -> Any:
-        """Run *query* and return the first column of its first row, as asyncpg does. Retries conflicts."""
-        return await self._repeated(super().fetchval, query, *args, **options)
-
-    async def _repeated(self, statement: Callable[..., Awaitable[T]], *args: object, **options: object) -> T:
-        if self.is_in_transaction():
-            return await statement(*args, **options)
-        for conflicts in range(1, _MAX_ATTEMPTS):
-            try:
-                return await statement(*args, **options)
-            except _CONFLICTS:
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**conflicts))
-        return await statement(*args, **options)
 
 
 class Checkout:

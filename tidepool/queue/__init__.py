@@ -1,7 +1,6 @@
 """The job queue in Redis. Besides this folder, only `engine` imports arq, and only `embedded` imports redis.
 
-- `keys`        the names of all keys
-- `wire`        the format of jobs and results, which is arq's
+- `wire`        the names of all keys, and the format of jobs and results, which is arq's
 - `connection`  opens the client, and waits for Redis at the start
 - `faults`      what an error of Redis means, and how an outage is waited out
 - `scripts`     loads the Lua scripts of `lua`

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from tidepool.queue import scripts
 from tidepool.queue.faults import RedisFault
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import MOST_AT_ONCE
+from tidepool.queue.wire import QueueKeys
 
 _MAX_CHARACTERS = 500
 """Max characters of a function's name and of a reason; any program may have written longer ones."""

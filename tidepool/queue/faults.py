@@ -155,7 +155,8 @@ class Outage:
     """
 
     def __init__(self) -> None:
-        self._is_on = False
+        self.is_on = False
+        """Whether Redis was unavailable at the last call."""
         self._delays = _OUTAGE_POLICY.delays()
 
     async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -181,12 +182,12 @@ class Outage:
 
     def over(self) -> None:
         """Record that Redis is available again; log that if it was unavailable before."""
-        if self._is_on:
-            self._is_on = False
+        if self.is_on:
+            self.is_on = False
             log.info("redis.back")
 
     def _begin(self, error: Exception) -> None:
-        if not self._is_on:
-            self._is_on = True
+        if not self.is_on:
+            self.is_on = True
             self._delays = _OUTAGE_POLICY.delays()
             log.warning("redis.unavailable", error=f"{type(error).__name__}: {error}"[:200])

@@ -1,7 +1,7 @@
 """Claims jobs under a lease and acknowledges them, hundreds in one round trip to Redis.
 
 An *owner* is the name under which a worker process holds jobs; after a lost lease it takes a new name. All jobs of an
-owner are held under one lease, which one command renews. `keys.QueueKeys` lists the keys besides arq's own.
+owner are held under one lease, which one command renews. `wire.QueueKeys` lists the keys besides arq's own.
 
 An owner holds a job if its `held` set contains the job, which is checked before each acknowledgement. When an owner's
 lease has ended, the next claim of any worker moves its jobs back to their old places in the queue. From then on the
@@ -30,12 +30,11 @@ from redis.asyncio import Redis
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import RetryLater
 from tidepool.logs import printable
-from tidepool.queue import keys, scripts
+from tidepool.queue import scripts, wire
 from tidepool.queue.faults import Oddities, RedisFault
 from tidepool.queue.finisher import Done, Ending, SetAside
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
-from tidepool.queue.wire import LATEST_MS, MAX_PAYLOAD_BYTES, now_ms
+from tidepool.queue.wire import LATEST_MS, MAX_PAYLOAD_BYTES, QueueKeys, now_ms
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +118,7 @@ class Leases:
             *(self._max_job_bytes, min(max_bytes, MOST_BYTES_AT_ONCE), self._first_rank, *skipped),
         ]
         reply = await self._claim(
-            keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, queue.suspects, keys.ABORTS], args=args
+            keys=[queue.queue, queue.owners, queue.held(owner), queue.lapses, queue.suspects, wire.ABORTS], args=args
         )
         ids, dues, payloads, tries, lapses, aborts, returned, unusable, self._first_rank, self._is_behind = reply
         for key in unusable:
@@ -145,7 +144,7 @@ class Leases:
             args += _finish_args(job, ending)
         reply: bytes = await self._finish(
             keys=[
-                *(queue.queue, queue.owners, queue.held(owner), queue.lapses, keys.ABORTS),
+                *(queue.queue, queue.owners, queue.held(owner), queue.lapses, wire.ABORTS),
                 *(queue.dead_letters, queue.functions, queue.deserializers),
             ],
             args=args,
@@ -169,7 +168,7 @@ class Leases:
         for start in range(0, len(job_ids), _MOST_ABORTS):
             some = job_ids[start : start + _MOST_ABORTS]
             args = [now_ms() + abort_job_max_age, *map(QueueKeys.encode_id, some)]
-            numbers: list[int] = await self._aborts(keys=[keys.ABORTS], args=args)
+            numbers: list[int] = await self._aborts(keys=[wire.ABORTS], args=args)
             found += [some[number - 1] for number in numbers]
         return found
 

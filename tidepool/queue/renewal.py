@@ -30,7 +30,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from tidepool.queue import scripts
 from tidepool.queue.faults import RedisFault
-from tidepool.queue.keys import QueueKeys
+from tidepool.queue.wire import QueueKeys
 from tidepool.repeating import FailureLog
 
 log = structlog.get_logger(__name__)

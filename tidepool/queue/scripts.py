@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 from redis.asyncio import Redis
 
-from tidepool.queue import keys
+from tidepool.queue import wire
 
 MOST_AT_ONCE = 250
 """Max jobs in one call of a script: larger calls are slower for each job, and Lua cannot unpack thousands of values."""
@@ -15,11 +15,11 @@ MOST_BYTES_AT_ONCE = 4 * 1024 * 1024
 """Max bytes of ids and payloads in one claim, and of results in one acknowledgement: Redis copies them several times
 during a call. A single job may have more."""
 _PREFIXES = {
-    "JOB": keys.JOB,
-    "IN_PROGRESS": keys.IN_PROGRESS,
-    "RETRY": keys.RETRY,
-    "CAUSE": keys.CAUSE,
-    "RESULT": keys.RESULT,
+    "JOB": wire.JOB,
+    "IN_PROGRESS": wire.IN_PROGRESS,
+    "RETRY": wire.RETRY,
+    "CAUSE": wire.CAUSE,
+    "RESULT": wire.RESULT,
 }
 """Local variables that are defined at the start of each script: the prefixes of the keys of one job."""
 

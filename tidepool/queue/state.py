@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 from arq.jobs import Job
 from redis.asyncio.client import Pipeline
 
-from tidepool.queue import keys, scripts, wire
+from tidepool.queue import scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisFault
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
+from tidepool.queue.wire import QueueKeys
 
 _POLL_S = 0.02
 """Seconds between two polls for one result."""
@@ -75,7 +75,7 @@ class QueueState:
         out. Raises the errors of Redis's client.
         """
         found = await self._results(
-            keys=[keys.RESULT + job_id for job_id in job_ids], args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE]
+            keys=[wire.RESULT + job_id for job_id in job_ids], args=[wire.MAX_PAYLOAD_BYTES, MOST_BYTES_AT_ONCE]
         )
         numbers: list[int] = found[::2]
         results: list[bytes] = found[1::2]

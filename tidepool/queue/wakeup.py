@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from tidepool.queue.faults import RedisFault
-from tidepool.queue.keys import QueueKeys
+from tidepool.queue.wire import QueueKeys
 
 log = structlog.get_logger(__name__)
 

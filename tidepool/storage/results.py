@@ -109,18 +109,6 @@ class Key(NamedTuple):
     job_id: str
 
 
-class Page(NamedTuple):
-    """One page of ledger rows, the newest first. *next* is the `before` of the next page; None after the last page.
-
-    A row has the columns of job_results except the job's arguments; `requeueable` says whether the ledger has kept
-    these arguments, so that the job can run again. A result of more than 4 kB is null, and an error is cut after 2,000
-    characters.
-    """
-
-    rows: list[dict[str, object]]
-    next: Key | None
-
-
 class ResultRepository:
     """Runs the queries on the ledger, the table `job_results` with one row for each finished job, over one connection.
 
@@ -227,8 +215,12 @@ class ResultRepository:
         function: str | None = None,
         since: datetime | None = None,
         search: str | None = None,
-    ) -> Page:
-        """Return a page of up to *limit* ledger rows, the newest first: those older than *before*; None: the newest.
+    ) -> tuple[list[dict[str, object]], Key | None]:
+        """Return up to *limit* ledger rows, the newest first, and the *before* of the next page; None after the last.
+
+        The rows are those older than *before*; None: the newest. A row has the columns of job_results except the job's
+        arguments; `requeueable` says whether the ledger has kept these arguments, so that the job can run again. A
+        result of more than 4 kB is null, and an error is cut after 2,000 characters.
 
         *status*, *function* and *since* are filters as in `Selection`. *search* selects rows whose job id begins with
         that text (the last thousand of such jobs), and rows of jobs that were not applied and whose reason or error
@@ -316,7 +308,7 @@ def _outcome(row: Row) -> Outcome:
     return Failed(row["error"])
 
 
-def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> Page:
+def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> tuple[list[dict[str, object]], Key | None]:
     """Make a page of *found*, which has one row more than *limit* if there is a next page, and of *edge*.
 
     *edge* is the time before which the search stopped (see `_edge`); it is where the next page goes on.
@@ -324,8 +316,8 @@ def _page(found: Sequence[Row], limit: int, edge: datetime | None) -> Page:
     fitting = min(limit, _fitting(found))
     rows = [_row_as_dict(row) for row in found[:fitting]]
     if len(found) > fitting:
-        return Page(rows, _key(found[fitting - 1]))
-    return Page(rows, None if edge is None else Key(edge, ""))
+        return rows, _key(found[fitting - 1])
+    return rows, None if edge is None else Key(edge, "")
 
 
 def _fitting(found: Sequence[Row]) -> int:

@@ -73,7 +73,7 @@ class Values:
             raise UrlError(f"may be {self.most_s:g} seconds or less")
 
 
-class Addresses(NamedTuple):
+class _Addresses(NamedTuple):
     """The hosts and the ports in a URL, in order; a port that is left out is None."""
 
     hosts: list[str]
@@ -153,6 +153,13 @@ class UrlParts(NamedTuple):
     def decoded_path(self) -> str:
         """Return the URL's path with percent-encoding decoded. Raises `UrlError`."""
         return _decoded(self.path, "path", is_strict=not self.as_redis_py)
+
+    def addresses(self, hosts: str | None = None, ports: str | None = None) -> tuple[list[str], list[int | None]]:
+        """Return the hosts and the ports of the URL, in order; a port that is left out is None.
+
+        *hosts* and *ports*, comma-separated lists, take the place of those of the URL. Raises `UrlError`.
+        """
+        return _Addresses.of(self.hosts).replaced(hosts, ports)
 
     def check_socket(self) -> None:
         """Raise `UrlError` if the path, which names a Unix socket, is longer than Linux allows."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from tidepool.urls.parts import Addresses, UrlError, UrlParts, Values
+from tidepool.urls.parts import UrlError, UrlParts, Values
 
 POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
 _PORT = 5432
@@ -101,7 +101,7 @@ class PostgresUrl:
         given = parts.parameters(_ALLOWED)
         if mode := given.get("ssl"):
             given.setdefault("sslmode", "require" if mode == "true" else mode)
-        hosts, ports = Addresses.of(parts.hosts).replaced(given.get("host"), given.get("port"))
+        hosts, ports = parts.addresses(given.get("host"), given.get("port"))
         if len(ports) > 1 and len(ports) != max(len(hosts), 1):
             raise UrlError(f"names {len(ports)} ports for {max(len(hosts), 1)} hosts")
         _check_tls(given)
@@ -184,7 +184,8 @@ class PostgresUrl:
         if name not in _ALLOWED:
             raise UrlError("is not known")
         _ALLOWED[name].check(value)
-        Addresses([], []).replaced(value if name == "host" else None, value if name == "port" else None)
+        lists = (value if name == "host" else None, value if name == "port" else None)
+        UrlParts.of("postgresql://", POSTGRES_SCHEMES).addresses(*lists)
 
 
 def _check_tls(given: dict[str, str]) -> None:

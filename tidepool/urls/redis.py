@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from tidepool.urls.parts import Addresses, UrlError, UrlParts, Values
+from tidepool.urls.parts import UrlError, UrlParts, Values
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 _TRUE, _FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
@@ -80,7 +80,7 @@ def _check_server(parts: UrlParts) -> None:
     """Raise `UrlError` unless the URL names a single host, a valid port, and a database number or none as its path."""
     if "," in parts.hosts:
         raise UrlError("names several hosts: Redis has one; for a fail-over put a proxy before them")
-    hosts, _ = Addresses.of(parts.hosts)
+    hosts, _ = parts.addresses()
     if hosts and hosts[0].startswith("/"):
         raise UrlError("names a socket as its host: it is written unix:///path/of/the.sock")
     if parts.path not in ("", "/") and not re.fullmatch(r"/\d{1,9}", parts.path, re.ASCII):

@@ -1,7 +1,8 @@
 """The HTTP front: the operators' page, and an API of jobs, pools and health, for any application. It runs no jobs.
 
-`create_app` makes the web application, with your own routers (`Router`); `serve` runs it. Your routes declare a
-parameter of type `Using` for the services, accept jobs with `JobRequests`, and raise `Problem` to refuse a request.
+`create_app` makes the web application, with your own routers (`Router`); `WebServer.run_app` runs it. Your routes
+declare a parameter of type `Using` for the services, accept jobs with `JobRequests`, and raise `Problem` to refuse a
+request.
 
 - `app`       makes the web application, to which an application adds its own routers, and its middleware
 - `server`    runs it until the process gets a signal
@@ -21,7 +22,7 @@ from tidepool.web.app import create_app
 from tidepool.web.job_requests import JobRequests
 from tidepool.web.problems import PROBLEM_SCHEMA, Problem
 from tidepool.web.routing import GREATEST_ID, Body, Router, RowId
-from tidepool.web.server import serve
+from tidepool.web.server import WebServer
 from tidepool.web.services import Services, Using
 
 __all__ = [
@@ -34,6 +35,6 @@ __all__ = [
     "RowId",
     "Services",
     "Using",
+    "WebServer",
     "create_app",
-    "serve",
 ]

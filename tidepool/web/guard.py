@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tidepool.bounded_http.listening import names_this_machine
+from tidepool.bounded_http.listening import is_loopback
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES
 from tidepool.web.callers import Callers, Rates
 from tidepool.web.problems import Problem
@@ -88,7 +88,7 @@ class Guard:
         return Problem(HTTPStatus.TOO_MANY_REQUESTS, words, code="too_many", headers={"Retry-After": "1"}).response()
 
     def _misdirected(self, headers: Headers) -> Response | None:
-        if self._access.token is not None or names_this_machine(headers.get(b"host", b"")):
+        if self._access.token is not None or is_loopback(headers.get(b"host", b"").decode("latin-1")):
             return None
         words = "without FRONT_TOKEN the front answers to localhost only"
         return Problem(HTTPStatus.MISDIRECTED_REQUEST, words, code="misdirected").response()

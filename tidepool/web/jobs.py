@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, TypeAdapter
 from tidepool import durations
 from tidepool.jobs.job import MAX_ID_CHARACTERS
 from tidepool.storage.repositories import Repositories
-from tidepool.storage.results import Key, Page
+from tidepool.storage.results import Key
 from tidepool.web.problems import Problem
 from tidepool.web.routing import Body, Router, job_url
 from tidepool.web.services import Services, Using
@@ -161,8 +161,9 @@ async def _list_jobs(
     before = None if cursor is None else _key(cursor)
     async with services.pool.acquire() as connection:
         results = Repositories(connection).results
-        page = await results.page(before=before, limit=limit, **wanted._asdict())
-    return _as_page(page)
+        found, after = await results.page(before=before, limit=limit, **wanted._asdict())
+    rows = [_JobRow.model_validate(row) for row in found]
+    return _JobPage(jobs=rows, next=None if after is None else _cursor(after))
 
 
 @router.post("/jobs/requeue", status_code=HTTPStatus.ACCEPTED)
@@ -245,11 +246,6 @@ def _hindrance(row: Mapping[str, object]) -> str:
 
 def _unknown(job_id: str) -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, f"no job has the id {ascii(job_id)[1:-1]}", code="unknown_job")
-
-
-def _as_page(page: Page) -> _JobPage:
-    rows = [_JobRow.model_validate(row) for row in page.rows]
-    return _JobPage(jobs=rows, next=None if page.next is None else _cursor(page.next))
 
 
 def _cursor(key: Key) -> str:

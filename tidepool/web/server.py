@@ -47,30 +47,30 @@ class WebServer(BoundedServer):
         self._state.services.accepting.waits.close()
         await super().shutdown(sockets)
 
+    @classmethod
+    async def run_app(cls, app: FastAPI, listening: list[socket.socket]) -> int:
+        """Serve *app* on the sockets *listening* until a signal, which is raised again at the end.
 
-async def serve(app: FastAPI, listening: list[socket.socket]) -> int:
-    """Serve *app* on the sockets *listening* until a signal, which is raised again at the end.
+        Returns the exit status: 0, or 2 if the application could not start.
 
-    Returns the exit status: 0, or 2 if the application could not start.
-
-    If the task is cancelled, it stops as at a signal: requests in progress have five seconds, and the application is
-    closed.
-    """
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # `callers` reads them, from trusted proxies only
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    server = WebServer(app, config)
-    try:
-        await server.serve(listening)
-    except asyncio.CancelledError:
-        if server.started:
-            await server.shutdown(listening)
-        raise
-    return 0 if server.started else 2
+        If the task is cancelled, it stops as at a signal: requests in progress have five seconds, and the application
+        is closed.
+        """
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # `callers` reads them, from trusted proxies only
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        server = cls(app, config)
+        try:
+            await server.serve(listening)
+        except asyncio.CancelledError:
+            if server.started:
+                await server.shutdown(listening)
+            raise
+        return 0 if server.started else 2

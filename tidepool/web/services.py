@@ -10,7 +10,6 @@ from typing import Annotated, Self
 from fastapi import Depends, Request
 from prometheus_client.registry import Collector
 
-from tidepool import servers
 from tidepool.client import JobClient
 from tidepool.embedded import Urls
 from tidepool.health.loop_lag import LoopLag
@@ -55,7 +54,7 @@ class Services:
         *collectors* add further metrics to the application's own. Raises `tidepool.pool.faults.Unavailable` if
         PostgreSQL is unavailable; Redis need not be available.
         """
-        pool = await Pool.open(servers.pool_config(settings, urls.database, "tidepool-front"))
+        pool = await Pool.open(settings.pool_config(urls.database, "tidepool-front"))
         redis = RedisClient.open(urls.redis, queue_name=settings.queue_name, connect_timeout_s=settings.connect_timeout)
 
         readiness = Readiness(redis.ask, migrations)

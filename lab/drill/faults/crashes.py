@@ -15,8 +15,8 @@ from lab.drill.arena import Arena, DrillWorker
 from lab.drill.faults.breaking import Fault
 from lab.drill.proxy import Proxy
 from tidepool.queue import scripts
-from tidepool.queue.keys import QueueKeys
 from tidepool.queue.leases import MOST_LAPSES
+from tidepool.queue.wire import QueueKeys
 
 _KEYS = QueueKeys(QUEUE)
 _FEW = 100

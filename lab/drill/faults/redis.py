@@ -9,7 +9,7 @@ from lab.bench.servers import QUEUE
 from lab.drill.arena import Arena
 from lab.drill.faults.breaking import AWAY_S, LONG_S, SHORT_S, Fault, away, cut_often, freeze, pause
 from tidepool.queue.connection import RedisClient
-from tidepool.queue.keys import ABORTS, QueueKeys
+from tidepool.queue.wire import ABORTS, QueueKeys
 
 _BIG_JOBS, _ODD_ROUNDS = 40, 10
 _KEYS = QueueKeys(QUEUE)
