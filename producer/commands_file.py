@@ -253,7 +253,7 @@ def _check_keys(entry: object) -> None:
             raise _RefusedError(name, "is not a known key; a command has job, id and args")
 
 
-def _job_type(entry: dict[str, object]) -> JobType[Any]:
+def _job_type(entry: dict[str, object]) -> JobType[Any, Any]:
     if "job" not in entry:
         raise _RefusedError("job", "is missing")
     name = entry["job"]
@@ -282,7 +282,7 @@ def _made_id(text: bytes, number: int, source: str) -> str:
     return "file-" + hashlib.sha256(place + text).hexdigest()[:32]
 
 
-def _checked_args(entry: dict[str, object], job_type: JobType[Any]) -> dict[str, object]:
+def _checked_args(entry: dict[str, object], job_type: JobType[Any, Any]) -> dict[str, object]:
     """Return the args of a line unchanged, after checking that they make a valid command.
 
     Defaults are not filled in: the worker does so.

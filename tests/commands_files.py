@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from producer.commands_file import CommandReader, RefusedLine
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 
 USER = {"username": "ada", "email": "ada@example.org", "full_name": "Ada Lovelace"}
 USER_LINE = json.dumps({"job": "create_user", "args": USER}).encode()

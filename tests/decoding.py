@@ -13,7 +13,8 @@ from typing import Any
 from tidepool.engine.attempt import Attempts
 from tidepool.engine.options import EngineOptions, TypedJobs
 from tidepool.engine.worker import Worker
-from tidepool.jobs.job import Command, Job
+from tidepool.jobs.arguments import Command
+from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Rejected
 from tidepool.ledger.ledger import _entry
 from tidepool.queue import wire

@@ -4,9 +4,10 @@ import itertools
 import time
 from typing import Any
 
-from tidepool.jobs.job import Command, Job
+from tidepool.jobs.arguments import Command
+from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 from tidepool.queue.wire import now_ms
 from tidepool.storage.results import Finished
 from worker.jobs import JOBS
@@ -90,7 +91,7 @@ def a_job(
         started_ns=time.perf_counter_ns(),
         has_looked_again=has_looked_again,
     )
-    job.set_key(None)
+    job.set_key(is_identity=True)
     if isinstance(command, Command):
         job.command = command
         if content is None:

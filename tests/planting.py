@@ -15,7 +15,7 @@ from waiting import until
 
 from tidepool.engine.options import EngineOptions, TypedJobs
 from tidepool.engine.worker import Worker
-from tidepool.jobs.job import JobTypes
+from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool

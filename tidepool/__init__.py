@@ -41,23 +41,17 @@ if TYPE_CHECKING:
     from tidepool.engine.options import EngineOptions
     from tidepool.engine.threads import threaded
     from tidepool.entry import app_on_demand
-    from tidepool.jobs.job import (
-        Command,
-        Job,
-        JobType,
-        JobTypes,
-        LeftOut,
-        Text,
-        Transaction,
-        check_id,
-        describe_pattern,
-    )
-    from tidepool.jobs.outcomes import Applied, Reason, Rejected, Unresolved, Verdict
+    from tidepool.jobs.arguments import Command, LeftOut, Text, describe_pattern
+    from tidepool.jobs.job import Job, check_id
+    from tidepool.jobs.job_type import JobType, JobTypes, Receipt
+    from tidepool.jobs.outcomes import Applied, Reason, Reject, Rejected, Unresolved, Verdict
+    from tidepool.jobs.submission import Submission
+    from tidepool.jobs.transaction import Transaction
     from tidepool.pool.connection import Connection, Row
     from tidepool.pool.faults import DatabaseFault, NotStored
     from tidepool.queue.scoped import ScopedRedis
-    from tidepool.queue.submission import Submission
     from tidepool.queue.wire import MAX_PAYLOAD_BYTES
+    from tidepool.repeating import RetryPolicy
     from tidepool.settings import Settings, SettingsError
     from tidepool.storage.migrator import Migrations
     from tidepool.storage.queries import load as load_queries
@@ -82,7 +76,10 @@ __all__ = [
     "Migrations",
     "NotStored",
     "Reason",
+    "Receipt",
+    "Reject",
     "Rejected",
+    "RetryPolicy",
     "Row",
     "ScopedRedis",
     "Settings",
@@ -107,36 +104,39 @@ __all__ = [
 _HOMES = {
     "App": "tidepool.app",
     "Applied": "tidepool.jobs.outcomes",
-    "Command": "tidepool.jobs.job",
+    "Command": "tidepool.jobs.arguments",
     "Connection": "tidepool.pool.connection",
     "DatabaseFault": "tidepool.pool.faults",
     "EngineOptions": "tidepool.engine.options",
     "Finished": "tidepool.storage.results",
     "Job": "tidepool.jobs.job",
     "JobClient": "tidepool.client",
-    "JobType": "tidepool.jobs.job",
-    "JobTypes": "tidepool.jobs.job",
-    "LeftOut": "tidepool.jobs.job",
+    "JobType": "tidepool.jobs.job_type",
+    "JobTypes": "tidepool.jobs.job_type",
+    "LeftOut": "tidepool.jobs.arguments",
     "MAX_PAYLOAD_BYTES": "tidepool.queue.wire",
     "MOST_AT_ONCE": "tidepool.client",
     "Migrations": "tidepool.storage.migrator",
     "NotStored": "tidepool.pool.faults",
     "Reason": "tidepool.jobs.outcomes",
+    "Receipt": "tidepool.jobs.job_type",
+    "Reject": "tidepool.jobs.outcomes",
     "Rejected": "tidepool.jobs.outcomes",
+    "RetryPolicy": "tidepool.repeating",
     "Row": "tidepool.pool.connection",
     "ScopedRedis": "tidepool.queue.scoped",
     "Settings": "tidepool.settings",
     "SettingsError": "tidepool.settings",
-    "Submission": "tidepool.queue.submission",
-    "Text": "tidepool.jobs.job",
-    "Transaction": "tidepool.jobs.job",
+    "Submission": "tidepool.jobs.submission",
+    "Text": "tidepool.jobs.arguments",
+    "Transaction": "tidepool.jobs.transaction",
     "Unresolved": "tidepool.jobs.outcomes",
     "Urls": "tidepool.embedded",
     "Verdict": "tidepool.jobs.outcomes",
     "adopt": "tidepool.adopting",
     "app_on_demand": "tidepool.entry",
     "check_id": "tidepool.jobs.job",
-    "describe_pattern": "tidepool.jobs.job",
+    "describe_pattern": "tidepool.jobs.arguments",
     "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",
     "open_client": "tidepool.client",

@@ -30,7 +30,6 @@ from tidepool.health.readiness import Condition
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.ledger.batcher import Tally
 from tidepool.ledger.history import History
 from tidepool.pool.application_pool import AsyncpgPool
@@ -264,9 +263,7 @@ class _Observer:
 
     def ended(self, job: Job) -> None:
         """Count the outcome of a job, and add it to the history."""
-        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
-        outcome = Applied({}) if job.error is None else failed
-        self._tally.add([outcome], job.function, retried=max(0, job.attempt - 1))
+        self._tally.add_plain(job)
         if self._history is not None:
             self._history.add(job)
 

@@ -1,21 +1,225 @@
-"""Declares an application to Tidepool: its job types, settings and migrations."""
+"""Declares an application: its jobs, settings and migrations. Enqueues its jobs."""
 
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib import import_module
-from typing import LiteralString, Self
+from types import TracebackType
+from typing import (
+    Any,
+    Concatenate,
+    LiteralString,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
-from tidepool.jobs.job import JobTypes
+from tidepool.client import MOST_AT_ONCE, JobClient, open_client
+from tidepool.jobs import handlers
+from tidepool.jobs.arguments import Command, Signature
+from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import AnyJobType, Call, JobType, JobTypes, Receipt
+from tidepool.jobs.outcomes import Reason, Rejected, Unresolved
+from tidepool.jobs.submission import Submission
+from tidepool.jobs.transaction import Transaction
+from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=Command)
+_AnyFunction: TypeAlias = Callable[..., Awaitable[Any]]
 
-@dataclass(frozen=True, kw_only=True)
+
+class Declaration(TypedDict, total=False):
+    """What every declaration of a job can say. See `JobType` for the meaning of each."""
+
+    name: str
+    """The job type's name in the queue; default: the function's."""
+    attempts: int
+    backoff: RetryPolicy
+    retry_on: tuple[type[Exception], ...]
+    timeout_s: float
+    constraints: Mapping[str, Reason]
+    grants: Sequence[LiteralString]
+    identity: bool
+
+
 class App:
-    """An application: its job types, its settings class, and its migrations, which run after the library's own."""
+    """An application: its job types, its settings class, and its migrations, which run after the library's own.
 
-    job_types: JobTypes
-    settings: type[Settings] = Settings
-    migrations: Migrations = field(default_factory=Migrations)
+        app = App()
+
+        @app.job
+        async def charge(tx: Transaction, order_id: int, cents: int) -> int:
+            return await tx.fetchval("INSERT INTO charges VALUES ($1, $2) RETURNING id", order_id, cents)
+
+        async with app:
+            receipt = await charge.enqueue(17, 990)
+
+    Jobs are enqueued while the application is open: in a block `async with app:`, and in every worker. *wraps_results*
+    is whether arq's clients get the results of its jobs as `{"status": "applied", "result": …}`, and rejections in the
+    same form; otherwise they get what the function returned, and a rejection as an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: type[Settings] = Settings,
+        migrations: Migrations | None = None,
+        wraps_results: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.migrations = migrations or Migrations()
+        self.job_types = JobTypes()
+        self._wraps_results = wraps_results
+        self._client: JobClient | None = None
+        self._open = AsyncExitStack()
+
+    # ---------------------------------------------------------------- declaring
+
+    @overload
+    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+
+    @overload
+    def job(
+        self, /, *, share: int = 1, **options: Unpack[Declaration]
+    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], JobType[P, R]]: ...
+
+    def job(self, function: Any = None, /, *, share: int = 1, **options: Unpack[Declaration]) -> Any:
+        """Declare a job whose effects are made in a transaction, which is committed with the job's ledger row.
+
+        The first parameter of the function says what it works on: `Transaction`. The others are the job's arguments,
+        which are validated by their annotations. A job has a transaction of its own. With *share*, up to so many jobs
+        of the type have one together, each with a savepoint: fewer commits, and an error still undoes only the effects
+        of its own job.
+
+        The function raises `Reject` if a rule forbids the job, and arq's `Retry` to run again later; any other error
+        is retried, see `JobType.attempts`, `backoff` and `retry_on`. Raises `TypeError` for parameters that a job
+        cannot have.
+        """
+        if function is None:
+            return functools.partial(self._job, share=share, options=options)
+        return self._job(function, share, options)
+
+    @overload
+    def batch(
+        self, function: Callable[[Transaction, Sequence[Job[C]]], Awaitable[Sequence[R | Rejected | Unresolved]]], /
+    ) -> JobType[[C], R]: ...
+
+    @overload
+    def batch(
+        self, /, *, limit: int | None = None, **options: Unpack[Declaration]
+    ) -> Callable[
+        [Callable[[Transaction, Sequence[Job[C]]], Awaitable[Sequence[R | Rejected | Unresolved]]]], JobType[[C], R]
+    ]: ...
+
+    def batch(self, function: Any = None, /, *, limit: int | None = None, **options: Unpack[Declaration]) -> Any:
+        """Declare a job whose function runs up to *limit* jobs at once, with few statements for all of them.
+
+        The function gets the open transaction and the jobs, and returns for each, in order, its result or a verdict:
+        `Applied`, `Rejected`, `Unresolved`. Its second parameter is annotated as `Sequence[Job[C]]`; the `Command` C is
+        the argument of a job. If it raises an error, the jobs are run again in halves, until the job that is the cause
+        is alone. *limit* is by default the setting BATCH_LIMIT. Raises `TypeError` if the annotation is another one.
+        """
+        if function is None:
+            return functools.partial(self._batch, limit=limit, options=options)
+        return self._batch(function, limit, options)
+
+    @overload
+    def function(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+
+    @overload
+    def function(
+        self, /, **options: Unpack[Declaration]
+    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], JobType[P, R]]: ...
+
+    def function(self, function: Any = None, /, **options: Unpack[Declaration]) -> Any:
+        """Declare a job that makes its effects by itself: its function gets arq's ctx, and no transaction.
+
+        Its attempts are at-least-once: the function may run again if its worker is lost. Its outcome is recorded after
+        it has ended. Raises `TypeError` for parameters that a job cannot have.
+        """
+        if function is None:
+            return functools.partial(self._function, options=options)
+        return self._function(function, options)
+
+    def _function(self, function: _AnyFunction, options: Declaration) -> AnyJobType:
+        signature = Signature.of(function)
+        return self._declare(function, options, command=signature.model, signature=signature)
+
+    def _job(self, function: _AnyFunction, share: int, options: Declaration) -> AnyJobType:
+        if share < 1:
+            raise ValueError("share: at least one job")
+        signature = Signature.of(function)
+        if signature.held is not Transaction:
+            raise TypeError(f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction")
+        handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
+        return self._declare(
+            function, options, command=signature.model, signature=signature, handler=handler, max_batch=share
+        )
+
+    def _batch(self, function: _AnyFunction, limit: int | None, options: Declaration) -> AnyJobType:
+        command, handler = handlers.command_of_batch(function), handlers.handler_of_batch(function)
+        return self._declare(function, options, command=command, handler=handler, max_batch=limit)
+
+    def _declare(self, function: _AnyFunction, options: Declaration, **parts: Any) -> AnyJobType:
+        declared: dict[str, Any] = {"name": function.__name__, **options, **parts}
+        job_type = JobType[Any, Any](function=function, wraps_results=self._wraps_results, sender=self, **declared)
+        self.job_types.add(job_type)
+        return job_type
+
+    # ---------------------------------------------------------------- enqueuing
+
+    async def __aenter__(self) -> Self:
+        """Connect to the queue. Raises `SettingsError` if the environment is not valid."""
+        self._client = await self._open.enter_async_context(open_client(self.settings.load()))
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._client = None
+        await self._open.aclose()
+
+    def use(self, client: JobClient) -> None:
+        """Enqueue jobs with *client* from now on, whose owner closes it: a worker does this when it starts."""
+        self._client = client
+
+    @property
+    def client(self) -> JobClient:
+        """The client of the queue. Raises `RuntimeError` if the application is not open."""
+        if self._client is None:
+            raise RuntimeError("the application is not open: enqueue its jobs in a block `async with app:`")
+        return self._client
+
+    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
+        """Enqueue jobs of any types, in few round trips: `[charge.call(17, 990), charge.call(18, 120)]`.
+
+        Returns their receipts in order. Raises the errors of `JobClient.enqueue_many`.
+        """
+        submissions = [call.submission for call in calls]
+        are_new: list[bool] = []
+        for first in range(0, len(submissions), MOST_AT_ONCE):
+            are_new += await self.send(submissions[first : first + MOST_AT_ONCE], None)
+        return [Receipt(job.id, is_new, self) for job, is_new in zip(submissions, are_new, strict=True)]
+
+    async def send(self, submissions: Sequence[Submission], within: object | None) -> list[bool]:
+        """See `tidepool.jobs.job_type.Sender`."""
+        if within is not None:
+            raise NotImplementedError
+        return await self.client.enqueue_many(submissions)
+
+    async def result(self, job_id: str, timeout_s: float | None) -> Any:
+        """See `tidepool.jobs.job_type.Sender`."""
+        return await self.client.result(job_id, timeout_s=timeout_s)
+
+    # ---------------------------------------------------------------- running
 
     @classmethod
     def load(cls, place: str) -> Self:
@@ -27,7 +231,7 @@ class App:
         found = _load(place)
         if isinstance(found, cls):
             return found
-        return cls(job_types=JobTypes(()), settings=_settings_class_of(found))
+        return cls(settings=_settings_class_of(found))
 
     @staticmethod
     def settings_at(place: str) -> object:
@@ -56,7 +260,7 @@ class App:
         """
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
-        return worker_settings(self.job_types, self.settings, self.migrations)
+        return worker_settings(self)
 
 
 def _load(place: str) -> object:

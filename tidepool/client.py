@@ -20,6 +20,7 @@ import structlog
 from tidepool import servers
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import IDENTITY_MS, check_id
+from tidepool.jobs.submission import Submission
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.queue import scripts, wire
@@ -28,7 +29,6 @@ from tidepool.queue.dead_letters import DeadLetters
 from tidepool.queue.faults import RedisFault, RedisUnavailable
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
 from tidepool.queue.state import QueueState
-from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings

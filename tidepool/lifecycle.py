@@ -8,17 +8,19 @@ import asyncio
 import functools
 import platform
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
+from typing import Protocol
 
 import structlog
 
 from tidepool import logs, process, servers
 from tidepool.advice.advice_job import AdviceJob
 from tidepool.bounded_http.listening import CannotListen
+from tidepool.client import JobClient
 from tidepool.embedded import EmbeddedServersError
 from tidepool.engine.options import ArqContext, EngineOptions, TypedJobs
 from tidepool.engine.worker import StartError, Worker
@@ -31,8 +33,10 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
-from tidepool.jobs.job import JobTypes
+from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, ServerError, words
@@ -54,18 +58,29 @@ log = structlog.get_logger(__name__)
 _HEALTH_CHECK_INTERVAL_S = 3
 
 
-def worker_settings(job_types: JobTypes, kind: type[Settings], migrations: Migrations) -> type:
-    """Return the `WorkerSettings` class that the `arq` command runs a worker with.
+class Application(Protocol):
+    """An application as its workers need it; see `tidepool.App`."""
 
-    *kind* is the class that reads the settings from the environment. If the settings are not valid, the process ends
-    with status 2 and prints one line for each wrong variable.
+    settings: type[Settings]
+    job_types: JobTypes
+    migrations: Migrations
+
+    def use(self, client: JobClient) -> None:
+        """Enqueue jobs with *client* from now on."""
+        ...
+
+
+def worker_settings(app: Application) -> type:
+    """Return the `WorkerSettings` class that the `arq` command runs a worker of *app* with.
+
+    If the settings are not valid, the process ends with status 2 and prints one line for each wrong variable.
     """
-    settings = kind.load_or_exit()
+    settings = app.settings.load_or_exit()
     Worker.install()
     if process.is_arq_command():
         process.tune_for_throughput()
         sys.excepthook = _explain
-    this = _WorkerProcess(settings, job_types, migrations)
+    this = _WorkerProcess(settings, app)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -101,17 +116,20 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
-    def __init__(self, settings: Settings, job_types: JobTypes, migrations: Migrations) -> None:
+    def __init__(self, settings: Settings, app: Application) -> None:
         self._settings = settings
-        self._job_types = job_types
-        self._migrations = migrations
+        self._app = app
+        self._job_types = app.job_types
+        self._migrations = app.migrations
         self._servers = ExitStack()
         self._open = AsyncExitStack()
         self._urls = settings.urls
         self._identity = Identity.of_this_process()
         self._ledger: Ledger | None = None
-        self.typed = TypedJobs(job_types, settings.max_tries)
-        self._health = HealthPort(settings.metrics_host, settings.metrics_port, migrations)
+        self._history: History | None = None
+        """The record of plain functions; None if the application has none."""
+        self.typed = TypedJobs(app.job_types, settings.max_tries)
+        self._health = HealthPort(settings.metrics_host, settings.metrics_port, app.migrations)
 
     def engine_options(self) -> EngineOptions:
         """Return the options for the engine, which runs the jobs of this process."""
@@ -129,6 +147,7 @@ class _WorkerProcess:
             max_kept_bytes=wire.MAX_KEPT_BYTES,
             leave_s=self._settings.newer_job_wait,
             log_arguments=False,
+            observer=lambda: self,
         )
 
     async def _connect(self) -> RedisClient:
@@ -161,10 +180,19 @@ class _WorkerProcess:
         ledger = self._ledger = Ledger(
             pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
         )
-        batcher = Batcher(ledger, slots=pool.limit, limit=self._settings.batch_limit, shares=self._settings.pool_shares)
+        batcher = Batcher(
+            ledger,
+            slots=pool.limit,
+            limit=self._settings.batch_limit,
+            shares=self._settings.pool_shares,
+            limits={job_type.name: job_type.max_batch for job_type in self._job_types if job_type.max_batch},
+        )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.typed.batcher = batcher
+        self._app.use(JobClient(ctx["redis"]))
+        if any(job_type.handler is None for job_type in self._job_types):
+            self._begin_history(config, worker_id)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
         log.info("worker.started", worker_id=worker_id, database=without_password(self._urls.database))
 
@@ -173,6 +201,27 @@ class _WorkerProcess:
         await self._open.aclose()
         await asyncio.to_thread(self._servers.close)
         log.info("worker.stopped")
+
+    # ---------------------------------------------------------------- the record of plain functions
+
+    async def start(self, context: ArqContext, worker_id: str, functions: Collection[str]) -> None:
+        """See `engine.options.Observer`; everything has begun with `startup`."""
+
+    def beaten(self) -> bool:
+        """Return True; whether the worker is ready is known from elsewhere."""
+        return True
+
+    def ended(self, job: Job) -> None:
+        """Count the outcome of a plain function's job, and add it to the history."""
+        assert self._ledger is not None
+        self._ledger.tally.add_plain(job)
+        if self._history is not None:
+            self._history.add(job)
+
+    async def stop(self) -> None:
+        """Write what is left of the history."""
+        if self._history is not None:
+            await self._history.close()
 
     async def _open_health_port(self, redis: RedisClient) -> None:
         try:
@@ -219,6 +268,12 @@ class _WorkerProcess:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
+
+    def _begin_history(self, config: PoolConfig, worker_id: str) -> None:
+        side = SideConnection(config, "history")
+        self._open.push_async_callback(side.close)
+        self._history = History(side, worker_id=worker_id)
+        self._run_aside(self._history.run, "history")
 
     def _watch(
         self, pool: Pool, ledger: Ledger, batcher: Batcher, side: SideConnection, budget: Budget, redis: RedisClient

@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from typing import Self, TypeVar
@@ -61,6 +62,12 @@ class RetryPolicy:
     def for_start(cls, patience_s: float | None) -> Self:
         """Return the policy for a process that starts and waits *patience_s* seconds for a server; None: for ever."""
         return cls(_START_FIRST_S, _START_MAX_S, deadline_s=math.inf if patience_s is None else patience_s)
+
+    def delay_s(self, attempt: int) -> float:
+        """Return the seconds to wait after *attempt*, counted from 1, before the next one."""
+        with suppress(OverflowError):
+            return min(self.first_s * self.factor ** (attempt - 1), self.max_s) * random.uniform(1.0 - self.jitter, 1.0)
+        return self.max_s
 
     def delays(self) -> Iterator[float]:
         """Yield the delays in seconds before the second attempt, the third, and so on; the iterator never ends."""

@@ -1,7 +1,7 @@
 """The service, an application of `tidepool`: jobs that create users and products, and place orders.
 
-- `service`  the application, `app`: its job types, its settings and its tables' migrations
-- `jobs`     the commands (arguments) and handlers of the job types, one file each
+- `service`  the application, `app`: its settings, and its tables' migrations
+- `jobs`     the job types: commands (arguments) and functions, one file each
 - `tables`   users, products and orders: a repository each, and their SQL
 - `reasons`  why a job is rejected
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from tidepool import app_on_demand
 
 if TYPE_CHECKING:
-    from worker.service import app
+    from worker.jobs import app
 
 __all__ = ["app"]
 
-__getattr__ = app_on_demand(__name__, "worker.service:app")
+__getattr__ = app_on_demand(__name__, "worker.jobs:app")

@@ -1,10 +1,9 @@
-"""Defines `app`, the service as an application of `tidepool`: its job types, settings and migrations.
+"""Defines `app`, the service as an application of `tidepool`: its settings and migrations. `worker.jobs` adds the jobs.
 
 `python -m worker …` is short for `tidepool --app worker:app …`.
 """
 
 from settings import Settings
 from tidepool import App, Migrations
-from worker.jobs import JOBS
 
-app = App(job_types=JOBS, settings=Settings, migrations=Migrations(service="worker.tables"))
+app = App(settings=Settings, migrations=Migrations(service="worker.tables"), wraps_results=True)

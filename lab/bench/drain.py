@@ -14,8 +14,8 @@ from lab.bench.processes import cpu_s, peak_mb
 from lab.bench.servers import QUEUE, redis_info
 from tidepool.cli.terminal import CommandError
 from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.jobs.submission import Submission
 from tidepool.queue.connection import RedisClient
-from tidepool.queue.submission import Submission
 
 _LOOK_S = 0.005
 _ENDED = "a measured worker ended by itself: run one by hand with the same settings"

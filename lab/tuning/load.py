@@ -8,7 +8,7 @@ from itertools import islice
 
 from lab.bench.drain import enqueue
 from tidepool.client import JobClient
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 
 _LOOK_S = 0.01
 _DRY_SHARE = 0.5

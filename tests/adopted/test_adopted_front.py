@@ -17,7 +17,6 @@ from front import running
 
 from tidepool.adopting import settings_class_of
 from tidepool.app import App
-from tidepool.jobs.job import JobTypes
 from tidepool.web import create_app
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +49,7 @@ def a_front(settings: dict[str, Any]) -> FastAPI:
     kind = settings_class_of(settings)
     assert kind is not None
     loaded = kind.load()
-    app = App(job_types=JobTypes(()), settings=kind)
+    app = App(settings=kind)
     return create_app(app, loaded, loaded.urls, program="tidepool --app shop:Settings")
 
 

@@ -12,7 +12,6 @@ from tidepool.adopting import settings_class_of
 from tidepool.app import App
 from tidepool.cli import Context
 from tidepool.cli.operators import command_line
-from tidepool.jobs.job import JobTypes
 
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -26,9 +25,7 @@ def run(settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Run:
         assert kind is not None
         loaded = kind.load()
         arguments = command_line("tidepool").parser.parse_args(words)
-        status = await arguments.command.run(
-            arguments, Context(App(job_types=JobTypes(()), settings=kind), loaded, loaded.urls)
-        )
+        status = await arguments.command.run(arguments, Context(App(settings=kind), loaded, loaded.urls))
         return status, *capsys.readouterr()
 
     return call

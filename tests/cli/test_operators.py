@@ -40,7 +40,7 @@ from tidepool import App, JobTypes, Settings
 class ShopSettings(Settings):
     price_list: str
 
-app = App(job_types=JobTypes([]), settings=ShopSettings)
+app = App(settings=ShopSettings)
 """
     (tmp_path / "shop.py").write_text(shop, "utf-8")
     ended = run(*words, cwd=tmp_path, **variables)

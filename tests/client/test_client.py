@@ -12,11 +12,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.jobs.submission import Submission
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 from tidepool.queue.faults import RedisUnavailable
-from tidepool.queue.submission import Submission
 from worker.jobs import JOBS
 
 QUEUE = "arq:queue"

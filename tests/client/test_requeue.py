@@ -9,10 +9,10 @@ from factories import a_job, a_product, a_user, an_order
 from tidepool.client import JobClient
 from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
+from tidepool.jobs.submission import Submission
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
 from tidepool.storage.repositories import Repositories
 from worker.jobs import JOBS
 

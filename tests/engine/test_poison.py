@@ -44,8 +44,8 @@ from planting import (
 from waiting import until
 
 from tidepool.client import JobClient
+from tidepool.jobs.submission import Submission
 from tidepool.pool.pool import Pool
-from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, serialize
 
 pytestmark = pytest.mark.usefixtures("shared_database")

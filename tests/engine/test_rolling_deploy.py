@@ -10,7 +10,7 @@ from arq.connections import ArqRedis
 from factories import product_fields, user_fields
 from planting import a_worker, drained
 
-from tidepool.jobs.job import JobTypes
+from tidepool.jobs.job_type import JobTypes
 from tidepool.jobs.outcomes import Rejected
 from tidepool.pool.pool import Pool
 from worker.jobs import JOBS

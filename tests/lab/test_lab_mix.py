@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from lab.tuning.mix import jobs, shares
-from tidepool.jobs.job import Command
+from tidepool.jobs.arguments import Command
 from worker.jobs import JOBS
 
 

@@ -14,7 +14,7 @@ from tidepool.jobs.outcomes import Applied, Failed, RetryLater, Verdict
 from tidepool.ledger.ledger import ERROR_DELAYS_S
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.pool import Pool
-from worker.jobs.create_user import JOB, CreateUser
+from worker.jobs.create_user import CreateUser, create_user
 
 
 @pytest.mark.parametrize("attempt", range(1, 6))
@@ -52,7 +52,7 @@ async def test_a_statement_that_takes_too_long_is_its_jobs_fault(database: PoolC
     async def slow(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         if any(job.command.username == CURSED for job in jobs):
             await transaction.execute("SELECT pg_sleep(5)")
-        return await JOB.handler(transaction, jobs)
+        return await create_user(transaction, jobs)
 
     batch = [a_job(a_user("ada")), a_job(a_user(CURSED))]
     applied, retried = await a_ledger(pool, slow).settle("create_user", batch)
@@ -87,7 +87,7 @@ async def test_a_handler_with_a_wrong_number_of_verdicts_commits_nothing(
     """Nobody can tell whose verdict is whose."""
 
     async def miscounting(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
-        verdicts = await JOB.handler(transaction, jobs)
+        verdicts = await create_user(transaction, jobs)
         return verdicts[:surplus] if surplus < 0 else [*verdicts, *verdicts[:surplus]]
 
     outcomes = await a_ledger(pool, miscounting).settle("create_user", [a_job(a_user(n)) for n in ("a", "b")])

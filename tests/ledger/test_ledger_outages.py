@@ -17,7 +17,7 @@ from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault, Refused, Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.storage.results import ResultRepository
-from worker.jobs.create_user import JOB, CreateUser
+from worker.jobs.create_user import CreateUser, create_user
 
 
 class HeldHandler:
@@ -33,7 +33,7 @@ class HeldHandler:
         """Create the users."""
         self.batches.append([job.id for job in jobs])
         self.backend = await transaction.fetchval("SELECT pg_backend_pid()")
-        verdicts = await JOB.handler(transaction, jobs)
+        verdicts = await create_user(transaction, jobs)
         self.reached.set()
         await self.go.wait()
         return verdicts
@@ -225,8 +225,10 @@ async def test_a_poolers_prepared_statements_are_no_jobs_fault(
     async def handler(transaction: Any, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
         away.append(ledger.database_is_away)
         if place == "handler" and errors:
-            raise errors.pop()
-        return await JOB.handler(transaction, jobs)
+            raised: Any = errors.pop()
+            how = f"MESSAGE = '{raised}', ERRCODE = '{raised.sqlstate}'"
+            await transaction.execute(f"DO $$ BEGIN RAISE EXCEPTION USING {how}; END $$")
+        return await create_user(transaction, jobs)
 
     async def written(self: ResultRepository, *args: Any, **named: Any) -> int:
         if place == "ledger" and errors:

@@ -9,13 +9,15 @@ from arq.connections import ArqRedis
 from planting import a_worker, drained
 from settling import Settling, turns
 
+from tidepool import App, Command, Transaction
 from tidepool.client import JobClient
-from tidepool.jobs.job import IDENTITY_MS, Command, Job, JobType, JobTypes
+from tidepool.jobs.job import IDENTITY_MS, Job
+from tidepool.jobs.job_type import JobTypes
 from tidepool.jobs.outcomes import Applied, Failed, Rejected, Verdict
+from tidepool.jobs.submission import Submission
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
-from tidepool.queue.submission import Submission
 from tidepool.queue.wire import now_ms
 from tidepool.storage.repositories import Repositories
 
@@ -27,13 +29,21 @@ class Nothing(Command):
     """No arguments."""
 
 
-async def count(transaction: Any, jobs: Sequence[Job[Nothing]]) -> list[Verdict]:
+async def count(transaction: Transaction, jobs: Sequence[Job[Nothing]]) -> list[Verdict]:
     """Insert a row for each job: these are the effects that the tests count."""
     await transaction.execute("INSERT INTO effects SELECT unnest($1::text[])", [job.id for job in jobs])
     return [Applied({}) for _ in jobs]
 
 
-TYPES = JobTypes([JobType("count", Nothing, count), JobType("count_once", Nothing, count, identity=True)])
+def types_of(function: Any) -> JobTypes:
+    """Return two job types of one function: the id is the identity of jobs of the second."""
+    app = App(wraps_results=True)
+    app.batch(name="count")(function)
+    app.batch(name="count_once", identity=True)(function)
+    return app.job_types
+
+
+TYPES = types_of(count)
 
 
 @pytest.fixture
@@ -57,7 +67,7 @@ def delivered(function: str, enqueued_ms: int, job_id: str = "a", *, identity: b
     """Return a job as the engine submits it."""
     job: Job = Job(job_id, function=function, enqueued_ms=enqueued_ms, due_ms=enqueued_ms, started_ms=now_ms())
     job.identity, job.command = identity, Nothing()
-    job.set_key(TYPES.get(function))
+    job.set_key(is_identity=function == "count_once")
     return job
 
 
@@ -127,14 +137,13 @@ async def test_a_worker_that_is_lost_before_or_after_the_commit_leaves_one_effec
     """What is redelivered has the enqueue time that it had."""
     reached = asyncio.Event()
 
-    async def hang(transaction: Any, jobs: Sequence[Job[Nothing]]) -> list[Verdict]:
+    async def hang(transaction: Transaction, jobs: Sequence[Job[Nothing]]) -> list[Verdict]:
         verdicts = await count(transaction, jobs)
         reached.set()
         await asyncio.Event().wait()
         return verdicts
 
-    types = JobTypes([JobType(name, Nothing, hang, identity=name == "count_once") for name in ("count", "count_once")])
-    lost = asyncio.create_task(settled(Ledger(pool, types, worker_id="lost"), delivered(function, 1000)))
+    lost = asyncio.create_task(settled(Ledger(pool, types_of(hang), worker_id="lost"), delivered(function, 1000)))
     await reached.wait()
     lost.cancel()
     await asyncio.gather(lost, return_exceptions=True)
@@ -164,7 +173,7 @@ async def test_a_job_that_cannot_be_read_gets_the_outcome_that_it_had(ledger: Le
     answers = list[Any]()
     for job in (gone, later):
         job.decided = Rejected("invalid", "has no content")
-        job.set_key(TYPES.get(job.function))
+        job.set_key(is_identity=True)
         answers += await settled(ledger, job)
     assert [Applied({}), Rejected("invalid", "has no content")] == answers
 

@@ -11,7 +11,7 @@ from commands_files import USER, USER_LINE, ids, read
 
 from producer.commands_file import MAX_LINE_BYTES, CommandReader, RefusedLine
 from tidepool.cli import CommandError
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 
 
 def test_a_line_becomes_a_submission_with_its_own_id_and_its_args_as_given() -> None:

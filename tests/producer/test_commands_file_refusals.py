@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.commands_file import MAX_LINE_BYTES, CommandReader, RefusedLine
+from tidepool.jobs.submission import Submission
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
 
 
 @pytest.mark.parametrize(

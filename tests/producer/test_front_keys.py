@@ -14,8 +14,8 @@ from waiting import until
 
 from producer.commands_file import CommandReader
 from tidepool.client import JobClient
+from tidepool.jobs.submission import Submission
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
 
 pytestmark = pytest.mark.usefixtures("shared_database")
 

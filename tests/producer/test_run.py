@@ -18,10 +18,10 @@ from producer.report import RunReport
 from producer.run import Run, Take, _Ids
 from producer.workload import Workload
 from tidepool.client import JobClient
+from tidepool.jobs.submission import Submission
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
 from worker.jobs import JOBS
 
 QUEUE = "arq:queue"

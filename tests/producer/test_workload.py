@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from producer.workload import DEFAULT_MIX, Workload
 from tidepool.jobs.job import check_id
 from tidepool.jobs.outcomes import Rejected
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 from worker.jobs import JOBS
 
 ALL_KINDS = {"create_user": 3, "create_product": 2, "place_order": 7, "update_user": 1, "set_stock": 1}

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.commands_file import CommandReader, RefusedLine
-from tidepool.jobs.job import Command
+from tidepool.jobs.arguments import Command
 from tidepool.jobs.outcomes import Rejected
+from tidepool.jobs.submission import Submission
 from tidepool.queue import wire
-from tidepool.queue.submission import Submission
 from worker.jobs import JOBS
 
 CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").iterdir())

@@ -30,11 +30,11 @@ from tidepool.engine.worker import Worker
 from tidepool.fleet.budget import Budget
 from tidepool.fleet.capacity import Capacity
 from tidepool.jobs.outcomes import Applied, Rejected
+from tidepool.jobs.submission import Submission
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
 from tidepool.queue.state import QueueState
-from tidepool.queue.submission import Submission
 from tidepool.queue.wire import MAX_KEPT_BYTES, MAX_PAYLOAD_BYTES, now_ms, receive, serialize
 from tidepool.web.waiting import Waits
 from worker.jobs import JOBS

@@ -16,8 +16,10 @@ from tidepool.advice.study import Study
 from tidepool.app import App
 from tidepool.fleet.capacity import Capacity
 from tidepool.health.pruner import Pruner
-from tidepool.jobs.job import Command, Job, JobType, JobTypes, Transaction
+from tidepool.jobs.arguments import Command
+from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Verdict
+from tidepool.jobs.transaction import Transaction
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused
 from tidepool.pool.pool import Pool
@@ -82,8 +84,8 @@ async def test_a_job_with_a_table_of_its_own_may_do_what_it_declares(
     table = "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY, cents integer NOT NULL)"
     (tmp_path / "shop" / "migrations" / "0001_charges.sql").write_text(table)
     monkeypatch.syspath_prepend(tmp_path)
-    job_type = JobType("charge", Charge, charge, grants=grants)
-    shop = App(job_types=JobTypes([job_type]), migrations=Migrations(shop="shop"))
+    shop = App(migrations=Migrations(shop="shop"))
+    job_type = shop.batch(grants=grants)(charge)
     await shop.migrations.migrate(database)
     await ROLES.grant(database, {}, shop.grants)
     pool = await Pool.open(as_role(database, WORK))
@@ -92,7 +94,7 @@ async def test_a_job_with_a_table_of_its_own_may_do_what_it_declares(
     try:
         with nullcontext() if grants else pytest.raises(Refused, match="permission denied for table charges"):
             async with pool.transaction() as transaction:
-                assert [Applied({"id": 1})] == await job_type.handler(transaction, [job])
+                assert [Applied({"id": 1})] == await job_type(transaction, [job])
     finally:
         await pool.close()
         await connection.execute(f"DROP OWNED BY {WORK}, {READ}; DROP ROLE {WORK}, {READ}")

@@ -29,20 +29,22 @@ from tidepool.storage.results import Entry
 
 LIBRARY = [path.stem for path in Path(settings.__file__).parent.joinpath("storage", "sql").glob("*.sql")]
 SHOP = """
-from tidepool import App, Applied, Command, JobType, JobTypes, Migrations
+from collections.abc import Sequence
+
+from tidepool import App, Applied, Command, Job, Migrations, Transaction
+
+app = App(migrations=Migrations(shop="shop_tables"), wraps_results=True)
 
 
 class Order(Command):
     sku: str
 
 
-async def order(transaction, jobs):
+@app.batch
+async def order(transaction: Transaction, jobs: Sequence[Job[Order]]):
     query = "INSERT INTO public.orders (sku) SELECT unnest($1::text[]) RETURNING order_no"
     rows = await transaction.fetch(query, [job.command.sku for job in jobs])
     return [Applied({"order_no": row["order_no"]}) for row in rows]
-
-
-app = App(job_types=JobTypes([JobType("order", Order, order)]), migrations=Migrations(shop="shop_tables"))
 
 
 def __getattr__(name):

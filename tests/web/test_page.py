@@ -17,9 +17,9 @@ from redis import Redis
 from producer.http import create_front
 from settings import load
 from tidepool.embedded import Urls
+from tidepool.jobs.submission import Submission
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.side_connection import SideConnection
-from tidepool.queue.submission import Submission
 from tidepool.web.services import Services
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=WHY_NONE)

@@ -1,6 +1,5 @@
 """Commands are strict: what each field refuses, and what the refusal says."""
 
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import model_validator
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.job import MAX_FIELDS, Command, Job, JobType, Transaction
-from tidepool.jobs.outcomes import CommonReason, Rejected, Verdict
+from tidepool.jobs import arguments
+from tidepool.jobs.arguments import MAX_FIELDS, Command
+from tidepool.jobs.outcomes import CommonReason, Rejected
 from worker.jobs import JOBS
 from worker.jobs.place_order import PlaceOrder
 
@@ -284,8 +284,5 @@ def test_endless_nesting_is_reported_in_words() -> None:
             """Give up as pydantic does."""
             raise RecursionError(content)
 
-    async def unused(_tx: Transaction, _jobs: Sequence[Job[Deep]]) -> list[Verdict]:
-        raise NotImplementedError
-
-    rejected = JobType("deep", Deep, unused).parse({})
+    rejected = arguments.validate(Deep, {})
     assert Rejected(CommonReason.INVALID, "is nested too deeply") == rejected

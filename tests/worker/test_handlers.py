@@ -17,13 +17,13 @@ async def test_users_are_created_or_clash(connection: Any) -> None:
         Applied({"user_id": 1}),
         Rejected(ShopReason.USERNAME_TAKEN),
         Rejected(ShopReason.EMAIL_TAKEN),
-    ] == await create_user.JOB.handler(connection, jobs)
+    ] == await create_user.create_user(connection, jobs)
 
 
 async def test_products_are_created_or_clash(connection: Any) -> None:
     """Without a sku there is nothing to clash with."""
     jobs = [a_job(a_product("A")), a_job(a_product("A")), a_job(a_product(None)), a_job(a_product(None))]
-    first, clash, *others = await create_product.JOB.handler(connection, jobs)
+    first, clash, *others = await create_product.create_product(connection, jobs)
     assert Applied({"product_id": 1}) == first
     assert Rejected(ShopReason.SKU_TAKEN) == clash
     assert all(isinstance(other, Applied) for other in others)
@@ -34,7 +34,7 @@ async def test_an_order_is_placed_with_its_total(connection: Any) -> None:
     repositories = Tables(connection)
     await repositories.users.create([a_user()])
     await repositories.products.create([a_product(price="12.50")])
-    placed = await place_order.JOB.handler(connection, [a_job(an_order(quantity=3))])
+    placed = await place_order.place_order(connection, [a_job(an_order(quantity=3))])
     assert [Applied({"order_id": 1, "total_price": "37.50"})] == placed
 
 
@@ -42,7 +42,7 @@ async def test_an_order_that_came_too_early_is_unresolved(connection: Any) -> No
     """Its user or product may still be on the way."""
     repositories = Tables(connection)
     await repositories.users.create([a_user("ada")])
-    verdicts = await place_order.JOB.handler(connection, [a_job(an_order("eve")), a_job(an_order("ada", "GONE"))])
+    verdicts = await place_order.place_order(connection, [a_job(an_order("eve")), a_job(an_order("ada", "GONE"))])
     assert [Unresolved(ShopReason.UNKNOWN_USER), Unresolved(ShopReason.UNKNOWN_PRODUCT)] == verdicts
 
 
@@ -51,7 +51,7 @@ async def test_an_order_against_the_rules_is_rejected(connection: Any) -> None:
     repositories = Tables(connection)
     await repositories.users.create([a_user("ada"), a_user("idle", is_active=False)])
     await repositories.products.create([a_product("LAMP"), a_product("SOLD", in_stock=False)])
-    verdicts = await place_order.JOB.handler(connection, [a_job(an_order("idle")), a_job(an_order("ada", "SOLD"))])
+    verdicts = await place_order.place_order(connection, [a_job(an_order("idle")), a_job(an_order("ada", "SOLD"))])
     assert [Rejected(ShopReason.INACTIVE_USER), Rejected(ShopReason.OUT_OF_STOCK)] == verdicts
 
 
@@ -60,7 +60,7 @@ async def test_a_change_applies_to_a_user_who_is_there(connection: Any) -> None:
     repositories = Tables(connection)
     await repositories.users.create([a_user("ada")])
     jobs = [a_job(a_change("ada", is_active=False)), a_job(a_change("eve", is_active=False))]
-    assert [Applied({"user_id": 1}), Unresolved(ShopReason.UNKNOWN_USER)] == await update_user.JOB.handler(
+    assert [Applied({"user_id": 1}), Unresolved(ShopReason.UNKNOWN_USER)] == await update_user.update_user(
         connection, jobs
     )
     user = await repositories.users.get_by_id(1)
@@ -73,7 +73,7 @@ async def test_stock_is_set_for_a_product_that_is_there(connection: Any) -> None
     repositories = Tables(connection)
     await repositories.products.create([a_product("LAMP")])
     jobs = [a_job(a_stock("LAMP", in_stock=False)), a_job(a_stock("GONE", in_stock=True))]
-    assert [Applied({"product_id": 1}), Unresolved(ShopReason.UNKNOWN_PRODUCT)] == await set_stock.JOB.handler(
+    assert [Applied({"product_id": 1}), Unresolved(ShopReason.UNKNOWN_PRODUCT)] == await set_stock.set_stock(
         connection, jobs
     )
     product = await repositories.products.get_by_id(1)

@@ -6,27 +6,27 @@ from decimal import Decimal
 import pytest
 from factories import a_product
 
-from tidepool.jobs.job import JobType, JobTypes
+from tidepool.jobs.job_type import AnyJobType, JobTypes
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Reason, Rejected, RetryLater
 from worker.jobs import JOBS
 from worker.reasons import ShopReason
 
 
 @pytest.mark.parametrize("job_type", list(JOBS), ids=lambda job_type: job_type.name)
-def test_a_kind_of_job_is_one_file_of_its_name(job_type: JobType) -> None:
-    """Command and handler live in `worker/jobs/{name}.py` and are documented there."""
+def test_a_kind_of_job_is_one_file_of_its_name(job_type: AnyJobType) -> None:
+    """Command and function live in `worker/jobs/{name}.py` and are documented there."""
     module = f"worker.jobs.{job_type.name}"
-    assert (module, module) == (job_type.command.__module__, job_type.handler.__module__)
-    assert job_type.handler.__doc__
+    assert (module, module) == (job_type.command.__module__, job_type.function.__module__)
+    assert job_type.function.__doc__
     assert job_type.command.__doc__
-    assert f"_{job_type.name}" == job_type.handler.__name__
-    assert inspect.iscoroutinefunction(job_type.handler)
+    assert job_type.name == job_type.function.__name__
+    assert inspect.iscoroutinefunction(job_type.function)
 
 
 def test_a_second_kind_of_the_same_name_fails_at_start() -> None:
     """Else one of the two would silently never run."""
     kind = next(iter(JOBS))
-    with pytest.raises(ValueError, match="two kinds of jobs are called 'create_user'"):
+    with pytest.raises(ValueError, match="two job types are called 'create_product'"):
         JobTypes([kind, kind])
 
 

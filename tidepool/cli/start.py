@@ -35,7 +35,6 @@ def _run_command(program: str, app: str | None) -> Never:
 
     from tidepool.app import App  # noqa: PLC0415
     from tidepool.cli.operators import command_line  # noqa: PLC0415
-    from tidepool.jobs.job import JobTypes  # noqa: PLC0415
     from tidepool.settings import Settings  # noqa: PLC0415
 
     commands = command_line(program)
@@ -46,7 +45,7 @@ def _run_command(program: str, app: str | None) -> Never:
     arguments = commands.parse()
     place: str | None = arguments.app
     try:
-        application = App.load(place) if place else App(job_types=JobTypes(()))
+        application = App.load(place) if place else App()
     except ValueError as error:
         commands.parser.error(f"--app: {error}")
     if app is None and place:

@@ -14,7 +14,8 @@ from arq.worker import JobExecutionFailed
 
 from tidepool.engine.host import Host
 from tidepool.engine.lines import shown_id, shown_ref, since_s
-from tidepool.jobs.job import Job, JobTypes
+from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import JobTypes
 from tidepool.jobs.outcomes import CommonReason, Failed, Rejected
 from tidepool.queue.finisher import Lacks
 from tidepool.queue.leases import MOST_LAPSES
@@ -96,8 +97,11 @@ class Admission:
     def validate(self, job: Job) -> None:
         """Validate a typed job's arguments; store the command in the job, or the rejection if they are invalid."""
         job_type = self._types.get(job.function)
-        if job_type is None or (job.args and job.content is job.kwargs):
-            job.decided = Rejected(CommonReason.INVALID, "takes its fields by name, or one object")
+        assert job_type is not None, "the job is a typed one"
+        try:
+            job.content = job_type.content_of(job.args, job.kwargs)
+        except TypeError as error:
+            job.decided = Rejected(CommonReason.INVALID, str(error))
             return
         command = job_type.parse(job.content)
         if isinstance(command, Rejected):
@@ -116,7 +120,8 @@ class Admission:
             line = f"job {shown_id(job)}, function {name!r} not found"
             return Refusal(_invalid("names no function that there is", is_newer=True), error, line, Lacks.FUNCTION)
         job.is_cron = isinstance(function, CronJob)
-        job.is_typed = self._types.get(job.function) is not None
+        job_type = self._types.get(job.function)
+        job.is_typed = job_type is not None and job_type.handler is not None
         max_tries = self._host.max_tries if function.max_tries is None else function.max_tries
         if not job.is_typed:
             job.attempt += job.lapses  # it was perhaps run, and nothing but this count can tell

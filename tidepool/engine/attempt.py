@@ -49,7 +49,7 @@ from tidepool.engine.leaving import LeftJobs
 from tidepool.engine.options import ArqContext, TypedJobs
 from tidepool.engine.results import Results
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import CommonReason, Failed, Outcome, Rejected, Release, RetryLater
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reject, Rejected, Release, RetryLater
 from tidepool.logs import printable
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
 
@@ -171,7 +171,7 @@ class Attempts:
             return settled
         if settled is None or isinstance(settled, Failed) or _is_abort(settled):
             return self._results.done(job, refusal.error, success=False, was_run=refusal.was_run)
-        return self._results.done(job, settled.as_result(), success=True)
+        return self._done(job, settled)
 
     def _leave(self, job: Job, refusal: Refusal, lacks: Lacks) -> Release | SetAside:
         """Leave a job that this worker does not understand to others, or make it a dead letter if its time is over."""
@@ -195,7 +195,16 @@ class Attempts:
             return self._failed(job, JobFailed(settled.error))
         if isinstance(settled, RetryLater):
             lines.log_retry(job, settled.delay_s)
-        return settled if isinstance(settled, (RetryLater, Release)) else self._succeeded(job, settled.as_result())
+        return settled if isinstance(settled, (RetryLater, Release)) else self._done(job, settled)
+
+    def _done(self, job: Job, outcome: Applied | Rejected) -> Ending:
+        """Return the ending of a job with this outcome, with the result that its type's clients expect."""
+        job_type = self._typed.types.get(job.function) if self._typed else None
+        if job_type is None or job_type.wraps_results:
+            return self._succeeded(job, outcome.as_result())
+        if isinstance(outcome, Applied):
+            return self._succeeded(job, outcome.result)
+        return self._results.done(job, Reject(outcome.reason, outcome.detail), success=False)
 
     async def _settle(self, job: Job, typed: TypedJobs) -> Outcome | RetryLater | Release:
         """Submit *job* to the batcher and return its outcome; or `RetryLater`; or `Release` for a newer worker.
@@ -208,8 +217,9 @@ class Attempts:
             left = self.left.leave(job, decided.detail)
             if left is not None:
                 return left
-        job.set_key(typed.types.get(job.function))
-        job.is_last_attempt = job.attempt >= typed.max_tries
+        job_type = typed.types.get(job.function)
+        job.set_key(is_identity=job_type is None or job_type.identity)
+        job.is_last_attempt = job.attempt >= typed.attempts_of(job_type)
         try:
             assert typed.batcher is not None, "a job was run before TypedJobs.batcher was set"
             return await typed.batcher.submit(job)

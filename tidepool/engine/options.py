@@ -8,7 +8,8 @@ from typing import Any, Never, Protocol, TypeAlias
 from arq.connections import ArqRedis
 from arq.worker import Function, func
 
-from tidepool.jobs.job import Job, JobTypes
+from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import AnyJobType, JobTypes
 from tidepool.jobs.outcomes import Outcome, RetryLater
 
 ArqContext: TypeAlias = dict[Any, Any]
@@ -62,13 +63,22 @@ class TypedJobs:
     batcher: Submits | None = None
 
     def arq_functions(self) -> list[Function]:
-        """Return the job types as functions for arq's settings, without arq's limits of time and attempts.
+        """Return the job types as functions for arq's settings.
 
-        The ledger limits the attempts instead, since it must have a row for each failed job; and while PostgreSQL is
-        unavailable, jobs wait without a limit.
+        Those with a ledger row have none of arq's limits of time and attempts. The ledger limits the attempts instead,
+        since it must have a row for each failed job; and while PostgreSQL is unavailable, jobs wait without a limit.
         """
-        names = [job_type.name for job_type in self.types]
-        return [func(_run_by_arq, name=name, timeout=math.inf, max_tries=_MAX_TRIES) for name in names]
+        return [self._arq_function(job_type) for job_type in self.types]
+
+    def _arq_function(self, job_type: AnyJobType) -> Function:
+        if job_type.handler is not None:
+            return func(_run_by_arq, name=job_type.name, timeout=math.inf, max_tries=_MAX_TRIES)
+        attempts = self.attempts_of(job_type)
+        return func(job_type.run, name=job_type.name, timeout=job_type.timeout_s, max_tries=attempts)
+
+    def attempts_of(self, job_type: AnyJobType | None) -> int:
+        """Return how many attempts a job of this type has; None: a type that this worker does not know."""
+        return (job_type and job_type.attempts) or self.max_tries
 
 
 async def _run_by_arq(*_args: object, **_fields: object) -> Never:

@@ -27,7 +27,8 @@ from tidepool.engine.options import ArqContext, EngineOptions
 from tidepool.engine.running_jobs import RunningJobs
 from tidepool.engine.takeover import take_over
 from tidepool.fleet.identity import Identity
-from tidepool.jobs.job import Job, JobTypes
+from tidepool.jobs.job import Job
+from tidepool.jobs.job_type import JobTypes
 from tidepool.queue import wire
 from tidepool.queue.faults import Outage, RedisFault
 from tidepool.queue.holding import Holding

@@ -1,8 +1,4 @@
-"""Defines a job as a worker holds it, and what an application declares about its job types.
-
-An application declares a `JobType`: its name, its `Command`, which is the pydantic model of the arguments, and its
-handler. Commands are strict: text is not accepted as a number, nor a number as a boolean, and unknown fields are
-refused. Text must be storable: PostgreSQL cannot hold NUL, and UTF-8 has no lone surrogates.
+"""Defines a job as a worker holds it, and which text can be a job's id.
 
 Clients, the HTTP API, the queue and the ledger share one rule for job ids, `check_id`. An id becomes part of a Redis
 key, a log field, a primary key in PostgreSQL, text on the operators' page and a segment of a URL. Natural keys such as
@@ -12,29 +8,13 @@ and as `e` with an accent are two ids.
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, LiteralString, TypeAlias
+from typing import Any, Generic, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import TypeVar
 
-from tidepool.jobs.outcomes import CommonReason, Failed, Reason, Rejected, Verdict
-from tidepool.pool.connection import Connection as Transaction
-
-__all__ = [
-    "AnyJobType",
-    "Command",
-    "Job",
-    "JobKey",
-    "JobType",
-    "JobTypes",
-    "LeftOut",
-    "Text",
-    "Transaction",
-    "check_id",
-]
+from tidepool.jobs.arguments import Command
+from tidepool.jobs.outcomes import Failed, Rejected
 
 MAX_ID_CHARACTERS = 200
 """Max characters of an id. That fits into every place that is named above, and into an index of PostgreSQL."""
@@ -44,20 +24,8 @@ _REPLACEMENT = "\ufffd"
 """The character that decoders put in place of invalid bytes. If it were allowed, different bytes could be one id."""
 _ESCAPED = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARACTERS}}}\Z")
 """Matches the end of every id that `_escaped_id` has escaped; no other id may end like that."""
-MAX_FIELDS = 100
-"""Max fields of a job's arguments: validating 100,000 unknown fields would block the worker for half a second."""
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_:-]+")
 """Matches most ids that are used, and none that `check_id` refuses except for its length; it takes less time."""
-_STORABLE = r"^[^\x00]*$"
-"""A regular expression for text without NUL characters."""
-_MAX_ERRORS = 5
-"""Max errors of one command that are explained; the others are only counted."""
-_UNKNOWN_FIELD = "extra_forbidden"
-"""The type of pydantic's error for an unknown field."""
-_MAX_NAME_CHARACTERS = 60
-"""Max characters of a field's name in an explanation: a sender can invent names of any length."""
-_pattern_words: dict[str, str] = {}
-"""The explanation, by pattern, for text that does not match it."""
 
 JobKey: TypeAlias = tuple[str, int]
 """The primary key of a job's ledger row: its id, and when it was enqueued (Unix milliseconds), or `IDENTITY_MS`."""
@@ -65,9 +33,7 @@ IDENTITY_MS = -1
 """Stands in the key for the enqueue time of a job whose id is its identity, which has one effect however often it is
 enqueued. Other ids are used again, as in arq: with a new enqueue time, an id is a new job."""
 
-T = TypeVar("T")
-C = TypeVar("C", bound="Command")
-C_co = TypeVar("C_co", bound="Command", covariant=True, default="Command")
+C_co = TypeVar("C_co", bound=Command, covariant=True, default=Command)
 
 
 def check_id(job_id: str) -> None:
@@ -90,43 +56,6 @@ def check_id(job_id: str) -> None:
         raise ValueError("must have more than dots: in a URL . and .. are no names")
     if "~" in job_id and _ESCAPED.search(job_id):
         raise ValueError("must have another end: ~ and 32 hexadecimal digits mark an id that was escaped")
-
-
-def describe_pattern(pattern: str, words: str) -> str:
-    """Set the error text *words* for values that do not match the regular expression *pattern*; return *pattern*.
-
-    Use the call as the `pattern` of a pydantic `Field`. Such a check takes a tenth of the time of a validator in
-    Python, because pydantic matches patterns in Rust.
-    """
-    _pattern_words[pattern] = words
-    return pattern
-
-
-class _NotNull:
-    """Makes an optional field refuse null, whose meaning would be unclear: a sender leaves it out instead."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = handler(source)
-        return schema["schema"] if schema["type"] == "nullable" else schema
-
-
-LeftOut = Annotated[T | None, _NotNull()]
-"""The type of a field that a sender may leave out but may not set to null. It is None if it is left out."""
-
-
-class Command(BaseModel):
-    """The base class for the arguments of a job type: a strict, immutable pydantic model without unknown fields."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    def require_exactly_one(self, first: str, second: str) -> None:
-        """Raise `ValueError` unless exactly one of the fields *first* and *second* is set. For use in a validator."""
-        if (getattr(self, first) is None) == (getattr(self, second) is None):
-            raise ValueError(f"give exactly one of {first} and {second}")
-
-
-Text = Annotated[str, Field(pattern=describe_pattern(_STORABLE, "has a NUL character"))]
-"""The type of text that PostgreSQL can store. Commands add the length limits of their columns."""
 
 
 @dataclass(slots=True, eq=False)
@@ -208,14 +137,12 @@ class Job(Generic[C_co]):
         except ValueError:
             self.id = _escaped_id(self.queue_id)
 
-    def set_key(self, job_type: "AnyJobType | None") -> None:
-        """Set the job's key; *job_type* is its type.
+    def set_key(self, *, is_identity: bool) -> None:
+        """Set the job's key. *is_identity* is whether its id is its identity if its content does not say so.
 
-        The id alone is the key of a job whose type is unknown, because another worker may know it as such a type.
+        That is so for its type, or if the type is unknown, because another worker may know it as such a type.
         """
-        is_identity = self.identity
-        if is_identity is None:
-            is_identity = job_type is None or job_type.identity
+        is_identity = is_identity if self.identity is None else self.identity
         self.key = (self.id, IDENTITY_MS if is_identity else self.enqueued_ms)
 
     @property
@@ -249,80 +176,6 @@ class Job(Generic[C_co]):
             assert isinstance(self.payload, bytes)
             self.args, self.kwargs = (f"left out: {len(self.payload)} bytes",), {}
             self.content = None
-
-
-_Handler = Callable[[Transaction, Sequence[Job[C]]], Awaitable[Sequence[Verdict]]]
-
-
-@dataclass(frozen=True, slots=True)
-class JobType(Generic[C]):
-    """A job type: its name in the queue, the model of its arguments, and the handler of its batches.
-
-    The *handler* gets the open transaction and the jobs of a batch, and returns one verdict for each job, in order. It
-    neither commits nor catches database errors, since the ledger does. *constraints* names the constraints of its
-    tables that a job can break, each with the reason for which the job is rejected then. *grants* lists what the
-    handler may do in PostgreSQL, each as a GRANT statement has it before TO: `"SELECT, INSERT ON orders"`.
-    `migrate --roles` grants it to the role `tidepool_work`, which workers log in as in production. With *identity* a
-    job's id is its identity: it has one effect for as long as the ledger keeps its row, however often it is enqueued.
-    Without it, ids are used again as in arq: once neither a job nor a result of an id is in Redis, the id is a new job.
-    """
-
-    name: str
-    command: type[C]
-    handler: _Handler[C]
-    constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
-    grants: Sequence[LiteralString] = ()
-    identity: bool = False
-
-    def parse(self, content: object) -> C | Rejected:
-        """Validate *content*, the decoded arguments of a job; return them as a command, or a rejection if invalid."""
-        if isinstance(content, dict) and len(content) > MAX_FIELDS:
-            return Rejected(CommonReason.INVALID, f"has more than {MAX_FIELDS} fields")
-        try:
-            return self.command.__pydantic_validator__.validate_python(content)
-        except (ValidationError, RecursionError) as error:
-            return _rejection_of(error)
-
-
-AnyJobType: TypeAlias = JobType[Any]  # a handler takes its own kind of command only, so there is no common base
-
-
-class JobTypes:
-    """The job types of an application, by name. The constructor raises `ValueError` if two have the same name."""
-
-    def __init__(self, types: Iterable[AnyJobType]) -> None:
-        self._types: dict[str, AnyJobType] = {}
-        for job_type in types:
-            if job_type.name in self._types:
-                raise ValueError(f"two kinds of jobs are called {job_type.name!r}")
-            self._types[job_type.name] = job_type
-
-    def get(self, name: str) -> AnyJobType | None:
-        """Return the job type with this *name*, or None if there is none."""
-        return self._types.get(name)
-
-    def __iter__(self) -> Iterator[AnyJobType]:
-        return iter(self._types.values())
-
-
-def _rejection_of(error: ValidationError | RecursionError) -> Rejected:
-    """Convert the error of a command's validation to a rejection, which names wrong fields but repeats no values."""
-    if isinstance(error, RecursionError):
-        return Rejected(CommonReason.INVALID, "is nested too deeply")
-    details = error.errors(include_input=False, include_url=False)
-    shown = [_explain(detail) for detail in details[:_MAX_ERRORS]]
-    more = len(details) - len(shown)
-    text = "; ".join(shown) + (f"; and {more} more" if more else "")
-    return Rejected(CommonReason.INVALID, text, is_newer=all(detail["type"] == _UNKNOWN_FIELD for detail in details))
-
-
-def _explain(detail: ErrorDetails) -> str:
-    """Return the explanation of one error: the field's name, escaped and cut, and what is wrong with it."""
-    name = ascii(".".join(map(str, detail["loc"])))[1:-1][:_MAX_NAME_CHARACTERS]
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "string_pattern_mismatch":
-        message = _pattern_words.get(detail.get("ctx", {})["pattern"], message)
-    return f"{name}: {message}" if name else message
 
 
 def _escaped_id(job_id: str) -> str:

@@ -1,10 +1,10 @@
 """Defines the outcomes that a job can have, and the verdicts that a handler can return.
 
-A handler returns a *verdict* on each job: `Applied`, `Rejected`, or `Unresolved` if the job's arguments name something
-that does not exist yet. From verdicts and errors the ledger derives the job's *outcome*, which is final and stored:
-`Applied`, `Rejected` or `Failed`. Three other classes are not outcomes, but say how the job is run again:
-`RetryLater` after a delay, as a new attempt; `Release` by any worker, without counting an attempt; `LookAgain` in this
-process, when the batches that were running have ended.
+A handler returns a *verdict* on each job: `Applied`, `Rejected`, which the function of a single job raises as `Reject`,
+or `Unresolved` if the job's arguments name something that does not exist yet. From verdicts and errors the ledger
+derives the job's *outcome*, which is final and stored: `Applied`, `Rejected` or `Failed`. Three other classes are not
+outcomes, but say how the job is run again: `RetryLater` after a delay, as a new attempt; `Release` by any worker,
+without counting an attempt; `LookAgain` in this process, when the batches that were running have ended.
 """
 
 from dataclasses import dataclass, field
@@ -38,9 +38,9 @@ class CommonReason(Reason):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The outcome of a job whose effect is committed. *result* is a JSON object, such as `{"user_id": 7}`."""
+    """The outcome of a job whose effect is committed. *result* is a value of JSON, such as `{"user_id": 7}`."""
 
-    result: dict[str, object]
+    result: object
 
     def as_result(self) -> dict[str, object]:
         """Return what a client gets from arq's `Job.result()` for an applied job."""
@@ -69,6 +69,33 @@ class Rejected:
     def as_result(self) -> dict[str, object]:
         """Return what a client gets from arq's `Job.result()` for a rejected job."""
         return {"status": "rejected", "reason": self.reason, "error": self.detail}
+
+
+class Reject(Exception):
+    """Raised by a job's function to reject the job: its effects are undone, and it is not tried again.
+
+    *reason* is a code, such as `not_payable`, or a `Reason`; *detail* explains it to people, without values of the
+    job's arguments.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.rejected = Rejected(reason, detail)
+
+    def __str__(self) -> str:
+        return f"{self.rejected.reason}: {self.rejected.detail}"
+
+
+class HandlerError(Exception):
+    """A job's function raised an error, took too long, or needs something that PostgreSQL lacks; the text says what.
+
+    `__cause__` is the function's own error, if there is one.
+    """
+
+    @classmethod
+    def of(cls, error: Exception) -> "HandlerError":
+        """Return *error*, raised by a job's function, as an error of this class; the caller adds the cause."""
+        return error if isinstance(error, cls) else cls(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +145,10 @@ class LookAgain:
 
 Verdict = Applied | Rejected | Unresolved
 Outcome = Applied | Rejected | Failed
+
+
+def retry_delay_s(error: BaseException) -> float | None:
+    """Return after how many seconds a job is to run again that has raised *error*, arq's `Retry`; None for others."""
+    if type(error).__name__ != "Retry" or not hasattr(error, "defer_score"):
+        return None  # recognised by its shape: only the engine imports arq
+    return (getattr(error, "defer_score", None) or 0) / 1000

@@ -15,11 +15,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import Protocol
 
 from tidepool.jobs.job import Job, JobKey
-from tidepool.jobs.outcomes import Applied, Failed, LookAgain, Outcome, Rejected, RetryLater
+from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Outcome, Rejected, RetryLater
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _OTHERS = "(others)"
@@ -68,6 +69,12 @@ class Tally:
         counts[2] += failed
         counts[3] += retried
 
+    def add_plain(self, job: Job) -> None:
+        """Count a job of a plain function that has ended, and the attempts before its last one."""
+        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
+        outcome = Applied(None) if job.error is None else failed
+        self.add([outcome], job.function, retried=max(0, job.attempt - 1))
+
     def add_batch(self, batch: Sequence[Job]) -> None:
         """Count a batch that starts now, and the waits of its jobs; set `left_ns` of each job to the present time."""
         now_ns = time.perf_counter_ns()
@@ -112,11 +119,18 @@ class Batcher:
     """Gathers jobs into batches of up to *limit* jobs, and lets *ledger* run up to *slots* batches at a time.
 
     A slot is the permission to run one batch at a time. *shares* maps a function's name to the fraction of the slots (0
-    to 1) that its batches may use, which is always at least one slot. Must be created while an event loop runs.
+    to 1) that its batches may use, which is always at least one slot; *limits* maps it to a limit of its own. Must be
+    created while an event loop runs.
     """
 
     def __init__(
-        self, ledger: _Ledger, *, slots: int, limit: int, shares: Mapping[str, float] = MappingProxyType({})
+        self,
+        ledger: _Ledger,
+        *,
+        slots: int,
+        limit: int,
+        shares: Mapping[str, float] = MappingProxyType({}),
+        limits: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._ledger = ledger
         self._tally = ledger.tally
@@ -125,6 +139,7 @@ class Batcher:
         self._settling: Counter[str] = Counter()
         """The number of batches that are running, by function."""
         self._limit = limit
+        self._limits = limits
         self._pending: dict[str, dict[JobKey, Job]] = {}
         """The jobs that wait for a slot, by function and then by key."""
         self._loop = asyncio.get_running_loop()
@@ -227,7 +242,7 @@ class Batcher:
     def _take(self, function: str) -> list[Job]:
         """Take a batch from the waiting jobs of *function*. Jobs over the limit queue up behind the other functions."""
         pending = self._pending.pop(function)
-        keys = list(pending)[: self._limit]
+        keys = list(islice(pending, self._limits.get(function, self._limit)))
         batch = [pending.pop(key) for key in keys]
         if pending:
             self._pending[function] = pending

@@ -29,20 +29,25 @@ from contextlib import contextmanager
 import structlog
 from pydantic_core import to_json
 
-from tidepool.jobs.job import AnyJobType, Job, JobKey, JobTypes, Transaction
+from tidepool.jobs.job import Job, JobKey
+from tidepool.jobs.job_type import AnyJobType, JobTypes
 from tidepool.jobs.outcomes import (
     Applied,
     CommonReason,
     Failed,
+    HandlerError,
     LookAgain,
     Outcome,
     Reason,
+    Reject,
     Rejected,
     RetryLater,
     Unresolved,
     Verdict,
+    retry_delay_s,
 )
 from tidepool.ledger.batcher import Tally
+from tidepool.pool.connection import Connection
 from tidepool.pool.faults import (
     Conflict,
     DatabaseFault,
@@ -82,10 +87,6 @@ _NOT_SETTLED = (RetryLater, LookAgain)
 _Settled = Outcome | RetryLater | LookAgain
 
 
-class _HandlerError(Exception):
-    """A job's handler broke its contract, or needs something that PostgreSQL lacks; the message says what."""
-
-
 class Ledger:
     """Runs batches of jobs in transactions, and stores the jobs' outcomes in the table job_results, for one worker.
 
@@ -111,8 +112,9 @@ class Ledger:
         handler has to be called again soon. Waits as long as the database is unavailable. The keys of the jobs must be
         distinct. Raises `PoolClosed` if the process is shutting down.
         """
-        is_unknown = self._types.get(function) is None
-        return await self._settle_or_split(function, batch, look_up=is_unknown)
+        was_lost = any(job.lapses for job in batch)  # a lost worker may have settled it
+        is_unknown = self._types.get(function) is None  # another worker may have known more of them
+        return await self._settle_or_split(function, batch, look_up=was_lost or is_unknown)
 
     async def _settle_or_split(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         try:
@@ -144,13 +146,33 @@ class Ledger:
         return outcome
 
     def _outcome_of(self, job: Job, error: Exception) -> Rejected | Failed | RetryLater:
+        """Return how a job ends whose data or code has raised *error*: it is rejected, tried again, or has failed."""
         if isinstance(error, DataFault):
             return Rejected(self._reason(job.function, error.constraint), str(error))
-        text = storable(f"{type(error).__name__}: {error}")
-        decided = Failed(text) if job.is_last_attempt else _later(ERROR_DELAYS_S, job, text)
-        event = "job.failed" if job.is_last_attempt else "job.retried"
-        log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=error)
-        return decided
+        cause = error.__cause__ if isinstance(error, HandlerError) and error.__cause__ else error
+        if isinstance(cause, Reject):
+            return cause.rejected
+        text = storable(str(error) if isinstance(error, HandlerError) else f"{type(error).__name__}: {error}")
+        job_type = self._types.get(job.function)
+        delay_s = retry_delay_s(cause)
+        if delay_s is not None and not job.is_last_attempt:
+            return RetryLater(delay_s, text)
+        is_last = job.is_last_attempt or (job_type is not None and not isinstance(cause, job_type.retry_on))
+        event = "job.failed" if is_last else "job.retried"
+        log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=cause)
+        if is_last:
+            return Failed(text)
+        backoff = job_type and job_type.backoff
+        return RetryLater(backoff.delay_s(job.attempt), text) if backoff else _later(ERROR_DELAYS_S, job, text)
+
+    def _conclude(self, job: Job, verdict: Verdict | Failed | Exception) -> _Settled:
+        if isinstance(verdict, Exception):
+            return self._outcome_of(job, verdict)
+        if not isinstance(verdict, Unresolved):
+            return verdict
+        if not job.has_looked_again:
+            return LookAgain()  # what it waits for may be in a batch that commits at this moment
+        return Rejected(verdict.reason) if job.is_last_attempt else _later(UNRESOLVED_DELAYS_S, job, verdict.reason)
 
     def _reason(self, function: str, constraint: str) -> Reason:
         """Return the reason for which a job of *function* is rejected if it breaks *constraint*.
@@ -196,16 +218,18 @@ class Ledger:
 
     async def _run_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         counted_name = self.tally.name_of(function)
+        job_type = self._types.get(function)
+        source = (job_type and job_type.source) or self._pool
         fresh: list[Job] = []
         committing = False
         try:
-            async with self._pool.transaction() as connection:
+            async with source.transaction() as connection:
                 begun_ns = time.perf_counter_ns()
                 results = ResultRepository(connection)
                 stored = await self._stored(function, batch, results) if look_up else {}
                 fresh = [job for job in batch if job.key not in stored]
-                verdicts = await self._verdicts(function, fresh, connection)
-                decided = [_conclude(job, verdict) for job, verdict in zip(fresh, verdicts, strict=True)]
+                verdicts = await self._verdicts(job_type, fresh, connection)
+                decided = [self._conclude(job, verdict) for job, verdict in zip(fresh, verdicts, strict=True)]
                 settled = [(j, o) for j, o in zip(fresh, decided, strict=True) if not isinstance(o, _NOT_SETTLED)]
                 write_ns = time.perf_counter_ns()
                 if settled:
@@ -218,7 +242,7 @@ class Ledger:
         except DatabaseFault as fault:
             was_asked = committing and any(job.decided is None for job in fresh)
             if was_asked and fault.is_of_one_statement:  # a deferred trigger of the handler's tables
-                raise _HandlerError(f"PostgreSQL refuses its commit: {words(fault.__cause__ or fault)}") from None
+                raise HandlerError(f"PostgreSQL refuses its commit: {words(fault.__cause__ or fault)}") from None
             raise
         if settled:
             self._write_us[counted_name] = (time.perf_counter_ns() - write_ns) // 1000
@@ -236,37 +260,16 @@ class Ledger:
                 stored |= {job.key: by_id[job.id] for job in batch if job.id in by_id}
         return stored
 
-    async def _verdicts(self, function: str, fresh: Sequence[Job], transaction: Transaction) -> list[Verdict | Failed]:
+    async def _verdicts(
+        self, job_type: AnyJobType | None, fresh: Sequence[Job], connection: Connection
+    ) -> list[Verdict | Failed | Exception]:
         """Return the handler's verdict on each job, without asking it about jobs whose outcome is decided already."""
-        job_type = self._types.get(function)
         jobs = [job for job in fresh if job.decided is None]
-        answers = iter(await self._call_handler(job_type, jobs, transaction) if job_type and jobs else ())
+        if not (jobs and job_type and job_type.handler):
+            return [job.decided or Failed("its job type has no handler") for job in fresh]
+        timeout_s = job_type.timeout_s or self._handler_timeout_s
+        answers = iter(await job_type.handler(connection, jobs, timeout_s))
         return [job.decided or next(answers) for job in fresh]
-
-    async def _call_handler(
-        self, job_type: AnyJobType, jobs: Sequence[Job], transaction: Transaction
-    ) -> Sequence[Verdict]:
-        """Call the handler of *job_type*, and return its verdicts, one for each job.
-
-        Raises `_HandlerError` if it takes too long, returns another number of verdicts, or needs something that is
-        missing in PostgreSQL, such as a grant, a table or a trigger's foreign server.
-        """
-        limit = asyncio.timeout(self._handler_timeout_s)
-        try:
-            async with limit:
-                verdicts = await job_type.handler(transaction, jobs)
-        except TimeoutError:
-            if limit.expired():
-                raise _HandlerError(f"took longer than {self._handler_timeout_s} s") from None
-            raise
-        except Exception as error:
-            fault = DatabaseFault.of(error)
-            if fault is not None and fault.is_of_one_statement:
-                raise _HandlerError(f"PostgreSQL refuses its statement: {words(error)}") from None
-            raise
-        if len(verdicts) != len(jobs):
-            raise _HandlerError(f"answered {len(verdicts)} of {len(jobs)} jobs")
-        return verdicts
 
     async def _write(
         self, function: str, entries: Sequence[Entry], results: ResultRepository, db_us: int, write_us: int
@@ -294,14 +297,6 @@ def _own_statement(jobs: int) -> Generator[None]:
         if getattr(error, "sqlstate", "").startswith("23"):
             raise NotStored(f"the ledger's row: {fault}") from None
         raise
-
-
-def _conclude(job: Job, verdict: Verdict | Failed) -> _Settled:
-    if not isinstance(verdict, Unresolved):
-        return verdict
-    if not job.has_looked_again:
-        return LookAgain()  # what it waits for may be in a batch that commits at this moment
-    return Rejected(verdict.reason) if job.is_last_attempt else _later(UNRESOLVED_DELAYS_S, job, verdict.reason)
 
 
 def _later(delays_s: Sequence[float], job: Job, cause: str) -> RetryLater:

@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 from tidepool.client import MOST_AT_ONCE, JobClient
 from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Outcome
+from tidepool.jobs.submission import Submission
 from tidepool.pool.pool import Pool
 from tidepool.queue.connection import RedisClient
-from tidepool.queue.submission import Submission
 from tidepool.storage.repositories import Repositories
 from tidepool.web.waiting import Waits
 

@@ -24,9 +24,10 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic_core import from_json, to_json
 
-from tidepool.jobs.job import AnyJobType, check_id
+from tidepool.jobs.job import check_id
+from tidepool.jobs.job_type import AnyJobType
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reason, Rejected
-from tidepool.queue.submission import Submission
+from tidepool.jobs.submission import Submission
 from tidepool.web.accepting import Accepting
 from tidepool.web.problems import PROBLEM_SCHEMA, Problem
 from tidepool.web.routing import job_url
@@ -161,7 +162,8 @@ class JobRequests:
 
         Returns an empty dict if the job's result has no id of a row.
         """
-        ids = {name: outcome.result.get(name) for name in self.places}  # anything, if somebody else wrote it to Redis
+        result = outcome.result if isinstance(outcome.result, dict) else {}
+        ids = {name: result.get(name) for name in self.places}  # anything, if somebody else wrote it to Redis
         places = (f"{place}{ids[name]}" for name, place in self.places.items() if type(ids[name]) is int)
         return {"Location": place} if (place := next(places, None)) else {}
 

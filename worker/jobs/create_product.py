@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Text, Transaction, Verdict
+from tidepool import Applied, Command, Job, LeftOut, Rejected, Text, Transaction, Verdict
 from worker.jobs.fields import Money, Name, Sku, VisibleText
 from worker.reasons import ShopReason
+from worker.service import app
 from worker.tables.products import CONSTRAINTS, ProductRepository
 
 
@@ -23,7 +24,12 @@ class CreateProduct(Command):
     in_stock: bool = True
 
 
-async def _create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
+@app.batch(
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, INSERT ON public.products", "USAGE ON SEQUENCE public.products_id_seq"),
+)
+async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
     """Insert a product for each job. A job whose sku is taken is rejected.
 
     Returns a verdict for each job, in order; an applied job's result is the new `product_id`.
@@ -33,13 +39,3 @@ async def _create_product(transaction: Transaction, jobs: Sequence[Job[CreatePro
         Rejected(product) if isinstance(product, ShopReason) else Applied({"product_id": product})
         for product in created
     ]
-
-
-JOB = JobType(
-    "create_product",
-    CreateProduct,
-    _create_product,
-    constraints=CONSTRAINTS,
-    grants=("SELECT, INSERT ON public.products", "USAGE ON SEQUENCE public.products_id_seq"),
-    identity=True,
-)

@@ -6,9 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tidepool import Applied, Command, Job, JobType, LeftOut, Rejected, Transaction, Unresolved, Verdict
+from tidepool import Applied, Command, Job, LeftOut, Rejected, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Money, Sku, Username, VisibleText
 from worker.reasons import ShopReason
+from worker.service import app
 from worker.tables.orders import CONSTRAINTS, OrderRepository
 
 _MAY_STILL_COME = (ShopReason.UNKNOWN_USER, ShopReason.UNKNOWN_PRODUCT)
@@ -36,7 +37,12 @@ class PlaceOrder(Command):
         return self
 
 
-async def _place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
+@app.batch(
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT ON public.users, public.products", "SELECT, INSERT ON public.orders"),
+)
+async def place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
     """Insert an order for each job. A job whose user or product does not exist yet is retried later.
 
     A job is rejected if the user is inactive, if the product is out of stock, or if user or product are still missing
@@ -53,13 +59,3 @@ def _verdict(placed: tuple[int, Decimal] | ShopReason) -> Verdict:
         return Unresolved(placed) if placed in _MAY_STILL_COME else Rejected(placed)
     order_id, total_price = placed
     return Applied({"order_id": order_id, "total_price": str(total_price)})
-
-
-JOB = JobType(
-    "place_order",
-    PlaceOrder,
-    _place_order,
-    constraints=CONSTRAINTS,
-    grants=("SELECT ON public.users, public.products", "SELECT, INSERT ON public.orders"),
-    identity=True,
-)

@@ -5,9 +5,10 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tidepool import Applied, Command, Job, JobType, LeftOut, Transaction, Unresolved, Verdict
+from tidepool import Applied, Command, Job, LeftOut, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Id, Sku
 from worker.reasons import ShopReason
+from worker.service import app
 from worker.tables.products import ProductRepository
 
 
@@ -27,7 +28,8 @@ class SetStock(Command):
         return self
 
 
-async def _set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
+@app.batch(identity=True, grants=("SELECT, UPDATE (in_stock) ON public.products",))
+async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
     """Set whether the jobs' products are in stock. A job whose product does not exist yet is retried later.
 
     It is rejected if the product is still missing when its attempts are used up. Returns a verdict for each job, in
@@ -38,12 +40,3 @@ async def _set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) ->
         Unresolved(product) if isinstance(product, ShopReason) else Applied({"product_id": product})
         for product in changed
     ]
-
-
-JOB = JobType(
-    "set_stock",
-    SetStock,
-    _set_stock,
-    grants=("SELECT, UPDATE (in_stock) ON public.products",),
-    identity=True,
-)

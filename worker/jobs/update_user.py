@@ -5,9 +5,10 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tidepool import Applied, Command, Job, JobType, LeftOut, Transaction, Unresolved, Verdict
+from tidepool import Applied, Command, Job, LeftOut, Transaction, Unresolved, Verdict
 from worker.jobs.fields import Email, Id, Name, Username
 from worker.reasons import ShopReason
+from worker.service import app
 from worker.tables.users import CONSTRAINTS, UserRepository
 
 
@@ -31,7 +32,12 @@ class UpdateUser(Command):
         return self
 
 
-async def _update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
+@app.batch(
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON public.users",),
+)
+async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
     """Change the given fields of the jobs' users. A job whose user does not exist yet is retried later.
 
     A job is rejected if its new email is taken, or if the user is still missing when its attempts are used up. Returns
@@ -39,13 +45,3 @@ async def _update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]
     """
     updated = await UserRepository(transaction).update([job.command for job in jobs])
     return [Unresolved(user) if isinstance(user, ShopReason) else Applied({"user_id": user}) for user in updated]
-
-
-JOB = JobType(
-    "update_user",
-    UpdateUser,
-    _update_user,
-    constraints=CONSTRAINTS,
-    grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON public.users",),
-    identity=True,
-)
