@@ -79,8 +79,12 @@ def a_job(
     attempt: int = 1,
     is_last_attempt: bool = False,
     has_looked_again: bool = True,
+    reused_ms: int | None = None,
 ) -> Job:
-    """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way."""
+    """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way.
+
+    Its id is its identity; with *reused_ms* it is not, and the job was enqueued then.
+    """
     command = command or a_user()
     job_id = job_id or f"job-{next(_NUMBERS)}"
     job: Job = Job(
@@ -89,12 +93,14 @@ def a_job(
         content=content,
         attempt=attempt,
         is_last_attempt=is_last_attempt,
-        enqueued_ms=now_ms() - 1000,
+        enqueued_ms=now_ms() - 1000 if reused_ms is None else reused_ms,
+        identity=reused_ms is None,
         due_ms=now_ms() - 1000,
         started_ms=now_ms(),
         started_ns=time.perf_counter_ns(),
         has_looked_again=has_looked_again,
     )
+    job.set_key(is_identity=True)
     if isinstance(command, Command):
         job.command = command
         if content is None:
@@ -106,7 +112,7 @@ def a_job(
 
 def a_submission(username: str = "ada", job_id: str | None = None) -> Submission:
     """Return a create_user job as the producer hands it in."""
-    return Submission(job_id or f"job-{next(_NUMBERS)}", "create_user", user_fields(username))
+    return Submission(job_id or f"job-{next(_NUMBERS)}", "create_user", user_fields(username), identity=True)
 
 
 def a_finished_job(status: str = "applied", **fields: Any) -> Finished:

@@ -61,8 +61,8 @@ MUTATIONS = [
     Mutation(
         "no look-up of stored outcomes",
         "Ledger._run_transaction",
-        "results.lookup([job.id for job in batch]) if look_up else {}",
-        "results.lookup([]) if look_up else {}",
+        "await self._stored(function, batch, results) if look_up else {}",
+        "{}",
         "test_new_and_redelivered_jobs_share_a_batch",
     ),
     Mutation(
@@ -71,6 +71,34 @@ MUTATIONS = [
         "WHERE job_results.requeued_at IS NOT NULL",
         "WHERE true",
         "test_a_redelivered_job_gets_its_stored_outcome",
+    ),
+    Mutation(
+        "a key without the enqueue time",
+        "Job.set_key",
+        "IDENTITY_MS if is_identity else self.enqueued_ms",
+        "IDENTITY_MS",
+        "test_typed_jobs_run_again_where_arq_runs_them_again",
+    ),
+    Mutation(
+        "an identity is ignored",
+        "Job.set_key",
+        "IDENTITY_MS if is_identity else self.enqueued_ms",
+        "self.enqueued_ms",
+        "test_an_identity_has_one_effect_for_as_long_as_the_ledger_keeps_it",
+    ),
+    Mutation(
+        "a requeued job is a new one",
+        "results:_requeued",
+        "is_identity, None if is_identity else key_ms",
+        "is_identity, None",
+        "test_a_requeued_job_stays_the_same_job",
+    ),
+    Mutation(
+        "all rows of an id are pruned with its oldest",
+        "results.sql:prune",
+        "WHERE (job_id, key_ms) IN (SELECT job_id, key_ms FROM",
+        "WHERE job_id IN (SELECT job_id FROM",
+        "test_by_id_the_newest_job_is_found",
     ),
     Mutation(
         "a requeued job's old outcome still counts",
@@ -364,8 +392,8 @@ MUTATIONS = [
     Mutation(
         "a job that is here already runs twice",
         "Batcher.submit",
-        "if len(self._answers[job.id]) == 1:",
-        "if self._answers[job.id]:",
+        "if len(self._answers[job.key]) == 1:",
+        "if self._answers[job.key]:",
         "test_a_job_that_came_back_under_way_is_not_run_twice",
     ),
     # ---------------------------------------------------------------- claims, leases, finishes

@@ -17,6 +17,7 @@ from roles import as_role
 
 from tidepool import settings
 from tidepool.client import JobClient
+from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Applied
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused
@@ -77,12 +78,13 @@ async def test_two_schemas_in_one_database_do_not_see_each_other(empty_database:
         assert [] == await Migrations().migrate(config)
     connections = [await config.connect("test") for config in (one, two)]
     ledgers = [Repositories(connection).results for connection in connections]
+    key = ("a", IDENTITY_MS)
     assert 1 == await ledgers[0].write("f", [an_entry("a")], worker_id="w", db_us=1)
-    assert {"a": Applied({})} == await ledgers[0].lookup(["a"])
-    assert {} == await ledgers[1].lookup(["a"])
+    assert {key: Applied({})} == await ledgers[0].lookup([key])
+    assert {} == await ledgers[1].lookup([key])
     assert 1 == await ledgers[1].write("f", [an_entry("a")], worker_id="w", db_us=1)
     assert 1 == await ledgers[1].prune(datetime.now(UTC))
-    assert {"a": Applied({})} == await ledgers[0].lookup(["a"])
+    assert {key: Applied({})} == await ledgers[0].lookup([key])
 
     await connections[0].execute("DROP SCHEMA one CASCADE")
     assert [] == await Migrations.missing_parts(connections[1])

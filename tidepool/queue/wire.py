@@ -17,7 +17,8 @@ A job's id is a member of the queue's sorted set (score: due time, Unix ms), and
      "a": [],                   positional arguments: none, or one object that holds the fields
      "k": {"username": …},      keyword arguments: the command's fields
      "t": null,                 arq's job_try, the try to begin with
-     "et": 1764000000000}       when it was enqueued, Unix ms
+     "et": 1764000000000,       when it was enqueued, Unix ms
+     "identity": true}          whether its id is its identity; left out: its type decides. arq does not read it
 
 A result is the value of `arq:result:{id}`, which has these fields and more: `s` is whether the job succeeded, and `r`
 the result. Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result travels
@@ -31,7 +32,7 @@ Any arq client can talk to the service with `serialize` and `deserialize` as its
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import Annotated, NotRequired, cast
 
 from arq.constants import (
     abort_jobs_ss,
@@ -174,13 +175,14 @@ def _fault(error: ValidationError) -> str:
 
 
 class _Envelope(TypedDict):
-    """The fields of an encoded job that arq uses without checking their types."""
+    """The fields of an encoded job: those that arq uses without checking their types, and one of ours."""
 
     f: str
     a: list[object]
     k: dict[str, object]
     t: Annotated[int, Field(ge=0, le=1_000_000)] | None
     et: Annotated[int, Field(ge=0, le=LATEST_MS)]
+    identity: NotRequired[bool]
 
 
 _ENVELOPE = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))
