@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar, Unpack
+from typing import NamedTuple, TypeAlias, TypeVar, Unpack
 
 import structlog
 
@@ -44,6 +44,9 @@ _MOST_DIGITS, _MOST_NAME, _MOST_ERROR = 6, 100, 500
 _RECEIPT_MS = 10 * 60 * 1000
 
 T = TypeVar("T")
+
+_Encoded: TypeAlias = tuple[str, bytes, int | str]
+"""A job's id, its encoded content, and its due time in Unix milliseconds, or an empty text."""
 
 
 class _Retrying(NamedTuple):
@@ -109,7 +112,7 @@ class JobClient:
         if not fresh:
             return [False] * len(submissions)
         now = now_ms()
-        encoded = [(submission.id, _payload(submission, now, again=again)) for submission in fresh]
+        encoded = [(one.id, _payload(one, now, again=again), one.due_ms or "") for one in fresh]
         answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
         return [not (one.identity and one.id in known) and next(answers) for one in submissions]
 
@@ -196,10 +199,10 @@ class JobClient:
         """
         return await self.state.release_owners(Identity.worker_id_prefix(pid))
 
-    async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
-        """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
+    async def _send(self, jobs: Sequence[_Encoded], *, again: bool) -> list[bool]:
+        """Enqueue jobs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, wire.RECEIPT + uuid.uuid4().hex]
-        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in (*job, ""))]
+        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
         try:
             reply: bytes = await self._reach(
                 "redis",
@@ -269,10 +272,10 @@ def _time_of(score: object) -> datetime | None:
         return None
 
 
-def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+def _parts(jobs: Sequence[_Encoded]) -> Iterator[Sequence[_Encoded]]:
     """Split a list of jobs into parts of at most `MOST_BYTES_AT_ONCE` bytes."""
     start = size = 0
-    for end, (_, payload) in enumerate(jobs):
+    for end, (_, payload, _due) in enumerate(jobs):
         if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:
             yield jobs[start:end]
             start, size = end, 0

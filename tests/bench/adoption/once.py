@@ -1,4 +1,4 @@
-"""The shop's charge in the forms that `tidepool.App` has: a job with a transaction of its own, a shared one, a batch."""
+"""The shop's charge in the forms that `tidepool.App` has: in a transaction of its own, in a shared one, as a batch."""
 
 from collections.abc import Sequence
 

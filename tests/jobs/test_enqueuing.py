@@ -1,0 +1,82 @@
+"""How the jobs of an application are enqueued: ids, delays, many at once, and what is refused."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from arq import ArqRedis
+
+from tidepool import App, JobClient, Transaction
+from tidepool.queue.wire import now_ms
+
+QUEUE = "arq:queue"
+
+
+@pytest.fixture
+def app(client: JobClient) -> App:
+    """Give an application that uses the test's queue."""
+    app = App()
+    app.use(client)
+    return app
+
+
+@pytest.fixture
+def charge(app: App) -> Any:
+    """Give a job type."""
+
+    @app.job
+    async def charge(_tx: Transaction, order_id: int, cents: int = 100) -> int:
+        return order_id + cents
+
+    return charge
+
+
+async def test_a_job_is_enqueued_once_for_each_id(charge: Any, redis: ArqRedis) -> None:
+    """Without an id each is another job."""
+    first, second = await charge.enqueue(17), await charge.enqueue(17)
+    assert first.is_new
+    assert first.id != second.id
+    named = [await charge.options(id="charge-17").enqueue(17, 990) for _ in range(2)]
+    assert [("charge-17", True), ("charge-17", False)] == [(receipt.id, receipt.is_new) for receipt in named]
+    assert 3 == await redis.zcard(QUEUE)
+
+
+async def test_a_job_may_be_deferred(charge: Any, redis: ArqRedis) -> None:
+    """By a delay, or until a time."""
+    at = datetime(2040, 1, 1, tzinfo=UTC)
+    by_time = await charge.options(defer=at).enqueue(1)
+    by_delay = await charge.options(defer=timedelta(hours=1)).enqueue(1)
+    assert at.timestamp() * 1000 == await redis.zscore(QUEUE, by_time.id)
+    score = await redis.zscore(QUEUE, by_delay.id)
+    assert score is not None
+    assert abs(now_ms() + 3_600_000 - score) < 60_000
+
+
+async def test_many_jobs_are_enqueued_at_once(app: App, charge: Any, redis: ArqRedis) -> None:
+    """More than one call to Redis takes."""
+    receipts = await app.enqueue_many(charge.call(number) for number in range(1200))
+    assert 1200 == len({receipt.id for receipt in receipts}) == await redis.zcard(QUEUE)
+    assert [] == await app.enqueue_many([])
+
+
+async def test_what_cannot_be_enqueued_is_refused_in_words(charge: Any) -> None:
+    """By the type that Python uses for it."""
+    with pytest.raises(TypeError, match="order_id"):
+        await charge.enqueue()
+    with pytest.raises(ValueError, match="order_id: Input should be a valid integer"):
+        await charge.enqueue("17")
+    with pytest.raises(ValueError, match="printable"):
+        charge.options(id="a\nb")
+    with pytest.raises(ValueError, match="time zone"):
+        charge.options(defer=datetime(2040, 1, 1))  # noqa: DTZ001
+
+
+async def test_an_application_that_is_not_open_says_so() -> None:
+    """The message names the block that opens it."""
+    app = App()
+
+    @app.job
+    async def charge(_tx: Transaction) -> None: ...
+
+    with pytest.raises(RuntimeError, match="async with app"):
+        await charge.enqueue()
