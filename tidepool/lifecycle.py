@@ -67,8 +67,8 @@ class Application(Protocol):
     job_types: JobTypes
     migrations: Migrations
 
-    def use(self, client: JobClient) -> None:
-        """Enqueue jobs with *client* from now on."""
+    def use(self, client: JobClient, settings: Settings) -> None:
+        """Enqueue jobs with *client* from now on, and by these settings."""
         ...
 
 
@@ -193,7 +193,7 @@ class _WorkerProcess:
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.typed.batcher = batcher
         self._relay_outbox(ctx["redis"], side)
-        self._app.use(JobClient(ctx["redis"]))
+        self._app.use(JobClient(ctx["redis"]), self._settings)
         if any(job_type.handler is None for job_type in self._job_types):
             self._begin_history(config, worker_id)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])

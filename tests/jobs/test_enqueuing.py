@@ -3,10 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from arq import ArqRedis
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
+from settings import Settings
 from tidepool import App, JobClient, Transaction
+from tidepool.pool.config import PoolConfig
 from tidepool.queue.wire import now_ms
 
 QUEUE = "arq:queue"
@@ -16,7 +21,7 @@ QUEUE = "arq:queue"
 def app(client: JobClient) -> App:
     """Give an application that uses the test's queue."""
     app = App()
-    app.use(client)
+    app.use(client, Settings.load({}))
     return app
 
 
@@ -80,3 +85,42 @@ async def test_an_application_that_is_not_open_says_so() -> None:
 
     with pytest.raises(RuntimeError, match="async with app"):
         await charge.enqueue()
+
+
+async def test_a_job_is_enqueued_in_a_transaction(app: App, charge: Any, connection: Any, redis: ArqRedis) -> None:
+    """If and only if it commits; Redis gets the job from a relay."""
+    at = datetime(2040, 1, 1, tzinfo=UTC)
+    async with connection.transaction():
+        receipt = await charge.on(connection).options(id="charge-17", defer=at).enqueue(17)
+        await app.enqueue_many([charge.call(18), charge.call(19)], on=Transaction(connection))
+    transaction = connection.transaction()
+    await transaction.start()
+    await charge.on(connection).enqueue(20)
+    await transaction.rollback()
+    with pytest.raises(RuntimeError, match="in no transaction"):
+        await charge.on(connection).enqueue(21)
+    rows = await connection.fetch("SELECT job_id, function, due_ms FROM job_outbox ORDER BY id")
+    assert ("charge-17", True) == (receipt.id, receipt.is_new)
+    assert [("charge-17", "charge", at.timestamp() * 1000)] == [tuple(row.values()) for row in rows[:1]]
+    assert 3 == len(rows)
+    assert 0 == await redis.zcard(QUEUE)
+
+
+def test_code_without_asyncio_enqueues_in_its_transaction(database: PoolConfig) -> None:
+    """An application may be open for that, or not: nothing is sent to Redis."""
+    app = App(settings=Settings)
+
+    @app.job
+    async def charge(_tx: Transaction, order_id: int) -> int:
+        return order_id
+
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database.url))
+    with Session(engine) as session:
+        assert charge.on(session).enqueue_now(17).is_new
+        session.commit()
+        charge.on(session).enqueue_now(18)
+        session.rollback()
+        assert [("charge",)] == session.execute(text("SELECT function FROM job_outbox")).all()
+    with pytest.raises(RuntimeError, match="needs a transaction"):
+        charge.enqueue_now(19)
+    engine.dispose()

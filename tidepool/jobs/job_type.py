@@ -37,6 +37,10 @@ class Sender(Protocol):
         """Enqueue jobs, in the transaction of *within* unless that is None; return for each whether its id is new."""
         ...
 
+    def send_now(self, submissions: Sequence[Submission], within: object) -> None:
+        """Enqueue jobs in the transaction of *within*, which works without asyncio."""
+        ...
+
     async def result(self, job_id: str, timeout_s: float | None) -> Any:
         """Return the result of a job, after waiting for its end."""
         ...
@@ -190,6 +194,17 @@ class JobType(Generic[P, R]):
         sender = self._required_sender()
         (is_new,) = await sender.send([call.submission], self._within)
         return Receipt(call.submission.id, is_new, sender)
+
+    def enqueue_now(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
+        """Do as `enqueue` in code without asyncio, in the transaction that `on` has named.
+
+        That is one of SQLAlchemy's `Session` or `Connection`, or of psycopg's `Connection`.
+        """
+        if self._within is None:
+            raise RuntimeError(f"{self.name}.enqueue_now needs a transaction: {self.name}.on(session).enqueue_now(…)")
+        call, sender = self.call(*args, **kwargs), self._required_sender()
+        sender.send_now([call.submission], self._within)
+        return Receipt(call.submission.id, is_new=True, _sender=sender)
 
     def _required_sender(self) -> Sender:
         if self.sender is None:
