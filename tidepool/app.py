@@ -51,7 +51,7 @@ class Declaration(TypedDict, total=False):
     identity: bool
 
 
-class _Place(TypedDict):
+class _OutboxPlace(TypedDict):
     schema: str
     queue_name: str
 
@@ -230,7 +230,7 @@ class App:
         """See `tidepool.jobs.job_type.Sender`."""
         outbox.write_now(within, [outbox.job_of(one) for one in submissions], **self._outbox())
 
-    def _outbox(self) -> _Place:
+    def _outbox(self) -> _OutboxPlace:
         """Return where the outbox is, and for which queue; reads the environment if that is not done yet."""
         if self._loaded is None:
             self._loaded = self.settings.load()

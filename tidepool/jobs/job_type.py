@@ -181,7 +181,7 @@ class JobType(Generic[P, R]):
         job_id, identity = self._options.get("id"), self._options.get("identity")
         identity = (self.identity or None) if identity is None else identity
         fields = arguments.encode(command)
-        due_ms = _due_ms(self._options.get("defer"))
+        due_ms = _time_ms(self._options.get("defer"))
         return Call(Submission(job_id or uuid.uuid4().hex, self.name, fields, identity, due_ms=due_ms))
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
@@ -249,7 +249,7 @@ class JobTypes:
         return iter(self._types.values())
 
 
-def _due_ms(defer: timedelta | datetime | None) -> int | None:
+def _time_ms(defer: timedelta | datetime | None) -> int | None:
     """Return when a job may run first, in Unix milliseconds; None: at once."""
     if defer is None:
         return None
