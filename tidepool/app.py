@@ -47,6 +47,7 @@ class Declaration(TypedDict, total=False):
     timeout_s: float
     constraints: Mapping[str, Reason]
     grants: Sequence[LiteralString]
+    identity: bool
 
 
 class App:

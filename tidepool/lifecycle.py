@@ -38,6 +38,7 @@ from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
+from tidepool.ledger.relay import Relay
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault, ServerError, words
 from tidepool.pool.pool import Pool
@@ -45,6 +46,7 @@ from tidepool.pool.side_connection import SideConnection
 from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisRefused
+from tidepool.queue.relaying import RelayQueue
 from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
 from tidepool.queue.wire import QueueKeys, now_ms
@@ -201,6 +203,7 @@ class _WorkerProcess:
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.typed.batcher = batcher
+        self._relay_outbox(ctx["redis"], side)
         if any(job_type.handler is None for job_type in self._job_types):
             self._begin_history(config, worker_id)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])
@@ -278,6 +281,15 @@ class _WorkerProcess:
             raise StartError(f"PostgreSQL at {without_password(self._urls.database)}: {words(error)}") from None
         self._open.push_async_callback(pool.close)
         return pool
+
+    def _relay_outbox(self, redis: RedisClient, side: SideConnection) -> None:
+        """Start to copy jobs that were enqueued in transactions to Redis."""
+        queue_name = self._settings.queue_name
+        queue = RelayQueue(redis, queue_name, self._identity.worker_id)
+        declared = {job_type.name for job_type in self._job_types if job_type.handler is not None}
+        relay = Relay(queue, queue_name, side, self._settings.db_schema, declared=declared)
+        self._open.push_async_callback(relay.close)
+        self._run_aside(relay.run, "relay")
 
     def _begin_history(self, config: PoolConfig, worker_id: str) -> None:
         side = SideConnection(config, "history")

@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry
-from conftest import Servers
 
 from tidepool import App, Applied, Command, Job, Reason, Reject, Rejected, RetryPolicy, Transaction, Urls
 from tidepool.jobs.outcomes import Failed
@@ -34,7 +33,7 @@ class View(Command):
 
 
 @pytest.fixture(scope="session")
-def tidepool_servers(servers: Servers) -> Urls:
+def tidepool_servers(servers: Any) -> Urls:
     """Use the session's servers."""
     return servers.urls
 

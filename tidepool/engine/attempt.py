@@ -217,7 +217,9 @@ class Attempts:
             left = self.left.leave(job, decided.detail)
             if left is not None:
                 return left
-        job.is_last_attempt = job.attempt >= typed.attempts_of(typed.types.get(job.function))
+        job_type = typed.types.get(job.function)
+        job.set_key(is_identity=job_type is None or job_type.identity)
+        job.is_last_attempt = job.attempt >= typed.attempts_of(job_type)
         try:
             assert typed.batcher is not None, "a job was run before TypedJobs.batcher was set"
             return await typed.batcher.submit(job)

@@ -17,7 +17,8 @@ A job's id is a member of the queue's sorted set (score: due time, Unix ms), and
      "a": [],                   positional arguments: none, or one object that holds the fields
      "k": {"username": …},      keyword arguments: the command's fields
      "t": null,                 arq's job_try, the try to begin with
-     "et": 1764000000000}       when it was enqueued, Unix ms
+     "et": 1764000000000,       when it was enqueued, Unix ms
+     "identity": true}          whether its id is its identity; left out: its type decides. arq does not read it
 
 A result is the value of `arq:result:{id}`, which has these fields and more: `s` is whether the job succeeded, and `r`
 the result. Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result travels
@@ -31,7 +32,7 @@ Any arq client can talk to the service with `serialize` and `deserialize` as its
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import Annotated, NotRequired, cast
 
 from arq.constants import (
     abort_jobs_ss,
@@ -97,6 +98,12 @@ class QueueKeys:
     dead_letters   stream      of each dead letter: `id` of the job, `due` (Unix ms), `function` and `reason`
     functions      sorted set  name of a function → until when a worker that has it counts as alive, Unix ms
     deserializers  sorted set  name of a function that decodes jobs → the same; both keys expire with their newest entry
+
+    The outbox, a table in PostgreSQL, has the jobs that were enqueued in a transaction; a *relay* copies them here.
+
+    relay          string      name of the worker process whose relay is at work; expires if it is not renewed
+    refilled       string      "yes" if Redis has all jobs of the outbox that it should have, "no" while they are copied
+                               again; missing after Redis has lost its data
     """
 
     def __init__(self, queue: str) -> None:
@@ -109,6 +116,8 @@ class QueueKeys:
         self.dead_letter_prefix = f"{queue}:dead-letter:"
         self.functions = f"{queue}:functions"
         self.deserializers = f"{queue}:deserializers"
+        self.relay = f"{queue}:relay"
+        self.refilled = f"{queue}:refilled"
 
     @staticmethod
     def encode_id(job_id: str) -> bytes:
@@ -167,13 +176,14 @@ def _fault(error: ValidationError) -> str:
 
 
 class _Envelope(TypedDict):
-    """The fields of an encoded job that arq uses without checking their types."""
+    """The fields of an encoded job: those that arq uses without checking their types, and one of ours."""
 
     f: str
     a: list[object]
     k: dict[str, object]
     t: Annotated[int, Field(ge=0, le=1_000_000)] | None
     et: Annotated[int, Field(ge=0, le=LATEST_MS)]
+    identity: NotRequired[bool]
 
 
 _ENVELOPE = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))

@@ -14,6 +14,7 @@ from tidepool.jobs.submission import Submission
 from tidepool.lifecycle import settings_of_worker
 from tidepool.queue.wire import QueueKeys, now_ms
 from tidepool.settings import Settings
+from tidepool.storage.outbox import OutboxRepository
 from tidepool.storage.results import ResultRepository
 
 _MOST_JOBS = 100_000
@@ -30,7 +31,14 @@ class Drained(NamedTuple):
 
 
 class _ImpatientWorker(Worker):
-    """A worker that runs jobs at once which are due later: deferred ones, and those that are to be tried again."""
+    """A worker that runs jobs at once which are due later, such as those that are to be tried again.
+
+    It ends when all jobs of the *outbox* have been copied to the queue, and the queue is empty.
+    """
+
+    def __init__(self, outbox: OutboxRepository, **options: Any) -> None:
+        super().__init__(**options)
+        self._outbox = outbox
 
     async def start_jobs(self, job_ids: Sequence[bytes] = ()) -> int:
         """Make all jobs of the queue due that nobody holds, and claim and start some; see `Worker.start_jobs`."""
@@ -42,6 +50,10 @@ class _ImpatientWorker(Worker):
             await self.pool.zadd(keys.queue, dict.fromkeys(later, now), xx=True)
         return await super().start_jobs(job_ids)
 
+    async def _tidepool_is_done(self) -> bool:
+        """Return whether neither the queue nor the outbox has a job."""
+        return await super()._tidepool_is_done() and not await self._outbox.fresh(1, 1)
+
 
 async def drain(app: App, *, timeout_s: float = 30.0) -> list[Drained]:
     """Run a worker of *app* until its queue is empty, and return the jobs that have ended, in that order.
@@ -52,9 +64,15 @@ async def drain(app: App, *, timeout_s: float = 30.0) -> list[Drained]:
     valid.
     """
     settings = app.settings.load()
-    with servers.running(settings):
-        worker_id = await _run(app, settings, timeout_s)
-        return await _ended(settings, worker_id)
+    with servers.running(settings) as urls:
+        connection = await settings.pool_config(urls.database, "tidepool-testing").connect("drain")
+        try:
+            worker_id = await _run(app, settings, OutboxRepository(connection, settings.queue_name), timeout_s)
+            rows = await ResultRepository(connection).newest(limit=_MOST_JOBS)
+        finally:
+            await connection.close()
+        async with open_client(settings) as client:
+            return [await _drained(row, client) for row in reversed(rows) if row["worker_id"] == worker_id]
 
 
 async def queued(app: App) -> list[Submission]:
@@ -66,12 +84,12 @@ async def queued(app: App) -> list[Submission]:
         return await client.state.queued(_MOST_JOBS)
 
 
-async def _run(app: App, settings: Settings, timeout_s: float) -> str:
+async def _run(app: App, settings: Settings, outbox: OutboxRepository, timeout_s: float) -> str:
     """Run a worker until the queue is empty; return the worker's id in the ledger."""
     options: dict[str, Any] = dict(vars(settings_of_worker(app, settings, log_level=None)))
     given = {name: value for name, value in options.items() if not name.startswith("_")}
     async with AsyncExitStack() as closing:
-        worker = _ImpatientWorker(burst=True, handle_signals=False, **given)
+        worker = _ImpatientWorker(outbox, burst=True, handle_signals=False, **given)
         closing.push_async_callback(worker.close)
         try:
             async with asyncio.timeout(timeout_s):
@@ -80,17 +98,6 @@ async def _run(app: App, settings: Settings, timeout_s: float) -> str:
             left = sorted({job.function for job in await queued(app)})
             raise TimeoutError(f"after {timeout_s:g} s there are jobs left, of: {', '.join(left)}") from None
     return worker.tidepool_options.owner
-
-
-async def _ended(settings: Settings, worker_id: str) -> list[Drained]:
-    """Return the jobs that the worker *worker_id* has run to their end, from their rows in the ledger."""
-    connection = await settings.pool_config(settings.urls.database, "tidepool-testing").connect("drain")
-    try:
-        rows = await ResultRepository(connection).newest(limit=_MOST_JOBS)
-    finally:
-        await connection.close()
-    async with open_client(settings) as client:
-        return [await _drained(row, client) for row in reversed(rows) if row["worker_id"] == worker_id]
 
 
 async def _drained(row: Mapping[str, Any], client: JobClient) -> Drained:
