@@ -283,10 +283,7 @@ def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, by
 def _payload(submission: Submission, now: int, *, again: bool) -> bytes:
     """Encode a job. Raises `ValueError` if it is too large, except with *again*: then the worker rejects it."""
     enqueued_at_ms = now if submission.enqueued_ms is None else submission.enqueued_ms
-    envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms}
-    if submission.identity is not None:
-        envelope["identity"] = submission.identity
-    payload = wire.serialize(envelope)
+    payload = wire.encode(submission, enqueued_at_ms)
     if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:
         raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
     return payload

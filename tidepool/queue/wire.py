@@ -47,6 +47,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypedDict
 
 from tidepool.jobs.outcomes import Reject
+from tidepool.jobs.submission import Submission
 
 JOB = job_key_prefix
 IN_PROGRESS = in_progress_key_prefix
@@ -136,6 +137,17 @@ class QueueKeys:
     def health_check(self, worker_name: str) -> str:
         """Return the key of a worker's health record, which `arq --check` reads."""
         return f"{self.queue}{health_check_key_suffix}:{worker_name}"
+
+
+def encode(submission: Submission, enqueued_ms: int) -> bytes:
+    """Encode a job that is enqueued at *enqueued_ms* (Unix milliseconds).
+
+    Raises `PydanticSerializationError` for arguments that JSON cannot express.
+    """
+    envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_ms}
+    if submission.identity is not None:
+        envelope["identity"] = submission.identity
+    return serialize(envelope)
 
 
 def serialize(envelope: Mapping[str, object]) -> bytes:
