@@ -11,10 +11,11 @@ import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry
 
-from tidepool import App, Applied, Command, Job, Reason, Reject, Rejected, RetryPolicy, Transaction, Urls
-from tidepool.jobs.outcomes import Failed
+from tidepool import App, Applied, Command, Failed, Job, Reason, Reject, Rejected, RetryPolicy, Transaction, Urls
+from tidepool.ledger.outbox import job_of, write
 from tidepool.queue import wire
-from tidepool.testing import Drained, drain, queued
+from tidepool.queue.connection import RedisClient
+from tidepool.testing import DrainedJob, drain, queued
 
 pytest_plugins = ["tidepool.testing"]
 
@@ -64,7 +65,7 @@ async def note(tx: Transaction, number: int) -> None:
     await tx.execute("INSERT INTO numbers VALUES ($1, pg_current_xact_id()::text)", number)
 
 
-def outcomes(drained: Sequence[Drained]) -> dict[str, object]:
+def outcomes(drained: Sequence[DrainedJob]) -> dict[str, object]:
     """Return the outcomes by job id."""
     return {job.id: job.outcome for job in drained}
 
@@ -258,8 +259,6 @@ async def test_arqs_own_client_enqueues_with_positional_arguments(app: App, tide
 
 def wire_client(url: str) -> ArqRedis:
     """Return arq's client with the serializers of our wire format."""
-    from tidepool.queue.connection import RedisClient  # noqa: PLC0415
-
     pool = RedisClient.open(url, queue_name="arq:queue").connection_pool
     return ArqRedis(pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize)
 
@@ -390,6 +389,19 @@ async def test_the_transaction_of_a_test_is_rolled_back(tidepool_transaction: Tr
         return await tx.fetchval("INSERT INTO made VALUES ($1) RETURNING name", name)
 
     assert "it" == await create(tidepool_transaction, "it")
+
+
+async def test_a_drain_ends_after_the_jobs_that_were_enqueued_in_a_transaction(app: App, db: Any) -> None:
+    """They are in the outbox first, and then in the queue."""
+
+    @app.job
+    async def square(tx: Transaction, number: int) -> int:
+        return number * number
+
+    async with db.transaction():
+        jobs = [job_of(square.call(number).submission) for number in range(3)]
+        await write(db, jobs, schema="tidepool", queue_name="arq:queue")
+    assert [Applied(0), Applied(1), Applied(4)] == sorted((job.outcome for job in await drain(app)), key=str)
 
 
 async def test_a_drain_has_a_limit_of_time(app: App) -> None:

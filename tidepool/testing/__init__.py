@@ -24,7 +24,7 @@
     async def test_the_function_itself(tidepool_transaction):
         assert 1 == await charge(tidepool_transaction, 17, 990)
 
-The fixtures, which need pytest and the extra `embedded`:
+The fixtures need pytest, pytest-asyncio or anyio for the last one, and the extra `embedded`:
 
 - `tidepool_app`          the application; each test suite defines this fixture, with the scope `session`
 - `tidepool_servers`      the URLs of a PostgreSQL and a Redis that run for the session
@@ -34,8 +34,8 @@ The fixtures, which need pytest and the extra `embedded`:
 PYTEST_DONT_REWRITE: it has no assertions, and pytest would warn if a test had imported it before the plugin is loaded.
 """
 
-from tidepool.testing.draining import Drained, drain, queued
+from tidepool.testing.draining import DrainedJob, drain, queued
 
-__all__ = ["Drained", "drain", "queued"]
+__all__ = ["DrainedJob", "drain", "queued"]
 
 pytest_plugins = ["tidepool.testing.fixtures"]

@@ -21,7 +21,7 @@ _MOST_JOBS = 100_000
 """Max jobs that are listed or returned: a test has fewer."""
 
 
-class Drained(NamedTuple):
+class DrainedJob(NamedTuple):
     """A job that `drain` has run to its end. *outcome* is `Applied`, `Rejected` or `Failed`."""
 
     id: str
@@ -55,7 +55,7 @@ class _ImpatientWorker(Worker):
         return await super()._tidepool_is_done() and not await self._outbox.fresh(1, 1)
 
 
-async def drain(app: App, *, timeout_s: float = 30.0) -> list[Drained]:
+async def drain(app: App, *, timeout_s: float = 30.0) -> list[DrainedJob]:
     """Run a worker of *app* until its queue is empty, and return the jobs that have ended, in that order.
 
     The attempts are real ones, on the servers that the settings name. Delays are skipped: a job that is deferred, or is
@@ -100,7 +100,7 @@ async def _run(app: App, settings: Settings, outbox: OutboxRepository, timeout_s
     return worker.tidepool_options.owner
 
 
-async def _drained(row: Mapping[str, Any], client: JobClient) -> Drained:
+async def _drained(row: Mapping[str, Any], client: JobClient) -> DrainedJob:
     """Return the job of a ledger row. Only Redis has the results of jobs that ran outside of a transaction."""
     outcome: Outcome
     if row["status"] == "rejected":
@@ -109,4 +109,4 @@ async def _drained(row: Mapping[str, Any], client: JobClient) -> Drained:
         outcome = Failed(row["error"])
     else:
         outcome = Applied(row["result"] if row["atomic"] else await client.result(row["job_id"], timeout_s=0))
-    return Drained(row["job_id"], row["function"], outcome, row["attempts"])
+    return DrainedJob(row["job_id"], row["function"], outcome, row["attempts"])
