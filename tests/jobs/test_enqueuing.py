@@ -1,5 +1,6 @@
 """How the jobs of an application are enqueued: ids, delays, many at once, and what is refused."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,11 +19,11 @@ QUEUE = "arq:queue"
 
 
 @pytest.fixture
-def app(client: JobClient) -> App:
+def app(client: JobClient) -> Iterator[App]:
     """Give an application that uses the test's queue."""
     app = App()
-    app.use(client, Settings.load({}))
-    return app
+    with app.use(client, Settings.load({})):
+        yield app
 
 
 @pytest.fixture
