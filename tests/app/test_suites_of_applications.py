@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = {
     "shop/__init__.py": "",
-    "shop/migrations/0001_charges.sql": "CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY, cents bigint);\n",
+    "shop/migrations/0001_charges.sql": "CREATE TABLE charges (id int GENERATED ALWAYS AS IDENTITY, cents bigint);\n",
     "shop/application.py": """
 from pydantic_settings import SettingsConfigDict
 from tidepool import App, Migrations, Settings, Transaction
