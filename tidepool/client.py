@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeAlias, TypeVar, Unpack
+from typing import NamedTuple, TypeVar, Unpack
 
 import structlog
 
@@ -45,9 +45,6 @@ _RECEIPT_MS = 10 * 60 * 1000
 
 T = TypeVar("T")
 
-_Encoded: TypeAlias = tuple[str, bytes, int | str]
-"""A job's id, its encoded content, and its due time in Unix milliseconds, or an empty text."""
-
 
 class _Retrying(NamedTuple):
     """A job whose attempts so far have failed and that will be retried."""
@@ -59,6 +56,18 @@ class _Retrying(NamedTuple):
     last_error: str | None
     due_at: datetime | None
     """The job's due time in the queue, in UTC; None if it is not in the queue."""
+
+
+class _Encoded(NamedTuple):
+    """A job as it is sent to Redis."""
+
+    id: str
+    payload: bytes
+    due_ms: int | None
+
+    def as_arguments(self) -> tuple[str | bytes | int, ...]:
+        """Return the arguments of `enqueue.lua` for this job."""
+        return self.id, self.payload, "" if self.due_ms is None else self.due_ms
 
 
 class JobClient:
@@ -112,7 +121,7 @@ class JobClient:
         if not fresh:
             return [False] * len(submissions)
         now = now_ms()
-        encoded = [(one.id, _payload(one, now, again=again), one.due_ms or "") for one in fresh]
+        encoded = [_Encoded(one.id, _payload(one, now, again=again), one.due_ms) for one in fresh]
         answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
         return [not (one.identity and one.id in known) and next(answers) for one in submissions]
 
@@ -202,7 +211,7 @@ class JobClient:
     async def _send(self, jobs: Sequence[_Encoded], *, again: bool) -> list[bool]:
         """Enqueue jobs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, wire.RECEIPT + uuid.uuid4().hex]
-        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
+        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job.as_arguments())]
         try:
             reply: bytes = await self._reach(
                 "redis",
@@ -275,11 +284,11 @@ def _time_of(score: object) -> datetime | None:
 def _parts(jobs: Sequence[_Encoded]) -> Iterator[Sequence[_Encoded]]:
     """Split a list of jobs into parts of at most `MOST_BYTES_AT_ONCE` bytes."""
     start = size = 0
-    for end, (_, payload, _due) in enumerate(jobs):
-        if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:
+    for end, job in enumerate(jobs):
+        if size + len(job.payload) > MOST_BYTES_AT_ONCE and end > start:
             yield jobs[start:end]
             start, size = end, 0
-        size += len(payload)
+        size += len(job.payload)
     yield jobs[start:]
 
 

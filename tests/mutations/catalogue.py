@@ -934,7 +934,7 @@ MUTATIONS = [
     Mutation(
         "an enqueueing is not bounded in bytes",
         "client:_parts",
-        "if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:",
+        "if size + len(job.payload) > MOST_BYTES_AT_ONCE and end > start:",
         "if False:",
         "test_large_jobs_are_sent_a_few_at_a_time",
     ),

@@ -250,8 +250,7 @@ class JobTypes:
 
 
 def _time_ms(defer: timedelta | datetime | None) -> int | None:
-    """Return when a job may run first, in Unix milliseconds; None: at once."""
-    if defer is None:
-        return None
-    due = defer if isinstance(defer, datetime) else datetime.now(UTC) + defer
-    return int(due.timestamp() * 1000)
+    """Return when a job may run (Unix milliseconds) that is deferred by a delay or to a time; None: at once."""
+    now = datetime.now(UTC)
+    due = now + defer if isinstance(defer, timedelta) else defer
+    return None if due is None or due <= now else int(due.timestamp() * 1000)

@@ -10,7 +10,7 @@ class Submission:
     The values of *fields* must be JSON values (money as text); they are stored unchanged. *identity* is whether the id
     is the job's identity, so that it has one effect for as long as the ledger keeps its row; None: its type decides.
     *enqueued_ms* is when the job was enqueued (Unix milliseconds), None for now: a requeued job stays the same job.
-    *due_ms* is when it may run first (Unix milliseconds), None for at once.
+    *due_ms* is when the job may run first (Unix milliseconds); None: at once.
     """
 
     id: str
