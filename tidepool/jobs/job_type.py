@@ -27,6 +27,8 @@ from tidepool.repeating import RetryPolicy
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
+"""Seconds before attempts 2, 3, … of a job whose function raised an error; the last one is repeated."""
 _NAME = re.compile(r"[^\W\d][\w.:-]{0,99}")
 
 
@@ -111,6 +113,12 @@ class JobType(Generic[P, R]):
     async def __call__(self, on: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, as a test does; *on* is what it works on, such as a transaction."""
         return await self.function(on, *args, **kwargs)
+
+    def retry_delay_s(self, attempt: int) -> float:
+        """Return the seconds from the end of *attempt*, which has raised an error, to the next one."""
+        if self.backoff is not None:
+            return self.backoff.delay_s(attempt)
+        return ERROR_DELAYS_S[min(attempt, len(ERROR_DELAYS_S)) - 1]
 
     async def run(self, ctx: dict[Any, Any], *args: object, **kwargs: object) -> Any:
         """Run a job of a plain function, with arq's ctx. Raises `Reject` if the arguments are not valid."""
