@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tidepool.jobs.outcomes import Applied, Reason, Reject, Rejected, Unresolved, Verdict
     from tidepool.jobs.submission import Submission
     from tidepool.jobs.transaction import Transaction
+    from tidepool.ledger.completion import complete
     from tidepool.pool.connection import Connection, Row
     from tidepool.pool.faults import DatabaseFault, NotStored
     from tidepool.queue.scoped import ScopedRedis

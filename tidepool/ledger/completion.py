@@ -18,7 +18,7 @@ from typing import Any
 
 from tidepool.jobs.handlers import lend_transaction
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, Settled
+from tidepool.jobs.outcomes import Settled
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.connection import Connection
 from tidepool.pool.faults import Unavailable
@@ -51,7 +51,7 @@ class Completion:
     function could not return one: because its worker was lost after the commit, or another run was faster."""
 
     _connection: Connection
-    _transaction: AbstractAsyncContextManager[Connection]
+    _transaction: AbstractAsyncContextManager[Connection] | None = None
     _lent: AbstractAsyncContextManager[object]
     _begun_ns: int
 
@@ -114,7 +114,7 @@ class Completion:
 
     async def _roll_back(self, failure: BaseException) -> None:
         try:
-            if hasattr(self, "_transaction"):
+            if self._transaction is not None:
                 with suppress(Exception):  # the server rolls back by itself if it cannot be reached
                     await self._transaction.__aexit__(type(failure), failure, failure.__traceback__)
         finally:
@@ -125,6 +125,7 @@ class Completion:
 
         If the answer is lost, the ledger says whether the transaction was committed.
         """
+        assert self._transaction is not None
         job, cancellation = self._job, None
         committing = asyncio.ensure_future(self._transaction.__aexit__(None, None, None))
         while not committing.done():

@@ -30,8 +30,8 @@ from typing import TypeVar
 import structlog
 from pydantic_core import to_json
 
-from tidepool.jobs.job import Job
 from tidepool.jobs.handlers import TransactionSource
+from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import ERROR_DELAYS_S, AnyJobType, JobTypes
 from tidepool.jobs.outcomes import (
     Applied,
