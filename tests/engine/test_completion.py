@@ -1,15 +1,20 @@
 """`complete`: a function's effects and its ledger row are committed together, and the function is not run again."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job
 from arq.worker import Retry
+from commands import Service
 from engines import own_client, stop
+from leasing import lapse
+from waiting import until
 
 from tidepool import App, Reject, RetryPolicy, Transaction, complete
 from tidepool.engine.options import EngineOptions, TypedJobs
@@ -74,11 +79,6 @@ async def enqueued(redis: ArqRedis, job_type: AnyJobType, *args: object, job_id:
     job = await redis.enqueue_job(submission.function, _job_id=job_id, **submission.fields)
     assert job is not None
     return job
-
-
-async def lose(redis: ArqRedis, owner: str = "w0") -> None:
-    """End a worker's lease, as if it did not answer any more: another one takes its jobs over."""
-    await redis.zadd(f"{QUEUE}:owners", {owner: 1})
 
 
 async def effects(connection: Any) -> list[tuple[str, int]]:
@@ -150,7 +150,8 @@ async def test_of_two_runs_at_a_time_one_has_the_effect(
     app: App, start: Start, redis: ArqRedis, connection: Any
 ) -> None:
     """The other is rolled back, and its function ended: it may not catch that as an error."""
-    runs, caught = [], []
+    runs: list[int] = []
+    caught: list[Exception] = []
     begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     @app.function
@@ -176,7 +177,7 @@ async def test_of_two_runs_at_a_time_one_has_the_effect(
     enqueued_job = await enqueued(redis, job)
     first = start()
     await begun.wait()
-    await lose(redis)
+    await lapse(redis, "w0")
     second = start()
     assert "run 2" == await enqueued_job.result(timeout=10)
     may_end.set()
@@ -418,3 +419,103 @@ async def test_a_rejection_and_a_time_limit(app: App, start: Start, redis: ArqRe
         with pytest.raises((RuntimeError, Reject, TimeoutError)):
             await begun.result(timeout=10)
     assert ["reject", "slow", "slow"] == tries
+
+
+LATE = """
+import os, signal
+from tidepool import App, complete
+
+app = App()
+
+
+@app.function
+async def job(ctx: dict, moment: str) -> str:
+    await ctx["redis"].rpush("runs", ctx["job_try"])
+    dies = ctx["job_try"] == 1
+    if dies and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if moment != "never":
+        completion = complete(ctx)
+        async with completion as transaction:
+            await transaction.execute("INSERT INTO public.effects (job, run) VALUES ('x', $1)", ctx["job_try"])
+            completion.result = "stored"
+            if dies and moment == "within":
+                os.kill(os.getpid(), signal.SIGKILL)
+    if dies and moment == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "returned"
+
+
+def __getattr__(name):
+    if name == "WorkerSettings":
+        return app.worker_settings()
+    raise AttributeError(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "runs", "made", "ledger", "result"),
+    [
+        ("before", [1, 2], [("x", 2)], ("applied", '"stored"', 2, True), "returned"),
+        ("within", [1, 2], [("x", 2)], ("applied", '"stored"', 2, True), "returned"),
+        ("after", [1], [("x", 1)], ("applied", '"stored"', 1, True), "stored"),
+        ("never", [1], [], ("applied", "null", 1, False), "returned"),
+        ("", [1], [("x", 1)], ("applied", '"stored"', 1, True), "returned"),
+    ],
+)
+async def test_a_killed_worker(  # noqa: PLR0917
+    service: Service,
+    redis: ArqRedis,
+    connection: Any,
+    tmp_path: Path,
+    moment: str,
+    runs: list[int],
+    made: list[tuple[str, int]],
+    ledger: tuple[Any, ...],
+    result: str,
+) -> None:
+    """Before the commit the function runs again; after it, it does not. Without completion, a row is written later."""
+    (tmp_path / "late.py").write_text(LATE)
+    await connection.execute("CREATE TABLE effects (job text, run integer)")
+    begun = await redis.enqueue_job("job", moment=moment, _job_id="a")
+    assert begun is not None
+    service.environment |= {"PYTHONPATH": str(tmp_path), "DB_SCHEMA": "public", "LEASE": "1"}
+    worker = await asyncio.to_thread(service.run, "arq", "late.WorkerSettings", "--burst")
+    if moment not in ("never", ""):
+        assert -signal.SIGKILL == worker.status, worker.stderr
+        worker = await asyncio.to_thread(service.run, "arq", "late.WorkerSettings", "--burst")
+    assert 0 == worker.status, worker.stderr
+    assert runs == [int(run) for run in await cast("Any", redis).lrange("runs", 0, -1)]
+    assert made == await effects(connection)
+    assert ledger == await row(connection)
+    assert result == await begun.result(timeout=10)
+
+
+async def test_a_completion_waits_for_postgresql(
+    app: App, start: Start, redis: ArqRedis, pool: Pool, connection: Any, logs: list[Any]
+) -> None:
+    """For as long as the function may run: its work is not lost by an outage at its end."""
+    runs: list[int] = []
+
+    @app.function
+    async def job(ctx: Ctx) -> int:
+        runs.append(1)
+        await connection.execute("ALTER ROLE CURRENT_USER NOLOGIN")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        async with complete(ctx) as transaction:
+            await transaction.execute(EFFECT, "x", len(runs))
+        return len(runs)
+
+    begun = await enqueued(redis, job)
+    start()
+
+    async def is_away() -> bool:
+        return any(line["event"] == "database.unavailable" for line in logs)
+
+    await until(is_away)
+    await connection.execute("ALTER ROLE CURRENT_USER LOGIN")
+    assert 1 == await begun.result(timeout=10)
+    assert [("x", 1)] == await effects(connection)
