@@ -227,7 +227,7 @@ def _item(text: bytes, number: int, source: str) -> Item:
         entry = _entry(text)
         job_type = _job_type(entry)
         job_id = _given_id(entry) if "id" in entry else _made_id(text, number, source)
-        return Submission(job_id, job_type.name, _checked_args(entry, job_type))
+        return Submission(job_id, job_type.name, _checked_args(entry, job_type), identity=True)
     except _RefusedError as refused:
         return RefusedLine(number, refused.field, refused.reason)
 

@@ -172,7 +172,7 @@ class Workload(Iterator[Submission]):
 
     def __next__(self) -> Submission:
         n, kind = next(self._numbered_kinds)
-        return Submission(f"load-{self._seed}-{n}", kind, self._makers[kind](n))
+        return Submission(f"load-{self._seed}-{n}", kind, self._makers[kind](n), identity=True)
 
     def _kinds(self) -> Iterator[str]:
         """Yield names of job types without end: first those that others refer to, then random ones by their shares."""

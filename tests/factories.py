@@ -8,6 +8,7 @@ from tidepool.jobs.arguments import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
 from tidepool.jobs.submission import Submission
+from tidepool.ledger.outbox import OutboxJob, job_of
 from tidepool.queue.wire import now_ms
 from tidepool.storage.results import Finished
 from worker.jobs import JOBS
@@ -31,6 +32,14 @@ def user_fields(username: str = "ada", **fields: Any) -> dict[str, Any]:
 def product_fields(sku: str = "LAMP", **fields: Any) -> dict[str, Any]:
     """Return the content of a create_product job."""
     return {"sku": sku, "name": "Brass Lamp", "price": "12.50", "category": "Home", **fields}
+
+
+def an_outbox_job(
+    job_id: str = "a", *, username: str | None = None, due_ms: int | None = None, identity: bool | None = None
+) -> OutboxJob:
+    """Return a create_user job to enqueue in a transaction; the username is by default the id."""
+    fields = user_fields(username or job_id)
+    return job_of(Submission(job_id, "create_user", fields, identity), due_ms=due_ms)
 
 
 def a_user(username: str = "ada", **fields: Any) -> CreateUser:
@@ -70,8 +79,12 @@ def a_job(
     attempt: int = 1,
     is_last_attempt: bool = False,
     has_looked_again: bool = True,
+    reused_ms: int | None = None,
 ) -> Job:
-    """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way."""
+    """Return a first try at *command*, enqueued a second ago, that has waited for the batches under way.
+
+    Its id is its identity; with *reused_ms* it is not, and the job was enqueued then.
+    """
     command = command or a_user()
     job_id = job_id or f"job-{next(_NUMBERS)}"
     job: Job = Job(
@@ -80,12 +93,14 @@ def a_job(
         content=content,
         attempt=attempt,
         is_last_attempt=is_last_attempt,
-        enqueued_ms=now_ms() - 1000,
+        enqueued_ms=now_ms() - 1000 if reused_ms is None else reused_ms,
+        identity=reused_ms is None,
         due_ms=now_ms() - 1000,
         started_ms=now_ms(),
         started_ns=time.perf_counter_ns(),
         has_looked_again=has_looked_again,
     )
+    job.set_key(is_identity=True)
     if isinstance(command, Command):
         job.command = command
         if content is None:
@@ -97,7 +112,7 @@ def a_job(
 
 def a_submission(username: str = "ada", job_id: str | None = None) -> Submission:
     """Return a create_user job as the producer hands it in."""
-    return Submission(job_id or f"job-{next(_NUMBERS)}", "create_user", user_fields(username))
+    return Submission(job_id or f"job-{next(_NUMBERS)}", "create_user", user_fields(username), identity=True)
 
 
 def a_finished_job(status: str = "applied", **fields: Any) -> Finished:

@@ -3,8 +3,10 @@
     async with open_client(settings) as client:
         await client.enqueue("create_user", {"username": "ada", "email": "ada@example.org", "full_name": "Ada L."})
 
-The caller may choose a job's id. A job is applied exactly once for each id: the same id is enqueued and applied once,
-however often it is sent. So a call that was cut short, by whatever cause, can safely be repeated.
+The caller may choose a job's id. As in arq, an id is not enqueued while the queue has a job, or Redis a result, of that
+id; after that it is a new job. If the id is the job's *identity*, by its type or by the caller's wish, it is one job
+for as long as the ledger keeps its row, and has one effect, however often it is enqueued. So a call that was cut short,
+by whatever cause, can safely be repeated.
 """
 
 import uuid
@@ -17,7 +19,7 @@ import structlog
 
 from tidepool import servers
 from tidepool.fleet.identity import Identity
-from tidepool.jobs.job import check_id
+from tidepool.jobs.job import IDENTITY_MS, check_id
 from tidepool.jobs.submission import Submission
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
@@ -60,8 +62,9 @@ class JobClient:
     """Client of one queue: enqueues jobs, reads their status and results, and aborts them.
 
     *ledger* is an optional pool of connections to the database with the ledger, the table of outcomes. With it, jobs
-    that have an outcome are not enqueued again: Redis forgets results after KEEP_RESULT seconds, the ledger only after
-    RESULT_KEEP_DAYS. While a server is unavailable, enqueueing and `finished` are retried for *patience_s* seconds.
+    that are submitted with `identity=True` and have an outcome are not enqueued again: Redis forgets results after
+    KEEP_RESULT seconds, the ledger only after RESULT_KEEP_DAYS. While a server is unavailable, enqueueing and
+    `finished` are retried for *patience_s* seconds.
     """
 
     def __init__(self, redis: RedisClient, *, ledger: Pool | None = None, patience_s: float = PATIENCE_S) -> None:
@@ -74,22 +77,26 @@ class JobClient:
         self.dead_letters = DeadLetters(redis, redis.default_queue_name)
         """The jobs that no worker understood: lists them, puts them back into the queue, deletes them."""
 
-    async def enqueue(self, function: str, fields: Mapping[str, object], *, job_id: str | None = None) -> str:
+    async def enqueue(
+        self, function: str, fields: Mapping[str, object], *, job_id: str | None = None, identity: bool | None = None
+    ) -> str:
         """Enqueue one job and return its id. If a job with this id is known already, nothing is changed.
 
-        Raises `ValueError` for an invalid id, and the errors of `enqueue_many`.
+        *identity* is whether the id is the job's identity, as in `Submission`; None: its type decides. Raises
+        `ValueError` for an invalid id, and the errors of `enqueue_many`.
         """
         job_id = job_id or uuid.uuid4().hex
         check_id(job_id)
-        await self.enqueue_many([Submission(job_id, function, dict(fields))])
+        await self.enqueue_many([Submission(job_id, function, dict(fields), identity)])
         return job_id
 
     async def enqueue_many(self, submissions: Sequence[Submission], *, again: bool = False) -> list[bool]:
         """Enqueue up to `MOST_AT_ONCE` jobs, in one round trip for each 4 MiB of them.
 
         Returns for each job whether it was enqueued: False if its id is known already, either as a job in the queue or
-        as a job with a result. With *again*, jobs that have a result are enqueued all the same. A result in Redis does
-        not prove that the job ran; only the outcome in the ledger does.
+        as a job with a result in Redis, or, if the id is its identity, as a job with an outcome in the ledger. With
+        *again*, jobs that have a result or an outcome are enqueued all the same. A result in Redis does not prove that
+        the job ran; only the outcome in the ledger does.
 
         If the connection is lost, the call is repeated, which enqueues nothing twice. Raises `RedisUnavailable` or
         `Unavailable` if Redis or PostgreSQL is unavailable for longer than *patience_s*. Raises `ValueError`, and
@@ -98,33 +105,29 @@ class JobClient:
         if len(submissions) > MOST_AT_ONCE:
             raise ValueError(f"{len(submissions)} jobs at once; the maximum is {MOST_AT_ONCE}")
         known = await self._settled(submissions) if self._ledger and not again else frozenset[str]()
-        fresh = [submission for submission in submissions if submission.id not in known]
+        fresh = [one for one in submissions if not (one.identity and one.id in known)]
         if not fresh:
             return [False] * len(submissions)
         now = now_ms()
         encoded = [(submission.id, _payload(submission, now, again=again)) for submission in fresh]
         answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
-        return [submission.id not in known and next(answers) for submission in submissions]
+        return [not (one.identity and one.id in known) and next(answers) for one in submissions]
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
         """Return the outcomes of those of the jobs *job_ids* that have one in the ledger; other jobs are left out.
 
-        Needs a client with a ledger. Raises `Unavailable` if PostgreSQL is unavailable for longer than *patience_s*.
+        If an id was used several times, that is the outcome of the job that was enqueued last. Needs a client with a
+        ledger. Raises `Unavailable` if PostgreSQL is unavailable for longer than *patience_s*.
         """
-        ledger = self._required_ledger()
-
-        async def look() -> list[Finished]:
-            async with ledger.acquire() as connection:
-                return await ResultRepository(connection).finished(job_ids)
-
-        return await self._reach("postgresql", "the ledger", look, lambda error: isinstance(error, Unavailable))
+        return await self._ask_ledger(lambda results: results.finished(job_ids))
 
     async def requeue(self, *, search: str | None = None, **selection: Unpack[Selection]) -> list[str]:
         """Enqueue failed and rejected jobs again, those that match *search* and *selection*; return their ids in order.
 
         Needs a client with a ledger (the table of outcomes), from which the outcomes of these jobs are withdrawn.
-        Applied jobs, and jobs whose arguments the ledger did not keep, are left out. Works in chunks of up to
-        `MOST_AT_ONCE` jobs; a call that was interrupted can be repeated.
+        Applied jobs, and jobs whose arguments the ledger did not keep, are left out; of an id that was used several
+        times, all but the last job are, too. A requeued job keeps its key in the ledger, so it stays the same job.
+        Works in chunks of up to `MOST_AT_ONCE` jobs; a call that was interrupted can be repeated.
         """
         ledger = self._required_ledger()
         requeued: list[str] = []
@@ -196,7 +199,7 @@ class JobClient:
     async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
         """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, wire.RECEIPT + uuid.uuid4().hex]
-        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job)]
+        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in (*job, ""))]
         try:
             reply: bytes = await self._reach(
                 "redis",
@@ -211,8 +214,19 @@ class JobClient:
         return [answer == "1" for answer in reply.decode()]
 
     async def _settled(self, submissions: Sequence[Submission]) -> Collection[str]:
-        """Return the ids of those jobs that have an outcome in the ledger."""
-        return {job.job_id for job in await self.finished([submission.id for submission in submissions])}
+        """Return the ids of those jobs whose id is their identity and that have an outcome in the ledger."""
+        keys = [(submission.id, IDENTITY_MS) for submission in submissions if submission.identity]
+        found = await self._ask_ledger(lambda results: results.lookup(keys)) if keys else {}
+        return {job_id for job_id, _ in found}
+
+    async def _ask_ledger(self, ask: Callable[[ResultRepository], Awaitable[T]]) -> T:
+        ledger = self._required_ledger()
+
+        async def look() -> T:
+            async with ledger.acquire() as connection:
+                return await ask(ResultRepository(connection))
+
+        return await self._reach("postgresql", "the ledger", look, lambda error: isinstance(error, Unavailable))
 
     async def _reach(
         self, server: str, address: str, call: Callable[[], Awaitable[T]], passes: Callable[[Exception], bool]
@@ -266,10 +280,10 @@ def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, by
     yield jobs[start:]
 
 
-def _payload(submission: Submission, enqueued_at_ms: int, *, again: bool) -> bytes:
+def _payload(submission: Submission, now: int, *, again: bool) -> bytes:
     """Encode a job. Raises `ValueError` if it is too large, except with *again*: then the worker rejects it."""
-    envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_at_ms}
-    payload = wire.serialize(envelope)
+    enqueued_at_ms = now if submission.enqueued_ms is None else submission.enqueued_ms
+    payload = wire.encode(submission, enqueued_at_ms)
     if len(payload) > wire.MAX_PAYLOAD_BYTES and not again:
         raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
     return payload

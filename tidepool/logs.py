@@ -37,6 +37,8 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `pool.event` | warning | a row of `pool_events` was written: *kind* and details |
 | `snapshot.late` | warning | a sample could not be written yet and is kept |
 | `history.unavailable`, `history.back` | warning, info | outcomes of plain functions wait, or are written again |
+| `relay.unavailable`, `relay.back` | warning, info | the outbox is not copied to Redis for now, or is again |
+| `outbox.id_in_use` | warning | jobs of the outbox were dropped: their ids are those of other jobs in Redis |
 | `records.incomplete` | warning | a worker of an adopted application ended before all its records were written |
 | `history.incomplete` | warning | a worker ended, and outcomes of plain functions are missing in the history |
 | `advice.failed`, `prune.failed` | warning | PostgreSQL was away or refused it |

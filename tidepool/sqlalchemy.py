@@ -1,27 +1,60 @@
-"""Reads the figures of an SQLAlchemy engine's connection pool, for pool snapshots and `tidepool why`.
+"""Meets SQLAlchemy: executes statements in a session's transaction, and reads the figures of an engine's pool.
 
-SQLAlchemy reports by events when a connection is opened, checked out, checked in and closed, and when a statement has
-run. It has no event for a caller that begins to wait, so the pool's public method `connect` is wrapped: the time until
-it returns is counted as the wait, which includes the opening of a connection if there was none.
+The figures are for pool snapshots and `tidepool why`. SQLAlchemy reports by events when a connection is opened, checked
+out, checked in and closed, and when a statement has run. It has no event for a caller that begins to wait, so the
+pool's public method `connect` is wrapped: the time until it returns is counted as the wait, which includes the opening
+of a connection if there was none.
 
 Not each checkout ends with a check-in, as a connection may be detached or invalidated, and the pool disposed. So what
 is counted is the connections themselves: which are open, and which of them a caller has.
 """
 
+import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, TextClause, event, text
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 
 from tidepool.pool.application_pool import ApplicationPool
 
+_NUMBERED = re.compile(r"\$(\d)")
 _made: "weakref.WeakKeyDictionary[Engine, weakref.ref[EnginePool]]" = weakref.WeakKeyDictionary()
 """The one of each engine, whose listeners have the strong references to it."""
+
+
+async def execute(holder: object, statement: str, values: Sequence[object]) -> None:
+    """Execute *statement*, whose parameters are `$1` to `$9`, with *values* in the transaction of *holder*.
+
+    *holder* is an `AsyncSession` or `AsyncConnection`, which begins a transaction if there is none; its own methods are
+    used, so that it knows of it. Raises `RuntimeError` in autocommit mode, `TypeError` if it is something else.
+    """
+    if isinstance(holder, (AsyncSession, async_scoped_session)):
+        connection: AsyncConnection = await holder.connection()
+    elif isinstance(holder, AsyncConnection):
+        connection = holder
+    else:
+        raise TypeError(f"needs an AsyncSession or AsyncConnection of SQLAlchemy, not {type(holder).__name__}")
+    if connection.sync_connection is not None:
+        _require_transaction(connection.sync_connection)
+    await connection.execute(*_prepared(statement, values))
+
+
+def execute_now(holder: object, statement: str, values: Sequence[object]) -> None:
+    """Do as `execute` for a `Session` or `Connection`, without asyncio."""
+    if isinstance(holder, (Session, scoped_session)):
+        connection: Connection = holder.connection()
+    elif isinstance(holder, Connection):
+        connection = holder
+    else:
+        raise TypeError(f"needs a Session or Connection of SQLAlchemy, not {type(holder).__name__}")
+    _require_transaction(connection)
+    connection.execute(*_prepared(statement, values))
 
 
 class EnginePool(ApplicationPool):
@@ -164,3 +197,19 @@ def _server_pid(connection: object) -> int:
     if hasattr(driver, "get_server_pid"):  # asyncpg
         return int(driver.get_server_pid())
     return int(getattr(getattr(driver, "info", None), "backend_pid", 0))  # psycopg
+
+
+def _require_transaction(connection: Connection) -> None:
+    """Raise `RuntimeError` if each statement of *connection* is committed at once."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:  # SQLAlchemy has no public name for that of `create_engine`
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    if level == "AUTOCOMMIT":
+        raise RuntimeError(
+            "the connection's isolation level is AUTOCOMMIT, so the job would be enqueued whatever happens next"
+        )
+
+
+def _prepared(statement: str, values: Sequence[object]) -> tuple[TextClause, dict[str, object]]:
+    named = text(_NUMBERED.sub(r":p\1", statement))
+    return named, {f"p{number}": value for number, value in enumerate(values, 1)}

@@ -7,6 +7,7 @@ from arq.connections import ArqRedis
 from factories import a_job, a_product, a_user, an_order
 
 from tidepool.client import JobClient
+from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Rejected
 from tidepool.jobs.submission import Submission
 from tidepool.ledger.ledger import Ledger
@@ -94,7 +95,8 @@ async def test_a_marked_row_is_no_outcome_any_more(ledger: Ledger, pool: Pool) -
     await mark(pool, "failed")
     async with pool.acquire() as connection:
         results = Repositories(connection).results
-        assert {"rejected"} == set(await results.lookup(["failed", "rejected"]))
+        keys = [("failed", IDENTITY_MS), ("rejected", IDENTITY_MS)]
+        assert {keys[1]} == set(await results.lookup(keys))
         assert ["rejected"] == [job.job_id for job in await results.finished(["failed", "rejected"])]
 
 

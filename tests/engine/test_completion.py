@@ -496,11 +496,12 @@ async def test_a_completion_waits_for_postgresql(
 ) -> None:
     """For as long as the function may run: its work is not lost by an outage at its end."""
     runs: list[int] = []
+    name = await connection.fetchval("SELECT quote_ident(current_database())")
 
     @app.function
     async def job(ctx: Ctx) -> int:
         runs.append(1)
-        await connection.execute("ALTER ROLE CURRENT_USER NOLOGIN")
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -516,6 +517,6 @@ async def test_a_completion_waits_for_postgresql(
         return any(line["event"] == "database.unavailable" for line in logs)
 
     await until(is_away)
-    await connection.execute("ALTER ROLE CURRENT_USER LOGIN")
+    await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     assert 1 == await begun.result(timeout=10)
     assert [("x", 1)] == await effects(connection)

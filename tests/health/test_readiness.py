@@ -76,7 +76,7 @@ async def test_a_postgresql_that_is_away_is_named(database: PoolConfig) -> None:
     [
         (
             "DELETE FROM tidepool_migrations WHERE version >= 3 OR set_name = 'service'",
-            "not applied: tidepool/0003_housekeeping, service/0001_tables",
+            "not applied: tidepool/0003_housekeeping, tidepool/0004_outbox, service/0001_tables",
         ),
         (
             "UPDATE tidepool_migrations SET checksum = '' WHERE set_name = 'service'",

@@ -53,7 +53,7 @@ async def rows(connection: Any) -> dict[str, tuple[Any, ...]]:
 
 
 async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConnection, connection: Any) -> None:
-    """Successes, failures and aborts; of runs with one id the last one stays."""
+    """Successes, failures and aborts; of runs of one job the last one stays."""
     recorded = History(side, worker_id="w")
     recorded.add(ended("a", ValueError("first")))
     recorded.add(ended("a", attempt=2))
@@ -70,17 +70,29 @@ async def test_each_end_is_a_row_that_says_that_it_is_not_atomic(side: SideConne
     assert ("f", "failed", None, "Unspeakable: (its text cannot be read)", 1, False) == found["d"]
 
 
+async def test_an_id_that_is_used_again_has_a_row_for_each_job(side: SideConnection, connection: Any) -> None:
+    """A new enqueue time is a new job, as in arq; a second run of the same job replaces the row of the first."""
+    recorded = History(side, worker_id="w")
+    for enqueued_ms, attempt in ((1000, 1), (2000, 1), (1000, 2)):
+        recorded.add(ended("a", enqueued_ms=enqueued_ms, attempt=attempt))
+    await recorded.write()
+    recorded.add(ended("a", enqueued_ms=2000, attempt=3))
+    await recorded.write()
+    found = await connection.fetch("SELECT key_ms, attempts FROM job_results ORDER BY key_ms")
+    assert [(1000, 2), (2000, 3)] == [tuple(row.values()) for row in found]
+
+
 async def test_a_row_that_was_committed_with_its_effect_stays(
     pool: Pool, side: SideConnection, connection: Any
 ) -> None:
-    """A plain function with the id of a declared job; the other way round the declared job's row replaces it."""
+    """A plain function that became a declared type; the other way round the declared job's row replaces it."""
     ledger = Ledger(pool, JOBS, worker_id="w")
-    await ledger.settle("create_user", [a_job(a_user("ada"), "declared")])
+    await ledger.settle("create_user", [a_job(a_user("ada"), "declared", reused_ms=1000)])
     recorded = History(side, worker_id="w")
     recorded.add(ended("declared", ValueError("not this one")))
     recorded.add(ended("plain"))
     await recorded.write()
-    (outcome,) = await ledger.settle("create_user", [a_job(a_user("eve"), "plain")])
+    (outcome,) = await ledger.settle("create_user", [a_job(a_user("eve"), "plain", reused_ms=1000)])
     assert isinstance(outcome, Applied)
     assert {("create_user", "applied", None, None, 1, True)} == set((await rows(connection)).values())
     assert 2 == await connection.fetchval("SELECT count(*) FROM users")

@@ -9,6 +9,7 @@ import pytest
 from factories import a_job, a_product, a_stock, a_user, an_order
 from waiting import until
 
+from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Rejected, RetryLater
 from tidepool.ledger.batcher import Tally
 from tidepool.ledger.ledger import UNRESOLVED_DELAYS_S, Ledger
@@ -60,6 +61,7 @@ async def test_an_applied_jobs_row_has_every_column(ledger: Ledger, connection: 
     assert (0, 0) == (row.pop("batch_us"), row.pop("write_us"))  # no batcher had it, and it is the first batch
     assert {
         "job_id": "a",
+        "key_ms": IDENTITY_MS,
         "function": "create_user",
         "status": "applied",
         "atomic": True,

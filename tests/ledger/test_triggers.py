@@ -63,7 +63,7 @@ async def test_what_a_trigger_cannot_reach_is_its_job_types_failure(
     [
         (
             "ALTER TABLE job_results DROP CONSTRAINT job_results_pkey",
-            "ALTER TABLE job_results ADD CONSTRAINT job_results_pkey PRIMARY KEY (job_id)",
+            "ALTER TABLE job_results ADD CONSTRAINT job_results_pkey PRIMARY KEY (job_id, key_ms)",
         ),
         (raising("42804", "INSERT ON job_results"), "DROP TRIGGER meddling ON job_results"),
         (raising("57014", "INSERT ON job_results"), "DROP TRIGGER meddling ON job_results"),

@@ -18,7 +18,7 @@ def test_a_line_becomes_a_submission_with_its_own_id_and_its_args_as_given() -> 
     """Defaults are not filled in and money stays the text that it was: the worker reads the command again."""
     args = {"name": "Pan", "price": "12.50", "category": "Kitchen"}
     line = json.dumps({"job": "create_product", "id": "pan-1", "args": args}).encode()
-    assert read(line) == [Submission("pan-1", "create_product", args)]
+    assert read(line) == [Submission("pan-1", "create_product", args, identity=True)]
 
 
 def test_lines_end_as_they_do_on_any_system() -> None:

@@ -48,9 +48,10 @@ MAY_KNOW = {
     "arq": ("tidepool.queue", "tidepool.engine", "lab"),
     "redis": ("tidepool.queue", "tidepool.embedded.redis", "lab"),
     "sqlalchemy": ("tidepool.alembic", "tidepool.sqlalchemy"),
+    "psycopg": ("tidepool.psycopg",),
 }
-"""A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves. SQLAlchemy is there
-only where an application has it: nothing imports the module that needs it."""
+"""A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves. SQLAlchemy and
+psycopg are there only where an application has them: what needs them is imported when it is used."""
 PUBLIC = ("tidepool", "tidepool.alembic", "tidepool.cli", "tidepool.testing", "tidepool.web")
 """The library's packages that an application may import, and of those only what `__all__` names."""
 APPLICATIONS = ("worker", "producer", "settings", "examples")

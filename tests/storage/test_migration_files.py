@@ -11,7 +11,7 @@ from worker import app
 TABLES = {
     "tidepool": {
         *("job_results", "pool_snapshots", "pool_processes", "pool_events", "db_snapshots"),
-        *("retention", "turns"),
+        *("retention", "turns", "job_outbox"),
     },
     "service": {"users", "products", "orders"},
 }
@@ -29,6 +29,7 @@ def test_the_library_comes_first() -> None:
     """Each set from 1 on, without a gap."""
     assert [
         *("tidepool/0001_ledger", "tidepool/0002_pool_history", "tidepool/0003_housekeeping"),
+        "tidepool/0004_outbox",
         "service/0001_tables",
     ] == [str(migration) for migration in app.migrations.all]
 

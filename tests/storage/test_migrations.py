@@ -319,5 +319,5 @@ async def test_rows_have_the_fields_of_their_classes(connection: Any) -> None:
 
 async def test_a_ledger_row_has_a_place_for_every_field_of_an_entry(connection: Any) -> None:
     """Times in milliseconds become timestamps; the rest keeps its name."""
-    entry = {name.removesuffix("_ms") for name in Entry._fields}
+    entry = {name.replace("_at_ms", "_at") for name in Entry._fields}
     assert entry | WRITTEN_BY_SQL == await columns(connection, "job_results")

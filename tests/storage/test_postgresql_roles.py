@@ -121,6 +121,7 @@ GRANTED = {
     ),
     "retention": "INSERT SELECT UPDATE",
     "turns": "SELECT UPDATE",
+    "job_outbox": "DELETE INSERT SELECT UPDATE",
     **dict.fromkeys(("fleet_health", "job_latency", "pool_health", "tidepool_migrations"), "SELECT"),
 }
 """What the role that works may do, table by table."""

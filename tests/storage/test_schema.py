@@ -17,6 +17,7 @@ from roles import as_role
 
 from tidepool import settings
 from tidepool.client import JobClient
+from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Applied
 from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import Refused
@@ -73,16 +74,17 @@ async def test_two_schemas_in_one_database_do_not_see_each_other(empty_database:
     """Each has its own rows under the same ids, and one can be dropped without the other."""
     one, two = (replace(empty_database, schema=schema) for schema in ("one", "order"))
     for config in (one, two):
-        assert 3 == len(await Migrations().migrate(config))
+        assert 4 == len(await Migrations().migrate(config))
         assert [] == await Migrations().migrate(config)
     connections = [await config.connect("test") for config in (one, two)]
     ledgers = [Repositories(connection).results for connection in connections]
+    key = ("a", IDENTITY_MS)
     assert 1 == await ledgers[0].write("f", [an_entry("a")], worker_id="w", db_us=1)
-    assert {"a": Applied({})} == await ledgers[0].lookup(["a"])
-    assert {} == await ledgers[1].lookup(["a"])
+    assert {key: Applied({})} == await ledgers[0].lookup([key])
+    assert {} == await ledgers[1].lookup([key])
     assert 1 == await ledgers[1].write("f", [an_entry("a")], worker_id="w", db_us=1)
     assert 1 == await ledgers[1].prune(datetime.now(UTC))
-    assert {"a": Applied({})} == await ledgers[0].lookup(["a"])
+    assert {key: Applied({})} == await ledgers[0].lookup([key])
 
     await connections[0].execute("DROP SCHEMA one CASCADE")
     assert [] == await Migrations.missing_parts(connections[1])
@@ -219,7 +221,7 @@ async def test_a_role_that_may_create_no_schema_says_what_to_run(owner: PoolConf
         await Migrations().migrate(owner)
     assert "\n" not in str(refused.value)
     await admin.execute("CREATE SCHEMA tidepool AUTHORIZATION tidepool")
-    assert 3 == len(await Migrations().migrate(owner))
+    assert 4 == len(await Migrations().migrate(owner))
     await admin.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 from factories import a_change, a_job, a_product, a_user, an_order
 from tables import Tables
 
+from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import CommonReason, Failed, Rejected
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
@@ -138,7 +139,7 @@ async def test_sql_in_filters_stays_text(repositories: Tables, text: str) -> Non
     for search in (None, text):
         page = repositories.results.page(before=None, limit=5, search=search, status=text, function=text)
         assert [] == (await page)[0]
-    assert {} == await repositories.results.lookup([text])
+    assert {} == await repositories.results.lookup([(text, IDENTITY_MS)])
 
 
 async def test_outcomes_are_listed_newest_first_and_filtered(pool: Pool, repositories: Tables) -> None:

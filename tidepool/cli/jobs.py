@@ -94,6 +94,8 @@ async def _results(arguments: argparse.Namespace, context: Context[Settings]) ->
         ledger = Repositories(connection).results
         listed = ledger.slowest if arguments.slowest else ledger.newest
         rows = await listed(**selection, limit=max(arguments.limit, len(arguments.job_ids)))
+        for job_id in sorted(set(arguments.job_ids) - {row["job_id"] for row in rows}):  # others may have many rows
+            rows += await listed(**{**selection, "job_ids": [job_id]}, limit=1)
         latency = await ledger.latency(**selection) if shows_parts else []
     if shows_parts and rows:
         _print_by_part(rows, latency)

@@ -25,7 +25,7 @@ _MAX_NAME_CHARACTERS = 200
 _LARGEST = 1_000_000
 """The largest number of an attempt that is believed."""
 
-_Decoded: TypeAlias = tuple[str, tuple[object, ...], dict[str, object], int | None, int]
+_Decoded: TypeAlias = tuple[str, tuple[object, ...], dict[str, object], int | None, int, bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Admission:
         except SerializationError as error:
             line = f"deserializing job {shown_id(job)} failed: {error.__cause__}"
             return Refusal(_invalid(str(error.__cause__)), error, line, Lacks.DESERIALIZER)
-        job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms = decoded
+        job.function, job.args, job.kwargs, first_attempt, job.enqueued_ms, job.identity = decoded
         job.content = job.args[0] if len(job.args) == 1 and not job.kwargs else job.kwargs
         job.attempt = max(job.attempt, first_attempt or 0)
         max_kept = self._host.tidepool_options.max_kept_bytes
@@ -149,21 +149,29 @@ def name_of_deserializer(deserializer: Deserializer | None) -> str:
 
 
 def _decode(payload: bytes, deserializer: Deserializer | None) -> _Decoded:
-    """Decode a job; return its function, positional and keyword arguments, first attempt, and enqueue time in Unix ms.
+    """Decode a job; return function, positional and keyword arguments, first attempt, enqueue time, and identity.
 
     Raises `SerializationError` if that is not possible, or if the fields are not what arq writes: any program may have
     written them.
     """
+    if deserializer is receive:  # it checks the fields, and reads one that arq does not know
+        return _received(payload)
     decoded: Any = deserialize_job_raw(payload, deserializer=deserializer)
-    if deserializer is receive:  # it has checked the fields
-        return decoded
     function, args, kwargs, attempt, enqueued_ms = decoded
     fits = isinstance(function, (str, Enum)) and isinstance(args, (tuple, list)) and isinstance(kwargs, dict)
     is_dated = isinstance(enqueued_ms, int) and 0 <= enqueued_ms <= LATEST_MS
     is_counted = attempt is None or (isinstance(attempt, int) and 0 <= attempt <= _LARGEST)
     if not (fits and is_dated and is_counted):
         raise SerializationError("unable to deserialize job") from TypeError("it is no job as arq writes them")
-    return decoded
+    return *decoded, None
+
+
+def _received(payload: bytes) -> _Decoded:
+    try:
+        job: Any = receive(payload)
+    except ValueError as error:
+        raise SerializationError("unable to deserialize job") from error
+    return job["f"], job["a"], job["k"], job["t"], job["et"], job.get("identity")
 
 
 def _invalid(reason: str, *, is_newer: bool = False) -> Rejected:

@@ -232,7 +232,9 @@ class Attempts:
             left = self.left.leave(job, decided.detail)
             if left is not None:
                 return left
-        job.is_last_attempt = job.attempt >= typed.attempts_of(typed.types.get(job.function))
+        job_type = typed.types.get(job.function)
+        job.set_key(is_identity=job_type is None or job_type.identity)
+        job.is_last_attempt = job.attempt >= typed.attempts_of(job_type)
         try:
             assert typed.batcher is not None, "a job was run before TypedJobs.batcher was set"
             return await typed.batcher.submit(job)
@@ -246,10 +248,12 @@ class Attempts:
 
         If the function is a declared one, the ledger is asked first whether an earlier attempt has completed the job.
         """
-        ledger = self._typed and self._typed.ledger
-        if ledger is not None:
+        typed = self._typed
+        if typed is not None and typed.ledger is not None:
+            job_type = typed.types.get(job.function)
+            job.set_key(is_identity=job_type is not None and job_type.identity)
             try:
-                job.settled = await ledger.outcome(job)
+                job.settled = await typed.ledger.outcome(job)
             except Exception:
                 log.exception("job.unsettled", job_id=job.id, function=job.function)
                 return Release(_HOOK_DELAY_MS)

@@ -9,7 +9,7 @@ and as `e` with an accent are two ids.
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 from typing_extensions import TypeVar
 
@@ -26,6 +26,12 @@ _ESCAPED = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARACTERS}}}\Z")
 """Matches the end of every id that `_escaped_id` has escaped; no other id may end like that."""
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_:-]+")
 """Matches most ids that are used, and none that `check_id` refuses except for its length; it takes less time."""
+
+JobKey: TypeAlias = tuple[str, int]
+"""The primary key of a job's ledger row: its id, and when it was enqueued (Unix milliseconds), or `IDENTITY_MS`."""
+IDENTITY_MS = -1
+"""Stands in the key for the enqueue time of a job whose id is its identity, which has one effect however often it is
+enqueued. Other ids are used again, as in arq: with a new enqueue time, an id is a new job."""
 
 C_co = TypeVar("C_co", bound=Command, covariant=True, default=Command)
 
@@ -86,7 +92,9 @@ class Job(Generic[C_co]):
 
     function: str = "<unknown>"
     enqueued_ms: int = 0
-    """When it was enqueued (Unix milliseconds)."""
+    """When it was enqueued (Unix milliseconds). A redelivery repeats it."""
+    identity: bool | None = None
+    """Whether its id is its identity, if its content says so; None: its type decides."""
     args: tuple[object, ...] = field(default=(), repr=False)
     kwargs: dict[str, object] = field(default_factory=dict, repr=False)
     content: object = field(default=None, repr=False)
@@ -113,7 +121,9 @@ class Job(Generic[C_co]):
     """The outcome of a plain function's job that is committed in the ledger, once it is known to this attempt."""
 
     id: str = field(init=False)
-    """The primary key of the job's ledger row: *queue_id* if `check_id` accepts it, else an escaped form of it."""
+    """The job's id in the ledger: *queue_id* if `check_id` accepts it, else an escaped form of it."""
+    key: JobKey = field(init=False, repr=False)
+    """The primary key of its ledger row. Set by `set_key` before the job is submitted."""
     command: C_co = field(init=False, repr=False)
     """The validated arguments. Not set if *decided* is set."""
     decided: Rejected | Failed | None = None
@@ -131,6 +141,14 @@ class Job(Generic[C_co]):
             self.id = self.queue_id
         except ValueError:
             self.id = _escaped_id(self.queue_id)
+
+    def set_key(self, *, is_identity: bool) -> None:
+        """Set the job's key. *is_identity* is whether its id is its identity if its content does not say so.
+
+        That is so for its type, or if the type is unknown, because another worker may know it as such a type.
+        """
+        is_identity = is_identity if self.identity is None else self.identity
+        self.key = (self.id, IDENTITY_MS if is_identity else self.enqueued_ms)
 
     @property
     def ref(self) -> str:

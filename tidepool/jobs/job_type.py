@@ -76,6 +76,10 @@ class JobType(Generic[P, R]):
     *constraints* names the constraints of its tables that a job can break, each with the reason for which the job is
     rejected then. *grants* lists what the function may do in PostgreSQL, each as a GRANT statement has it before TO:
     `"SELECT, INSERT ON orders"`; `migrate --roles` grants it to the role that workers log in as in production.
+
+    With *identity* a job's id is its identity: it has one effect for as long as the ledger keeps its row, however often
+    it is enqueued. Without it, ids are used again as in arq: once neither a job nor a result of an id is in Redis, the
+    id is a new job. For a function's jobs *identity* counts if they are completed with `tidepool.complete`.
     """
 
     name: str
@@ -100,6 +104,7 @@ class JobType(Generic[P, R]):
     """Max seconds for one job, or for one batch of a batch's function; None: the setting JOB_TIMEOUT."""
     constraints: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
     grants: Sequence[LiteralString] = ()
+    identity: bool = False
     wraps_results: bool = False
     """Whether arq's clients get results as `{"status": …}`, or the value itself, and a rejection as an error."""
     sender: Sender | None = field(default=None, repr=False)
@@ -152,17 +157,19 @@ class JobType(Generic[P, R]):
         *,
         id: str | None = None,  # noqa: A002  (it is the users' word)
         defer: timedelta | datetime | None = None,
+        identity: bool | None = None,
     ) -> Self:
         """Return this job type with options for the next jobs that are enqueued: an id, and when they may run.
 
-        *id* is unique while its job is queued, or its result kept. *defer* is a delay, or a time with a time zone.
+        *id* is unique while its job is queued, or its result kept; with *identity*, for as long as the ledger keeps its
+        row. None: as the type is declared. *defer* is a delay, or a time with a time zone.
         Raises `ValueError` for an id that cannot be one (see `check_id`), or for a time without a time zone.
         """
         if id is not None:
             check_id(id)
         if isinstance(defer, datetime) and defer.tzinfo is None:
             raise ValueError("defer: a time needs a time zone")
-        return replace(self, _options={**self._options, "id": id, "defer": defer})
+        return replace(self, _options={**self._options, "id": id, "defer": defer, "identity": identity})
 
     def on(self, transaction: object) -> Self:
         """Return this job type so that its jobs are enqueued in *transaction*: if and only if that commits.
@@ -175,8 +182,9 @@ class JobType(Generic[P, R]):
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Return a job that is not enqueued yet, for `App.enqueue_many`. Raises the errors of `enqueue`."""
         command = self._command(args, kwargs)
-        submission = Submission(self._options.get("id") or uuid.uuid4().hex, self.name, arguments.encode(command))
-        return Call(submission)
+        job_id, identity = self._options.get("id"), self._options.get("identity")
+        identity = (self.identity or None) if identity is None else identity
+        return Call(Submission(job_id or uuid.uuid4().hex, self.name, arguments.encode(command), identity))
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
         """Enqueue a job with these arguments, and return its receipt.

@@ -19,8 +19,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Protocol
 
-from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Outcome, Rejected, RetryLater
+from tidepool.jobs.job import Job, JobKey
+from tidepool.jobs.outcomes import Applied, Failed, LookAgain, Outcome, Rejected, RetryLater, outcome_of_plain
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _OTHERS = "(others)"
@@ -71,8 +71,7 @@ class Tally:
 
     def add_plain(self, job: Job) -> None:
         """Count a job of a plain function that has ended, and the attempts before its last one."""
-        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
-        outcome = Applied(None) if job.error is None else failed
+        outcome = outcome_of_plain(job.error, "", is_aborted=job.is_aborted)
         self.add([outcome], job.function, retried=max(0, job.attempt - 1))
 
     def add_batch(self, batch: Sequence[Job]) -> None:
@@ -140,11 +139,11 @@ class Batcher:
         """The number of batches that are running, by function."""
         self._limit = limit
         self._limits = limits
-        self._pending: dict[str, dict[str, Job]] = {}
-        """The jobs that wait for a slot, by function and then by id."""
+        self._pending: dict[str, dict[JobKey, Job]] = {}
+        """The jobs that wait for a slot, by function and then by key."""
         self._loop = asyncio.get_running_loop()
-        self._answers: dict[str, list[asyncio.Future[Outcome | RetryLater]]] = {}
-        """The callers that wait for each job, by its id: several if the job was claimed again meanwhile."""
+        self._answers: dict[JobKey, list[asyncio.Future[Outcome | RetryLater]]] = {}
+        """The callers that wait for each job, by its key: several if the job was claimed again meanwhile."""
         self._under_way: set[asyncio.Task[None]] = set()
         self._looking_again: set[asyncio.Task[None]] = set()
         self._departing = False
@@ -173,15 +172,15 @@ class Batcher:
         is cancelled, its job is taken out of the pending batch; if the batch runs already, the cancellation is ignored
         and the answer returned. Raises the ledger's errors.
         """
-        answer = self._promise(job.id)
-        if len(self._answers[job.id]) == 1:
+        answer = self._promise(job.key)
+        if len(self._answers[job.key]) == 1:
             self._add(job)
         try:
             return await answer
         except asyncio.CancelledError:
-            if self._withdraw(job) or job.id not in self._answers:
+            if self._withdraw(job) or job.key not in self._answers:
                 raise
-            return await self._promise(job.id)
+            return await self._promise(job.key)
 
     async def close(self, patience_s: float = 5.0) -> None:
         """Stop: wait for the batches that are running, and cancel the callers of all jobs whose batch has not started.
@@ -189,29 +188,29 @@ class Batcher:
         A batch that takes longer than *patience_s* seconds is cancelled, because it might wait for PostgreSQL for ever.
         """
         for pending in self._pending.values():
-            for job_id in pending:
-                _answer(self._answers.pop(job_id), asyncio.CancelledError())
+            for key in pending:
+                _answer(self._answers.pop(key), asyncio.CancelledError())
         self._pending.clear()
         while busy := self._under_way | self._looking_again:
             _, late = await asyncio.wait(busy, timeout=patience_s)
             for task in late:
                 task.cancel()
 
-    def _promise(self, job_id: str) -> asyncio.Future[Outcome | RetryLater]:
+    def _promise(self, key: JobKey) -> asyncio.Future[Outcome | RetryLater]:
         answer: asyncio.Future[Outcome | RetryLater] = self._loop.create_future()
-        self._answers.setdefault(job_id, []).append(answer)
+        self._answers.setdefault(key, []).append(answer)
         return answer
 
     def _add(self, job: Job) -> None:
-        self._pending.setdefault(job.function, {})[job.id] = job
+        self._pending.setdefault(job.function, {})[job.key] = job
         self._depart_soon()
 
     def _withdraw(self, job: Job) -> bool:
         """Take a job out of the pending batch unless another caller waits for it; returns whether it was taken out."""
-        waiting = [answer for answer in self._answers.get(job.id, ()) if not answer.done()]
-        if waiting or self._pending.get(job.function, {}).pop(job.id, None) is None:
+        waiting = [answer for answer in self._answers.get(job.key, ()) if not answer.done()]
+        if waiting or self._pending.get(job.function, {}).pop(job.key, None) is None:
             return False
-        del self._answers[job.id]
+        del self._answers[job.key]
         return True
 
     def _depart_soon(self) -> None:
@@ -242,8 +241,8 @@ class Batcher:
     def _take(self, function: str) -> list[Job]:
         """Take a batch from the waiting jobs of *function*. Jobs over the limit queue up behind the other functions."""
         pending = self._pending.pop(function)
-        ids = list(islice(pending, self._limits.get(function, self._limit)))
-        batch = [pending.pop(job_id) for job_id in ids]
+        keys = list(islice(pending, self._limits.get(function, self._limit)))
+        batch = [pending.pop(key) for key in keys]
         if pending:
             self._pending[function] = pending
         return batch
@@ -262,7 +261,7 @@ class Batcher:
             if isinstance(answer, LookAgain):
                 again.append(job)
             else:
-                _answer(self._answers.pop(job.id), answer)
+                _answer(self._answers.pop(job.key), answer)
         if again:
             self._look_again(again)
         self._depart()

@@ -5,7 +5,7 @@ A job is *settled* when its outcome is committed.
 This makes effects exactly-once. A batch's transaction
 
 1. calls the handler, which makes the jobs' effects and returns a verdict for each (often the SQL decides),
-2. writes the jobs' ledger rows, keyed by job id,
+2. writes the jobs' ledger rows, keyed by job id and enqueue time, or by the id alone if that is the job's identity,
 3. commits effects and rows together, or neither.
 
 A job that was run before has a row already, and so has one that another worker, which also holds it, settled a moment
@@ -31,7 +31,7 @@ import structlog
 from pydantic_core import to_json
 
 from tidepool.jobs.handlers import TransactionSource
-from tidepool.jobs.job import Job
+from tidepool.jobs.job import Job, JobKey
 from tidepool.jobs.job_type import ERROR_DELAYS_S, AnyJobType, JobTypes
 from tidepool.jobs.outcomes import (
     Applied,
@@ -113,11 +113,12 @@ class Ledger:
         """Run a batch of jobs of one job type in a transaction, and return one result for each job, in order.
 
         A result is the job's outcome, `RetryLater` if the job has to be retried after a delay, or `LookAgain` if its
-        handler has to be called again soon. Waits as long as the database is unavailable. The ids of the jobs must be
+        handler has to be called again soon. Waits as long as the database is unavailable. The keys of the jobs must be
         distinct. Raises `PoolClosed` if the process is shutting down.
         """
         was_lost = any(job.lapses for job in batch)  # a lost worker may have settled it
-        return await self._settle_or_split(function, batch, look_up=was_lost)
+        is_unknown = self._types.get(function) is None  # another worker may have known more of them
+        return await self._settle_or_split(function, batch, look_up=was_lost or is_unknown)
 
     # ---------------------------------------------------------------- functions' jobs
 
@@ -127,7 +128,7 @@ class Ledger:
         async def look_up() -> Outcome | None:
             async with self.pool.acquire() as connection:
                 with _own_statement(1):
-                    return (await ResultRepository(connection).lookup([job.id])).get(job.id)
+                    return (await ResultRepository(connection).lookup([job.key])).get(job.key)
 
         return await self.reach(look_up)
 
@@ -278,9 +279,8 @@ class Ledger:
             async with source.transaction() as connection:
                 begun_ns = time.perf_counter_ns()
                 results = ResultRepository(connection)
-                with _own_statement(len(batch)):
-                    stored = await results.lookup([job.id for job in batch]) if look_up else {}
-                fresh = [job for job in batch if job.id not in stored]
+                stored = await self._stored(function, batch, results) if look_up else {}
+                fresh = [job for job in batch if job.key not in stored]
                 verdicts = await self._verdicts(job_type, fresh, connection)
                 decided = [self._conclude(job, verdict) for job, verdict in zip(fresh, verdicts, strict=True)]
                 settled = [(j, o) for j, o in zip(fresh, decided, strict=True) if not isinstance(o, _NOT_SETTLED)]
@@ -302,7 +302,16 @@ class Ledger:
         retried = sum(isinstance(outcome, RetryLater) for outcome in decided)
         self.tally.add([outcome for _, outcome in settled], function, retried=retried)
         fresh_outcomes = iter(decided)
-        return [stored.get(job.id) or next(fresh_outcomes) for job in batch]
+        return [stored.get(job.key) or next(fresh_outcomes) for job in batch]
+
+    async def _stored(self, function: str, batch: Sequence[Job], results: ResultRepository) -> dict[JobKey, Outcome]:
+        """Return the outcomes that jobs of the batch have already, by the jobs' keys."""
+        with _own_statement(len(batch)):
+            stored = await results.lookup([job.key for job in batch])
+            if self._types.get(function) is None:
+                by_id = await results.lookup_unknown([(job.id, job.due_ms) for job in batch])
+                stored |= {job.key: by_id[job.id] for job in batch if job.id in by_id}
+        return stored
 
     async def _verdicts(
         self, job_type: AnyJobType | None, fresh: Sequence[Job], connection: Connection
@@ -363,6 +372,7 @@ def _entry(job: Job, outcome: Outcome, begun_ns: int) -> Entry:
         queue_us=job.queue_us,
         pool_wait_us=job.waited_us(begun_ns),
         batch_us=job.batch_us,
+        key_ms=job.key[1],
     )
 
 

@@ -10,6 +10,7 @@
 - `renewal`     renews the lease of this process
 - `finisher`    acknowledges ended jobs, many in a round trip
 - `dead_letters` lists the jobs that no worker understood, puts them back into the queue, and deletes them
+- `relaying`    copies jobs that were enqueued in transactions into the queue
 - `wakeup`      wakes an idle worker when a job is enqueued
 
 Words used here: an *owner* is the name under which a worker process holds jobs; to *claim* a job is to reserve it for

@@ -17,12 +17,13 @@ A job's id is a member of the queue's sorted set (score: due time, Unix ms), and
      "a": [],                   positional arguments: none, or one object that holds the fields
      "k": {"username": …},      keyword arguments: the command's fields
      "t": null,                 arq's job_try, the try to begin with
-     "et": 1764000000000}       when it was enqueued, Unix ms
+     "et": 1764000000000,       when it was enqueued, Unix ms
+     "identity": true}          whether its id is its identity; left out: its type decides. arq does not read it
 
 A result is the value of `arq:result:{id}`, which has these fields and more: `s` is whether the job succeeded, and `r`
 the result. Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result travels
-as its class's name and its text, and comes back as the same class where arq's client needs that (a cancelled job), else
-as `RuntimeError`.
+as its class's name and its text, and comes back as the same class where arq's client needs that (a cancelled job), as
+`Reject` for a rejected job, else as `RuntimeError`.
 
 Any arq client can talk to the service with `serialize` and `deserialize` as its `job_serializer` and
 `job_deserializer`.
@@ -31,7 +32,7 @@ Any arq client can talk to the service with `serialize` and `deserialize` as its
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import Annotated, NotRequired, cast
 
 from arq.constants import (
     abort_jobs_ss,
@@ -44,6 +45,9 @@ from arq.constants import (
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypedDict
+
+from tidepool.jobs.outcomes import Reject
+from tidepool.jobs.submission import Submission
 
 JOB = job_key_prefix
 IN_PROGRESS = in_progress_key_prefix
@@ -95,6 +99,12 @@ class QueueKeys:
     dead_letters   stream      of each dead letter: `id` of the job, `due` (Unix ms), `function` and `reason`
     functions      sorted set  name of a function → until when a worker that has it counts as alive, Unix ms
     deserializers  sorted set  name of a function that decodes jobs → the same; both keys expire with their newest entry
+
+    The outbox, a table in PostgreSQL, has the jobs that were enqueued in a transaction; a *relay* copies them here.
+
+    relay          string      name of the worker process whose relay is at work; expires if it is not renewed
+    refilled       string      "yes" if Redis has all jobs of the outbox that it should have, "no" while they are copied
+                               again; missing after Redis has lost its data
     """
 
     def __init__(self, queue: str) -> None:
@@ -107,6 +117,8 @@ class QueueKeys:
         self.dead_letter_prefix = f"{queue}:dead-letter:"
         self.functions = f"{queue}:functions"
         self.deserializers = f"{queue}:deserializers"
+        self.relay = f"{queue}:relay"
+        self.refilled = f"{queue}:refilled"
 
     @staticmethod
     def encode_id(job_id: str) -> bytes:
@@ -127,6 +139,17 @@ class QueueKeys:
         return f"{self.queue}{health_check_key_suffix}:{worker_name}"
 
 
+def encode(submission: Submission, enqueued_ms: int) -> bytes:
+    """Encode a job that is enqueued at *enqueued_ms* (Unix milliseconds).
+
+    Raises `PydanticSerializationError` for arguments that JSON cannot express.
+    """
+    envelope = {"f": submission.function, "a": (), "k": submission.fields, "t": None, "et": enqueued_ms}
+    if submission.identity is not None:
+        envelope["identity"] = submission.identity
+    return serialize(envelope)
+
+
 def serialize(envelope: Mapping[str, object]) -> bytes:
     """Encode a job or a result as JSON. Raises `PydanticSerializationError` for a value that JSON cannot express."""
     return to_json(envelope, fallback=_as_error)
@@ -142,8 +165,7 @@ def deserialize(payload: bytes) -> dict[str, object]:
         raise ValueError("is neither a job nor a result")  # noqa: TRY004  (the bytes are wrong, not the call)
     result = envelope.get("r")
     if isinstance(result, dict) and isinstance(result.get(_ERROR), str):
-        error = _REVIVED.get(result[_ERROR], RuntimeError)
-        envelope["r"] = error(result.get("text", ""))
+        envelope["r"] = _revived(result)
     return envelope
 
 
@@ -166,19 +188,32 @@ def _fault(error: ValidationError) -> str:
 
 
 class _Envelope(TypedDict):
-    """The fields of an encoded job that arq uses without checking their types."""
+    """The fields of an encoded job: those that arq uses without checking their types, and one of ours."""
 
     f: str
     a: list[object]
     k: dict[str, object]
     t: Annotated[int, Field(ge=0, le=1_000_000)] | None
     et: Annotated[int, Field(ge=0, le=LATEST_MS)]
+    identity: NotRequired[bool]
 
 
 _ENVELOPE = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))
 
 
+def _revived(error: dict[str, object]) -> BaseException:
+    """Return the error that `_as_error` has encoded, as one of a few classes."""
+    match error:
+        case {"reason": str(reason), "detail": str(detail)}:
+            return Reject(reason, detail)
+        case _:
+            return _REVIVED.get(str(error[_ERROR]), RuntimeError)(error.get("text", ""))
+
+
 def _as_error(value: object) -> dict[str, str]:
+    if isinstance(value, Reject):
+        rejected = value.rejected
+        return {_ERROR: "Reject", "text": str(value), "reason": rejected.reason, "detail": rejected.detail}
     if isinstance(value, BaseException):
         return {_ERROR: type(value).__name__, "text": str(value)}
     raise PydanticSerializationError(f"{type(value).__name__} has no place in JSON")

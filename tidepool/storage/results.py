@@ -12,6 +12,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from tidepool.jobs.job import IDENTITY_MS, JobKey
 from tidepool.jobs.outcomes import Applied, Failed, Outcome, Rejected
 from tidepool.pool.connection import Connection, Row
 from tidepool.pool.faults import DataFault
@@ -48,6 +49,8 @@ class Entry(NamedTuple):
     queue_us: int
     pool_wait_us: int
     batch_us: int = 0
+    key_ms: int = IDENTITY_MS
+    """The part of the row's key beside the id; see `JobKey`."""
 
 
 class PlainEntry(NamedTuple):
@@ -79,11 +82,14 @@ class Finished(NamedTuple):
 
 
 class _Requeued(NamedTuple):
-    """A job to be enqueued again, under its own id."""
+    """A job to be enqueued again, under its own id. The fields are in the order of those of `Submission`."""
 
     job_id: str
     function: str
     args: dict[str, object]
+    identity: bool
+    enqueued_ms: int | None
+    """When it was first enqueued (Unix milliseconds), which keeps it the same job; None if its id is its identity."""
 
 
 class Selection(TypedDict, total=False):
@@ -114,9 +120,19 @@ class ResultRepository:
         self._connection = connection
         self._sql = _SQL.of(connection.schema)
 
-    async def lookup(self, job_ids: Sequence[str]) -> dict[str, Outcome]:
-        """Return the outcomes in the ledger of the jobs *job_ids*, by id. Jobs without an outcome are left out."""
-        found = await self._connection.fetch(self._sql["lookup"], job_ids)
+    async def lookup(self, keys: Sequence[JobKey]) -> dict[JobKey, Outcome]:
+        """Return the outcomes in the ledger of the jobs with these *keys*. Jobs without an outcome are left out."""
+        values = [job_id for job_id, _ in keys], [key_ms for _, key_ms in keys]
+        found = await self._connection.fetch(self._sql["lookup"], *values)
+        return {(row["job_id"], row["key_ms"]): _outcome(row) for row in found}
+
+    async def lookup_unknown(self, jobs: Sequence[tuple[str, int]]) -> dict[str, Outcome]:
+        """Return the outcomes that jobs may have whose type or content is unknown here, by id.
+
+        *jobs* are their ids, and when they were due (Unix milliseconds). Another worker may have known more of them.
+        """
+        values = [job_id for job_id, _ in jobs], [due_ms for _, due_ms in jobs]
+        found = await self._connection.fetch(self._sql["lookup_unknown"], *values)
         return {row["job_id"]: _outcome(row) for row in found}
 
     async def write(
@@ -135,11 +151,14 @@ class ResultRepository:
         return int(tag.rpartition(" ")[2])
 
     async def record(self, entries: Sequence[PlainEntry], *, worker_id: str) -> None:
-        """Store outcomes of plain functions. A row of the same id is replaced, unless its job is of a declared type."""
+        """Store outcomes of plain functions. A row of the same job is replaced, unless that is of a declared type."""
         await self._connection.execute(self._sql["record"], encode_rows(entries), worker_id)
 
     async def finished(self, job_ids: Sequence[str]) -> list[Finished]:
-        """Return the outcomes of those of the jobs *job_ids* that have ended; the other jobs are left out."""
+        """Return the outcomes of those of the jobs *job_ids* that have ended; the other jobs are left out.
+
+        If an id was used several times, that is the outcome of the job that was enqueued last.
+        """
         found = await self._connection.fetch(self._sql["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
@@ -174,13 +193,14 @@ class ResultRepository:
         """Mark up to *limit* failed or rejected jobs in the ledger as to be run again; return them, sorted by id.
 
         The caller then enqueues the returned jobs. Only jobs are marked that match the filters *selection* and *search*
-        (as in `page`) and whose ids sort after *after_id*: to continue, pass the id of the last job returned. If the
-        caller dies before it has enqueued the jobs, the same call returns them again.
+        (as in `page`) and whose ids sort after *after_id*: to continue, pass the id of the last job returned. Of an id
+        that was used several times, only the newest job is marked. If the caller dies before it has enqueued the jobs,
+        the same call returns them again.
         """
         values = (*_conditions(selection), search, after_id, limit)
         marked = await self._connection.fetch(self._sql["mark_requeued"], *values)
         marked.sort(key=lambda row: row["job_id"].encode())
-        return [_Requeued(row["job_id"], row["function"], json.loads(row["args"])) for row in marked]
+        return [_requeued(row) for row in marked]
 
     async def count_plain(self, *, search: str | None = None, **selection: Unpack[Selection]) -> int:
         """Return how many failed and rejected jobs of plain functions match: those that `mark_requeued` leaves out."""
@@ -203,7 +223,7 @@ class ResultRepository:
         result of more than 4 kB is null, and an error is cut after 2,000 characters.
 
         *status*, *function* and *since* are filters as in `Selection`. *search* selects rows whose job id begins with
-        that text (the first thousand of such ids), and rows of jobs that were not applied and whose reason or error
+        that text (the last thousand of such jobs), and rows of jobs that were not applied and whose reason or error
         contains that text, ignoring case. A page may have fewer rows, or none, and still have a next page, because the
         number of rows that are read for one page is limited.
         """
@@ -270,6 +290,14 @@ def _row_as_dict(row: Row) -> dict[str, object]:
 def _conditions(selection: Selection) -> tuple[object, ...]:
     """Return a selection as the parameters $1 to $4 of the queries."""
     return tuple(selection.get(name) for name in ("job_ids", "status", "function", "since"))
+
+
+def _requeued(row: Row) -> _Requeued:
+    key_ms: int = row["key_ms"]
+    is_identity = key_ms == IDENTITY_MS
+    return _Requeued(
+        *(row["job_id"], row["function"], json.loads(row["args"])), is_identity, None if is_identity else key_ms
+    )
 
 
 def _outcome(row: Row) -> Outcome:

@@ -38,14 +38,15 @@ $$;
 GRANT EXECUTE ON FUNCTION {schema}.histogram_bounds_ms(), {schema}.histogram_plus(bigint[], bigint[]),
     {schema}.histogram_since(bigint[], bigint[]), {schema}.histogram_sum(bigint[]),
     {schema}.histogram_quantile_ms(bigint[], double precision), {schema}.live_processes(timestamptz) TO {work}, {read};
+GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, jsonb, text, text, timestamptz, boolean) TO {work};
 
 REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;                     -- as it is by default since version 15
 GRANT USAGE ON SCHEMA {schema} TO {work}, {read};
 
--- The ledger and the history of the pools. Each worker prunes what is past its time, and thins old snapshots.
+-- The ledger, the outbox and the history of the pools. Each worker prunes what is past its time, and thins old snapshots.
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON {schema}.job_results, {schema}.pool_snapshots, {schema}.pool_processes, {schema}.pool_events,
-       {schema}.db_snapshots TO {work};
+       {schema}.db_snapshots, {schema}.job_outbox TO {work};
 
 GRANT SELECT, INSERT, UPDATE ON {schema}.retention TO {work};
 GRANT SELECT, UPDATE ON {schema}.turns TO {work};

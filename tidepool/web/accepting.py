@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from tidepool.client import MOST_AT_ONCE, JobClient
+from tidepool.jobs.job import IDENTITY_MS
 from tidepool.jobs.outcomes import Outcome
 from tidepool.jobs.submission import Submission
 from tidepool.pool.pool import Pool
@@ -66,13 +67,16 @@ class Accepting:
         return None
 
     async def settled(self, job_id: str) -> Outcome | None:
-        """Return the outcome that the ledger has for a job, or None. Raises the faults of `tidepool.pool.faults`."""
+        """Return the outcome that the ledger has for a job whose id is its identity, or None.
+
+        Raises the faults of `tidepool.pool.faults`.
+        """
         return await self._lookup(job_id)
 
     async def _lookup_many(self, job_ids: Sequence[str]) -> Sequence[Outcome | None]:
         async with self._pool.acquire() as connection:
-            found = await Repositories(connection).results.lookup(job_ids)
-        return [found.get(job_id) for job_id in job_ids]
+            found = await Repositories(connection).results.lookup([(job_id, IDENTITY_MS) for job_id in job_ids])
+        return [found.get((job_id, IDENTITY_MS)) for job_id in job_ids]
 
 
 class Shared(Generic[Q, A]):

@@ -4,10 +4,10 @@ If the request waits for the job's outcome, the response is this outcome. The bo
 the command's model decides what is valid, however a job is enqueued. The description of such a route in OpenAPI is made
 from that model, too.
 
-- `Idempotency-Key: order-1` is the job's id. The same key again is the same job: nothing is enqueued or applied
-  twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes are UTF-8,
-  so that the id is the same whichever way it comes, and the quotes of `"order-1"` (a structured field) are not part of
-  it.
+- `Idempotency-Key: order-1` is the job's id, and its identity. The same key again is the same job: nothing is enqueued
+  or applied twice. What the first request with a key asked for stands, whatever later ones ask for. The header's bytes
+  are UTF-8, so that the id is the same whichever way it comes, and the quotes of `"order-1"` (a structured field) are
+  not part of it.
 - `Prefer: wait=5` waits for the outcome, at most `MAX_WAIT_S` seconds. The outcome of a job with a key is read from the
   ledger. That of a job with a random id is the result in Redis, a millisecond sooner: only somebody who may write to
   Redis, and reads the id from the queue in time, could forge it, and would deceive this one caller.
@@ -128,7 +128,7 @@ class JobRequests:
         accepting = services.accepting
         key = _key(request.headers.getlist("idempotency-key"))
         fields = _fields(await request.body(), job_type, named)
-        submission = Submission(key or secrets.token_hex(16), job_type.name, fields)
+        submission = Submission(key or secrets.token_hex(16), job_type.name, fields, identity=True)
         wait_s = _wait_s(request)
         outcome = await accepting.settled(submission.id) if key is not None else None
         if outcome is None:

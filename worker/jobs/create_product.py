@@ -25,7 +25,9 @@ class CreateProduct(Command):
 
 
 @app.batch(
-    constraints=CONSTRAINTS, grants=("SELECT, INSERT ON public.products", "USAGE ON SEQUENCE public.products_id_seq")
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, INSERT ON public.products", "USAGE ON SEQUENCE public.products_id_seq"),
 )
 async def create_product(transaction: Transaction, jobs: Sequence[Job[CreateProduct]]) -> list[Verdict]:
     """Insert a product for each job. A job whose sku is taken is rejected.

@@ -21,7 +21,11 @@ class CreateUser(Command):
     is_active: bool = True
 
 
-@app.batch(constraints=CONSTRAINTS, grants=("SELECT, INSERT ON public.users", "USAGE ON SEQUENCE public.users_id_seq"))
+@app.batch(
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, INSERT ON public.users", "USAGE ON SEQUENCE public.users_id_seq"),
+)
 async def create_user(transaction: Transaction, jobs: Sequence[Job[CreateUser]]) -> list[Verdict]:
     """Insert a user for each job. A job whose username or email is taken is rejected.
 

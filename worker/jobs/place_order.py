@@ -38,7 +38,9 @@ class PlaceOrder(Command):
 
 
 @app.batch(
-    constraints=CONSTRAINTS, grants=("SELECT ON public.users, public.products", "SELECT, INSERT ON public.orders")
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT ON public.users, public.products", "SELECT, INSERT ON public.orders"),
 )
 async def place_order(transaction: Transaction, jobs: Sequence[Job[PlaceOrder]]) -> list[Verdict]:
     """Insert an order for each job. A job whose user or product does not exist yet is retried later.

@@ -28,7 +28,7 @@ class SetStock(Command):
         return self
 
 
-@app.batch(grants=("SELECT, UPDATE (in_stock) ON public.products",))
+@app.batch(identity=True, grants=("SELECT, UPDATE (in_stock) ON public.products",))
 async def set_stock(transaction: Transaction, jobs: Sequence[Job[SetStock]]) -> list[Verdict]:
     """Set whether the jobs' products are in stock. A job whose product does not exist yet is retried later.
 

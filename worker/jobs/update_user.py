@@ -33,7 +33,9 @@ class UpdateUser(Command):
 
 
 @app.batch(
-    constraints=CONSTRAINTS, grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON public.users",)
+    identity=True,
+    constraints=CONSTRAINTS,
+    grants=("SELECT, UPDATE (email, full_name, is_active, updated_at) ON public.users",),
 )
 async def update_user(transaction: Transaction, jobs: Sequence[Job[UpdateUser]]) -> list[Verdict]:
     """Change the given fields of the jobs' users. A job whose user does not exist yet is retried later.

@@ -1,11 +1,14 @@
 -- The outcomes of jobs.
 
 -- The ledger: one row for each job that has an outcome. It commits together with the job's effect, and
--- its key is what makes a redelivered job harmless. Ids are in the order of their bytes, whatever the database's locale:
--- only so does the key find the ids that begin alike, and requeue its next chunk. Comparing bytes is also less work for
--- each row that is written.
+-- its key is what makes a redelivered job harmless: a redelivery repeats both the job's id and its enqueue time. If an id
+-- is enqueued again, with a new time, that is a new job, as in arq, unless the id is the job's identity. Ids are in the
+-- order of their bytes, whatever the database's locale: only so does the key find the ids that begin alike, and requeue
+-- its next chunk. Comparing bytes is also less work for each row that is written.
 CREATE TABLE {schema}.job_results (
-    job_id       text COLLATE "C" PRIMARY KEY,                       -- results.lookup, results.page
+    job_id       text COLLATE "C" NOT NULL,
+    key_ms       bigint NOT NULL DEFAULT -1,                         -- when it was enqueued, Unix ms; -1 in the row of a
+                                                                     -- job whose id is its identity: one row for the id
     function     text NOT NULL,
     status       text NOT NULL CHECK (status IN (
                      'applied',                                      -- the effect is committed; result
@@ -28,6 +31,7 @@ CREATE TABLE {schema}.job_results (
     write_us     bigint NOT NULL DEFAULT 0,                          -- of db_us: the ledger's write and the COMMIT
     atomic       boolean NOT NULL DEFAULT true,                      -- committed with the job's effect; false: the row
                                                                      -- of a plain function, written after it had ended
+    PRIMARY KEY (job_id, key_ms),                                    -- results.lookup, results.finished, results.page
     CHECK ((status = 'applied') = (result IS NOT NULL)),
     CHECK ((status = 'rejected') = (reason IS NOT NULL)),
     CHECK (status <> 'applied' OR requeued_at IS NULL)

@@ -1,29 +1,45 @@
 -- name: lookup
 -- The outcomes that these jobs already have. A requeued row is not an outcome, and the row of a plain function is not
--- that of this job, since its id may be used again. The query forces one index look-up per id:
--- a plan made while the table was empty would compare every row with every id.
--- $1 job_id text[]
-SELECT found.job_id, found.status, found.result, found.reason, found.error
-FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
-CROSS JOIN LATERAL (SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id OFFSET 0) AS found
+-- that of a declared type's job. The query forces one index look-up per key: a plan made while the table was empty would
+-- compare every row with every key.
+-- $1 job_id text[], $2 key_ms bigint[]
+SELECT found.job_id, found.key_ms, found.status, found.result, found.reason, found.error
+FROM (SELECT DISTINCT job_id, key_ms FROM unnest($1::text[], $2::bigint[]) AS a (job_id, key_ms)) AS asked
+CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id AND key_ms = asked.key_ms OFFSET 0
+) AS found
 WHERE found.requeued_at IS NULL AND found.atomic
+
+-- name: lookup_unknown
+-- The outcomes that these jobs may have, whose type is unknown here, or whose content cannot be read: another worker may
+-- have known their keys. It is that of the newest row of the id if the job is its identity or it finished when the job
+-- was due or later.
+-- $1 job_id text[], $2 due bigint[], Unix ms
+SELECT asked.job_id, found.status, found.result, found.reason, found.error
+FROM (SELECT job_id, max(due_ms) AS due_ms FROM unnest($1::text[], $2::bigint[]) AS a (job_id, due_ms) GROUP BY job_id)
+     AS asked
+CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id ORDER BY key_ms DESC LIMIT 1
+) AS found
+WHERE found.requeued_at IS NULL AND found.atomic
+  AND (found.key_ms = -1 OR found.finished_at >= timestamptz 'epoch' + asked.due_ms * interval '1 ms')
 
 -- name: write
 -- Store outcomes. A row that exists stays as it is and is not counted, unless it was requeued or is that of a plain
 -- function: another worker was faster, and the caller must roll back. Sorted by key, which prevents deadlocks between
 -- batches.
 -- $1 rows: job_id, status, result, reason, error, args, attempts, enqueued_at ms, started_at ms, queue_us,
--- pool_wait_us, batch_us
+-- pool_wait_us, batch_us, key_ms
 -- $2 function text, $3 db_us bigint, $4 worker_id text, $5 write_us bigint
-INSERT INTO {schema}.job_results (job_id, function, status, result, reason, error, args, attempts, worker_id,
+INSERT INTO {schema}.job_results (job_id, key_ms, function, status, result, reason, error, args, attempts, worker_id,
                          enqueued_at, started_at, finished_at, queue_us, pool_wait_us, batch_us, db_us, write_us)
-SELECT r ->> 0 AS job_id, $2, r ->> 1, (r ->> 2)::jsonb, r ->> 3, r ->> 4, (r ->> 5)::jsonb, (r -> 6)::integer, $4,
+SELECT r ->> 0 AS job_id, (r -> 12)::bigint AS key_ms, $2, r ->> 1, (r ->> 2)::jsonb, r ->> 3, r ->> 4, (r ->> 5)::jsonb, (r -> 6)::integer, $4,
        timestamptz 'epoch' + (r -> 7)::bigint * interval '1 ms',
        timestamptz 'epoch' + (r -> 8)::bigint * interval '1 ms',
        clock_timestamp(), (r -> 9)::bigint, (r -> 10)::bigint, (r -> 11)::bigint, $3, $5
 FROM jsonb_array_elements($1::jsonb) AS g (r)
-ORDER BY job_id
-ON CONFLICT (job_id) DO UPDATE
+ORDER BY job_id, key_ms
+ON CONFLICT (job_id, key_ms) DO UPDATE
 SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,
     error = excluded.error, args = excluded.args, attempts = excluded.attempts, worker_id = excluded.worker_id,
     enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
@@ -32,21 +48,22 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
 WHERE job_results.requeued_at IS NOT NULL OR NOT job_results.atomic
 
 -- name: record
--- Store outcomes of plain functions, after the fact. Of runs with one id the last one stays; a row that was committed
--- with its job's effect is never replaced. Sorted by key, which prevents deadlocks between batches.
+-- Store outcomes of plain functions, after the fact. Of several runs of one job, those of one id and enqueue time, the
+-- last one stays; a row that was committed with its job's effect is never replaced. Sorted by key, which prevents
+-- deadlocks between batches.
 -- $1 rows: job_id, function, status, reason, error, attempts, enqueued_at ms, started_at ms, finished_at ms, queue_us
 -- $2 worker_id text
-INSERT INTO {schema}.job_results (job_id, function, status, result, reason, error, attempts, worker_id,
+INSERT INTO {schema}.job_results (job_id, key_ms, function, status, result, reason, error, attempts, worker_id,
                          enqueued_at, started_at, finished_at, queue_us, pool_wait_us, db_us, atomic)
-SELECT DISTINCT ON (r ->> 0) r ->> 0 AS job_id, r ->> 1, r ->> 2,
+SELECT DISTINCT ON (job_id, key_ms) r ->> 0 AS job_id, (r -> 6)::bigint AS key_ms, r ->> 1, r ->> 2,
        CASE r ->> 2 WHEN 'applied' THEN 'null'::jsonb END, r ->> 3, r ->> 4, (r -> 5)::integer, $2,
        timestamptz 'epoch' + (r -> 6)::bigint * interval '1 ms',
        timestamptz 'epoch' + (r -> 7)::bigint * interval '1 ms',
        timestamptz 'epoch' + (r -> 8)::bigint * interval '1 ms',
        (r -> 9)::bigint, 0, 0, false
 FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS g (r, number)
-ORDER BY job_id, number DESC
-ON CONFLICT (job_id) DO UPDATE
+ORDER BY job_id, key_ms, number DESC
+ON CONFLICT (job_id, key_ms) DO UPDATE
 SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,
     error = excluded.error, attempts = excluded.attempts, worker_id = excluded.worker_id,
     enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
@@ -54,11 +71,14 @@ SET function = excluded.function, status = excluded.status, result = excluded.re
 WHERE NOT job_results.atomic
 
 -- name: finished
--- Those of these jobs that have an outcome, with the columns that a run's report counts. Uses the index as `lookup` does.
+-- Those of these jobs that have an outcome, with the columns that a run's report counts: of each id the job that was
+-- enqueued last. Uses the index as `lookup` does.
 -- $1 job_id text[]
 SELECT found.job_id, found.function, found.status, found.reason, found.queue_us
 FROM (SELECT DISTINCT unnest($1::text[]) AS job_id) AS asked
-CROSS JOIN LATERAL (SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id OFFSET 0) AS found
+CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id ORDER BY key_ms DESC LIMIT 1
+) AS found
 WHERE found.requeued_at IS NULL
 
 -- name: newest
@@ -101,7 +121,7 @@ LIMIT 1 OFFSET $2
 
 -- name: page
 -- Rows before a key, the newest first. A null parameter means no condition. With a text $7, only the rows of rejected and
--- failed jobs whose reason or error contains it, ignoring case, and of the first thousand jobs whose id begins with it,
+-- failed jobs whose reason or error contains it, ignoring case, and of the last thousand jobs whose id begins with it,
 -- found by the primary key. The rows have no arguments, which may have a megabyte each, and no long results; long errors
 -- are cut.
 -- $1 status text, $2 function text, $3 since timestamptz, $4 before finished_at timestamptz, $5 before job_id text,
@@ -128,10 +148,11 @@ FROM (
         ORDER BY finished_at DESC, job_id DESC
         LIMIT $6
     ) UNION ALL (
-        SELECT * FROM {schema}.job_results
-        WHERE $7::text IS NOT NULL
-          AND job_id = ANY (ARRAY(SELECT job_id FROM {schema}.job_results WHERE job_id ^@ $7 ORDER BY job_id LIMIT 1000))
-          AND NOT (status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7)) > 0) -- found above
+        SELECT * FROM (
+            SELECT * FROM {schema}.job_results
+            WHERE $7::text IS NOT NULL AND job_id ^@ $7 ORDER BY job_id DESC, key_ms DESC LIMIT 1000
+        ) AS named
+        WHERE NOT (status <> 'applied' AND strpos(lower(concat_ws(' ', reason, error)), lower($7)) > 0) -- found above
           AND ($1::text IS NULL OR status = $1) AND ($2::text IS NULL OR function = $2)
           AND ($3::timestamptz IS NULL OR finished_at >= $3)
           AND ($4::timestamptz IS NULL OR (finished_at, job_id) < ($4, $5::text))
@@ -178,15 +199,17 @@ GROUP BY function, part, place
 ORDER BY function, place
 
 -- name: mark_requeued
--- Mark jobs as requeued that had no effect and whose arguments are kept; other rows stay as they are. Rows that an
--- interrupted requeue has marked are returned again. A null parameter means no condition.
+-- Mark jobs as requeued that had no effect and whose arguments are kept; other rows stay as they are, and so do all but
+-- the newest of an id, because the queue has one job of an id at a time. Rows that an interrupted requeue has marked are
+-- returned again. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 search text, $6 after_id text,
 -- $7 limit bigint
 UPDATE {schema}.job_results
 SET requeued_at = clock_timestamp()
-WHERE job_id IN (
-    SELECT job_id FROM {schema}.job_results
+WHERE (job_id, key_ms) IN (
+    SELECT job_id, key_ms FROM {schema}.job_results AS kept
     WHERE status <> 'applied' AND args IS NOT NULL
+      AND NOT EXISTS (SELECT FROM {schema}.job_results WHERE job_id = kept.job_id AND key_ms > kept.key_ms)
       AND ($1::text[] IS NULL OR job_id = ANY ($1)) AND ($2::text IS NULL OR status = $2)
       AND ($3::text IS NULL OR function = $3) AND ($4::timestamptz IS NULL OR finished_at >= $4)
       AND ($5::text IS NULL OR job_id ^@ $5 OR strpos(lower(concat_ws(' ', reason, error)), lower($5)) > 0)
@@ -195,7 +218,7 @@ WHERE job_id IN (
     LIMIT $7
     FOR UPDATE
 )
-RETURNING job_id, function, args
+RETURNING job_id, function, args, key_ms
 
 -- name: count_plain
 -- How many rejected and failed rows of plain functions `mark_requeued` leaves out. A null parameter means no condition.
@@ -211,8 +234,8 @@ WHERE status <> 'applied' AND NOT atomic
 -- $1 before timestamptz, $2 limit bigint
 WITH gone AS (
     DELETE FROM {schema}.job_results
-    WHERE job_id IN (SELECT job_id FROM {schema}.job_results WHERE finished_at < $1 ORDER BY finished_at LIMIT $2
-                     FOR UPDATE SKIP LOCKED)
+    WHERE (job_id, key_ms) IN (SELECT job_id, key_ms FROM {schema}.job_results WHERE finished_at < $1
+                               ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
     RETURNING 1
 )
 SELECT count(*) FROM gone
