@@ -432,7 +432,7 @@ from tidepool import App, complete
 app = App()
 
 
-@app.function
+@app.function(identity=True)
 async def job(ctx: dict, moment: str) -> str:
     await ctx["redis"].rpush("runs", ctx["job_try"])
     dies = ctx["job_try"] == 1
