@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from importlib import import_module
 from types import TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     LiteralString,
@@ -13,6 +14,7 @@ from typing import (
     Self,
     TypeAlias,
     TypedDict,
+    TypeGuard,
     TypeVar,
     Unpack,
     overload,
@@ -29,6 +31,9 @@ from tidepool.jobs.transaction import Transaction
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
+
+if TYPE_CHECKING:
+    from tidepool.sqlalchemy import SessionSource
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +69,8 @@ class App:
 
     Jobs are enqueued while the application is open: in a block `async with app:`, and in every worker. *wraps_results*
     is whether arq's clients get the results of its jobs as `{"status": "applied", "result": …}`, and rejections in the
-    same form; otherwise they get what the function returned, and a rejection as an error.
+    same form; otherwise they get what the function returned, and a rejection as an error. *sessions* is the
+    application's `async_sessionmaker`, for jobs that work on sessions of SQLAlchemy.
     """
 
     def __init__(
@@ -73,11 +79,13 @@ class App:
         settings: type[Settings] = Settings,
         migrations: Migrations | None = None,
         wraps_results: bool = False,
+        sessions: Callable[..., Any] | None = None,
     ) -> None:
         self.settings = settings
         self.migrations = migrations or Migrations()
         self.job_types = JobTypes()
         self._wraps_results = wraps_results
+        self._sessions = sessions
         self._client: JobClient | None = None
         self._open = AsyncExitStack()
 
@@ -94,8 +102,9 @@ class App:
     def job(self, function: Any = None, /, *, share: int = 1, **options: Unpack[Declaration]) -> Any:
         """Declare a job whose effects are made in a transaction, which is committed with the job's ledger row.
 
-        The first parameter of the function says what it works on: `Transaction`. The others are the job's arguments,
-        which are validated by their annotations. A job has a transaction of its own. With *share*, up to so many jobs
+        The annotation of the function's first parameter says what it works on: `Transaction`, or with *sessions* of
+        `App` SQLAlchemy's `AsyncSession` or `AsyncConnection`, or a `Session` in a plain function. The other parameters
+        are the job's arguments, which are validated by their annotations. A job has a transaction of its own. With *share*, up to so many jobs
         of the type have one together, each with a savepoint: fewer commits, and an error still undoes only the effects
         of its own job.
 
@@ -157,12 +166,28 @@ class App:
         if share < 1:
             raise ValueError("share: at least one job")
         signature = Signature.of(function)
-        if signature.held is not Transaction:
-            raise TypeError(f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction")
-        handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
-        return self._declare(
-            function, options, command=signature.model, signature=signature, handler=handler, max_batch=share
-        )
+        parts: dict[str, Any] = {"command": signature.model, "signature": signature, "max_batch": share}
+        if signature.held is Transaction:
+            handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
+            return self._declare(function, options, handler=handler, **parts)
+        source = self._source(function, signature.held)
+        handler = handlers.handler_of_each(source.calling(function), signature, source.lend)
+        return self._declare(function, options, handler=handler, source=source, **parts)
+
+    def _source(self, function: _AnyFunction, held: object) -> "SessionSource":
+        """Return the source of transactions for a function that works on *held*. Raises `TypeError` if there is none."""
+        if not _is_of_sqlalchemy(held):
+            raise TypeError(
+                f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction, or as "
+                "AsyncSession, AsyncConnection or Session of SQLAlchemy"
+            )
+        if self._sessions is None:
+            raise TypeError(
+                f"{function.__qualname__} works on {held.__name__}: App needs sessions=, an async_sessionmaker"
+            )
+        from tidepool.sqlalchemy import SessionSource  # noqa: PLC0415  (the application has imported SQLAlchemy)
+
+        return SessionSource(self._sessions, held)
 
     def _batch(self, function: _AnyFunction, limit: int | None, options: Declaration) -> AnyJobType:
         command, handler = handlers.command_of_batch(function), handlers.handler_of_batch(function)
@@ -261,6 +286,11 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self)
+
+
+def _is_of_sqlalchemy(held: object) -> TypeGuard[type]:
+    """Return whether *held* is a class of SQLAlchemy, or one that is derived from such a class."""
+    return isinstance(held, type) and any(base.__module__.partition(".")[0] == "sqlalchemy" for base in held.__mro__)
 
 
 def _load(place: str) -> object:
