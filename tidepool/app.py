@@ -104,9 +104,9 @@ class App:
 
         The annotation of the function's first parameter says what it works on: `Transaction`, or with *sessions* of
         `App` SQLAlchemy's `AsyncSession` or `AsyncConnection`, or a `Session` in a plain function. The other parameters
-        are the job's arguments, which are validated by their annotations. A job has a transaction of its own. With *share*, up to so many jobs
-        of the type have one together, each with a savepoint: fewer commits, and an error still undoes only the effects
-        of its own job.
+        are the job's arguments, which are validated by their annotations. A job has a transaction of its own. With
+        *share*, up to so many jobs of the type have one together, each with a savepoint: fewer commits, and an error
+        still undoes only the effects of its own job.
 
         The function raises `Reject` if a rule forbids the job, and arq's `Retry` to run again later; any other error
         is retried, see `JobType.attempts`, `backoff` and `retry_on`. Raises `TypeError` for parameters that a job
@@ -175,7 +175,7 @@ class App:
         return self._declare(function, options, handler=handler, source=source, **parts)
 
     def _source(self, function: _AnyFunction, held: object) -> "SessionSource":
-        """Return the source of transactions for a function that works on *held*. Raises `TypeError` if there is none."""
+        """Return where a function that works on *held* gets transactions. Raises `TypeError` if there is none."""
         if not _is_of_sqlalchemy(held):
             raise TypeError(
                 f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction, or as "

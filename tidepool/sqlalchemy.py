@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
     AsyncSession,
+    AsyncTransaction,
     async_scoped_session,
     async_sessionmaker,
 )
@@ -95,7 +96,7 @@ def execute_now(holder: object, statement: str, values: Sequence[object]) -> Non
 
 
 class JobSessions(async_sessionmaker[S]):
-    """A session factory whose sessions join the transaction of the job that they are made in; elsewhere an ordinary one.
+    """A session factory whose sessions join the transaction of the job that makes them; elsewhere an ordinary one.
 
     It takes the place of an `async_sessionmaker` that a module has: `sessions = JobSessions(engine)`. In a job that
     works on a session or connection of the same engine, what its sessions commit is committed with the job. Sessions of
@@ -114,8 +115,8 @@ class SessionSource:
     """Opens transactions of jobs on the engine of *sessions*, and lends sessions or connections; see `JobType.source`.
 
     *sessions* is an `async_sessionmaker`, or a `sessionmaker` with `class_=AsyncSession`. *held* is what the function
-    of a job works on: `AsyncSession`, `AsyncConnection`, `Session`, or a class that is derived from one of these. Raises
-    `TypeError` if it is another class, or if *sessions* makes other sessions.
+    of a job works on: `AsyncSession`, `AsyncConnection`, `Session`, or a class that is derived from one of these.
+    Raises `TypeError` if it is another class, or if *sessions* makes other sessions.
     """
 
     def __init__(self, sessions: Any, held: type) -> None:
@@ -141,11 +142,14 @@ class SessionSource:
                 job_connection = _JobConnection(connection, schema)
                 options: dict[str, Any] = {"isolation_level": "READ COMMITTED", _OF_A_JOB: job_connection}
                 await connection.execution_options(**options)
-                async with connection.begin():
-                    try:
-                        yield job_connection
-                    finally:
-                        job_connection.is_ending = True
+                transaction = await connection.begin()
+                try:
+                    yield job_connection
+                except BaseException:
+                    await job_connection.roll_back(transaction)
+                    raise
+                job_connection.is_ending = True
+                await transaction.commit()
 
     @asynccontextmanager
     async def lend(self, connection: Any, job: Job[Any]) -> AsyncGenerator[object]:  # noqa: ARG002  (others need it)
@@ -154,7 +158,7 @@ class SessionSource:
         token = _lent_now.set(lent)
         try:
             yield lent.what(self._held, self._sessions)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (each is raised again, as what the ledger makes of it)
             await lent.close()
             fault = connection.explained(error)
             raise fault from error if isinstance(fault, HandlerError) else None
@@ -190,7 +194,7 @@ class SessionSource:
         """Return the engine, which an application may give its factory later, by `configure`."""
         engine = self._sessions.kw.get("bind")
         if not isinstance(engine, AsyncEngine):
-            raise RuntimeError(f"sessions: a job needs a factory that is bound to an AsyncEngine, not to {engine!r}")
+            raise RuntimeError(f"sessions: the factory needs an AsyncEngine, not {engine!r}")  # noqa: TRY004  (it may come late)
         _watch(engine.sync_engine)
         return engine
 
@@ -210,7 +214,7 @@ class _JobConnection:
         """Whether the transaction may be committed or rolled back."""
 
     async def execute(self, query: LiteralString, *args: object) -> str:
-        """Run *query*, or several statements without *args*; return how many rows the last one has changed, as a tag."""
+        """Run *query*, or several without *args*; return a tag with the number of rows that were changed."""
         result: CursorResult[Any] | None = None
         for statement in [query] if args else query.split(";"):
             result = await self._run(statement, args)
@@ -231,6 +235,14 @@ class _JobConnection:
     def transaction(self) -> AbstractAsyncContextManager[object]:
         """Return a context manager for a savepoint."""
         return self.own.begin_nested()
+
+    async def roll_back(self, transaction: AsyncTransaction) -> None:
+        """Roll *transaction* back, or close the connection if that is impossible, because a task still uses it."""
+        self.is_ending = True
+        try:
+            await transaction.rollback()
+        except Exception:  # noqa: BLE001  (the error for which it is rolled back says more)
+            await self.own.invalidate()
 
     def explained(self, error: Exception) -> Exception:
         """Return *error*, raised by a job's function, as the database's error if it is one of this connection.
@@ -290,11 +302,13 @@ class _Lent:
     def connection_for(self, session: Session) -> Connection:
         """Return the connection for *session*, which is about to execute a statement.
 
-        Raises `RuntimeError` if the job has ended, or another task is using another session of the job.
+        Raises `RuntimeError` if the job has ended, or if a session that another task has made is in a transaction. Only
+        the tasks that made them are compared, since SQLAlchemy commits in tasks of its own.
         """
-        connection, task = self._open(), asyncio.current_task()
-        for other, owner in self._sessions:
-            if other.sync_session is not session and owner is not task and other.in_transaction():
+        connection = self._open()
+        owners = {each.sync_session: owner for each, owner in self._sessions}
+        for other, owner in owners.items():
+            if owner is not owners[session] and other.in_transaction():
                 raise RuntimeError(
                     "two sessions at a time in one job: they have one connection, the one of the job's transaction; "
                     "use one after the other, not in tasks of their own (asyncio.gather)"
