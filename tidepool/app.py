@@ -17,6 +17,7 @@ from typing import (
     TypeGuard,
     TypeVar,
     Unpack,
+    get_type_hints,
     overload,
 )
 
@@ -92,12 +93,12 @@ class App:
     # ---------------------------------------------------------------- declaring
 
     @overload
-    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R] | R], /) -> JobType[P, R]: ...
 
     @overload
     def job(
         self, /, *, share: int = 1, **options: Unpack[Declaration]
-    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], JobType[P, R]]: ...
+    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R] | R]], JobType[P, R]]: ...
 
     def job(self, function: Any = None, /, *, share: int = 1, **options: Unpack[Declaration]) -> Any:
         """Declare a job whose effects are made in a transaction, which is committed with the job's ledger row.
@@ -191,6 +192,11 @@ class App:
 
     def _batch(self, function: _AnyFunction, limit: int | None, options: Declaration) -> AnyJobType:
         command, handler = handlers.command_of_batch(function), handlers.handler_of_batch(function)
+        if _is_of_sqlalchemy(next(iter(get_type_hints(function).values()))):
+            raise TypeError(
+                f"{function.__qualname__}: a batch works on a tidepool.Transaction, with statements for all its jobs; "
+                "for jobs that work on sessions of SQLAlchemy use @app.job(share=N)"
+            )
         return self._declare(function, options, command=command, handler=handler, max_batch=limit)
 
     def _declare(self, function: _AnyFunction, options: Declaration, **parts: Any) -> AnyJobType:

@@ -53,6 +53,8 @@ from tidepool.pool.faults import (
     words,
 )
 
+__all__ = ["JobSessions"]
+
 S = TypeVar("S", bound=AsyncSession)
 
 _NUMBERED = re.compile(r"\$(\d)")

@@ -1,7 +1,7 @@
 """Jobs that work on sessions of SQLAlchemy: their own commits stay, and all of it is committed with the ledger row."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from tidepool import App, JobType, Reject, Transaction
+from tidepool import App, Command, JobType, Reject, Transaction
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater
 from tidepool.ledger.ledger import Ledger
@@ -603,6 +603,15 @@ def test_what_a_job_cannot_work_on_is_refused_with_what_it_can() -> None:
         app.job(of_engine)
     with pytest.raises(TypeError, match="sessions: needs an async_sessionmaker of SQLAlchemy"):
         App(sessions=Transaction).job(of_session)
+
+
+def test_a_batch_on_a_session_is_refused() -> None:
+    """A session cannot do with one statement what many jobs ask for."""
+
+    async def work(_session: AsyncSession, _jobs: Sequence[Job[Command]]) -> list[None]: ...
+
+    with pytest.raises(TypeError, match=r"a batch works on a tidepool\.Transaction.* use @app\.job\(share=N\)"):
+        App(sessions=async_sessionmaker()).batch(work)
 
 
 async def test_a_failing_job_is_failed_in_the_ledger(bench: Bench) -> None:
