@@ -8,9 +8,8 @@ from tidepool.jobs.arguments import Command
 from tidepool.jobs.job import Job
 from tidepool.jobs.outcomes import Failed, Rejected
 from tidepool.jobs.submission import Submission
-from tidepool.queue import wire
+from tidepool.ledger.outbox import OutboxJob, job_of
 from tidepool.queue.wire import now_ms
-from tidepool.storage.outbox import OutboxJob
 from tidepool.storage.results import Finished
 from worker.jobs import JOBS
 from worker.jobs.create_product import CreateProduct
@@ -35,11 +34,12 @@ def product_fields(sku: str = "LAMP", **fields: Any) -> dict[str, Any]:
     return {"sku": sku, "name": "Brass Lamp", "price": "12.50", "category": "Home", **fields}
 
 
-def an_outbox_job(job_id: str = "a", *, username: str | None = None, due_ms: int | None = None) -> OutboxJob:
+def an_outbox_job(
+    job_id: str = "a", *, username: str | None = None, due_ms: int | None = None, identity: bool | None = None
+) -> OutboxJob:
     """Return a create_user job to enqueue in a transaction; the username is by default the id."""
-    enqueued_ms = now_ms()
-    envelope = {"f": "create_user", "a": (), "k": user_fields(username or job_id), "t": None, "et": enqueued_ms}
-    return OutboxJob(job_id, "create_user", wire.serialize(envelope), enqueued_ms, due_ms)
+    fields = user_fields(username or job_id)
+    return job_of(Submission(job_id, "create_user", fields, identity, due_ms=due_ms))
 
 
 def a_user(username: str = "ada", **fields: Any) -> CreateUser:

@@ -193,7 +193,11 @@ async def test_an_invalid_id_is_refused(connection: Any) -> None:
     """The ledger would keep the outcome under another one."""
     async with connection.transaction():
         with pytest.raises(ValueError, match="printable"):
-            await write(connection, [an_outbox_job("a\x00")], **PLACE)
+            await write(connection, [JOBS[0]._replace(job_id="a\x00")], **PLACE)
+    with pytest.raises(ValueError, match="printable"):
+        an_outbox_job("a\x00")
+    with pytest.raises(ValueError, match="larger than 1048576 bytes"):
+        an_outbox_job("a", username="x" * 1_048_576)
 
 
 async def test_plain_sql_enqueues_a_job(connection: Any) -> None:
@@ -205,13 +209,14 @@ async def test_plain_sql_enqueues_a_job(connection: Any) -> None:
             "SELECT enqueue('create_user', $1, 'ada', 'shop', $2)", json.dumps(user_fields()), due
         )
         made_up = await connection.fetchval("""SELECT public.enqueue('send', '[17, "x"]')""")
-        await connection.execute("SELECT enqueue('tick')")
+        await connection.execute("SELECT enqueue('tick', identity => false)")
     first, second, third = await connection.fetch("SELECT * FROM job_outbox ORDER BY id")
     jobs = [wire.receive(row["payload"]) for row in (first, second, third)]
 
     assert ("ada", "ada", "shop", 1_900_000_000_500) == (named, first["job_id"], first["queue_name"], first["due_ms"])
     assert (made_up, "arq:queue", None) == (second["job_id"], second["queue_name"], second["due_ms"])
     assert 32 == len(made_up)
+    assert [None, None, False] == [job.get("identity") for job in jobs]
     expected = [("create_user", [], user_fields()), ("send", [17, "x"], {}), ("tick", [], {})]
     assert [(name, args, fields) for name, args, fields in expected] == [(job["f"], job["a"], job["k"]) for job in jobs]
     for job, row in zip(jobs, (first, second, third), strict=True):

@@ -169,6 +169,36 @@ async def test_rows_stay_until_there_is_an_outcome(outbox: Relays) -> None:
     assert [] == await outbox.waiting()
 
 
+async def test_an_earlier_outcome_of_the_id_is_not_that_of_the_job(outbox: Relays, redis: ArqRedis) -> None:
+    """An id may be used again, as in arq; the job is then another one."""
+    await outbox.commit("a", identity=False)
+    await outbox.work()
+    await outbox.run_workers()
+    await redis.delete("arq:result:a")
+    await outbox.commit("a", username="second", identity=False)
+    await outbox.work()
+    await outbox.work()
+    assert ["a"] == await outbox.waiting() == await outbox.queued()
+    await outbox.run_workers()
+    assert ["a", "second"] == await outbox.effects()
+    await outbox.work()
+    assert [] == await outbox.waiting()
+
+
+async def test_a_job_whose_id_is_its_identity_runs_once(outbox: Relays, redis: ArqRedis) -> None:
+    """For as long as the ledger has its row, whenever it is enqueued again."""
+    await outbox.commit("a", identity=True)
+    await outbox.work()
+    await outbox.run_workers()
+    await redis.flushdb()
+    await outbox.commit("a", username="second", identity=True)
+    await outbox.work()
+    await outbox.run_workers()
+    assert ["a"] == await outbox.effects()
+    await outbox.work()
+    assert [] == await outbox.waiting()
+
+
 @pytest.mark.parametrize("was_filling", [False, True], ids=["emptied", "emptied twice"])
 async def test_an_emptied_redis_is_filled_again(outbox: Relays, redis: ArqRedis, *, was_filling: bool) -> None:
     """With the jobs that have no outcome, and with each of them once."""

@@ -1537,6 +1537,13 @@ MUTATIONS = [
         "test_an_emptied_redis_is_filled_again",
     ),
     Mutation(
+        "an earlier job of the same id settles a row of the outbox",
+        "outbox.sql:sweep",
+        "r.key_ms IN (-1, o.enqueued_ms)",
+        "r.key_ms <= o.enqueued_ms",
+        "test_an_earlier_outcome_of_the_id_is_not_that_of_the_job",
+    ),
+    Mutation(
         "a dead letter is copied again each minute",
         "Relay._restore",
         "if one.row.job_id not in dead",

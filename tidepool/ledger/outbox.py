@@ -4,19 +4,35 @@ The jobs are written to the outbox, a table, with a statement that the caller's 
 relay (`tidepool.ledger.relay`) copies them to Redis after the COMMIT.
 
     async with connection.transaction():
-        await write(connection, [OutboxJob("charge-17", "charge", payload, enqueued_ms)], schema=…, queue_name=…)
+        await write(connection, [job_of(Submission("charge-17", "charge", {…}))], schema=…, queue_name=…)
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from tidepool.jobs.job import check_id
+from tidepool.jobs.submission import Submission
+from tidepool.queue import wire
+from tidepool.queue.wire import now_ms
 from tidepool.storage.outbox import OutboxJob, addition, parameters
 
 _KINDS = (
     "needs an asyncpg connection, a job's transaction, an AsyncSession, AsyncConnection, Session or Connection of "
     "SQLAlchemy, or a connection of psycopg"
 )
+
+
+def job_of(submission: Submission) -> OutboxJob:
+    """Encode a job for the outbox, enqueued now.
+
+    Raises `ValueError` if it is larger than `MAX_PAYLOAD_BYTES`, or if its id is not valid.
+    """
+    check_id(submission.id)
+    enqueued_ms = now_ms() if submission.enqueued_ms is None else submission.enqueued_ms
+    payload = wire.encode(submission, enqueued_ms)
+    if len(payload) > wire.MAX_PAYLOAD_BYTES:
+        raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
+    return OutboxJob(submission.id, submission.function, payload, enqueued_ms, submission.due_ms)
 
 
 async def write(holder: object, jobs: Sequence[OutboxJob], *, schema: str, queue_name: str) -> None:

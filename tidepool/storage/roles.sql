@@ -38,7 +38,7 @@ $$;
 GRANT EXECUTE ON FUNCTION {schema}.histogram_bounds_ms(), {schema}.histogram_plus(bigint[], bigint[]),
     {schema}.histogram_since(bigint[], bigint[]), {schema}.histogram_sum(bigint[]),
     {schema}.histogram_quantile_ms(bigint[], double precision), {schema}.live_processes(timestamptz) TO {work}, {read};
-GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, jsonb, text, text, timestamptz) TO {work};
+GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, jsonb, text, text, timestamptz, boolean) TO {work};
 
 REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;                     -- as it is by default since version 15
 GRANT USAGE ON SCHEMA {schema} TO {work}, {read};

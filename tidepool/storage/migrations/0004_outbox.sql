@@ -11,7 +11,7 @@ CREATE TABLE {schema}.job_outbox (
     function     text NOT NULL,
     payload      bytea NOT NULL,                                     -- the job as it is stored in Redis
     enqueued_ms  bigint NOT NULL,                                    -- the time in the payload, Unix ms: a part of the
-                                                                     -- ledger's key
+                                                                     -- ledger's key, unless the id is the identity
     due_ms       bigint,                                             -- Unix ms; null: at once
     relayed_at   timestamptz,                                        -- when it was last copied to Redis
     PRIMARY KEY (queue_name, id)                                     -- outbox.sweep
@@ -19,11 +19,12 @@ CREATE TABLE {schema}.job_outbox (
 CREATE INDEX job_outbox_fresh_idx ON {schema}.job_outbox (queue_name, id) WHERE relayed_at IS NULL;     -- outbox.fresh
 
 -- Enqueue a job in this transaction: for plain SQL and triggers. args is an object with arguments by name, or an array
--- with arguments by position; due is when the job may run, null: at once. Returns the job's id, which is made up if none
--- is given. The workers must read jobs as JSON, as those of tidepool.App do.
+-- with arguments by position; due is when the job may run, null: at once; identity says whether the id is the job's
+-- identity, null: its type decides. Returns the id, which is made up if none is given. The workers must read jobs as
+-- JSON, as those of tidepool.App do.
 CREATE FUNCTION {schema}.enqueue(
     function text, args jsonb DEFAULT '{}', job_id text DEFAULT NULL, queue text DEFAULT 'arq:queue',
-    due timestamptz DEFAULT NULL
+    due timestamptz DEFAULT NULL, identity boolean DEFAULT NULL
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     id text := coalesce(enqueue.job_id, replace(gen_random_uuid()::text, '-', ''));
@@ -38,12 +39,13 @@ BEGIN
         RAISE EXCEPTION 'a job id must have 1 to 200 letters, digits, underscores, colons and hyphens'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    payload := convert_to(jsonb_build_object(
+    payload := convert_to((jsonb_build_object(
         'f', enqueue.function,
         'a', CASE WHEN is_named THEN '[]' ELSE enqueue.args END,
         'k', CASE WHEN is_named THEN enqueue.args ELSE '{}' END,
         't', NULL,
         'et', now_ms
+    ) || CASE WHEN enqueue.identity IS NULL THEN '{}' ELSE jsonb_build_object('identity', enqueue.identity) END
     )::text, 'UTF8');
     IF octet_length(payload) > 1048576 THEN
         RAISE EXCEPTION 'job % is larger than 1048576 bytes', id USING ERRCODE = 'program_limit_exceeded';

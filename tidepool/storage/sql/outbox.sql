@@ -36,7 +36,7 @@ FROM (
     FROM {schema}.job_outbox AS o
     WHERE queue_name = $1 AND id = ANY ($2::bigint[])
       AND (SELECT count(*) FROM {schema}.job_results AS r
-           WHERE r.job_id = o.job_id AND r.requeued_at IS NULL) = 0
+           WHERE r.job_id = o.job_id AND r.key_ms IN (-1, o.enqueued_ms) AND r.requeued_at IS NULL) = 0
 ) AS sized
 WHERE bytes_before < $3
 ORDER BY id
@@ -60,7 +60,8 @@ WITH page AS MATERIALIZED (
     SELECT o.ctid AS place, o.id, o.job_id, o.function,
            extract(epoch FROM clock_timestamp() - o.relayed_at)::double precision AS relayed_s,
            (SELECT count(*) FROM {schema}.job_results AS r
-            WHERE r.job_id = o.job_id AND r.requeued_at IS NULL) > 0 AS is_settled
+            WHERE r.job_id = o.job_id AND r.key_ms IN (-1, o.enqueued_ms) AND r.requeued_at IS NULL) > 0
+               AS is_settled
     FROM {schema}.job_outbox AS o
     WHERE o.queue_name = $1 AND o.id > $2 ORDER BY o.id LIMIT $3
 ), gone AS (
