@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,6 @@ from arq.worker import Retry
 
 from tidepool import App, Applied, Command, Failed, Job, Reason, Reject, Rejected, RetryPolicy, Transaction, Urls
 from tidepool.ledger.outbox import job_of, write
-from tidepool.queue import wire
 from tidepool.queue.connection import RedisClient
 from tidepool.testing import DrainedJob, drain, queued
 
@@ -58,6 +57,14 @@ async def db(tidepool_urls: Urls) -> AsyncIterator[Any]:
 def app(db: Any) -> App:
     """Give an application without jobs."""
     return App()
+
+
+@pytest.fixture
+async def redis_at(tidepool_urls: Urls) -> AsyncIterator[ArqRedis]:
+    """Give arq's client of the test's queue, with the serializers of our wire format."""
+    client = RedisClient.open(tidepool_urls.redis, queue_name="arq:queue")
+    yield client
+    await client.aclose(close_connection_pool=True)
 
 
 async def note(tx: Transaction, number: int) -> None:
@@ -239,28 +246,37 @@ async def test_invalid_arguments_are_refused_and_rejected(app: App, call: dict[s
     assert "invalid" == job.outcome.reason
 
 
-async def test_arqs_own_client_enqueues_with_positional_arguments(app: App, tidepool_urls: Urls) -> None:
+async def test_arqs_own_client_enqueues_with_positional_arguments(app: App, redis_at: ArqRedis) -> None:
     """As existing producers do, with the serializer of `wire`; its `Job.result` gives the bare value."""
 
     @app.job
     async def add(tx: Transaction, first: int, second: int = 1) -> int:
         return first + second
 
-    client = wire_client(tidepool_urls.redis)
-    try:
-        for arguments in ((1,), (1, 2)):
-            job = await client.enqueue_job("add", *arguments)
-            assert job is not None
-            await drain(app)
-            assert sum(arguments) + 2 - len(arguments) == await job.result(1)
-    finally:
-        await client.aclose(close_connection_pool=True)
+    for arguments in ((1,), (1, 2)):
+        job = await redis_at.enqueue_job("add", *arguments)
+        assert job is not None
+        await drain(app)
+        assert sum(arguments) + 2 - len(arguments) == await job.result(1)
 
 
-def wire_client(url: str) -> ArqRedis:
-    """Return arq's client with the serializers of our wire format."""
-    pool = RedisClient.open(url, queue_name="arq:queue").connection_pool
-    return ArqRedis(pool, job_serializer=wire.serialize, job_deserializer=wire.deserialize)
+@pytest.mark.parametrize("is_time", [False, True])
+async def test_a_deferred_job_is_due_later(app: App, redis_at: ArqRedis, *, is_time: bool) -> None:
+    """By a delay, or at a time of any time zone."""
+    hour = timedelta(hours=1)
+    defer = datetime.now(timezone(9 * hour)) + hour if is_time else hour
+
+    @app.job
+    async def late(tx: Transaction) -> str:
+        return tx.job_id
+
+    async with app:
+        await late.options(id="later", defer=defer).enqueue()
+        await late.options(id="now", defer=timedelta(seconds=-1)).enqueue()
+        due_ms = dict(await redis_at.zrange("arq:queue", 0, -1, withscores=True))
+        assert ["deferred", "queued"] == [await app.client.status(job_id) for job_id in ("later", "now")]
+        assert 3_600_000 == pytest.approx(due_ms[b"later"] - due_ms[b"now"], abs=60_000)
+        assert {"later", "now"} == set(outcomes(await drain(app)))
 
 
 # ---------------------------------------------------------------- several jobs in one transaction

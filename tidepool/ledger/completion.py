@@ -97,7 +97,7 @@ class Completion:
         await self._commit()
 
     async def _begin(self) -> Connection:
-        transaction = (self._source or self._ledger.pool).transaction()
+        transaction = self._ledger.transaction(self._source)
         connection = await transaction.__aenter__()
         self._transaction = transaction
         return connection

@@ -24,7 +24,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
 import structlog
@@ -95,17 +95,27 @@ class Ledger:
     """Runs batches of jobs in transactions, and stores the jobs' outcomes in the table job_results, for one worker.
 
     *worker_id* is stored with each outcome. A handler that takes longer than *handler_timeout_s* seconds is cancelled,
-    and its jobs are run again, up to their last attempt.
+    and its jobs are run again, up to their last attempt. *schema* is that of the library's tables, for transactions
+    that do not come from *pool*.
     """
 
-    def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
-        self.pool = pool
+    def __init__(
+        self,
+        pool: Pool,
+        types: JobTypes,
+        *,
+        worker_id: str,
+        handler_timeout_s: float = 60.0,
+        schema: str = "tidepool",
+    ) -> None:
         self.tally = Tally(known=frozenset(job_type.name for job_type in types))
         self.database_is_away = False
         """Whether the last transaction could not reach PostgreSQL. While it is True, the worker claims no more jobs."""
         self._handler_timeout_s = handler_timeout_s
+        self._pool = pool
         self._types = types
         self._worker_id = worker_id
+        self._schema = schema
         self._write_us: dict[str, int] = {}
         """How many microseconds it took to write and commit the rows of the last batch, by function."""
 
@@ -126,7 +136,7 @@ class Ledger:
         """Return the outcome of *job* that is committed in the ledger, or None; see `reach` for how long it waits."""
 
         async def look_up() -> Outcome | None:
-            async with self.pool.acquire() as connection:
+            async with self._pool.acquire() as connection:
                 with _own_statement(1):
                     return (await ResultRepository(connection).lookup([job.key])).get(job.key)
 
@@ -152,6 +162,10 @@ class Ledger:
         """Return where the transactions of a job's type come from; None: from the worker's pool."""
         job_type = self._types.get(job.function)
         return job_type and job_type.source
+
+    def transaction(self, source: TransactionSource | None) -> AbstractAsyncContextManager[Connection]:
+        """Return a context manager for a transaction of *source*, or of the worker's pool if that is None."""
+        return source.transaction(self._schema) if source else self._pool.transaction()
 
     async def write_applied(self, job: Job, result: object, connection: Connection, begun_ns: int) -> None:
         """Write the ledger row of a function's job into the open transaction of *connection*, begun at *begun_ns*.
@@ -272,11 +286,10 @@ class Ledger:
     async def _run_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         counted_name = self.tally.name_of(function)
         job_type = self._types.get(function)
-        source = (job_type and job_type.source) or self.pool
         fresh: list[Job] = []
         committing = False
         try:
-            async with source.transaction() as connection:
+            async with self.transaction(job_type and job_type.source) as connection:
                 begun_ns = time.perf_counter_ns()
                 results = ResultRepository(connection)
                 stored = await self._stored(function, batch, results) if look_up else {}
