@@ -39,7 +39,7 @@ def an_outbox_job(
 ) -> OutboxJob:
     """Return a create_user job to enqueue in a transaction; the username is by default the id."""
     fields = user_fields(username or job_id)
-    return job_of(Submission(job_id, "create_user", fields, identity), due_ms=due_ms)
+    return job_of(Submission(job_id, "create_user", fields, identity, due_ms=due_ms))
 
 
 def a_user(username: str = "ada", **fields: Any) -> CreateUser:

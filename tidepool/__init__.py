@@ -23,6 +23,7 @@ Around it:
 - `web`, `bounded_http`   the operators' page and its API, and the HTTP server below it
 - `cli`, `process`, `logs`   the operators' commands, signals and standard streams, the log
 - `embedded`   PostgreSQL and Redis from wheels
+- `testing`  what the tests of an application need: real servers, and attempts at all queued jobs
 - `alembic`    the library's migrations inside an application's own, for those who use Alembic
 - `identifiers`   names of PostgreSQL's schemas and roles in SQL
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from tidepool.jobs.arguments import Command, LeftOut, Text, describe_pattern
     from tidepool.jobs.job import Job, check_id
     from tidepool.jobs.job_type import JobType, JobTypes, Receipt
-    from tidepool.jobs.outcomes import Applied, Reason, Reject, Rejected, Unresolved, Verdict
+    from tidepool.jobs.outcomes import Applied, Failed, Reason, Reject, Rejected, Unresolved, Verdict
     from tidepool.jobs.submission import Submission
     from tidepool.jobs.transaction import Transaction
     from tidepool.pool.connection import Connection, Row
@@ -67,6 +68,7 @@ __all__ = [
     "Connection",
     "DatabaseFault",
     "EngineOptions",
+    "Failed",
     "Finished",
     "Job",
     "JobClient",
@@ -108,6 +110,7 @@ _HOMES = {
     "Connection": "tidepool.pool.connection",
     "DatabaseFault": "tidepool.pool.faults",
     "EngineOptions": "tidepool.engine.options",
+    "Failed": "tidepool.jobs.outcomes",
     "Finished": "tidepool.storage.results",
     "Job": "tidepool.jobs.job",
     "JobClient": "tidepool.client",

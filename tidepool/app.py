@@ -1,8 +1,8 @@
 """Declares an application: its jobs, settings and migrations. Enqueues its jobs."""
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from types import TracebackType
 from typing import (
@@ -23,7 +23,7 @@ from tidepool.jobs import handlers
 from tidepool.jobs.arguments import Command, Signature
 from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import AnyJobType, Call, JobType, JobTypes, Receipt
-from tidepool.jobs.outcomes import Reason, Rejected, Unresolved
+from tidepool.jobs.outcomes import Reason, Reject, Rejected, Unresolved
 from tidepool.jobs.submission import Submission
 from tidepool.jobs.transaction import Transaction
 from tidepool.repeating import RetryPolicy
@@ -187,9 +187,14 @@ class App:
         self._client = None
         await self._open.aclose()
 
-    def use(self, client: JobClient) -> None:
-        """Enqueue jobs with *client* from now on, whose owner closes it: a worker does this when it starts."""
-        self._client = client
+    @contextmanager
+    def use(self, client: JobClient) -> Generator[None]:
+        """Enqueue jobs with *client* in a `with` block: a worker does this while it runs."""
+        before, self._client = self._client, client
+        try:
+            yield
+        finally:
+            self._client = before
 
     @property
     def client(self) -> JobClient:
@@ -217,7 +222,8 @@ class App:
 
     async def result(self, job_id: str, timeout_s: float | None) -> Any:
         """See `tidepool.jobs.job_type.Sender`."""
-        return await self.client.result(job_id, timeout_s=timeout_s)
+        result: object = await self.client.result(job_id, timeout_s=timeout_s)
+        return _unwrapped(result) if self._wraps_results else result
 
     # ---------------------------------------------------------------- running
 
@@ -261,6 +267,17 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self)
+
+
+def _unwrapped(result: object) -> object:
+    """Return the result in `{"status": "applied", "result": …}`. Raises `Reject` for that of a rejected job."""
+    match result:
+        case {"status": "applied", "result": inner}:
+            return inner
+        case {"status": "rejected", "reason": str(reason), "error": str(detail)}:
+            raise Reject(reason, detail)
+        case _:
+            return result  # of a plain function
 
 
 def _load(place: str) -> object:

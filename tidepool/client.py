@@ -59,6 +59,18 @@ class _Retrying(NamedTuple):
     """The job's due time in the queue, in UTC; None if it is not in the queue."""
 
 
+class _Encoded(NamedTuple):
+    """A job as it is sent to Redis."""
+
+    id: str
+    payload: bytes
+    due_ms: int | None
+
+    def as_arguments(self) -> tuple[str | bytes | int, ...]:
+        """Return the arguments of `enqueue.lua` for this job."""
+        return self.id, self.payload, "" if self.due_ms is None else self.due_ms
+
+
 class JobClient:
     """Client of one queue: enqueues jobs, reads their status and results, and aborts them.
 
@@ -110,7 +122,7 @@ class JobClient:
         if not fresh:
             return [False] * len(submissions)
         now = now_ms()
-        encoded = [(submission.id, _payload(submission, now, again=again)) for submission in fresh]
+        encoded = [_Encoded(one.id, _payload(one, now, again=again), one.due_ms) for one in fresh]
         answers = iter([answer for part in _parts(encoded) for answer in await self._send(part, again=again)])
         return [not (one.identity and one.id in known) and next(answers) for one in submissions]
 
@@ -213,10 +225,10 @@ class JobClient:
         """
         return await self.state.release_owners(Identity.worker_id_prefix(pid))
 
-    async def _send(self, jobs: Sequence[tuple[str, bytes]], *, again: bool) -> list[bool]:
-        """Enqueue (id, payload) pairs in one call of `enqueue.lua`; return for each whether it was enqueued."""
+    async def _send(self, jobs: Sequence[_Encoded], *, again: bool) -> list[bool]:
+        """Enqueue jobs in one call of `enqueue.lua`; return for each whether it was enqueued."""
         names = [self._redis.default_queue_name, wire.RECEIPT + uuid.uuid4().hex]
-        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in (*job, ""))]
+        args = [_RECEIPT_MS, int(again), *(part for job in jobs for part in job.as_arguments())]
         try:
             reply: bytes = await self._reach(
                 "redis",
@@ -297,14 +309,14 @@ def _time_of(score: object) -> datetime | None:
         return None
 
 
-def _parts(jobs: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+def _parts(jobs: Sequence[_Encoded]) -> Iterator[Sequence[_Encoded]]:
     """Split a list of jobs into parts of at most `MOST_BYTES_AT_ONCE` bytes."""
     start = size = 0
-    for end, (_, payload) in enumerate(jobs):
-        if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:
+    for end, job in enumerate(jobs):
+        if size + len(job.payload) > MOST_BYTES_AT_ONCE and end > start:
             yield jobs[start:end]
             start, size = end, 0
-        size += len(payload)
+        size += len(job.payload)
     yield jobs[start:]
 
 

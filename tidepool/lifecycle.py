@@ -9,7 +9,7 @@ import functools
 import platform
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
@@ -67,8 +67,8 @@ class Application(Protocol):
     job_types: JobTypes
     migrations: Migrations
 
-    def use(self, client: JobClient) -> None:
-        """Enqueue jobs with *client* from now on."""
+    def use(self, client: JobClient) -> AbstractContextManager[None]:
+        """Enqueue jobs with *client* in a `with` block."""
         ...
 
 
@@ -82,7 +82,15 @@ def worker_settings(app: Application) -> type:
     if process.is_arq_command():
         process.tune_for_throughput()
         sys.excepthook = _explain
-    this = _WorkerProcess(settings, app)
+    return settings_of_worker(app, settings, log_level=settings.log_level)
+
+
+def settings_of_worker(app: Application, settings: Settings, *, log_level: str | None) -> type:
+    """Return the class of arq's settings for one worker of *app*, and leave the process as it is until it starts.
+
+    The worker sets up logging for lines of *log_level* and above; None: the process has its own.
+    """
+    this = _WorkerProcess(settings, app, log_level)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -118,8 +126,9 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
-    def __init__(self, settings: Settings, app: Application) -> None:
+    def __init__(self, settings: Settings, app: Application, log_level: str | None) -> None:
         self._settings = settings
+        self._log_level = log_level
         self._app = app
         self._job_types = app.job_types
         self._migrations = app.migrations
@@ -154,7 +163,8 @@ class _WorkerProcess:
 
     async def _connect(self) -> RedisClient:
         """Start or join the embedded servers if they are used, wait for Redis, and return its client."""
-        logs.configure(self._settings.log_level)
+        if self._log_level is not None:
+            logs.configure(self._log_level)
         try:
             await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
         except EmbeddedServersError as error:
@@ -172,6 +182,7 @@ class _WorkerProcess:
         """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
+        self._open.enter_context(self._app.use(JobClient(ctx["redis"])))
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
@@ -193,7 +204,6 @@ class _WorkerProcess:
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
         self.typed.batcher = batcher
         self._relay_outbox(ctx["redis"], side)
-        self._app.use(JobClient(ctx["redis"]))
         if any(job_type.handler is None for job_type in self._job_types):
             self._begin_history(config, worker_id)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])

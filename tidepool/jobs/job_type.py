@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, LiteralString, ParamSpec, Protocol, Self, TypeAlias, TypeVar
 
 from pydantic import ValidationError
@@ -176,7 +176,9 @@ class JobType(Generic[P, R]):
         command = self._command(args, kwargs)
         job_id, identity = self._options.get("id"), self._options.get("identity")
         identity = (self.identity or None) if identity is None else identity
-        return Call(Submission(job_id or uuid.uuid4().hex, self.name, arguments.encode(command), identity))
+        due_ms = _due_ms(self._options.get("defer"))
+        fields = arguments.encode(command)
+        return Call(Submission(job_id or uuid.uuid4().hex, self.name, fields, identity, due_ms=due_ms))
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
         """Enqueue a job with these arguments, and return its receipt.
@@ -208,6 +210,13 @@ class JobType(Generic[P, R]):
 
 
 AnyJobType: TypeAlias = JobType[Any, Any]
+
+
+def _due_ms(defer: timedelta | datetime | None) -> int | None:
+    """Return when a job may run (Unix milliseconds) that is deferred by a delay or to a time; None: at once."""
+    now = datetime.now(UTC)
+    due = now + defer if isinstance(defer, timedelta) else defer
+    return None if due is None or due <= now else int(due.timestamp() * 1000)
 
 
 class JobTypes:

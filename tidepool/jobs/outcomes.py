@@ -147,6 +147,15 @@ Verdict = Applied | Rejected | Unresolved
 Outcome = Applied | Rejected | Failed
 
 
+def outcome_of_plain(error: BaseException | None, words: str, *, is_aborted: bool) -> Outcome:
+    """Return the outcome of a plain function's job that has ended with *error*, whose text is *words*."""
+    if error is None:
+        return Applied(None)
+    if is_aborted:
+        return Rejected(CommonReason.ABORTED, words)
+    return error.rejected if isinstance(error, Reject) else Failed(words)
+
+
 def retry_delay_s(error: BaseException) -> float | None:
     """Return after how many seconds a job is to run again that has raised *error*, arq's `Retry`; None for others."""
     if type(error).__name__ != "Retry" or not hasattr(error, "defer_score"):

@@ -10,6 +10,7 @@ class Submission:
     The values of *fields* must be JSON values (money as text); they are stored unchanged. *identity* is whether the id
     is the job's identity, so that it has one effect for as long as the ledger keeps its row; None: its type decides.
     *enqueued_ms* is when the job was enqueued (Unix milliseconds), None for now: a requeued job stays the same job.
+    *due_ms* is when the job may run first (Unix milliseconds); None: at once.
     """
 
     id: str
@@ -17,3 +18,4 @@ class Submission:
     fields: dict[str, object]
     identity: bool | None = None
     enqueued_ms: int | None = None
+    due_ms: int | None = None

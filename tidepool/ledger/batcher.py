@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from tidepool.jobs.job import Job, JobKey
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, LookAgain, Outcome, Rejected, RetryLater
+from tidepool.jobs.outcomes import Applied, Failed, LookAgain, Outcome, Rejected, RetryLater, outcome_of_plain
 from tidepool.pool.figures import BOUNDS_US, empty_histogram
 
 _OTHERS = "(others)"
@@ -71,8 +71,7 @@ class Tally:
 
     def add_plain(self, job: Job) -> None:
         """Count a job of a plain function that has ended, and the attempts before its last one."""
-        failed = Rejected(CommonReason.ABORTED) if job.is_aborted else Failed("")
-        outcome = Applied(None) if job.error is None else failed
+        outcome = outcome_of_plain(job.error, "", is_aborted=job.is_aborted)
         self.add([outcome], job.function, retried=max(0, job.attempt - 1))
 
     def add_batch(self, batch: Sequence[Job]) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 import structlog
 
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import CommonReason
+from tidepool.jobs.outcomes import Rejected, outcome_of_plain
 from tidepool.logs import text_of
 from tidepool.pool.faults import DatabaseFault, DataFault, ServerError
 from tidepool.pool.side_connection import SideConnection
@@ -112,15 +112,15 @@ class History:
 
 
 def _entry(job: Job) -> PlainEntry:
-    is_aborted = job.error is not None and job.is_aborted
-    status = "applied" if job.error is None else "rejected" if is_aborted else "failed"
-    error = None if job.error is None else storable(f"{type(job.error).__name__}: {text_of(job.error)}")
+    words = "" if job.error is None else storable(f"{type(job.error).__name__}: {text_of(job.error)}")
+    outcome = outcome_of_plain(job.error, words, is_aborted=job.is_aborted)
+    is_rejected = isinstance(outcome, Rejected)
     return PlainEntry(
         job_id=job.id,
         function=storable(job.function[:_MAX_NAME_CHARACTERS]),
-        status=status,
-        reason=str(CommonReason.ABORTED) if is_aborted else None,
-        error=error,
+        status=type(outcome).__name__.lower(),
+        reason=storable(outcome.reason) if is_rejected else None,
+        error=storable(outcome.detail) if is_rejected else words or None,
         attempts=max(1, job.attempt),
         enqueued_at_ms=job.enqueued_ms or job.due_ms,
         started_at_ms=job.started_ms,

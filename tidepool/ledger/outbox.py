@@ -22,8 +22,8 @@ _KINDS = (
 )
 
 
-def job_of(submission: Submission, *, due_ms: int | None = None) -> OutboxJob:
-    """Encode a job for the outbox, enqueued now; *due_ms* is when it may run first (Unix milliseconds), None: at once.
+def job_of(submission: Submission) -> OutboxJob:
+    """Encode a job for the outbox, enqueued now.
 
     Raises `ValueError` if it is larger than `MAX_PAYLOAD_BYTES`, or if its id is not valid.
     """
@@ -32,7 +32,7 @@ def job_of(submission: Submission, *, due_ms: int | None = None) -> OutboxJob:
     payload = wire.encode(submission, enqueued_ms)
     if len(payload) > wire.MAX_PAYLOAD_BYTES:
         raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
-    return OutboxJob(submission.id, submission.function, payload, enqueued_ms, due_ms)
+    return OutboxJob(submission.id, submission.function, payload, enqueued_ms, submission.due_ms)
 
 
 async def write(holder: object, jobs: Sequence[OutboxJob], *, schema: str, queue_name: str) -> None:

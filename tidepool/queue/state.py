@@ -1,12 +1,14 @@
 """Reads the state of a job queue in Redis: how many jobs wait, and the status and the results of jobs."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from arq.jobs import Job
 from redis.asyncio.client import Pipeline
 
+from tidepool.jobs.submission import Submission
 from tidepool.queue import scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisFault
@@ -121,6 +123,24 @@ class QueueState:
         found: list[JobState] = []
         for first in range(0, len(job_ids), _JOBS_AT_ONCE):
             found += await self._jobs(job_ids[first : first + _JOBS_AT_ONCE])
+        return found
+
+    async def queued(self, limit: int) -> list[Submission]:
+        """Return the first *limit* jobs of the queue, those due first, whether they wait or run.
+
+        Jobs whose content is missing, or cannot be decoded, are left out. Positional arguments are left out, too.
+        """
+        job_ids: list[bytes] = await self._redis.zrange(self._keys.queue, 0, limit - 1)
+        if not job_ids:
+            return []
+        payloads: list[bytes | None] = await self._redis.mget([wire.JOB.encode() + job_id for job_id in job_ids])
+        found: list[Submission] = []
+        for job_id, payload in zip(job_ids, payloads, strict=True):
+            with suppress(ValueError, KeyError):
+                job = wire.receive(payload or b"")
+                found.append(
+                    Submission(QueueKeys.decode_id(job_id), str(job["f"]), cast("dict[str, object]", job["k"]))
+                )
         return found
 
     async def backlog(self, at_ms: int) -> Backlog | None:

@@ -22,8 +22,8 @@ A job's id is a member of the queue's sorted set (score: due time, Unix ms), and
 
 A result is the value of `arq:result:{id}`, which has these fields and more: `s` is whether the job succeeded, and `r`
 the result. Nothing is pickled: a reader of Redis's bytes must not run code from them. An exception as a result travels
-as its class's name and its text, and comes back as the same class where arq's client needs that (a cancelled job), else
-as `RuntimeError`.
+as its class's name and its text, and comes back as the same class where arq's client needs that (a cancelled job), as
+`Reject` for a rejected job, else as `RuntimeError`.
 
 Any arq client can talk to the service with `serialize` and `deserialize` as its `job_serializer` and
 `job_deserializer`.
@@ -46,6 +46,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypedDict
 
+from tidepool.jobs.outcomes import Reject
 from tidepool.jobs.submission import Submission
 
 JOB = job_key_prefix
@@ -164,8 +165,7 @@ def deserialize(payload: bytes) -> dict[str, object]:
         raise ValueError("is neither a job nor a result")  # noqa: TRY004  (the bytes are wrong, not the call)
     result = envelope.get("r")
     if isinstance(result, dict) and isinstance(result.get(_ERROR), str):
-        error = _REVIVED.get(result[_ERROR], RuntimeError)
-        envelope["r"] = error(result.get("text", ""))
+        envelope["r"] = _revived(result)
     return envelope
 
 
@@ -201,7 +201,19 @@ class _Envelope(TypedDict):
 _ENVELOPE = TypeAdapter(with_config(ConfigDict(strict=True))(_Envelope))
 
 
+def _revived(error: dict[str, object]) -> BaseException:
+    """Return the error that `_as_error` has encoded, as one of a few classes."""
+    match error:
+        case {"reason": str(reason), "detail": str(detail)}:
+            return Reject(reason, detail)
+        case _:
+            return _REVIVED.get(str(error[_ERROR]), RuntimeError)(error.get("text", ""))
+
+
 def _as_error(value: object) -> dict[str, str]:
+    if isinstance(value, Reject):
+        rejected = value.rejected
+        return {_ERROR: "Reject", "text": str(value), "reason": rejected.reason, "detail": rejected.detail}
     if isinstance(value, BaseException):
         return {_ERROR: type(value).__name__, "text": str(value)}
     raise PydanticSerializationError(f"{type(value).__name__} has no place in JSON")
