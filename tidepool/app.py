@@ -26,6 +26,7 @@ from tidepool.jobs.job_type import AnyJobType, Call, JobType, JobTypes, Receipt
 from tidepool.jobs.outcomes import Reason, Reject, Rejected, Unresolved
 from tidepool.jobs.submission import Submission
 from tidepool.jobs.transaction import Transaction
+from tidepool.ledger import outbox
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
@@ -48,6 +49,11 @@ class Declaration(TypedDict, total=False):
     constraints: Mapping[str, Reason]
     grants: Sequence[LiteralString]
     identity: bool
+
+
+class _OutboxPlace(TypedDict):
+    schema: str
+    queue_name: str
 
 
 class App:
@@ -79,6 +85,7 @@ class App:
         self.job_types = JobTypes()
         self._wraps_results = wraps_results
         self._client: JobClient | None = None
+        self._loaded: Settings | None = None
         self._open = AsyncExitStack()
 
     # ---------------------------------------------------------------- declaring
@@ -178,7 +185,8 @@ class App:
 
     async def __aenter__(self) -> Self:
         """Connect to the queue. Raises `SettingsError` if the environment is not valid."""
-        self._client = await self._open.enter_async_context(open_client(self.settings.load()))
+        self._loaded = self.settings.load()
+        self._client = await self._open.enter_async_context(open_client(self._loaded))
         return self
 
     async def __aexit__(
@@ -188,13 +196,14 @@ class App:
         await self._open.aclose()
 
     @contextmanager
-    def use(self, client: JobClient) -> Generator[None]:
-        """Enqueue jobs with *client* in a `with` block: a worker does this while it runs."""
-        before, self._client = self._client, client
+    def use(self, client: JobClient, settings: Settings) -> Generator[None]:
+        """Enqueue jobs with *client* and by *settings* in a `with` block: a worker does this while it runs."""
+        before = self._client, self._loaded
+        self._client, self._loaded = client, settings
         try:
             yield
         finally:
-            self._client = before
+            self._client, self._loaded = before
 
     @property
     def client(self) -> JobClient:
@@ -203,22 +212,34 @@ class App:
             raise RuntimeError("the application is not open: enqueue its jobs in a block `async with app:`")
         return self._client
 
-    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
+    async def enqueue_many(self, calls: Iterable[Call[R]], *, on: object | None = None) -> list[Receipt[R]]:
         """Enqueue jobs of any types, in few round trips: `[charge.call(17, 990), charge.call(18, 120)]`.
 
-        Returns their receipts in order. Raises the errors of `JobClient.enqueue_many`.
+        Returns their receipts in order. With *on* they are enqueued in that transaction; see `JobType.on`. Raises the
+        errors of `JobClient.enqueue_many`.
         """
         submissions = [call.submission for call in calls]
         are_new: list[bool] = []
         for first in range(0, len(submissions), MOST_AT_ONCE):
-            are_new += await self.send(submissions[first : first + MOST_AT_ONCE], None)
+            are_new += await self.send(submissions[first : first + MOST_AT_ONCE], on)
         return [Receipt(job.id, is_new, self) for job, is_new in zip(submissions, are_new, strict=True)]
 
     async def send(self, submissions: Sequence[Submission], within: object | None) -> list[bool]:
         """See `tidepool.jobs.job_type.Sender`."""
-        if within is not None:
-            raise NotImplementedError
-        return await self.client.enqueue_many(submissions)
+        if within is None:
+            return await self.client.enqueue_many(submissions)
+        await outbox.write(within, [outbox.job_of(one) for one in submissions], **self._outbox())
+        return [True] * len(submissions)
+
+    def send_now(self, submissions: Sequence[Submission], within: object) -> None:
+        """See `tidepool.jobs.job_type.Sender`."""
+        outbox.write_now(within, [outbox.job_of(one) for one in submissions], **self._outbox())
+
+    def _outbox(self) -> _OutboxPlace:
+        """Return where the outbox is, and for which queue; reads the environment if that is not done yet."""
+        if self._loaded is None:
+            self._loaded = self.settings.load()
+        return {"schema": self._loaded.db_schema, "queue_name": self._loaded.queue_name}
 
     async def result(self, job_id: str, timeout_s: float | None) -> Any:
         """See `tidepool.jobs.job_type.Sender`."""

@@ -67,8 +67,8 @@ class Application(Protocol):
     job_types: JobTypes
     migrations: Migrations
 
-    def use(self, client: JobClient) -> AbstractContextManager[None]:
-        """Enqueue jobs with *client* in a `with` block."""
+    def use(self, client: JobClient, settings: Settings) -> AbstractContextManager[None]:
+        """Enqueue jobs with *client* and by *settings* in a `with` block."""
         ...
 
 
@@ -182,7 +182,7 @@ class _WorkerProcess:
         """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
-        self._open.enter_context(self._app.use(JobClient(ctx["redis"])))
+        self._open.enter_context(self._app.use(JobClient(ctx["redis"]), self._settings))
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
