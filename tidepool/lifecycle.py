@@ -191,7 +191,11 @@ class _WorkerProcess:
         budget = await self._enter_fleet(ctx["redis"], side)
         pool = await self._open_pool(config, budget, side)
         ledger = self._ledger = Ledger(
-            pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
+            pool,
+            self._job_types,
+            worker_id=worker_id,
+            handler_timeout_s=self._settings.job_timeout,
+            schema=config.schema,
         )
         batcher = Batcher(
             ledger,

@@ -9,7 +9,7 @@ runs, outside of any transaction of the library.
 import inspect
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, LiteralString, ParamSpec, Protocol, Self, TypeAlias, TypeVar
@@ -85,8 +85,8 @@ class JobType(Generic[P, R]):
     """
 
     name: str
-    function: Callable[..., Awaitable[Any]]
-    """What the application has declared."""
+    function: Callable[..., Any]
+    """What the application has declared; a coroutine function, or a plain one that works on a `Session`."""
     command: type[Command]
     """The model of the arguments."""
     signature: Signature | None = None
@@ -119,7 +119,8 @@ class JobType(Generic[P, R]):
 
     async def __call__(self, on: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, as a test does; *on* is what it works on, such as a transaction."""
-        return await self.function(on, *args, **kwargs)
+        answer: Any = self.function(on, *args, **kwargs)
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def run(self, ctx: dict[Any, Any], *args: object, **kwargs: object) -> Any:
         """Run a job of a plain function, with arq's ctx. Raises `Reject` if the arguments are not valid."""
