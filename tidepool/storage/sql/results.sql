@@ -81,6 +81,11 @@ CROSS JOIN LATERAL (
 ) AS found
 WHERE found.requeued_at IS NULL
 
+-- name: states
+-- Where jobs stand: the rows of the function job_states.
+-- $1 job_id text[]
+SELECT job_id, state, since, attempts, reason, error FROM {schema}.job_states($1::text[])
+
 -- name: newest
 -- The newest rows first. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
