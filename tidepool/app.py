@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from types import TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     LiteralString,
@@ -13,8 +14,10 @@ from typing import (
     Self,
     TypeAlias,
     TypedDict,
+    TypeGuard,
     TypeVar,
     Unpack,
+    get_type_hints,
     overload,
 )
 
@@ -30,6 +33,9 @@ from tidepool.ledger import outbox
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
+
+if TYPE_CHECKING:
+    from tidepool.sqlalchemy import SessionSource
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +76,8 @@ class App:
 
     Jobs are enqueued while the application is open: in a block `async with app:`, and in every worker. *wraps_results*
     is whether arq's clients get the results of its jobs as `{"status": "applied", "result": …}`, and rejections in the
-    same form; otherwise they get what the function returned, and a rejection as an error.
+    same form; otherwise they get what the function returned, and a rejection as an error. *sessions* is the
+    application's `async_sessionmaker`, for jobs that work on sessions of SQLAlchemy.
     """
 
     def __init__(
@@ -79,11 +86,13 @@ class App:
         settings: type[Settings] = Settings,
         migrations: Migrations | None = None,
         wraps_results: bool = False,
+        sessions: Callable[..., Any] | None = None,
     ) -> None:
         self.settings = settings
         self.migrations = migrations or Migrations()
         self.job_types = JobTypes()
         self._wraps_results = wraps_results
+        self._sessions = sessions
         self._client: JobClient | None = None
         self._loaded: Settings | None = None
         self._open = AsyncExitStack()
@@ -91,20 +100,21 @@ class App:
     # ---------------------------------------------------------------- declaring
 
     @overload
-    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R] | R], /) -> JobType[P, R]: ...
 
     @overload
     def job(
         self, /, *, share: int = 1, **options: Unpack[Declaration]
-    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], JobType[P, R]]: ...
+    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R] | R]], JobType[P, R]]: ...
 
     def job(self, function: Any = None, /, *, share: int = 1, **options: Unpack[Declaration]) -> Any:
         """Declare a job whose effects are made in a transaction, which is committed with the job's ledger row.
 
-        The first parameter of the function says what it works on: `Transaction`. The others are the job's arguments,
-        which are validated by their annotations. A job has a transaction of its own. With *share*, up to so many jobs
-        of the type have one together, each with a savepoint: fewer commits, and an error still undoes only the effects
-        of its own job.
+        The annotation of the function's first parameter says what it works on: `Transaction`, or with *sessions* of
+        `App` SQLAlchemy's `AsyncSession` or `AsyncConnection`, or a `Session` in a plain function. The other parameters
+        are the job's arguments, which are validated by their annotations. A job has a transaction of its own. With
+        *share*, up to so many jobs of the type have one together, each with a savepoint: fewer commits, and an error
+        still undoes only the effects of its own job.
 
         The function raises `Reject` if a rule forbids the job, and arq's `Retry` to run again later; any other error
         is retried, see `JobType.attempts`, `backoff` and `retry_on`. Raises `TypeError` for parameters that a job
@@ -149,8 +159,10 @@ class App:
     def function(self, function: Any = None, /, **options: Unpack[Declaration]) -> Any:
         """Declare a job that makes its effects by itself: its function gets arq's ctx, and no transaction.
 
-        Its attempts are at-least-once: the function may run again if its worker is lost. Its outcome is recorded after
-        it has ended. Raises `TypeError` for parameters that a job cannot have.
+        The function may run again if its worker is lost, or after an error (see `JobType.attempts`, `backoff` and
+        `retry_on`), until it has completed the job: the effects in a block of `tidepool.complete(ctx)` are committed
+        exactly once. The outcome of a job that was not completed is recorded after the function has ended. Raises
+        `TypeError` for parameters that a job cannot have.
         """
         if function is None:
             return functools.partial(self._function, options=options)
@@ -164,15 +176,36 @@ class App:
         if share < 1:
             raise ValueError("share: at least one job")
         signature = Signature.of(function)
-        if signature.held is not Transaction:
-            raise TypeError(f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction")
-        handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
-        return self._declare(
-            function, options, command=signature.model, signature=signature, handler=handler, max_batch=share
-        )
+        parts: dict[str, Any] = {"command": signature.model, "signature": signature, "max_batch": share}
+        if signature.held is Transaction:
+            handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
+            return self._declare(function, options, handler=handler, **parts)
+        source = self._source(function, signature.held)
+        handler = handlers.handler_of_each(source.calling(function), signature, source.lend)
+        return self._declare(function, options, handler=handler, source=source, **parts)
+
+    def _source(self, function: _AnyFunction, held: object) -> "SessionSource":
+        """Return where a function that works on *held* gets transactions. Raises `TypeError` if there is none."""
+        if not _is_of_sqlalchemy(held):
+            raise TypeError(
+                f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction, or as "
+                "AsyncSession, AsyncConnection or Session of SQLAlchemy"
+            )
+        if self._sessions is None:
+            raise TypeError(
+                f"{function.__qualname__} works on {held.__name__}: App needs sessions=, an async_sessionmaker"
+            )
+        from tidepool.sqlalchemy import SessionSource  # noqa: PLC0415  (the application has imported SQLAlchemy)
+
+        return SessionSource(self._sessions, held)
 
     def _batch(self, function: _AnyFunction, limit: int | None, options: Declaration) -> AnyJobType:
         command, handler = handlers.command_of_batch(function), handlers.handler_of_batch(function)
+        if _is_of_sqlalchemy(next(iter(get_type_hints(function).values()))):
+            raise TypeError(
+                f"{function.__qualname__}: a batch works on a tidepool.Transaction, with statements for all its jobs; "
+                "for jobs that work on sessions of SQLAlchemy use @app.job(share=N)"
+            )
         return self._declare(function, options, command=command, handler=handler, max_batch=limit)
 
     def _declare(self, function: _AnyFunction, options: Declaration, **parts: Any) -> AnyJobType:
@@ -288,6 +321,11 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self)
+
+
+def _is_of_sqlalchemy(held: object) -> TypeGuard[type]:
+    """Return whether *held* is a class of SQLAlchemy, or one that is derived from such a class."""
+    return isinstance(held, type) and any(base.__module__.partition(".")[0] == "sqlalchemy" for base in held.__mro__)
 
 
 def _unwrapped(result: object) -> object:

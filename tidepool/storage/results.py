@@ -162,6 +162,10 @@ class ResultRepository:
         found = await self._connection.fetch(self._sql["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
+    async def states(self, job_ids: Sequence[str]) -> dict[str, Row]:
+        """Return by id where jobs stand, as far as the database knows: rows of its function `job_states`."""
+        return {row["job_id"]: row for row in await self._connection.fetch(self._sql["states"], job_ids)}
+
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows of the ledger that match the filters *selection*, the job that ended last first."""
         found = await self._connection.fetch(self._sql["newest"], *_conditions(selection), limit)
