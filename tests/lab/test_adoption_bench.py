@@ -1,4 +1,4 @@
-"""The benches of adopted applications on stock arq and moved, as small as they can be."""
+"""The benches of applications on stock arq, moved, and as an App, as small as they can be."""
 
 import json
 import subprocess
@@ -21,7 +21,8 @@ def run(*words: str) -> Any:
 def test_the_rates_are_compared() -> None:
     """One round."""
     report = run("tests.bench.adoption", "--jobs", "1000", "--repeat", "1")
-    assert ["stock", "moved", "moved / stock"] == list(report)
+    forms = ["stock", "moved", "job", "share", "batch"]
+    assert [*forms, *(f"{form} / stock" for form in forms[1:])] == list(report)
     assert report["moved"]["jobs_per_second"]["median"] > 0
 
 
@@ -29,10 +30,13 @@ def test_the_rates_are_compared() -> None:
 def test_what_kills_do_is_counted() -> None:
     """One of each signal, in a stream of a few seconds."""
     stream = ("--rate", "100", "--seconds", "3", "--wait", "20")
-    report = run("tests.bench.adoption.kills", *stream, "--kills", "1", "--terms", "1")
+    forms = ["stock", "moved", "job", "share", "batch"]
+    words = (*stream, "--kills", "1", "--terms", "1", "--forms", ",".join(forms))
+    report = run("tests.bench.adoption.kills", *words)
     assert ["SIGKILL", "SIGTERM"] == list(report)
     for name, figures in report.items():
-        assert ["stock", "moved"] == list(figures), name
+        assert forms == list(figures), name
+        assert [(0, 0)] * 3 == [(figures[form]["lost"], figures[form]["doubled"]) for form in forms[2:]]
         assert 0 == figures["moved"]["lost"] == figures["moved"]["doubled_long_ended"]
 
 

@@ -1,8 +1,8 @@
 """What kills do to plain functions: `uv run python -m tests.bench.adoption.kills [--rate 1000] [--seconds 40]`.
 
 Two workers of the shop in `examples/` run a stream of `charge` jobs while one after the other is killed and replaced at
-once: on stock arq and moved, under SIGKILL and under SIGTERM in turn, on servers of its own. Printed is one JSON
-document. For each stream:
+once: in each of the chosen forms (see `python -m tests.bench.adoption --help`), under SIGKILL and under SIGTERM in
+turn, on servers of its own. Printed is one JSON document. For each stream:
 
 - `lost`     jobs without a charge when the wait is over; stock arq runs a killed worker's jobs again after 310 s
 - `doubled`  jobs that were charged more than once; `doubled_long_ended` are those of them whose first charge was made
@@ -17,16 +17,14 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 
-from lab.bench.drain import System
 from lab.bench.servers import QUEUE
-from tests.bench.adoption.shop import SYSTEMS, Shop, open_shop
+from tests.bench.adoption.shop import Form, Shop, add_forms, open_shop
 from tests.bench.killing import ENDED_S, WORKERS, Kill, working
 
-_RUNNING = "shop:workers"
-"""The key under which the shop's start hook lists each worker."""
 _TICK_S = 0.02
 _LOOK_S = 0.1
 _CHARGES = """
@@ -54,6 +52,7 @@ def main() -> int:
         "--late", type=float, default=5.0, metavar="S", help="delay of a late job in seconds (default 5)"
     )
     parser.add_argument("--wait", type=float, default=330.0, metavar="S", help="for the last jobs (default 330)")
+    add_forms(parser, "stock,moved")
     print(json.dumps(asyncio.run(_streams(parser.parse_args())), indent=2))
     return 0
 
@@ -62,35 +61,36 @@ async def _streams(arguments: argparse.Namespace) -> dict[str, dict[str, dict[st
     found: dict[str, dict[str, dict[str, float]]] = {}
     async with open_shop() as shop:
         for number, count in ((signal.SIGKILL, arguments.kills), (signal.SIGTERM, arguments.terms)):
-            for system in SYSTEMS:
-                stream = await _run(shop, system, [number] * count, arguments)
+            for form in arguments.forms if count else ():
+                stream = await _run(shop, form, [number] * count, arguments)
                 figures = await _account(shop, stream, arguments.late)
-                found.setdefault(number.name, {})[system.name] = figures
-                print(f"{number.name} {system.name}: {json.dumps(figures)}", file=sys.stderr)
+                found.setdefault(number.name, {})[form.name] = figures
+                print(f"{number.name} {form.name}: {json.dumps(figures)}", file=sys.stderr)
     return found
 
 
-async def _run(shop: Shop, system: System, signals: list[signal.Signals], arguments: argparse.Namespace) -> Stream:
+async def _run(shop: Shop, form: Form, signals: list[signal.Signals], arguments: argparse.Namespace) -> Stream:
     """Enqueue a stream of jobs while workers get these signals; returns when all have ended, or the wait is over."""
     await shop.empty()
-    async with working(system.command(), shop.place.environment) as workers:
+    began = datetime.now(UTC)
+    async with working(form.system.command(), shop.place.environment) as workers:
         stream = Stream(workers.kills)
-        while await shop.redis.scard(_RUNNING) < WORKERS:
+        while await shop.started(form, began) < WORKERS:
             await asyncio.sleep(_LOOK_S)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_produce(shop, stream, arguments.rate, arguments.seconds))
+            tasks.create_task(_produce(shop, form, stream, arguments.rate, arguments.seconds))
             tasks.create_task(workers.kill(signals, arguments.seconds))
         await _wait_until_empty(shop.redis, arguments.wait)
     return stream
 
 
-async def _produce(shop: Shop, stream: Stream, rate: int, seconds: int) -> None:
+async def _produce(shop: Shop, form: Form, stream: Stream, rate: int, seconds: int) -> None:
     """Enqueue *rate* jobs a second for so many seconds."""
     began_s = time.monotonic()
     while (passed_s := time.monotonic() - began_s) < seconds:
         due = range(len(stream.enqueued_s), int(passed_s * rate))
         stream.enqueued_s.update(dict.fromkeys(due, time.time()))
-        await shop.enqueue(due)
+        await shop.enqueue(form, due)
         await asyncio.sleep(_TICK_S)
 
 
