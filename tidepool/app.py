@@ -170,7 +170,12 @@ class App:
 
     def _function(self, function: _AnyFunction, options: Declaration) -> AnyJobType:
         signature = Signature.of(function)
-        return self._declare(function, options, command=signature.model, signature=signature)
+        parts: dict[str, Any] = {"command": signature.model, "signature": signature}
+        if self._sessions is not None:  # which `complete` lends
+            from tidepool.sqlalchemy import SessionSource  # noqa: PLC0415  (the application has imported SQLAlchemy)
+
+            parts["source"] = SessionSource(self._sessions)
+        return self._declare(function, options, **parts)
 
     def _job(self, function: _AnyFunction, share: int, options: Declaration) -> AnyJobType:
         if share < 1:

@@ -33,9 +33,9 @@ def complete(ctx: Mapping[Any, Any]) -> "Completion":
         async with tidepool.complete(ctx) as transaction:
             await transaction.execute("UPDATE photos SET tags = $2 WHERE id = $1", photo_id, tags)
 
-    *ctx* is the first argument of the function. The block gets a `Transaction` of the worker's pool. When it is left,
-    its effects and the job's ledger row are committed together. It can be used once in a job. Raises `RuntimeError`
-    outside of a job of an `@app.function`.
+    *ctx* is the first argument of the function. The block gets a `Transaction` of the worker's pool, or a session of
+    `App(sessions=…)`. When it is left, its effects and the job's ledger row are committed together. It can be used once
+    in a job. Raises `RuntimeError` outside of a job of an `@app.function`.
     """
     job, ledger = ctx.get("tidepool"), ctx.get(LEDGER)
     if not isinstance(job, Job) or not isinstance(ledger, Ledger) or job.is_typed:
