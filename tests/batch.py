@@ -10,6 +10,7 @@ after `stop_s` seconds gets a SIGTERM, and after LONGEST_S, or LONGEST_FRESH_S i
 import atexit
 import json
 import os
+import runpy
 import signal
 import sys
 import tempfile
@@ -127,16 +128,13 @@ def _be(case: dict[str, Any], path: Path) -> None:
 
 
 def _run(argv: list[str]) -> int:
-    from tidepool import process  # noqa: PLC0415
-
     sys.argv = [f"/usr/bin/{argv[0]}", *argv[1:]]
     try:
         if argv[0] == "arq":
             from arq.cli import cli  # noqa: PLC0415
 
             cli()
-        process.prepare()
-        process.run(sys.modules[f"{argv[0]}.__main__"].main)
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

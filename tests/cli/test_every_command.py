@@ -65,7 +65,7 @@ NO_DATABASE = {"worker services", "arq --check", "worker dead-letters"}
 def commands() -> list[str]:
     """Return every command that there is, from the parsers."""
     programs = {"producer": producer_commands(), "worker": operators_commands("worker"), "lab": lab_commands()}
-    ours = [f"{program} {word}" for program, line in programs.items() for word in line.parsers]
+    ours = [f"{program} {word}" for program, line in programs.items() for word in line.parsers if word]
     return ["producer", *ours, "arq", "arq --check"]
 
 

@@ -71,7 +71,7 @@ def test_a_line_that_is_no_command_is_refused_with_the_field_and_the_reason(
 def test_the_reason_for_an_unknown_job_names_the_known_ones() -> None:
     """A misspelt name is the likeliest fault of all."""
     assert refusal({"job": "create_usr"}).reason.endswith(
-        "create_user, create_product, place_order, update_user, set_stock"
+        "create_product, create_user, place_order, set_stock, update_user"
     )
 
 
