@@ -934,7 +934,7 @@ MUTATIONS = [
     Mutation(
         "an enqueueing is not bounded in bytes",
         "client:_parts",
-        "if size + len(payload) > MOST_BYTES_AT_ONCE and end > start:",
+        "if size + len(job.payload) > MOST_BYTES_AT_ONCE and end > start:",
         "if False:",
         "test_large_jobs_are_sent_a_few_at_a_time",
     ),
@@ -976,7 +976,7 @@ MUTATIONS = [
     ),
     Mutation(
         "any score is reckoned with",
-        "_due_ms",
+        "leases:_due_ms",
         "int(min(max(0.0, float(score)), LATEST_MS))",
         "int(float(score))",
         "test_poison_has_its_outcome_and_harms_nobody[P4 score -inf]",
