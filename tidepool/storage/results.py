@@ -162,6 +162,10 @@ class ResultRepository:
         found = await self._connection.fetch(self._sql["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
+    async def last_id(self, prefix: str, function: str) -> str | None:
+        """Return the last id, in order, of those that jobs of *function* have and that begin with *prefix*, or None."""
+        return await self._connection.fetchval(self._sql["last_id"], prefix, function)
+
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows of the ledger that match the filters *selection*, the job that ended last first."""
         found = await self._connection.fetch(self._sql["newest"], *_conditions(selection), limit)

@@ -81,6 +81,11 @@ CROSS JOIN LATERAL (
 ) AS found
 WHERE found.requeued_at IS NULL
 
+-- name: last_id
+-- The last id, in order, of the jobs of a function whose ids begin with a text.
+-- $1 prefix text, $2 function text
+SELECT job_id FROM {schema}.job_results WHERE job_id ^@ $1 AND function = $2 ORDER BY job_id COLLATE "C" DESC LIMIT 1
+
 -- name: newest
 -- The newest rows first. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
