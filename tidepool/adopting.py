@@ -32,11 +32,13 @@ from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import Job
 from tidepool.ledger.batcher import Tally
 from tidepool.ledger.history import History
+from tidepool.ledger.relay import Relay
 from tidepool.pool.application_pool import AsyncpgPool
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
 from tidepool.pool.watched import UnknownPool, WatchedPool
 from tidepool.queue.connection import RedisClient
+from tidepool.queue.relaying import RelayQueue
 from tidepool.settings import SettingsError
 from tidepool.urls import without_password
 
@@ -222,7 +224,10 @@ class _Observer:
         pruner = Pruner(
             side, results_keep_days=settings.result_keep_days, snapshots_keep_days=settings.snapshot_keep_days
         )
+        relay = Relay(RelayQueue(redis, settings.queue_name, worker_id), settings.queue_name, side, settings.db_schema)
+        self._last_writes.append(relay.close)
         self._run_aside(history.run(), "history")
+        self._run_aside(relay.run(), "relay")
         self._run_aside(pruner.run(), "pruner")
         if settings.enable_monitoring:
             pool = watched or UnknownPool()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from types import TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     LiteralString,
@@ -14,8 +15,10 @@ from typing import (
     Self,
     TypeAlias,
     TypedDict,
+    TypeGuard,
     TypeVar,
     Unpack,
+    get_type_hints,
     overload,
 )
 
@@ -28,9 +31,13 @@ from tidepool.jobs.job_type import AnyJobType, Call, JobType, JobTypes, Receipt
 from tidepool.jobs.outcomes import Reason, Reject, Rejected, Unresolved
 from tidepool.jobs.submission import Submission
 from tidepool.jobs.transaction import Transaction
+from tidepool.ledger import outbox
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
+
+if TYPE_CHECKING:
+    from tidepool.sqlalchemy import SessionSource
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,6 +59,11 @@ class Declaration(TypedDict, total=False):
     identity: bool
 
 
+class _OutboxPlace(TypedDict):
+    schema: str
+    queue_name: str
+
+
 class App:
     """An application: its job types, its settings class, and its migrations, which run after the library's own.
 
@@ -66,7 +78,8 @@ class App:
 
     Jobs are enqueued while the application is open: in a block `async with app:`, and in every worker. *wraps_results*
     is whether arq's clients get the results of its jobs as `{"status": "applied", "result": …}`, and rejections in the
-    same form; otherwise they get what the function returned, and a rejection as an error.
+    same form; otherwise they get what the function returned, and a rejection as an error. *sessions* is the
+    application's `async_sessionmaker`, for jobs that work on sessions of SQLAlchemy.
     """
 
     def __init__(
@@ -75,32 +88,36 @@ class App:
         settings: type[Settings] = Settings,
         migrations: Migrations | None = None,
         wraps_results: bool = False,
+        sessions: Callable[..., Any] | None = None,
     ) -> None:
         self.settings = settings
         self.migrations = migrations or Migrations()
         self.job_types = JobTypes()
         self.crons: list[Cron] = []
         self._wraps_results = wraps_results
+        self._sessions = sessions
         self._client: JobClient | None = None
+        self._loaded: Settings | None = None
         self._open = AsyncExitStack()
 
     # ---------------------------------------------------------------- declaring
 
     @overload
-    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R] | R], /) -> JobType[P, R]: ...
 
     @overload
     def job(
         self, /, *, share: int = 1, **options: Unpack[Declaration]
-    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], JobType[P, R]]: ...
+    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R] | R]], JobType[P, R]]: ...
 
     def job(self, function: Any = None, /, *, share: int = 1, **options: Unpack[Declaration]) -> Any:
         """Declare a job whose effects are made in a transaction, which is committed with the job's ledger row.
 
-        The first parameter of the function says what it works on: `Transaction`. The others are the job's arguments,
-        which are validated by their annotations. A job has a transaction of its own. With *share*, up to so many jobs
-        of the type have one together, each with a savepoint: fewer commits, and an error still undoes only the effects
-        of its own job.
+        The annotation of the function's first parameter says what it works on: `Transaction`, or with *sessions* of
+        `App` SQLAlchemy's `AsyncSession` or `AsyncConnection`, or a `Session` in a plain function. The other parameters
+        are the job's arguments, which are validated by their annotations. A job has a transaction of its own. With
+        *share*, up to so many jobs of the type have one together, each with a savepoint: fewer commits, and an error
+        still undoes only the effects of its own job.
 
         The function raises `Reject` if a rule forbids the job, and arq's `Retry` to run again later; any other error
         is retried, see `JobType.attempts`, `backoff` and `retry_on`. Raises `TypeError` for parameters that a job
@@ -160,15 +177,36 @@ class App:
         if share < 1:
             raise ValueError("share: at least one job")
         signature = Signature.of(function)
-        if signature.held is not Transaction:
-            raise TypeError(f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction")
-        handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
-        return self._declare(
-            function, options, command=signature.model, signature=signature, handler=handler, max_batch=share
-        )
+        parts: dict[str, Any] = {"command": signature.model, "signature": signature, "max_batch": share}
+        if signature.held is Transaction:
+            handler = handlers.handler_of_each(function, signature, handlers.lend_transaction)
+            return self._declare(function, options, handler=handler, **parts)
+        source = self._source(function, signature.held)
+        handler = handlers.handler_of_each(source.calling(function), signature, source.lend)
+        return self._declare(function, options, handler=handler, source=source, **parts)
+
+    def _source(self, function: _AnyFunction, held: object) -> "SessionSource":
+        """Return where a function that works on *held* gets transactions. Raises `TypeError` if there is none."""
+        if not _is_of_sqlalchemy(held):
+            raise TypeError(
+                f"{function.__qualname__}: the first parameter must be annotated as tidepool.Transaction, or as "
+                "AsyncSession, AsyncConnection or Session of SQLAlchemy"
+            )
+        if self._sessions is None:
+            raise TypeError(
+                f"{function.__qualname__} works on {held.__name__}: App needs sessions=, an async_sessionmaker"
+            )
+        from tidepool.sqlalchemy import SessionSource  # noqa: PLC0415  (the application has imported SQLAlchemy)
+
+        return SessionSource(self._sessions, held)
 
     def _batch(self, function: _AnyFunction, limit: int | None, options: Declaration) -> AnyJobType:
         command, handler = handlers.command_of_batch(function), handlers.handler_of_batch(function)
+        if _is_of_sqlalchemy(next(iter(get_type_hints(function).values()))):
+            raise TypeError(
+                f"{function.__qualname__}: a batch works on a tidepool.Transaction, with statements for all its jobs; "
+                "for jobs that work on sessions of SQLAlchemy use @app.job(share=N)"
+            )
         return self._declare(function, options, command=command, handler=handler, max_batch=limit)
 
     def _declare(self, function: _AnyFunction, options: Declaration, **parts: Any) -> AnyJobType:
@@ -214,7 +252,8 @@ class App:
 
     async def __aenter__(self) -> Self:
         """Connect to the queue. Raises `SettingsError` if the environment is not valid."""
-        self._client = await self._open.enter_async_context(open_client(self.settings.load()))
+        self._loaded = self.settings.load()
+        self._client = await self._open.enter_async_context(open_client(self._loaded))
         return self
 
     async def __aexit__(
@@ -224,13 +263,14 @@ class App:
         await self._open.aclose()
 
     @contextmanager
-    def use(self, client: JobClient) -> Generator[None]:
-        """Enqueue jobs with *client* in a `with` block: a worker does this while it runs."""
-        before, self._client = self._client, client
+    def use(self, client: JobClient, settings: Settings) -> Generator[None]:
+        """Enqueue jobs with *client* and by *settings* in a `with` block: a worker does this while it runs."""
+        before = self._client, self._loaded
+        self._client, self._loaded = client, settings
         try:
             yield
         finally:
-            self._client = before
+            self._client, self._loaded = before
 
     @property
     def client(self) -> JobClient:
@@ -239,22 +279,34 @@ class App:
             raise RuntimeError("the application is not open: enqueue its jobs in a block `async with app:`")
         return self._client
 
-    async def enqueue_many(self, calls: Iterable[Call[R]]) -> list[Receipt[R]]:
+    async def enqueue_many(self, calls: Iterable[Call[R]], *, on: object | None = None) -> list[Receipt[R]]:
         """Enqueue jobs of any types, in few round trips: `[charge.call(17, 990), charge.call(18, 120)]`.
 
-        Returns their receipts in order. Raises the errors of `JobClient.enqueue_many`.
+        Returns their receipts in order. With *on* they are enqueued in that transaction; see `JobType.on`. Raises the
+        errors of `JobClient.enqueue_many`.
         """
         submissions = [call.submission for call in calls]
         are_new: list[bool] = []
         for first in range(0, len(submissions), MOST_AT_ONCE):
-            are_new += await self.send(submissions[first : first + MOST_AT_ONCE], None)
+            are_new += await self.send(submissions[first : first + MOST_AT_ONCE], on)
         return [Receipt(job.id, is_new, self) for job, is_new in zip(submissions, are_new, strict=True)]
 
     async def send(self, submissions: Sequence[Submission], within: object | None) -> list[bool]:
         """See `tidepool.jobs.job_type.Sender`."""
-        if within is not None:
-            raise NotImplementedError
-        return await self.client.enqueue_many(submissions)
+        if within is None:
+            return await self.client.enqueue_many(submissions)
+        await outbox.write(within, [outbox.job_of(one) for one in submissions], **self._outbox())
+        return [True] * len(submissions)
+
+    def send_now(self, submissions: Sequence[Submission], within: object) -> None:
+        """See `tidepool.jobs.job_type.Sender`."""
+        outbox.write_now(within, [outbox.job_of(one) for one in submissions], **self._outbox())
+
+    def _outbox(self) -> _OutboxPlace:
+        """Return where the outbox is, and for which queue; reads the environment if that is not done yet."""
+        if self._loaded is None:
+            self._loaded = self.settings.load()
+        return {"schema": self._loaded.db_schema, "queue_name": self._loaded.queue_name}
 
     async def result(self, job_id: str, timeout_s: float | None) -> Any:
         """See `tidepool.jobs.job_type.Sender`."""
@@ -303,6 +355,11 @@ class App:
         from tidepool.lifecycle import worker_settings  # noqa: PLC0415  (only a worker needs all of it)
 
         return worker_settings(self)
+
+
+def _is_of_sqlalchemy(held: object) -> TypeGuard[type]:
+    """Return whether *held* is a class of SQLAlchemy, or one that is derived from such a class."""
+    return isinstance(held, type) and any(base.__module__.partition(".")[0] == "sqlalchemy" for base in held.__mro__)
 
 
 def _unwrapped(result: object) -> object:

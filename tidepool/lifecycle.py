@@ -70,8 +70,8 @@ class Application(Protocol):
     crons: list[Cron]
     migrations: Migrations
 
-    def use(self, client: JobClient) -> AbstractContextManager[None]:
-        """Enqueue jobs with *client* in a `with` block."""
+    def use(self, client: JobClient, settings: Settings) -> AbstractContextManager[None]:
+        """Enqueue jobs with *client* and by *settings* in a `with` block."""
         ...
 
 
@@ -186,7 +186,7 @@ class _WorkerProcess:
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
         client = JobClient(ctx["redis"])
-        self._open.enter_context(self._app.use(client))
+        self._open.enter_context(self._app.use(client, self._settings))
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
@@ -195,7 +195,11 @@ class _WorkerProcess:
         budget = await self._enter_fleet(ctx["redis"], side)
         pool = await self._open_pool(config, budget, side)
         ledger = self._ledger = Ledger(
-            pool, self._job_types, worker_id=worker_id, handler_timeout_s=self._settings.job_timeout
+            pool,
+            self._job_types,
+            worker_id=worker_id,
+            handler_timeout_s=self._settings.job_timeout,
+            schema=config.schema,
         )
         batcher = Batcher(
             ledger,

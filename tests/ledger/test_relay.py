@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -65,8 +66,16 @@ class Relays:
 
     async def run_workers(self) -> None:
         """Run a worker until the queue is empty; its relay is kept away, so that the test's own do the work."""
-        await self._redis.set("arq:queue:relay", "another", px=60_000)
+
+        async def be_another() -> None:
+            for number in itertools.count():
+                await self._redis.set("arq:queue:relay", f"another {number}")
+                await asyncio.sleep(0.5)
+
+        another = asyncio.create_task(be_another())
         ended = await asyncio.to_thread(self._service.run, "arq", "worker.WorkerSettings", "--burst")
+        another.cancel()
+        await asyncio.wait([another])
         assert 0 == ended.status, ended.stderr
         await self._redis.delete("arq:queue:relay")
 
@@ -305,6 +314,32 @@ async def test_one_relay_works_at_a_time(outbox: Relays, redis: ArqRedis) -> Non
     await outbox.make("one").close()
     await outbox.make("two").work()
     assert ["a"] == await outbox.queued()
+
+
+async def test_a_lease_that_nobody_renews_ends(
+    outbox: Relays, redis: ArqRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one without an expiry, that another program has written."""
+    monkeypatch.setattr(relays, "_CHECK_S", 0.0)
+    await redis.set("arq:queue:relay", b"\xff")
+    await outbox.commit("a")
+    relay = outbox.make()
+    await relay.work()
+    assert [] == await outbox.queued()
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 4)
+    await relay.work()
+    assert ["a"] == await outbox.queued()
+
+
+async def test_keys_of_a_wrong_type_stop_no_relay(outbox: Relays, redis: ArqRedis) -> None:
+    """They are replaced."""
+    await outbox.commit("a")
+    for key in ("arq:queue:relay", "arq:queue:refilled"):
+        await redis.lpush(key, "x")
+    await outbox.work()
+    assert ["a"] == await outbox.queued()
+    assert b"yes" == await redis.get("arq:queue:refilled")
 
 
 async def test_a_relay_without_its_table_leaves_the_work_to_others(

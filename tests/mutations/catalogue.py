@@ -50,6 +50,63 @@ MUTATIONS = [
         "isinstance(pool, str)",
         "test_a_failover_ends_neither_the_worker_nor_its_renewals",
     ),
+    # ---------------------------------------------------------------- sessions of SQLAlchemy
+    Mutation(
+        "a job's session commits for real",
+        "_Lent.session",
+        '"join_transaction_mode": "create_savepoint"',
+        '"join_transaction_mode": "control_fully"',
+        "test_a_job_that_commits_twice_has_both_effects",
+    ),
+    Mutation(
+        "no ledger row for a job that works on a session",
+        "_JobConnection.execute",
+        "[query] if args else",
+        "[] if args else",
+        "test_a_job_that_commits_twice_has_both_effects",
+    ),
+    Mutation(
+        "text(COMMIT) commits past the ledger",
+        "sqlalchemy:_watch",
+        "if of(connection) is not None and",
+        "if of(connection) is None and",
+        "test_a_statement_cannot_end_the_transaction",
+    ),
+    Mutation(
+        "a job's connection commits past the ledger",
+        "sqlalchemy:_watch",
+        '("commit", end), ',
+        "",
+        "test_a_connection_does_not_commit_past_the_ledger",
+    ),
+    Mutation(
+        "what a job's session has not committed is lost",
+        "_Lent.finish",
+        "await session.commit()",
+        "await session.rollback()",
+        "test_what_a_job_has_not_committed_is_flushed",
+    ),
+    Mutation(
+        "a session works after its job",
+        "_Lent.end",
+        "self._connection = None",
+        "self._own_connection = self._own_connection",
+        "test_a_session_ends_with_its_job",
+    ),
+    Mutation(
+        "two sessions at a time share the savepoints of a job",
+        "_Lent.connection_for",
+        "if owner is not owners[session] and",
+        "if owner is owners[session] and",
+        "test_two_sessions_at_a_time_are_refused",
+    ),
+    Mutation(
+        "an error of another database is that of the job's transaction",
+        "_JobConnection.explained",
+        "error is self.error or self.error in chain(error)",
+        "error or self.error in chain(error)",
+        "test_an_error_of_another_database_is_the_jobs",
+    ),
     # ---------------------------------------------------------------- the ledger
     Mutation(
         "no check that the ledger took every row",
@@ -1496,8 +1553,8 @@ MUTATIONS = [
     Mutation(
         "all relays work at the same time",
         "RelayQueue.claim",
-        "return owner == self._name and",
-        "return owner != b'' and",
+        "if owner and not owner.startswith(self._name) and self._is_renewed(owner):",
+        "if False:",
         "test_one_relay_works_at_a_time",
     ),
     Mutation(

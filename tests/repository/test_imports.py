@@ -52,7 +52,7 @@ MAY_KNOW = {
 }
 """A driver, and who may import it. `embedded.redis` asks a server that it starts whether it serves. SQLAlchemy and
 psycopg are there only where an application has them: what needs them is imported when it is used."""
-PUBLIC = ("tidepool", "tidepool.alembic", "tidepool.cli", "tidepool.testing", "tidepool.web")
+PUBLIC = ("tidepool", "tidepool.alembic", "tidepool.cli", "tidepool.sqlalchemy", "tidepool.testing", "tidepool.web")
 """The library's packages that an application may import, and of those only what `__all__` names."""
 APPLICATIONS = ("worker", "producer", "settings", "examples")
 """What uses the library as any application does."""

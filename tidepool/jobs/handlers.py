@@ -28,8 +28,11 @@ _Lend: TypeAlias = Callable[[Connection, Job[Any]], AbstractAsyncContextManager[
 class TransactionSource(Protocol):
     """Opens the transactions in which the jobs of a type run."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Connection]:
-        """Return a context manager for a transaction, which is committed at the end of the block."""
+    def transaction(self, schema: str) -> AbstractAsyncContextManager[Connection]:
+        """Return a context manager for a transaction, which is committed at the end of the block.
+
+        *schema* is that of the library's tables in its database.
+        """
         ...
 
     def lend(self, connection: Connection, job: Job[Any]) -> AbstractAsyncContextManager[object]:

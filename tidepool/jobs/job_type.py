@@ -9,7 +9,7 @@ runs, outside of any transaction of the library.
 import inspect
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, LiteralString, ParamSpec, Protocol, Self, TypeAlias, TypeVar
@@ -35,6 +35,10 @@ class Sender(Protocol):
 
     async def send(self, submissions: Sequence[Submission], within: object | None) -> list[bool]:
         """Enqueue jobs, in the transaction of *within* unless that is None; return for each whether its id is new."""
+        ...
+
+    def send_now(self, submissions: Sequence[Submission], within: object) -> None:
+        """Enqueue jobs in the transaction of *within*, which works without asyncio."""
         ...
 
     async def result(self, job_id: str, timeout_s: float | None) -> Any:
@@ -81,8 +85,8 @@ class JobType(Generic[P, R]):
     """
 
     name: str
-    function: Callable[..., Awaitable[Any]]
-    """What the application has declared."""
+    function: Callable[..., Any]
+    """What the application has declared; a coroutine function, or a plain one that works on a `Session`."""
     command: type[Command]
     """The model of the arguments."""
     signature: Signature | None = None
@@ -115,7 +119,8 @@ class JobType(Generic[P, R]):
 
     async def __call__(self, on: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, as a test does; *on* is what it works on, such as a transaction."""
-        return await self.function(on, *args, **kwargs)
+        answer: Any = self.function(on, *args, **kwargs)
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def run(self, ctx: dict[Any, Any], *args: object, **kwargs: object) -> Any:
         """Run a job of a plain function, with arq's ctx. Raises `Reject` if the arguments are not valid."""
@@ -176,8 +181,8 @@ class JobType(Generic[P, R]):
         command = self._command(args, kwargs)
         job_id, identity = self._options.get("id"), self._options.get("identity")
         identity = (self.identity or None) if identity is None else identity
-        due_ms = _due_ms(self._options.get("defer"))
         fields = arguments.encode(command)
+        due_ms = _time_ms(self._options.get("defer"))
         return Call(Submission(job_id or uuid.uuid4().hex, self.name, fields, identity, due_ms=due_ms))
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
@@ -190,6 +195,17 @@ class JobType(Generic[P, R]):
         sender = self._required_sender()
         (is_new,) = await sender.send([call.submission], self._within)
         return Receipt(call.submission.id, is_new, sender)
+
+    def enqueue_now(self, *args: P.args, **kwargs: P.kwargs) -> Receipt[R]:
+        """Do as `enqueue` in code without asyncio, in the transaction that `on` has named.
+
+        That is one of SQLAlchemy's `Session` or `Connection`, or of psycopg's `Connection`.
+        """
+        if self._within is None:
+            raise RuntimeError(f"{self.name}.enqueue_now needs a transaction: {self.name}.on(session).enqueue_now(…)")
+        call, sender = self.call(*args, **kwargs), self._required_sender()
+        sender.send_now([call.submission], self._within)
+        return Receipt(call.submission.id, is_new=True, _sender=sender)
 
     def _required_sender(self) -> Sender:
         if self.sender is None:
@@ -212,13 +228,6 @@ class JobType(Generic[P, R]):
 AnyJobType: TypeAlias = JobType[Any, Any]
 
 
-def _due_ms(defer: timedelta | datetime | None) -> int | None:
-    """Return when a job may run (Unix milliseconds) that is deferred by a delay or to a time; None: at once."""
-    now = datetime.now(UTC)
-    due = now + defer if isinstance(defer, timedelta) else defer
-    return None if due is None or due <= now else int(due.timestamp() * 1000)
-
-
 class JobTypes:
     """The job types of an application, by name. Raises `ValueError` if two have the same name."""
 
@@ -239,3 +248,10 @@ class JobTypes:
 
     def __iter__(self) -> Iterator[AnyJobType]:
         return iter(self._types.values())
+
+
+def _time_ms(defer: timedelta | datetime | None) -> int | None:
+    """Return when a job may run (Unix milliseconds) that is deferred by a delay or to a time; None: at once."""
+    now = datetime.now(UTC)
+    due = now + defer if isinstance(defer, timedelta) else defer
+    return None if due is None or due <= now else int(due.timestamp() * 1000)

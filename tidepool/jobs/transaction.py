@@ -60,7 +60,7 @@ class Transaction:
         self._connection = None
         if error is self._error or not isinstance(error, Exception) or isinstance(error, (HandlerError, DatabaseFault)):
             return
-        if self._error is not None and self._error in _chain(error):
+        if self._error is not None and self._error in chain(error):
             fault = DatabaseFault.of(self._error)
             if isinstance(fault, (Unavailable, Conflict)):
                 raise fault from error  # the application's own error says only what follows from it
@@ -121,13 +121,13 @@ class Transaction:
 
     def _allowed(self, query: str) -> Any:
         """Return the connection. Raises `RuntimeError` if the job has ended, or if *query* is not for a job."""
-        if (reason := _fault_of(query)) is not None:
+        if (reason := fault_of(query)) is not None:
             raise RuntimeError(reason)
         return self._open()
 
 
 @functools.lru_cache(maxsize=1024)
-def _fault_of(query: str) -> str | None:
+def fault_of(query: str) -> str | None:
     """Return why a job may not run *query*; None if it may."""
     found = _STATEMENT.search(_QUOTED.sub(" ", query))
     if found is None:
@@ -138,7 +138,7 @@ def _fault_of(query: str) -> str | None:
     return f"{words}: the connection is used by other jobs after this one; SET LOCAL holds for the job's transaction"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors from which *error* was raised."""
     earlier = error.__cause__ or error.__context__
     while earlier is not None:

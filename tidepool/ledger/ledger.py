@@ -91,10 +91,19 @@ class Ledger:
     """Runs batches of jobs in transactions, and stores the jobs' outcomes in the table job_results, for one worker.
 
     *worker_id* is stored with each outcome. A handler that takes longer than *handler_timeout_s* seconds is cancelled,
-    and its jobs are run again, up to their last attempt.
+    and its jobs are run again, up to their last attempt. *schema* is that of the library's tables, for transactions
+    that do not come from *pool*.
     """
 
-    def __init__(self, pool: Pool, types: JobTypes, *, worker_id: str, handler_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        types: JobTypes,
+        *,
+        worker_id: str,
+        handler_timeout_s: float = 60.0,
+        schema: str = "tidepool",
+    ) -> None:
         self.tally = Tally(known=frozenset(job_type.name for job_type in types))
         self.database_is_away = False
         """Whether the last transaction could not reach PostgreSQL. While it is True, the worker claims no more jobs."""
@@ -102,6 +111,7 @@ class Ledger:
         self._pool = pool
         self._types = types
         self._worker_id = worker_id
+        self._schema = schema
         self._write_us: dict[str, int] = {}
         """How many microseconds it took to write and commit the rows of the last batch, by function."""
 
@@ -219,11 +229,11 @@ class Ledger:
     async def _run_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         counted_name = self.tally.name_of(function)
         job_type = self._types.get(function)
-        source = (job_type and job_type.source) or self._pool
+        source = job_type and job_type.source
         fresh: list[Job] = []
         committing = False
         try:
-            async with source.transaction() as connection:
+            async with source.transaction(self._schema) if source else self._pool.transaction() as connection:
                 begun_ns = time.perf_counter_ns()
                 results = ResultRepository(connection)
                 stored = await self._stored(function, batch, results) if look_up else {}

@@ -124,6 +124,21 @@ class DatabaseFault(Exception):
             raise fault from None if isinstance(fault, DataFault) else error
 
 
+def from_other_driver(error: Exception) -> Exception:
+    """Return an error of PostgreSQL that another driver reports, such as psycopg, as asyncpg's for its SQLSTATE.
+
+    Returns *error* itself if it is asyncpg's, or has no SQLSTATE.
+    """
+    state: str | None = getattr(error, "sqlstate", None)
+    if state is None or isinstance(error, asyncpg.PostgresError):
+        return error
+    details: object = getattr(error, "diag", None)
+    fields = {"C": state, "M": str(getattr(details, "message_primary", None) or error)}
+    named = {"V": "severity_nonlocalized", "n": "constraint_name"}
+    fields |= {key: value for key, name in named.items() if (value := getattr(details, name, None))}
+    return asyncpg.PostgresError.new(fields)
+
+
 class Refused(DatabaseFault):
     """PostgreSQL rejects our login, database, grants or certificate, or its schema or settings do not suit us."""
 

@@ -1,10 +1,13 @@
 """Redis's side of the relay, which copies the jobs of the outbox into the queue (`tidepool.ledger.relay`).
 
-One relay of a queue works at a time. It holds a lease on a key, which it renews once a second, so another one takes
-over within a few seconds after its process was killed. A second key shows whether Redis has lost its data: it is
-written when all jobs of the outbox have been copied, and disappears with them.
+One relay of a queue works at a time. It holds a lease on a key, which it renews once a second with another value: a few
+seconds after its process was killed, another one takes over. A value that stays the same is nobody's, whatever other
+program has written it. A second key shows whether Redis has lost its data: it is written when all jobs of the outbox
+have been copied, and disappears with them.
 """
 
+import itertools
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -44,26 +47,34 @@ class RelayQueue:
     def __init__(self, redis: Redis, queue_name: str, name: str) -> None:
         self._redis: Any = redis
         self._keys = QueueKeys(queue_name)
-        self._name = name.encode()
+        self._name = name.encode() + b" "
+        self._renewals = itertools.count()
+        self._seen = b""
+        """The last value of the lease's key that was another process's."""
+        self._seen_s = 0.0
+        """When it was first seen (monotonic seconds)."""
         self._script = scripts.load(redis, "enqueue")
         self._dead_letters = DeadLetters(redis, queue_name)
 
     async def claim(self) -> bool:
         """Take or renew the lease of the relay; return whether this process has it."""
-        asking = self._redis.pipeline(transaction=False)
-        asking.set(self._keys.relay, self._name, nx=True, px=LEASE_MS)
-        asking.get(self._keys.relay)
-        _, owner = await asking.execute()
-        return owner == self._name and bool(await self._redis.pexpire(self._keys.relay, LEASE_MS))
+        value = self._name + str(next(self._renewals)).encode()
+        if await self._redis.set(self._keys.relay, value, nx=True, px=LEASE_MS):
+            return True
+        owner = await self._read(self._keys.relay)
+        if owner and not owner.startswith(self._name) and self._is_renewed(owner):
+            return False
+        await self._redis.set(self._keys.relay, value, px=LEASE_MS)
+        return True
 
     async def release(self) -> None:
         """Give the lease up, if this process has it."""
-        if await self._redis.get(self._keys.relay) == self._name:
+        if (await self._read(self._keys.relay)).startswith(self._name):
             await self._redis.delete(self._keys.relay)
 
     async def is_refilled(self) -> bool:
         """Return whether Redis has had all jobs of the outbox since it last lost its data."""
-        return await self._redis.get(self._keys.refilled) == b"yes"
+        return await self._read(self._keys.refilled) == b"yes"
 
     async def begin_refill(self) -> None:
         """Record that the jobs of the outbox are being copied again."""
@@ -94,6 +105,21 @@ class RelayQueue:
         if not job_ids or await self._dead_letters.count() == 0:
             return set()
         return {letter.job_id for letter in await self._dead_letters.oldest(len(job_ids), job_ids)}
+
+    async def _read(self, key: str) -> bytes:
+        """Return the value of a key; nothing if there is none, or if it is of a wrong type."""
+        try:
+            return await self._redis.get(key) or b""
+        except Exception as error:
+            if RedisFault.of(error) is not RedisFault.WRONG_TYPE:
+                raise
+            return b""
+
+    def _is_renewed(self, owner: bytes) -> bool:
+        """Return whether the process whose value *owner* is may still be at work."""
+        if owner != self._seen:
+            self._seen, self._seen_s = owner, time.monotonic()
+        return time.monotonic() <= self._seen_s + LEASE_MS / 1000
 
 
 def is_outage(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 -- that of a declared type's job. The query forces one index look-up per key: a plan made while the table was empty would
 -- compare every row with every key.
 -- $1 job_id text[], $2 key_ms bigint[]
-SELECT found.job_id, found.key_ms, found.status, found.result, found.reason, found.error
+SELECT found.job_id, found.key_ms, found.status, found.result::text AS result, found.reason, found.error
 FROM (SELECT DISTINCT job_id, key_ms FROM unnest($1::text[], $2::bigint[]) AS a (job_id, key_ms)) AS asked
 CROSS JOIN LATERAL (
     SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id AND key_ms = asked.key_ms OFFSET 0
@@ -15,7 +15,7 @@ WHERE found.requeued_at IS NULL AND found.atomic
 -- have known their keys. It is that of the newest row of the id if the job is its identity or it finished when the job
 -- was due or later.
 -- $1 job_id text[], $2 due bigint[], Unix ms
-SELECT asked.job_id, found.status, found.result, found.reason, found.error
+SELECT asked.job_id, found.status, found.result::text AS result, found.reason, found.error
 FROM (SELECT job_id, max(due_ms) AS due_ms FROM unnest($1::text[], $2::bigint[]) AS a (job_id, due_ms) GROUP BY job_id)
      AS asked
 CROSS JOIN LATERAL (
