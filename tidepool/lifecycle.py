@@ -36,6 +36,7 @@ from tidepool.health.serving import HealthPort
 from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.completion import LEDGER
 from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
 from tidepool.ledger.relay import Relay
@@ -206,7 +207,8 @@ class _WorkerProcess:
         )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        self.typed.batcher = batcher
+        self.typed.batcher, self.typed.ledger = batcher, ledger
+        ctx[LEDGER] = ledger
         self._relay_outbox(ctx["redis"], side)
         if any(job_type.handler is None for job_type in self._job_types):
             self._begin_history(config, worker_id)
@@ -229,8 +231,10 @@ class _WorkerProcess:
         return True
 
     def ended(self, job: Job) -> None:
-        """Count the outcome of a plain function's job, and add it to the history."""
+        """Count the outcome of a plain function's job, and add it to the history, unless the ledger has it already."""
         assert self._ledger is not None
+        if job.settled is not None:
+            return
         self._ledger.tally.add_plain(job)
         if self._history is not None:
             self._history.add(job)

@@ -67,7 +67,7 @@ CREATE FUNCTION {schema}.job_states(job_ids text[]) RETURNS TABLE (
 ) LANGUAGE sql STABLE AS $$
     WITH waiting AS (
         SELECT o.job_id, max(o.enqueued_ms) AS enqueued_ms FROM {schema}.job_outbox AS o
-        WHERE o.job_id = ANY ($1)
+        WHERE (o.job_id IN (SELECT unnest($1))) IS TRUE                  -- hashed, and never turned into a join
           AND (SELECT count(*) FROM {schema}.job_results AS r
                WHERE r.job_id = o.job_id AND r.key_ms IN (-1, o.enqueued_ms) AND r.requeued_at IS NULL) = 0
         GROUP BY o.job_id
