@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tidepool.jobs.outcomes import Applied, Failed, Reason, Reject, Rejected, Unresolved, Verdict
     from tidepool.jobs.submission import Submission
     from tidepool.jobs.transaction import Transaction
+    from tidepool.ledger.completion import complete
     from tidepool.pool.connection import Connection, Row
     from tidepool.pool.faults import DatabaseFault, NotStored
     from tidepool.queue.scoped import ScopedRedis
@@ -96,6 +97,7 @@ __all__ = [
     "adopt",
     "app_on_demand",
     "check_id",
+    "complete",
     "describe_pattern",
     "encode_rows",
     "load_queries",
@@ -140,6 +142,7 @@ _HOMES = {
     "adopt": "tidepool.adopting",
     "app_on_demand": "tidepool.entry",
     "check_id": "tidepool.jobs.job",
+    "complete": "tidepool.ledger.completion",
     "describe_pattern": "tidepool.jobs.arguments",
     "encode_rows": "tidepool.storage.results",
     "load_queries": "tidepool.storage.queries:load",

@@ -162,8 +162,10 @@ class App:
     def function(self, function: Any = None, /, **options: Unpack[Declaration]) -> Any:
         """Declare a job that makes its effects by itself: its function gets arq's ctx, and no transaction.
 
-        Its attempts are at-least-once: the function may run again if its worker is lost. Its outcome is recorded after
-        it has ended. Raises `TypeError` for parameters that a job cannot have.
+        The function may run again if its worker is lost, or after an error (see `JobType.attempts`, `backoff` and
+        `retry_on`), until it has completed the job: the effects in a block of `tidepool.complete(ctx)` are committed
+        exactly once. The outcome of a job that was not completed is recorded after the function has ended. Raises
+        `TypeError` for parameters that a job cannot have.
         """
         if function is None:
             return functools.partial(self._function, options=options)
@@ -171,7 +173,12 @@ class App:
 
     def _function(self, function: _AnyFunction, options: Declaration) -> AnyJobType:
         signature = Signature.of(function)
-        return self._declare(function, options, command=signature.model, signature=signature)
+        parts: dict[str, Any] = {"command": signature.model, "signature": signature}
+        if self._sessions is not None:  # which `complete` lends
+            from tidepool.sqlalchemy import SessionSource  # noqa: PLC0415  (the application has imported SQLAlchemy)
+
+            parts["source"] = SessionSource(self._sessions)
+        return self._declare(function, options, **parts)
 
     def _job(self, function: _AnyFunction, share: int, options: Declaration) -> AnyJobType:
         if share < 1:

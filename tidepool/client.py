@@ -21,6 +21,7 @@ from tidepool import servers
 from tidepool.fleet.identity import Identity
 from tidepool.jobs.job import IDENTITY_MS, check_id
 from tidepool.jobs.submission import Submission
+from tidepool.pool.connection import Row
 from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.queue import scripts, wire
@@ -28,7 +29,7 @@ from tidepool.queue.connection import RedisClient
 from tidepool.queue.dead_letters import DeadLetters
 from tidepool.queue.faults import RedisFault, RedisUnavailable
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
-from tidepool.queue.state import QueueState
+from tidepool.queue.state import JobState, QueueState
 from tidepool.queue.wire import MAX_PAYLOAD_BYTES, now_ms
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
@@ -173,6 +174,22 @@ class JobClient:
         last_error = cause.decode("utf-8", "replace")[:_MOST_ERROR] if isinstance(cause, bytes) else None
         return _Retrying(_function_of(payload), int(tries), last_error, _time_of(score))
 
+    async def job_states(self, job_ids: Sequence[str]) -> list[JobState]:
+        """Return where each of these jobs stands: in the queue, running, to be retried, or ended with an outcome.
+
+        That is what a sweeper needs: a job whose state is `unknown` is nowhere, neither in the queue nor, with a
+        ledger, in the outbox or among the outcomes that the ledger keeps. `finished` is a job with a result in Redis
+        and no outcome in the ledger, such as that of a plain function whose row is not written yet. If an id was used
+        several times, the state is that of the newest job: compare *ended_at* with when you enqueued it. A dead letter
+        is unknown. Raises Redis's errors, and `Unavailable` if PostgreSQL is unavailable for longer than *patience_s*.
+        """
+        found = await self.state.jobs(job_ids)
+        absent = [job.job_id for job in found if not job.is_alive]
+        if self._ledger is None or not absent:
+            return found
+        rows = await self._ask_ledger(lambda results: results.states(absent))
+        return [_with_outcome(job, rows[job.job_id]) if job.job_id in rows else job for job in found]
+
     async def abort(self, job_id: str) -> bool:
         """Ask the workers to abort a job, as arq's `Job.abort` does; return False if the job is not in the queue.
 
@@ -263,6 +280,17 @@ async def open_client(settings: Settings) -> AsyncGenerator[JobClient]:
             yield JobClient(redis)
         finally:
             await redis.aclose(close_connection_pool=True)
+
+
+def _with_outcome(job: JobState, row: Row) -> JobState:
+    """Return *job*, which is not in the queue, as the database knows it: *row* is of its function `job_states`."""
+    if row["state"] == "unknown":
+        return job
+    if row["state"] == "enqueued":
+        return JobState(job.job_id, "queued")
+    return job._replace(
+        state=row["state"], attempts=row["attempts"], ended_at=row["since"], reason=row["reason"], error=row["error"]
+    )
 
 
 def _function_of(payload: object) -> str | None:

@@ -37,6 +37,7 @@ from tidepool.jobs.cron import Cron
 from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
+from tidepool.ledger.completion import LEDGER
 from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
 from tidepool.ledger.relay import Relay
@@ -210,7 +211,8 @@ class _WorkerProcess:
         )
         self._open.push_async_callback(batcher.close)
         budget.govern(lambda: pool.connections, functools.partial(_resize, pool, batcher))
-        self.typed.batcher = batcher
+        self.typed.batcher, self.typed.ledger = batcher, ledger
+        ctx[LEDGER] = ledger
         self._relay_outbox(ctx["redis"], side)
         if self._app.crons and not self._in_test:
             self._run_aside(Scheduler(self._app.crons, client, side).run, "cron")
@@ -235,8 +237,10 @@ class _WorkerProcess:
         return True
 
     def ended(self, job: Job) -> None:
-        """Count the outcome of a plain function's job, and add it to the history."""
+        """Count the outcome of a plain function's job, and add it to the history, unless the ledger has it already."""
         assert self._ledger is not None
+        if job.settled is not None:
+            return
         self._ledger.tally.add_plain(job)
         if self._history is not None:
             self._history.add(job)

@@ -15,6 +15,7 @@ password. Job ids come from callers, so they are escaped. The events of the serv
 | `jobs.recovered` | info | jobs whose lease was over went back to the queue |
 | `job.retried`, `job.failed` | error | a job's code raised; with its id and the traceback |
 | `job.unsettled` | error | an error of ours, not the job's: the job runs again |
+| `job.error_after_completion` | warning | a function raised after it had completed its job, which is applied |
 | `job.left` | warning | a job that this worker does not understand is left to others; once per function |
 | `job.dead_letter` | warning | a job that no worker understood was taken out of the queue; Redis keeps it |
 | `job.content_dropped` | warning | the arguments of a job do not fit its row in the ledger, which has none then |

@@ -117,14 +117,16 @@ class SessionSource:
     """Opens transactions of jobs on the engine of *sessions*, and lends sessions or connections; see `JobType.source`.
 
     *sessions* is an `async_sessionmaker`, or a `sessionmaker` with `class_=AsyncSession`. *held* is what the function
-    of a job works on: `AsyncSession`, `AsyncConnection`, `Session`, or a class that is derived from one of these.
+    of a job works on: `AsyncSession`, `AsyncConnection`, `Session`, or a class that is derived from one of these; None:
+    what *sessions* makes.
     Raises `TypeError` if it is another class, or if *sessions* makes other sessions.
     """
 
-    def __init__(self, sessions: Any, held: type) -> None:
+    def __init__(self, sessions: Any, held: type | None = None) -> None:
         made = getattr(sessions, "class_", object)
         if not issubclass(made, AsyncSession):
             raise TypeError(f"sessions: needs an async_sessionmaker of SQLAlchemy, not {sessions!r}")
+        held = held or made
         if not issubclass(held, (AsyncSession, AsyncConnection, Session)):
             raise TypeError(f"a job cannot work on {held.__name__}: use AsyncSession, AsyncConnection or Session")
         if not issubclass(held, AsyncConnection) and not issubclass(_class_of(sessions, held), held):
@@ -160,6 +162,7 @@ class SessionSource:
         token = _lent_now.set(lent)
         try:
             yield lent.what(self._held, self._sessions)
+            await lent.finish()
         except Exception as error:  # noqa: BLE001  (each is raised again, as what the ledger makes of it)
             await lent.close()
             fault = connection.explained(error)

@@ -70,6 +70,22 @@ async def test_keep_result_zero_keeps_none(make: Make, redis: ArqRedis) -> None:
     assert await redis.enqueue_job("add", 1, _job_id="fleeting") is not None
 
 
+@pytest.mark.parametrize("keep_result", [0, 3600], ids=["none is kept", "it has expired"])
+async def test_an_id_runs_again_once_it_has_no_result(make: Make, redis: ArqRedis, keep_result: int) -> None:
+    """It is a new job then, with an enqueue time of its own."""
+    times: set[object] = set()
+
+    async def note(ctx: dict[str, object]) -> None:
+        times.add(ctx["enqueue_time"])
+
+    for _ in range(3):
+        assert await redis.enqueue_job("note", _job_id="same") is not None
+        await make(functions=[func(note, name="note")], keep_result=keep_result).main()
+        assert (await redis.enqueue_job("note", _job_id="same") is None) == bool(keep_result)
+        await redis.delete("arq:result:same", "arq:job:same", "arq:queue")  # as if the result had expired
+    assert 3 == len(times)
+
+
 async def test_results_are_kept_for_their_time_or_for_ever(make: Make, redis: ArqRedis) -> None:
     """keep_result is the result's time to live; keep_result_forever leaves it without one."""
     await redis.enqueue_job("add", 1, _job_id="hour")

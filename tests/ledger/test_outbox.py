@@ -262,7 +262,8 @@ async def test_the_role_of_workers_may_use_the_outbox(database: PoolConfig) -> N
         await worker.execute("SELECT enqueue('send'); UPDATE job_outbox SET relayed_at = now(); DELETE FROM job_outbox")
     await worker.close()
     reader: Any = await as_role(database, READ).connect("test")
-    for statement in ("SELECT FROM job_outbox", "SELECT enqueue('send')"):
+    assert "unknown" == await reader.fetchval("SELECT state FROM job_states('{a}')")
+    for statement in ("SELECT payload FROM job_outbox", "SELECT enqueue('send')"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.execute(statement)
     await reader.close()

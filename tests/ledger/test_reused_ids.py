@@ -18,6 +18,7 @@ from tidepool.jobs.submission import Submission
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.pool import Pool
+from tidepool.queue import wire
 from tidepool.queue.wire import now_ms
 from tidepool.storage.repositories import Repositories
 
@@ -181,6 +182,17 @@ async def test_a_job_that_cannot_be_read_gets_the_outcome_that_it_had(ledger: Le
 async def enqueue_both(redis: ArqRedis) -> list[bool]:
     """Enqueue a job of each type with arq's client, with the type's name as the id; return which were enqueued."""
     return [await redis.enqueue_job(name, _job_id=name) is not None for name in ("count", "count_once")]
+
+
+def test_the_callers_wish_is_in_the_job_and_else_that_of_an_identitys_type() -> None:
+    """Other jobs say nothing, so that their type decides where they run."""
+    count_type, once = (TYPES.get(name) for name in ("count", "count_once"))
+    assert count_type is not None
+    assert once is not None
+    wishes = [one.options(id="a", identity=wish) for one in (count_type, once) for wish in (None, True, False)]
+    assert [None, True, False, True, True, False] == [one.call(Nothing()).submission.identity for one in wishes]
+    assert "identity" not in wire.receive(wire.encode(count_type.call(Nothing()).submission, 1))
+    assert wire.receive(wire.encode(once.call(Nothing()).submission, 1))["identity"] is True
 
 
 async def test_typed_jobs_run_again_where_arq_runs_them_again(redis: ArqRedis, pool: Pool, effects: Any) -> None:

@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from tidepool import App, Command, JobType, Reject, Transaction
+from tidepool import App, Command, JobType, Reject, Transaction, complete
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater
+from tidepool.jobs.outcomes import Applied, Failed, Reason, Rejected, RetryLater, Settled
+from tidepool.ledger.completion import LEDGER
 from tidepool.ledger.ledger import Ledger
 from tidepool.pool.config import PoolConfig
 from tidepool.sqlalchemy import EnginePool, JobSessions
@@ -619,3 +620,33 @@ async def test_a_failing_job_is_failed_in_the_ledger(bench: Bench) -> None:
     bench.declare(commits_then_raises, retry_on=(KeyError,))
     assert [Failed("ValueError: a")] == await bench.settle("a")
     assert {"a": "failed"} == await bench.ledger()
+
+
+@DRIVERS
+async def test_a_function_completes_its_job_in_a_session(bench: Bench, pool: Any) -> None:
+    """What is pending is flushed, and committed with the row; of a second run it is undone, and its errors with it."""
+
+    async def work(_ctx: Any, name: str) -> None: ...
+
+    job_type = bench.app.function(work)
+    ledger = Ledger(pool, bench.app.job_types, worker_id="w", schema="public")
+
+    async def run(*names: str) -> None:
+        job: Job[Any] = a_job(job_type.command(name="a"), "a", function="work")
+        job.is_running = True
+        completion = complete({"tidepool": job, LEDGER: ledger})
+        async with completion as session:
+            assert isinstance(session, AsyncSession)
+            session.add_all([Row(name=name) for name in names])
+            completion.result = names[0]
+        assert Applied(names[0]) == job.settled
+
+    with pytest.raises(Exception, match="effects_name_key"):
+        await run("x", "x")
+    assert [] == await bench.effects()
+    await run("x")
+    for names in (("y",), ("x",)):
+        with pytest.raises(Settled):
+            await run(*names)
+    assert ["x"] == await bench.effects()
+    assert {"a": "applied"} == await bench.ledger()

@@ -424,6 +424,56 @@ MUTATIONS = [
         "if False:",
         "test_an_unknown_reference_is_looked_up_again_at_once",
     ),
+    # ---------------------------------------------------------------- completion of functions' jobs
+    Mutation(
+        "a completed job has no row with its effects",
+        "Completion._end_work",
+        "await self._ledger.write_applied(self._job, self.result, self._connection, self._begun_ns)",
+        "pass",
+        "test_effects_and_row_are_committed_together",
+    ),
+    Mutation(
+        "the ledger is not asked before a function runs",
+        "Attempts._run_plain",
+        "job.settled = await typed.ledger.outcome(job)",
+        "pass",
+        "test_a_job_with_an_outcome_does_not_run",
+    ),
+    Mutation(
+        "the history replaces the row of a completed job",
+        "results.sql:record",
+        "WHERE NOT job_results.atomic",
+        "WHERE true",
+        "test_a_row_that_was_committed_with_its_effect_stays",
+    ),
+    Mutation(
+        "a job that was completed is written into the history, too",
+        "_WorkerProcess.ended",
+        "if job.settled is not None:",
+        "if False:",
+        "test_a_killed_worker",
+    ),
+    Mutation(
+        "a function's handling of errors swallows that its job was completed elsewhere",
+        "Settled",
+        "class Settled(BaseException):",
+        "class Settled(Exception):",
+        "test_of_two_runs_at_a_time_one_has_the_effect",
+    ),
+    Mutation(
+        "an error after the completion runs the job again",
+        "Attempts._ending_of",
+        "if job.settled is not None:",
+        "if False:",
+        "test_an_error_after_completion_changes_nothing",
+    ),
+    Mutation(
+        "a cancellation interrupts the commit of a completion",
+        "Completion._commit",
+        "cancellation = error",
+        "raise",
+        "test_a_cancellation_does_not_interrupt_the_commit",
+    ),
     # ---------------------------------------------------------------- batches
     Mutation(
         "users are inserted as they come",
@@ -1530,11 +1580,11 @@ MUTATIONS = [
         "test_a_relay_that_is_killed_loses_and_doubles_nothing",
     ),
     Mutation(
-        "a job that has ended is copied again",
+        "a job that has ended counts as one without an outcome",
         "outbox.sql:unsettled",
         "r.requeued_at IS NULL) = 0",
         "r.requeued_at IS NULL) >= 0",
-        "test_an_emptied_redis_is_filled_again",
+        "test_a_relay_that_is_killed_loses_and_doubles_nothing",
     ),
     Mutation(
         "an earlier job of the same id settles a row of the outbox",

@@ -71,7 +71,10 @@ async def _job(job_id: str, client: JobClient, connection: Connection | None) ->
     state = await client.status(job_id)
     if state in _IN_QUEUE:
         retrying = await client.retrying(job_id)
-        return {"job_id": job_id, "status": state, **(retrying._asdict() if retrying else {})}
+        (running,) = await client.state.jobs([job_id])
+        lease = {"worker_id": running.worker_id, "lease_ends_at": running.lease_ends_at}
+        shown = {"job_id": job_id, "status": state, **(retrying._asdict() if retrying else {})}
+        return {**shown, **lease} if state == "in_progress" else shown
     rows = await Repositories(connection).results.newest(job_ids=[job_id], limit=1) if connection else []
     if rows:
         return rows[0]

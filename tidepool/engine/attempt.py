@@ -49,8 +49,18 @@ from tidepool.engine.leaving import LeftJobs
 from tidepool.engine.options import ArqContext, TypedJobs
 from tidepool.engine.results import Results
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied, CommonReason, Failed, Outcome, Reject, Rejected, Release, RetryLater
-from tidepool.logs import printable
+from tidepool.jobs.outcomes import (
+    Applied,
+    CommonReason,
+    Failed,
+    Outcome,
+    Reject,
+    Rejected,
+    Release,
+    RetryLater,
+    Settled,
+)
+from tidepool.logs import printable, text_of
 from tidepool.queue.finisher import Done, Ending, Lacks, SetAside
 
 log = structlog.get_logger(__name__)
@@ -108,8 +118,8 @@ class Attempts:
             if job.is_typed:
                 ending = await self._run_typed(job)
             else:
-                ending = self._succeeded(job, await self._run_function(job))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (every end of a job is decided here)
+                ending = await self._run_plain(job)
+        except (Exception, asyncio.CancelledError, Settled) as error:  # noqa: BLE001  (every end of a job is decided here)
             ending = await self._ending_of(job, error)
         if host.on_job_end:
             await self.call_hook("on_job_end", job)
@@ -166,6 +176,7 @@ class Attempts:
             return self._leave(job, refusal, refusal.lacks)
         if isinstance(settled, Release):
             return settled
+        job.settled = None if isinstance(settled, RetryLater) else settled
         lines.failures.warning("%s", refusal.line)
         if isinstance(settled, RetryLater):
             return settled
@@ -191,16 +202,20 @@ class Attempts:
             settled = await self._settle(job, self._typed)
         finally:
             job.is_running = False
-        if isinstance(settled, Failed):
-            return self._failed(job, JobFailed(settled.error))
         if isinstance(settled, RetryLater):
             lines.log_retry(job, settled.delay_s)
-        return settled if isinstance(settled, (RetryLater, Release)) else self._done(job, settled)
+        return settled if isinstance(settled, (RetryLater, Release)) else self._settled(job, settled)
+
+    def _settled(self, job: Job, outcome: Outcome) -> Ending:
+        """Return the ending of a job that has this outcome in the ledger."""
+        if isinstance(outcome, Failed):
+            return self._failed(job, JobFailed(outcome.error))
+        return self._done(job, outcome)
 
     def _done(self, job: Job, outcome: Applied | Rejected) -> Ending:
         """Return the ending of a job with this outcome, with the result that its type's clients expect."""
         job_type = self._typed.types.get(job.function) if self._typed else None
-        if job_type is None or job_type.wraps_results:
+        if job_type is None or (job_type.wraps_results and job_type.handler is not None):
             return self._succeeded(job, outcome.as_result())
         if isinstance(outcome, Applied):
             return self._succeeded(job, outcome.result)
@@ -227,6 +242,29 @@ class Attempts:
             # Without an outcome in the ledger the job must not end, as it would with an exception.
             log.exception("job.unsettled", job_id=job.id, function=job.function)
             return RetryLater(_UNSETTLED_DELAY_S)
+
+    async def _run_plain(self, job: Job) -> Ending:
+        """Run a job of a plain function, and return how the attempt ends.
+
+        If the function is a declared one, the ledger is asked first whether an earlier attempt has completed the job.
+        """
+        typed = self._typed
+        if typed is not None and typed.ledger is not None:
+            job_type = typed.types.get(job.function)
+            job.set_key(is_identity=job_type is not None and job_type.identity)
+            try:
+                job.settled = await typed.ledger.outcome(job)
+            except Exception:
+                log.exception("job.unsettled", job_id=job.id, function=job.function)
+                return Release(_HOOK_DELAY_MS)
+            if job.settled is not None:
+                return self._settled(job, job.settled)
+        try:
+            return self._succeeded(job, await self._run_function(job))
+        except BaseExceptionGroup as group:
+            if group.subgroup(Settled) is None:
+                raise
+            raise Settled from None  # raised in a task group of the function
 
     async def _run_function(self, job: Job) -> object:
         """Call a plain arq function, under its timeout if it has one, and return its result.
@@ -275,18 +313,38 @@ class Attempts:
 
     async def _ending_of(self, job: Job, error: BaseException) -> Ending:
         """Return how an attempt ends if the job's function, or the hook before it, raised *error*."""
+        if job.settled is not None:
+            if not isinstance(error, Settled):
+                log.warning("job.error_after_completion", job_id=job.id, function=job.function, exc_info=error)
+            return self._settled(job, job.settled)
         is_cancelled = isinstance(error, asyncio.CancelledError)
         if is_cancelled and job.is_aborted and self._host.allow_abort_jobs:
             return await self._refuse(job, Refusal.of_abort(job, error))
+        if job.is_completing:  # it may be committed: the next attempt asks the ledger
+            return RetryLater()
         if not self._host.retry_jobs or not isinstance(error, (Retry, RetryJob, asyncio.CancelledError)):
-            return self._failed(job, error)
+            return self._after_error(job, error)
         if isinstance(error, Retry):
             later = RetryLater((error.defer_score or 0) / 1000)
             lines.log_retry(job, later.delay_s)
             return later
         lines.log_cancellation(job)
-        keeps_try = is_cancelled and self._host.tidepool_is_stopping and job.is_typed
+        keeps_try = is_cancelled and self._host.tidepool_is_stopping and not job.has_begun
         return Release() if keeps_try else RetryLater()
+
+    def _after_error(self, job: Job, error: BaseException) -> Ending:
+        """Return how an attempt at a plain function's job ends that has raised *error*.
+
+        The job has failed, unless the function is a declared one, whose jobs are tried again after such an error.
+        """
+        job_type = self._typed.types.get(job.function) if self._typed else None
+        if self._typed is None or job_type is None or not isinstance(error, job_type.retry_on):
+            return self._failed(job, error)
+        if isinstance(error, Reject) or job.attempt >= self._typed.attempts_of(job_type):
+            return self._failed(job, error)
+        log.error("job.retried", job_id=job.id, function=job.function, attempt=job.attempt, exc_info=error)
+        cause = printable(f"{type(error).__name__}: {text_of(error)}", _MAX_REASON_CHARACTERS)
+        return RetryLater(job_type.retry_delay_s(job.attempt), cause)
 
     def unsettled(self, job: Job, error: BaseException, *, delay_ms: int = 0) -> Ending:
         """Return how an attempt ends that *error* broke off, which is a cancellation or not the job's own.

@@ -51,16 +51,26 @@ class Submits(Protocol):
         ...
 
 
+class KeepsOutcomes(Protocol):
+    """Knows which jobs have an outcome, as `Ledger` does."""
+
+    async def outcome(self, job: Job) -> Outcome | None:
+        """Return the outcome that is committed for *job*, or None; waits for as long as PostgreSQL is unavailable."""
+        ...
+
+
 @dataclass(slots=True)
 class TypedJobs:
     """The declared job types *types* that a worker runs, each job up to *max_tries* times.
 
-    Set *batcher*, which jobs are submitted to, before any job is run.
+    Set *batcher*, which jobs are submitted to, before any job is run; and *ledger*, which is asked before the function
+    of a job type without a handler runs.
     """
 
     types: JobTypes
     max_tries: int
     batcher: Submits | None = None
+    ledger: KeepsOutcomes | None = None
 
     def arq_functions(self) -> list[Function]:
         """Return the job types as functions for arq's settings.

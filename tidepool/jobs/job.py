@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeAlias
 from typing_extensions import TypeVar
 
 from tidepool.jobs.arguments import Command
-from tidepool.jobs.outcomes import Failed, Rejected
+from tidepool.jobs.outcomes import Failed, Outcome, Rejected
 
 MAX_ID_CHARACTERS = 200
 """Max characters of an id. That fits into every place that is named above, and into an index of PostgreSQL."""
@@ -114,6 +114,11 @@ class Job(Generic[C_co]):
     """Whether its function is running, so that a client's abort cancels it."""
     has_begun: bool = False
     """Whether it is a job of a plain function that has begun in this attempt."""
+    is_completing: bool = False
+    """Whether its function is in the block of `complete`, or has left it and does not know whether that was committed.
+    """
+    settled: Outcome | None = None
+    """The outcome of a plain function's job that is committed in the ledger, once it is known to this attempt."""
 
     id: str = field(init=False)
     """The job's id in the ledger: *queue_id* if `check_id` accepts it, else an escaped form of it."""

@@ -27,6 +27,8 @@ from tidepool.repeating import RetryPolicy
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
+"""Seconds before attempts 2, 3, … of a job whose function raised an error; the last one is repeated."""
 _NAME = re.compile(r"[^\W\d][\w.:-]{0,99}")
 
 
@@ -81,7 +83,7 @@ class JobType(Generic[P, R]):
 
     With *identity* a job's id is its identity: it has one effect for as long as the ledger keeps its row, however often
     it is enqueued. Without it, ids are used again as in arq: once neither a job nor a result of an id is in Redis, the
-    id is a new job. A plain function's ids are always used again.
+    id is a new job. For a function's jobs *identity* counts if they are completed with `tidepool.complete`.
     """
 
     name: str
@@ -121,6 +123,12 @@ class JobType(Generic[P, R]):
         """Call the function itself, as a test does; *on* is what it works on, such as a transaction."""
         answer: Any = self.function(on, *args, **kwargs)
         return await answer if inspect.isawaitable(answer) else answer
+
+    def retry_delay_s(self, attempt: int) -> float:
+        """Return the seconds from the end of *attempt*, which has raised an error, to the next one."""
+        if self.backoff is not None:
+            return self.backoff.delay_s(attempt)
+        return ERROR_DELAYS_S[min(attempt, len(ERROR_DELAYS_S)) - 1]
 
     async def run(self, ctx: dict[Any, Any], *args: object, **kwargs: object) -> Any:
         """Run a job of a plain function, with arq's ctx. Raises `Reject` if the arguments are not valid."""

@@ -86,6 +86,13 @@ class Reject(Exception):
         return f"{self.rejected.reason}: {self.rejected.detail}"
 
 
+class Settled(BaseException):
+    """Ends the function of a job that another run has completed, so that it does nothing more.
+
+    It is no `Exception`, so a function's `except Exception` does not catch it. The engine does.
+    """
+
+
 class HandlerError(Exception):
     """A job's function raised an error, took too long, or needs something that PostgreSQL lacks; the text says what.
 

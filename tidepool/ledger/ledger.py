@@ -23,14 +23,16 @@ import json
 import random
 import re
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TypeVar
 
 import structlog
 from pydantic_core import to_json
 
+from tidepool.jobs.handlers import TransactionSource
 from tidepool.jobs.job import Job, JobKey
-from tidepool.jobs.job_type import AnyJobType, JobTypes
+from tidepool.jobs.job_type import ERROR_DELAYS_S, AnyJobType, JobTypes
 from tidepool.jobs.outcomes import (
     Applied,
     CommonReason,
@@ -62,19 +64,21 @@ from tidepool.pool.faults import (
 )
 from tidepool.pool.pool import Pool
 from tidepool.queue.wire import MAX_KEPT_BYTES
-from tidepool.repeating import heed_cancel
+from tidepool.repeating import RetryPolicy, heed_cancel
 from tidepool.storage.results import Entry, ResultRepository, storable
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 UNRESOLVED_DELAYS_S = (0.5, 2.5, 4.0, 5.0)
 """Seconds before attempts 2, 3, … of a job whose handler returned `Unresolved`. Their sum is two seconds more than two
 default leases, because the job that it waits for may be held by a worker that dies, and then by another one. The sum is
 not larger because the job has no outcome before that time."""
-ERROR_DELAYS_S = (1.0, 5.0, 15.0, 60.0)
-"""Seconds before attempts 2, 3, … of a job whose handler raised an unexpected error."""
 _OUTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
 """Seconds between attempts to reach PostgreSQL; the last one is repeated until it is back."""
+_OUTAGE = RetryPolicy(first_s=0.05, max_s=0.5)
+"""The same for a call that is not a batch's transaction."""
 _MAX_CONFLICTS = 8
 """Max conflicts of one batch with other transactions; after more, its jobs fail. With random delays of up to 2.5 s, so
 many in a row are no coincidence."""
@@ -126,6 +130,60 @@ class Ledger:
         is_unknown = self._types.get(function) is None  # another worker may have known more of them
         return await self._settle_or_split(function, batch, look_up=was_lost or is_unknown)
 
+    # ---------------------------------------------------------------- functions' jobs
+
+    async def outcome(self, job: Job) -> Outcome | None:
+        """Return the outcome of *job* that is committed in the ledger, or None; see `reach` for how long it waits."""
+
+        async def look_up() -> Outcome | None:
+            async with self._pool.acquire() as connection:
+                with _own_statement(1):
+                    return (await ResultRepository(connection).lookup([job.key])).get(job.key)
+
+        return await self.reach(look_up)
+
+    async def reach(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call *call*, and repeat that while PostgreSQL is unavailable or refuses us, until the task is cancelled.
+
+        Returns the result of *call*, and raises its other errors.
+        """
+
+        def is_temporary(error: Exception) -> bool:
+            return isinstance(error, (Unavailable, Refused))
+
+        def note(error: Exception, _attempt: int) -> None:
+            self._note_outage(error)
+
+        result = await _OUTAGE.retry(call, is_temporary, note)
+        self._note_answer()
+        return result
+
+    def source_of(self, job: Job) -> TransactionSource | None:
+        """Return where the transactions of a job's type come from; None: from the worker's pool."""
+        job_type = self._types.get(job.function)
+        return job_type and job_type.source
+
+    def transaction(self, source: TransactionSource | None) -> AbstractAsyncContextManager[Connection]:
+        """Return a context manager for a transaction of *source*, or of the worker's pool if that is None."""
+        return source.transaction(self._schema) if source else self._pool.transaction()
+
+    async def write_applied(self, job: Job, result: object, connection: Connection, begun_ns: int) -> None:
+        """Write the ledger row of a function's job into the open transaction of *connection*, begun at *begun_ns*.
+
+        Raises `Conflict` if the job has an outcome already.
+        """
+        db_us = (time.perf_counter_ns() - begun_ns) // 1000
+        entry = _entry(job, Applied(result), begun_ns)
+        with _own_statement(1):
+            await self._write(job.function, [entry], ResultRepository(connection), db_us, 0)
+
+    def applied(self, job: Job, result: object) -> None:
+        """Record that a function's job was committed with *result*."""
+        job.settled = Applied(result)
+        self.tally.add([job.settled], job.function)
+
+    # ---------------------------------------------------------------- batches
+
     async def _settle_or_split(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         try:
             return await self._retry_transaction(function, batch, look_up=look_up)
@@ -172,8 +230,7 @@ class Ledger:
         log.error(event, job_id=job.id, function=job.function, attempt=job.attempt, exc_info=cause)
         if is_last:
             return Failed(text)
-        backoff = job_type and job_type.backoff
-        return RetryLater(backoff.delay_s(job.attempt), text) if backoff else _later(ERROR_DELAYS_S, job, text)
+        return RetryLater(job_type.retry_delay_s(job.attempt), text) if job_type else _later(ERROR_DELAYS_S, job, text)
 
     def _conclude(self, job: Job, verdict: Verdict | Failed | Exception) -> _Settled:
         if isinstance(verdict, Exception):
@@ -215,7 +272,7 @@ class Ledger:
                 self._note_answer()
                 return outcomes
 
-    def _note_outage(self, fault: Unavailable | Refused) -> None:
+    def _note_outage(self, fault: Exception) -> None:
         if not self.database_is_away:
             log.warning("database.unavailable", error=str(fault))
         self.database_is_away = True
@@ -229,11 +286,10 @@ class Ledger:
     async def _run_transaction(self, function: str, batch: Sequence[Job], *, look_up: bool) -> list[_Settled]:
         counted_name = self.tally.name_of(function)
         job_type = self._types.get(function)
-        source = job_type and job_type.source
         fresh: list[Job] = []
         committing = False
         try:
-            async with source.transaction(self._schema) if source else self._pool.transaction() as connection:
+            async with self.transaction(job_type and job_type.source) as connection:
                 begun_ns = time.perf_counter_ns()
                 results = ResultRepository(connection)
                 stored = await self._stored(function, batch, results) if look_up else {}

@@ -1,7 +1,9 @@
 """Reads the state of a job queue in Redis: how many jobs wait, and the status and the results of jobs."""
 
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, cast
 
 from arq.jobs import Job
 from redis.asyncio.client import Pipeline
@@ -11,7 +13,7 @@ from tidepool.queue import scripts, wire
 from tidepool.queue.connection import RedisClient
 from tidepool.queue.faults import REDIS_ERRORS, RedisFault
 from tidepool.queue.scripts import MOST_BYTES_AT_ONCE
-from tidepool.queue.wire import QueueKeys
+from tidepool.queue.wire import LATEST_MS, QueueKeys, now_ms
 
 _POLL_S = 0.02
 """Seconds between two polls for one result."""
@@ -19,6 +21,10 @@ _MOST_OWNERS = 1000
 """Max owners that one call reads: other programs may have added millions."""
 _OWNERS_AT_ONCE = 16
 """Owners that are read in one round trip; few, because other programs may have written names of megabytes."""
+_JOBS_AT_ONCE = 100
+"""Jobs that are read in one round trip, each by six commands."""
+_MOST_DIGITS, _MOST_ERROR = 6, 500
+"""Max digits of a count of attempts, and max bytes of an error, that are read."""
 _MAX_NAME_BYTES, _MAX_NAMES_BYTES = 1000, 8_388_608
 """Max bytes of one owner's name, and of all names that one call reads. Longer ones were written by other programs."""
 
@@ -41,6 +47,31 @@ class HeldJobs(NamedTuple):
     """The number of these jobs."""
     job_ids: list[str]
     """The ids of the first of them."""
+
+
+class JobState(NamedTuple):
+    """Where a job stands; see `JobClient.job_states`. Times are in UTC."""
+
+    job_id: str
+    state: Literal["queued", "running", "retrying", "applied", "rejected", "failed", "finished", "unknown"]
+    attempts: int | None = None
+    """Number of attempts: of an ended job, all of them; of a job in the queue, those that have failed."""
+    due_at: datetime | None = None
+    """When a queued or retrying job may run."""
+    worker_id: str | None = None
+    """The process that runs the job; None if that is one of stock arq."""
+    lease_ends_at: datetime | None = None
+    """When other workers may take the running job, unless its worker, which is alive then, has renewed the lease."""
+    ended_at: datetime | None = None
+    reason: str | None = None
+    """Why the job was rejected."""
+    error: str | None = None
+    """The error of a job that has failed, or of the last failed attempt."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the job has yet to end: it is queued, running or retrying."""
+        return self.state in ("queued", "running", "retrying")
 
 
 class QueueState:
@@ -82,6 +113,17 @@ class QueueState:
         numbers: list[int] = found[::2]
         results: list[bytes] = found[1::2]
         return [(job_ids[number - 1], result) for number, result in zip(numbers, results, strict=True)]
+
+    async def jobs(self, job_ids: Sequence[str]) -> list[JobState]:
+        """Return where each of the jobs *job_ids* stands in Redis: in the queue, or finished, or unknown.
+
+        A job that is not in the queue counts as finished if it has a result. Takes two round trips for each hundred
+        jobs. Raises Redis's errors.
+        """
+        found: list[JobState] = []
+        for first in range(0, len(job_ids), _JOBS_AT_ONCE):
+            found += await self._jobs(job_ids[first : first + _JOBS_AT_ONCE])
+        return found
 
     async def queued(self, limit: int) -> list[Submission]:
         """Return the first *limit* jobs of the queue, those due first, whether they wait or run.
@@ -139,6 +181,26 @@ class QueueState:
             await self._redis.zadd(self._keys.owners, dict.fromkeys(dead, 0), xx=True)
         return len(dead)
 
+    async def _jobs(self, job_ids: Sequence[str]) -> list[JobState]:
+        reading = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            reading.getrange(wire.IN_PROGRESS + job_id, 0, _MAX_NAME_BYTES)
+            reading.pttl(wire.IN_PROGRESS + job_id)
+            reading.getrange(wire.RETRY + job_id, 0, _MOST_DIGITS)
+            reading.getrange(wire.CAUSE + job_id, 0, _MOST_ERROR)
+            reading.zscore(self._keys.queue, job_id)
+            reading.exists(wire.RESULT + job_id)
+        replies = iter(await _skip_wrong_types(reading))
+        jobs = [(job_id, *values) for job_id, *values in zip(job_ids, *[replies] * 6, strict=True)]
+        leases = await self._leases({holder for _, holder, *_ in jobs if holder})
+        return [_state_of(job_id, leases, *values) for job_id, *values in jobs]
+
+    async def _leases(self, owners: set[bytes]) -> dict[bytes, float]:
+        """Return when the leases of those of *owners* end that have one, in Unix milliseconds."""
+        names = [*owners]
+        ends = await self._redis.zmscore(self._keys.owners, names) if names else []  # type: ignore[arg-type]
+        return {name: end for name, end in zip(names, ends, strict=True) if end is not None}
+
     def _job(self, job_id: str) -> Job:
         return Job(job_id, self._redis, self._redis.default_queue_name, wire.deserialize)
 
@@ -168,6 +230,43 @@ class QueueState:
             if len(page or ()) < _OWNERS_AT_ONCE or size_bytes > _MAX_NAMES_BYTES:
                 break
         return found
+
+
+def _state_of(
+    job_id: str,
+    leases: dict[bytes, float],
+    holder: bytes | None,
+    mark_ms: int,
+    tries: bytes | None,
+    cause: bytes | None,
+    due_ms: float | None,
+    has_result: int | None,
+) -> JobState:
+    """Return where a job stands by the values of its keys; *leases* has the ends of its holder's lease."""
+    if due_ms is None:
+        return JobState(job_id, "finished" if has_result else "unknown")
+    attempts = int(tries) if tries and tries.isdigit() and len(tries) <= _MOST_DIGITS else 0
+    error = cause.decode("utf-8", "replace") if cause else None
+    if not holder:
+        state = "retrying" if attempts else "queued"
+        return JobState(job_id, state, attempts, due_at=_time_of(due_ms), error=error)
+    if holder not in leases:  # of stock arq, whose marks have an end and no name
+        ends = None if mark_ms < 0 else _time_of(now_ms() + mark_ms)
+        return JobState(job_id, "running", attempts, lease_ends_at=ends, error=error)
+    owner = QueueKeys.decode_id(holder)
+    return JobState(
+        job_id,
+        "running",
+        attempts,
+        worker_id=owner.rpartition(".")[0] or owner,
+        lease_ends_at=_time_of(leases[holder]),
+        error=error,
+    )
+
+
+def _time_of(ms: float) -> datetime:
+    """Return a time in Unix ms, limited to the range of dates: other programs can write any."""
+    return datetime.fromtimestamp(min(max(0.0, ms), LATEST_MS) / 1000, UTC)
 
 
 async def _skip_wrong_types(reading: Pipeline) -> list[Any]:

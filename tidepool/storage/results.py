@@ -166,6 +166,10 @@ class ResultRepository:
         """Return the last id, in order, of those that jobs of *function* have and that begin with *prefix*, or None."""
         return await self._connection.fetchval(self._sql["last_id"], prefix, function)
 
+    async def states(self, job_ids: Sequence[str]) -> dict[str, Row]:
+        """Return by id where jobs stand, as far as the database knows: rows of its function `job_states`."""
+        return {row["job_id"]: row for row in await self._connection.fetch(self._sql["states"], job_ids)}
+
     async def newest(self, *, limit: int = 20, **selection: Unpack[Selection]) -> list[dict[str, object]]:
         """Return up to *limit* rows of the ledger that match the filters *selection*, the job that ended last first."""
         found = await self._connection.fetch(self._sql["newest"], *_conditions(selection), limit)

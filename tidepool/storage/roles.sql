@@ -39,6 +39,7 @@ GRANT EXECUTE ON FUNCTION {schema}.histogram_bounds_ms(), {schema}.histogram_plu
     {schema}.histogram_since(bigint[], bigint[]), {schema}.histogram_sum(bigint[]),
     {schema}.histogram_quantile_ms(bigint[], double precision), {schema}.live_processes(timestamptz) TO {work}, {read};
 GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, jsonb, text, text, timestamptz, boolean) TO {work};
+GRANT EXECUTE ON FUNCTION {schema}.job_states(text[]) TO {work}, {read};
 
 REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;                     -- as it is by default since version 15
 GRANT USAGE ON SCHEMA {schema} TO {work}, {read};
@@ -56,6 +57,7 @@ GRANT SELECT, UPDATE ON {schema}.turns TO {work};
 GRANT SELECT
     ON {schema}.job_results, {schema}.pool_snapshots, {schema}.pool_processes, {schema}.pool_events,
        {schema}.db_snapshots TO {read};
+GRANT SELECT (job_id, enqueued_ms) ON {schema}.job_outbox TO {read};
 -- The front's is the first.
 GRANT SELECT ON {schema}.pool_health, {schema}.fleet_health, {schema}.job_latency TO {work}, {read};
 

@@ -57,3 +57,30 @@ BEGIN
     RETURN id;
 END
 $$;
+
+-- Where jobs stand, as far as the database knows: state is 'applied', 'rejected' or 'failed' for a job with an outcome,
+-- 'enqueued' for one in the outbox or one that was requeued, and 'unknown' for others. Redis alone knows whether an
+-- enqueued job waits or runs, and knows of jobs that were not enqueued in a transaction. Of an id that was used several
+-- times, this is the job that was enqueued last. The outbox, which has jobs without an outcome only, is read once.
+CREATE FUNCTION {schema}.job_states(job_ids text[]) RETURNS TABLE (
+    job_id text, state text, since timestamptz, attempts integer, reason text, error text
+) LANGUAGE sql STABLE AS $$
+    WITH waiting AS (
+        SELECT o.job_id, max(o.enqueued_ms) AS enqueued_ms FROM {schema}.job_outbox AS o
+        WHERE (o.job_id IN (SELECT unnest($1))) IS TRUE                  -- hashed, and never turned into a join
+          AND (SELECT count(*) FROM {schema}.job_results AS r
+               WHERE r.job_id = o.job_id AND r.key_ms IN (-1, o.enqueued_ms) AND r.requeued_at IS NULL) = 0
+        GROUP BY o.job_id
+    )
+    SELECT asked.job_id,
+           CASE WHEN w.job_id IS NULL AND r.requeued_at IS NULL THEN coalesce(r.status, 'unknown') ELSE 'enqueued' END,
+           coalesce(timestamptz 'epoch' + w.enqueued_ms * interval '1 ms', r.requeued_at, r.finished_at),
+           CASE WHEN w.job_id IS NULL AND r.requeued_at IS NULL THEN r.attempts END,
+           CASE WHEN w.job_id IS NULL AND r.requeued_at IS NULL THEN r.reason END,
+           CASE WHEN w.job_id IS NULL AND r.requeued_at IS NULL THEN r.error END
+    FROM (SELECT DISTINCT unnest($1) AS job_id) AS asked
+    LEFT JOIN waiting AS w ON w.job_id = asked.job_id
+    LEFT JOIN LATERAL (
+        SELECT * FROM {schema}.job_results WHERE job_results.job_id = asked.job_id ORDER BY key_ms DESC LIMIT 1
+    ) AS r ON true
+$$;

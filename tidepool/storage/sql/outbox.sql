@@ -57,7 +57,7 @@ DELETE FROM {schema}.job_outbox WHERE queue_name = $1 AND id = ANY ($2::bigint[]
 -- query look each job up in the ledger's index: a plan made while the ledger was empty would read all of it.
 -- $1 queue_name text, $2 after_id bigint, $3 limit bigint
 WITH page AS MATERIALIZED (
-    SELECT o.ctid AS place, o.id, o.job_id, o.function,
+    SELECT o.id, o.job_id, o.function,
            extract(epoch FROM clock_timestamp() - o.relayed_at)::double precision AS relayed_s,
            (SELECT count(*) FROM {schema}.job_results AS r
             WHERE r.job_id = o.job_id AND r.key_ms IN (-1, o.enqueued_ms) AND r.requeued_at IS NULL) > 0
@@ -65,6 +65,7 @@ WITH page AS MATERIALIZED (
     FROM {schema}.job_outbox AS o
     WHERE o.queue_name = $1 AND o.id > $2 ORDER BY o.id LIMIT $3
 ), gone AS (
-    DELETE FROM {schema}.job_outbox WHERE ctid = ANY (ARRAY(SELECT place FROM page WHERE is_settled))
+    DELETE FROM {schema}.job_outbox
+    WHERE queue_name = $1 AND id = ANY (ARRAY(SELECT id FROM page WHERE is_settled))
 )
 SELECT id, job_id, function, relayed_s, is_settled FROM page ORDER BY id

@@ -86,6 +86,11 @@ WHERE found.requeued_at IS NULL
 -- $1 prefix text, $2 function text
 SELECT job_id FROM {schema}.job_results WHERE job_id ^@ $1 AND function = $2 ORDER BY job_id COLLATE "C" DESC LIMIT 1
 
+-- name: states
+-- Where jobs stand: the rows of the function job_states.
+-- $1 job_id text[]
+SELECT job_id, state, since, attempts, reason, error FROM {schema}.job_states($1::text[])
+
 -- name: newest
 -- The newest rows first. A null parameter means no condition.
 -- $1 job_id text[], $2 status text, $3 function text, $4 since timestamptz, $5 limit bigint
