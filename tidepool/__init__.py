@@ -17,6 +17,7 @@ Around it:
 
 - `adopting` gives an existing arq application's settings to the engine
 - `app`, `lifecycle`   what an application declares, and a worker process from its start to its end
+- `scheduler`  enqueues the jobs of cron expressions, in each worker
 - `settings`, `urls`, `libpq`, `servers`, `protocols`   the configuration, and which servers it means
 - `fleet`    the worker processes as a group: identity, and connections for each
 - `health`, `advice`   what a process records and answers; what the records say about the pool

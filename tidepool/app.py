@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
 from importlib import import_module
 from types import TracebackType
 from typing import (
@@ -24,6 +25,7 @@ from typing import (
 from tidepool.client import MOST_AT_ONCE, JobClient, open_client
 from tidepool.jobs import handlers
 from tidepool.jobs.arguments import Command, Signature
+from tidepool.jobs.cron import Cron, zone_of
 from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import AnyJobType, Call, JobType, JobTypes, Receipt
 from tidepool.jobs.outcomes import Reason, Reject, Rejected, Unresolved
@@ -91,6 +93,7 @@ class App:
         self.settings = settings
         self.migrations = migrations or Migrations()
         self.job_types = JobTypes()
+        self.crons: list[Cron] = []
         self._wraps_results = wraps_results
         self._sessions = sessions
         self._client: JobClient | None = None
@@ -218,6 +221,39 @@ class App:
         job_type = JobType[Any, Any](function=function, wraps_results=self._wraps_results, sender=self, **declared)
         self.job_types.add(job_type)
         return job_type
+
+    def cron(
+        self, expression: str, /, *, timezone: str = "UTC", catch_up: bool = False
+    ) -> Callable[[JobType[P, R]], JobType[P, R]]:
+        """Declare that the workers enqueue a job of this type at each tick of a cron *expression*.
+
+            @app.cron("*/5 * * * *")
+            @app.job
+            async def close_carts(tx: Transaction) -> None: ...
+
+        The expression has five fields (minute, hour, day of month, month, day of week), or six with seconds before
+        them; *timezone* is a name such as `Europe/Berlin`. All workers enqueue a tick, as one job: its id has the time.
+        With `@app.job` the tick has one effect; a function without a transaction may run again, as always. A tick is
+        skipped if it was missed for more than a minute because no worker ran, or Redis was away; with *catch_up* all
+        ticks since the last one in the ledger are made up for.
+
+        When clocks change, five fields behave as in Debian's cron: a job at a fixed hour that is left out runs right
+        after the change, and one in an hour that is repeated runs once; if the minute or the hour begins with `*`, the
+        job runs by elapsed time. With six fields, times that are left out have no tick, and repeated ones have two.
+
+        Raises `ValueError` for an expression or time zone that is not valid, and `TypeError` if the job type needs
+        arguments.
+        """
+
+        def declare(job_type: JobType[P, R]) -> JobType[P, R]:
+            if job_type.signature is None:
+                raise TypeError(f"{job_type.name}: a batch's job needs an argument, so it has no cron expression")
+            cron = Cron(job_type, expression, zone_of(timezone), catch_up)
+            cron.submission_at(datetime.now(UTC))  # raises Python's own TypeError for a missing argument
+            self.crons.append(cron)
+            return job_type
+
+        return declare
 
     # ---------------------------------------------------------------- enqueuing
 

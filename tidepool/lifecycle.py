@@ -33,6 +33,7 @@ from tidepool.health.metrics import Metrics
 from tidepool.health.pruner import Pruner
 from tidepool.health.recorder import Recorder
 from tidepool.health.serving import HealthPort
+from tidepool.jobs.cron import Cron
 from tidepool.jobs.job import Job
 from tidepool.jobs.job_type import JobTypes
 from tidepool.ledger.batcher import Batcher
@@ -51,6 +52,7 @@ from tidepool.queue.relaying import RelayQueue
 from tidepool.queue.renewal import LONGEST_BLOCK_S
 from tidepool.queue.state import QueueState
 from tidepool.queue.wire import QueueKeys, now_ms
+from tidepool.scheduler import Scheduler
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
 from tidepool.urls import PostgresUrl, without_password
@@ -66,6 +68,7 @@ class Application(Protocol):
 
     settings: type[Settings]
     job_types: JobTypes
+    crons: list[Cron]
     migrations: Migrations
 
     def use(self, client: JobClient, settings: Settings) -> AbstractContextManager[None]:
@@ -83,15 +86,15 @@ def worker_settings(app: Application) -> type:
     if process.is_arq_command():
         process.tune_for_throughput()
         sys.excepthook = _explain
-    return settings_of_worker(app, settings, log_level=settings.log_level)
+    return settings_of_worker(app, settings, in_test=False)
 
 
-def settings_of_worker(app: Application, settings: Settings, *, log_level: str | None) -> type:
+def settings_of_worker(app: Application, settings: Settings, *, in_test: bool) -> type:
     """Return the class of arq's settings for one worker of *app*, and leave the process as it is until it starts.
 
-    The worker sets up logging for lines of *log_level* and above; None: the process has its own.
+    With *in_test* the worker leaves logging as the process has it, and enqueues no cron jobs.
     """
-    this = _WorkerProcess(settings, app, log_level)
+    this = _WorkerProcess(settings, app, in_test=in_test)
 
     class WorkerSettings:
         """The options of arq's worker. arq reads attributes of this class only, and none of base classes."""
@@ -127,9 +130,9 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 class _WorkerProcess:
     """Opens and closes everything that a worker process needs; arq calls `startup` and `shutdown`."""
 
-    def __init__(self, settings: Settings, app: Application, log_level: str | None) -> None:
+    def __init__(self, settings: Settings, app: Application, *, in_test: bool) -> None:
         self._settings = settings
-        self._log_level = log_level
+        self._in_test = in_test
         self._app = app
         self._job_types = app.job_types
         self._migrations = app.migrations
@@ -164,8 +167,8 @@ class _WorkerProcess:
 
     async def _connect(self) -> RedisClient:
         """Start or join the embedded servers if they are used, wait for Redis, and return its client."""
-        if self._log_level is not None:
-            logs.configure(self._log_level)
+        if not self._in_test:
+            logs.configure(self._settings.log_level)
         try:
             await asyncio.to_thread(self._servers.enter_context, servers.running(self._settings))
         except EmbeddedServersError as error:
@@ -183,7 +186,8 @@ class _WorkerProcess:
         """Open the pool and everything else that jobs need, and start the background work. arq's startup hook."""
         _require_known(self._settings.pool_shares, self._job_types)
         await self._open_health_port(ctx["redis"])
-        self._open.enter_context(self._app.use(JobClient(ctx["redis"]), self._settings))
+        client = JobClient(ctx["redis"])
+        self._open.enter_context(self._app.use(client, self._settings))
         worker_id = self._identity.worker_id
         if PostgresUrl.parse(self._urls.database).wants_channel_binding:
             log.warning("postgresql.no_channel_binding", reason="the driver has none: use sslmode=verify-full")
@@ -210,6 +214,8 @@ class _WorkerProcess:
         self.typed.batcher, self.typed.ledger = batcher, ledger
         ctx[LEDGER] = ledger
         self._relay_outbox(ctx["redis"], side)
+        if self._app.crons and not self._in_test:
+            self._run_aside(Scheduler(self._app.crons, client, side).run, "cron")
         if any(job_type.handler is None for job_type in self._job_types):
             self._begin_history(config, worker_id)
         self._watch(pool, ledger, batcher, side, budget, ctx["redis"])

@@ -13,6 +13,7 @@ from arq.connections import ArqRedis
 from arq.jobs import Job
 from arq.worker import Retry
 from commands import Service
+from documents import blocks
 from engines import own_client, stop
 from leasing import lapse
 from waiting import until
@@ -425,6 +426,29 @@ async def test_a_rejection_and_a_time_limit(app: App, start: Start, redis: ArqRe
     assert ["reject", "slow", "slow"] == tries
 
 
+async def test_a_job_that_is_enqueued_in_the_block_leaves_with_it(
+    app: App, start: Start, redis: ArqRedis, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If and only if the block is committed, so chains of jobs are exactly-once."""
+    monkeypatch.setenv("DB_SCHEMA", "public")
+
+    @app.function
+    async def follow(ctx: Ctx, number: int) -> None: ...
+
+    @app.function(backoff=AT_ONCE)
+    async def job(ctx: Ctx) -> None:
+        async with complete(ctx) as transaction:
+            await follow.on(transaction).enqueue(ctx["job_try"])
+            if ctx["job_try"] == 1:
+                raise ValueError("once")
+
+    begun = await enqueued(redis, job)
+    start()
+    await begun.result(timeout=10)
+    assert 1 == await connection.fetchval("SELECT count(*) FROM job_outbox")
+    assert ("applied", "null", 2, True) == await row(connection)
+
+
 LATE = """
 import os, signal
 from tidepool import App, complete
@@ -432,7 +456,7 @@ from tidepool import App, complete
 app = App()
 
 
-@app.function(identity=True)
+@app.function(identity=True, attempts=int(os.environ.get("ATTEMPTS", 3)))
 async def job(ctx: dict, moment: str) -> str:
     await ctx["redis"].rpush("runs", ctx["job_try"])
     dies = ctx["job_try"] == 1
@@ -493,6 +517,39 @@ async def test_a_killed_worker(  # noqa: PLR0913, PLR0917  (a row of the table)
     assert made == await effects(connection)
     assert ledger == await row(connection)
     assert result == await begun.result(timeout=10)
+
+
+async def test_a_job_of_one_attempt_is_applied_if_that_was_completed(
+    service: Service, redis: ArqRedis, connection: Any, tmp_path: Path
+) -> None:
+    """It has no attempt left when another worker finds it."""
+    (tmp_path / "late.py").write_text(LATE)
+    await connection.execute("CREATE TABLE effects (job text, run integer)")
+    begun = await redis.enqueue_job("job", moment="after", _job_id="a")
+    assert begun is not None
+    service.environment |= {"PYTHONPATH": str(tmp_path), "DB_SCHEMA": "public", "LEASE": "1", "ATTEMPTS": "1"}
+    for status in (-signal.SIGKILL, 0):
+        worker = await asyncio.to_thread(service.run, "arq", "late.WorkerSettings", "--burst")
+        assert status == worker.status, worker.stderr
+    assert "stored" == await begun.result(timeout=10)
+    assert ("applied", '"stored"', 1, True) == await row(connection)
+
+
+async def test_what_the_documentation_shows_is_exactly_once(
+    service: Service, redis: ArqRedis, connection: Any, tmp_path: Path
+) -> None:
+    """With a worker of its own: the photo has its tags, and the client the number of them."""
+    (block,) = [block.text for block in blocks("docs/exactly-once.md") if "def tag_photo" in block.text]
+    (tmp_path / "photos.py").write_text(f"{block}\n\nWorkerSettings = app.worker_settings()\n", "utf-8")
+    await connection.execute("CREATE TABLE photos (id bigint, tags text[]); INSERT INTO photos VALUES (7)")
+    begun = await redis.enqueue_job("tag_photo", photo_id=7, _job_id="a")
+    assert begun is not None
+    service.environment |= {"PYTHONPATH": str(tmp_path), "DB_SCHEMA": "public"}
+    worker = await asyncio.to_thread(service.run, "arq", "photos.WorkerSettings", "--burst")
+    assert 0 == worker.status, worker.stderr
+    assert 2 == await begun.result(timeout=10)
+    assert ["harbour", "dawn"] == await connection.fetchval("SELECT tags FROM photos")
+    assert ("applied", "2", 1, True) == await row(connection)
 
 
 async def test_a_completion_waits_for_postgresql(

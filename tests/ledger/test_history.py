@@ -16,7 +16,7 @@ from factories import a_job, a_user
 from virtual_time import Clock, run_virtually
 
 from tidepool.jobs.job import Job
-from tidepool.jobs.outcomes import Applied
+from tidepool.jobs.outcomes import Applied, Failed
 from tidepool.ledger import history
 from tidepool.ledger.history import History
 from tidepool.ledger.ledger import Ledger
@@ -24,6 +24,7 @@ from tidepool.pool.config import PoolConfig
 from tidepool.pool.faults import DatabaseFault
 from tidepool.pool.pool import Pool
 from tidepool.pool.side_connection import SideConnection
+from tidepool.storage.repositories import Repositories
 from tidepool.urls import PostgresUrl
 from worker.jobs import JOBS
 
@@ -96,6 +97,21 @@ async def test_a_row_that_was_committed_with_its_effect_stays(
     assert isinstance(outcome, Applied)
     assert {("create_user", "applied", None, None, 1, True)} == set((await rows(connection)).values())
     assert 2 == await connection.fetchval("SELECT count(*) FROM users")
+
+
+async def test_a_requeued_job_has_the_outcome_of_its_last_run(
+    pool: Pool, side: SideConnection, connection: Any
+) -> None:
+    """Its first one was given up before it ran, which is an outcome of the ledger."""
+    given_up = a_job(a_user("ada"), "a", reused_ms=1000)
+    given_up.decided = Failed("max 3 retries exceeded")
+    await Ledger(pool, JOBS, worker_id="w").settle("create_user", [given_up])
+    assert 1 == len(await Repositories(connection).results.mark_requeued(after_id="", limit=9))
+    recorded = History(side, worker_id="w")
+    recorded.add(ended("a"))
+    await recorded.write()
+    assert {"a": ("f", "applied", None, None, 1, False)} == await rows(connection)
+    assert None is await connection.fetchval("SELECT requeued_at FROM job_results")
 
 
 async def test_what_postgresql_cannot_store_is_dropped_alone(side: SideConnection, connection: Any) -> None:

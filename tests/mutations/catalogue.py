@@ -1083,7 +1083,7 @@ MUTATIONS = [
     ),
     Mutation(
         "any score is reckoned with",
-        "_due_ms",
+        "leases:_due_ms",
         "int(min(max(0.0, float(score)), LATEST_MS))",
         "int(float(score))",
         "test_poison_has_its_outcome_and_harms_nobody[P4 score -inf]",
@@ -1580,11 +1580,11 @@ MUTATIONS = [
         "test_a_relay_that_is_killed_loses_and_doubles_nothing",
     ),
     Mutation(
-        "a job that has ended is copied again",
+        "a job that has ended counts as one without an outcome",
         "outbox.sql:unsettled",
         "r.requeued_at IS NULL) = 0",
         "r.requeued_at IS NULL) >= 0",
-        "test_an_emptied_redis_is_filled_again",
+        "test_a_relay_that_is_killed_loses_and_doubles_nothing",
     ),
     Mutation(
         "an earlier job of the same id settles a row of the outbox",

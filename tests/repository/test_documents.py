@@ -27,6 +27,7 @@ NO_ADVICE = "worker advise"
 SERVE = re.compile(r"\b(?:producer|tidepool .*) serve\b")
 """Ends by Ctrl-C here, with the status that the README documents for it. `arq` ends with 0."""
 GUIDE = "docs/moving-from-arq.md"
+TUTORIAL = "docs/tutorial.md"
 ADOPTED = re.compile(r"\btidepool --app \S+ ([^`|;)&>]*)")
 """A command on an adopted application. `python -m worker` has the same commands."""
 PROGRAM = re.compile(r"python -m (worker|producer|lab)\b([^`|;)&>]*)")
@@ -79,7 +80,7 @@ def test_the_readme_works_as_it_is_pasted(reader: Reader) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", GUIDE)])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", GUIDE, TUTORIAL)])
 def test_a_page_works_as_it_is_pasted(reader: Reader, page: str) -> None:
     """Beside a worker and a front, as the README's reader has them."""
     if not any(block.language in RUN and not block.why for block in blocks(page)):
@@ -103,6 +104,17 @@ async def test_the_guide_for_arq_applications_works_as_it_is_pasted(redis_url: s
     await connection.close()
     jobs = {("send_mail", "applied", 1, False), ("send_mail", "applied", 2, False), ("charge", "failed", 1, False)}
     assert jobs == {tuple(row) for row in rows if not row["function"].startswith("cron:")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_tutorial_works_as_it_is_pasted(reader: Reader) -> None:
+    """On servers of the reader's own. Its output is what the page shows, and all tests of the application pass."""
+    printed = follow(reader, TUTORIAL)
+    (shown,) = (block.text for block in blocks(TUTORIAL) if block.text.startswith("paid"))
+    assert shown in printed
+    assert "2 passed" in printed
+    assert "3 passed" in printed
 
 
 @pytest.mark.parametrize("page", PAGES)

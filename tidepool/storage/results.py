@@ -162,6 +162,10 @@ class ResultRepository:
         found = await self._connection.fetch(self._sql["finished"], job_ids)
         return [Finished(*(row[i] for i in range(5))) for row in found]
 
+    async def last_id(self, prefix: str, function: str) -> str | None:
+        """Return the last id, in order, of those that jobs of *function* have and that begin with *prefix*, or None."""
+        return await self._connection.fetchval(self._sql["last_id"], prefix, function)
+
     async def states(self, job_ids: Sequence[str]) -> dict[str, Row]:
         """Return by id where jobs stand, as far as the database knows: rows of its function `job_states`."""
         return {row["job_id"]: row for row in await self._connection.fetch(self._sql["states"], job_ids)}

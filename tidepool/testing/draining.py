@@ -59,9 +59,9 @@ async def drain(app: App, *, timeout_s: float = 30.0) -> list[DrainedJob]:
     """Run a worker of *app* until its queue is empty, and return the jobs that have ended, in that order.
 
     The attempts are real ones, on the servers that the settings name. Delays are skipped: a job that is deferred, or is
-    to be tried again later, runs at once. Jobs that the jobs enqueue are run as well. Raises `TimeoutError` after
-    *timeout_s* seconds, with the functions of the jobs that are left, and `SettingsError` if the environment is not
-    valid.
+    to be tried again later, runs at once. Jobs that the jobs enqueue are run as well; cron jobs are not enqueued.
+    Raises `TimeoutError` after *timeout_s* seconds, with the functions of the jobs that are left, and `SettingsError`
+    if the environment is not valid.
     """
     settings = app.settings.load()
     with servers.running(settings) as urls:
@@ -86,7 +86,7 @@ async def queued(app: App) -> list[Submission]:
 
 async def _run(app: App, settings: Settings, outbox: OutboxRepository, timeout_s: float) -> str:
     """Run a worker until the queue is empty; return the worker's id in the ledger."""
-    options: dict[str, Any] = dict(vars(settings_of_worker(app, settings, log_level=None)))
+    options: dict[str, Any] = dict(vars(settings_of_worker(app, settings, in_test=True)))
     given = {name: value for name, value in options.items() if not name.startswith("_")}
     async with AsyncExitStack() as closing:
         worker = _ImpatientWorker(outbox, burst=True, handle_signals=False, **given)

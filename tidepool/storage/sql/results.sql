@@ -49,8 +49,8 @@ WHERE job_results.requeued_at IS NOT NULL OR NOT job_results.atomic
 
 -- name: record
 -- Store outcomes of plain functions, after the fact. Of several runs of one job, those of one id and enqueue time, the
--- last one stays; a row that was committed with its job's effect is never replaced. Sorted by key, which prevents
--- deadlocks between batches.
+-- last one stays; a row that was committed with its job's effect is never replaced, unless it was requeued. Sorted by
+-- key, which prevents deadlocks between batches.
 -- $1 rows: job_id, function, status, reason, error, attempts, enqueued_at ms, started_at ms, finished_at ms, queue_us
 -- $2 worker_id text
 INSERT INTO {schema}.job_results (job_id, key_ms, function, status, result, reason, error, attempts, worker_id,
@@ -67,8 +67,8 @@ ON CONFLICT (job_id, key_ms) DO UPDATE
 SET function = excluded.function, status = excluded.status, result = excluded.result, reason = excluded.reason,
     error = excluded.error, attempts = excluded.attempts, worker_id = excluded.worker_id,
     enqueued_at = excluded.enqueued_at, started_at = excluded.started_at, finished_at = excluded.finished_at,
-    queue_us = excluded.queue_us
-WHERE NOT job_results.atomic
+    queue_us = excluded.queue_us, requeued_at = NULL, atomic = false
+WHERE NOT job_results.atomic OR job_results.requeued_at IS NOT NULL
 
 -- name: finished
 -- Those of these jobs that have an outcome, with the columns that a run's report counts: of each id the job that was
@@ -80,6 +80,11 @@ CROSS JOIN LATERAL (
     SELECT * FROM {schema}.job_results WHERE job_id = asked.job_id ORDER BY key_ms DESC LIMIT 1
 ) AS found
 WHERE found.requeued_at IS NULL
+
+-- name: last_id
+-- The last id, in order, of the jobs of a function whose ids begin with a text.
+-- $1 prefix text, $2 function text
+SELECT job_id FROM {schema}.job_results WHERE job_id ^@ $1 AND function = $2 ORDER BY job_id COLLATE "C" DESC LIMIT 1
 
 -- name: states
 -- Where jobs stand: the rows of the function job_states.
