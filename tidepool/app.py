@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import (
     Concatenate,
     LiteralString,
     ParamSpec,
+    Protocol,
     Self,
     TypeAlias,
     TypedDict,
@@ -35,6 +37,7 @@ from tidepool.ledger import outbox
 from tidepool.repeating import RetryPolicy
 from tidepool.settings import Settings
 from tidepool.storage.migrator import Migrations
+from tidepool.storage.outbox import OutboxJob
 
 if TYPE_CHECKING:
     from tidepool.sqlalchemy import SessionSource
@@ -62,6 +65,16 @@ class Declaration(TypedDict, total=False):
 class _OutboxPlace(TypedDict):
     schema: str
     queue_name: str
+
+
+class _Declares(Protocol):
+    """Declares a function, which may be one without asyncio, as a job."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> JobType[P, R]: ...
 
 
 class App:
@@ -103,12 +116,13 @@ class App:
     # ---------------------------------------------------------------- declaring
 
     @overload
-    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R] | R], /) -> JobType[P, R]: ...
+    def job(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> JobType[P, R]: ...
 
     @overload
-    def job(
-        self, /, *, share: int = 1, **options: Unpack[Declaration]
-    ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R] | R]], JobType[P, R]]: ...
+    def job(self, function: Callable[Concatenate[Any, P], R], /) -> JobType[P, R]: ...
+
+    @overload
+    def job(self, /, *, share: int = 1, **options: Unpack[Declaration]) -> _Declares: ...
 
     def job(self, function: Any = None, /, *, share: int = 1, **options: Unpack[Declaration]) -> Any:
         """Declare a job whose effects are made in a transaction, which is committed with the job's ledger row.
@@ -302,12 +316,12 @@ class App:
         """See `tidepool.jobs.job_type.Sender`."""
         if within is None:
             return await self.client.enqueue_many(submissions)
-        await outbox.write(within, [outbox.job_of(one) for one in submissions], **self._outbox())
+        await outbox.write(within, [_outbox_job(one) for one in submissions], **self._outbox())
         return [True] * len(submissions)
 
     def send_now(self, submissions: Sequence[Submission], within: object) -> None:
         """See `tidepool.jobs.job_type.Sender`."""
-        outbox.write_now(within, [outbox.job_of(one) for one in submissions], **self._outbox())
+        outbox.write_now(within, [_outbox_job(one) for one in submissions], **self._outbox())
 
     def _outbox(self) -> _OutboxPlace:
         """Return where the outbox is, and for which queue; reads the environment if that is not done yet."""
@@ -378,6 +392,11 @@ def _unwrapped(result: object) -> object:
             raise Reject(reason, detail)
         case _:
             return result  # of a plain function
+
+
+def _outbox_job(submission: Submission) -> OutboxJob:
+    """Encode a job for the outbox, which knows by its identity which outcome is that of the job."""
+    return outbox.job_of(replace(submission, identity=submission.identity or False))
 
 
 def _load(place: str) -> object:

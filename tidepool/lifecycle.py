@@ -300,7 +300,7 @@ class _WorkerProcess:
         """Start to copy jobs that were enqueued in transactions to Redis."""
         queue_name = self._settings.queue_name
         queue = RelayQueue(redis, queue_name, self._identity.worker_id)
-        declared = {job_type.name for job_type in self._job_types if job_type.handler is not None}
+        declared = {each.name: each.identity for each in self._job_types if each.handler is not None}
         relay = Relay(queue, queue_name, side, self._settings.db_schema, declared=declared)
         self._open.push_async_callback(relay.close)
         self._run_aside(relay.run, "relay")

@@ -50,7 +50,7 @@ class Relays:
 
     def make(self, name: str = "one", kind: type[RelayQueue] = RelayQueue) -> Relay:
         """Return a relay of the process *name*."""
-        return Relay(kind(self._redis, QUEUE, name), QUEUE, self._side, "public", declared={"create_user"})
+        return Relay(kind(self._redis, QUEUE, name), QUEUE, self._side, "public", declared={"create_user": True})
 
     async def work(self) -> None:
         """Let a relay do what there is to do."""
@@ -391,3 +391,18 @@ async def test_a_worker_killed_with_its_relay_loses_and_doubles_nothing(
 
     await until(is_settled, wait_s=60)
     assert ids == await outbox.effects()
+
+
+@pytest.mark.parametrize(("identity", "expected"), [(None, []), (True, []), (False, ["a"])])
+async def test_an_outcome_of_an_identity_settles_no_other_job(
+    outbox: Relays, connection: Any, identity: Any, expected: list[str]
+) -> None:
+    """The id may have been that of a job whose id was its identity, or that could not be read."""
+    await connection.execute(
+        "INSERT INTO job_results (job_id, key_ms, function, status, reason, attempts, worker_id, enqueued_at,"
+        " started_at, finished_at, queue_us, pool_wait_us, db_us)"
+        " VALUES ('a', -1, 'create_user', 'rejected', 'invalid', 1, 'w', now() - interval '1 d', now(), now(), 0, 0, 0)"
+    )
+    await outbox.commit("a", identity=identity, username="ada")
+    await outbox.work()
+    assert expected == await outbox.waiting()

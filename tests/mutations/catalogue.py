@@ -1589,9 +1589,16 @@ MUTATIONS = [
     Mutation(
         "an earlier job of the same id settles a row of the outbox",
         "outbox.sql:sweep",
-        "r.key_ms IN (-1, o.enqueued_ms)",
-        "r.key_ms <= o.enqueued_ms",
+        "r.key_ms = o.enqueued_ms OR",
+        "r.key_ms <= o.enqueued_ms OR",
         "test_an_earlier_outcome_of_the_id_is_not_that_of_the_job",
+    ),
+    Mutation(
+        "an outcome of an identity settles any job of the id",
+        "outbox.sql:sweep",
+        "coalesce(o.identity, o.function = ANY ($4::text[]))",
+        "true",
+        "test_an_outcome_of_an_identity_settles_no_other_job",
     ),
     Mutation(
         "a dead letter is copied again each minute",

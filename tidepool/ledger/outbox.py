@@ -32,7 +32,8 @@ def job_of(submission: Submission) -> OutboxJob:
     payload = wire.encode(submission, enqueued_ms)
     if len(payload) > wire.MAX_PAYLOAD_BYTES:
         raise ValueError(f"job {submission.id} is larger than {wire.MAX_PAYLOAD_BYTES} bytes")
-    return OutboxJob(submission.id, submission.function, payload, enqueued_ms, submission.due_ms)
+    when_and_what = (enqueued_ms, submission.due_ms, submission.identity)
+    return OutboxJob(submission.id, submission.function, payload, *when_and_what)
 
 
 async def write(holder: object, jobs: Sequence[OutboxJob], *, schema: str, queue_name: str) -> None:

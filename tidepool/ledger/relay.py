@@ -27,12 +27,14 @@ process, and one round trip to Redis in each.
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
 
+from tidepool.pool.connection import Connection
 from tidepool.pool.faults import DatabaseFault, ServerError
 from tidepool.pool.side_connection import SideConnection
 from tidepool.queue.relaying import Presence, QueuedJob, RelayQueue, is_outage
@@ -69,8 +71,9 @@ class _Lost(NamedTuple):
 class Relay:
     """Moves the jobs of one queue's outbox to Redis, in one worker process.
 
-    *side* is the connection to the database, *schema* that of the library's tables. *declared* are the names of the
-    job types, whose outcomes are in the ledger for certain; of other functions a result in Redis counts, too.
+    *side* is the connection to the database, *schema* that of the library's tables. *declared* maps the names
+    of the job types, whose outcomes are in the ledger for certain, to whether their jobs' ids are their identity; of
+    other functions a result in Redis counts, too.
     """
 
     def __init__(
@@ -80,13 +83,14 @@ class Relay:
         side: SideConnection,
         schema: str,
         *,
-        declared: Collection[str] = frozenset(),
+        declared: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         self._queue = queue
         self._queue_name = queue_name
         self._side = side
         self._topic = topic(schema, queue_name)
         self._declared = declared
+        self._identities = [name for name, is_identity in declared.items() if is_identity]
         self._woken = asyncio.Event()
         self._check_s = 0.0
         """When to renew the lease next, and to look without a notification (monotonic seconds)."""
@@ -166,23 +170,26 @@ class Relay:
     async def _copy_fresh(self) -> bool:
         """Enqueue the oldest rows that were never copied; return whether there may be more of them."""
         async with self._side.use() as connection:
-            rows = await OutboxRepository(connection, self._queue_name).fresh(_MAX_ROWS, _MAX_BYTES)
+            rows = await self._outbox(connection).fresh(_MAX_ROWS, _MAX_BYTES)
         if not rows:
             return False
         replies = await self._queue.enqueue(_queued(rows))
         copied = [row.id for row, reply in zip(rows, replies, strict=True) if reply != "0"]
         known = [row.id for row, reply in zip(rows, replies, strict=True) if reply == "0"]
         async with self._side.use() as connection:
-            outbox = OutboxRepository(connection, self._queue_name)
+            outbox = self._outbox(connection)
             await outbox.mark(copied)
             if known:
                 await _drop_known(outbox, known)
         return len(rows) == _MAX_ROWS or sum(len(row.payload) for row in rows) >= _MAX_BYTES
 
+    def _outbox(self, connection: Connection) -> OutboxRepository:
+        return OutboxRepository(connection, self._queue_name, self._identities)
+
     async def _sweep(self) -> bool:
         """Delete the settled rows of a page, and copy those again that Redis lacks; return whether to go on."""
         async with self._side.use() as connection:
-            rows = await OutboxRepository(connection, self._queue_name).sweep(self._after_id, _MAX_ROWS)
+            rows = await self._outbox(connection).sweep(self._after_id, _MAX_ROWS)
         is_full = len(rows) == _MAX_ROWS
         self._after_id = rows[-1].id if is_full else 0
         copied = [row for row in rows if not row.is_settled and row.relayed_s is not None]
@@ -213,13 +220,13 @@ class Relay:
         await self._copy_again(sorted(missing))
         if ended:
             async with self._side.use() as connection:
-                await OutboxRepository(connection, self._queue_name).drop(ended)
+                await self._outbox(connection).drop(ended)
 
     async def _copy_again(self, ids: Sequence[int]) -> None:
         """Enqueue those of the rows *ids*, which are sorted, whose jobs have no outcome."""
         while ids:
             async with self._side.use() as connection:
-                rows = await OutboxRepository(connection, self._queue_name).unsettled(ids, _MAX_BYTES)
+                rows = await self._outbox(connection).unsettled(ids, _MAX_BYTES)
             if not rows:
                 return
             for again in (False, True):  # of a declared job a result without an outcome proves nothing
@@ -227,7 +234,7 @@ class Relay:
                 if part:
                     await self._queue.enqueue(_queued(part), again=again)
             async with self._side.use() as connection:
-                await OutboxRepository(connection, self._queue_name).mark([row.id for row in rows])
+                await self._outbox(connection).mark([row.id for row in rows])
             ids = [one for one in ids if one > rows[-1].id]
 
     def _note_outage(self, error: Exception) -> None:

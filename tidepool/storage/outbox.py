@@ -23,6 +23,8 @@ class OutboxJob(NamedTuple):
     enqueued_ms: int
     due_ms: int | None = None
     """When it may run first; None: at once."""
+    identity: bool | None = None
+    """Whether the id is the job's identity, as in the payload; None: its type decides."""
 
 
 class Waiting(NamedTuple):
@@ -59,16 +61,20 @@ def addition(schema: str) -> LiteralString:
 
 def parameters(jobs: Sequence[OutboxJob], queue_name: str) -> tuple[str, str]:
     """Return the parameters of `addition`. Raises `DataFault` for text that is not valid Unicode."""
-    rows = [(job_id, function, b64encode(payload).decode(), *times) for job_id, function, payload, *times in jobs]
+    rows = [(job_id, function, b64encode(payload).decode(), *rest) for job_id, function, payload, *rest in jobs]
     return encode_rows(rows), queue_name
 
 
 class OutboxRepository:
-    """Runs the relay's queries on the outbox of one queue, over one connection."""
+    """Runs the relay's queries on the outbox of one queue, over one connection.
 
-    def __init__(self, connection: Connection, queue_name: str) -> None:
+    *identities* are the names of the job types whose jobs' ids are their identity.
+    """
+
+    def __init__(self, connection: Connection, queue_name: str, identities: Sequence[str] = ()) -> None:
         self._connection = connection
         self._queue_name = queue_name
+        self._identities = identities
         self._sql = _SQL.of(connection.schema)
 
     async def fresh(self, limit: int, max_bytes: int) -> list[Waiting]:
@@ -77,7 +83,8 @@ class OutboxRepository:
 
     async def unsettled(self, ids: Sequence[int], max_bytes: int) -> list[Waiting]:
         """Return those of the rows *ids* whose jobs have no outcome in the ledger, and no more after *max_bytes*."""
-        return _waiting(await self._connection.fetch(self._sql["unsettled"], self._queue_name, ids, max_bytes))
+        values = (self._queue_name, ids, max_bytes, self._identities)
+        return _waiting(await self._connection.fetch(self._sql["unsettled"], *values))
 
     async def mark(self, ids: Sequence[int]) -> None:
         """Record that the rows *ids* were copied to Redis."""
@@ -89,7 +96,7 @@ class OutboxRepository:
 
     async def sweep(self, after_id: int, limit: int) -> list[Swept]:
         """Return the next *limit* rows after *after_id*; those of them that are settled are deleted."""
-        found = await self._connection.fetch(self._sql["sweep"], self._queue_name, after_id, limit)
+        found = await self._connection.fetch(self._sql["sweep"], *(self._queue_name, after_id, limit, self._identities))
         return [Swept(*(row[i] for i in range(5))) for row in found]
 
 

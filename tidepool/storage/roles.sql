@@ -57,7 +57,7 @@ GRANT SELECT, UPDATE ON {schema}.turns TO {work};
 GRANT SELECT
     ON {schema}.job_results, {schema}.pool_snapshots, {schema}.pool_processes, {schema}.pool_events,
        {schema}.db_snapshots TO {read};
-GRANT SELECT (job_id, enqueued_ms) ON {schema}.job_outbox TO {read};
+GRANT SELECT (job_id, enqueued_ms, identity) ON {schema}.job_outbox TO {read};
 -- The front's is the first.
 GRANT SELECT ON {schema}.pool_health, {schema}.fleet_health, {schema}.job_latency TO {work}, {read};
 

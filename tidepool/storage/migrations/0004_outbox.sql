@@ -13,6 +13,7 @@ CREATE TABLE {schema}.job_outbox (
     enqueued_ms  bigint NOT NULL,                                    -- the time in the payload, Unix ms: a part of the
                                                                      -- ledger's key, unless the id is the identity
     due_ms       bigint,                                             -- Unix ms; null: at once
+    identity     boolean,                                            -- as in the payload; null: its type decides
     relayed_at   timestamptz,                                        -- when it was last copied to Redis
     PRIMARY KEY (queue_name, id)                                     -- outbox.sweep
 );
@@ -50,9 +51,9 @@ BEGIN
     IF octet_length(payload) > 1048576 THEN
         RAISE EXCEPTION 'job % is larger than 1048576 bytes', id USING ERRCODE = 'program_limit_exceeded';
     END IF;
-    INSERT INTO {schema}.job_outbox (queue_name, job_id, function, payload, enqueued_ms, due_ms)
+    INSERT INTO {schema}.job_outbox (queue_name, job_id, function, payload, enqueued_ms, due_ms, identity)
     VALUES (enqueue.queue, id, enqueue.function, payload, now_ms,
-            ceil(extract(epoch FROM enqueue.due) * 1000));
+            ceil(extract(epoch FROM enqueue.due) * 1000), enqueue.identity);
     PERFORM pg_notify('tidepool_outbox', '{schema} ' || enqueue.queue);
     RETURN id;
 END
@@ -69,7 +70,7 @@ CREATE FUNCTION {schema}.job_states(job_ids text[]) RETURNS TABLE (
         SELECT o.job_id, max(o.enqueued_ms) AS enqueued_ms FROM {schema}.job_outbox AS o
         WHERE (o.job_id IN (SELECT unnest($1))) IS TRUE                  -- hashed, and never turned into a join
           AND (SELECT count(*) FROM {schema}.job_results AS r
-               WHERE r.job_id = o.job_id AND r.key_ms IN (-1, o.enqueued_ms) AND r.requeued_at IS NULL) = 0
+               WHERE r.job_id = o.job_id AND (r.key_ms = o.enqueued_ms OR r.key_ms = -1 AND coalesce(o.identity, true)) AND r.requeued_at IS NULL) = 0
         GROUP BY o.job_id
     )
     SELECT asked.job_id,
