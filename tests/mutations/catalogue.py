@@ -1045,6 +1045,35 @@ MUTATIONS = [
         "if False:",
         "test_large_jobs_are_sent_a_few_at_a_time",
     ),
+    # ---------------------------------------------------------------- cron expressions
+    Mutation(
+        "a tick is enqueued however late it is",
+        "scheduler:Scheduler.enqueue",
+        "if not cron.catch_up:",
+        "if False:",
+        "test_ticks_during_an_outage_of_redis_are_skipped_or_made_up_for[False]",
+    ),
+    Mutation(
+        "a tick has a new job for each worker",
+        "cron:Cron.submission_at",
+        'id=f"{self.id_prefix}{tick.isoformat()}", defer=tick',
+        "defer=tick",
+        "test_a_tick_is_one_job_of_the_fleet",
+    ),
+    Mutation(
+        "a tick may be in the past when clocks go back",
+        "cron:Cron.after",
+        "if tick > at",
+        "if True",
+        "test_no_tick_is_in_the_past_in_an_hour_that_is_repeated",
+    ),
+    Mutation(
+        "a drain does not wait for the outbox",
+        "draining:_ImpatientWorker._tidepool_is_done",
+        " and not await self._outbox.fresh(1, 1)",
+        "",
+        "test_a_drain_ends_after_the_jobs_that_were_enqueued_in_a_transaction",
+    ),
     # ---------------------------------------------------------------- poison
     Mutation(
         "an endless payload is read whole",
