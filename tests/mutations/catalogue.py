@@ -474,6 +474,13 @@ MUTATIONS = [
         "raise",
         "test_a_cancellation_does_not_interrupt_the_commit",
     ),
+    Mutation(
+        "a commit whose answer was lost counts as an error",
+        "Completion._commit",
+        "if not await self._has_outcome():",
+        "if True:",
+        "test_a_commit_whose_answer_is_lost_is_looked_up",
+    ),
     # ---------------------------------------------------------------- batches
     Mutation(
         "users are inserted as they come",
