@@ -10,9 +10,11 @@ import asyncpg
 import pytest
 from arq.connections import ArqRedis
 from arq.worker import Retry
+from engines import stop
 
 from tidepool import App, Applied, Command, Failed, Job, Reason, Reject, Rejected, RetryPolicy, Transaction, Urls
-from tidepool.ledger.outbox import job_of, write
+from tidepool.engine.worker import Worker
+from tidepool.lifecycle import settings_of_worker
 from tidepool.queue.connection import RedisClient
 from tidepool.testing import DrainedJob, drain, queued
 
@@ -195,6 +197,27 @@ async def test_only_some_errors_are_tried_again(app: App) -> None:
         await fail.enqueue()
         (job,) = await drain(app)
     assert (Failed("ValueError: for good"), 3) == (job.outcome, job.attempts)
+
+
+async def test_the_delay_between_two_attempts_is_the_declared_one(app: App) -> None:
+    """It doubles with each attempt by default; here is the first."""
+
+    @app.job(backoff=RetryPolicy(3600, 7200))
+    async def fail(tx: Transaction) -> None:
+        raise ValueError("on purpose")
+
+    async with app:
+        receipt = await fail.enqueue()
+        options = vars(settings_of_worker(app, app.settings.load(), in_test=True))
+        worker = Worker(handle_signals=False, **{name: each for name, each in options.items() if name[0] != "_"})
+        worker.main_task = asyncio.create_task(worker.main())
+        async with asyncio.timeout(20):
+            while (retrying := await app.client.retrying(receipt.id)) is None:
+                await asyncio.sleep(0.01)
+        await stop(worker)
+    assert retrying.due_at is not None
+    assert 3600 == pytest.approx((retrying.due_at - datetime.now(UTC)).total_seconds(), abs=30)
+    assert (1, "ValueError: on purpose") == (retrying.attempts, retrying.last_error)
 
 
 async def test_arqs_retry_runs_the_job_again(app: App) -> None:
@@ -415,8 +438,8 @@ async def test_a_drain_ends_after_the_jobs_that_were_enqueued_in_a_transaction(a
         return number * number
 
     async with db.transaction():
-        jobs = [job_of(square.call(number).submission) for number in range(3)]
-        await write(db, jobs, schema="tidepool", queue_name="arq:queue")
+        for number in range(3):
+            await square.on(db).enqueue(number)
     assert [Applied(0), Applied(1), Applied(4)] == sorted((job.outcome for job in await drain(app)), key=str)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,6 +26,7 @@ from tidepool.jobs.job_type import AnyJobType
 from tidepool.ledger.batcher import Batcher
 from tidepool.ledger.completion import LEDGER
 from tidepool.ledger.ledger import Ledger
+from tidepool.pool.faults import Unavailable
 from tidepool.pool.pool import Pool
 from tidepool.queue import wire
 
@@ -276,6 +278,33 @@ async def test_a_cancellation_does_not_interrupt_the_commit(
 
 
 async def test_a_commit_whose_answer_is_lost_is_looked_up(
+    app: App, start: Start, redis: ArqRedis, pool: Pool, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was committed here: the function goes on as after any commit."""
+    begin, runs = pool.transaction, list[int]()
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[Any]:
+        async with begin() as inner:
+            yield inner
+        raise Unavailable("the connection was lost")
+
+    monkeypatch.setattr(pool, "transaction", transaction)
+
+    @app.function(backoff=AT_ONCE)
+    async def job(ctx: Ctx) -> str:
+        runs.append(1)
+        async with complete(ctx) as inner:
+            await inner.execute(EFFECT, "x", len(runs))
+        return "went on"
+
+    begun = await enqueued(redis, job)
+    start()
+    assert "went on" == await begun.result(timeout=10)
+    assert [("x", 1)] == await effects(connection)
+
+
+async def test_a_commit_that_was_lost_with_its_connection_is_repeated(
     app: App, start: Start, redis: ArqRedis, connection: Any
 ) -> None:
     """It was not committed here: the function gets the error, and the next attempt has the effect, once."""

@@ -474,6 +474,13 @@ MUTATIONS = [
         "raise",
         "test_a_cancellation_does_not_interrupt_the_commit",
     ),
+    Mutation(
+        "a commit whose answer was lost counts as an error",
+        "Completion._commit",
+        "if not await self._has_outcome():",
+        "if True:",
+        "test_a_commit_whose_answer_is_lost_is_looked_up",
+    ),
     # ---------------------------------------------------------------- batches
     Mutation(
         "users are inserted as they come",
@@ -1044,6 +1051,35 @@ MUTATIONS = [
         "if size + len(job.payload) > MOST_BYTES_AT_ONCE and end > start:",
         "if False:",
         "test_large_jobs_are_sent_a_few_at_a_time",
+    ),
+    # ---------------------------------------------------------------- cron expressions
+    Mutation(
+        "a tick is enqueued however late it is",
+        "scheduler:Scheduler.enqueue",
+        "if not cron.catch_up:",
+        "if False:",
+        "test_ticks_during_an_outage_of_redis_are_skipped_or_made_up_for[False]",
+    ),
+    Mutation(
+        "a tick has a new job for each worker",
+        "cron:Cron.submission_at",
+        'id=f"{self.id_prefix}{tick.isoformat()}", defer=tick',
+        "defer=tick",
+        "test_a_tick_is_one_job_of_the_fleet",
+    ),
+    Mutation(
+        "a tick may be in the past when clocks go back",
+        "cron:Cron.after",
+        "if tick > at",
+        "if True",
+        "test_no_tick_is_in_the_past_in_an_hour_that_is_repeated",
+    ),
+    Mutation(
+        "a drain does not wait for the outbox",
+        "draining:_ImpatientWorker._tidepool_is_done",
+        " and not await self._outbox.fresh(1, 1)",
+        "",
+        "test_a_drain_ends_after_the_jobs_that_were_enqueued_in_a_transaction",
     ),
     # ---------------------------------------------------------------- poison
     Mutation(
