@@ -3,8 +3,10 @@
 One worker of the shop in `examples/` drains `charge` jobs, each one INSERT, in several forms in turn, on servers of its
 own: `stock` arq with its fastest options and uvloop; `moved` with `tidepool.adopt` and the same options; and as a job
 of a `tidepool.App`, with exactly-once effects: `job` has a transaction for each job, `share` one for up to 100 jobs
-with a savepoint each, and `batch` one INSERT for a batch. Printed is one JSON document: the figures of each round and
-their medians, and of each form the median of the rounds' ratios to the first one.
+with a savepoint each, and `batch` one INSERT for a batch; `session` works on a session of SQLAlchemy, `complete` is a
+function that completes its job at its end, and `chain` (for kills only) three jobs of which each enqueues the next with
+its commit. Printed is one JSON document: the figures of each round and their medians, and of each form the median of
+the rounds' ratios to the first one.
 """
 
 import argparse
@@ -47,7 +49,7 @@ async def _measure(shop: Shop, form: Form, jobs: int) -> Drained:
     await shop.enqueue(form, range(jobs))
     drained = await drain(shop.redis, form.system, shop.place)
     effects = dict(await shop.database.fetchrow(_EFFECTS))
-    if effects != {"charged": jobs, "charges": jobs}:
+    if effects != {"charged": jobs, "charges": jobs * form.charges}:
         raise WrongEffectsError(f"{form.name}: {effects} after {jobs} jobs")
     print(f"{form.name}: {drained.jobs_per_second:,.0f}/s", file=sys.stderr)
     return drained

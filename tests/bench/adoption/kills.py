@@ -19,9 +19,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from redis.asyncio import Redis
-
-from lab.bench.servers import QUEUE
 from tests.bench.adoption.shop import Form, Shop, add_forms, open_shop
 from tests.bench.killing import ENDED_S, WORKERS, Kill, working
 
@@ -63,7 +60,7 @@ async def _streams(arguments: argparse.Namespace) -> dict[str, dict[str, dict[st
         for number, count in ((signal.SIGKILL, arguments.kills), (signal.SIGTERM, arguments.terms)):
             for form in arguments.forms if count else ():
                 stream = await _run(shop, form, [number] * count, arguments)
-                figures = await _account(shop, stream, arguments.late)
+                figures = await _account(shop, form, stream, arguments.late)
                 found.setdefault(number.name, {})[form.name] = figures
                 print(f"{number.name} {form.name}: {json.dumps(figures)}", file=sys.stderr)
     return found
@@ -80,7 +77,7 @@ async def _run(shop: Shop, form: Form, signals: list[signal.Signals], arguments:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_produce(shop, form, stream, arguments.rate, arguments.seconds))
             tasks.create_task(workers.kill(signals, arguments.seconds))
-        await _wait_until_empty(shop.redis, arguments.wait)
+        await _wait_until_idle(shop, form, arguments.wait)
     return stream
 
 
@@ -94,21 +91,22 @@ async def _produce(shop: Shop, form: Form, stream: Stream, rate: int, seconds: i
         await asyncio.sleep(_TICK_S)
 
 
-async def _wait_until_empty(redis: Redis, wait_s: float) -> None:
+async def _wait_until_idle(shop: Shop, form: Form, wait_s: float) -> None:
     """Wait until no job is queued or runs. A job that runs again counts, although it has a charge already."""
     until_s = time.monotonic() + wait_s
-    while await redis.zcard(QUEUE) and time.monotonic() < until_s:
+    while await shop.is_busy(form) and time.monotonic() < until_s:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _account(shop: Shop, stream: Stream, late_s: float) -> dict[str, float]:
+async def _account(shop: Shop, form: Form, stream: Stream, late_s: float) -> dict[str, float]:
     """Compare the charges with the jobs of the stream."""
     rows = {row["order_id"]: row for row in await shop.database.fetch(_CHARGES)}
     delays_s = [row["charged_s"] - stream.enqueued_s[order_id] for order_id, row in rows.items()]
-    doubled = [row for row in rows.values() if row["charges"] > 1]
+    doubled = [row for row in rows.values() if row["charges"] > form.charges]
+    done = [row for row in rows.values() if row["charges"] >= form.charges]
     return {
         "jobs": len(stream.enqueued_s),
-        "lost": len(stream.enqueued_s) - len(rows),
+        "lost": len(stream.enqueued_s) - len(done),
         "doubled": len(doubled),
         "doubled_long_ended": sum(_from_a_kill_s(stream, row["charged_s"]) > ENDED_S for row in doubled),
         "late": sum(delay_s > late_s for delay_s in delays_s),

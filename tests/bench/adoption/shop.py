@@ -18,7 +18,7 @@ from arq.connections import RedisSettings
 
 from lab.bench.drain import Place, System
 from lab.bench.servers import QUEUE
-from tests.bench.adoption import once
+from tests.bench.adoption import once, sessions
 from tidepool import JobClient, embedded
 from tidepool.jobs.job_type import Call
 from tidepool.queue.connection import RedisClient
@@ -34,6 +34,8 @@ class Form:
     system: System
     call: Callable[[int, int], Call[int]] | None
     """Makes a job of an order and its cents; None: arq's client enqueues it."""
+    charges: int = 1
+    """How many charges an order has in the end: a job may enqueue others."""
 
     @property
     def name(self) -> str:
@@ -46,6 +48,9 @@ FORMS = (
     Form(System("moved", "tests.bench.adoption.settings.Moved"), None),
     Form(System("job", _ONCE), once.charge_alone.call),
     Form(System("share", _ONCE), once.charge_sharing.call),
+    Form(System("complete", _ONCE), once.charge_completing.call),
+    Form(System("session", "tests.bench.adoption.sessions.WorkerSettings"), sessions.charge_on_session.call),
+    Form(System("chain", _ONCE), once.chain_first.call, charges=3),
     Form(System("batch", _ONCE), lambda order, cents: once.charge_batch.call(once.Charge(order_id=order, cents=cents))),
 )
 """What is compared: the application as it was, moved by `adopt`, and its charge as a job of a `tidepool.App`."""
@@ -93,6 +98,12 @@ class Shop:
             return await self.database.fetchval(_STARTED, since)
         except asyncpg.UndefinedTableError:  # the first one makes it
             return 0
+
+    async def is_busy(self, form: Form) -> bool:
+        """Return whether there are jobs that have not ended, in Redis or in the outbox."""
+        if await self.redis.zcard(QUEUE):
+            return True
+        return form.charges > 1 and await self.database.fetchval("SELECT EXISTS (SELECT FROM tidepool.job_outbox)")
 
     async def enqueue(self, form: Form, orders: Iterable[int]) -> None:
         """Enqueue a charge of each of these orders, some at a time."""
