@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tidepool.entry import app_on_demand
     from tidepool.jobs.arguments import Command, LeftOut, Text, describe_pattern
     from tidepool.jobs.job import Job, check_id
-    from tidepool.jobs.job_type import JobType, JobTypes, Receipt
+    from tidepool.jobs.job_type import JobType, Receipt
     from tidepool.jobs.outcomes import Applied, Failed, Reason, Reject, Rejected, Unresolved, Verdict
     from tidepool.jobs.submission import Submission
     from tidepool.jobs.transaction import Transaction
@@ -75,7 +75,6 @@ __all__ = [
     "Job",
     "JobClient",
     "JobType",
-    "JobTypes",
     "LeftOut",
     "Migrations",
     "NotStored",
@@ -118,7 +117,6 @@ _HOMES = {
     "Job": "tidepool.jobs.job",
     "JobClient": "tidepool.client",
     "JobType": "tidepool.jobs.job_type",
-    "JobTypes": "tidepool.jobs.job_type",
     "LeftOut": "tidepool.jobs.arguments",
     "MAX_PAYLOAD_BYTES": "tidepool.queue.wire",
     "MOST_AT_ONCE": "tidepool.client",
