@@ -35,7 +35,7 @@ def test_help_stands_alone(tmp_path: Path) -> None:
 def test_an_application_brings_its_settings(tmp_path: Path, words: tuple[str, ...], variables: dict[str, str]) -> None:
     """It is found in the working directory, by the option before or after the command, or by the variable."""
     shop = """
-from tidepool import App, JobTypes, Settings
+from tidepool import App, Settings
 
 class ShopSettings(Settings):
     price_list: str
