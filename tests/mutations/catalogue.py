@@ -97,7 +97,7 @@ MUTATIONS = [
         "two sessions at a time share the savepoints of a job",
         "_Lent.connection_for",
         "if owner is not owners[session] and",
-        "if owner is owners[session] and",
+        "if owner is None and",
         "test_two_sessions_at_a_time_are_refused",
     ),
     Mutation(
