@@ -27,7 +27,7 @@ def run(database: PoolConfig, capsys: pytest.CaptureFixture[str]) -> Run:
 
     async def call(*words: str) -> tuple[int, str]:
         arguments = command_line("tidepool").parser.parse_args(words)
-        status = await arguments.command(
+        status = await arguments.command.run(
             arguments, Context(app, settings, Urls(database=database.url, redis="redis://nowhere"))
         )
         return status, capsys.readouterr().out
