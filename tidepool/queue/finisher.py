@@ -23,11 +23,6 @@ from tidepool.queue.scripts import MOST_AT_ONCE, MOST_BYTES_AT_ONCE
 
 log = structlog.get_logger(__name__)
 
-_GATHER_S = 0.002
-"""Min seconds between two calls if all jobs are of declared types. A call for each job would take a fifth of the time
-of a worker whose jobs have a transaction each. Other jobs are never delayed: until they are acknowledged, they would
-run again if the worker were lost."""
-
 
 @dataclass(slots=True)
 class Done:
@@ -86,8 +81,6 @@ class Finisher:
         self._waiting: deque[tuple[Job, Ending]] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._error: Exception | None = None
-        self._sent_s = -_GATHER_S
-        """When the last call began, on the event loop's clock."""
 
     def put(self, job: Job, ending: Ending) -> None:
         """Queue the acknowledgement of *job*: Redis will record how its attempt ended, as *ending* says.
@@ -117,7 +110,6 @@ class Finisher:
         batch: list[tuple[Job, Ending]] = []
         try:
             while self._waiting:
-                await self._gather()
                 batch = self._next_batch()
                 await self._send_batch(batch)
         except Exception as error:  # noqa: BLE001  (raised by `check`; nobody waits for this task)
@@ -125,14 +117,6 @@ class Finisher:
             self._error = error
         finally:
             self._sending = None
-
-    async def _gather(self) -> None:
-        """Wait for more jobs to acknowledge if the last call was a moment ago and none of those that wait is plain."""
-        loop = asyncio.get_running_loop()
-        since_s = loop.time() - self._sent_s
-        if since_s < _GATHER_S and all(job.is_typed for job, _ in self._waiting):
-            await asyncio.sleep(_GATHER_S - since_s)
-        self._sent_s = loop.time()
 
     async def _send_batch(self, batch: list[tuple[Job, Ending]]) -> None:
         owner = batch[0][0].owner
